@@ -1,0 +1,34 @@
+"""Sources of data, one file a family. The file name is the name: `family: text_table` is `text_table.py`.
+
+A family offers
+
+- `KIND`: "text" or "image", what its rows hold;
+- `Settings`: its keys in the `dataset` section of params.yaml;
+- `rows(settings)`: yields every `Row`, in an order that does not change between calls.
+
+It reads and yields; it does not split, deduplicate or drop. `pipeline.prepare` does that for all families alike.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["text", "image"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example as its source has it.
+
+    Attributes:
+        id: names the row for good; unique in the dataset.
+        content: raw text, or the encoded bytes of an image exactly as they came.
+        label: the name of the class, or None for a row without a label.
+        split: "train", "val" or "test" where the source fixes it, else None.
+        group: rows of one group never sit in different splits (one author, one photo), or None.
+    """
+
+    id: str
+    content: str | bytes
+    label: str | None = None
+    split: str | None = None
+    group: str | None = None

@@ -1,0 +1,117 @@
+"""Ways to transfer, one file a method: `name: aft` is `aft.py`.
+
+A method offers `Settings`, its own keys in a run, with `build(context)`, which returns a `Transfer`: a module that
+turns a step's `Signals` into a scalar penalty. The weight of the penalty belongs to the run, not to the method.
+Whatever parameters the module has (gates, projections) get an optimiser group of their own, at `learning_rate`, and
+are not exported with the student.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Signals:
+    """All that is known about the n rows of one step. Methods take what they need, by name.
+
+    Attributes:
+        features: the student's features, the input of its last layer.
+        logits: the student's logits.
+        teachers: raw features of each teacher, in the run's order, float32.
+        labels: class numbers, -1 for rows without a label (hidden or missing).
+        progress: how far training is, from 0 at the first step to 1 after the last.
+    """
+
+    features: Float[Tensor, "n student"]
+    logits: Float[Tensor, "n classes"]
+    teachers: tuple[Float[Tensor, "n _"], ...]
+    labels: Int[Tensor, " n"]
+    progress: float = 0.0
+
+
+@dataclass(frozen=True)
+class TeacherProfile:
+    """What is known of one teacher's D features before training: statistics over the training rows, and a probe.
+
+    Attributes:
+        name: its key in params.yaml.
+        mean, std: per feature, over all training rows, labelled or not [D]; std is never 0.
+        row_norm: mean L2 norm of a standardised row, (x - mean) / std.
+        probe_weight: multinomial logistic regression on standardised features, fitted on labelled training rows
+            only [C, D].
+        probe_bias: [C].
+        direction_std: per class, the standard deviation over training rows of a standardised row's product with the
+            unit-norm class direction [C].
+    """
+
+    name: str
+    mean: Float[Tensor, " teacher"]
+    std: Float[Tensor, " teacher"]
+    row_norm: float
+    probe_weight: Float[Tensor, "classes teacher"]
+    probe_bias: Float[Tensor, " classes"]
+    direction_std: Float[Tensor, " classes"]
+
+    def standardise(self, raw: Float[Tensor, "n teacher"]) -> Float[Tensor, "n teacher"]:
+        """Raw features, each shifted and scaled to mean 0 and standard deviation 1 over the training rows."""
+        return (raw - self.mean) / self.std
+
+    def logits(self, raw: Float[Tensor, "n teacher"]) -> Float[Tensor, "n classes"]:
+        """What the probe says of raw features."""
+        return self.standardise(raw) @ self.probe_weight.T + self.probe_bias
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method may look at before training. Rows are numbers into the dataset.
+
+    Attributes:
+        student_width: d, the width of the student's features.
+        classes: C, the number of classes.
+        teachers: a profile per teacher, in the run's order.
+        train_rows: all training rows, labelled or not.
+        labelled_rows: the training rows whose label may be used.
+        val_rows: validation rows, for stopping early; their labels are not for fitting.
+        labels: per row of the dataset, -1 where unknown or hidden: only `labelled_rows` have one.
+        teacher_features: raw features of teacher number k for rows, float32 [n, D].
+        student_features: features of the untrained student for rows, float32 [n, d].
+        seed: the run's seed.
+    """
+
+    student_width: int
+    classes: int
+    teachers: tuple[TeacherProfile, ...]
+    train_rows: np.ndarray
+    labelled_rows: np.ndarray
+    val_rows: np.ndarray
+    labels: Int[Tensor, " rows"]
+    teacher_features: Callable[[int, np.ndarray], Tensor]
+    student_features: Callable[[np.ndarray], Tensor]
+    seed: int
+
+
+class Transfer(nn.Module, ABC):
+    """A method at work. `learning_rate` is that of its own parameters, where it has any."""
+
+    learning_rate: float = 1e-2
+
+    @abstractmethod
+    def forward(self, signals: Signals) -> Float[Tensor, ""]:
+        """The penalty, a scalar that is finite and not negative."""
+
+    def log(self) -> dict[str, float]:
+        """A few numbers worth a line in the log, such as statistics of the gates. Called rarely: it may wait."""
+        return {}
+
+    def chance(self) -> float | None:
+        """The penalty to expect from features that have nothing to do with the teacher's, if it is known."""
+        return None
+
+    def gates(self) -> dict[str, Float[Tensor, " teacher"]]:
+        """How much each feature of each teacher counts, by teacher, for the report; empty if there is no such thing."""
+        return {}

@@ -1,0 +1,199 @@
+"""Strict settings: params.yaml and `-S section.key=value` overrides, read into frozen records.
+
+Settings classes live next to the code they set. This module only knows how to find a section, refuse what does not
+belong there, and look up the plug-in file that a name stands for.
+"""
+
+import copy
+import difflib
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from types import ModuleType
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.errors import UserError
+
+S = TypeVar("S", bound="Settings")
+
+
+class Settings(BaseModel):
+    """A frozen, strict section of params.yaml: unknown keys, missing keys and wrong types are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class Params:
+    """All of params.yaml, as plain data; `read` turns a section into its settings class.
+
+    Args:
+        values: the parsed file.
+        source: what to call it in messages, usually the file's path.
+    """
+
+    def __init__(self, values: Mapping[str, Any], source: str = "params.yaml"):
+        self.values = dict(values)
+        self.source = source
+
+    @classmethod
+    def load(cls, path: str | Path = "params.yaml", overrides: Sequence[str] = ()) -> "Params":
+        """Read a params file and apply `section.key=value` overrides, whose values are YAML.
+
+        Raises:
+            UserError: the file is missing or is not a YAML mapping, or an override is malformed or names a section
+                that does not exist.
+        """
+        path = Path(path)
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file; run from the project's folder, or pass --params FILE") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: expected sections such as `train:`, found {type(values).__name__}")
+        values = copy.deepcopy(values)
+        for override in overrides:
+            _override(values, override)
+        return cls(values, str(path))
+
+    def section(self, name: str) -> dict[str, Any]:
+        """The mapping at a dotted name such as `teachers.minilm`.
+
+        Raises:
+            UserError: there is no such section, or it is not a mapping; the message lists what there is.
+        """
+        here: Any = self.values
+        walked = ""
+        for key in name.split("."):
+            if not isinstance(here, dict) or key not in here:
+                there = sorted(map(str, here)) if isinstance(here, dict) else []
+                inside = f"`{walked}` has" if walked else "there are"
+                raise UserError(f"{self.source}: no section `{name}`{_suggest(key, there)}; {inside} {_names(there)}")
+            here = here[key]
+            walked = f"{walked}.{key}" if walked else key
+        if not isinstance(here, dict):
+            raise UserError(f"{self.source}: `{name}` must be a mapping of settings, found {here!r}")
+        return here
+
+    def read(self, cls: type[S], name: str) -> S:
+        """The section `name` as a settings class. Raises `UserError` as `section` and `parse` do."""
+        return parse(cls, self.section(name), f"{self.source}: {name}")
+
+    def part(self, kind: str, name: str, key: str = "family") -> tuple[ModuleType, Any]:
+        """The plug-in module that section `name` asks for, and its `Settings` read from the other keys.
+
+        `part("teachers", "teachers.minilm")` with `family: transformers` gives `pipeline/teachers/transformers.py`
+        and its settings.
+        """
+        return read_part(kind, self.section(name), f"{self.source}: {name}", key)
+
+
+def parse(cls: type[S], values: Mapping[str, Any], where: str) -> S:
+    """Read `values` into `cls`, strictly; `where` names their place in messages.
+
+    Raises:
+        UserError: one line for the first problem: an unknown key (with the allowed ones), a missing key, or a value of
+            the wrong type (for `1e-4`, which YAML 1.1 reads as text, the spelling that works).
+    """
+    try:
+        return cls.model_validate(dict(values))
+    except ValidationError as error:
+        problems = error.errors()
+        first = problems[0]
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise UserError(f"{where}{_explain(cls, first)}{more}") from None
+
+
+def read_part(kind: str, values: Mapping[str, Any], where: str, key: str = "family") -> tuple[ModuleType, Any]:
+    """The plug-in that `values[key]` names, and its `Settings` read from the remaining values."""
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where}: expected a mapping with `{key}`, found {values!r}")
+    if key not in values:
+        raise UserError(f"{where}: missing key `{key}`; one of {_names(parts(kind))}")
+    module = part(kind, values[key], f"{where}.{key}")
+    return module, parse(module.Settings, {k: v for k, v in values.items() if k != key}, where)
+
+
+def parts(kind: str) -> list[str]:
+    """The names of the plug-ins in `pipeline/<kind>/`: the file names, because the file name is the name."""
+    package = import_module(f"pipeline.{kind}")
+    return sorted(module.name for module in iter_modules(package.__path__))
+
+
+def part(kind: str, name: Any, where: str = "") -> ModuleType:
+    """The module `pipeline/<kind>/<name>.py`, imported only when asked for.
+
+    Raises:
+        UserError: there is no such file; the message lists those there are.
+    """
+    names = parts(kind)
+    if name not in names:
+        place = f"{where}: " if where else ""
+        raise UserError(f"{place}no {name!r} in pipeline/{kind}/{_suggest(str(name), names)}; there are {_names(names)}")
+    return import_module(f"pipeline.{kind}.{name}")
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    *sections, key = name.strip().split(".")
+    if not equals or not sections or not all([*sections, key]):
+        raise UserError(f"-S {override}: write it as section.key=value, such as -S train.steps=500")
+    here: Any = values
+    for depth, section in enumerate(sections):
+        if not isinstance(here, dict) or not isinstance(here.get(section), dict):
+            there = sorted(map(str, here)) if isinstance(here, dict) else []
+            missing = ".".join(sections[: depth + 1])
+            raise UserError(f"-S {override}: no section `{missing}`{_suggest(section, there)}; there are {_names(there)}")
+        here = here[section]
+    try:
+        here[key] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"-S {override}: the value is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _explain(cls: type[Settings], problem: Any) -> str:
+    place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in problem["loc"])
+    found = problem["input"]
+    match problem["type"]:
+        case "extra_forbidden":
+            allowed = sorted(_owner(cls, problem["loc"][:-1]).model_fields)
+            key = str(problem["loc"][-1])
+            return f": unknown key `{place.lstrip('.')}`{_suggest(key, allowed)}; allowed are {_names(allowed)}"
+        case "missing":
+            return f": missing key `{place.lstrip('.')}`"
+    message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    if isinstance(found, str) and (number := _number(found)) is not None:
+        spelling = repr(number) if "." in repr(number).split("e")[0] else repr(number).replace("e", ".0e")
+        return f"{place}: {found!r} is text to YAML; write {spelling}"
+    return f"{place}: {message}, found {found!r}"
+
+
+def _owner(cls: type[Settings], loc: Sequence[Any]) -> type[BaseModel]:
+    """The nested settings class at a location, for listing the keys it allows."""
+    owner: type[BaseModel] = cls
+    for name in loc:
+        field = owner.model_fields.get(name) if isinstance(name, str) else None
+        if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            owner = field.annotation
+    return owner
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names) if names else "none"
+
+
+def _suggest(name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f" (did you mean `{close[0]}`?)" if close else ""
