@@ -134,7 +134,9 @@ def part(kind: str, name: Any, where: str = "") -> ModuleType:
     names = parts(kind)
     if name not in names:
         place = f"{where}: " if where else ""
-        raise UserError(f"{place}no {name!r} in pipeline/{kind}/{_suggest(str(name), names)}; there are {_names(names)}")
+        raise UserError(
+            f"{place}no {name!r} in pipeline/{kind}/{_suggest(str(name), names)}; there are {_names(names)}"
+        )
     return import_module(f"pipeline.{kind}.{name}")
 
 
@@ -148,7 +150,9 @@ def _override(values: dict[str, Any], override: str) -> None:
         if not isinstance(here, dict) or not isinstance(here.get(section), dict):
             there = sorted(map(str, here)) if isinstance(here, dict) else []
             missing = ".".join(sections[: depth + 1])
-            raise UserError(f"-S {override}: no section `{missing}`{_suggest(section, there)}; there are {_names(there)}")
+            raise UserError(
+                f"-S {override}: no section `{missing}`{_suggest(section, there)}; there are {_names(there)}"
+            )
         here = here[section]
     try:
         here[key] = yaml.safe_load(text)

@@ -56,8 +56,8 @@ def versions(*packages: str) -> dict[str, str]:
 def commit(folder: Path = Path(".")) -> dict[str, Any]:
     """The git commit of a folder and whether tracked files differ from it; empty outside a repository."""
     try:
-        head = subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        changes = ["git", "-C", folder, "status", "--porcelain", "--untracked-files=no"]
+        head = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        changes = ["git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no"]
         status = subprocess.run(changes, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return {}
