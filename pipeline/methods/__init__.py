@@ -8,9 +8,11 @@ are not exported with the student.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import wraps
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -115,3 +117,19 @@ class Transfer(nn.Module, ABC):
     def gates(self) -> dict[str, Float[Tensor, " teacher"]]:
         """How much each feature of each teacher counts, by teacher, for the report; empty if there is no such thing."""
         return {}
+
+
+def full_precision(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A `Transfer.forward` that runs outside autocast, on signals cast up to float32: kernels need every digit."""
+
+    def up(x: Tensor) -> Tensor:
+        return x.to(torch.promote_types(x.dtype, torch.float32))
+
+    @wraps(forward)
+    def outside_autocast(self: Transfer, signals: Signals) -> Tensor:
+        teachers = tuple(up(teacher) for teacher in signals.teachers)
+        signals = replace(signals, features=up(signals.features), logits=up(signals.logits), teachers=teachers)
+        with torch.autocast(signals.features.device.type, enabled=False):
+            return forward(self, signals)
+
+    return outside_autocast

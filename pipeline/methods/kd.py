@@ -1,0 +1,28 @@
+"""Feature distillation by a linear map: the student's features tell the teachers' (KD in arXiv 2406.07337)."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pipeline.methods import Context, Signals, Transfer, full_precision
+from pipeline.targets import Targets, TargetSettings
+
+
+class Settings(TargetSettings):
+    """Targets as `TargetSettings` says. Raw features have any scale, and so has the penalty; standardise to compare."""
+
+    def build(self, context: Context) -> Transfer:
+        """A fresh map, initialised from torch's current random state."""
+        return FeatureDistillation(Targets(self, context), context.student_width)
+
+
+class FeatureDistillation(Transfer):
+    """mean((W f + b - t)^2) over all elements, t the teachers' targets side by side, W and b learned."""
+
+    def __init__(self, targets: Targets, student_width: int):
+        super().__init__()
+        self.targets = targets
+        self.map = nn.Linear(student_width, targets.width)
+
+    @full_precision
+    def forward(self, signals: Signals) -> Float[Tensor, ""]:
+        return (self.map(signals.features) - self.targets.side_by_side(signals.teachers)).square().mean()

@@ -1,0 +1,37 @@
+"""Logit distillation (Hinton et al., arXiv 1503.02531) from linear probes on the teachers' features."""
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline import params
+from pipeline.methods import Context, Signals, Transfer, full_precision
+from pipeline.targets import ProbeLogits
+
+
+class Settings(params.Settings):
+    """`temperature` softens both sides; its square multiplies the penalty, so that the gradient keeps its size."""
+
+    temperature: float = Field(4.0, gt=0)
+
+    def build(self, context: Context) -> Transfer:
+        return LogitDistillation(ProbeLogits(context), self.temperature)
+
+
+class LogitDistillation(Transfer):
+    """T^2 * mean over rows of KL(softmax(t / T) || softmax(s / T)).
+
+    s are the student's logits, t the mean over the teachers of the log-softmax of what their probes say.
+    """
+
+    def __init__(self, teacher_logits: ProbeLogits, temperature: float):
+        super().__init__()
+        self.teacher_logits = teacher_logits
+        self.temperature = temperature
+
+    @full_precision
+    def forward(self, signals: Signals) -> Float[Tensor, ""]:
+        teacher = (self.teacher_logits(signals.teachers) / self.temperature).log_softmax(1)
+        student = (signals.logits / self.temperature).log_softmax(1)
+        return self.temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)

@@ -1,0 +1,130 @@
+"""What a method compares a student with: teachers' raw features, scaled as its settings ask, batch by batch."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.methods import Context, TeacherProfile
+from pipeline.params import Settings
+
+Scaling = Literal["as_published", "standardised"]
+
+
+class TargetSettings(Settings):
+    """How teachers' features become targets; every method that compares features has these.
+
+    Attributes:
+        scaling: `as_published` leaves features raw, so the teacher with the longest rows counts most; `standardised`
+            gives each feature mean 0 and one scale, and each teacher's rows mean norm 1. None means `as_published`, or
+            `standardised` where there are task directions.
+        task_directions: append to each teacher's features what its probe looks at: the standardised features' products
+            with the unit-norm class directions, each at standard deviation 1.
+    """
+
+    scaling: Scaling | None = None
+    task_directions: bool = False
+
+    @model_validator(mode="after")
+    def _directions_have_a_scale(self) -> "TargetSettings":
+        if self.task_directions and self.scaling == "as_published":
+            raise ValueError("task_directions need features on one scale: set scaling to standardised, or leave it out")
+        return self
+
+
+class Targets(nn.Module):
+    """Turns raw features of each teacher into blocks of target features; the targets are the blocks side by side.
+
+    With task directions the blocks of a teacher are `[Ts / mean row norm of Ts, Ts d_c / std(Ts d_c)]`, Ts its
+    standardised features and d_c the unit-norm rows of its probe.
+
+    Attributes:
+        names: of each block: its teacher's, or `<teacher>: task` for the directions.
+        widths: of each block.
+        owners: of each block, the number of its teacher.
+    """
+
+    def __init__(self, settings: TargetSettings, context: Context):
+        super().__init__()
+        scaling = settings.scaling or ("standardised" if settings.task_directions else "as_published")
+        self.names: list[str] = []
+        self.widths: list[int] = []
+        self.owners: list[int] = []
+        self.blocks = nn.ModuleList()
+        for number, profile in enumerate(context.teachers):
+            self._append(number, profile.name, len(profile.mean), _features(scaling, profile))
+            if settings.task_directions:
+                self._append(number, f"{profile.name}: task", len(profile.probe_bias), _directions(profile))
+
+    def _append(self, owner: int, name: str, width: int, block: nn.Module) -> None:
+        self.owners.append(owner)
+        self.names.append(name)
+        self.widths.append(width)
+        self.blocks.append(block)
+
+    @property
+    def width(self) -> int:
+        """Of all blocks side by side."""
+        return sum(self.widths)
+
+    def forward(self, teachers: tuple[Float[Tensor, "n _"], ...]) -> tuple[Float[Tensor, "n _"], ...]:
+        """The blocks, for raw features of each teacher in the run's order."""
+        return tuple(block(teachers[owner]) for block, owner in zip(self.blocks, self.owners, strict=True))
+
+    def side_by_side(self, teachers: tuple[Float[Tensor, "n _"], ...]) -> Float[Tensor, "n width"]:
+        """The blocks as one matrix."""
+        return torch.cat(self(teachers), dim=1)
+
+
+class ProbeLogits(nn.Module):
+    """What the teachers say together: the mean over them of the log-softmax of their probes' logits [n, C]."""
+
+    def __init__(self, context: Context):
+        super().__init__()
+        self.probes = nn.ModuleList(
+            Affine(profile.mean, (profile.probe_weight / profile.std).T, profile.probe_bias)
+            for profile in context.teachers
+        )
+
+    def forward(self, teachers: tuple[Float[Tensor, "n _"], ...]) -> Float[Tensor, "n classes"]:
+        said = [probe(raw).log_softmax(1) for probe, raw in zip(self.probes, teachers, strict=True)]
+        return torch.stack(said).mean(0)
+
+
+class Affine(nn.Module):
+    """`(x - shift) * scale` for a scale per feature [D], `(x - shift) @ scale` for a matrix [D, width]; then `+ bias`.
+
+    Its constants follow the module to its device and stay out of checkpoints: they are rebuilt with the method.
+    """
+
+    shift: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
+    def __init__(self, shift: Float[Tensor, " d"], scale: Float[Tensor, "..."], bias: Tensor | None = None):
+        super().__init__()
+        self.register_buffer("shift", shift, persistent=False)
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("bias", bias, persistent=False)
+
+    def forward(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n _"]:
+        shifted = rows - self.shift
+        scaled = shifted @ self.scale if self.scale.ndim == 2 else shifted * self.scale
+        return scaled if self.bias is None else scaled + self.bias
+
+
+def _features(scaling: Scaling, profile: TeacherProfile) -> nn.Module:
+    match scaling:
+        case "as_published":
+            return nn.Identity()
+        case "standardised":
+            return Affine(profile.mean, 1 / (profile.std * profile.row_norm))
+
+
+def _directions(profile: TeacherProfile) -> nn.Module:
+    # A class the probe says nothing about has direction 0, and stays 0.
+    directions = F.normalize(profile.probe_weight, dim=1) / profile.direction_std.clamp_min(1e-12)[:, None]
+    return Affine(profile.mean, (directions / profile.std).T)

@@ -1,0 +1,60 @@
+"""A small world for methods: two teachers, three classes, a random student, and signals to match."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.methods import Context, Signals, TeacherProfile
+
+
+@dataclass(frozen=True)
+class World:
+    """`context` for `build`, `signals(n)` for `forward`; float64 so that maths, not rounding, is tested."""
+
+    context: Context
+    signals: Callable[..., Signals]
+
+
+def make_world(
+    widths: tuple[int, ...] = (6, 5), student_width: int = 4, classes: int = 3, rows: int = 60, seed: int = 0
+) -> World:
+    random = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=random, dtype=torch.float64)
+
+    labels = torch.arange(rows) % classes
+    features = [normal(rows, width) * (1 + torch.arange(width)) + 3 + labels[:, None] for width in widths]
+    student = normal(rows, student_width) + labels[:, None]
+    train, val = np.arange(0, rows - 20), np.arange(rows - 20, rows)
+    labelled = train[: len(train) // 2]
+
+    def profile(number: int) -> TeacherProfile:
+        x = features[number][train]
+        mean, std = x.mean(0), x.std(0, correction=0)
+        standard = (x - mean) / std
+        weight = normal(classes, widths[number])
+        along = standard @ torch.nn.functional.normalize(weight, dim=1).T
+        row_norm = float(standard.norm(dim=1).mean())
+        return TeacherProfile(
+            f"teacher{number}", mean, std, row_norm, weight, normal(classes), along.std(0, correction=0)
+        )
+
+    hidden = torch.full_like(labels, -1)
+    hidden[labelled] = labels[labelled]
+    context = Context(
+        student_width, classes, tuple(profile(k) for k in range(len(widths))), train, labelled, val, hidden,
+        lambda k, numbers: features[k][numbers], lambda numbers: student[numbers], seed,
+    )  # fmt: skip
+
+    def signals(n: int = 16, seed: int = 1) -> Signals:
+        random.manual_seed(seed)
+        chosen = torch.randperm(rows, generator=random)[:n]
+        logits = normal(n, classes).requires_grad_()
+        rows_of = tuple(x[chosen] for x in features)
+        return Signals(normal(n, student_width).requires_grad_(), logits, rows_of, hidden[chosen], 0.25)
+
+    return World(context, signals)

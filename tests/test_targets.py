@@ -1,0 +1,79 @@
+import pytest
+import torch
+
+from pipeline.errors import UserError
+from pipeline.methods import Context
+from pipeline.params import parse
+from pipeline.targets import ProbeLogits, Targets, TargetSettings
+from tests.methods.world import World, make_world
+
+
+@pytest.fixture
+def world() -> World:
+    return make_world()
+
+
+def raw(context: Context, k: int) -> torch.Tensor:
+    return context.teacher_features(k, context.train_rows)
+
+
+def targets(context: Context, **settings: object) -> tuple[Targets, tuple[torch.Tensor, ...]]:
+    made = Targets(parse(TargetSettings, settings, "here"), context)
+    return made, made(tuple(raw(context, k) for k in range(len(context.teachers))))
+
+
+def test_as_published_is_raw_features_side_by_side(world: World) -> None:
+    made, blocks = targets(world.context)
+    assert made.names == ["teacher0", "teacher1"]
+    assert made.width == 11
+    assert all(torch.equal(block, raw(world.context, k)) for k, block in enumerate(blocks))
+    both = made.side_by_side(tuple(raw(world.context, k) for k in range(2)))
+    assert torch.equal(both, torch.cat([raw(world.context, 0), raw(world.context, 1)], dim=1))
+
+
+def test_standardised_features_have_one_scale_and_rows_of_mean_norm_one(world: World) -> None:
+    _, blocks = targets(world.context, scaling="standardised")
+    for block in blocks:
+        torch.testing.assert_close(block.mean(0), torch.zeros_like(block[0]), atol=1e-12, rtol=0)
+        torch.testing.assert_close(block.std(0), block.std(0).mean().expand(block.shape[1]))
+        assert block.norm(dim=1).mean().item() == pytest.approx(1)
+
+
+def test_task_directions_are_what_the_probe_looks_at_at_unit_scale(world: World) -> None:
+    made, blocks = targets(world.context, task_directions=True)
+    assert made.names == ["teacher0", "teacher0: task", "teacher1", "teacher1: task"]
+    assert made.widths == [6, 3, 5, 3]
+    assert made.owners == [0, 0, 1, 1]
+    _, standardised = targets(world.context, scaling="standardised")
+    assert torch.equal(blocks[2], standardised[1])
+    for k, profile in enumerate(world.context.teachers):
+        x = (raw(world.context, k) - profile.mean) / profile.std
+        for c in range(3):
+            direction = profile.probe_weight[c] / profile.probe_weight[c].norm()
+            torch.testing.assert_close(blocks[2 * k + 1][:, c], x @ direction / (x @ direction).std(correction=0))
+
+
+def test_a_class_the_probe_says_nothing_about_has_no_direction(world: World) -> None:
+    profile = world.context.teachers[0]
+    profile.probe_weight[1] = 0
+    profile.direction_std[1] = 0
+    _, blocks = targets(world.context, task_directions=True)
+    assert blocks[1][:, 1].abs().max() == 0
+    assert blocks[1].isfinite().all()
+
+
+def test_task_directions_beside_raw_features_are_refused() -> None:
+    with pytest.raises(UserError, match="task_directions need features on one scale: set scaling to standardised"):
+        parse(TargetSettings, {"task_directions": True, "scaling": "as_published"}, "params.yaml: runs.a")
+
+
+def test_probe_logits_are_the_mean_over_teachers_of_log_probabilities(world: World) -> None:
+    said = ProbeLogits(world.context)(tuple(raw(world.context, k) for k in range(2)))
+    each = [p.logits(raw(world.context, k)).softmax(1).log() for k, p in enumerate(world.context.teachers)]
+    torch.testing.assert_close(said, (each[0] + each[1]) / 2)
+
+
+def test_constants_follow_the_module_and_stay_out_of_checkpoints(world: World) -> None:
+    made, _ = targets(world.context, task_directions=True)
+    assert made.state_dict() == {}
+    assert all(buffer.device.type == "meta" for buffer in made.to("meta").buffers())
