@@ -4,6 +4,7 @@ Settings classes live next to the code they set. This module only knows how to f
 belong there, and look up the plug-in file that a name stands for.
 """
 
+import ast
 import copy
 import difflib
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline.errors import UserError
 
 S = TypeVar("S", bound="Settings")
+
+LIBRARY = Path(__file__).parent
 
 
 class Settings(BaseModel):
@@ -121,8 +124,7 @@ def read_part(kind: str, values: Mapping[str, Any], where: str, key: str = "fami
 
 def parts(kind: str) -> list[str]:
     """The names of the plug-ins in `pipeline/<kind>/`: the file names, because the file name is the name."""
-    package = import_module(f"pipeline.{kind}")
-    return sorted(module.name for module in iter_modules(package.__path__))
+    return sorted(module.name for module in iter_modules([str(LIBRARY / kind)]))
 
 
 def part(kind: str, name: Any, where: str = "") -> ModuleType:
@@ -138,6 +140,12 @@ def part(kind: str, name: Any, where: str = "") -> ModuleType:
             f"{place}no {name!r} in pipeline/{kind}/{_suggest(str(name), names)}; there are {_names(names)}"
         )
     return import_module(f"pipeline.{kind}.{name}")
+
+
+def describe(kind: str) -> dict[str, str]:
+    """Each plug-in of a kind and the first line of its documentation, without importing any of them."""
+    files = {name: ast.parse((LIBRARY / kind / f"{name}.py").read_text(encoding="utf-8")) for name in parts(kind)}
+    return {name: (ast.get_docstring(tree) or "").partition("\n")[0] for name, tree in files.items()}
 
 
 def _override(values: dict[str, Any], override: str) -> None:

@@ -7,7 +7,9 @@ A family offers
 - `fit(settings, data, rows)`: what the student must know of its training rows before it exists, such as a vocabulary,
   as JSON-like data; it never sees other rows;
 - `inputs(settings, fitted, data)`: the dataset as this student reads it, an `Inputs`;
-- `build(settings, fitted, classes)`: a fresh `Student`, initialised from torch's current random state.
+- `build(settings, fitted, classes, pretrained=True)`: a `Student`, initialised from torch's current random state and,
+  if its settings ask for it, pretrained weights; with `pretrained=False` it only has the shape of one, because weights
+  are about to be loaded, and needs no file but the checkpoint's own.
 """
 
 from abc import ABC, abstractmethod

@@ -1,0 +1,45 @@
+# Two commands, on a machine with Python (3.11 or newer) and make: `make demo` and `make test`.
+# Both set up the environment in .venv first; later calls find it there.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# The commands in dvc.yaml say `python`; here that is the environment's.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: demo demo-images test lint lock clean
+
+demo: .venv/installed .dvc/tmp
+	$(BIN)/dvc repro
+	@echo "report: $(CURDIR)/report/index.html"
+
+demo-images: .venv/installed .dvc/tmp
+	test -e images/dvc.yaml || $(BIN)/aft init images --params images
+	$(BIN)/dvc repro images/dvc.yaml
+	@echo "report: $(CURDIR)/images/report/index.html"
+
+test: .venv/installed lint
+	$(BIN)/python -m pytest -q
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check --quiet --requirement requirements.lock
+	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps --editable .
+	touch $@
+
+# Outside of git (an unpacked archive) DVC has to be told so.
+.dvc/tmp:
+	test -e .git || $(BIN)/dvc config --local core.no_scm true
+	mkdir -p $@
+
+lock: .venv/installed
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate \
+	  --extra demo --extra dev --constraint constraints.txt --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf .venv data features probes bundles runs evaluations report images dvc.lock

@@ -1,0 +1,84 @@
+"""Between the stores and the runs: one small file per run that says exactly what the run stands on.
+
+A run may use several teachers, and DVC cannot make a list of them into dependencies. So a run depends on its bundle: the
+digests of just its teachers' stores and probes, and of just the plug-in files it uses. A bundle that comes out the same
+byte for byte, because a teacher was added that the run does not use, leaves the run alone. Reads metadata only, without
+torch.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import runs
+from pipeline.errors import UserError
+from pipeline.params import LIBRARY, Params
+from pipeline.prepared import Prepared
+from pipeline.provenance import digest_files
+from pipeline.store import FeatureStore
+
+
+@dataclass(frozen=True)
+class Bundles:
+    """What `join` returns: the runs it wrote a bundle for, and which of those bundles changed."""
+
+    runs: list[str]
+    changed: list[str]
+
+    def __str__(self) -> str:
+        return f"joined {len(self.runs)} runs, {len(self.changed)} changed"
+
+
+def join(params: Params, root: Path = Path(".")) -> Bundles:
+    """Write `<root>/bundles/<run>.json` for every run of params.yaml, and remove those of runs that are gone.
+
+    Raises:
+        UserError: a run names what does not exist, or its teachers' stores are missing, incomplete or of another
+            dataset.
+    """
+    data = Prepared.open(root / "data")
+    out = root / "bundles"
+    out.mkdir(parents=True, exist_ok=True)
+    teachers: dict[str, dict[str, str]] = {}
+    changed = []
+    names = list(params.section("runs"))
+    for name in names:
+        run = runs.read(params, name)
+        for teacher in run.teachers:
+            teachers.setdefault(teacher, {}) or teachers[teacher].update(_teacher(root, teacher, data))
+        family = params.section(f"students.{run.student}").get("family")
+        bundle = {
+            "run": name,
+            "dataset": data.digest,
+            "teachers": {teacher: teachers[teacher] for teacher in run.teachers},
+            "code": dict(_code([f"students/{family}", *(f"methods/{term.name}" for term in run.methods)])),
+        }
+        path = out / f"{name}.json"
+        text = json.dumps(bundle, indent=1, sort_keys=True) + "\n"
+        if not path.is_file() or path.read_text() != text:
+            changed.append(name)
+            partial = path.with_suffix(".partial")
+            partial.write_text(text)
+            partial.replace(path)
+    for path in out.glob("*.json"):
+        if path.stem not in names:
+            path.unlink()
+    return Bundles(names, changed)
+
+
+def _teacher(root: Path, name: str, data: Prepared) -> dict[str, Any]:
+    store = FeatureStore.open(root / "features" / f"{name}.zarr")
+    store.check(dataset=data.digest, ids=data.ids)
+    probe = root / "probes" / f"{name}.safetensors"
+    if not probe.is_file():
+        raise UserError(f"{probe}: no probe of this teacher; run `aft probe {name}`")
+    return {"recipe": store.recipe_digest, "content": store.content_digest, "probe": digest_files(probe)}
+
+
+def _code(modules: Iterable[str]) -> Iterable[tuple[str, str]]:
+    for module in modules:
+        path = LIBRARY / f"{module}.py"
+        if path.is_file():
+            yield f"pipeline/{module}.py", digest_files(path)

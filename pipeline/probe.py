@@ -1,0 +1,185 @@
+"""A linear probe on one teacher's cached features: what the teacher knows of the task, and in which directions.
+
+Multinomial logistic regression on standardised features, one per draw of the splits. It sees the labels of the labelled
+training rows only; its strength is chosen by the log loss on validation rows. Its accuracy is the reference that the
+report compares students with, its class directions are what `task_directions` adds to a kernel, and its logits are what
+logit distillation follows where a teacher has no head for the task.
+"""
+
+import json
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+from safetensors.numpy import load_file, save_file
+
+from pipeline.errors import UserError
+from pipeline.metrics import accuracy, log_loss
+from pipeline.params import Settings
+from pipeline.prepared import Prepared
+from pipeline.store import FeatureStore
+
+BLOCK = 8192
+"""Rows read at a time where all rows are passed over."""
+
+
+class ProbeSettings(Settings):
+    """The `probe` section.
+
+    Attributes:
+        strengths: candidates for C, the inverse of the L2 penalty on standardised features; one is chosen on val.
+    """
+
+    strengths: list[float] = Field(default=[1e-4, 1e-3, 1e-2, 1e-1, 1.0], min_length=1)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The probe of one teacher on one draw of the splits; arrays are float32, shapes as in `TeacherProfile`."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    row_norm: float
+    weight: np.ndarray
+    bias: np.ndarray
+    direction_std: np.ndarray
+
+    def logits(self, raw: np.ndarray) -> np.ndarray:
+        """Logits [n, C] of raw features [n, D]."""
+        logits: np.ndarray = (raw.astype(np.float32) - self.mean) / self.std @ self.weight.T + self.bias
+        return logits
+
+
+@dataclass(frozen=True)
+class SplitScore:
+    """How well the probe of one draw does, and with which strength."""
+
+    split: int
+    strength: float
+    val_accuracy: float
+    val_log_loss: float
+    test_accuracy: float
+    train_rows: int
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What `probe` returns: a score per draw of the splits."""
+
+    teacher: str
+    splits: list[SplitScore]
+    seconds: float
+
+    def __str__(self) -> str:
+        scores = [s.test_accuracy for s in self.splits]
+        return (
+            f"probe of {self.teacher}: test accuracy {np.mean(scores):.4f}, {len(scores)} draws, {self.seconds:.1f} s"
+        )
+
+
+def probe(teacher: str, data: Prepared, store: FeatureStore, settings: ProbeSettings, out: Path) -> ProbeResult:
+    """Fit the teacher's probe on every draw of the splits; write `<out>.safetensors` and `<out>.json`.
+
+    Args:
+        teacher: its name, for the record.
+        data: the prepared dataset that the store describes.
+        store: the teacher's features, with a `pooled` head.
+        settings: candidate strengths.
+        out: where to write, without a suffix.
+
+    Raises:
+        UserError: the store is of another dataset, or a class has no labelled training row.
+    """
+    started = time.perf_counter()
+    store.check(dataset=data.digest, ids=data.ids)
+    reader = store.reader(next(iter(store.heads)))
+    arrays: dict[str, np.ndarray] = {}
+    scores = []
+    for number in range(data.splits):
+        fitted, score = _fit(data, number, reader, settings)
+        scores.append(score)
+        arrays |= {f"{number}.{key}": np.asarray(value, np.float32) for key, value in asdict(fitted).items()}
+    result = ProbeResult(teacher, scores, time.perf_counter() - started)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_file(arrays, f"{out}.safetensors")
+    Path(f"{out}.json").write_text(json.dumps(asdict(result), indent=1) + "\n")
+    return result
+
+
+def load(path: Path, split: int) -> Probe:
+    """The probe of one draw from the file that `probe` wrote. Raises `UserError` if there is none."""
+    if not path.is_file():
+        raise UserError(f"{path}: no probe of this teacher; run `aft probe {path.stem}`")
+    arrays = load_file(path)
+    fields: dict[str, Any] = {key.partition(".")[2]: arrays[key] for key in arrays if key.startswith(f"{split}.")}
+    if not fields:
+        raise UserError(f"{path}: no probe for draw {split} of the splits; run `aft probe {path.stem}` again")
+    return Probe(**(fields | {"row_norm": float(fields["row_norm"])}))
+
+
+def _fit(
+    data: Prepared, number: int, reader: Callable[[np.ndarray], np.ndarray], settings: ProbeSettings
+) -> tuple[Probe, SplitScore]:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    split, classes = data.split(number), len(data.classes)
+    mean, std, row_norm = _statistics(split.train, reader)
+    labels = data.labels[split.labelled]
+    if len(absent := np.setdiff1d(np.arange(classes), labels)):
+        raise UserError(
+            f"draw {number}: no labelled training row of class {data.classes[absent[0]]!r}; label more rows"
+        )
+    rows = {"train": split.labelled, "val": split.val, "test": split.test}
+    raw = {role: reader(chosen).astype(np.float32) for role, chosen in rows.items()}
+    standard = {role: (features - mean) / std for role, features in raw.items()}
+    best: tuple[float, float, np.ndarray, np.ndarray] | None = None
+    for strength in settings.strengths:
+        model = LogisticRegression(C=strength, max_iter=2000)
+        with warnings.catch_warnings():
+            # An almost unpenalised probe of few rows has no finite optimum; the validation rows will not choose it.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(standard["train"], labels)
+        weight, bias = _per_class(model.coef_, model.intercept_)
+        loss = log_loss(standard["val"] @ weight.T + bias, data.labels[split.val])
+        if best is None or loss < best[0]:
+            best = (loss, strength, weight, bias)
+    assert best is not None
+    loss, strength, weight, bias = best
+    fitted = Probe(mean, std, row_norm, weight, bias, _direction_std(split.train, reader, mean, std, weight))
+    scores = {role: accuracy(fitted.logits(raw[role]), data.labels[rows[role]]) for role in ("val", "test")}
+    return fitted, SplitScore(number, strength, scores["val"], loss, scores["test"], len(labels))
+
+
+def _per_class(coef: np.ndarray, intercept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A row per class, also for two classes, for which scikit-learn keeps the difference of the two only."""
+    if len(coef) == 1:
+        coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
+    return coef.astype(np.float32), intercept.astype(np.float32)
+
+
+def _statistics(rows: np.ndarray, reader: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray, float]:
+    """Per feature mean and standard deviation, and the mean norm of a standardised row, over `rows`."""
+    blocks = [rows[a : a + BLOCK] for a in range(0, len(rows), BLOCK)]
+    mean = sum(reader(block).astype(np.float64).sum(0) for block in blocks) / len(rows)
+    variance = sum(np.square(reader(block).astype(np.float64) - mean).sum(0) for block in blocks) / len(rows)
+    std = np.sqrt(variance)
+    std[std < 1e-6 * max(std.max(), 1e-12)] = 1.0  # a constant feature stays constant instead of becoming noise
+    norm = sum(np.linalg.norm((reader(block) - mean) / std, axis=1).sum() for block in blocks) / len(rows)
+    return mean.astype(np.float32), std.astype(np.float32), float(norm)
+
+
+def _direction_std(
+    rows: np.ndarray, reader: Callable[[np.ndarray], np.ndarray], mean: np.ndarray, std: np.ndarray, weight: np.ndarray
+) -> np.ndarray:
+    """Per class, the spread over `rows` of a standardised row's product with the unit-norm class direction."""
+    directions = (weight / np.maximum(np.linalg.norm(weight, axis=1, keepdims=True), 1e-12)).T
+    blocks = [rows[a : a + BLOCK] for a in range(0, len(rows), BLOCK)]
+    products = np.concatenate([(reader(block).astype(np.float32) - mean) / std @ directions for block in blocks])
+    spread: np.ndarray = np.maximum(products.std(0), 1e-12)
+    return spread

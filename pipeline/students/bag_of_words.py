@@ -1,0 +1,112 @@
+"""A text classifier for a CPU: the mean of its words' vectors, a small residual network, a LayerNorm, a linear head.
+
+The vocabulary comes from the training rows, labelled or not; words and, if asked for, pairs of neighbouring words. The
+LayerNorm keeps the features' spread away from zero, where a kernel penalty has an enormous gradient and a small student
+collapses to one class.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from pipeline import students
+from pipeline.params import Settings as Base
+from pipeline.prepared import Prepared
+
+KIND: Literal["text"] = "text"
+WORD = re.compile(r"\w+|[^\w\s]")
+
+
+class Settings(Base):
+    """Keys of a student of this family.
+
+    Attributes:
+        width: of the word vectors and of the features.
+        vocabulary: at most this many words, the most frequent first.
+        min_count: a word must occur this often in the training rows.
+        pairs: also count pairs of neighbouring words.
+        dropout: share of words that a training step leaves out, and of hidden units.
+    """
+
+    width: int = Field(default=64, ge=1)
+    vocabulary: int = Field(default=8192, ge=1)
+    min_count: int = Field(default=2, ge=1)
+    pairs: bool = False
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+
+
+def fit(settings: Settings, data: Prepared, rows: np.ndarray) -> dict[str, Any]:
+    """The vocabulary of the training rows: the most frequent words, ties in alphabetical order."""
+    counts: Counter[str] = Counter()
+    for text in data.content(rows):
+        counts.update(_words(str(text), settings.pairs))
+    frequent = sorted((-count, word) for word, count in counts.items() if count >= settings.min_count)
+    return {"vocabulary": [word for _, word in frequent[: settings.vocabulary]]}
+
+
+def inputs(settings: Settings, fitted: dict[str, Any], data: Prepared) -> "Words":
+    """All texts as word numbers, once."""
+    numbers = {word: number for number, word in enumerate(fitted["vocabulary"], start=1)}
+    texts = data.content(np.arange(len(data)))
+    return Words([[n for w in _words(str(text), settings.pairs) if (n := numbers.get(w))] for text in texts])
+
+
+def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: bool = True) -> "BagOfWords":
+    """A student for C classes; from scratch, so `pretrained` changes nothing."""
+    return BagOfWords(len(fitted["vocabulary"]) + 1, settings.width, classes, settings.dropout)
+
+
+class Words:
+    """Texts as word numbers, flat, with 0 for a text without a known word. A batch is (numbers, offsets)."""
+
+    def __init__(self, texts: list[list[int]]):
+        filled = [text or [0] for text in texts]
+        self.lengths = np.array([len(text) for text in filled], np.int64)
+        self.starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]])
+        self.numbers = np.concatenate([np.array(text, np.int64) for text in filled])
+
+    def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Word numbers of all rows one after another, and where each row starts."""
+        lengths = self.lengths[rows]
+        offsets = np.cumsum(lengths) - lengths
+        at = np.arange(lengths.sum()) + np.repeat(self.starts[rows] - offsets, lengths)
+        return torch.from_numpy(self.numbers[at]), torch.from_numpy(offsets)
+
+
+class BagOfWords(students.Student):
+    """See the module."""
+
+    def __init__(self, words: int, width: int, classes: int, dropout: float):
+        super().__init__()
+        self.width = width
+        self.dropout = dropout
+        self.words = nn.EmbeddingBag(words, width, mode="sum")
+        self.mix = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, inputs: tuple[Tensor, Tensor]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
+        """Features and logits of n texts; see `Words.batch`."""
+        numbers, offsets = inputs
+        keep = torch.ones(len(numbers), device=numbers.device)
+        keep = nn.functional.dropout(keep, self.dropout, self.training)
+        lengths = torch.diff(offsets, append=offsets.new_tensor([len(numbers)]))
+        mean = self.words(numbers, offsets, per_sample_weights=keep) / lengths[:, None]
+        features = self.norm(mean + self.mix(mean))
+        return features, self.head(features)
+
+
+def _words(text: str, pairs: bool) -> Iterator[str]:
+    words = WORD.findall(text.lower())
+    yield from words
+    if pairs:
+        yield from (f"{first} {second}" for first, second in zip(words, words[1:], strict=False))

@@ -1,0 +1,74 @@
+"""An image classifier for a CPU: four strided convolutions, an average over the image, a LayerNorm, a linear head.
+
+GroupNorm rather than BatchNorm: a row's features must not depend on which rows, labelled or not, share its batch, or
+plain training and transfer would differ in more than the penalty.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from pipeline import students
+from pipeline.images import Images, statistics
+from pipeline.params import Settings as Base
+from pipeline.prepared import Prepared
+
+KIND: Literal["image"] = "image"
+
+
+class Settings(Base):
+    """Keys of a student of this family.
+
+    Attributes:
+        size: images are resized to size x size pixels.
+        channels: 3 for RGB, 1 for grey.
+        width: of the features; the convolutions have an eighth, a quarter, a half and all of it.
+    """
+
+    size: int = Field(default=32, ge=8)
+    channels: Literal[1, 3] = 3
+    width: int = Field(default=128, ge=8, multiple_of=8)
+
+
+def fit(settings: Settings, data: Prepared, rows: np.ndarray) -> dict[str, Any]:
+    """Mean and standard deviation of the training rows' pixels."""
+    return statistics(data, rows, settings.size, settings.channels)
+
+
+def inputs(settings: Settings, fitted: dict[str, Any], data: Prepared) -> Images:
+    """All images at this student's size."""
+    return Images(data, settings.size, settings.channels, fitted["mean"], fitted["std"])
+
+
+def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: bool = True) -> "CompactCNN":
+    """A student for C classes; from scratch, so `pretrained` changes nothing."""
+    return CompactCNN(settings.channels, settings.width, classes)
+
+
+class CompactCNN(students.Student):
+    """See the module."""
+
+    def __init__(self, channels: int, width: int, classes: int):
+        super().__init__()
+        self.width = width
+        sizes = [channels, width // 8, width // 4, width // 2, width]
+        self.convolutions = nn.Sequential(
+            *(_block(a, b, stride) for a, b, stride in zip(sizes, sizes[1:], (1, 2, 2, 2), strict=False))
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, inputs: Float[Tensor, "n channels h w"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
+        """Features and logits of n images."""
+        features = self.norm(self.convolutions(inputs).mean((2, 3)))
+        return features, self.head(features)
+
+
+def _block(inside: int, outside: int, stride: int) -> nn.Module:
+    groups = max(1, outside // 16)
+    return nn.Sequential(
+        nn.Conv2d(inside, outside, 3, stride=stride, padding=1, bias=False), nn.GroupNorm(groups, outside), nn.ReLU()
+    )

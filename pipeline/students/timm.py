@@ -1,0 +1,89 @@
+"""Any classifier of timm as a student, pretrained or from scratch, with the preprocessing of its own configuration."""
+
+import difflib
+from typing import Any, Literal
+
+import numpy as np
+import timm
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from pipeline import students
+from pipeline.errors import UserError
+from pipeline.images import Images
+from pipeline.params import Settings as Base
+from pipeline.prepared import Prepared
+from pipeline.weights import locate
+
+KIND: Literal["image"] = "image"
+
+
+class Settings(Base):
+    """Keys of a student of this family.
+
+    Attributes:
+        model: timm's name, such as `vit_small_patch16_224`.
+        pretrained: start from timm's weights, which are downloaded unless `weights` names a file.
+        weights: a local file of weights, .safetensors or .pth, for the body; the head is new in any case.
+        size: height and width of its images; the model's own if None.
+        dropout: before the head.
+    """
+
+    model: str
+    pretrained: bool = True
+    weights: str | None = None
+    size: int | None = Field(default=None, ge=8)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+def fit(settings: Settings, data: Prepared, rows: np.ndarray) -> dict[str, Any]:
+    """Size and normalisation, from the model's configuration."""
+    if not timm.is_model(settings.model):
+        close = difflib.get_close_matches(settings.model, timm.list_models(), n=3)
+        raise UserError(f"timm has no model {settings.model!r}; near it are {', '.join(close) or 'none'}")
+    with torch.device("meta"):
+        config = timm.data.resolve_model_data_config(timm.create_model(settings.model))
+    size = settings.size or config["input_size"][1]
+    return {"size": size, "mean": list(config["mean"]), "std": list(config["std"])}
+
+
+def inputs(settings: Settings, fitted: dict[str, Any], data: Prepared) -> Images:
+    """All images at this student's size."""
+    return Images(data, fitted["size"], 3, fitted["mean"], fitted["std"])
+
+
+def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: bool = True) -> "TimmStudent":
+    """A student with a new head for C classes.
+
+    Raises:
+        UserError: its weights cannot be had, or the model has several heads or no features before its head.
+    """
+    options: dict[str, Any] = {"num_classes": classes, "drop_rate": settings.dropout}
+    if settings.size is not None and "vit" in settings.model:
+        options["img_size"] = settings.size
+    if pretrained and settings.weights is not None:
+        options["pretrained_cfg_overlay"] = {"file": str(locate(settings.weights))}
+    try:
+        model = timm.create_model(settings.model, pretrained=pretrained and settings.pretrained, **options)
+    except (OSError, RuntimeError) as error:
+        line = " ".join(str(error).split())[:200]
+        raise UserError(f"{settings.model}: no weights ({line}); set `weights: FILE` or `pretrained: false`") from None
+    if not isinstance(model.get_classifier(), nn.Module):
+        raise UserError(f"{settings.model}: it has several heads, and a student has one; choose a plain variant")
+    return TimmStudent(model)
+
+
+class TimmStudent(students.Student):
+    """A timm model whose features are the input of its classifier."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.width = model.head_hidden_size
+
+    def forward(self, inputs: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
+        """Features and logits of n images."""
+        features = self.model.forward_head(self.model.forward_features(inputs), pre_logits=True)
+        return features, self.model.get_classifier()(features)

@@ -1,0 +1,115 @@
+"""Any text encoder of transformers as a student: masked mean over its tokens, or the first token, and a linear head."""
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from pipeline import students
+from pipeline.errors import UserError
+from pipeline.params import Settings as Base
+from pipeline.prepared import Prepared
+from pipeline.weights import locate
+
+KIND: Literal["text"] = "text"
+
+
+class Settings(Base):
+    """Keys of a student of this family.
+
+    Attributes:
+        model: a hub name, a local folder, or a folder inside an installed package as `package:NAME/FOLDER`.
+        pretrained: start from its weights; false takes its architecture and tokenizer only.
+        pooling: `mean` over the tokens that are not padding, or `cls`, the first one.
+        max_length: in tokens; longer texts are cut.
+        dropout: before the head.
+    """
+
+    model: str
+    pretrained: bool = True
+    pooling: Literal["mean", "cls"] = "mean"
+    max_length: int = Field(default=128, ge=2)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+def fit(settings: Settings, data: Prepared, rows: np.ndarray) -> dict[str, Any]:
+    """The model's configuration and tokenizer, so that a checkpoint needs nothing else."""
+    path = str(locate(settings.model))
+    try:
+        config = AutoConfig.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{settings.model}: not to be had: {' '.join(str(error).split())[:200]}") from None
+    return {
+        "config": config.to_dict(),
+        "tokenizer": tokenizer.backend_tokenizer.to_str(),
+        "pad": tokenizer.pad_token_id,
+    }
+
+
+def inputs(settings: Settings, fitted: dict[str, Any], data: Prepared) -> "Tokens":
+    """All texts as token numbers, once."""
+    tokenizer = Tokenizer.from_str(fitted["tokenizer"])
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(settings.max_length)
+    texts = [str(text) for text in data.content(np.arange(len(data)))]
+    return Tokens([encoding.ids for encoding in tokenizer.encode_batch(texts)], fitted["pad"] or 0)
+
+
+def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: bool = True) -> "EncoderStudent":
+    """A student with a new head for C classes. Raises `UserError` if its weights cannot be had."""
+    if pretrained and settings.pretrained:
+        try:
+            model = AutoModel.from_pretrained(str(locate(settings.model)), use_safetensors=True)
+        except (OSError, ValueError) as error:
+            line = " ".join(str(error).split())[:200]
+            raise UserError(f"{settings.model}: no weights ({line}); give a folder or `pretrained: false`") from None
+    else:
+        config = dict(fitted["config"])
+        model = AutoModel.from_config(AutoConfig.for_model(config.pop("model_type"), **config))
+    return EncoderStudent(model, settings.pooling, settings.dropout, classes)
+
+
+class Tokens:
+    """Texts as token numbers. A batch is (numbers, mask), padded to its longest row."""
+
+    def __init__(self, texts: list[list[int]], pad: int):
+        self.texts = [np.array(text, np.int64) for text in texts]
+        self.pad = pad
+
+    def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Token numbers [n, l] and which of them are not padding [n, l]."""
+        texts = [self.texts[row] for row in rows]
+        lengths = np.array([len(text) for text in texts])
+        mask = np.arange(lengths.max()) < lengths[:, None]
+        numbers = np.full(mask.shape, self.pad, np.int64)
+        numbers[mask] = np.concatenate(texts)
+        return torch.from_numpy(numbers), torch.from_numpy(mask)
+
+
+class EncoderStudent(students.Student):
+    """See the module."""
+
+    def __init__(self, model: nn.Module, pooling: str, dropout: float, classes: int):
+        super().__init__()
+        self.model = model
+        self.pooling = pooling
+        self.width = model.config.hidden_size
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(self.width, classes)
+
+    def forward(self, inputs: tuple[Int[Tensor, "n l"], Tensor]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
+        """Features and logits of n texts; see `Tokens.batch`."""
+        numbers, mask = inputs
+        states = self.model(input_ids=numbers, attention_mask=mask.long()).last_hidden_state
+        if self.pooling == "mean":
+            features = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        else:
+            features = states[:, 0]
+        features = self.dropout(features)
+        return features, self.head(features)

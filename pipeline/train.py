@@ -1,0 +1,508 @@
+"""Stage two: train small students from a feature store.
+
+A run is trained once per seed and per candidate weight; validation rows choose the weight, and the chosen students are
+kept. Runs with the same seed share the draw of the splits, the student's initial weights and the order of the labelled
+batches, whatever their methods do, so their differences are paired. A weight of 0 is plain training, exactly.
+"""
+
+import csv
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline import checkpoints, probe, runs
+from pipeline.errors import UserError
+from pipeline.methods import Context, Signals, TeacherProfile, Transfer
+from pipeline.metrics import accuracy
+from pipeline.params import Params, Settings, parse, part
+from pipeline.prepared import Prepared, Split
+from pipeline.progress import progress
+from pipeline.provenance import commit, versions
+from pipeline.store import FeatureStore
+from pipeline.students import Inputs, Student
+
+LINES = 20
+"""Lines per training in the log of losses and guards."""
+
+
+class TrainSettings(Settings):
+    """The `train` section.
+
+    Attributes:
+        steps: of the optimiser, AdamW.
+        batch_size: labelled rows per step.
+        transfer_batch_size: rows per step that the methods see, drawn from labelled and unlabelled training rows
+            together; where all training rows have labels, the methods see the labelled batch instead.
+        learning_rate: of the student, at its peak; then a cosine down to 0.
+        weight_decay: of the student.
+        warmup: share of the steps on which the learning rate rises.
+        seeds: one training each; seed k uses draw k of the splits.
+        precision: float32, or bfloat16 autocast; penalties are computed in float32 in any case.
+    """
+
+    steps: int = Field(default=1000, ge=1)
+    batch_size: int = Field(default=128, ge=1)
+    transfer_batch_size: int = Field(default=256, ge=3)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    seeds: list[int] = Field(default=[0, 1, 2, 3, 4], min_length=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class Machine(Settings):
+    """The `machine` section: where the work is done. It changes no result, so no stage is run again for it.
+
+    Attributes:
+        device: `auto` takes a GPU where there is one.
+        workers: trainings at the same time; None is one per CPU core, or 1 on a GPU.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int | None = Field(default=None, ge=1)
+
+    def torch_device(self) -> torch.device:
+        """The device to use. Raises `UserError` for cuda on a machine without."""
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("machine.device: cuda, but torch sees no GPU here; use `auto` or `cpu`")
+        return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that determines a run; small enough to send to a worker process, which opens the data itself."""
+
+    name: str
+    params: Params
+    root: Path
+    run: runs.Run
+    settings: TrainSettings
+    machine: Machine
+
+    @property
+    def out(self) -> Path:
+        """The run's folder."""
+        return self.root / "runs" / self.name
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """One training: its seed, its weights (one per method), what became of it."""
+
+    seed: int
+    weights: tuple[float, ...]
+    val_accuracy: float
+    seconds: float
+    parameters: int
+    width: int
+    curve: list[dict[str, float]]
+    guard: dict[str, Any]
+    gates: dict[str, list[float]] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What `train` returns.
+
+    Attributes:
+        run: its name.
+        chosen: the weight of each method, chosen on validation rows.
+        val_accuracy: per seed, at the chosen weights.
+        candidates: mean validation accuracy of every candidate.
+        seconds: wall time of the stage.
+        warnings: what should be looked at, such as a student that predicts one class only.
+    """
+
+    run: str
+    chosen: tuple[float, ...]
+    val_accuracy: list[float]
+    candidates: dict[str, float]
+    trainings: int
+    seconds: float
+    warnings: list[str]
+
+    def __str__(self) -> str:
+        weight = f" with weight {_label(self.chosen)}" if self.chosen else ""
+        mean = f"{np.mean(self.val_accuracy):.4f}"
+        lines = [f"{self.run}: val accuracy {mean}{weight}, {self.trainings} trainings in {self.seconds:.0f} s"]
+        return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
+
+
+def train(name: str, params: Params, root: Path = Path(".")) -> Training:
+    """Train the run `name` of params.yaml; write its students, curves and record to `<root>/runs/<name>/`.
+
+    Args:
+        name: a key of `runs`.
+        params: all settings.
+        root: the project's folder, which holds data/, features/ and probes/.
+
+    Raises:
+        UserError: a setting is wrong, a store or probe is missing or belongs to another dataset, a method needs what
+            is not there, or a loss is not finite.
+    """
+    started = time.perf_counter()
+    run = runs.read(params, name)
+    settings = parse(TrainSettings, params.section("train") | run.train, f"{params.source}: train (for {name})")
+    plan = Plan(name, params, root, run, settings, params.read(Machine, "machine"))
+    shutil.rmtree(plan.out, ignore_errors=True)
+    jobs = [(seed, weights) for seed in settings.seeds for weights in run.candidates()]
+    results = sorted(_fit_all(plan, jobs), key=lambda fitted: jobs.index((fitted.seed, fitted.weights)))
+    chosen = _choose(results)
+    for seed in settings.seeds:
+        (plan.out / "students").mkdir(exist_ok=True)
+        (plan.out / "candidates" / f"{_label(chosen)}-{seed}").rename(plan.out / "students" / str(seed))
+    shutil.rmtree(plan.out / "candidates")
+    return _write(plan, results, chosen, time.perf_counter() - started)
+
+
+def _fit_all(plan: Plan, jobs: list[tuple[int, tuple[float, ...]]]) -> Iterator[Fitted]:
+    device = plan.machine.torch_device()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(plan.machine.workers or (1 if device.type == "cuda" else cores), len(jobs))
+    fit_here = _fitter(plan)  # opens and checks everything, so that what is wrong is said before any worker starts
+    with progress(f"train {plan.name}", len(jobs) * plan.settings.steps, "step") as advance:
+        if workers == 1:
+            for seed, weights in jobs:
+                yield fit_here(seed, weights, advance)
+            return
+        threads = max(1, cores // workers)
+        with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+            futures = [pool.submit(_fit_there, plan, seed, weights) for seed, weights in jobs]
+            try:
+                for future in as_completed(futures):
+                    yield future.result()
+                    advance(plan.settings.steps)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+
+def _fit_there(plan: Plan, seed: int, weights: tuple[float, ...]) -> Fitted:
+    """One training in a worker process, which opens the data for its first training and keeps it for the rest."""
+    key = json.dumps([plan.name, str(plan.root), plan.params.values], sort_keys=True, default=str)
+    if key not in _THERE:
+        _THERE[key] = _fitter(plan)
+    return _THERE[key](seed, weights, lambda steps: None)
+
+
+_THERE: dict[str, Callable[..., Fitted]] = {}
+
+
+class World:
+    """What a run's trainings share: the dataset, the stores of its teachers, the student's view of the data."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.device = plan.machine.torch_device()
+        self.data = Prepared.open(plan.root / "data")
+        self.readers: list[Callable[[np.ndarray], np.ndarray]] = []
+        for teacher in plan.run.teachers:
+            store = FeatureStore.open(plan.root / "features" / f"{teacher}.zarr")
+            store.check(dataset=self.data.digest, ids=self.data.ids)
+            self.readers.append(store.reader(next(iter(store.heads))))
+
+    @lru_cache(maxsize=1)  # noqa: B019  (a world lives as long as its process)
+    def draw(self, seed: int) -> "Draw":
+        """What depends on the seed's draw of the splits, or on the seed."""
+        return Draw(self, seed)
+
+
+class Draw:
+    """One draw of the splits: who is what, the student's inputs, the teachers' profiles and features."""
+
+    def __init__(self, world: World, seed: int):
+        data, plan = world.data, world.plan
+        number = seed % data.splits
+        self.world, self.seed = world, seed
+        self.split: Split = data.split(number)
+        self.labels = torch.from_numpy(data.visible_labels(number)).to(world.device)
+        where = f"{plan.params.source}: students.{plan.run.student}"
+        section = plan.params.section(f"students.{plan.run.student}")
+        self.recipe = checkpoints.recipe(section, where, data, self.split.train)
+        folder = plan.root / "probes"
+        probes = [probe.load(folder / f"{name}.safetensors", number) for name in plan.run.teachers]
+        self.profiles = tuple(
+            _profile(name, fitted, world.device) for name, fitted in zip(plan.run.teachers, probes, strict=True)
+        )
+        self.stand_in = np.arange(len(data))
+        if plan.run.shuffle_teachers:
+            # Among training rows only, and the same way for every weight, so that nothing else differs.
+            self.stand_in[self.split.train] = np.random.default_rng([seed, 2]).permutation(self.split.train)
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """The dataset as the student reads it."""
+        return self.recipe.inputs(self.world.data)
+
+    def teacher_features(self, teacher: int, rows: np.ndarray) -> Float[Tensor, "n teacher"]:
+        """Raw features of one teacher, float32, on the device."""
+        features = torch.from_numpy(self.world.readers[teacher](self.stand_in[rows]))
+        return features.to(self.world.device, non_blocking=True).float()
+
+    def context(self, student: Student) -> Context:
+        """What methods may look at before training."""
+
+        def student_features(rows: np.ndarray) -> Tensor:
+            batches = checkpoints.outputs(student, self.inputs, rows, self.world.device)
+            return torch.cat([features.float() for features, _ in batches]).clone()
+
+        return Context(
+            student_width=student.width,
+            classes=len(self.recipe.classes),
+            teachers=self.profiles,
+            train_rows=self.split.train,
+            labelled_rows=self.split.labelled,
+            val_rows=self.split.val,
+            labels=self.labels,
+            teacher_features=self.teacher_features,
+            student_features=student_features,
+            seed=self.seed,
+        )
+
+
+def _fitter(plan: Plan) -> Callable[..., Fitted]:
+    world = World(plan)
+    methods = [part("methods", term.name) for term in plan.run.methods]
+    where = f"{plan.params.source}: runs.{plan.name}.methods"
+    settings = [
+        parse(module.Settings, term.options, f"{where}.{term.name}")
+        for module, term in zip(methods, plan.run.methods, strict=True)
+    ]
+    draw = world.draw(plan.settings.seeds[0])
+
+    def build(student: Student, draw: Draw, weights: tuple[float, ...]) -> dict[str, tuple[float, Transfer]]:
+        context = draw.context(student)
+        terms = zip(plan.run.methods, weights, settings, strict=True)
+        return {term.name: (weight, s.build(context).to(world.device)) for term, weight, s in terms if weight > 0}
+
+    # A method that misses something says so now, before the first step of the first candidate.
+    build(draw.recipe.build().to(world.device), draw, tuple(1.0 for _ in methods))
+    return lambda seed, weights, advance: _fit(world.draw(seed), weights, build, advance)
+
+
+def _fit(draw: Draw, weights: tuple[float, ...], build: Callable[..., Any], advance: Callable[[int], None]) -> Fitted:
+    """One training. Its random numbers depend on the seed alone, never on the methods or their weights."""
+    started = time.perf_counter()
+    world, settings, seed = draw.world, draw.world.plan.settings, draw.seed
+    torch.manual_seed(seed)
+    student = draw.recipe.build().to(world.device)
+    terms: dict[str, tuple[float, Transfer]] = build(student, draw, weights)
+    torch.manual_seed(seed + 1)  # whatever the methods drew, dropout continues alike
+    groups = [
+        {"params": list(student.parameters()), "lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    ]
+    for _, term in terms.values():
+        groups.append({"params": list(term.parameters()), "lr": term.learning_rate, "weight_decay": 0.0})
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]])
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings))
+    autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16")
+    log = Log(draw, student, terms)
+    student.train()
+    for step, (rows, labelled) in enumerate(_batches(draw, settings, bool(terms))):
+        inputs = checkpoints.place(draw.inputs.batch(rows), world.device)
+        with autocast:
+            features, logits = student(inputs)  # [n, d], [n, c]
+        features, logits = features.float(), logits.float()
+        task = functional.cross_entropy(logits[:labelled], draw.labels[rows[:labelled]])
+        penalties: dict[str, Tensor] = {}
+        if terms:
+            # Where there are unlabelled rows, the transfer batch follows the labelled one; else they are the same.
+            start = labelled if labelled < len(rows) else 0
+            seen = rows[start:]
+            teachers = tuple(draw.teacher_features(k, seen) for k in range(len(draw.profiles)))
+            signals = Signals(features[start:], logits[start:], teachers, draw.labels[seen], step / settings.steps)
+            penalties = {name: term(signals) for name, (_, term) in terms.items()}
+        if log.due(step):
+            log.line(step, task, penalties, features)
+        loss = task + sum(terms[name][0] * penalty for name, penalty in penalties.items())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        advance(1)
+    log.last()
+    plan = world.plan
+    checkpoints.save(plan.out / "candidates" / f"{_label(weights)}-{seed}", draw.recipe, student)
+    gates = {name: g.detach().float().cpu().tolist() for _, term in terms.values() for name, g in term.gates().items()}
+    parameters = sum(p.numel() for p in student.parameters())
+    accuracies = log.lines[-1]["val_accuracy"]
+    seconds = time.perf_counter() - started
+    return Fitted(seed, weights, accuracies, seconds, parameters, student.width, log.lines, log.guard, gates)
+
+
+def _rate(step: int, settings: TrainSettings) -> float:
+    """The learning rate at a step, as a share of its peak: a linear rise, then a cosine to 0."""
+    rise = max(1, round(settings.warmup * settings.steps))
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + float(np.cos(np.pi * (step - rise) / max(1, settings.steps - rise))))
+
+
+def _batches(draw: Draw, settings: TrainSettings, transfer: bool) -> Iterator[tuple[np.ndarray, int]]:
+    """Rows of each step and how many of them, at the start, form the labelled batch."""
+    labelled = _shuffled(draw.split.labelled, settings.batch_size, np.random.default_rng([draw.seed, 0]))
+    everyone = _shuffled(draw.split.train, settings.transfer_batch_size, np.random.default_rng([draw.seed, 1]))
+    apart = transfer and len(draw.split.unlabelled) > 0
+    for _ in range(settings.steps):
+        rows = next(labelled)
+        yield (np.concatenate([rows, next(everyone)]), len(rows)) if apart else (rows, len(rows))
+
+
+def _shuffled(rows: np.ndarray, size: int, random: np.random.Generator) -> Iterator[np.ndarray]:
+    """Batches without end, in a new order every epoch; the last short batch is dropped, kernels need whole ones."""
+    size = min(size, len(rows))
+    while True:
+        order = random.permutation(rows)
+        for start in range(0, len(order) - size + 1, size):
+            yield order[start : start + size]
+
+
+class Log:
+    """Losses, validation accuracy and guards of one training, on `LINES` of its steps and after the last."""
+
+    def __init__(self, draw: Draw, student: Student, terms: dict[str, tuple[float, Transfer]]):
+        self.draw, self.student, self.terms = draw, student, terms
+        self.steps = draw.world.plan.settings.steps
+        self.every = max(1, self.steps // LINES)
+        self.lines: list[dict[str, float]] = []
+        self.guard: dict[str, Any] = {"seed": draw.seed}
+
+    def due(self, step: int) -> bool:
+        """Whether this step is worth a line: waiting for the device is not for every step."""
+        return step % self.every == 0 or step == self.steps - 1
+
+    def line(self, step: int, task: Tensor, penalties: dict[str, Tensor], features: Tensor) -> None:
+        """Measure one step, before its update.
+
+        Raises:
+            UserError: a loss is not a number.
+        """
+        weighted = {name: self.terms[name][0] * penalty for name, penalty in penalties.items()}
+        line = {"step": step, "task_loss": task.item(), "penalty": sum(p.item() for p in weighted.values())}
+        if not np.isfinite([line["task_loss"], line["penalty"]]).all():
+            raise UserError(
+                f"{self.draw.world.plan.name}: seed {self.draw.seed}, step {step}: the loss is not finite; "
+                "lower train.learning_rate or the method's weight"
+            )
+        when = "start" if step == 0 else "end"
+        spread = (features - features.mean(0)).norm(dim=1).mean()
+        self.guard[f"feature_spread_{when}"] = spread.item()
+        for name, penalty in penalties.items():
+            line[f"penalty_{name}"] = penalty.item()
+            line |= {f"{name}_{key}": value for key, value in self.terms[name][1].log().items()}
+        if weighted:
+            pull = _gradient(sum(weighted.values()), features)  # type: ignore[arg-type]
+            ratio = pull / max(_gradient(task, features), 1e-12)
+            line["gradient_ratio"] = self.guard[f"gradient_ratio_{when}"] = ratio
+            name, penalty = next(iter(penalties.items()))
+            self.guard |= {"penalty_end": penalty.item(), "penalty_chance": self.terms[name][1].chance()}
+        self.lines.append(line | self._validate())
+
+    def last(self) -> None:
+        """The line after the last step, and the share of the class that is predicted most."""
+        self.lines.append({"step": self.steps} | self._validate())
+
+    def _validate(self) -> dict[str, float]:
+        draw = self.draw
+        logits = checkpoints.predict(self.student, draw.inputs, draw.split.val, draw.world.device)
+        share = np.bincount(logits.argmax(1), minlength=logits.shape[1]).max() / len(logits)
+        self.guard |= {"largest_class_share": float(share), "one_class": bool(share == 1.0)}
+        return {"val_accuracy": accuracy(logits, draw.world.data.labels[draw.split.val])}
+
+
+def _gradient(loss: Tensor, features: Tensor) -> float:
+    """The norm of a loss's gradient with respect to the features."""
+    (gradient,) = torch.autograd.grad(loss, features, retain_graph=True, allow_unused=True)
+    return 0.0 if gradient is None else gradient.norm().item()
+
+
+def _profile(name: str, fitted: probe.Probe, device: torch.device) -> TeacherProfile:
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(device)
+
+    return TeacherProfile(
+        name=name,
+        mean=tensor(fitted.mean),
+        std=tensor(fitted.std),
+        row_norm=fitted.row_norm,
+        probe_weight=tensor(fitted.weight),
+        probe_bias=tensor(fitted.bias),
+        direction_std=tensor(fitted.direction_std),
+    )
+
+
+def _choose(results: list[Fitted]) -> tuple[float, ...]:
+    """The weights with the best mean validation accuracy over seeds; the smallest of those that tie."""
+    candidates = dict.fromkeys(fitted.weights for fitted in results)
+    return max(candidates, key=lambda weights: _mean(results, weights))  # max keeps the first, and they are sorted
+
+
+def _mean(results: list[Fitted], weights: tuple[float, ...]) -> float:
+    return float(np.mean([fitted.val_accuracy for fitted in results if fitted.weights == weights]))
+
+
+def _label(weights: tuple[float, ...]) -> str:
+    return "+".join(f"{weight:g}" for weight in weights) or "none"
+
+
+def _write(plan: Plan, results: list[Fitted], chosen: tuple[float, ...], seconds: float) -> Training:
+    kept = [fitted for fitted in results if fitted.weights == chosen]
+    candidates = list(dict.fromkeys(fitted.weights for fitted in results))
+    split = Prepared.open(plan.root / "data").split(plan.settings.seeds[0])
+    section = plan.params.section(f"students.{plan.run.student}")
+    student = {"name": plan.run.student, "family": section["family"]}
+    record = {
+        "run": plan.name,
+        "student": student | {"parameters": kept[0].parameters, "width": kept[0].width},
+        "teachers": plan.run.teachers,
+        "methods": [{"name": term.name, "settings": term.options} for term in plan.run.methods],
+        "shuffled_teacher": plan.run.shuffle_teachers,
+        "seeds": plan.settings.seeds,
+        "labelled": len(split.labelled),
+        "unlabelled": len(split.unlabelled),
+        "steps": plan.settings.steps,
+        "settings": plan.settings.model_dump(),
+        "candidates": [
+            {"weights": weights, "val_accuracy": [f.val_accuracy for f in results if f.weights == weights]}
+            for weights in candidates
+        ],
+        "chosen": chosen,
+        "trainings": len(results),
+        "seconds": seconds,
+        "guards": [fitted.guard for fitted in kept],
+        "provenance": commit(plan.root)
+        | {"versions": versions("aft-pipeline", "torch", "numpy"), "device": str(plan.machine.torch_device())},
+    }
+    (plan.out / "run.json").write_text(json.dumps(record, indent=1) + "\n")
+    lines = [{"seed": f.seed, "weight": _label(f.weights)} | line for f in results for line in f.curve]
+    columns = list(dict.fromkeys(key for line in lines for key in line))
+    with (plan.out / "curves.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(lines)
+    if kept[0].gates:
+        gates = {name: [fitted.gates[name] for fitted in kept] for name in kept[0].gates}
+        (plan.out / "gates.json").write_text(json.dumps(gates) + "\n")
+    warnings = [
+        f"seed {fitted.seed} predicts one class only: raise the LayerNorm'ed width or lower the weight"
+        for fitted in kept
+        if fitted.guard["one_class"]
+    ]
+    means = {_label(weights): _mean(results, weights) for weights in candidates}
+    accuracies = [fitted.val_accuracy for fitted in kept]
+    return Training(plan.name, chosen, accuracies, means, len(results), seconds, warnings)

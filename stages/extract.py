@@ -1,0 +1,30 @@
+"""Stage `extract`: data/ and one teacher -> features/<teacher>.zarr; continues where an interrupted one stopped."""
+
+from typing import Annotated
+
+import typer
+
+from stages import command
+
+
+def main(
+    teacher: Annotated[str, typer.Argument(help="A key of `teachers` in params.yaml.")],
+    params: command.File = command.PARAMS,
+    overrides: command.Set = None,
+    as_json: command.Json = False,
+) -> None:
+    """Run one frozen teacher over the dataset, once, and keep what it says. Resumes after an interruption."""
+    from pipeline.extract import ExtractSettings, extract
+
+    from pipeline.prepared import Prepared
+
+    loaded = command.settings(params, overrides)
+    settings = loaded.read(ExtractSettings, "extract")
+    family, spec = loaded.part("teachers", f"teachers.{teacher}")
+    data = Prepared.open(command.DATA)
+    model = family.load(spec, settings.precision, settings.torch_device())
+    command.show(extract(data, model, command.FEATURES / f"{teacher}.zarr", settings), as_json)
+
+
+if __name__ == "__main__":
+    command.single(main)

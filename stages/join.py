@@ -1,0 +1,14 @@
+"""Stage `join`: stores and probes -> bundles/<run>.json, what each run stands on."""
+
+from stages import command
+
+
+def main(params: command.File = command.PARAMS, overrides: command.Set = None, as_json: command.Json = False) -> None:
+    """Check that stores, probes and dataset belong together; write a bundle per run."""
+    from pipeline.join import join
+
+    command.show(join(command.settings(params, overrides)), as_json)
+
+
+if __name__ == "__main__":
+    command.single(main)

@@ -1,0 +1,15 @@
+"""Stage `prepare`: a source of data -> data/, the canonical copy with its row ids, digest and splits."""
+
+from stages import command
+
+
+def main(params: command.File = command.PARAMS, overrides: command.Set = None, as_json: command.Json = False) -> None:
+    """Read the source, drop duplicates, draw the splits, and write data/."""
+    from pipeline.prepare import PrepareSettings, prepare
+
+    settings = command.settings(params, overrides).read(PrepareSettings, "dataset")
+    command.show(prepare(settings, command.DATA), as_json)
+
+
+if __name__ == "__main__":
+    command.single(main)
