@@ -1,12 +1,16 @@
-"""Progress for people: a live line with rate and time left on a terminal, silence anywhere else."""
+"""Progress for people: a live line on a terminal, a plain line now and then in a log."""
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
+
+EVERY = 10.0
+"""Seconds between two lines in a log. Work that is done sooner leaves none."""
 
 
 class _Rate(ProgressColumn):
@@ -18,13 +22,41 @@ class _Rate(ProgressColumn):
 def progress(what: str, total: int, unit: str, start: int = 0) -> Iterator[Callable[[int], None]]:
     """Show `what` going from `start` to `total`; yields a function that says how many more units are done.
 
-    Writes to stderr, and only if that is a terminal, so that logs and pipes stay clean.
+    Writes to stderr: a bar with rate and time left on a terminal; elsewhere, as in a pipe or a file, a line of the
+    same every ten seconds.
     """
+    if not sys.stderr.isatty():
+        yield _lines(what, total, unit, start)
+        return
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(bar_width=28), TextColumn("{task.completed:,}/{task.total:,}"),
-        _Rate(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-        console=Console(stderr=True), disable=not sys.stderr.isatty(),
+        _Rate(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True),
     )  # fmt: skip
     with bar:
         task = bar.add_task(what, total=total, completed=start, unit=unit)
         yield lambda done: bar.advance(task, done)
+
+
+def _lines(what: str, total: int, unit: str, start: int) -> Callable[[int], None]:
+    began = printed = monotonic()
+    completed = start
+
+    def advance(done: int) -> None:
+        nonlocal completed, printed
+        completed += done
+        now = monotonic()
+        if now - printed >= EVERY and completed > start:
+            rate = (completed - start) / (now - began)
+            left = duration((total - completed) / rate)
+            print(f"{what}: {completed:,}/{total:,}, {rate:,.0f} {unit}/s, {left} left", file=sys.stderr, flush=True)
+            printed = now
+
+    return advance
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: `48 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,17 +1,21 @@
 """Frozen foundation models, one file a family: `family: transformers` is `transformers.py`.
 
 A family offers `Settings`, its keys in a section of `teachers`, and `load(settings, precision, device)`, which returns
-a `Teacher`. A teacher brings its own preprocessing, taken from its model's configuration.
+a `Teacher` and raises `UserError` where the weights cannot be had. A teacher brings its own preprocessing, taken from
+its model's configuration.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from pipeline.datasets import Kind
+
+Precision = Literal["float32", "bfloat16", "float16"]
+"""What a model's parameters are cast to. Never chosen by the machine, because it is part of the recipe."""
 
 
 class Teacher(ABC):
@@ -21,17 +25,22 @@ class Teacher(ABC):
         kind: what its rows must hold, "text" or "image".
         heads: what it says about a row: the name of each head and the shape of one row of it, such as
             `{"pooled": (384,)}`. All heads come from one forward pass.
-        recipe: all that determines a feature's value besides the row's content: weights digest, architecture, heads,
+        recipe: all that determines a feature's value besides the row's content: weights digest, architecture, pooling,
             preprocessing, precision, and the version of the family's code. JSON-like; its digest is a store's identity.
+            Which heads are asked for is not part of it: a head has the same values whichever others come with it.
+        device: where the model is; `forward` takes batches that are there.
+        uniform: all rows cost the same, as images of one size do, so that they need not be sorted into batches.
     """
 
     kind: Kind
     heads: Mapping[str, tuple[int, ...]]
     recipe: Mapping[str, Any]
+    device: torch.device
+    uniform: bool
 
     @abstractmethod
     def transform(self, content: str | bytes) -> Any:
-        """Preprocess one row, in a loader process or thread: no GPU, no shared state.
+        """Preprocess one row, in one of many threads: no GPU, no torch arithmetic (it would start threads of its own).
 
         Raises:
             ValueError: the row cannot be read (an image that does not decode).
@@ -43,7 +52,7 @@ class Teacher(ABC):
 
     @abstractmethod
     def collate(self, examples: Sequence[Any]) -> Mapping[str, Tensor]:
-        """Put transformed rows into one batch, padded if need be."""
+        """Put transformed rows into one batch on the CPU, padded if need be; called like `transform`."""
 
     @abstractmethod
     @torch.inference_mode()
