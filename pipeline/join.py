@@ -1,9 +1,9 @@
 """Between the stores and the runs: one small file per run that says exactly what the run stands on.
 
-A run may use several teachers, and DVC cannot make a list of them into dependencies. So a run depends on its bundle: the
-digests of just its teachers' stores and probes, and of just the plug-in files it uses. A bundle that comes out the same
-byte for byte, because a teacher was added that the run does not use, leaves the run alone. Reads metadata only, without
-torch.
+A run may use several teachers, and DVC cannot make a list of them into dependencies. So a run depends on its bundle:
+the digests of just its teachers' stores and probes, and of just the plug-in files it uses. A bundle that comes out the
+same byte for byte, because a teacher was added that the run does not use, leaves the run alone. Reads metadata only,
+without torch.
 """
 
 import json

@@ -7,6 +7,7 @@ belong there, and look up the plug-in file that a name stands for.
 import ast
 import copy
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -179,8 +180,7 @@ def _explain(cls: type[Settings], problem: Any) -> str:
         case "missing":
             return f": missing key `{place.lstrip('.')}`"
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
-    if isinstance(found, str) and (number := _number(found)) is not None:
-        spelling = repr(number) if "." in repr(number).split("e")[0] else repr(number).replace("e", ".0e")
+    if isinstance(found, str) and (spelling := _spelling(found)):
         return f"{place}: {found!r} is text to YAML; write {spelling}"
     return f"{place}: {message}, found {found!r}"
 
@@ -195,9 +195,13 @@ def _owner(cls: type[Settings], loc: Sequence[Any]) -> type[BaseModel]:
     return owner
 
 
-def _number(text: str) -> float | None:
+def _spelling(text: str) -> str | None:
+    """How YAML 1.1 wants a number that it took for text: a point in the mantissa, a sign in the exponent."""
+    if parts := re.fullmatch(r"([+-]?\d+)(\.\d*)?[eE]([+-]?)(\d+)", text.strip()):
+        whole, fraction, sign, exponent = parts.groups()
+        return f"{whole}{fraction or '.0'}e{sign or '+'}{exponent}"
     try:
-        return float(text)
+        return repr(float(text))
     except ValueError:
         return None
 

@@ -56,9 +56,10 @@ def versions(*packages: str) -> dict[str, str]:
 def commit(folder: Path = Path(".")) -> dict[str, Any]:
     """The git commit of a folder and whether tracked files differ from it; empty outside a repository."""
     try:
-        head = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        changes = ["git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no"]
-        status = subprocess.run(changes, capture_output=True, text=True, check=True)
+        head, status = (
+            subprocess.run(["git", "-C", str(folder), *what], capture_output=True, text=True, check=True)
+            for what in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
     except (OSError, subprocess.CalledProcessError):
         return {}
     return {"commit": head.stdout.strip(), "changed": bool(status.stdout.strip())}

@@ -303,12 +303,10 @@ def _fit(draw: Draw, weights: tuple[float, ...], build: Callable[..., Any], adva
     student = draw.recipe.build().to(world.device)
     terms: dict[str, tuple[float, Transfer]] = build(student, draw, weights)
     torch.manual_seed(seed + 1)  # whatever the methods drew, dropout continues alike
-    groups = [
-        {"params": list(student.parameters()), "lr": settings.learning_rate, "weight_decay": settings.weight_decay}
-    ]
+    optimizer = torch.optim.AdamW(student.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     for _, term in terms.values():
-        groups.append({"params": list(term.parameters()), "lr": term.learning_rate, "weight_decay": 0.0})
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]])
+        if own := list(term.parameters()):
+            optimizer.add_param_group({"params": own, "lr": term.learning_rate, "weight_decay": 0.0})
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings))
     autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16")
     log = Log(draw, student, terms)

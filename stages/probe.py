@@ -1,4 +1,4 @@
-"""Stage `probe`: one teacher's features and the few labels -> probes/<teacher>, the reference and the task directions."""
+"""Stage `probe`: one teacher's features and the labels -> probes/<teacher>, the reference and the task directions."""
 
 from typing import Annotated
 

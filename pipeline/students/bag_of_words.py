@@ -8,6 +8,7 @@ collapses to one class.
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -109,4 +110,4 @@ def _words(text: str, pairs: bool) -> Iterator[str]:
     words = WORD.findall(text.lower())
     yield from words
     if pairs:
-        yield from (f"{first} {second}" for first, second in zip(words, words[1:], strict=False))
+        yield from (f"{first} {second}" for first, second in pairwise(words))

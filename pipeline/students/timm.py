@@ -66,7 +66,7 @@ def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: 
     if pretrained and settings.weights is not None:
         options["pretrained_cfg_overlay"] = {"file": str(locate(settings.weights))}
     try:
-        model = timm.create_model(settings.model, pretrained=pretrained and settings.pretrained, **options)
+        model: Any = timm.create_model(settings.model, pretrained=pretrained and settings.pretrained, **options)
     except (OSError, RuntimeError) as error:
         line = " ".join(str(error).split())[:200]
         raise UserError(f"{settings.model}: no weights ({line}); set `weights: FILE` or `pretrained: false`") from None
@@ -78,10 +78,10 @@ def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: 
 class TimmStudent(students.Student):
     """A timm model whose features are the input of its classifier."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Any):
         super().__init__()
         self.model = model
-        self.width = model.head_hidden_size
+        self.width: int = model.head_hidden_size
 
     def forward(self, inputs: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
         """Features and logits of n images."""

@@ -95,11 +95,11 @@ class Tokens:
 class EncoderStudent(students.Student):
     """See the module."""
 
-    def __init__(self, model: nn.Module, pooling: str, dropout: float, classes: int):
+    def __init__(self, model: Any, pooling: str, dropout: float, classes: int):
         super().__init__()
         self.model = model
         self.pooling = pooling
-        self.width = model.config.hidden_size
+        self.width: int = model.config.hidden_size
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(self.width, classes)
 

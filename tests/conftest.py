@@ -1,0 +1,99 @@
+"""A small project that is there in a second: texts of three classes, and the features of two made-up teachers."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from pipeline.params import Params
+from pipeline.prepare import PrepareSettings, prepare
+from pipeline.prepared import Prepared
+from pipeline.probe import ProbeSettings, probe
+from pipeline.store import FeatureStore, Head, RowIndex, StoreWriter
+
+CLASSES = ("bad", "good", "plain")
+PARAMS = {
+    "dataset": {
+        "source": {
+            "family": "text_table",
+            "path": "raw/reviews.csv",
+            "text_column": "text",
+            "label_column": "mood",
+            "id_column": "id",
+        },
+        "splits": 2,
+        "test": 60,
+        "val": 30,
+        "labelled": 30,
+        "seed": 0,
+    },
+    "extract": {"precision": "float32", "batch_size": 16},
+    "teachers": {"wise": {"family": "transformers", "model": "m"}, "loud": {"family": "transformers", "model": "m"}},
+    "probe": {"strengths": [0.01, 1.0]},
+    "students": {"bag": {"family": "bag_of_words", "width": 16}},
+    "train": {"steps": 30, "batch_size": 16, "transfer_batch_size": 32, "learning_rate": 0.01, "seeds": [0, 1, 2]},
+    "machine": {"device": "cpu", "workers": 1},
+    "runs": {
+        "none": {"student": "bag"},
+        "aft": {"student": "bag", "teachers": ["wise"], "methods": [{"name": "aft", "weight": [0.0, 3.0]}]},
+        "both": {"student": "bag", "teachers": ["wise", "loud"], "methods": [{"name": "kd", "weight": 1.0}]},
+    },
+}
+
+
+def write_table(path: Path, rows: int = 240, seed: int = 0) -> None:
+    """Texts whose class shows in some of their words; every tenth has no label."""
+    random = np.random.default_rng(seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "text", "mood"])
+        for row in range(rows):
+            mood = row % 3
+            telling = [f"{CLASSES[mood]}{n}" for n in random.integers(0, 12, 2)]
+            words = [*telling, *(f"word{n}" for n in random.integers(0, 60, 6))]
+            writer.writerow([f"r{row:04}", " ".join(random.permutation(words)), CLASSES[mood] if row % 10 else ""])
+
+
+def write_store(data: Prepared, path: Path, width: int, seed: int) -> FeatureStore:
+    """Features that know the class a row was made with, under noise."""
+    random = np.random.default_rng(seed)
+    truth = np.array([int(name[1:]) % 3 for name in data.ids])
+    features = random.normal(size=(3, width))[truth] + random.normal(size=(len(data), width))
+    rows = RowIndex(ids=data.ids, digests=data.row_digests)
+    heads = {"pooled": Head(shape=(width,), dtype="float16")}
+    recipe = {"teacher": path.stem, "seed": seed}
+    with StoreWriter.open(path, rows=rows, dataset=data.digest, recipe=recipe, heads=heads) as writer:
+        for shard in writer.missing():
+            writer.write(shard, {"pooled": features[shard.start : shard.stop]})
+    return FeatureStore.open(path)
+
+
+@pytest.fixture(scope="session")
+def made_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root: Path = tmp_path_factory.mktemp("project")
+    write_table(root / "raw" / "reviews.csv")
+    (root / "params.yaml").write_text(yaml.safe_dump(PARAMS, sort_keys=False))
+    settings = Params(PARAMS).read(PrepareSettings, "dataset")
+    source = settings.source | {"path": str(root / "raw" / "reviews.csv")}
+    prepare(settings.model_copy(update={"source": source}), root / "data")
+    data = Prepared.open(root / "data")
+    for name, width, seed in (("wise", 24, 1), ("loud", 8, 2)):
+        store = write_store(data, root / "features" / f"{name}.zarr", width, seed)
+        probe(name, data, store, Params(PARAMS).read(ProbeSettings, "probe"), root / "probes" / name)
+    return root
+
+
+@pytest.fixture
+def project(made_project: Path, tmp_path: Path) -> Path:
+    """A copy of the small project, prepared, extracted and probed, for one test to change."""
+    return Path(shutil.copytree(made_project, tmp_path / "project"))
+
+
+@pytest.fixture
+def params(project: Path) -> Params:
+    """The settings of that copy."""
+    return Params.load(project / "params.yaml")

@@ -1,0 +1,68 @@
+"""What a run may say, and what it is told when it says something else."""
+
+import copy
+from typing import Any
+
+import pytest
+
+from pipeline import runs
+from pipeline.errors import UserError
+from pipeline.params import Params
+
+VALUES: dict[str, Any] = {
+    "teachers": {"minilm": {"family": "transformers"}},
+    "students": {"bag": {"family": "bag_of_words"}},
+    "runs": {
+        "aft": {
+            "student": "bag",
+            "teachers": ["minilm"],
+            "methods": [
+                {"name": "aft", "weight": [3.0, 0.0, 10], "task_directions": True},
+                {"name": "kd", "weight": 1},
+            ],
+        }
+    },
+}
+
+
+def changed(**changes: Any) -> Params:
+    values = copy.deepcopy(VALUES)
+    values["runs"]["aft"] |= changes
+    return Params(values)
+
+
+def test_a_method_keeps_its_own_settings_apart_from_its_weight():
+    run = runs.read(Params(VALUES), "aft")
+    assert run.methods[0].options == {"task_directions": True}
+    assert run.methods[0].weight == [3.0, 0.0, 10.0]
+    assert run.methods[1].options == {}
+
+
+def test_candidates_are_all_combinations_smallest_first():
+    assert runs.read(Params(VALUES), "aft").candidates() == [(0.0, 1.0), (3.0, 1.0), (10.0, 1.0)]
+
+
+def test_plain_training_has_one_candidate():
+    assert runs.read(changed(methods=[], teachers=[]), "aft").candidates() == [()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teachers": ["minlm"]}, r"no section `teachers.minlm` \(did you mean `minilm`"),
+        ({"student": "bog"}, r"no section `students.bog`"),
+        ({"methods": [{"name": "atf", "weight": 1.0}]}, r"no 'atf' in pipeline/methods/"),
+        ({"methods": [{"name": "aft"}]}, r"needs a `name` and a `weight`"),
+        ({"methods": [{"name": "aft", "weight": -1.0}]}, r"numbers >= 0"),
+        ({"methods": [{"name": "aft", "weight": []}]}, r"numbers >= 0"),
+        ({"methods": [{"name": "aft", "weight": "1e-4"}]}, r"write 1.0e-4"),
+        ({"methods": {"name": "aft"}}, r"should be a list"),
+        ({"methods": [{"name": "kd", "weight": 1.0}] * 2}, r"listed twice"),
+        ({"teachers": []}, r"methods without teachers"),
+        ({"weight": 3.0}, r"unknown key `weight`"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(changes: dict, message: str):
+    with pytest.raises(UserError, match=message) as caught:
+        runs.read(changed(**changes), "aft")
+    assert "\n" not in str(caught.value)
