@@ -18,9 +18,16 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:,.0f} {task.fields['unit']}/s" if task.speed else "")
 
 
+class _Done(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(_of(int(task.completed), None if task.total is None else int(task.total)))
+
+
 @contextmanager
-def progress(what: str, total: int, unit: str, start: int = 0) -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int | None, unit: str, start: int = 0) -> Iterator[Callable[[int], None]]:
     """Show `what` going from `start` to `total`; yields a function that says how many more units are done.
+
+    A total that is not known ahead is None; no time left is shown then.
 
     Writes to stderr: a bar with rate and time left on a terminal; elsewhere, as in a pipe or a file, a line of the
     same every ten seconds.
@@ -29,7 +36,7 @@ def progress(what: str, total: int, unit: str, start: int = 0) -> Iterator[Calla
         yield _lines(what, total, unit, start)
         return
     bar = Progress(
-        TextColumn("{task.description}"), BarColumn(bar_width=28), TextColumn("{task.completed:,}/{task.total:,}"),
+        TextColumn("{task.description}"), BarColumn(bar_width=28), _Done(),
         _Rate(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True),
     )  # fmt: skip
     with bar:
@@ -37,7 +44,7 @@ def progress(what: str, total: int, unit: str, start: int = 0) -> Iterator[Calla
         yield lambda done: bar.advance(task, done)
 
 
-def _lines(what: str, total: int, unit: str, start: int) -> Callable[[int], None]:
+def _lines(what: str, total: int | None, unit: str, start: int) -> Callable[[int], None]:
     began = printed = monotonic()
     completed = start
 
@@ -47,11 +54,15 @@ def _lines(what: str, total: int, unit: str, start: int) -> Callable[[int], None
         now = monotonic()
         if now - printed >= EVERY and completed > start:
             rate = (completed - start) / (now - began)
-            left = duration((total - completed) / rate)
-            print(f"{what}: {completed:,}/{total:,}, {rate:,.0f} {unit}/s, {left} left", file=sys.stderr, flush=True)
+            left = "" if total is None else f", {duration((total - completed) / rate)} left"
+            print(f"{what}: {_of(completed, total)}, {rate:,.0f} {unit}/s{left}", file=sys.stderr, flush=True)
             printed = now
 
     return advance
+
+
+def _of(completed: int, total: int | None) -> str:
+    return f"{completed:,}" if total is None else f"{completed:,}/{total:,}"
 
 
 def duration(seconds: float) -> str:

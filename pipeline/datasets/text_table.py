@@ -40,9 +40,9 @@ class Settings(Section):
 def rows(settings: Settings) -> Iterator[Row]:
     """The rows of the table, in its order."""
     seen: Counter[str] = Counter()
-    wanted = [settings.text_column, settings.label_column, settings.id_column, settings.split_column]
-    wanted = [name for name in [*wanted, settings.group_column] if name is not None]
-    for number, record in enumerate(_records(settings, list(dict.fromkeys(wanted))), start=1):
+    optional = (settings.label_column, settings.id_column, settings.split_column, settings.group_column)
+    wanted = dict.fromkeys([settings.text_column, *(name for name in optional if name)])
+    for number, record in enumerate(_records(settings, list(wanted)), start=1):
         cell = {name: None if value is None else str(value) for name, value in record.items()}
         text = cell[settings.text_column] or ""
         if settings.id_column is None:
