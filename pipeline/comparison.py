@@ -1,0 +1,325 @@
+"""Runs side by side: read what the stages recorded, and pair every run with plain training of its student.
+
+Reads runs/<run>/ and evaluations/<run>.json. Knows nothing of pages and drawings.
+"""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from pipeline.errors import UserError
+from pipeline.metrics import Paired, Share, gap_closed, holm, paired, standard_error
+
+
+class Record(BaseModel):
+    """A record on disk, checked when it is read. Keys that nobody here needs are left alone."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+
+class Student(Record):
+    """The student of a run: its name in params.yaml, its family, its size."""
+
+    name: str
+    family: str
+    parameters: int
+    width: int
+
+
+class Method(Record):
+    """A method of a run and its own settings."""
+
+    name: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class Candidate(Record):
+    """A weight per method, and what every seed reached with it on validation rows."""
+
+    weights: tuple[float, ...]
+    val_accuracy: tuple[float, ...] = Field(min_length=1)
+
+
+class Guard(Record):
+    """How one seed's training behaved: whether it collapsed, and how hard the methods pulled."""
+
+    seed: int
+    one_class: bool
+    largest_class_share: float
+    gradient_ratio_start: float | None = None
+    gradient_ratio_end: float | None = None
+    feature_spread_start: float | None = None
+    feature_spread_end: float | None = None
+    penalty_end: float | None = None
+    penalty_chance: float | None = None
+
+
+class Run(Record):
+    """runs/<run>/run.json."""
+
+    run: str
+    student: Student
+    teachers: tuple[str, ...]
+    methods: tuple[Method, ...]
+    shuffled_teacher: bool
+    seeds: tuple[int, ...] = Field(min_length=1)
+    labelled: int
+    unlabelled: int
+    steps: int
+    candidates: tuple[Candidate, ...] = Field(min_length=1)
+    chosen: tuple[float, ...]
+    seconds: float
+    trainings: int
+    guards: tuple[Guard, ...]
+    provenance: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Run":
+        if len(self.chosen) != len(self.methods) or self.chosen not in [c.weights for c in self.candidates]:
+            raise ValueError("the chosen weights are not one per method, or not among the candidates")
+        return self
+
+
+class Result(Record):
+    """One seed's student on the test rows of its split."""
+
+    seed: int
+    split: int
+    accuracy: float = Field(ge=0, le=1)
+    macro_f1: float
+    log_loss: float
+    largest_class_share: float
+
+
+class Reference(Record):
+    """What the run's teachers' own probe reaches on the test rows of one seed."""
+
+    seed: int
+    accuracy: float = Field(ge=0, le=1)
+
+
+class Evaluation(Record):
+    """evaluations/<run>.json."""
+
+    run: str
+    student: str
+    teachers: tuple[str, ...]
+    classes: tuple[str, ...]
+    test_rows: int
+    results: tuple[Result, ...] = Field(min_length=1)
+    probe: tuple[Reference, ...] | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """Validation accuracy at one step: the mean over the seeds that were measured there, and its standard error."""
+
+    step: int
+    mean: float
+    standard_error: float | None
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run, and where it stands against plain training of its student.
+
+    Attributes:
+        run, evaluation: its records.
+        curve: validation accuracy along training, at the chosen weights.
+        gates: per teacher and seed, the learned gates; empty for methods without.
+        differences: per seed, test accuracy minus the baseline's; empty for the baseline, or where there is none.
+        difference: the same, summed up.
+        p: its p-value, adjusted after Holm for all comparisons made together.
+        references: per seed, the accuracy of the teachers' probe minus the baseline's; empty without teachers.
+        gap: the share of the way from the baseline to the probe that the run goes.
+    """
+
+    run: Run
+    evaluation: Evaluation
+    curve: tuple[Point, ...]
+    gates: dict[str, list[list[float]]]
+    differences: tuple[float, ...] = ()
+    difference: Paired | None = None
+    p: float | None = None
+    references: tuple[float, ...] = ()
+    gap: Share | None = None
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.run.run
+
+    @property
+    def control(self) -> bool:
+        """Whether its teachers were shuffled, so that nothing they know can have helped."""
+        return self.run.shuffled_teacher
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Test accuracy per seed."""
+        return [result.accuracy for result in self.evaluation.results]
+
+    @property
+    def accuracy(self) -> float:
+        """Mean test accuracy over seeds."""
+        return float(np.mean(self.accuracies))
+
+    @property
+    def verdict(self) -> str:
+        """What the seeds allow to say: plain | unpaired | aside | single | noise | gain | loss."""
+        if self.difference is None:
+            return "unpaired" if self.run.methods else "plain"
+        if self.run.methods and not any(self.run.chosen):
+            return "aside"
+        if self.difference.n == 1:
+            return "single"
+        if self.difference.inside_noise:
+            return "noise"
+        return "gain" if self.difference.mean > 0 else "loss"
+
+    @property
+    def collapsed(self) -> list[int]:
+        """The seeds whose student predicts one class only, on validation or on test rows."""
+        guards = {guard.seed for guard in self.run.guards if guard.one_class}
+        return sorted(guards | {r.seed for r in self.evaluation.results if r.largest_class_share == 1})
+
+    @property
+    def weight(self) -> str:
+        """The chosen weights in words: `10`, or `aft 10, kd 1`; empty without methods."""
+        if len(self.run.methods) == 1:
+            return f"{self.run.chosen[0]:g}"
+        return ", ".join(f"{m.name} {weight:g}" for m, weight in zip(self.run.methods, self.run.chosen, strict=True))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The runs of one student: plain training first, where there is one, and controls last."""
+
+    student: Student
+    baseline: Outcome | None
+    outcomes: tuple[Outcome, ...]
+
+
+def compare(root: Path, runs: Sequence[str]) -> list[Comparison]:
+    """Read runs and compare each with plain training of the same student, seed by seed.
+
+    The baseline of a student is its run without methods; of several, the one that is called `none`, or the first.
+
+    Args:
+        root: the project's folder.
+        runs: their names, in the order to keep.
+
+    Raises:
+        UserError: a record is missing or damaged, or runs cannot be paired, because their seeds, splits or test rows
+            are not the same.
+    """
+    students: dict[str, list[Outcome]] = {}
+    for name in runs:
+        outcome = _read(root, name)
+        students.setdefault(outcome.run.student.name, []).append(outcome)
+    groups = [(_baseline(group), group) for group in students.values()]
+    p_values: dict[str, float] = {}
+    for number, (baseline, group) in enumerate(groups):
+        if baseline is not None:
+            group = [outcome if outcome is baseline else _pair(outcome, baseline) for outcome in group]
+            groups[number] = baseline, group
+        tested = [outcome for outcome in group if outcome.difference is not None]
+        p_values |= {o.name: o.difference.p for o in tested if o.difference is not None and o.difference.p is not None}
+    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    comparisons = []
+    for baseline, group in groups:
+        # Sorting is stable: the given order holds within plain training, methods and controls.
+        group.sort(key=lambda outcome: (outcome is not baseline, outcome.control))
+        done = tuple(replace(outcome, p=adjusted.get(outcome.name)) for outcome in group)
+        comparisons.append(Comparison(done[0].run.student, done[0] if baseline else None, done))
+    return comparisons
+
+
+R = TypeVar("R", bound=Record)
+
+
+def load(cls: type[R], path: Path, command: str) -> R:
+    """Read a JSON record. Raises `UserError` that names the command to run if it is missing or damaged."""
+    try:
+        return cls.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run `{command}`") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        problem = f"{place}: {first['msg']}" if place else first["msg"]
+        raise UserError(f"{path}: damaged, or of another version ({problem}); run `{command}` again") from None
+
+
+def _read(root: Path, name: str) -> Outcome:
+    folder, path = root / "runs" / name, root / "evaluations" / f"{name}.json"
+    run = load(Run, folder / "run.json", f"aft train {name}")
+    evaluation = load(Evaluation, path, f"aft evaluate {name}")
+    seeds = [list(run.seeds), [result.seed for result in evaluation.results]]
+    if evaluation.probe is not None:
+        seeds.append([reference.seed for reference in evaluation.probe])
+    if any(other != seeds[0] for other in seeds) or evaluation.student != run.student.name:
+        raise UserError(f"{path}: not of the students that {folder} holds now; run `aft evaluate {name}` again")
+    return Outcome(run, evaluation, _curve(folder / "curves.csv", run), _gates(folder / "gates.json", run))
+
+
+def _label(weights: Sequence[float]) -> str:
+    """What curves.csv calls a candidate."""
+    return "+".join(f"{weight:g}" for weight in weights) or "none"
+
+
+def _curve(path: Path, run: Run) -> tuple[Point, ...]:
+    scores: dict[int, list[float]] = {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for line in csv.DictReader(file):
+                if line["weight"] == _label(run.chosen):
+                    scores.setdefault(int(line["step"]), []).append(float(line["val_accuracy"]))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run `aft train {run.run}`") from None
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error}); run `aft train {run.run}` again") from None
+    if not scores:
+        raise UserError(f"{path}: no lines for the chosen weight {_label(run.chosen)}; run `aft train {run.run}` again")
+    return tuple(Point(s, float(np.mean(at)), standard_error(at), len(at)) for s, at in sorted(scores.items()))
+
+
+def _gates(path: Path, run: Run) -> dict[str, list[list[float]]]:
+    if not path.exists():
+        return {}  # most methods have none
+    try:
+        return TypeAdapter(dict[str, list[list[float]]]).validate_json(path.read_bytes())
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+        raise UserError(f"{path}: damaged ({problem}); run `aft train {run.run}` again") from None
+
+
+def _baseline(group: Sequence[Outcome]) -> Outcome | None:
+    plain = [outcome for outcome in group if not outcome.run.methods]
+    return next((outcome for outcome in plain if outcome.name == "none"), plain[0] if plain else None)
+
+
+def _pair(outcome: Outcome, baseline: Outcome) -> Outcome:
+    one, other = outcome.evaluation, baseline.evaluation
+    for what, mine, theirs in (
+        ("seeds", [result.seed for result in one.results], [result.seed for result in other.results]),
+        ("splits", [result.split for result in one.results], [result.split for result in other.results]),
+        ("test rows", one.test_rows, other.test_rows),
+        ("classes", list(one.classes), list(other.classes)),
+    ):
+        if mine != theirs:
+            raise UserError(
+                f"runs {outcome.name} and {baseline.name} cannot be paired: their {what} are {mine} and {theirs}; "
+                "train and evaluate both with the same settings"
+            )
+    differences = tuple(x - y for x, y in zip(outcome.accuracies, baseline.accuracies, strict=True))
+    references = tuple(r.accuracy - y for r, y in zip(one.probe or (), baseline.accuracies, strict=bool(one.probe)))
+    gap = gap_closed(differences, references) if references else None
+    return replace(outcome, differences=differences, difference=paired(differences), references=references, gap=gap)

@@ -1,0 +1,227 @@
+"""The report's drawings: numbers in, inline SVG out.
+
+Colours are names of the page's CSS variables, so that one drawing serves light and dark; text is real text in the
+page's own fonts. Equal input gives equal bytes: no dates, no random ids. Nothing here decides anything: what is drawn
+was computed by the caller.
+"""
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+INK, SOFT, HAIR, ACCENT, REFERENCE = "#010101", "#020202", "#030303", "#040404", "#050505"
+_VARIABLES = {INK: "--ink", SOFT: "--soft", HAIR: "--hair", ACCENT: "--accent", REFERENCE: "--reference"}
+
+PANEL = (340, 210)
+"""Width and height of a small drawing, in CSS pixels at its natural size: it fits a phone."""
+
+_MOST_POINTS = 300
+"""Points kept of a long line: more than pixels can show."""
+
+
+@dataclass(frozen=True)
+class Dots:
+    """One row of the dot plot, in points of accuracy.
+
+    Attributes:
+        name: its label.
+        seeds: the paired difference of every seed.
+        mean, low, high: their mean and its interval; the latter None for one seed.
+        reference: the reference's mean paired difference, if it has one.
+        quiet: a control, drawn in grey.
+    """
+
+    name: str
+    seeds: Sequence[float]
+    mean: float
+    low: float | None
+    high: float | None
+    reference: float | None
+    quiet: bool
+
+
+@dataclass(frozen=True)
+class Band:
+    """A curve in percent: its mean over seeds and that mean's standard error, None for one seed."""
+
+    steps: Sequence[int]
+    mean: Sequence[float]
+    error: Sequence[float] | None
+
+
+def differences(rows: Sequence[Dots], name: str, label: str, narrow: bool = False) -> str:
+    """Paired differences to plain training: every seed a dot, the mean and its interval, the reference dashed.
+
+    Args:
+        rows: from top to bottom.
+        name: prefix of the ids inside the drawing; unique on its page.
+        label: what the drawing shows, for those who cannot see it.
+        narrow: lay it out for a phone.
+    """
+    width, left, right, pitch = (340, 12, 12, 46) if narrow else (720, 168, 132, 34)
+    top, bottom = 28, 40
+    height = top + bottom + pitch * len(rows)
+    figure = _figure(width, height)
+    axes = figure.add_axes((left / width, bottom / height, (width - left - right) / width, 1 - (top + bottom) / height))
+    _calm(axes, grid=False)
+    axes.spines["left"].set_visible(False)
+    axes.set_yticks([])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel("points of test accuracy over plain training")
+    reach = [x for row in rows for x in (*row.seeds, row.low, row.high, row.reference, 0.0) if x is not None]
+    margin = 0.06 * ((max(reach) - min(reach)) or 1.0)
+    axes.set_xlim(min(reach) - margin, max(reach) + margin)
+    axes.axvline(0, color=INK, linewidth=0.9)
+    axes.text(0, -0.5, "plain training", color=SOFT, fontsize=10.5, ha="center", va="bottom", parse_math=False)
+    for y, row in enumerate(rows):
+        colour = SOFT if row.quiet else ACCENT
+        centre = y + 0.16 if narrow else y
+        if row.reference is not None:
+            axes.plot([row.reference] * 2, [y - 0.5, y + 0.5], color=REFERENCE, linewidth=1.2, linestyle=(0, (4, 3)))
+        # Seeds in order from top to bottom, so that a dot can be followed from row to row.
+        offsets = np.linspace(-0.2, 0.2, len(row.seeds)) if len(row.seeds) > 1 else [0.0]
+        axes.scatter(row.seeds, centre + np.asarray(offsets), s=16, color=colour, alpha=0.45, linewidths=0)
+        if row.low is not None and row.high is not None:
+            axes.plot([row.low, row.high], [centre, centre], color=colour, linewidth=2.2, solid_capstyle="round")
+        axes.scatter([row.mean], [centre], s=62, marker="D", color=colour, linewidths=0, zorder=3)
+        written = f"{row.mean:+.2f}".replace("-", "\N{MINUS SIGN}")
+        if narrow:
+            _beside(axes, 0.0, y - 0.3, row.name, "left", INK)
+            _beside(axes, 1.0, y - 0.3, written, "right", INK)
+        else:
+            _beside(axes, -10 / (width - left - right), y, row.name, "right", INK)
+            interval = "" if row.low is None or row.high is None else f"  [{row.low:.2f}, {row.high:.2f}]"
+            _beside(
+                axes, 1 + 10 / (width - left - right), y, written + interval.replace("-", "\N{MINUS SIGN}"), "left", INK
+            )
+    return _svg(figure, name, label)
+
+
+def curve(band: Band, baseline: Band | None, limits: tuple[float, float], name: str, label: str) -> str:
+    """Validation accuracy in percent against the step: the mean, one standard error around it, the baseline in grey.
+
+    Args:
+        band: the run.
+        baseline: plain training, if it is another run.
+        limits: of the accuracy axis, the same for panels that are compared.
+        name, label: as in `differences`.
+    """
+    figure, axes = _panel("training step", "validation accuracy, %")
+    if baseline is not None:
+        axes.plot(*_thin(baseline.steps, baseline.mean), color=SOFT, linewidth=1.2)
+    if band.error is not None:
+        x, y, error = _thin(band.steps, band.mean, band.error)
+        axes.fill_between(x, y - error, y + error, color=ACCENT, alpha=0.18, linewidth=0)
+    axes.plot(*_thin(band.steps, band.mean), color=ACCENT, linewidth=1.8)
+    axes.set_ylim(*limits)
+    axes.set_xlim(left=0)
+    return _svg(figure, name, label)
+
+
+def search(weights: Sequence[str], scores: Sequence[Sequence[float]], chosen: int | None, name: str, label: str) -> str:
+    """Validation accuracy in percent of every candidate weight: each seed a dot, the mean a line, the choice ringed."""
+    figure, axes = _panel("weight", "validation accuracy, %")
+    places = np.arange(len(weights))
+    means = [float(np.mean(seeds)) for seeds in scores]
+    for place, seeds in zip(places, scores, strict=True):
+        axes.scatter([place] * len(seeds), seeds, s=12, color=ACCENT, alpha=0.35, linewidths=0)
+    axes.plot(places, means, color=ACCENT, linewidth=1.6, marker="o", markersize=4.5)
+    if chosen is not None:
+        axes.scatter(
+            [chosen], [means[chosen]], s=110, facecolors="none", edgecolors=REFERENCE, linewidths=1.6, zorder=3
+        )
+    crowded = len(weights) > 8
+    axes.set_xticks(places, list(weights), rotation=60 if crowded else 0, ha="right" if crowded else "center")
+    axes.set_xlim(-0.5, len(weights) - 0.5)
+    return _svg(figure, name, label)
+
+
+def gates(sorted_gates: Sequence[Sequence[float]], name: str, label: str) -> str:
+    """Learned gates from the largest to the smallest: their mean over seeds and the range of the seeds.
+
+    Args:
+        sorted_gates: per seed, its gates in falling order.
+    """
+    figure, axes = _panel("share of the teacher's features, %", "gate")
+    values = np.asarray(sorted_gates, dtype=np.float64)
+    width = values.shape[1]
+    places = (np.arange(width) + 0.5) / width * 100
+    if len(values) > 1:
+        x, low, high = _thin(places, values.min(0), values.max(0))
+        axes.fill_between(x, low, high, color=ACCENT, alpha=0.18, linewidth=0)
+    few = width <= 30
+    axes.plot(*_thin(places, values.mean(0)), color=ACCENT, linewidth=1.8, marker="o" if few else "", markersize=4)
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0, max(1.0, 1.05 * float(values.max())))
+    return _svg(figure, name, label)
+
+
+def _figure(width: int, height: int) -> Figure:
+    # At 72 dots per inch a unit of the drawing is one CSS pixel of its natural size.
+    return Figure(figsize=(width / 72, height / 72), dpi=72)
+
+
+def _panel(x: str, y: str) -> tuple[Figure, Axes]:
+    width, height = PANEL
+    figure = _figure(width, height)
+    axes = figure.add_axes((48 / width, 42 / height, (width - 60) / width, (height - 54) / height))
+    _calm(axes, grid=True)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    return figure, axes
+
+
+def _calm(axes: Axes, grid: bool) -> None:
+    axes.patch.set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set(color=HAIR, linewidth=1)
+    axes.tick_params(color=HAIR, labelcolor=SOFT, labelsize=11, length=3)
+    axes.xaxis.label.set(color=SOFT, fontsize=11)
+    axes.yaxis.label.set(color=SOFT, fontsize=11)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    if grid:
+        axes.grid(axis="y", color=HAIR, linewidth=0.6)
+        axes.set_axisbelow(True)
+
+
+def _beside(axes: Axes, x: float, y: int | float, text: str, side: str, colour: str) -> None:
+    """Text at a share of the axes' width and a row's height. Names are no mathematics, even with a dollar in them."""
+    place = axes.get_yaxis_transform()
+    axes.text(x, y, text, transform=place, ha=side, va="center", color=colour, fontsize=12, parse_math=False)
+
+
+def _thin(*lines: Sequence[float] | Sequence[int] | np.ndarray) -> list[np.ndarray]:
+    """The same lines with at most `_MOST_POINTS` points, first and last among them."""
+    count = len(lines[0])
+    keep = np.unique(np.linspace(0, count - 1, min(count, _MOST_POINTS)).round().astype(int))
+    return [np.asarray(line, dtype=np.float64)[keep] for line in lines]
+
+
+def _svg(figure: Figure, name: str, label: str) -> str:
+    """The drawing as an inline element: no header, no metadata, no fonts, ids of its own, the page's colours."""
+    file = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "axes.unicode_minus": True}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = file.getvalue()
+    width, height = (round(72 * side) for side in figure.get_size_inches())
+    text = text[text.index(">", text.index("<svg")) + 1 :]
+    text = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
+    text = re.sub(r' font-family: [^;"]*;| transform="rotate\(-0 [^"]*"', "", text)
+    text = re.sub(r'( id="|xlink:href="#|url\(#)', rf"\g<1>{name}-", text).replace("xlink:href", "href")
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    text = re.sub(r"\s*\n\s*", "\n", text)
+    opening = (
+        f'<svg viewBox="0 0 {width} {height}" style="max-width: {width}px" role="img" aria-label="{escape(label)}">'
+    )
+    return opening + text.strip()
