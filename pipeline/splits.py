@@ -1,17 +1,107 @@
-"""Drawing rows by class: stratified, groups whole, and the same on every machine.
+"""Who is in train, val and test: stratified by class, groups whole, and the same on every machine.
 
 A draw sorts rows by a fixed integer hash of who they are, the seed and the draw, and takes the first ones of every
 class. No library's random numbers are used, so an upgrade of one never moves a row, and a data set that grows by a few
 rows keeps nearly all its roles. Samples of one draw are nested: 400 labelled rows are among the 800 labelled rows.
 """
 
+from collections.abc import Sequence
 from hashlib import blake2b
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt64
+from jaxtyping import Bool, Int64, UInt8, UInt64
+
+from pipeline.errors import UserError
+from pipeline.prepared import Role
+
+FREE = -1
+"""The role of a row that the source leaves to us. `Role.LABELLED` stands for train."""
+
+Amount = int | float
+"""A number of rows, or a share of those there are to choose from."""
 
 
-def order(units: UInt64[np.ndarray, " n"], seed: int, draw: str) -> UInt64[np.ndarray, " n"]:
+def assign(
+    labels: Int64[np.ndarray, " n"],
+    splits: Int64[np.ndarray, " n"],
+    rows: UInt64[np.ndarray, " n"],
+    units: UInt64[np.ndarray, " n"],
+    classes: Sequence[str],
+    val: Amount,
+    test: Amount,
+    labelled: Amount | None,
+    seed: int,
+    draw: int,
+) -> UInt8[np.ndarray, " n"]:
+    """The `Role` of every row in one draw.
+
+    Args:
+        labels: class numbers, -1 for none; a row without a label is in train.
+        splits: LABELLED (train), VAL or TEST where the source fixes it, else FREE.
+        rows: 64-bit hashes of the row ids.
+        units: 64-bit hashes of what is never torn between train, val and test: a group, or the row itself.
+        classes: their names, for messages; if there are none, all rows are unlabelled.
+        val, test: how much to draw, in case the source fixes none.
+        labelled: how many training rows keep their label, None for all.
+
+    Raises:
+        UserError: an amount does not fit the rows there are, or a class has too few to be everywhere.
+    """
+    roles = np.where(labels < 0, Role.UNLABELLED, np.maximum(splits, Role.LABELLED)).astype(np.uint8)
+    if not classes:
+        return roles
+    # A group with a row that has no label is in train, because that row is.
+    movable = (roles == Role.LABELLED) & ~np.isin(units, units[labels < 0])
+    keys = sort_keys(units, seed, f"draw {draw}")
+    to_draw = [(role, amount) for role, amount in ((Role.TEST, test), (Role.VAL, val)) if not (splits == role).any()]
+    for (role, amount), leave in zip(to_draw, range(len(to_draw), 0, -1), strict=True):
+        among = movable & (roles == Role.LABELLED)
+        roles[_sample(role, amount, among, labels, keys, classes, leave)] = role
+    if labelled is not None:
+        train = roles == Role.LABELLED
+        chosen = _sample(Role.LABELLED, labelled, train, labels, sort_keys(rows, seed, f"draw {draw}"), classes, 0)
+        roles[train] = Role.UNLABELLED
+        roles[chosen] = Role.LABELLED
+    return roles
+
+
+def _sample(
+    role: Role,
+    amount: Amount,
+    among: Bool[np.ndarray, " n"],
+    labels: Int64[np.ndarray, " n"],
+    keys: UInt64[np.ndarray, " n"],
+    classes: Sequence[str],
+    leave: int,
+) -> Int64[np.ndarray, " m"]:
+    """A stratified sample of the rows `among`, for `role`, that leaves at least `leave` rows of every class."""
+    setting = f"dataset.{role.name.lower()}"
+    rows = np.flatnonzero(among)
+    counts = np.bincount(labels[rows], minlength=len(classes))
+    if counts.min() <= leave:
+        few = int(counts.argmin())
+        raise UserError(
+            f"{setting}: class {classes[few]!r} has {counts[few]} rows to choose from and needs {leave + 1} to be in "
+            f"every split; add rows, or leave the class out"
+        )
+    total = amount if isinstance(amount, int) else round(amount * len(rows))
+    most = len(rows) - leave * len(classes)
+    if not len(classes) <= total <= most:
+        raise UserError(
+            f"{setting}: {amount} of {len(rows):,} rows to choose from is {total:,}; for every class to be in every "
+            f"split it must be from {len(classes):,} to {most:,}"
+        )
+    chosen = rows[choose(allot(total, counts, counts - leave), labels[rows], keys[rows])]
+    found = np.bincount(labels[chosen], minlength=len(classes))
+    if found.min() == 0:
+        raise UserError(
+            f"{setting}: every group of class {classes[int(found.argmin())]!r} is too large for {total:,} rows; ask for "
+            f"more"
+        )
+    return chosen
+
+
+def sort_keys(units: UInt64[np.ndarray, " n"], seed: int, draw: str) -> UInt64[np.ndarray, " n"]:
     """A sort key per row: equal for equal units, unlike for others, and unlike from draw to draw.
 
     Args:
@@ -57,7 +147,7 @@ def choose(
 
     Args:
         labels: class numbers.
-        keys: from `order`. Rows with one key are one unit, and are taken together or not at all.
+        keys: from `sort_keys`. Rows with one key are one unit, and are taken together or not at all.
 
     Returns:
         A mask over the rows. It has exactly `quota` rows of each class if no unit has two rows. Units of several rows

@@ -15,7 +15,7 @@ from typing import Literal
 Kind = Literal["text", "image"]
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
-"""What sources call their splits, and what we call them."""
+"""What sources call their splits, in lower case, and what we call them."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Row:
         id: names the row for good; unique in the dataset.
         content: raw text, or the encoded bytes of an image exactly as they came.
         label: the name of the class, or None for a row without a label.
-        split: a name in `SPLITS` where the source fixes it, else None.
+        split: a name in `SPLITS`, in any case, where the source fixes it, else None.
         group: rows of one group never sit in different splits (one author, one photo), or None.
     """
 

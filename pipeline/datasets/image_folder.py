@@ -1,0 +1,75 @@
+"""A folder of images by class, `path/<class>/**/*.jpg`, or by split and class, `path/train/<class>/**/*.jpg`.
+
+The second holds where every folder in `path` is called like a split (`train`, `val`, `valid`, `validation`, `dev`,
+`test`, in any case). An image's id is its path below `path`. The encoded bytes stay as they are.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.datasets import SPLITS, Row
+from pipeline.errors import UserError
+from pipeline.params import Settings as Section
+
+KIND = "image"
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+class Settings(Section):
+    """`path` to the folder; `unlabelled` names a folder, among those of the classes, whose images have no label."""
+
+    path: str
+    unlabelled: str | None = None
+
+
+def rows(settings: Settings) -> Iterator[Row]:
+    """The images, sorted by split, class and path."""
+    root = Path(settings.path)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; check dataset.source.path")
+    folders = _folders(root)
+    by_split = [folder for folder in folders if folder.name.lower() in SPLITS and folder.name != settings.unlabelled]
+    if by_split and all(folder in by_split or folder.name == settings.unlabelled for folder in folders):
+        for folder in folders:
+            if folder in by_split:
+                for inner in _folders(folder):
+                    yield from _class(root, inner, settings.unlabelled, folder.name)
+            else:
+                yield from _class(root, folder, settings.unlabelled, None)
+    else:
+        for folder in folders:
+            yield from _class(root, folder, settings.unlabelled, None)
+
+
+def _folders(parent: Path) -> list[Path]:
+    """The folders of classes or splits in a folder, which must hold no image of its own."""
+    with os.scandir(parent) as entries:
+        inside = sorted(Path(entry.path) for entry in entries if not entry.name.startswith("."))
+    if stray := [path for path in inside if path.suffix.lower() in SUFFIXES and path.is_file()]:
+        raise UserError(f"{stray[0]}: an image outside the folders of the classes; put it into one")
+    folders = [path for path in inside if path.is_dir()]
+    if not folders:
+        raise UserError(f"{parent}: no folders of classes there")
+    return folders
+
+
+def _class(root: Path, folder: Path, unlabelled: str | None, split: str | None) -> Iterator[Row]:
+    label = None if folder.name == unlabelled else folder.name
+    path = None
+    for path in _images(folder):
+        yield Row(path.relative_to(root).as_posix(), path.read_bytes(), label, split)
+    if path is None:
+        raise UserError(f"{folder}: no images there; remove the folder, or add some ({', '.join(SUFFIXES)})")
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    """Image files at any depth, sorted within each folder; hidden files and other kinds of file are not images."""
+    with os.scandir(folder) as entries:
+        inside = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    for entry in inside:
+        if entry.is_dir():
+            yield from _images(Path(entry.path))
+        elif entry.name.lower().endswith(SUFFIXES):
+            yield Path(entry.path)
