@@ -1,0 +1,21 @@
+"""The feature store: what models said about a dataset's rows, kept once, verified, and read as fast as memory.
+
+    from pipeline.store import FeatureStore
+
+    store = FeatureStore.open("features/minilm.zarr")
+    store.check(dataset=digest)
+    features = store[rows]                      # numpy [n, 384]
+    read = store.reader("pooled")               # for a training loop: read(rows, out=buffer)
+
+A store is plain Zarr v3: any Zarr reader opens it. This package adds what Zarr has not: which shards are complete, of
+which rows and under which recipe; and reads at the speed of a memory map. It needs numpy alone; zarr is imported for
+compressed heads only.
+"""
+
+from pipeline.store.format import Head, Shard
+from pipeline.store.reader import Reader
+from pipeline.store.rows import RowIndex
+from pipeline.store.store import FeatureStore
+from pipeline.store.writer import StoreWriter
+
+__all__ = ["FeatureStore", "Head", "Reader", "RowIndex", "Shard", "StoreWriter"]

@@ -1,0 +1,94 @@
+"""One array over all shards of a raw Zarr array: their files, mapped side by side in memory, read-only."""
+
+import ctypes
+import math
+import mmap
+import os
+import sys
+import weakref
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import UserError
+from pipeline.store.format import Grid
+
+# Linux and macOS agree on these, except for the two of the reserve.
+PROT_NONE, PROT_READ, MAP_SHARED, MAP_PRIVATE, MAP_FIXED = 0, 1, 1, 2, 16
+MAP_RESERVE = 0x20 | 0x4000 if sys.platform == "linux" else 0x1000 | 0x40
+FAILED = ctypes.c_void_p(-1).value
+
+AVAILABLE = os.name == "posix"
+
+
+class Mapping:
+    """Rows of an array as one numpy gather sees them: `array[places(rows)]`.
+
+    A raw shard holds its rows one after the other from its first byte, so if all shards are mapped at equal distances
+    that are a multiple of a row, all of them together are one array with a constant stride, with some unused rows
+    between shards. Where a shard's rows fill whole pages, there are none, and places are row numbers.
+
+    Mapped pages belong to the page cache: they are shared by all processes and count as nobody's memory.
+
+    Args:
+        folder: the array's folder.
+        grid: how the array is cut; its codec is raw.
+
+    Raises:
+        UserError: a shard's file is missing, too short, or its index is not that of a raw shard.
+    """
+
+    array: np.ndarray
+
+    def __init__(self, folder: Path, grid: Grid):
+        apart = _distance(grid)
+        self._grid = grid
+        self._skipped = apart // grid.row_bytes - grid.shard_rows
+        region = _Region(apart * grid.shards)
+        for shard in range(grid.shards):
+            region.place(folder / grid.key(shard), apart * shard, grid.data_bytes(shard), grid.shard_index(shard))
+        rows = apart // grid.row_bytes * grid.shards
+        self.array = np.ctypeslib.as_array(region.memory).view(grid.dtype).reshape(rows, *grid.row_shape)
+        self.array.flags.writeable = False
+
+    def places(self, rows: np.ndarray) -> np.ndarray:
+        """Where rows are in `array`; int64 [n]."""
+        return rows + rows // self._grid.shard_rows * self._skipped if self._skipped else rows
+
+
+class _Region:
+    """A stretch of reserved addresses, given back when the last array over it is gone."""
+
+    def __init__(self, size: int):
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._mmap, unmap = libc.mmap, libc.munmap
+        self._mmap.restype = ctypes.c_void_p
+        self._mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+        unmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+        self._address = self._mmap(None, size, PROT_NONE, MAP_PRIVATE | MAP_RESERVE, -1, 0)
+        if self._address == FAILED:
+            raise OSError(ctypes.get_errno(), f"cannot reserve {size:,} bytes of addresses")
+        self.memory = (ctypes.c_ubyte * size).from_address(self._address)
+        weakref.finalize(self.memory, unmap, self._address, size)
+
+    def place(self, file: Path, offset: int, size: int, index: bytes) -> None:
+        """Map the first `size` bytes of a file at `offset`, after a look at the shard index that must follow them."""
+        try:
+            handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise UserError(f"{file}: the shard is missing; run the extraction again, it fills the gap") from None
+        try:
+            # A page beyond the end of a file kills the process that touches it: look before mapping.
+            if os.fstat(handle).st_size != size + len(index) or os.pread(handle, len(index), size) != index:
+                raise UserError(f"{file}: the shard is damaged; run `aft features verify`, then the extraction again")
+            flags = MAP_SHARED | MAP_FIXED
+            if self._mmap(self._address + offset, size, PROT_READ, flags, handle, 0) != self._address + offset:
+                raise OSError(ctypes.get_errno(), f"{file}: cannot be mapped")
+        finally:
+            os.close(handle)
+
+
+def _distance(grid: Grid) -> int:
+    """Bytes between mapped shards: the least multiple of a page and of a row that a shard fits in."""
+    step = math.lcm(mmap.ALLOCATIONGRANULARITY, grid.row_bytes)
+    return -(-grid.shard_rows * grid.row_bytes // step) * step

@@ -1,0 +1,138 @@
+"""Earlier features of the same rows: what a store held before its rows, heads or recipe changed."""
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import UserError
+from pipeline.store.disk import file_digest, make_folder, move, remove_folder
+from pipeline.store.format import Layout, read_bytes
+from pipeline.store.rows import RowIndex
+from pipeline.store.shards import load, marker, settled
+
+REPLACED = "replaced"
+LOCKS = "locks"
+
+
+class Earlier:
+    """A store that was set aside, as a source of rows.
+
+    Args:
+        path: its folder.
+        wanted: what is being written now; only heads of the same identity are offered.
+        rows: the rows being written now.
+    """
+
+    def __init__(self, path: Path, wanted: Layout, rows: RowIndex):
+        text = read_bytes(path / "zarr.json")
+        assert text is not None
+        self.path = path
+        self.layout = Layout.read(text, str(path / "zarr.json"))
+        self.heads = [
+            head for head in self.layout.heads
+            if head in wanted.heads and self.layout.identity(head) == wanted.identity(head)
+        ]  # fmt: skip
+        self._rows = rows
+        self._codecs = {head: settled(path, self.layout, head) for head in self.heads}
+        self._checked: set[tuple[str, int]] = set()
+
+    @cached_property
+    def positions(self) -> np.ndarray:
+        """Where the rows being written stand here, -1 where they do not; int64 [rows]."""
+        if self._rows.digest() == self.layout.rows_digest:
+            return np.arange(len(self._rows))
+        return read_rows(self.path, self.layout).locate(self._rows)
+
+    def available(self, head: str, start: int, stop: int) -> np.ndarray:
+        """Which of the rows start .. stop - 1 are here with features of a head; bool [stop - start]."""
+        if head not in self.heads or self._codecs[head] is None:
+            return np.zeros(stop - start, bool)
+        where = self.positions[start:stop]
+        shard = where // self.layout.shard_rows
+        good = [number for number in np.unique(shard[where >= 0]).tolist() if self._sound(head, number)]
+        return (where >= 0) & np.isin(shard, good)
+
+    def take(self, head: str, start: int, keep: np.ndarray, out: dict[str, np.ndarray]) -> None:
+        """Copy stored features of a head into `out`, whose first row is row `start`, where `keep` [len(out)]."""
+        where = self.positions[start : start + len(keep)]
+        shards = where // self.layout.shard_rows
+        for array, grid in self.layout.grids(head, self._codecs[head] or "raw").items():
+            for shard in np.unique(shards[keep]).tolist():
+                here = keep & (shards == shard)
+                out[array][here] = load(self.path / array, grid, shard)[where[here] - shard * self.layout.shard_rows]
+
+    def _sound(self, head: str, shard: int) -> bool:
+        """Whether a shard is complete and holds what was once written: copying must not launder a flipped bit."""
+        if (head, shard) in self._checked:
+            return True
+        try:
+            found = marker(self.path, self.layout, head, shard)
+        except ValueError:
+            return False
+        if found is None:
+            return False
+        for array, grid in self.layout.grids(head, "raw").items():
+            if file_digest(self.path / array / grid.key(shard)) != found.files[array]["sha256"]:
+                return False
+        self._checked.add((head, shard))
+        return True
+
+
+def read_rows(store: Path, layout: Layout) -> RowIndex:
+    """The row index of a store, mapped.
+
+    Raises:
+        UserError: its files are missing or have the wrong sizes.
+    """
+    folder = store / "rows"
+    try:
+        ends = np.memmap(folder / "id_ends" / "c.0", "<i8", "r")
+        digests = np.memmap(folder / "digests" / "c.0.0", np.uint8, "r")
+        total = int(ends[-1])
+        # An empty file cannot be mapped, and a store of one row may have an empty id.
+        names = np.memmap(folder / "id_bytes" / "c.0", np.uint8, "r") if total else np.zeros(0, np.uint8)
+        sound = len(ends) == layout.rows and digests.size == 16 * layout.rows and names.size == total
+    except (OSError, ValueError):
+        sound = False
+    if not sound:
+        raise UserError(f"{folder}: the row index is damaged; restore it or extract anew")
+    return RowIndex.of_arrays(names, ends, digests.reshape(-1, 16))
+
+
+def set_aside(store: Path) -> None:
+    """Move what a store holds into a new folder of `replaced`, whatever happens in between."""
+    folder = store / REPLACED
+    taken = [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()] if folder.is_dir() else []
+    target = folder / str(max(taken, default=0) + 1)
+    make_folder(target)
+    # From here on the store has no metadata, and `recover` finishes what remains, should we end here.
+    move(store / "zarr.json", target / "zarr.json")
+    recover(store)
+
+
+def recover(store: Path) -> None:
+    """Tidy up after a change of layout that was cut short: without metadata, the store's arrays are leftovers.
+
+    Those that the last replaced store lacks belong there; the others are of a layout that never came to be.
+    """
+    if (store / "zarr.json").exists():
+        return
+    replaced = earlier_folders(store)
+    lost: set[str] = set()
+    if replaced:
+        layout = Layout.read((replaced[0] / "zarr.json").read_bytes(), str(replaced[0] / "zarr.json"))
+        arrays = {array for name, head in layout.heads.items() for array in head.arrays(name)}
+        lost = {name for name in {"rows", *arrays} if not (replaced[0] / name).exists()}
+    for entry in store.iterdir():
+        if entry.name in lost:
+            move(entry, replaced[0] / entry.name)
+        elif entry.is_dir() and entry.name not in (REPLACED, LOCKS) and (entry / "zarr.json").exists():
+            remove_folder(entry)
+
+
+def earlier_folders(store: Path) -> list[Path]:
+    """The folders of replaced stores, the last one first."""
+    folder = store / REPLACED
+    found = [entry for entry in folder.iterdir() if (entry / "zarr.json").exists()] if folder.is_dir() else []
+    return sorted(found, key=lambda entry: int(entry.name), reverse=True)

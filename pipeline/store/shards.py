@@ -1,0 +1,132 @@
+"""Shards as files: their bytes, and whether they are complete."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import UserError
+from pipeline.store.disk import publish
+from pipeline.store.format import Grid, Layout, Marker, marker_name, read_bytes
+
+# A codec of `auto` compresses what becomes at most this much of its size.
+WORTHWHILE = 0.5
+
+
+def pack(grid: Grid, shard: int, values: np.ndarray) -> Sequence[bytes | memoryview]:
+    """The bytes of a shard's file, in parts.
+
+    Args:
+        values: the shard's rows, C-contiguous, little-endian [stop - start, *row_shape].
+    """
+    if grid.codec == "zstd":
+        return [_through_zarr(grid, values)]
+    # A raw shard's chunks follow one another, and each spans whole rows: the shard is the array's own memory.
+    padding = bytes(grid.data_bytes(shard) - values.nbytes)
+    return [values.reshape(-1).data, padding, grid.shard_index(shard)]
+
+
+def size_of(parts: Sequence[bytes | memoryview]) -> int:
+    """Bytes of all parts."""
+    return sum(memoryview(part).nbytes for part in parts)
+
+
+def unpack(grid: Grid, shard: int, data: bytes | np.ndarray) -> np.ndarray:
+    """The rows of a shard [stop - start, *row_shape], from the bytes of its file; raw ones are views of `data`.
+
+    Raises:
+        ValueError: these are not the bytes of such a shard.
+    """
+    start, stop = grid.span(shard)
+    if grid.codec == "zstd":
+        return _out_of_zarr(grid, bytes(data))[: stop - start]
+    rows = np.frombuffer(data, grid.dtype, count=(stop - start) * grid.row_bytes // np.dtype(grid.dtype).itemsize)
+    return rows.reshape(stop - start, *grid.row_shape)
+
+
+def load(folder: Path, grid: Grid, shard: int) -> np.ndarray:
+    """The rows of a shard in an array's folder; raw ones are mapped, read-only."""
+    file = folder / grid.key(shard)
+    return unpack(grid, shard, file.read_bytes() if grid.codec == "zstd" else np.memmap(file, np.uint8, "r"))
+
+
+def settled(store: Path, layout: Layout, head: str) -> str | None:
+    """The codec of a head's array, as its zarr.json says; None if there is no zarr.json yet.
+
+    Raises:
+        UserError: the zarr.json is not one that this layout can have.
+    """
+    for array in layout.heads[head].arrays(head):
+        text = read_bytes(store / array / "zarr.json")
+        if text is None:
+            return None
+        codecs = [codec for codec in ("raw", "zstd") if layout.grids(head, codec)[array].metadata() == text]
+        if not codecs:
+            raise UserError(f"{store / array / 'zarr.json'}: damaged or changed by hand; restore it or extract anew")
+        if array == head:
+            codec = codecs[0]
+    return codec
+
+
+def settle(store: Path, layout: Layout, head: str, sample: np.ndarray) -> str:
+    """Write the zarr.json of a head's arrays. `auto` becomes zstd if that at least halves the sample's bytes."""
+    codec = layout.heads[head].codec
+    if codec == "auto":
+        packed = size_of(pack(layout.grids(head, "zstd")[head], 0, sample))
+        codec = "zstd" if packed <= WORTHWHILE * sample.nbytes else "raw"
+    for array, grid in reversed(layout.grids(head, codec).items()):
+        publish(store / array / "zarr.json", [grid.metadata()])
+    return codec
+
+
+def marker(store: Path, layout: Layout, head: str, shard: int) -> Marker | None:
+    """The marker of a shard, if the shard counts: its files have their sizes and are of this recipe and these rows.
+
+    Contents are not read, digests of rows not compared: `pipeline.store.verify` does that.
+
+    Raises:
+        ValueError: there is a marker that contradicts the layout or the files; the message says how.
+    """
+    text = read_bytes(store / head / marker_name(shard))
+    if text is None:
+        return None
+    found = Marker.read(text)
+    if (found.start, found.stop) != layout.span(shard):
+        raise ValueError(f"marker of rows {found.start}-{found.stop - 1}")
+    if found.identity != layout.identity(head):
+        raise ValueError("marker of another recipe")
+    if found.files.keys() != layout.heads[head].arrays(head).keys():
+        raise ValueError("marker of other arrays")
+    for array, grid in layout.grids(head, "raw").items():
+        path, size = store / array / grid.key(shard), found.files[array]["bytes"]
+        try:
+            there = path.stat().st_size
+        except FileNotFoundError:
+            raise ValueError(f"{array}/{path.name} is missing") from None
+        if there != size:
+            raise ValueError(f"{array}/{path.name} has {there:,} of {size:,} bytes")
+    return found
+
+
+def _through_zarr(grid: Grid, values: np.ndarray) -> bytes:
+    """A shard as Zarr itself encodes it."""
+    import zarr
+    from zarr.core.buffer import default_buffer_prototype
+
+    whole = Grid(grid.shard_rows, grid.shard_rows, grid.row_shape, grid.dtype, grid.codec)
+    memory = {"zarr.json": default_buffer_prototype().buffer.from_bytes(whole.metadata())}
+    array = zarr.open_array(memory, mode="r+", config={"write_empty_chunks": True})
+    padded = np.zeros((grid.shard_rows, *grid.row_shape), grid.dtype)
+    padded[: len(values)] = values
+    array[...] = padded
+    return memory[grid.key(0)].to_bytes()
+
+
+def _out_of_zarr(grid: Grid, data: bytes) -> np.ndarray:
+    import zarr
+    from zarr.core.buffer import default_buffer_prototype
+
+    buffer = default_buffer_prototype().buffer
+    whole = Grid(grid.shard_rows, grid.shard_rows, grid.row_shape, grid.dtype, grid.codec)
+    memory = {"zarr.json": buffer.from_bytes(whole.metadata()), grid.key(0): buffer.from_bytes(data)}
+    return np.asarray(zarr.open_array(memory, mode="r")[...])

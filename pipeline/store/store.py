@@ -1,0 +1,181 @@
+"""Opening a store and asking it: what it holds, of which rows, and for rows of it."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from pipeline.errors import UserError
+from pipeline.provenance import digest_of
+from pipeline.store.format import Head, Layout, Marker, read_bytes
+from pipeline.store.reader import Reader
+from pipeline.store.reuse import read_rows
+from pipeline.store.rows import RowIndex
+from pipeline.store.shards import marker, settled
+
+
+class FeatureStore:
+    """Features of a dataset's rows, by row: what `StoreWriter` wrote, opened for reading.
+
+    >>> store = FeatureStore.open("features/minilm.zarr")
+    >>> store[[0, 5, 7]].shape
+    (3, 384)
+
+    Attributes:
+        path: the store's folder.
+        heads: the complete heads, by name.
+        incomplete: heads that are not complete, with how many of their shards are there.
+        recipe, recipe_digest: all that determines a feature's value besides the row, the head and its view.
+        dataset: digest of the dataset that the rows are from.
+        created_by: versions and the like.
+    """
+
+    def __init__(self, path: Path, layout: Layout, markers: Mapping[str, Sequence[Marker]], incomplete: dict[str, int]):
+        self.path = path
+        self.layout = layout
+        self.heads: dict[str, Head] = {name: layout.heads[name] for name in markers}
+        self.incomplete = incomplete
+        self.recipe: Mapping[str, Any] = layout.recipe
+        self.recipe_digest = layout.recipe_digest
+        self.dataset = layout.dataset
+        self.created_by = layout.created_by
+        self._markers = markers
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Open a store, after checking its metadata and that every shard has its marker and its size.
+
+        Raises:
+            UserError: there is no store, its metadata is damaged, or no head of it is complete.
+        """
+        path = Path(path)
+        text = read_bytes(path / "zarr.json")
+        if text is None:
+            raise UserError(f"{path}: no feature store there; run `aft extract` first")
+        layout = Layout.read(text, str(path / "zarr.json"))
+        complete, incomplete = {}, {}
+        for head in layout.heads:
+            found = []
+            for shard in range(layout.shards):
+                try:
+                    found.append(marker(path, layout, head, shard))
+                except ValueError as error:
+                    start, stop = layout.span(shard)
+                    raise UserError(
+                        f"{path}: head `{head}`, shard {shard} (rows {start}-{stop - 1}): {error}; "
+                        "run the extraction again, it writes that shard anew"
+                    ) from None
+            whole = [mark for mark in found if mark is not None]
+            if len(whole) == layout.shards:
+                complete[head] = whole
+            else:
+                incomplete[head] = len(whole)
+        if not complete:
+            there = max(incomplete.values())
+            state = f"not complete, {there} of {layout.shards} shards are there"
+            raise UserError(f"{path}: {state}; run the extraction again, it continues")
+        return cls(path, layout, complete, incomplete)
+
+    def __len__(self) -> int:
+        return self.layout.rows
+
+    def __repr__(self) -> str:
+        heads = ", ".join(f"{name} {head.shape} {head.dtype}" for name, head in self.heads.items())
+        return f"FeatureStore({str(self.path)!r}: {len(self):,} rows; {heads})"
+
+    @cached_property
+    def rows(self) -> RowIndex:
+        """Ids and content digests of the rows, in order."""
+        return read_rows(self.path, self.layout)
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """The rows' ids, as strings [n]."""
+        return self.rows.ids
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all complete heads on disk."""
+        marks = [mark for marks in self._markers.values() for mark in marks]
+        return sum(file["bytes"] for mark in marks for file in mark.files.values())
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that computing the features took; heads of one forward pass share them."""
+        return max(sum(mark.seconds for mark in marks) for marks in self._markers.values())
+
+    @property
+    def content_digest(self) -> str:
+        """Changes when any feature, row id, row content or the recipe does; timings and versions do not matter."""
+        heads = {name: self.head_digest(name) for name in self.heads}
+        return digest_of({"rows": self.layout.rows_digest, "heads": heads})
+
+    def head_digest(self, head: str) -> str:
+        """The same for one head alone: adding another head leaves it as it is."""
+        self._known(head)
+        files = [{name: file["sha256"] for name, file in mark.files.items()} for mark in self._markers[head]]
+        return digest_of({"rows": self.layout.rows_digest, "identity": self.layout.identity(head), "files": files})
+
+    def check(self, dataset: str | None = None, ids: Sequence[str] | np.ndarray | None = None) -> None:
+        """Make sure that this store is of this dataset and these rows.
+
+        Raises:
+            UserError: it is not; the message names the first row that differs.
+        """
+        if dataset is not None and dataset != self.dataset:
+            raise UserError(
+                f"{self.path}: features of another dataset ({self.dataset[:8]}, not {dataset[:8]}); extract again"
+            )
+        if ids is not None and (row := self.rows.first_difference(ids)) is not None:
+            ours = repr(self.rows.name(row)) if row < len(self) else f"the end after {len(self):,} rows"
+            theirs = repr(str(ids[row])) if row < len(ids) else f"the end after {len(ids):,} rows"
+            raise UserError(
+                f"{self.path}: features of other rows: row {row} is {ours}, expected {theirs}; extract again"
+            )
+
+    def reader(self, head: str | None = None) -> Reader:
+        """A reader of one head; the store's only head, or `pooled`, if none is named.
+
+        Raises:
+            UserError: there is no such head, or it is not complete.
+        """
+        name = self._known(head)
+        codec = settled(self.path, self.layout, name)
+        assert codec is not None
+        grids = self.layout.grids(name, codec)
+        if codec == "raw":
+            return Reader(self.path, name, self.heads[name], grids, "mapped", "the shards are local and uncompressed")
+        return Reader(self.path, name, self.heads[name], grids, "resident", "the shards are compressed")
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """Rows of the only head, or of `pooled`: a number, a slice, a list of numbers or a mask.
+
+        Returns:
+            [n, *shape], or [*shape] for a single number; bfloat16 and int8 arrive as float32.
+        """
+        if isinstance(rows, int | np.integer):
+            return self._default(np.array([range(len(self))[rows]]))[0]
+        if isinstance(rows, slice):
+            return self._default(np.arange(*rows.indices(len(self))))
+        rows = np.asarray(rows)
+        if rows.dtype == bool:
+            if rows.shape != (len(self),):
+                raise IndexError(f"a mask needs {len(self)} rows, found shape {rows.shape}")
+            rows = np.flatnonzero(rows)
+        return self._default(rows)
+
+    @cached_property
+    def _default(self) -> Reader:
+        return self.reader()
+
+    def _known(self, head: str | None) -> str:
+        if head is None:
+            head = next(iter(self.heads)) if len(self.heads) == 1 else "pooled"
+        if head in self.incomplete:
+            there = f"{self.incomplete[head]} of {self.layout.shards} shards are there"
+            raise UserError(f"{self.path}: head `{head}` is not complete, {there}; run the extraction again with it")
+        if head not in self.heads:
+            raise UserError(f"{self.path}: no head `{head}`; there are {', '.join(self.heads)}")
+        return head

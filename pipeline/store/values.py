@@ -1,0 +1,97 @@
+"""Numbers on their way to the disk and back: rounding, bfloat16, int8 with scales, and what is no number at all."""
+
+import numpy as np
+
+from pipeline.errors import UserError
+from pipeline.store.format import Head
+
+# The bits of the exponent: all set means NaN or infinity.
+EXPONENT = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F800000}
+BITS = {"float16": np.uint16, "bfloat16": np.uint16, "float32": np.uint32}
+
+
+def encode(values: np.ndarray, name: str, head: Head) -> dict[str, np.ndarray]:
+    """Rows of a head as its arrays keep them: always fresh, C-contiguous memory, little-endian.
+
+    Args:
+        values: float [n, *head.shape]; for bfloat16 also its bits, as uint16.
+
+    Raises:
+        UserError: the shape is another one, or these are no floats.
+        NotFinite: a row holds NaN or infinity, before or after rounding to the head's dtype.
+    """
+    values = np.asarray(values)
+    if values.shape[1:] != head.shape:
+        raise UserError(f"head `{name}` has rows of shape {head.shape}, found {values.shape[1:]}")
+    bits = head.dtype == "bfloat16" and values.dtype == np.uint16
+    if values.dtype.kind != "f" and not bits:
+        raise UserError(f"head `{name}` holds floats, found {values.dtype}")
+    match head.dtype:
+        case "int8":
+            return _quantise(values, name)
+        case "bfloat16":
+            stored = values.astype("<u2", order="C") if bits else _to_bfloat16(values)
+        case _:
+            with np.errstate(over="ignore"):  # an overflow becomes infinite, which is refused below
+                stored = values.astype("<f2" if head.dtype == "float16" else "<f4", order="C")
+    exponent = EXPONENT[head.dtype]
+    pattern = stored.view(BITS[head.dtype])
+    if stored.size and int((pattern & exponent).max()) == exponent:
+        wrong = ((pattern & exponent) == exponent).reshape(len(stored), -1).any(axis=1)
+        before = np.zeros(1) if bits else values[wrong]
+        raise NotFinite(np.flatnonzero(wrong), overflow=not bits and bool(np.isfinite(before).all()))
+    return {name: stored}
+
+
+class NotFinite(ValueError):
+    """Rows hold NaN or infinity. `rows` are their positions; `overflow` if only rounding made them so."""
+
+    def __init__(self, rows: np.ndarray, overflow: bool):
+        super().__init__(f"{len(rows)} rows are not finite")
+        self.rows = rows
+        self.overflow = overflow
+
+
+def decode(arrays: dict[str, np.ndarray], name: str, head: Head, out: np.ndarray | None = None) -> np.ndarray:
+    """The inverse of `encode`: float16 and float32 as they are, bfloat16 and int8 as float32."""
+    stored = arrays[name]
+    match head.dtype:
+        case "bfloat16":
+            out = np.empty(stored.shape, np.float32) if out is None else out
+            # A bfloat16 is the upper half of a float32.
+            np.left_shift(stored, np.uint32(16), out=out.view(np.uint32), dtype=np.uint32)
+            return out
+        case "int8":
+            out = np.empty(stored.shape, np.float32) if out is None else out
+            return np.multiply(stored, arrays[f"{name}.scale"][..., None], out=out, dtype=np.float32)
+    if out is None:
+        return stored
+    np.copyto(out, stored)
+    return out
+
+
+def arriving_dtype(head: Head) -> np.dtype:
+    """The dtype that `decode` gives."""
+    return np.dtype(np.float16 if head.dtype == "float16" else np.float32)
+
+
+def _to_bfloat16(values: np.ndarray) -> np.ndarray:
+    """The bits of the nearest bfloat16, ties to even; NaN stays NaN."""
+    wide = values.astype(np.float32, order="C")
+    bits = wide.view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    rounded[np.isnan(wide)] = 0x7FC0
+    return rounded.astype("<u2")
+
+
+def _quantise(values: np.ndarray, name: str) -> dict[str, np.ndarray]:
+    """int8 codes and scales: each vector along the last axis is its codes times its scale, |x|max / 127."""
+    wide = values.astype(np.float32, order="C")
+    peak = np.abs(wide).max(axis=-1)
+    if not np.isfinite(peak).all():
+        wrong = ~np.isfinite(peak).reshape(len(peak), -1).all(axis=1)
+        raise NotFinite(np.flatnonzero(wrong), overflow=bool(np.isfinite(values[wrong]).all()))
+    scale = (peak / np.float32(127)).astype("<f4")
+    # Rows of zeros, and rows so small that their scale is zero, have codes of zero.
+    codes = np.rint(np.divide(wide, scale[..., None], out=np.zeros_like(wide), where=scale[..., None] > 0))
+    return {name: np.clip(codes, -127, 127).astype(np.int8), f"{name}.scale": scale}

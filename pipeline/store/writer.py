@@ -1,0 +1,453 @@
+"""Writing a store: whole shards by one writer each, durable one by one, from any number of processes."""
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from pipeline.errors import UserError
+from pipeline.store.disk import PARTIAL, Lock, explained, make_folder, publish, remove_folder, sync_folder
+from pipeline.store.format import (
+    Head,
+    Layout,
+    Marker,
+    Shard,
+    default_shard_rows,
+    flat_metadata,
+    marker_name,
+    read_bytes,
+    written,
+)
+from pipeline.store.reuse import LOCKS, REPLACED, Earlier, earlier_folders, recover, set_aside
+from pipeline.store.rows import RowIndex
+from pipeline.store.shards import marker, pack, settle, settled, size_of
+from pipeline.store.values import NotFinite, encode
+
+# How long to wait for another process that decides on the layout, and for one that must leave before it changes.
+PATIENCE = 10.0
+NAMED_ROWS = 3
+
+
+class StoreWriter:
+    """Writes features of rows into a store, shard by shard, and resumes where any earlier writer stopped.
+
+    Use it as a context manager::
+
+        with StoreWriter.open(path, rows=rows, dataset=digest, recipe=recipe, heads={"pooled": Head((384,))}) as writer:
+            for shard in writer.missing():
+                writer.write(shard, {"pooled": features_of(shard.rows)})
+
+    Several processes may do this at once on one store: each shard is handed to one of them. Leaving the block waits
+    for the writes; leaving it by an exception keeps the finished shards.
+
+    Attributes:
+        notes: what was found and done, one line each, for the user.
+        layout: what the store says about itself.
+    """
+
+    notes: list[str]
+    layout: Layout
+
+    def __init__(
+        self,
+        path: Path,
+        rows: RowIndex,
+        layout: Layout,
+        heads: tuple[str, ...],
+        notes: list[str],
+        life: Lock,
+        earlier: list[Earlier],
+    ):
+        self.path = path
+        self.layout = layout
+        self.notes = notes
+        self._rows = rows
+        self._heads = heads
+        self._life = life
+        self._earlier = earlier
+        self._claims: dict[int, Lock] = {}
+        self._claims_guard = threading.Lock()
+        self._queue: queue.Queue[tuple[int, int, dict[str, dict[str, np.ndarray]], float] | None] = queue.Queue(1)
+        self._failure: Exception | None = None
+        self._thread: threading.Thread | None = None
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        rows: RowIndex,
+        dataset: str,
+        recipe: Mapping[str, Any],
+        heads: Mapping[str, Head],
+        shard_rows: int | None = None,
+        created_by: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Open a store for writing; create it, continue it, or replace it, as `notes` then tell.
+
+        A store under another recipe is set aside and started again. With the same recipe, features of rows that are
+        still in the dataset, by id and content, are reused; heads that the store has not are added beside the others.
+        What was set aside is deleted when the new store is complete, not before.
+
+        Args:
+            path: the store's folder.
+            rows: the rows to hold, in order.
+            dataset: digest of the dataset they are from.
+            recipe: JSON-like; all that determines a feature's value besides the row, the head and its view. Neither
+                the dataset nor the list of heads belong in it: features outlive changes to both.
+            heads: the heads to write, by name.
+            shard_rows: rows of a shard; by default at least eight shards, of at most 256 MiB.
+            created_by: versions and the like, for people.
+
+        Raises:
+            UserError: the folder cannot be written, its metadata is damaged, or another process is writing it under
+                other settings.
+        """
+        path = Path(path)
+        if not heads:
+            raise UserError(f"{path}: a store needs at least one head")
+        if shard_rows is not None and shard_rows < 1:
+            raise UserError(f"{path}: shard_rows must be at least 1, found {shard_rows}")
+        make_folder(path)
+        setup, life = Lock(path / LOCKS / "setup"), Lock(path / LOCKS / "writers")
+        if not setup.acquire(patience=PATIENCE):
+            raise UserError(f"{path}: {setup.owner()} has been setting it up for long; wait for it or stop it")
+        try:
+            recover(path)
+            text = read_bytes(path / "zarr.json")
+            current = None if text is None else Layout.read(text, str(path / "zarr.json"))
+            wanted = Layout(
+                rows=len(rows),
+                rows_digest=rows.digest(),
+                dataset=dataset,
+                recipe=json.loads(json.dumps(recipe)),
+                shard_rows=shard_rows or default_shard_rows(len(rows), max(head.row_bytes for head in heads.values())),
+                heads={name: Head.read(json.loads(json.dumps(head.record()))) for name, head in heads.items()},
+                created_by=json.loads(json.dumps(created_by or {})),
+            )
+            layout, notes, replaces = _resolve(current, wanted, shard_rows is not None)
+            if replaces and not life.acquire(patience=PATIENCE):
+                raise UserError(f"{path}: {life.owner()} is writing it with other settings; wait for it or stop it")
+            if replaces and current is not None:
+                set_aside(path)
+            earlier = [Earlier(folder, layout, rows) for folder in earlier_folders(path)]
+            extra = {name for name in layout.heads if name not in heads}
+            carried = {name for name in extra if any(e.available(name, 0, len(rows)).all() for e in earlier)}
+            if replaces:
+                for name in sorted(extra - carried):
+                    notes.append(f"head `{name}` is not asked for and lacks some of these rows: dropped")
+                left = {name: head for name, head in layout.heads.items() if name not in extra - carried}
+                layout = replace(layout, heads=left)
+                _create(path, layout, rows)
+            elif layout != current:
+                _add_heads(path, layout)
+            life.acquire(exclusive=False)
+            writer = cls(path, rows, layout, (*heads, *sorted(carried)), notes, life, earlier)
+            writer._take_stock(current if not replaces else None)
+            return writer
+        except BaseException:
+            life.release()
+            raise
+        finally:
+            setup.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._thread is not None:
+                self._queue.put(None)
+                self._thread.join()
+        finally:
+            for claim in self._claims.values():
+                claim.release()
+            self._finish()
+            self._life.release()
+        if error is None:
+            self._raise_failure()
+
+    def missing(self) -> Iterator[Shard]:
+        """The shards to compute, each handed to one process alone, in order.
+
+        A shard that can be put together from earlier features is, without being handed out. Where other processes
+        hold the last shards, this waits for them: when it ends without an error the store is complete, but for the
+        writes of this process that are still under way. Should one of the others die, its shard is handed out here.
+        """
+        waiting = list(range(self.layout.shards))
+        pause = 0.02
+        while waiting:
+            held = []
+            for index in waiting:
+                self._raise_failure()
+                if not self._wanting(index):
+                    continue
+                claim = Lock(self.path / LOCKS / f"shard-{index}")
+                if not claim.acquire():
+                    held.append(index)
+                    continue
+                wanting = self._wanting(index)  # again: somebody may have finished it just before we got it
+                if not wanting:
+                    claim.release()
+                    continue
+                with self._claims_guard:
+                    self._claims[index] = claim
+                shard = self._reuse(index, wanting)
+                if shard is not None:
+                    yield shard
+            waiting = held
+            if waiting:
+                time.sleep(pause)
+                pause = min(2 * pause, 1.0)
+
+    def write(self, shard: Shard, features: Mapping[str, np.ndarray], seconds: float = 0.0) -> None:
+        """Write a shard. Values are checked and copied before this returns; the disk follows in the background.
+
+        At most one shard waits while another is being written; a third call waits, so memory stays bounded when the
+        disk is slower than the model.
+
+        Args:
+            shard: from `missing`.
+            features: per head, rows [len(shard.rows), *shape] in the order of `shard.rows`, floats (or the bits of
+                bfloat16 as uint16); rows start .. stop - 1 all together are welcome too. Other heads are ignored.
+            seconds: that computing them took, for the record.
+
+        Raises:
+            UserError: features are NaN or infinite or do not fit the dtype (names shard and row ids), or an earlier
+                write failed: the disk is full, say.
+        """
+        self._raise_failure()
+        if shard.index not in self._claims:
+            raise ValueError(f"shard {shard.index} was not handed to this writer, or was written already")
+        whole = shard.stop - shard.start
+        encoded = {}
+        for name in shard.heads:
+            if name not in features:
+                raise UserError(f"{self.path}: head `{name}` is missing from the features of shard {shard.index}")
+            values = features[name]
+            if len(values) not in (len(shard.rows), whole):
+                raise UserError(
+                    f"{self.path}: shard {shard.index} needs {len(shard.rows)} rows of `{name}`, found {len(values)}"
+                )
+            try:
+                arrays = encode(values, name, self.layout.heads[name])
+            except NotFinite as error:
+                numbers = np.arange(shard.start, shard.stop) if len(values) == whole else shard.rows
+                raise UserError(self._not_finite(error, name, shard, numbers)) from None
+            if len(values) < whole:
+                known = np.ones(whole, bool)
+                known[shard.rows - shard.start] = False
+                merged = self._gather(name, shard.start, shard.stop, known)
+                for array, fresh in arrays.items():
+                    merged[array][~known] = fresh
+                arrays = merged
+            encoded[name] = arrays
+        self._enqueue(shard.index, whole - len(shard.rows), encoded, seconds)
+
+    def _take_stock(self, continued: Layout | None) -> None:
+        """Note what is there already."""
+        done = sum(not self._wanting(index) for index in range(self.layout.shards))
+        if continued is not None:
+            state = "complete" if done == self.layout.shards else "continuing"
+            self.notes.append(f"{state}: {done} of {self.layout.shards} shards are there")
+        known = np.zeros(self.layout.rows, bool)
+        for earlier in self._earlier:
+            if earlier.heads:
+                known |= earlier.positions >= 0
+        if known.any() and done < self.layout.shards:
+            self.notes.append(f"{known.sum():,} of {self.layout.rows:,} rows are known from before; new are the others")
+
+    def _wanting(self, index: int) -> tuple[str, ...]:
+        """The heads that still lack a shard. A shard that contradicts its marker is written again."""
+        heads = []
+        for head in self._heads:
+            try:
+                found = marker(self.path, self.layout, head, index)
+            except ValueError as error:
+                note = f"shard {index} of `{head}` is damaged ({error}): writing it again"
+                if note not in self.notes:
+                    self.notes.append(note)
+                found = None
+            if found is None:
+                heads.append(head)
+        return tuple(heads)
+
+    def _reuse(self, index: int, wanting: tuple[str, ...]) -> Shard | None:
+        """What is left to compute of a shard after reusing what is known; None if that is all of it."""
+        start, stop = self.layout.span(index)
+        known = np.ones(stop - start, bool)
+        for head in wanting:
+            here = np.zeros(stop - start, bool)
+            for earlier in self._earlier:
+                here |= earlier.available(head, start, stop)
+            known &= here
+        if known.all():
+            encoded = {head: self._gather(head, start, stop, known) for head in wanting}
+            self._enqueue(index, stop - start, encoded, 0.0)
+            return None
+        return Shard(index, start, stop, start + np.flatnonzero(~known), wanting)
+
+    def _gather(self, head: str, start: int, stop: int, known: np.ndarray) -> dict[str, np.ndarray]:
+        """Stored arrays of a shard, the known rows filled in from earlier features."""
+        left = known.copy()
+        arrays = {
+            array: np.zeros((stop - start, *shape), dtype)
+            for array, (shape, dtype) in self.layout.heads[head].arrays(head).items()
+        }
+        for earlier in self._earlier:
+            here = left & earlier.available(head, start, stop)
+            if here.any():
+                earlier.take(head, start, here, arrays)
+                left &= ~here
+        return arrays
+
+    def _enqueue(self, index: int, reused: int, encoded: dict[str, dict[str, np.ndarray]], seconds: float) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._drain, name="store-writer", daemon=True)
+            self._thread.start()
+        self._queue.put((index, reused, encoded, seconds))
+
+    def _drain(self) -> None:
+        """The background thread: commits one shard after the other, and after a failure none."""
+        while (job := self._queue.get()) is not None:
+            index, reused, encoded, seconds = job
+            if self._failure is None:
+                try:
+                    for head, arrays in encoded.items():
+                        self._commit(index, reused, head, arrays, seconds)
+                except Exception as error:
+                    self._failure = error
+            with self._claims_guard:
+                self._claims.pop(index).release()
+
+    def _commit(self, index: int, reused: int, head: str, arrays: dict[str, np.ndarray], seconds: float) -> None:
+        codec = settled(self.path, self.layout, head) or self._settle(head, arrays[head])
+        start, stop = self.layout.span(index)
+        files = {}
+        for array, grid in self.layout.grids(head, codec).items():
+            parts = pack(grid, index, arrays[array])
+            digest = publish(self.path / array / grid.key(index), parts)
+            files[array] = {"bytes": size_of(parts), "sha256": digest}
+        mark = Marker(
+            start, stop, self._rows.digest(start, stop), self.layout.identity(head), files, round(seconds, 3), reused
+        )
+        publish(self.path / head / marker_name(index), [mark.text()])
+
+    def _settle(self, head: str, sample: np.ndarray) -> str:
+        """Choose the codec of an `auto` head, once for all processes."""
+        setup = Lock(self.path / LOCKS / "setup")
+        if not setup.acquire(patience=PATIENCE):
+            raise UserError(f"{self.path}: {setup.owner()} has been setting it up for long; wait for it or stop it")
+        try:
+            return settled(self.path, self.layout, head) or settle(self.path, self.layout, head, sample)
+        finally:
+            setup.release()
+
+    def _finish(self) -> None:
+        """If the store is complete and nobody else is at it, delete what only writing needs."""
+        setup = Lock(self.path / LOCKS / "setup")
+        if any(self._wanting(index) for index in range(self.layout.shards)) or not setup.acquire(patience=PATIENCE):
+            return
+        try:
+            if self._life.acquire():
+                remove_folder(self.path / REPLACED)
+                for partial in self.path.glob(f"*/*{PARTIAL}"):
+                    partial.unlink()
+                remove_folder(self.path / LOCKS)
+                sync_folder(self.path)
+        except OSError as error:
+            raise explained(error, self.path) from error
+        finally:
+            setup.release()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _not_finite(self, error: NotFinite, head: str, shard: Shard, numbers: np.ndarray) -> str:
+        ids = [self._rows.name(int(row)) for row in numbers[error.rows[:NAMED_ROWS]]]
+        more = f" and {len(error.rows) - len(ids)} more" if len(error.rows) > len(ids) else ""
+        where = f"{self.path}: head `{head}`, shard {shard.index}, {len(error.rows)} rows ({', '.join(ids)}{more})"
+        if error.overflow:
+            return f"{where}: values too large for {self.layout.heads[head].dtype}; store bfloat16 or float32"
+        return f"{where}: the model gave NaN or infinity; try precision float32, or remove the rows"
+
+
+def differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """What changed between two JSON-like records, one `name: old -> new` a leaf."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
+    elif old != new:
+        yield f"{name}: {_short(old)} -> {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _resolve(current: Layout | None, wanted: Layout, fixed: bool) -> tuple[Layout, list[str], bool]:
+    """The layout to write, notes on how it comes about, and whether it replaces the current one.
+
+    Args:
+        fixed: whether the number of rows of a shard was asked for.
+    """
+    if current is None:
+        return wanted, [], True
+    if current.recipe_digest != wanted.recipe_digest:
+        changed = ", ".join(differences(dict(current.recipe), dict(wanted.recipe)))
+        return wanted, [f"recipe changed ({changed}): starting again"], True
+    notes = []
+    # Keeping the size of the shards while rows come and go keeps most shards as they are.
+    shard_rows = wanted.shard_rows if fixed else current.shard_rows
+    kept = {name: head for name, head in current.heads.items() if name not in wanted.heads}
+    layout = Layout(
+        wanted.rows, wanted.rows_digest, wanted.dataset, wanted.recipe, shard_rows, {**kept, **wanted.heads},
+        current.created_by,
+    )  # fmt: skip
+    same_rows = layout.rows_digest == current.rows_digest
+    changed_heads = [name for name in current.heads if layout.heads[name] != current.heads[name]]
+    if same_rows and shard_rows == current.shard_rows and not changed_heads:
+        if added := sorted(layout.heads.keys() - current.heads.keys()):
+            notes.append(f"adding {', '.join(f'`{name}`' for name in added)} beside what is there")
+        if changed := ", ".join(differences(dict(current.created_by), dict(wanted.created_by))):
+            notes.append(f"begun by other versions ({changed})")
+        return layout, notes, False
+    if not same_rows:
+        notes.append(f"rows changed: {current.rows:,} -> {layout.rows:,}")
+    for name in changed_heads:
+        changed = ", ".join(differences(current.heads[name].record(), layout.heads[name].record()))
+        notes.append(f"head `{name}` changed ({changed})")
+    return layout, notes, True
+
+
+def _create(path: Path, layout: Layout, rows: RowIndex) -> None:
+    """Write a new store's row index, its arrays' metadata, and last its own."""
+    arrays = {"id_bytes": rows.id_bytes, "id_ends": rows.id_ends, "digests": rows.digests}
+    for name, array in arrays.items():
+        folder = path / "rows" / name
+        make_folder(folder)
+        publish(folder / ("c" + ".0" * array.ndim), [np.ascontiguousarray(array).data])
+        publish(folder / "zarr.json", [flat_metadata(array)])
+    publish(path / "rows" / "zarr.json", [written({"zarr_format": 3, "node_type": "group", "attributes": {}})])
+    _add_heads(path, layout)
+
+
+def _add_heads(path: Path, layout: Layout) -> None:
+    """Make room for the heads of a layout that are not there yet, then say that they are part of the store."""
+    for name, head in layout.heads.items():
+        for array, grid in reversed(layout.grids(name, head.codec).items()):
+            make_folder(path / array)
+            if head.codec != "auto" and not (path / array / "zarr.json").exists():
+                publish(path / array / "zarr.json", [grid.metadata()])
+    publish(path / "zarr.json", [layout.metadata()])
