@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64, UInt8
+from numpy.typing import DTypeLike
 from PIL import Image
 
 from pipeline.datasets import Kind
@@ -122,19 +123,18 @@ class Prepared:
     @cached_property
     def row_digests(self) -> UInt8[np.ndarray, "n 16"]:
         """The digest of each row's content: blake2b of its bytes, or of its text in UTF-8."""
-        digests = self._rows["digest"].combine_chunks()
-        return np.frombuffer(digests.buffers()[1], np.uint8).reshape(-1, 16)[digests.offset :][: len(self)]
+        return _values(self._rows["digest"], np.dtype((np.uint8, 16)))
 
     @cached_property
     def labels(self) -> Int64[np.ndarray, " n"]:
         """The class of every row, -1 where the source has none. Training code wants `visible_labels`."""
-        return self._column("label").astype(np.int64)
+        return self._column("label", np.int32).astype(np.int64)
 
     def split(self, draw: int) -> Split:
         """The rows of each role in a draw, 0 <= draw < splits. A run with seed k uses draw k mod splits."""
         if not 0 <= draw < self.splits:
             raise UserError(f"{self.path}: no draw {draw}; dataset.splits made {self.splits}, from 0")
-        roles = self._column(f"draw_{draw}")
+        roles = self._column(f"draw_{draw}", np.uint8)
         return Split(*(np.flatnonzero(roles == role) for role in Role))
 
     def visible_labels(self, draw: int) -> Int64[np.ndarray, " n"]:
@@ -144,7 +144,7 @@ class Prepared:
         visible[labelled] = self.labels[labelled]
         return visible
 
-    def content(self, rows: Sequence[int] | Int64[np.ndarray, " m"]) -> list[str] | list[bytes]:
+    def content(self, rows: Sequence[int] | np.ndarray) -> list[str] | list[bytes]:
         """Texts, or the encoded bytes of images, of `rows` in the order given."""
         column = self._rows["content"]
         return [column[int(row)].as_py() for row in rows]
@@ -163,12 +163,22 @@ class Prepared:
             if content_digest(content.as_py()) != digest.tobytes():
                 raise UserError(f"{self.path}: the content of row {self.ids[row]} has changed; run `aft prepare` again")
 
-    def _column(self, name: str) -> np.ndarray:
+    def _column(self, name: str, dtype: DTypeLike) -> np.ndarray:
         try:
-            column = pq.read_table(self.path / ROWS, columns=[name])[name]
+            with pq.ParquetFile(self.path / ROWS) as file:  # read_table would do, but imports pandas
+                column = file.read(columns=[name])[name]
         except (OSError, KeyError, pa.ArrowException) as error:
-            raise UserError(f"{self.path / ROWS}: damaged ({error}); run `aft prepare` again") from None
-        return column.to_numpy()
+            what = " ".join(str(error).split())
+            raise UserError(f"{self.path / ROWS}: damaged ({what}); run `aft prepare` again") from None
+        if len(column) != len(self):
+            raise UserError(f"{self.path / ROWS}: has {len(column):,} rows, not {len(self):,}; run `aft prepare` again")
+        return _values(column, dtype)
+
+
+def _values(column: pa.ChunkedArray, dtype: DTypeLike) -> np.ndarray:
+    """A column of fixed width without nulls, as its bytes are; Arrow's to_numpy would do, but imports pandas."""
+    chunks = [np.frombuffer(chunk.buffers()[1], dtype)[chunk.offset :][: len(chunk)] for chunk in column.chunks]
+    return np.concatenate(chunks)
 
 
 def content_digest(content: str | bytes) -> bytes:

@@ -94,10 +94,8 @@ def _sample(
     chosen = rows[choose(allot(total, counts, counts - leave), labels[rows], keys[rows])]
     found = np.bincount(labels[chosen], minlength=len(classes))
     if found.min() == 0:
-        raise UserError(
-            f"{setting}: every group of class {classes[int(found.argmin())]!r} is too large for {total:,} rows; ask for "
-            f"more"
-        )
+        missing = classes[int(found.argmin())]
+        raise UserError(f"{setting}: no group of class {missing!r} is small enough for {total:,} rows; ask for more")
     return chosen
 
 
