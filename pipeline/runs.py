@@ -3,6 +3,7 @@
 Read without torch, because `join` needs it often and quickly.
 """
 
+import re
 from collections.abc import Mapping
 from itertools import product
 from typing import Any
@@ -63,6 +64,8 @@ def read(params: Params, name: str) -> Run:
     Raises:
         UserError: it names something that does not exist, or its parts do not fit together.
     """
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise UserError(f"{params.source}: a run cannot be called {name!r}; use letters, digits, _ and -")
     run = params.read(Run, f"runs.{name}")
     where = f"{params.source}: runs.{name}"
     for teacher in run.teachers:

@@ -66,3 +66,9 @@ def test_what_does_not_fit_is_refused_in_one_line(changes: dict, message: str):
     with pytest.raises(UserError, match=message) as caught:
         runs.read(changed(**changes), "aft")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["aft.wide", "a/b", "..", "a b", ""])
+def test_a_name_that_is_no_plain_word_is_refused(name: str):
+    with pytest.raises(UserError, match="cannot be called"):
+        runs.read(Params(VALUES), name)

@@ -1,0 +1,96 @@
+"""The `aft` command as a user types it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.params import parts
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "100"}
+
+
+def aft(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cli", *arguments]
+    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+
+
+def test_help_names_every_stage_in_order_and_does_not_wait_for_torch(tmp_path: Path):
+    shown = aft("--help", cwd=tmp_path).stdout
+    stages = list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
+    places = [shown.index(f"\n  {stage} ") for stage in stages]
+    assert places == sorted(places)
+    code = "import sys, cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT).returncode == 0
+
+
+@pytest.mark.parametrize("kind", ["methods", "teachers", "students", "datasets"])
+def test_list_shows_what_params_may_name(kind: str, tmp_path: Path):
+    assert [line.split()[0] for line in aft("list", kind, cwd=tmp_path).stdout.splitlines()] == parts(kind)
+    assert sorted(json.loads(aft("list", kind, "--json", cwd=tmp_path).stdout)) == parts(kind)
+
+
+def test_the_stages_after_extraction_work_one_by_one(project: Path):
+    assert "joined 3 runs" in aft("join", cwd=project).stdout
+    trained = aft("train", "aft", "--json", "-S", "train.steps=4", "-S", "train.seeds=[0, 1]", cwd=project)
+    assert trained.returncode == 0, trained.stderr
+    assert json.loads(trained.stdout)["trainings"] == 4
+    for run in ("none", "both"):
+        assert aft("train", run, "-S", "train.steps=4", "-S", "train.seeds=[0, 1]", cwd=project).returncode == 0
+    for run in ("none", "aft", "both"):
+        evaluated = aft("evaluate", run, "--json", cwd=project)
+        assert evaluated.returncode == 0, evaluated.stderr
+        assert len(json.loads(evaluated.stdout)["results"]) == 2
+    reported = aft("report", cwd=project)
+    assert reported.returncode == 0, reported.stderr
+    assert (project / "report" / "index.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "atf"), "no section `runs.atf` (did you mean `aft`?)"),
+        (("train", "aft", "-S", "train.step=3"), "unknown key `step`"),
+        (("train", "aft", "-S", "train.learning_rate=1e-4"), "write 1.0e-4"),
+        (("train", "aft", "--params", "no.yaml"), "no.yaml: no such file"),
+        (("evaluate", "none"), "run `aft train none`"),
+        (("probe", "wize"), "did you mean `wise`"),
+        (("extract", "wise", "-S", "teachers.wise.model=models/none"), "models/none"),
+        (("prepare", "-S", "dataset.source.path=raw/none.csv"), "raw/none.csv"),
+        (("prepare", "-S", "dataset.source.text_column=review"), "review"),
+        (("prepare", "-S", "dataset.classes=[good, bad]"), "plain"),
+        (("report",), "none"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line_and_exit_code_2(project: Path, arguments: tuple[str, ...], message: str):
+    before = {path: path.read_bytes() for path in (project / "data").iterdir()}
+    done = aft(*arguments, cwd=project)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+    assert {path: path.read_bytes() for path in (project / "data").iterdir()} == before
+
+
+def test_debug_keeps_the_traceback(project: Path):
+    done = aft("train", "atf", "--debug", cwd=project)
+    assert "Traceback" in done.stderr
+    assert done.returncode == 1
+
+
+def test_init_makes_a_project_and_never_overwrites_one(tmp_path: Path):
+    assert aft("init", "mine", "--params", "images", cwd=tmp_path).returncode == 0
+    assert yaml.safe_load((tmp_path / "mine" / "params.yaml").read_text())["dataset"]["source"]["family"] == "mnist"
+    stages = yaml.safe_load((tmp_path / "mine" / "dvc.yaml").read_text())["stages"]
+    code = [dep for stage in stages.values() for dep in stage.get("do", stage)["deps"] if "pipeline/" in dep]
+    assert code
+    assert all((tmp_path / "mine" / dep).exists() for dep in code if "$" not in dep)
+    again = aft("init", "mine", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "already there" in again.stderr
+    assert aft("init", "other", "--params", "none.yaml", cwd=tmp_path).returncode == 2

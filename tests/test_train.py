@@ -1,0 +1,216 @@
+"""The loop: paired where it says so, exact at weight 0, and honest about what it saw."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from pipeline.errors import UserError
+from pipeline.params import Params
+from pipeline.prepared import Prepared
+from pipeline.train import TrainSettings, _batches, _choose, _rate, _shuffled, train
+
+
+def weights(root: Path, run: str, seed: int) -> dict[str, np.ndarray]:
+    return load_file(root / "runs" / run / "students" / str(seed) / "weights.safetensors")
+
+
+def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    return all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def with_run(params: Params, **run: Any) -> Params:
+    params.values["runs"]["trial"] = {"student": "bag"} | run
+    return params
+
+
+def test_a_run_leaves_its_students_its_record_and_its_curves(project: Path, params: Params):
+    result = train("aft", params, project)
+    record = json.loads((project / "runs" / "aft" / "run.json").read_text())
+    assert sorted(path.name for path in (project / "runs" / "aft").iterdir()) == [
+        "curves.csv",
+        "gates.json",
+        "run.json",
+        "students",
+    ]
+    assert result.trainings == record["trainings"] == 6
+    assert record["seeds"] == [0, 1, 2]
+    assert tuple(record["chosen"]) == result.chosen
+    chosen = next(c for c in record["candidates"] if c["weights"] == record["chosen"])
+    assert chosen["val_accuracy"] == result.val_accuracy
+    assert np.mean(chosen["val_accuracy"]) == max(np.mean(c["val_accuracy"]) for c in record["candidates"])
+    with (project / "runs" / "aft" / "curves.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert {(line["seed"], line["weight"]) for line in lines} == {(s, w) for s in "012" for w in ("0", "3")}
+    assert {line["step"] for line in lines} >= {"0", "29", "30"}
+
+
+def test_it_learns(project: Path, params: Params):
+    result = train("both", params, project)
+    assert np.mean(result.val_accuracy) > 0.6
+
+
+def test_weight_zero_is_plain_training_bit_for_bit(project: Path, params: Params):
+    train("none", params, project)
+    with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": 0.0}])
+    train("trial", params, project)
+    assert all(same(weights(project, "none", seed), weights(project, "trial", seed)) for seed in range(3))
+
+
+def test_training_again_gives_the_same_bits(project: Path, params: Params):
+    with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": 3.0}])
+    train("trial", params, project)
+    first = weights(project, "trial", 1)
+    train("trial", params, project)
+    assert same(first, weights(project, "trial", 1))
+
+
+def test_worker_processes_change_nothing(project: Path, params: Params):
+    params.values["train"]["steps"] = 5
+    train("aft", params, project)
+    first = {seed: weights(project, "aft", seed) for seed in range(3)}
+    params.values["machine"]["workers"] = 2
+    torch.set_num_threads(1)
+    train("aft", params, project)
+    for seed in range(3):
+        for name, values in weights(project, "aft", seed).items():
+            # The number of threads may change the order of a sum, never more.
+            assert np.allclose(values, first[seed][name], atol=1e-5)
+
+
+def test_a_seed_does_the_same_whatever_other_seeds_there_are(project: Path, params: Params):
+    train("none", params, project)
+    first = weights(project, "none", 2)
+    params.values["train"]["seeds"] = [2]
+    train("none", params, project)
+    assert same(first, weights(project, "none", 2))
+
+
+def test_hidden_labels_change_nothing(project: Path, params: Params, monkeypatch: pytest.MonkeyPatch):
+    with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": 3.0}])
+    train("trial", params, project)
+    first = weights(project, "trial", 0)
+    honest = Prepared.open(project / "data")
+    unseen = np.concatenate([honest.split(0).unlabelled, honest.split(0).test])
+    lies = honest.labels.copy()
+    lies[unseen] = (lies[unseen] + 1) % 3
+    monkeypatch.setattr(Prepared, "labels", property(lambda data: lies))
+    train("trial", params, project)
+    assert same(first, weights(project, "trial", 0))
+
+
+def test_unlabelled_rows_teach_a_method(project: Path, params: Params):
+    """A word that stands in unlabelled rows only is moved by a method, and by plain training is not."""
+    train("none", params, project)
+    with_run(params, teachers=["wise"], methods=[{"name": "kd", "weight": 1.0}])
+    train("trial", params, project)
+    data = Prepared.open(project / "data")
+    split = data.split(0)
+    vocabulary = json.loads((project / "runs" / "none" / "students" / "0" / "student.json").read_text())["fitted"]
+    labelled = set(" ".join(data.content(split.labelled)).split())
+    only = [n for n, word in enumerate(vocabulary["vocabulary"], start=1) if word not in labelled]
+    assert only
+    torch.manual_seed(0)
+    start = torch.nn.EmbeddingBag(len(vocabulary["vocabulary"]) + 1, 16, mode="sum").weight.detach().numpy()
+    plain, aided = (weights(project, run, 0)["words.weight"] for run in ("none", "trial"))
+    assert np.allclose(plain[only], start[only])
+    assert (np.abs(aided[only] - start[only]).max(1) > 1e-3).all()
+
+
+def test_a_shuffled_teacher_is_another_teacher(project: Path, params: Params):
+    method = [{"name": "kd", "weight": 1.0}]
+    with_run(params, teachers=["wise"], methods=method)
+    train("trial", params, project)
+    straight = weights(project, "trial", 0)
+    with_run(params, teachers=["wise"], methods=method, shuffle_teachers=True)
+    train("trial", params, project)
+    assert not same(straight, weights(project, "trial", 0))
+
+
+def test_a_run_changes_train_settings_for_itself(project: Path, params: Params):
+    with_run(params, train={"steps": 3, "seeds": [1]})
+    train("trial", params, project)
+    record = json.loads((project / "runs" / "trial" / "run.json").read_text())
+    assert (record["steps"], record["seeds"]) == (3, [1])
+
+
+def test_labels_on_all_rows_need_no_second_batch(project: Path):
+    class All:
+        labelled = np.arange(40)
+        unlabelled = np.arange(0)
+        train = labelled
+
+    class Draw:
+        split, seed = All, 0
+
+    for rows, count in _batches(Draw, TrainSettings(steps=4, batch_size=8, transfer_batch_size=16), True):  # type: ignore[arg-type]
+        assert len(rows) == count == 8
+
+
+def test_batches_are_shuffled_anew_and_whole():
+    batches = _shuffled(np.arange(10), 4, np.random.default_rng(0))
+    epochs = [np.concatenate([next(batches), next(batches)]) for _ in range(50)]
+    assert all(len(set(epoch)) == 8 for epoch in epochs)
+    assert set(np.concatenate(epochs)) == set(range(10))
+    assert len({tuple(epoch) for epoch in epochs}) == 50
+
+
+def test_the_labelled_batches_do_not_depend_on_the_method(project: Path):
+    class Few:
+        labelled = np.arange(12)
+        unlabelled = np.arange(12, 40)
+        train = np.arange(40)
+
+    class Draw:
+        split, seed = Few, 3
+
+    settings = TrainSettings(steps=6, batch_size=8, transfer_batch_size=16)
+    plain = [rows[:count] for rows, count in _batches(Draw, settings, False)]  # type: ignore[arg-type]
+    aided = [(rows, count) for rows, count in _batches(Draw, settings, True)]  # type: ignore[arg-type]
+    assert all(np.array_equal(a, rows[:count]) for a, (rows, count) in zip(plain, aided, strict=True))
+    assert all(len(rows) == count + 16 for rows, count in aided)
+
+
+def test_the_learning_rate_rises_then_falls_to_nothing():
+    settings = TrainSettings(steps=100, warmup=0.1)
+    rates = [_rate(step, settings) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1.0)
+    assert np.argmax(rates) in (9, 10)
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert rates[100] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_smallest_of_tied_weights_is_chosen():
+    class Result:
+        def __init__(self, weight: float, accuracy: float):
+            self.weights, self.val_accuracy = (weight,), accuracy
+
+    tied = [Result(0.0, 0.5), Result(1.0, 0.7), Result(3.0, 0.7), Result(9.0, 0.6)]
+    assert _choose(tied) == (1.0,)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p.values["train"].update(step=3), "unknown key `step`"),
+        (lambda p: p.values["runs"]["aft"]["methods"][0].update(gats="x"), r"runs.aft.methods.aft: unknown key `gats`"),
+        (lambda p: p.values["runs"]["aft"].update(train={"lr": 1}), r"train \(for aft\): unknown key `lr`"),
+        (lambda p: p.values["students"]["bag"].update(width=0), "students.bag.width"),
+        (lambda p: p.values["students"]["bag"].update(family="bag"), "no 'bag' in pipeline/students/"),
+        (lambda p: p.values["machine"].update(device="cuda"), "no GPU"),
+        (lambda p: p.values["train"].update(learning_rate=1e30), "not finite"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(project: Path, params: Params, change: Any, message: str):
+    if "GPU" in message and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    change(params)
+    with pytest.raises(UserError, match=message) as caught:
+        train("aft", params, project)
+    assert "\n" not in str(caught.value)
