@@ -96,8 +96,8 @@ class Result(Record):
     largest_class_share: float
 
 
-class Reference(Record):
-    """What the run's teachers' own probe reaches on the test rows of one seed."""
+class ProbeResult(Record):
+    """What the probe of the run's teachers reaches on the test rows of one seed."""
 
     seed: int
     accuracy: float = Field(ge=0, le=1)
@@ -112,7 +112,7 @@ class Evaluation(Record):
     classes: tuple[str, ...]
     test_rows: int
     results: tuple[Result, ...] = Field(min_length=1)
-    probe: tuple[Reference, ...] | None
+    probe: tuple[ProbeResult, ...] | None
     seconds: float
 
 
@@ -136,7 +136,7 @@ class Outcome:
         gates: per teacher and seed, the learned gates; empty for methods without.
         differences: per seed, test accuracy minus the baseline's; empty for the baseline, or where there is none.
         difference: the same, summed up.
-        p: its p-value, adjusted after Holm for all comparisons made together.
+        p: its p-value, adjusted after Holm for all comparisons made together; None where there is nothing to test.
         references: per seed, the accuracy of the teachers' probe minus the baseline's; empty without teachers.
         gap: the share of the way from the baseline to the probe that the run goes.
     """
@@ -169,7 +169,7 @@ class Outcome:
     @property
     def accuracy(self) -> float:
         """Mean test accuracy over seeds."""
-        return float(np.mean(self.accuracies))
+        return self.mean("accuracy")
 
     @property
     def verdict(self) -> str:
@@ -185,10 +185,24 @@ class Outcome:
         return "gain" if self.difference.mean > 0 else "loss"
 
     @property
+    def identical(self) -> bool:
+        """Whether every seed equals plain training to the last row, as after standing aside: then nothing is tested."""
+        return bool(self.differences) and not any(self.differences)
+
+    @property
     def collapsed(self) -> list[int]:
         """The seeds whose student predicts one class only, on validation or on test rows."""
         guards = {guard.seed for guard in self.run.guards if guard.one_class}
         return sorted(guards | {r.seed for r in self.evaluation.results if r.largest_class_share == 1})
+
+    def mean(self, metric: str) -> float:
+        """The mean over seeds of a field of `Result`."""
+        return float(np.mean([getattr(result, metric) for result in self.evaluation.results]))
+
+    def guard(self, what: str) -> float | None:
+        """The mean over seeds of a field of `Guard`, None where it was not measured."""
+        values = [value for guard in self.run.guards if (value := getattr(guard, what)) is not None]
+        return float(np.mean(values)) if values else None
 
     @property
     def weight(self) -> str:
@@ -199,12 +213,40 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """The probe of the teachers of some runs, on the test rows of those runs.
+
+    Attributes:
+        name: the teachers.
+        mean, standard_error: its test accuracy over seeds.
+        difference: that mean minus the baseline's; None without a baseline.
+    """
+
+    name: str
+    mean: float
+    standard_error: float | None
+    difference: float | None
+
+
+@dataclass(frozen=True)
 class Comparison:
     """The runs of one student: plain training first, where there is one, and controls last."""
 
     student: Student
     baseline: Outcome | None
     outcomes: tuple[Outcome, ...]
+
+    @property
+    def references(self) -> list[Reference]:
+        """The probe of every set of teachers among the runs."""
+        found = {}
+        for outcome in self.outcomes:
+            if outcome.evaluation.probe:
+                accuracies = [score.accuracy for score in outcome.evaluation.probe]
+                difference = float(np.mean(outcome.references)) if outcome.references else None
+                name = " + ".join(outcome.run.teachers)
+                found[name] = Reference(name, float(np.mean(accuracies)), standard_error(accuracies), difference)
+        return list(found.values())
 
 
 def compare(root: Path, runs: Sequence[str]) -> list[Comparison]:
@@ -230,8 +272,9 @@ def compare(root: Path, runs: Sequence[str]) -> list[Comparison]:
         if baseline is not None:
             group = [outcome if outcome is baseline else _pair(outcome, baseline) for outcome in group]
             groups[number] = baseline, group
-        tested = [outcome for outcome in group if outcome.difference is not None]
-        p_values |= {o.name: o.difference.p for o in tested if o.difference is not None and o.difference.p is not None}
+        p_values |= {
+            o.name: o.difference.p for o in group if o.difference and o.difference.p is not None and not o.identical
+        }
     adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     comparisons = []
     for baseline, group in groups:
@@ -240,6 +283,11 @@ def compare(root: Path, runs: Sequence[str]) -> list[Comparison]:
         done = tuple(replace(outcome, p=adjusted.get(outcome.name)) for outcome in group)
         comparisons.append(Comparison(done[0].run.student, done[0] if baseline else None, done))
     return comparisons
+
+
+def label(weights: Sequence[float]) -> str:
+    """The name of a candidate, as curves.csv has it: `10`, `10+1`, or `none` without methods."""
+    return "+".join(f"{weight:g}" for weight in weights) or "none"
 
 
 R = TypeVar("R", bound=Record)
@@ -264,15 +312,10 @@ def _read(root: Path, name: str) -> Outcome:
     evaluation = load(Evaluation, path, f"aft evaluate {name}")
     seeds = [list(run.seeds), [result.seed for result in evaluation.results]]
     if evaluation.probe is not None:
-        seeds.append([reference.seed for reference in evaluation.probe])
+        seeds.append([score.seed for score in evaluation.probe])
     if any(other != seeds[0] for other in seeds) or evaluation.student != run.student.name:
         raise UserError(f"{path}: not of the students that {folder} holds now; run `aft evaluate {name}` again")
     return Outcome(run, evaluation, _curve(folder / "curves.csv", run), _gates(folder / "gates.json", run))
-
-
-def _label(weights: Sequence[float]) -> str:
-    """What curves.csv calls a candidate."""
-    return "+".join(f"{weight:g}" for weight in weights) or "none"
 
 
 def _curve(path: Path, run: Run) -> tuple[Point, ...]:
@@ -280,14 +323,14 @@ def _curve(path: Path, run: Run) -> tuple[Point, ...]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for line in csv.DictReader(file):
-                if line["weight"] == _label(run.chosen):
+                if line["weight"] == label(run.chosen):
                     scores.setdefault(int(line["step"]), []).append(float(line["val_accuracy"]))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run `aft train {run.run}`") from None
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: damaged ({error}); run `aft train {run.run}` again") from None
     if not scores:
-        raise UserError(f"{path}: no lines for the chosen weight {_label(run.chosen)}; run `aft train {run.run}` again")
+        raise UserError(f"{path}: no lines for the chosen weight {label(run.chosen)}; run `aft train {run.run}` again")
     return tuple(Point(s, float(np.mean(at)), standard_error(at), len(at)) for s, at in sorted(scores.items()))
 
 
@@ -295,10 +338,15 @@ def _gates(path: Path, run: Run) -> dict[str, list[list[float]]]:
     if not path.exists():
         return {}  # most methods have none
     try:
-        return TypeAdapter(dict[str, list[list[float]]]).validate_json(path.read_bytes())
+        gates = TypeAdapter(dict[str, list[list[float]]]).validate_json(path.read_bytes())
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
         raise UserError(f"{path}: damaged ({problem}); run `aft train {run.run}` again") from None
+    if any(len(seeds) != len(run.seeds) or len({len(seed) for seed in seeds} - {0}) != 1 for seeds in gates.values()):
+        raise UserError(
+            f"{path}: not the same number of gates for each of the run's seeds; run `aft train {run.run}` again"
+        )
+    return gates
 
 
 def _baseline(group: Sequence[Outcome]) -> Outcome | None:

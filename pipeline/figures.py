@@ -66,7 +66,8 @@ def differences(rows: Sequence[Dots], name: str, label: str, narrow: bool = Fals
         label: what the drawing shows, for those who cannot see it.
         narrow: lay it out for a phone.
     """
-    width, left, right, pitch = (340, 12, 12, 46) if narrow else (720, 168, 132, 34)
+    widest = max(len(row.name) for row in rows)
+    width, left, right, pitch = (340, 12, 12, 46) if narrow else (720, min(30 + 7 * widest, 220), 138, 34)
     top, bottom = 28, 40
     height = top + bottom + pitch * len(rows)
     figure = _figure(width, height)
@@ -80,7 +81,10 @@ def differences(rows: Sequence[Dots], name: str, label: str, narrow: bool = Fals
     margin = 0.06 * ((max(reach) - min(reach)) or 1.0)
     axes.set_xlim(min(reach) - margin, max(reach) + margin)
     axes.axvline(0, color=INK, linewidth=0.9)
-    axes.text(0, -0.5, "plain training", color=SOFT, fontsize=10.5, ha="center", va="bottom", parse_math=False)
+    _above(axes, 0.0, "plain training", SOFT)
+    first = rows[0].reference
+    if first is not None and abs(first) > (max(reach) - min(reach)) * (0.33 if narrow else 0.2):
+        _above(axes, first, "probe", REFERENCE)
     for y, row in enumerate(rows):
         colour = SOFT if row.quiet else ACCENT
         centre = y + 0.16 if narrow else y
@@ -92,16 +96,15 @@ def differences(rows: Sequence[Dots], name: str, label: str, narrow: bool = Fals
         if row.low is not None and row.high is not None:
             axes.plot([row.low, row.high], [centre, centre], color=colour, linewidth=2.2, solid_capstyle="round")
         axes.scatter([row.mean], [centre], s=62, marker="D", color=colour, linewidths=0, zorder=3)
-        written = f"{row.mean:+.2f}".replace("-", "\N{MINUS SIGN}")
+        written = f"{row.mean:+.2f}" if round(row.mean, 2) else "0.00"
         if narrow:
             _beside(axes, 0.0, y - 0.3, row.name, "left", INK)
-            _beside(axes, 1.0, y - 0.3, written, "right", INK)
+            _beside(axes, 1.0, y - 0.3, _minus(written), "right", INK)
         else:
-            _beside(axes, -10 / (width - left - right), y, row.name, "right", INK)
+            inner = width - left - right
             interval = "" if row.low is None or row.high is None else f"  [{row.low:.2f}, {row.high:.2f}]"
-            _beside(
-                axes, 1 + 10 / (width - left - right), y, written + interval.replace("-", "\N{MINUS SIGN}"), "left", INK
-            )
+            _beside(axes, -left / inner, y, row.name, "left", INK)
+            _beside(axes, 1 + 14 / inner, y, _minus(written + interval), "left", INK)
     return _svg(figure, name, label)
 
 
@@ -186,8 +189,8 @@ def _calm(axes: Axes, grid: bool) -> None:
     axes.tick_params(color=HAIR, labelcolor=SOFT, labelsize=11, length=3)
     axes.xaxis.label.set(color=SOFT, fontsize=11)
     axes.yaxis.label.set(color=SOFT, fontsize=11)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     if grid:
         axes.grid(axis="y", color=HAIR, linewidth=0.6)
         axes.set_axisbelow(True)
@@ -197,6 +200,14 @@ def _beside(axes: Axes, x: float, y: int | float, text: str, side: str, colour: 
     """Text at a share of the axes' width and a row's height. Names are no mathematics, even with a dollar in them."""
     place = axes.get_yaxis_transform()
     axes.text(x, y, text, transform=place, ha=side, va="center", color=colour, fontsize=12, parse_math=False)
+
+
+def _above(axes: Axes, x: float, text: str, colour: str) -> None:
+    axes.text(x, -0.58, text, color=colour, fontsize=10.5, ha="center", va="bottom", parse_math=False)
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def _thin(*lines: Sequence[float] | Sequence[int] | np.ndarray) -> list[np.ndarray]:

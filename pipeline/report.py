@@ -8,9 +8,9 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import floor, isfinite, log10
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,12 @@ import yaml
 from pydantic import Field
 from scipy import stats
 
-from pipeline import figures
-from pipeline.comparison import Comparison, Outcome, Record, compare, load
+from pipeline import figures, wording
+from pipeline.comparison import Comparison, Outcome, Record, compare, label, load
 from pipeline.errors import UserError
-from pipeline.metrics import Share, standard_error
+from pipeline.metrics import standard_error
 from pipeline.params import Params
+from pipeline.wording import count, duration, listed, percent, seeds, sentence
 
 
 class ProbeSplit(Record):
@@ -48,10 +49,20 @@ class Probe(Record):
 class Manifest(Record):
     """data/manifest.json, as far as the report tells of it."""
 
+    kind: str
     rows: int
     classes: tuple[str, ...]
-    dropped: dict[str, int] = Field(default_factory=dict)
-    source: dict[str, Any] = Field(default_factory=dict)
+    without_label: int
+    splits: int
+    rows_of_class: tuple[dict[str, tuple[int, ...]], ...]
+    dropped: dict[str, int]
+    notes: tuple[str, ...]
+    settings: dict[str, Any]
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """Where the rows come from: the family and its settings."""
+        return dict(self.settings.get("source", {}))
 
 
 @dataclass(frozen=True)
@@ -114,20 +125,26 @@ def report(
     outcomes = [outcome for comparison in comparisons for outcome in comparison.outcomes]
     teachers = dict.fromkeys(teacher for outcome in outcomes for teacher in outcome.run.teachers)
     probes = [load(Probe, root / "probes" / f"{name}.json", f"aft probe {name}") for name in teachers]
+    manifest = load(Manifest, root / "data" / "manifest.json", "aft prepare")
     warnings = [warning for outcome in outcomes for warning in _warnings(outcome)]
-    page = _environment().get_template("report.html.j2").render(
+    costs = _costs(probes, stores, outcomes)
+    page = _template().render(
+        title=_title(comparisons, list(teachers)),
+        subtitle=_subtitle(manifest, outcomes[0]),
         comparisons=comparisons,
+        drawings=[_drawings(comparison, f"s{k}") for k, comparison in enumerate(comparisons)],
         outcomes=outcomes,
         warnings=warnings,
         tests=sum(outcome.p is not None for outcome in outcomes),
         probes=probes,
-        manifest=load(Manifest, root / "data" / "manifest.json", "aft prepare"),
-        stores=stores,
-        drawings=[_drawings(comparison, f"s{number}") for number, comparison in enumerate(comparisons)],
-        costs=_costs(probes, stores, outcomes),
+        costs=costs,
+        longest=max(cost["seconds"] for cost in costs) or 1.0,
+        spent=_spent(costs),
+        manifest=manifest,
+        facts=_facts(manifest, outcomes[0]),
         origins=_origins(outcomes),
         params=params and {"source": params.source, "text": _yaml(params.values)},
-    )  # fmt: skip
+    )
     metrics = {outcome.name: flat(outcome) for outcome in outcomes}
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "index.html", page)
@@ -136,51 +153,15 @@ def report(
     return Report(out / "index.html", metrics, [f"{o.name}: {sentence(o)}" for o in outcomes], warnings)
 
 
-def sentence(outcome: Outcome) -> str:
-    """What may be said of a run against plain training of its student: no more than its seeds carry."""
-    difference = outcome.difference
-    right = f"{percent(outcome.accuracy)} % of the test rows right"
-    if difference is None:
-        if not outcome.run.methods:
-            return f"plain training, {right}."
-        return f"{right}; there is no run without methods of this student to compare it with."
-    points = f"{signed(difference.mean)} points against plain training"
-    if difference.low is not None and difference.high is not None:
-        interval = f"{percent(difference.low)} to {percent(difference.high)}"
-        points += f" (95 % interval {interval}; better on {difference.wins} of {difference.n} seeds)"
-    match outcome.verdict:
-        case "aside":
-            text = f"stood aside: validation chose weight 0, which is plain training; {points}."
-        case "single":
-            text = f"{points} on the one seed there is, from which nothing follows: run more seeds."
-        case "noise":
-            text = f"inside the noise: {points}."
-        case _:
-            text = f"{points}{_closing(outcome.gap)}."
-            if outcome.p is not None and outcome.p > 0.05:
-                text += f" Less sure than it looks: p = {p_value(outcome.p)} once all comparisons here are allowed for."
-    if not outcome.control:
-        return text
-    if outcome.verdict == "gain":
-        moral = "It ought not to gain: part of what the methods gain does not come from what the teachers know."
-    else:
-        moral = "As expected, nothing is gained from teachers that know nothing."
-    told = text[0].upper() + text[1:]
-    return f"a control, whose teachers' rows are shuffled and so say nothing about any row. {told} {moral}"
+def _title(comparisons: Sequence[Comparison], teachers: Sequence[str]) -> str:
+    students = listed([comparison.student.name for comparison in comparisons])
+    return f"{students}, taught by {listed(teachers)}" if teachers else f"{students}, trained plainly"
 
 
-def _closing(gap: Share | None) -> str:
-    if gap is None or (gap.share is not None and gap.share <= 0):
-        return ""
-    if gap.share is None:
-        return f"; {gap.note}"
-    return f"; closes {share(gap.share)} % of the gap to its teachers' probe ({_range(gap)})"
-
-
-def _range(gap: Share) -> str:
-    if gap.low is None or gap.high is None:
-        return gap.note
-    return f"{share(gap.low)} to {share(gap.high)} %"
+def _subtitle(manifest: Manifest, outcome: Outcome) -> str:
+    run, classes = outcome.run, count(len(manifest.classes))
+    rows = f"{count(run.labelled)} labelled and {count(run.unlabelled)} unlabelled training rows"
+    return f"{manifest.source.get('family', manifest.kind)}, {classes} classes, {rows}, {seeds(outcome)}"
 
 
 def flat(outcome: Outcome) -> dict[str, Any]:
@@ -208,38 +189,43 @@ def flat(outcome: Outcome) -> dict[str, Any]:
 
 def _drawings(comparison: Comparison, name: str) -> dict[str, Any]:
     """The drawings of one student's runs; `name` begins the ids inside them."""
-    compared = [outcome for outcome in comparison.outcomes if outcome.difference is not None]
-    rows = [_dots(outcome) for outcome in compared]
-    label = "Differences to plain training, in points: " + ", ".join(f"{row.name} {row.mean:+.2f}" for row in rows)
-    panels: dict[str, list[dict[str, Any]]] = {"curves": [], "searches": [], "gates": []}
-    points = [point for outcome in comparison.outcomes for point in outcome.curve]
-    lowest = min(point.mean - (point.standard_error or 0) for point in points)
-    highest = max(point.mean + (point.standard_error or 0) for point in points)
-    margin = 0.05 * (highest - lowest) or 0.01
-    limits = (100 * max(0.0, lowest - margin), 100 * min(1.0, highest + margin))
+    drawn: dict[str, Any] = {"curves": [], "searches": [], "gates": []}
+
+    def panel(kind: str, title: str, svg: str, note: str = "") -> None:
+        drawn[kind].append({"title": title, "svg": svg, "note": note})
+
+    limits = _limits(comparison)
+    plain = _band(comparison.baseline) if comparison.baseline else None
     for number, outcome in enumerate(comparison.outcomes):
-        own = f"{name}r{number}"
-        plain = comparison.baseline if outcome is not comparison.baseline else None
-        drawn = figures.curve(
-            _band(outcome), None if plain is None else _band(plain), limits, f"{own}c", f"{outcome.name} along training"
-        )
-        panels["curves"].append({"run": outcome.name, "svg": drawn})
-        candidates = outcome.run.candidates
+        own, candidates = f"{name}r{number}", outcome.run.candidates
+        beside = None if outcome is comparison.baseline else plain
+        along = figures.curve(_band(outcome), beside, limits, f"{own}c", f"{outcome.name} along training")
+        panel("curves", outcome.name, along)
         if len(candidates) > 1:
-            weights = ["+".join(f"{weight:g}" for weight in candidate.weights) for candidate in candidates]
+            weights = [label(candidate.weights) for candidate in candidates]
             scores = [[100 * score for score in candidate.val_accuracy] for candidate in candidates]
-            chosen = [candidate.weights for candidate in candidates].index(outcome.run.chosen)
-            drawn = figures.search(weights, scores, chosen, f"{own}w", f"{outcome.name} by weight")
-            panels["searches"].append({"run": outcome.name, "svg": drawn, "note": _edge(outcome)})
-        for teacher, seeds in outcome.gates.items():
-            falling = [sorted(gates, reverse=True) for gates in seeds]
-            drawn = figures.gates(falling, f"{own}g{len(panels['gates'])}", f"gates of {outcome.name} for {teacher}")
-            note = _gate_facts(seeds)
-            panels["gates"].append({"run": outcome.name, "teacher": teacher, "svg": drawn, "note": note})
-    if not rows:
-        return panels
-    wide, narrow = (figures.differences(rows, f"{name}d{n:d}", label, narrow=n) for n in (False, True))
-    return panels | {"wide": wide, "narrow": narrow}
+            chosen = weights.index(label(outcome.run.chosen))
+            search = figures.search(weights, scores, chosen, f"{own}w", f"{outcome.name} by weight")
+            panel("searches", outcome.name, search, _edge(outcome))
+        for k, (teacher, gates) in enumerate(outcome.gates.items()):
+            falling = [sorted(values, reverse=True) for values in gates]
+            sorted_gates = figures.gates(falling, f"{own}g{k}", f"gates of {outcome.name} for {teacher}")
+            panel("gates", f"{outcome.name}, {teacher}", sorted_gates, _gate_facts(gates))
+    if rows := [_dots(outcome) for outcome in comparison.outcomes if outcome.difference is not None]:
+        told = ", ".join(f"{row.name} {row.mean:+.2f}" for row in rows)
+        for kind, narrow in (("wide", False), ("narrow", True)):
+            what = f"Points of accuracy over plain training: {told}"
+            drawn[kind] = figures.differences(rows, f"{name}{kind}", what, narrow)
+    return drawn
+
+
+def _limits(comparison: Comparison) -> tuple[float, float]:
+    """One accuracy axis, in percent, for all learning curves of a student."""
+    points = [point for outcome in comparison.outcomes for point in outcome.curve]
+    lowest = min(point.mean - (point.standard_error or 0.0) for point in points)
+    highest = max(point.mean + (point.standard_error or 0.0) for point in points)
+    margin = 0.05 * (highest - lowest) or 0.01
+    return 100 * max(0.0, lowest - margin), 100 * min(1.0, highest + margin)
 
 
 def _dots(outcome: Outcome) -> figures.Dots:
@@ -277,61 +263,97 @@ def _edge(outcome: Outcome) -> str:
     return " ".join(notes)
 
 
-def _gate_facts(seeds: Sequence[Sequence[float]]) -> str:
+def _gate_facts(gates: Sequence[Sequence[float]]) -> str:
     """How open the gates are, and whether the seeds agree on which."""
-    values = np.asarray(seeds, dtype=np.float64)  # [seeds, features]
+    values = np.asarray(gates, dtype=np.float64)  # [seeds, features]
     low, middle, high = np.quantile(values, [0.1, 0.5, 0.9])
-    text = f"{values.shape[1]:,} gates; median {middle:.2f}, the middle 80 % from {low:.2f} to {high:.2f}."
+    text = f"{count(values.shape[1])} gates; median {middle:.2f}, the middle 80% from {low:.2f} to {high:.2f}."
     if len(values) < 2 or values.shape[1] < 3:
         return text
     ranks = stats.rankdata(values, axis=1)
     if (ranks.std(1) == 0).any():
         return f"{text} In some seed all gates are equal."
     agreement = np.corrcoef(ranks)[np.triu_indices(len(ranks), 1)].mean()
-    return f"{text} Rank correlation between seeds: {number(float(agreement))}."
+    return f"{text} Rank correlation between seeds: {percent(float(agreement) / 100)}."
 
 
 def _warnings(outcome: Outcome) -> list[str]:
     if not outcome.collapsed:
         return []
-    seeds = ", ".join(map(str, outcome.collapsed))
+    collapsed = ", ".join(map(str, outcome.collapsed))
     return [
-        f"{outcome.name}: the student predicts one class only (seed {seeds}). Its numbers tell of a collapse, not of a "
-        "method; lower the weight or the learning rate, or give the student's feature a LayerNorm."
+        f"{outcome.name}: the student predicts one class only (seed {collapsed}). Its numbers tell of a collapse, "
+        "not of a method; lower the weight or the learning rate, or give the student's feature a LayerNorm."
     ]
 
 
 def _costs(probes: Sequence[Probe], stores: Sequence[Stored], outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """Time and bytes, stage by stage."""
     costs: list[dict[str, Any]] = []
+
+    def cost(stage: str, of: str, work: str, seconds: float, rate: str = "", **more: Any) -> None:
+        costs.append({"stage": stage, "of": of, "work": work, "seconds": seconds, "rate": rate, "each": ""} | more)
+
     for store in stores:
         work = f"{count(store.rows)} rows of {count(store.width)} features"
         rate = f"{count(round(store.rows / store.seconds))} rows/s" if store.seconds else ""
-        costs.append({"stage": "extract", "of": store.name, "work": work, "rate": rate, "seconds": store.seconds})
-        each = f"{store.bytes / store.rows:,.0f} bytes a row" if store.rows else ""
-        costs[-1] |= {"bytes": store.bytes, "each": each}
+        each = f"{count(round(store.bytes / store.rows))} bytes a row" if store.rows else ""
+        cost("extract", store.name, work, store.seconds, rate, bytes=store.bytes, each=each)
     for probe in probes:
-        work = f"{len(probe.splits)} draws of the splits"
-        costs.append({"stage": "probe", "of": probe.teacher, "work": work, "seconds": probe.seconds})
+        cost("probe", probe.teacher, f"{len(probe.splits)} draws", probe.seconds)
     for outcome in outcomes:
         run = outcome.run
-        work = f"{count(run.trainings)} trainings of {count(run.steps)} steps"
-        rate = f"{run.seconds / run.trainings:.2g} s each" if run.trainings else ""
-        costs.append({"stage": "train", "of": run.run, "work": work, "rate": rate, "seconds": run.seconds})
+        rate = f"{duration(run.seconds / run.trainings)} each" if run.trainings else ""
+        cost("train", run.run, f"{count(run.trainings)} trainings of {count(run.steps)} steps", run.seconds, rate)
     for outcome in outcomes:
-        work = f"{len(outcome.accuracies)} students on {count(outcome.evaluation.test_rows)} rows"
-        seconds = outcome.evaluation.seconds
-        costs.append({"stage": "evaluate", "of": outcome.name, "work": work, "seconds": seconds})
+        evaluation = outcome.evaluation
+        work = f"{len(evaluation.results)} students on {count(evaluation.test_rows)} rows"
+        cost("evaluate", outcome.name, work, evaluation.seconds)
     return costs
 
 
-def _origins(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """Where the runs come from; runs of one origin share an entry."""
-    origins: dict[str, dict[str, Any]] = {}
+def _spent(costs: Sequence[dict[str, Any]]) -> str:
+    """The two stages in a sentence: what was paid once, and what every run costs."""
+    text = f"All stages shown took {duration(sum(cost['seconds'] for cost in costs))}."
+    if extraction := sum(cost["seconds"] for cost in costs if cost["stage"] == "extract"):
+        text += f" The teachers ran once, for {duration(extraction)}; every training reads what they left."
+    return text
+
+
+def _facts(manifest: Manifest, outcome: Outcome) -> list[tuple[str, str]]:
+    """The dataset in a few lines."""
+    run, classes = outcome.run, count(len(manifest.classes))
+    dropped = "; ".join(f"{reason}: {count(rows)}" for reason, rows in manifest.dropped.items() if rows)
+    facts = {
+        "source": ", ".join(f"{key} {value}" for key, value in manifest.source.items()),
+        "rows": f"{count(manifest.rows)} in {classes} classes, {count(manifest.without_label)} without a label",
+        "training": f"{count(run.labelled)} rows with their label, {count(run.unlabelled)} without",
+        "test": f"{count(outcome.evaluation.test_rows)} rows",
+        "draws": f"{count(manifest.splits)}, of which rows train, validate and test",
+        "left out": f"{dropped}. Every row is listed in data/quarantine.csv." if dropped else "nothing",
+        "notes": "; ".join(manifest.notes),
+    }
+    return [(term, fact) for term, fact in facts.items() if fact]
+
+
+def _origins(outcomes: Sequence[Outcome]) -> list[list[tuple[str, str]]]:
+    """Where the runs come from, as facts; runs of one origin share them."""
+    origins: dict[str, list[str]] = {}
     for outcome in outcomes:
-        key = json.dumps(outcome.run.provenance, sort_keys=True)
-        origins.setdefault(key, {"runs": [], **outcome.run.provenance})["runs"].append(outcome.name)
-    return list(origins.values())
+        origins.setdefault(json.dumps(outcome.run.provenance, sort_keys=True), []).append(outcome.name)
+    shown = []
+    for text, names in origins.items():
+        origin = json.loads(text)
+        changed = ", with uncommitted changes" if origin.get("changed") else ""
+        versions = ", ".join(f"{package} {version}" for package, version in origin.get("versions", {}).items())
+        facts = {
+            "runs": listed(names),
+            "commit": f"{origin['commit']}{changed}" if origin.get("commit") else "not in a git repository",
+            "device": str(origin.get("device", "not recorded")),
+            "versions": versions or "not recorded",
+        }
+        shown.append(list(facts.items()))
+    return shown
 
 
 def _curves(outcomes: Sequence[Outcome]) -> str:
@@ -362,71 +384,7 @@ def _yaml(values: Any) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
 
 
-def percent(value: float | None) -> str:
-    """A share of 1 as percent with two decimals: 0.6538 is `65.38`."""
-    return _digits(value, lambda x: f"{_round(100 * x, 2):.2f}")
-
-
-def signed(value: float | None) -> str:
-    """A difference of shares as points with its sign: 0.0183 is `+1.83`."""
-    return _digits(value, lambda x: f"{rounded:+.2f}" if (rounded := _round(100 * x, 2)) else "0.00")
-
-
-def share(value: float | None) -> str:
-    """A share of 1 as whole percent: 0.42 is `42`."""
-    return _digits(value, lambda x: f"{_round(100 * x, 0):.0f}")
-
-
-def number(value: float | None) -> str:
-    """A number with three significant digits: `0.0571`, `7.9`, `1,230`."""
-
-    def write(x: float) -> str:
-        places = 2 - floor(log10(abs(x))) if x else 0
-        short = f"{round(x, places):,.{max(places, 0)}f}"
-        return short.rstrip("0").rstrip(".") if "." in short else short
-
-    return _digits(value, write)
-
-
-def p_value(value: float | None) -> str:
-    """A p-value: two decimals, three where it matters, `< 0.001` below that."""
-    return _digits(value, lambda p: "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}")
-
-
-def count(value: int) -> str:
-    """A whole number with thousands set apart: `5,200`."""
-    return f"{value:,}"
-
-
-def duration(seconds: float | None) -> str:
-    """Time: `0.8 s`, `31 s`, `2 min 10 s`, `1 h 05 min`."""
-
-    def write(x: float) -> str:
-        if x < 10:
-            return f"{x:.1f} s"
-        minutes, rest = divmod(round(x), 60)
-        hours, left = divmod(minutes, 60)
-        return f"{hours} h {left:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-    return _digits(seconds, write)
-
-
-def size(value: int) -> str:
-    """Bytes in decimal units: `4.61 MB`."""
-    power = min(int(log10(value) // 3), 4) if value >= 1 else 0
-    return f"{number(value / 1000**power)} {['B', 'kB', 'MB', 'GB', 'TB'][power]}"
-
-
-def _digits(value: float | None, write: Callable[[float], str]) -> str:
-    """A dash for what is not known or not finite, and a true minus sign."""
-    return "—" if value is None or not isfinite(value) else write(value).replace("-", "\N{MINUS SIGN}")
-
-
-def _round(value: float, places: int) -> float:
-    return round(value, places) + 0.0  # adding 0 turns -0.0 into 0.0
-
-
-def _environment() -> jinja2.Environment:
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -434,6 +392,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {f.__name__: f for f in (percent, signed, share, number, p_value, count, duration, size)}
-    environment.globals |= {"sentence": sentence, "standard_error": standard_error}
-    return environment
+    written = ("percent", "signed", "share", "number", "p_value", "count", "duration", "size")
+    environment.filters |= {name: getattr(wording, name) for name in written}
+    environment.globals |= {"sentence": sentence, "lead": wording.lead, "mean": _mean, "standard_error": standard_error}
+    return environment.get_template("report.html.j2")

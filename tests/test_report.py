@@ -11,6 +11,7 @@ import pytest
 from pipeline.report import report
 
 SEEDS = [0, 1, 2, 3, 4]
+CLASSES = ["negative", "neutral", "positive"]
 LABELLED, UNLABELLED, TEST = 400, 5200, 3000
 
 
@@ -19,9 +20,13 @@ class Project:
 
     def __init__(self, root: Path):
         self.root = root
+        per_class = {"labelled": [133, 134, 133], "unlabelled": [1700, 1800, 1700], "val": [133, 134, 133],
+                     "test": [1000, 1000, 1000]}  # fmt: skip
         self.write("data/manifest.json", {
-            "rows": 9000, "classes": ["negative", "neutral", "positive"], "dropped": {"twin": 1204, "undecodable": 0},
-            "source": {"family": "tweets", "min_confidence": 0.6},
+            "format": 1, "kind": "text", "rows": 9000, "digest": "0" * 32, "classes": CLASSES, "without_label": 0,
+            "splits": 5, "rows_of_class": [per_class] * 5, "notes": [],
+            "dropped": {"unreadable": 0, "twin": 1204, "twins disagree about the label": 310},
+            "settings": {"source": {"family": "tweets", "min_confidence": 0.6}, "deduplicate": "token_set"},
         })  # fmt: skip
         self.probe("minilm")
 
@@ -84,7 +89,7 @@ class Project:
             self.write(f"runs/{name}/gates.json", values)
         self.write(f"evaluations/{name}.json", {
             "run": name, "student": student, "teachers": list(teachers) if methods else [],
-            "classes": ["negative", "neutral", "positive"], "test_rows": TEST, "seconds": 2.1,
+            "classes": CLASSES, "test_rows": TEST, "seconds": 2.1,
             "results": [
                 {"seed": s, "split": s % 5, "accuracy": a, "macro_f1": a - 0.02, "log_loss": 0.8,
                  "largest_class_share": share}
