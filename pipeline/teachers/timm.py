@@ -90,16 +90,17 @@ class ImageModel(Teacher):
         self.device = device
         self.dtype = dtype
         self.resize = create_transform(**config, is_training=False, use_prefetcher=True)
-        # (pixels / 255 - mean) / std as one product and one sum.
-        std = torch.tensor(config["std"])
-        self.scale = (1 / (255 * std)).view(1, 3, 1, 1).to(device)
-        self.shift = (-torch.tensor(config["mean"]) / std).view(1, 3, 1, 1).to(device)
-        blank = torch.zeros(1, 3, *config["input_size"][1:])
-        _cast_body(model, blank, dtype)
+        _, height, width = config["input_size"]
+        # (pixels / 255 - mean) / std as one product and one sum over lines of pixels [w * 3], which are long enough
+        # for vector instructions where three channels are not: 4 times faster than by channel.
+        mean, std = torch.tensor(config["mean"]), torch.tensor(config["std"])
+        self.scale = (1 / (255 * std)).repeat(width).to(device)
+        self.shift = (-mean / std).repeat(width).to(device)
+        _cast_body(model, torch.zeros(1, 3, height, width), dtype)
         self.model: Any = model.to(device, memory_format=torch.channels_last)
         self.heads: Mapping[str, tuple[int, ...]] = dict.fromkeys(heads, ())
-        pixels = torch.zeros(1, *config["input_size"][1:], 3, dtype=torch.uint8, device=device)
-        self.heads = {head: tuple(value.shape[1:]) for head, value in self.forward({"pixels": pixels}).items()}
+        blank = torch.zeros(1, height, width, 3, dtype=torch.uint8, device=device)
+        self.heads = {head: tuple(value.shape[1:]) for head, value in self.forward({"pixels": blank}).items()}
 
     def transform(self, content: str | bytes) -> np.ndarray:
         """Decode, resize and crop as the model was trained for."""
@@ -122,8 +123,9 @@ class ImageModel(Teacher):
     @torch.inference_mode()
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Pooled [n, d] and logits [n, c] from a float32 head; tokens [n, positions, d] in the model's precision."""
-        pixels = batch["pixels"].permute(0, 3, 1, 2) * self.scale + self.shift
-        features = self.model.forward_features(pixels.to(self.dtype))
+        lines = torch.addcmul(self.shift, batch["pixels"].flatten(2).float(), self.scale)
+        images = lines.view(batch["pixels"].shape).permute(0, 3, 1, 2)
+        features = self.model.forward_features(images.to(self.dtype))
         said: dict[str, Tensor] = {}
         for head in self.heads:
             if head == "tokens":

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 import transformers
 from huggingface_hub import snapshot_download
 from pydantic import Field
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.utils import logging
 
@@ -85,7 +87,11 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Tex
                 output_loading_info=True,
                 **options,
             )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        if not settings.trust_remote_code and "auto_map" in _config(folder):
+            raise UserError(
+                f"{settings.model}: it brings Python code of its own; read it, then set `trust_remote_code: true`"
+            ) from None
         raise UserError(f"{settings.model}: cannot load it: {_line(error)}") from None
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(f"{settings.model}: it has no fast tokenizer (tokenizer.json); save one beside its weights")
@@ -193,7 +199,10 @@ def _folder(settings: Settings) -> Path:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: no model here: config.json: {_line(error)}") from None
     return {key: value for key, value in values.items() if key not in VOLATILE}
 
 

