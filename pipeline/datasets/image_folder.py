@@ -29,18 +29,24 @@ def rows(settings: Settings) -> Iterator[Row]:
     root = Path(settings.path)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; check dataset.source.path")
-    folders = _folders(root)
-    by_split = [folder for folder in folders if folder.name.lower() in SPLITS and folder.name != settings.unlabelled]
-    if by_split and all(folder in by_split or folder.name == settings.unlabelled for folder in folders):
-        for folder in folders:
-            if folder in by_split:
-                for inner in _folders(folder):
-                    yield from _class(root, inner, settings.unlabelled, folder.name)
-            else:
-                yield from _class(root, folder, settings.unlabelled, None)
+    folders: list[tuple[Path, str | None]] = []
+    inside = _folders(root)
+    splits = [folder for folder in inside if folder.name.lower() in SPLITS and folder.name != settings.unlabelled]
+    if splits and all(folder in splits or folder.name == settings.unlabelled for folder in inside):
+        for folder in inside:
+            folders += [(inner, folder.name) for inner in _folders(folder)] if folder in splits else [(folder, None)]
     else:
-        for folder in folders:
-            yield from _class(root, folder, settings.unlabelled, None)
+        folders = [(folder, None) for folder in inside]
+    if settings.unlabelled and settings.unlabelled not in {folder.name for folder, _ in folders}:
+        raise UserError(f"{root}: no folder {settings.unlabelled!r} there; check dataset.source.unlabelled")
+    for folder, split in folders:
+        label = None if folder.name == settings.unlabelled else folder.name
+        empty = True
+        for path in _images(folder):
+            empty = False
+            yield Row(path.relative_to(root).as_posix(), path.read_bytes(), label, split)
+        if empty:
+            raise UserError(f"{folder}: no images there; remove the folder, or add some ({', '.join(SUFFIXES)})")
 
 
 def _folders(parent: Path) -> list[Path]:
@@ -53,15 +59,6 @@ def _folders(parent: Path) -> list[Path]:
     if not folders:
         raise UserError(f"{parent}: no folders of classes there")
     return folders
-
-
-def _class(root: Path, folder: Path, unlabelled: str | None, split: str | None) -> Iterator[Row]:
-    label = None if folder.name == unlabelled else folder.name
-    path = None
-    for path in _images(folder):
-        yield Row(path.relative_to(root).as_posix(), path.read_bytes(), label, split)
-    if path is None:
-        raise UserError(f"{folder}: no images there; remove the folder, or add some ({', '.join(SUFFIXES)})")
 
 
 def _images(folder: Path) -> Iterator[Path]:

