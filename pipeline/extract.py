@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, TypeVar
@@ -20,7 +20,7 @@ from pipeline.params import Settings
 from pipeline.prepared import Prepared
 from pipeline.progress import duration, progress
 from pipeline.provenance import versions
-from pipeline.store import Head, RowIndex, StoreWriter
+from pipeline.store import Head, RowIndex, Shard, StoreWriter
 from pipeline.teachers import Precision, Teacher
 
 T = TypeVar("T")
@@ -47,6 +47,12 @@ class ExtractSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int | None = Field(default=None, ge=1)
     shard_rows: int | None = Field(default=None, ge=1)
+
+    def torch_device(self) -> torch.device:
+        """The device to load the teacher on. Raises `UserError` for cuda on a machine without."""
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("extract.device: cuda, but torch sees no GPU here; use `auto` or `cpu`")
+        return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
@@ -81,13 +87,6 @@ class Extraction:
         )
 
 
-def choose_device(name: str) -> torch.device:
-    """`auto` is the GPU if there is one. Raises `UserError` if a GPU is asked for and there is none."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device: cuda, but torch finds no GPU here; set it to cpu or auto")
-    return torch.device("cuda" if torch.cuda.is_available() and name != "cpu" else "cpu")
-
-
 def extract(
     data: Prepared,
     teacher: Teacher,
@@ -118,9 +117,8 @@ def extract(
             f"{name}: this teacher reads {teacher.kind} rows, and the dataset {data.path} holds {data.kind}"
         )
     began = perf_counter()
-    on_gpu = teacher.device.type == "cuda"
-    batch_size = settings.batch_size or (256 if on_gpu else 32)
     dtype: torch.dtype = getattr(torch, settings.dtype)
+    batch_size = settings.batch_size or (256 if teacher.device.type == "cuda" else 32)
     writer = StoreWriter.open(
         out,
         rows=RowIndex(data.ids, data.row_digests),
@@ -130,32 +128,34 @@ def extract(
         shard_rows=settings.shard_rows,
         created_by=versions("aft-pipeline", "torch", "timm", "transformers", "tokenizers", "pillow", "numpy"),
     )
-    with writer:
+    written = 0
+    with writer, Loader(data, teacher, batch_size, settings.workers) as loader:
         for note in writer.notes:
-            say(note)
-        shards = list(writer.missing())
-        ranges = [range(shard.start, shard.stop) for shard in shards]
-        missing = sum(map(len, ranges))
-        loader = Loader(data, teacher, batch_size, settings.workers)
-        with loader, progress(name, len(data), f"{data.kind}s", len(data) - missing) as advance:
-            for shard, batches in zip(shards, loader.shards(ranges), strict=True):
-                started = perf_counter()
-                said = _run(teacher, batches, shard.stop - shard.start, dtype, advance)
-                writer.write(shard, said, seconds=perf_counter() - started)
+            say(f"{name}: {note}")
+        with progress(name, len(data), f"{data.kind}s", len(data) - writer.rows_missing()) as advance:
+            progressed = True
+            while progressed:  # a second pass finds nothing, unless another process has died over its shards
+                progressed = False
+                for shard, batches in loader.shards(writer.missing()):
+                    started = perf_counter()
+                    said = _run(teacher, batches, len(shard.rows), dtype, advance)
+                    writer.write(shard, said, seconds=perf_counter() - started)
+                    written += len(shard.rows)
+                    progressed = True
     seconds = perf_counter() - began
     return Extraction(
         path=out,
         rows=len(data),
-        written=missing,
-        reused=len(data) - missing,
+        written=written,
+        reused=len(data) - written,
         seconds=seconds,
-        rows_per_second=missing / seconds,
+        rows_per_second=written / seconds,
         notes=tuple(writer.notes),
     )
 
 
 Batch = tuple[np.ndarray, Mapping[str, Tensor]]
-"""Places of rows in their shard, and the rows as the teacher's `forward` takes them."""
+"""Places of rows among those of their shard, and the rows as the teacher's `forward` takes them."""
 
 
 class Loader:
@@ -171,40 +171,60 @@ class Loader:
         self.batch_size = batch_size
         self.workers = workers or min(16, torch.get_num_threads())
         self.pin = teacher.device.type == "cuda"
-        self.pool = ThreadPoolExecutor(self.workers, thread_name_prefix="aft-load")
+        self.pool = ThreadPoolExecutor(self.workers, thread_name_prefix="aft-read")
+        # Sorted batches have a thread of their own: in the pool they would queue behind the reading of the next shard.
+        self.batcher = self.pool if teacher.uniform else ThreadPoolExecutor(1, thread_name_prefix="aft-batch")
 
     def __enter__(self) -> "Loader":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.batcher.shutdown(cancel_futures=True)
         self.pool.shutdown(cancel_futures=True)
 
-    def shards(self, shards: Sequence[range]) -> Iterator[Iterator[Batch]]:
-        """For each range of rows, its batches. Each must be used up before the next is asked for."""
-        return self._even(shards) if self.teacher.uniform else self._sorted(shards)
+    def shards(self, shards: Iterable[Shard]) -> Iterator[tuple[Shard, Iterator[Batch]]]:
+        """Each shard with its batches, which must be used up before the next shard is asked for.
 
-    def _even(self, shards: Sequence[range]) -> Iterator[Iterator[Batch]]:
-        tasks = (partial(self._load, rows) for shard in shards for rows in _slices(shard, self.batch_size))
-        loaded = self._ahead(tasks, self.workers + 2)
-        for shard in shards:
-            places = _slices(range(len(shard)), self.batch_size)
-            yield ((np.array(place), next(loaded)) for place in places)
+        Shards are taken from the iterable only a little before their turn, because taking one claims it.
+        """
+        tasks = self._in_order(shards) if self.teacher.uniform else self._by_cost(shards)
+        for _, group in groupby(self._ahead(tasks), key=lambda item: item[0].index):
+            first = next(group)
+            yield first[0], ((places, batch) for _, places, batch in chain([first], group))
 
-    def _sorted(self, shards: Sequence[range]) -> Iterator[Iterator[Batch]]:
-        tasks = (partial(self._read, rows) for shard in shards for rows in _slices(shard, CHUNK))
-        read = self._ahead(tasks, 64)
+    def _in_order(self, shards: Iterable[Shard]) -> Iterator[tuple[Shard, np.ndarray, Callable[[], Any]]]:
         for shard in shards:
-            chunks = islice(read, len(_slices(shard, CHUNK)))
-            examples = [example for chunk in chunks for example in chunk]
+            for places in _slices(np.arange(len(shard.rows)), self.batch_size):
+                yield shard, places, partial(self._load, shard.rows[places])
+
+    def _by_cost(self, shards: Iterable[Shard]) -> Iterator[tuple[Shard, np.ndarray, Callable[[], Any]]]:
+        def reading() -> Iterator[tuple[Shard, list[Future[list[Any]]]]]:
+            for shard in shards:
+                yield shard, [self.pool.submit(self._read, rows) for rows in _slices(shard.rows, CHUNK)]
+
+        for shard, chunks in _one_ahead(reading()):
+            examples = [example for chunk in chunks for example in chunk.result()]
             costs = np.array([self.teacher.cost(example) for example in examples])
-            order = np.argsort(-costs, kind="stable")
-            places = [order[at.start : at.stop] for at in _slices(range(len(order)), self.batch_size)]
-            collated = self._ahead((partial(self._collate, [examples[row] for row in place]) for place in places), 8)
-            yield zip(places, collated, strict=True)
+            for places in _slices(np.argsort(-costs, kind="stable"), self.batch_size):
+                yield shard, places, partial(self._collate, [examples[place] for place in places])
 
-    def _read(self, rows: range) -> list[Any]:
+    def _ahead(
+        self, tasks: Iterable[tuple[Shard, np.ndarray, Callable[[], Any]]]
+    ) -> Iterator[tuple[Shard, np.ndarray, Mapping[str, Tensor]]]:
+        """Batches in order, while the next few are under way."""
+        pending: deque[tuple[Shard, np.ndarray, Future[Any]]] = deque()
+        for shard, places, task in tasks:
+            pending.append((shard, places, self.batcher.submit(task)))
+            if len(pending) > self.workers + 1:
+                shard, places, batch = pending.popleft()
+                yield shard, places, batch.result()
+        for shard, places, batch in pending:
+            yield shard, places, batch.result()
+
+    def _read(self, rows: np.ndarray) -> list[Any]:
         examples = []
-        for row, content in zip(rows, self.data.content(np.array(rows)), strict=True):
+        contents: Sequence[str | bytes] = self.data.content(rows)
+        for row, content in zip(rows, contents, strict=True):
             try:
                 examples.append(self.teacher.transform(content))
             except ValueError as error:
@@ -215,18 +235,8 @@ class Loader:
         batch = self.teacher.collate(examples)
         return {key: tensor.pin_memory() for key, tensor in batch.items()} if self.pin else batch
 
-    def _load(self, rows: range) -> Mapping[str, Tensor]:
+    def _load(self, rows: np.ndarray) -> Mapping[str, Tensor]:
         return self._collate(self._read(rows))
-
-    def _ahead(self, tasks: Iterable[Callable[[], T]], window: int) -> Iterator[T]:
-        """Results in order, while the next `window` tasks are under way."""
-        pending: deque[Future[T]] = deque()
-        for task in tasks:
-            pending.append(self.pool.submit(task))
-            if len(pending) > window:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
 
 
 def _run(
@@ -257,5 +267,14 @@ def _array(values: Tensor) -> np.ndarray:
     return values.view(torch.uint16).numpy() if values.dtype == torch.bfloat16 else values.numpy()
 
 
-def _slices(rows: range, size: int) -> list[range]:
+def _slices(rows: np.ndarray, size: int) -> list[np.ndarray]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _one_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each after its successor was asked for."""
+    ahead = list(islice(items, 1))
+    for item in items:
+        yield ahead.pop()
+        ahead.append(item)
+    yield from ahead
