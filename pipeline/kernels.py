@@ -8,12 +8,15 @@ product instead of a backward pass through the features.
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 EPSILON = 1e-8
 TINY = 1e-30
 """Below any squared norm that could matter beside EPSILON, above the smallest float32; keeps sqrt's slope finite."""
+LEAST = 1e-12
+"""A matrix of a smaller norm is taken for 0."""
 
 
 def centre(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
@@ -55,6 +58,49 @@ def radial(cosines: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
 def rms_gap(student: Float[Tensor, "n n"], teacher: Float[Tensor, "n n"]) -> Float[Tensor, ""]:
     """sqrt(mean over all n^2 entries of (student - teacher)^2 + 1e-8): AFT's penalty; never below 1e-4."""
     return ((student - teacher).square().mean() + EPSILON).sqrt()
+
+
+def alignment(a: Float[Tensor, "n n"], b: Float[Tensor, "n n"]) -> Float[Tensor, ""]:
+    """The cosine between two matrices as vectors, in [-1, 1]; 0 where one of them is 0."""
+    return (a / torch.linalg.matrix_norm(a).clamp_min(LEAST) * (b / torch.linalg.matrix_norm(b).clamp_min(LEAST))).sum()
+
+
+def cka(a: Float[Tensor, "n n"], b: Float[Tensor, "n n"]) -> Float[Tensor, ""]:
+    """Centred kernel alignment (Kornblith et al., arXiv 1905.00414, equation 1) of two Gram matrices.
+
+    Badly biased where n is not far above the width of the features: independent ones at n = 50, d = 768 score 0.94.
+    """
+    return alignment(double_centre(a), double_centre(b))
+
+
+def off_diagonal_cka(a: Float[Tensor, "n n"], b: Float[Tensor, "n n"]) -> Float[Tensor, ""]:
+    """`cka` without the diagonals of the centred matrices, which agree whatever the features say."""
+    return alignment(_hollow(double_centre(a)), _hollow(double_centre(b)))
+
+
+def debiased_cka(a: Float[Tensor, "n n"], b: Float[Tensor, "n n"]) -> Float[Tensor, ""]:
+    """`cka` with the unbiased estimate of HSIC (Song et al., 2012): near 0 for independent features of any width.
+
+    It needs four rows or more; fewer are 0.
+    """
+    return alignment(_u_centre(a), _u_centre(b))
+
+
+def _u_centre(matrix: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
+    """Centring of a matrix without its diagonal (Székely and Rizzo, 2014): off-diagonal rows sum to 0, diagonal is 0.
+
+    Its inner products divided by n (n - 3) are the unbiased HSIC; in a cosine between two of them the factor cancels.
+    """
+    n = len(matrix)
+    if n < 4:
+        return matrix * 0
+    hollow = _hollow(matrix)
+    rows = hollow.sum(1) / (n - 2)
+    return _hollow(hollow - rows[:, None] - rows + hollow.sum() / ((n - 1) * (n - 2)))
+
+
+def _hollow(matrix: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
+    return matrix - matrix.diagonal().diag()
 
 
 @dataclass(frozen=True)

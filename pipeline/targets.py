@@ -11,7 +11,10 @@ from torch.nn import functional as F
 from pipeline.methods import Context, TeacherProfile
 from pipeline.params import Settings
 
-Scaling = Literal["as_published", "standardised"]
+Scaling = Literal["as_published", "standardised", "whitened"]
+
+BLOCK = 8192
+"""Rows held at a time while all training rows are passed over."""
 
 
 class TargetSettings(Settings):
@@ -19,8 +22,9 @@ class TargetSettings(Settings):
 
     Attributes:
         scaling: `as_published` leaves features raw, so the teacher with the longest rows counts most; `standardised`
-            gives each feature mean 0 and one scale, and each teacher's rows mean norm 1. None means `as_published`, or
-            `standardised` where there are task directions.
+            gives each feature mean 0 and one scale, and each teacher's rows mean norm 1; `whitened` (ours) then turns
+            them to their principal axes, strongest first, and gives each of those one scale, as far as the number of
+            rows allows. None means `as_published`, or `standardised` where there are task directions.
         task_directions: append to each teacher's features what its probe looks at: the standardised features' products
             with the unit-norm class directions, each at standard deviation 1.
     """
@@ -31,7 +35,7 @@ class TargetSettings(Settings):
     @model_validator(mode="after")
     def _directions_have_a_scale(self) -> "TargetSettings":
         if self.task_directions and self.scaling == "as_published":
-            raise ValueError("task_directions need features on one scale: set scaling to standardised, or leave it out")
+            raise ValueError("task_directions need features on one scale: set scaling: standardised, or leave it out")
         return self
 
 
@@ -55,7 +59,7 @@ class Targets(nn.Module):
         self.owners: list[int] = []
         self.blocks = nn.ModuleList()
         for number, profile in enumerate(context.teachers):
-            self._append(number, profile.name, len(profile.mean), _features(scaling, profile))
+            self._append(number, profile.name, len(profile.mean), _features(scaling, number, context))
             if settings.task_directions:
                 self._append(number, f"{profile.name}: task", len(profile.probe_bias), _directions(profile))
 
@@ -116,15 +120,45 @@ class Affine(nn.Module):
         return scaled if self.bias is None else scaled + self.bias
 
 
-def _features(scaling: Scaling, profile: TeacherProfile) -> nn.Module:
+def _features(scaling: Scaling, number: int, context: Context) -> nn.Module:
+    profile = context.teachers[number]
     match scaling:
         case "as_published":
             return nn.Identity()
         case "standardised":
             return Affine(profile.mean, 1 / (profile.std * profile.row_norm))
+        case "whitened":
+            return Affine(profile.mean, whitening(number, context) / profile.std[:, None])
 
 
 def _directions(profile: TeacherProfile) -> nn.Module:
     # A class the probe says nothing about has direction 0, and stays 0.
     directions = F.normalize(profile.probe_weight, dim=1) / profile.direction_std.clamp_min(1e-12)[:, None]
     return Affine(profile.mean, (directions / profile.std).T)
+
+
+def whitening(number: int, context: Context) -> Float[Tensor, "teacher teacher"]:
+    """The map W [D, D] from a teacher's standardised rows x to principal axes of one scale: x W has mean square norm 1.
+
+    The covariance over the training rows is shrunk towards a multiple of the identity before it is inverted (Ledoit and
+    Wolf, 2004, "A well-conditioned estimator for large-dimensional covariance matrices"), or axes that so few rows
+    cannot tell from noise would be blown up. Rows are read in blocks: memory does not grow with their number.
+    """
+    profile, rows = context.teachers[number], context.train_rows
+    n, d = len(rows), len(profile.mean)
+    second = torch.zeros(d, d, dtype=torch.float64)
+    fourth = torch.zeros((), dtype=torch.float64)
+    for start in range(0, n, BLOCK):
+        block = profile.standardise(context.teacher_features(number, rows[start : start + BLOCK])).double()
+        second += block.T @ block
+        fourth += block.square().sum(1).square().sum()
+    covariance = second / n
+    scale = covariance.diagonal().mean()
+    spread = (covariance - scale * torch.eye(d, dtype=torch.float64)).square().sum()
+    noise = (fourth / n - covariance.square().sum()) / n
+    shrinkage = (noise / spread.clamp_min(1e-12)).clamp(0, 1)
+    variances, axes = torch.linalg.eigh(covariance)
+    # The floor is for a constant feature, whose axis has no variance to divide by.
+    shrunk = ((1 - shrinkage) * variances + shrinkage * scale).clamp_min(1e-6 * scale)
+    norm = (variances / shrunk).sum().sqrt()
+    return (axes / shrunk.sqrt() / norm).flip(1).to(profile.mean.dtype)

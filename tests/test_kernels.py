@@ -5,7 +5,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.kernels import SplitGram, centre, cosine, double_centre, gram, radial, rms_gap
+from pipeline.kernels import (
+    SplitGram,
+    centre,
+    cka,
+    cosine,
+    debiased_cka,
+    double_centre,
+    gram,
+    off_diagonal_cka,
+    radial,
+    rms_gap,
+)
 
 
 def loops_kernel(rows: list[list[float]]) -> list[list[float]]:
@@ -118,3 +129,67 @@ def test_outer_products_keep_their_digits_in_float32_under_large_means() -> None
     naive = cosine(double_centre(gram(a) * gram(b))).double()
     assert (split - exact).norm() / exact.norm() < 2e-5
     assert (naive - exact).norm() / exact.norm() > 2e-4  # what the split is for
+
+
+def loops_hsic(a: list[list[float]], b: list[list[float]]) -> float:
+    """Song et al. (2012), equation 5: the unbiased estimate, from Grams whose diagonals are left out."""
+    n = len(a)
+    others = [(i, j) for i in range(n) for j in range(n) if i != j]
+    trace = sum(a[i][j] * b[i][j] for i, j in others)
+    sums = sum(a[i][j] for i, j in others) * sum(b[i][j] for i, j in others)
+    row_a = [sum(a[i][j] for j in range(n) if j != i) for i in range(n)]
+    row_b = [sum(b[i][j] for j in range(n) if j != i) for i in range(n)]
+    cross = sum(x * y for x, y in zip(row_a, row_b, strict=True))
+    return (trace + sums / ((n - 1) * (n - 2)) - 2 * cross / (n - 2)) / (n * (n - 3))
+
+
+@pytest.mark.parametrize("n", [4, 5, 11])
+def test_debiased_cka_is_the_unbiased_hsic_normalised(n: int) -> None:
+    a, b = gram(normal(n, 5)), gram(normal(n, 3, seed=1))
+    expected = loops_hsic(a.tolist(), b.tolist()) / math.sqrt(
+        loops_hsic(a.tolist(), a.tolist()) * loops_hsic(b.tolist(), b.tolist())
+    )
+    assert debiased_cka(a, b).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_cka_is_the_published_ratio_of_norms() -> None:
+    """For centred features, |Y^T X|^2 / (|X^T X| |Y^T Y|)."""
+    x, y = normal(9, 5), normal(9, 3, seed=1)
+    cx, cy = x - x.mean(0), y - y.mean(0)
+    expected = (cy.T @ cx).square().sum() / ((cx.T @ cx).norm() * (cy.T @ cy).norm())
+    torch.testing.assert_close(cka(gram(x), gram(y)), expected)
+
+
+def test_off_diagonal_cka_leaves_the_diagonal_out() -> None:
+    a, b = double_centre(gram(normal(6, 5))), double_centre(gram(normal(6, 3, seed=1)))
+    off = [(a[i, j].item(), b[i, j].item()) for i in range(6) for j in range(6) if i != j]
+    norms = math.sqrt(sum(x * x for x, _ in off) * sum(y * y for _, y in off))
+    expected = sum(x * y for x, y in off) / norms
+    assert off_diagonal_cka(a, b).item() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("similarity", [cka, off_diagonal_cka, debiased_cka])
+def test_a_similarity_is_one_for_the_same_and_blind_to_rotation_shift_and_scale(similarity) -> None:
+    x, y = normal(12, 6), normal(12, 5, seed=1)
+    rotation = torch.linalg.qr(normal(6, 6, seed=2)).Q
+    moved = 3 * x @ rotation + 5
+    assert similarity(gram(x), gram(moved)).item() == pytest.approx(1)
+    torch.testing.assert_close(similarity(gram(moved), gram(y)), similarity(gram(x), gram(y)))
+    assert similarity(gram(x), gram(y)) < 0.9
+
+
+def test_only_debiased_cka_of_independent_wide_features_is_near_zero() -> None:
+    x, y = gram(normal(50, 768)), gram(normal(50, 768, seed=1))
+    assert cka(x, y) > 0.9
+    assert abs(debiased_cka(x, y)) < 0.1
+
+
+@pytest.mark.parametrize("similarity", [cka, off_diagonal_cka, debiased_cka])
+@pytest.mark.parametrize("n", [1, 2, 3, 8])
+def test_a_similarity_of_nothing_is_zero_with_a_finite_gradient(similarity, n: int) -> None:
+    x = torch.zeros(n, 3, dtype=torch.float64, requires_grad=True)
+    value = similarity(cosine(gram(centre(x))), gram(centre(normal(n, 3))))
+    value.backward()
+    assert value == 0
+    assert x.grad is not None
+    assert x.grad.abs().max() == 0

@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
+from sklearn.covariance import ledoit_wolf
 
 from pipeline.errors import UserError
 from pipeline.methods import Context
 from pipeline.params import parse
-from pipeline.targets import ProbeLogits, Targets, TargetSettings
+from pipeline.targets import ProbeLogits, Targets, TargetSettings, whitening
 from tests.methods.world import World, make_world
 
 
@@ -63,7 +66,7 @@ def test_a_class_the_probe_says_nothing_about_has_no_direction(world: World) -> 
 
 
 def test_task_directions_beside_raw_features_are_refused() -> None:
-    with pytest.raises(UserError, match="task_directions need features on one scale: set scaling to standardised"):
+    with pytest.raises(UserError, match="task_directions need features on one scale: set scaling: standardised"):
         parse(TargetSettings, {"task_directions": True, "scaling": "as_published"}, "params.yaml: runs.a")
 
 
@@ -77,3 +80,36 @@ def test_constants_follow_the_module_and_stay_out_of_checkpoints(world: World) -
     made, _ = targets(world.context, task_directions=True)
     assert made.state_dict() == {}
     assert all(buffer.device.type == "meta" for buffer in made.to("meta").buffers())
+
+
+def test_whitened_features_are_principal_axes_of_one_scale() -> None:
+    world = make_world(widths=(3,), rows=4000)
+    _, (block,) = targets(world.context, scaling="whitened")
+    covariance = block.T @ block / len(block)
+    torch.testing.assert_close(covariance, torch.eye(3, dtype=torch.float64) / 3, atol=3e-3, rtol=0)
+    assert block.square().sum(1).mean().item() == pytest.approx(1)
+
+
+def test_whitening_shrinks_as_ledoit_and_wolf_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few rows, many features: the inverse is that of scikit-learn's covariance; passing in blocks changes nothing."""
+    context = make_world(widths=(30,)).context
+    x = context.teachers[0].standardise(raw(context, 0))
+    covariance, shrinkage = ledoit_wolf(x.numpy(), assume_centered=True)
+    assert 0.01 < shrinkage < 0.99
+    whole = whitening(0, context)
+    precision = torch.linalg.inv(torch.tensor(covariance))
+    norm = (x @ whole @ whole.T @ x.T).trace() / (x @ precision @ x.T).trace()
+    torch.testing.assert_close(whole @ whole.T, precision * norm, rtol=1e-6, atol=1e-9)
+    monkeypatch.setattr("pipeline.targets.BLOCK", 7)
+    torch.testing.assert_close(whitening(0, context).abs(), whole.abs())
+    variances = (x @ torch.nn.functional.normalize(whole, dim=0)).square().mean(0)
+    assert (variances.diff() <= 1e-9).all()  # strongest axis first
+
+
+def test_whitening_leaves_a_constant_feature_alone() -> None:
+    context = make_world(widths=(3,)).context
+    flat = replace(
+        context, teacher_features=lambda k, rows: context.teacher_features(k, rows) * torch.tensor([1, 1, 0.0])
+    )
+    flat.teachers[0].mean[2] = 0
+    assert whitening(0, flat).isfinite().all()

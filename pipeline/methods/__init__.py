@@ -8,6 +8,7 @@ are not exported with the student.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import wraps
 
@@ -129,7 +130,8 @@ def full_precision(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def outside_autocast(self: Transfer, signals: Signals) -> Tensor:
         teachers = tuple(up(teacher) for teacher in signals.teachers)
         signals = replace(signals, features=up(signals.features), logits=up(signals.logits), teachers=teachers)
-        with torch.autocast(signals.features.device.type, enabled=False):
+        device = signals.features.device.type
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
             return forward(self, signals)
 
     return outside_autocast

@@ -1,28 +1,89 @@
 """Adaptive Feature Transfer (arXiv 2406.07337): the student's kernel follows the teachers', on features it chooses."""
 
 import math
+from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from pipeline.kernels import centre, cosine, gram, rms_gap
+from pipeline.errors import UserError
+from pipeline.gates import Activation, Combination, DenseGates, Gates
+from pipeline.kernels import centre, cka, cosine, debiased_cka, gram, off_diagonal_cka, radial, rms_gap
 from pipeline.methods import Context, Signals, Transfer, full_precision
 from pipeline.targets import Targets, TargetSettings
 
+WARM_UP_ROWS = 128
+SIMILARITIES = {"cka": cka, "off_diagonal_cka": off_diagonal_cka, "debiased_cka": debiased_cka}
+
 
 class Settings(TargetSettings):
-    """The published form by default; what is published is raw features, side by side.
+    """The defaults are the published method. The other forms are the paper's ablations, or ours where it says so.
 
     Attributes:
-        learning_rate: of the gates.
+        form: what is learned beside the student. `diagonal`: a gate on each teacher feature. `dense`: a matrix on all
+            of them. `fixed`: nothing, the gates are equal. `teacher_gain` (ours): one gate a teacher, and one on its
+            task directions. `kkd`: a linear map on the student, against equal gates. `no_kernel`: a linear map from the
+            teachers' features to the student's, and the mean squared difference of the two, both centred.
+        gate: from scores to gates: `sigmoid`, or `log` (ours), which has no level that could saturate.
+        learning_rate: of the gates, or of what the form learns instead.
+        warm_up: steps in which gates learn from the untrained student before training starts (ours).
+        dense_start: of the matrix: `random`, N(0, 1 / D), or the `identity` (ours).
+        kernel: `linear` is cosines; `rbf` is exp(-|f_i - f_j|^2) of the same unit rows.
+        combine: teachers' features `side_by_side`, or their `outer_product`: one factor a teacher, for teachers of
+            different modalities.
+        objective: `rmse` of the kernels' entries, or (ours) 1 - `cka`, `off_diagonal_cka` or `debiased_cka` of them.
+        queue: so many rows of past batches, features of the student as it was then, join the kernel (ours).
     """
 
+    form: Literal["diagonal", "dense", "fixed", "teacher_gain", "kkd", "no_kernel"] = "diagonal"
+    gate: Activation = "sigmoid"
     learning_rate: float = Field(1e-2, gt=0)
+    warm_up: int = Field(0, ge=0)
+    dense_start: Literal["random", "identity"] = "random"
+    kernel: Literal["linear", "rbf"] = "linear"
+    combine: Combination = "side_by_side"
+    objective: Literal["rmse", "cka", "off_diagonal_cka", "debiased_cka"] = "rmse"
+    queue: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _options_fit_the_form(self) -> "Settings":
+        """Refuse an option that the form would silently ignore."""
+        fitting = {
+            "gate": ("diagonal", "teacher_gain"),
+            "warm_up": ("diagonal", "teacher_gain", "dense", "kkd"),
+            "dense_start": ("dense",),
+            "kernel": ("diagonal", "teacher_gain", "fixed", "dense", "kkd"),
+            "combine": ("diagonal", "fixed", "kkd"),
+            "objective": ("diagonal", "teacher_gain", "fixed", "dense", "kkd"),
+            "queue": ("diagonal", "teacher_gain", "fixed", "dense", "kkd"),
+        }
+        for option, forms in fitting.items():
+            if self.form not in forms and getattr(self, option) != type(self).model_fields[option].default:
+                raise ValueError(f"{option} does nothing in form {self.form}; it belongs to {', '.join(forms)}")
+        return self
 
     def build(self, context: Context) -> Transfer:
-        return AdaptiveFeatureTransfer(self, Targets(self, context), context.student_width)
+        """Fresh gates or maps, random ones from torch's current random state; warmed up if so asked.
+
+        Raises:
+            UserError: the form needs more teachers than the run has, or the queue more rows.
+        """
+        targets = Targets(self, context)
+        if self.combine == "outer_product" and len(context.teachers) < 2:
+            raise UserError("aft: combine: outer_product needs two teachers or more; add one to the run's `teachers`")
+        if self.form == "teacher_gain" and len(targets.names) < 2:
+            raise UserError("aft: form: teacher_gain weighs teachers, and the run has one; add one, or use form: fixed")
+        if self.queue > len(context.train_rows):
+            raise UserError(f"aft: queue: {self.queue} exceeds the {len(context.train_rows)} training rows; lower it")
+        if self.form == "no_kernel":
+            return FeatureRegression(targets, context.student_width, self.learning_rate)
+        transfer = AdaptiveFeatureTransfer(self, targets, context)
+        if self.warm_up:
+            _warm_up(transfer, context, self.warm_up)
+        return transfer
 
 
 class AdaptiveFeatureTransfer(Transfer):
@@ -34,29 +95,117 @@ class AdaptiveFeatureTransfer(Transfer):
     A batch of two rows teaches nothing, because centring makes them opposite: R is 1e-4 there, its least.
     """
 
-    def __init__(self, settings: Settings, targets: Targets, student_width: int):
+    def __init__(self, settings: Settings, targets: Targets, context: Context):
         super().__init__()
+        self.settings = settings
         self.learning_rate = settings.learning_rate
         self.targets = targets
-        self.student_width = student_width
-        self.scores = nn.ParameterList(torch.zeros(width) for width in targets.widths)
+        self.student_width = context.student_width
+        self.student_map: nn.Module = nn.Identity()
+        self.teacher_gram: Gates | DenseGates
+        match settings.form:
+            case "dense":
+                self.teacher_gram = DenseGates(targets.width, settings.dense_start)
+            case "diagonal" | "teacher_gain":
+                self.teacher_gram = Gates(targets, settings.form, settings.gate, settings.combine)
+            case _:
+                self.teacher_gram = Gates(targets, "fixed", combine=settings.combine)
+        if settings.form == "kkd":
+            self.student_map = nn.Linear(context.student_width, context.student_width, bias=False)
+        self.queue = Queue(context, settings.queue) if settings.queue else None
 
     @full_precision
     def forward(self, signals: Signals) -> Float[Tensor, ""]:
-        student = gram(centre(signals.features))
-        teacher = torch.zeros_like(student)
-        for block, score in zip(self.targets(signals.teachers), self.scores, strict=True):
-            teacher = teacher + gram(centre(block), score.sigmoid().square())
-        return rms_gap(cosine(student), cosine(teacher))
+        features, teachers = signals.features, signals.teachers
+        if self.queue is not None:
+            features, teachers = self.queue(features, teachers)
+        student = cosine(gram(centre(self.student_map(features))))
+        teacher = cosine(self.teacher_gram(self.targets(teachers)))
+        if self.settings.kernel == "rbf":
+            student, teacher = radial(student), radial(teacher)
+        if self.settings.objective == "rmse":
+            return rms_gap(student, teacher)
+        return 1 - SIMILARITIES[self.settings.objective](student, teacher)
 
-    def chance(self) -> float:
-        """For features that have nothing to do with one another and equal variance in each direction."""
-        return math.sqrt(1 / self.student_width + 1 / self.targets.width)
+    def chance(self) -> float | None:
+        """Of the published objective, for unrelated features of equal variance in each direction; and debiased CKA."""
+        if self.settings.kernel == "linear" and self.settings.objective == "rmse":
+            return math.sqrt(1 / self.student_width + 1 / self._teacher_width())
+        return 1.0 if self.settings.objective == "debiased_cka" else None
 
     def gates(self) -> dict[str, Float[Tensor, " _"]]:
-        scores = zip(self.targets.names, self.scores, strict=True)
-        return {name: score.detach().sigmoid() for name, score in scores}
+        return self.teacher_gram.report()
 
     def log(self) -> dict[str, float]:
-        gates = torch.cat(list(self.gates().values()))
-        return {"gate_mean": gates.mean().item(), "gate_std": gates.std().item()}
+        """Mean of the gates, and their relative spread: 0 as long as nothing was learned."""
+        if not (report := self.gates()):
+            return {}
+        gates = torch.cat(list(report.values()))
+        return {"gate_mean": gates.mean().item(), "gate_spread": (gates.std(correction=0) / gates.mean()).item()}
+
+    def _teacher_width(self) -> int:
+        if self.settings.combine == "side_by_side":
+            return self.targets.width
+        blocks = list(zip(self.targets.owners, self.targets.widths, strict=True))
+        return math.prod(sum(w for o, w in blocks if o == owner) for owner in set(self.targets.owners))
+
+
+class FeatureRegression(Transfer):
+    """The form without a kernel: mean((centre(psi W) - centre(phi))^2), W [D, d] learned; centring undoes any bias."""
+
+    def __init__(self, targets: Targets, student_width: int, learning_rate: float):
+        super().__init__()
+        self.learning_rate = learning_rate
+        self.targets = targets
+        self.map = nn.Linear(targets.width, student_width, bias=False)
+
+    @full_precision
+    def forward(self, signals: Signals) -> Float[Tensor, ""]:
+        mapped = self.map(self.targets.side_by_side(signals.teachers))
+        return (centre(mapped) - centre(signals.features)).square().mean()
+
+
+class Queue(nn.Module):
+    """The newest rows of past batches, without gradient; at first, training rows as the untrained student sees them."""
+
+    features: Tensor
+
+    def __init__(self, context: Context, size: int):
+        super().__init__()
+        rows = np.sort(np.random.default_rng(context.seed).choice(context.train_rows, size, replace=False))
+        self.register_buffer("features", context.student_features(rows).detach().float().cpu())
+        self.teachers = len(context.teachers)
+        for number in range(self.teachers):
+            self.register_buffer(f"teacher{number}", context.teacher_features(number, rows).float().cpu())
+
+    def forward(
+        self, features: Float[Tensor, "n d"], teachers: tuple[Float[Tensor, "n _"], ...]
+    ) -> tuple[Float[Tensor, "m d"], tuple[Float[Tensor, "m _"], ...]]:
+        """The batch followed by the queue; in training, the batch then takes the place of the oldest rows."""
+        size = len(self.features)
+        queued = [self.features, *(self.get_buffer(f"teacher{number}") for number in range(self.teachers))]
+        joined = [torch.cat([new, old]) for new, old in zip([features, *teachers], queued, strict=True)]
+        if self.training:
+            self.features = joined[0][:size].detach().clone()
+            for number, rows in enumerate(joined[1:]):
+                setattr(self, f"teacher{number}", rows[:size].detach().clone())
+        return joined[0], tuple(joined[1:])
+
+
+@torch.enable_grad()
+def _warm_up(transfer: AdaptiveFeatureTransfer, context: Context, steps: int) -> None:
+    """Let the gates learn from the untrained student, on seeded batches of training rows."""
+    random = np.random.default_rng(context.seed)
+    own = [parameter for parameter in transfer.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(own, transfer.learning_rate)
+    transfer.eval()
+    for _ in range(steps):
+        rows = np.sort(random.choice(context.train_rows, min(WARM_UP_ROWS, len(context.train_rows)), replace=False))
+        features = context.student_features(rows).detach().cpu()
+        teachers = tuple(context.teacher_features(number, rows).cpu() for number in range(len(context.teachers)))
+        logits = features.new_zeros(len(rows), context.classes)
+        optimizer.zero_grad()
+        transfer(Signals(features, logits, teachers, context.labels[rows])).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    transfer.train()

@@ -34,11 +34,15 @@ def build(world: World, **keys: object) -> Transfer:
     return Settings(**keys).build(world.context).double()
 
 
+def scores_of(transfer: Transfer) -> list[torch.Tensor]:
+    return list(transfer.teacher_gram.scores)
+
+
 def with_scores(transfer: Transfer, seed: int = 5) -> Transfer:
     """Gates that are not all equal."""
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for score in transfer.scores:
+        for score in scores_of(transfer):
             score.copy_(torch.randn(score.shape, generator=random, dtype=torch.float64))
     return transfer
 
@@ -49,7 +53,7 @@ def test_equals_its_definition(n: int, seed: int) -> None:
     world = make_world()
     transfer = with_scores(build(world), seed)
     signals = world.signals(n, seed)
-    scores = torch.cat(list(transfer.scores)).tolist()
+    scores = torch.cat(scores_of(transfer)).tolist()
     expected = loops(signals.features.tolist(), torch.cat(signals.teachers, 1).tolist(), scores)
     assert transfer(signals).item() == pytest.approx(expected, rel=1e-7)
 
@@ -73,8 +77,8 @@ def test_only_ratios_of_gates_matter(world: World) -> None:
     """Scaling all gates changes nothing, so sum_d dR/ds_d / (1 - sigmoid(s_d)) is 0."""
     transfer = with_scores(build(world))
     transfer(world.signals()).backward()
-    total = sum((score.grad / (1 - score.sigmoid())).sum() for score in transfer.scores)
-    size = sum((score.grad / (1 - score.sigmoid())).abs().sum() for score in transfer.scores)
+    total = sum((score.grad / (1 - score.sigmoid())).sum() for score in scores_of(transfer))
+    size = sum((score.grad / (1 - score.sigmoid())).abs().sum() for score in scores_of(transfer))
     assert abs(total) < 1e-7 * size  # not 0: the kernel's epsilon does not scale
 
 
@@ -93,7 +97,9 @@ def test_the_gradient_of_the_gates_is_the_closed_form(world: World) -> None:
     c = (d * k_teacher).sum(1) / norm.square()
     by_weight = (t * (m @ t)).sum(0) - (c[:, None] * t.square()).sum(0)
     by_score = by_weight * 2 * gates * gates * (1 - gates)
-    torch.testing.assert_close(torch.cat([score.grad for score in transfer.scores]), by_score, rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(
+        torch.cat([score.grad for score in scores_of(transfer)]), by_score, rtol=1e-6, atol=1e-12
+    )
 
 
 def test_blind_to_shifting_scaling_and_rotating_the_student(world: World) -> None:
@@ -108,7 +114,7 @@ def test_blind_to_shifting_scaling_and_rotating_the_student(world: World) -> Non
 def test_closing_a_gate_hides_that_feature(world: World) -> None:
     transfer, signals = build(world), world.signals()
     with torch.no_grad():
-        transfer.scores[1][2] = -60.0
+        scores_of(transfer)[1][2] = -60.0
     changed = signals.teachers[1].clone()
     changed[:, 2] = torch.randn(16)
     hidden = replace(signals, teachers=(signals.teachers[0], changed))

@@ -29,7 +29,7 @@ def make_world(
     labels = torch.arange(rows) % classes
     features = [normal(rows, width) * (1 + torch.arange(width)) + 3 + labels[:, None] for width in widths]
     student = normal(rows, student_width) + labels[:, None]
-    train, val = np.arange(0, rows - 20), np.arange(rows - 20, rows)
+    train, val = np.arange(0, rows - 20), np.arange(rows - 20, rows - 5)
     labelled = train[: len(train) // 2]
 
     def profile(number: int) -> TeacherProfile:

@@ -1,0 +1,49 @@
+"""Centred kernel alignment (Kornblith et al., arXiv 1905.00414) of student and teachers, as a penalty."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline import kernels
+from pipeline.kernels import TINY, centre, gram
+from pipeline.methods import Context, Signals, Transfer, full_precision
+from pipeline.targets import Targets, TargetSettings
+
+
+class Settings(TargetSettings):
+    """`estimate` is `plain`, as published, or `debiased`, which does not take width for likeness in small batches."""
+
+    estimate: Literal["plain", "debiased"] = "plain"
+
+    def build(self, context: Context) -> Transfer:
+        return CentredKernelAlignment(Targets(self, context), self.estimate)
+
+
+class CentredKernelAlignment(Transfer):
+    """1 - CKA of the linear kernels of the student's features and of the targets side by side.
+
+    Unlike AFT it lets long rows count more, has nothing to learn beside the student, and no scale to match.
+    """
+
+    def __init__(self, targets: Targets, estimate: Literal["plain", "debiased"]):
+        super().__init__()
+        self.targets = targets
+        self.estimate = estimate
+
+    @full_precision
+    def forward(self, signals: Signals) -> Float[Tensor, ""]:
+        student = _unit_trace(gram(centre(signals.features)))
+        blocks = [gram(centre(block)) for block in self.targets(signals.teachers)]
+        teacher = _unit_trace(torch.stack(blocks).sum(0))
+        similarity = kernels.cka if self.estimate == "plain" else kernels.debiased_cka
+        return 1 - similarity(student, teacher)
+
+    def chance(self) -> float | None:
+        return 1.0 if self.estimate == "debiased" else None
+
+
+def _unit_trace(matrix: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
+    """CKA does not see scale, but float32 does: squares of the entries of a tiny matrix would vanish."""
+    return matrix / matrix.trace().clamp_min(TINY)
