@@ -13,9 +13,9 @@ compressed heads only.
 """
 
 from pipeline.store.format import Head, Shard
-from pipeline.store.reader import Reader
+from pipeline.store.reader import Reader, Together
 from pipeline.store.rows import RowIndex
 from pipeline.store.store import FeatureStore
 from pipeline.store.writer import StoreWriter
 
-__all__ = ["FeatureStore", "Head", "Reader", "RowIndex", "Shard", "StoreWriter"]
+__all__ = ["FeatureStore", "Head", "Reader", "RowIndex", "Shard", "StoreWriter", "Together"]

@@ -84,6 +84,21 @@ def move(source: Path, target: Path) -> None:
     sync_folder(source.parent)
 
 
+def link(source: Path, target: Path) -> None:
+    """Give a finished file a second name, durably; a copy where the file system has no hard links."""
+    partial = target.with_name(target.name + PARTIAL)
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(source.resolve(), partial)
+    except OSError:
+        publish(target, [source.read_bytes()])
+        return
+    os.replace(partial, target)
+    # Renaming one name of a file over another of the same file does nothing, and leaves the first in place.
+    partial.unlink(missing_ok=True)
+    sync_folder(target.parent)
+
+
 def remove_folder(folder: Path) -> None:
     """Delete a folder and all in it, if it is there."""
     shutil.rmtree(folder, ignore_errors=True)

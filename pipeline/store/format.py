@@ -19,7 +19,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import google_crc32c
@@ -407,11 +406,3 @@ def is_signed(record: Any) -> bool:
     if not isinstance(record, dict) or "digest" not in record:
         return False
     return record["digest"] == digest_of({key: value for key, value in record.items() if key != "digest"})
-
-
-def read_bytes(path: Path) -> bytes | None:
-    """A small file's bytes, None if it is not there."""
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return None

@@ -13,22 +13,22 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.store.format import Grid
 
-# Linux and macOS agree on these, except for the two of the reserve.
+# Linux and macOS agree on these, except for the two of the reserve: anonymous, and without swap set aside.
 PROT_NONE, PROT_READ, MAP_SHARED, MAP_PRIVATE, MAP_FIXED = 0, 1, 1, 2, 16
 MAP_RESERVE = 0x20 | 0x4000 if sys.platform == "linux" else 0x1000 | 0x40
 FAILED = ctypes.c_void_p(-1).value
 
-AVAILABLE = os.name == "posix"
+READ_AHEAD = 1 << 20
 
 
 class Mapping:
     """Rows of an array as one numpy gather sees them: `array[places(rows)]`.
 
-    A raw shard holds its rows one after the other from its first byte, so if all shards are mapped at equal distances
-    that are a multiple of a row, all of them together are one array with a constant stride, with some unused rows
-    between shards. Where a shard's rows fill whole pages, there are none, and places are row numbers.
+    A raw shard holds its rows one after the other from its first byte. So if all shards are mapped at equal distances
+    that are a multiple of a row, together they are one array with a constant stride, with some unused rows between
+    shards. Where a shard's rows fill whole pages there are none, and places are row numbers.
 
-    Mapped pages belong to the page cache: they are shared by all processes and count as nobody's memory.
+    Mapped pages belong to the page cache: all processes share them, and they count as nobody's memory.
 
     Args:
         folder: the array's folder.
@@ -42,7 +42,7 @@ class Mapping:
 
     def __init__(self, folder: Path, grid: Grid):
         apart = _distance(grid)
-        self._grid = grid
+        self._folder, self._grid = folder, grid
         self._skipped = apart // grid.row_bytes - grid.shard_rows
         region = _Region(apart * grid.shards)
         for shard in range(grid.shards):
@@ -55,6 +55,18 @@ class Mapping:
         """Where rows are in `array`; int64 [n]."""
         return rows + rows // self._grid.shard_rows * self._skipped if self._skipped else rows
 
+    def read_ahead(self, shard: int, start: int, stop: int) -> None:
+        """Bring rows start .. stop - 1 of a shard into the page cache, in one sequential read.
+
+        A plain read, because the kernel heeds advice on a mapping for the first few hundred kilobytes only.
+        """
+        scratch = bytearray(READ_AHEAD)
+        with (self._folder / self._grid.key(shard)).open("rb", buffering=0) as file:
+            file.seek(start * self._grid.row_bytes)
+            left = (stop - start) * self._grid.row_bytes
+            while left > 0 and (got := file.readinto(memoryview(scratch)[:left])):
+                left -= got
+
 
 class _Region:
     """A stretch of reserved addresses, given back when the last array over it is gone."""
@@ -63,7 +75,7 @@ class _Region:
         libc = ctypes.CDLL(None, use_errno=True)
         self._mmap, unmap = libc.mmap, libc.munmap
         self._mmap.restype = ctypes.c_void_p
-        self._mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+        self._mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_longlong]
         unmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
         self._address = self._mmap(None, size, PROT_NONE, MAP_PRIVATE | MAP_RESERVE, -1, 0)
         if self._address == FAILED:
@@ -91,4 +103,4 @@ class _Region:
 def _distance(grid: Grid) -> int:
     """Bytes between mapped shards: the least multiple of a page and of a row that a shard fits in."""
     step = math.lcm(mmap.ALLOCATIONGRANULARITY, grid.row_bytes)
-    return -(-grid.shard_rows * grid.row_bytes // step) * step
+    return -(-grid.data_bytes(0) // step) * step

@@ -1,21 +1,35 @@
 """Reading rows of one head, and the choice of where they are read from."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from collections.abc import Mapping as Named
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.store.format import Grid, Head
+from pipeline.errors import UserError
+from pipeline.store.cache import cached, default_cache
+from pipeline.store.folder import Folder, LocalFolder
+from pipeline.store.format import Layout
 from pipeline.store.mapping import Mapping
+from pipeline.store.memory import available_memory
+from pipeline.store.order import batched, shuffled, windows
 from pipeline.store.rows import as_rows
-from pipeline.store.shards import load
+from pipeline.store.shards import settled, unpack
 from pipeline.store.values import arriving_dtype, decode
 
-Mode = Literal["mapped", "resident"]
+Mode = Literal["auto", "mapped", "window", "resident", "cache", "device"]
+
+WINDOW_BYTES = 256 << 20
+DEVICE_BYTES = 2 << 30
+RESIDENT_SHARE = 0.25
 
 
-class Reader:
-    """Gathers rows of one head. Read-only, safe for any number of threads and processes.
+class Reader(ABC):
+    """Gathers rows of one head, wherever they are. Read-only; safe for any number of threads and processes.
+
+    It can be pickled, and opens its files again where it arrives.
 
     Attributes:
         mode: where rows are read from.
@@ -23,51 +37,233 @@ class Reader:
         shape: of one row.
         dim: how many numbers a row has.
         dtype: that rows arrive in: float16 or float32 (bfloat16 and int8 arrive as float32).
+        rows_digest: which rows these are; equal for readers whose row numbers mean the same rows.
     """
 
-    def __init__(self, folder: Path, name: str, head: Head, grids: dict[str, Grid], mode: Mode, why: str):
-        self._folder, self._name, self._head, self._grids = folder, name, head, grids
-        self.mode, self.why = mode, f"{mode}: {why}"
-        self.shape = head.shape
-        self.dim = int(np.prod(head.shape))
-        self.dtype = arriving_dtype(head)
-        self._rows = next(iter(grids.values())).rows
-        self._arrays = {array: self._open(array, grid) for array, grid in grids.items()}
-        # float16 and float32 arrive as they are stored: one gather, straight into its destination.
-        self._direct = head.dtype in ("float16", "float32")
+    mode: Mode
+    why: str
+    shape: tuple[int, ...]
+    dim: int
+    dtype: np.dtype
+    rows_digest: str
 
-    def __len__(self) -> int:
-        return self._rows
+    @abstractmethod
+    def __len__(self) -> int: ...
 
-    def __call__(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    @abstractmethod
+    def __call__(self, rows: Any, out: Any = None) -> Any:
         """Rows by number, in the order given, repeats allowed.
 
         Args:
             rows: whole numbers in 0 .. len - 1 [n].
-            out: where to put them, C-contiguous, of the reader's dtype [n, *shape]; new memory if None.
+            out: where to put them, contiguous, of the reader's dtype [n, *shape]; new memory if None.
 
         Returns:
-            `out`, or a fresh array [n, *shape].
+            `out`, or a fresh array [n, *shape]: numpy, or for the mode `device` a torch tensor there.
 
         Raises:
             IndexError: a row is out of range.
+            ValueError: `out` has another shape or dtype.
         """
-        rows = as_rows(rows, self._rows)
+
+    @abstractmethod
+    def batches(self, size: int, rows: Any = None, seed: int = 0, drop_last: bool = False) -> Iterator[np.ndarray]:
+        """One epoch: every row once, in an order that this reader reads well, in batches of row numbers.
+
+        The order is a plain shuffle, except in the mode `window`: there rows are shuffled within windows of blocks
+        drawn from the whole store, which the disk reads ahead in long stretches.
+
+        Args:
+            size: rows a batch.
+            rows: the rows to visit [n]; all if None.
+            seed: equal seeds give equal orders.
+            drop_last: leave out a last batch with fewer rows.
+        """
+
+
+class HostReader(Reader):
+    """Rows in this machine's memory or page cache, as numpy arrays.
+
+    Args:
+        store: where the head's files are.
+        layout: what the store says about itself.
+        name: the head.
+        mode: mapped, window or cache (`folder` has raw shards to map), or resident (`store` is read once).
+        why: the reason for the mode.
+        folder: of the raw shards.
+        window: bytes of a window.
+    """
+
+    def __init__(
+        self, store: Folder, layout: Layout, name: str, mode: Mode, why: str, folder: Path | None = None,
+        window: int = WINDOW_BYTES,
+    ):  # fmt: skip
+        self.mode, self.why = mode, f"{mode}: {why}"
+        self._store, self._layout, self._name, self._folder, self._window = store, layout, name, folder, window
+        self._head = layout.heads[name]
+        self.shape = self._head.shape
+        self.dim = int(np.prod(self.shape))
+        self.dtype = arriving_dtype(self._head)
+        self.rows_digest = layout.rows_digest
+        # float16 and float32 arrive as they are stored: one gather, straight into its destination.
+        self._direct = self._head.dtype in ("float16", "float32")
+        self._open()
+
+    def __len__(self) -> int:
+        return self._layout.rows
+
+    def __call__(self, rows: Any, out: np.ndarray | None = None) -> np.ndarray:
+        rows = as_rows(rows, self._layout.rows)
         if out is not None and (out.shape != (len(rows), *self.shape) or out.dtype != self.dtype):
             raise ValueError(f"out must be {self.dtype} {(len(rows), *self.shape)}, found {out.dtype} {out.shape}")
         if self._direct:
             return self._gather(self._name, rows, out)
         return decode({array: self._gather(array, rows, None) for array in self._arrays}, self._name, self._head, out)
 
+    def batches(self, size: int, rows: Any = None, seed: int = 0, drop_last: bool = False) -> Iterator[np.ndarray]:
+        chosen = np.arange(len(self)) if rows is None else as_rows(rows, len(self))
+        parts = shuffled(chosen, seed)
+        if self.mode == "window":
+            shard_rows, row_bytes = self._layout.shard_rows, self._head.row_bytes
+            parts = windows(chosen, seed, row_bytes, shard_rows, self._window, self._read_ahead)
+        return batched(parts, size, drop_last)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_arrays"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def _open(self) -> None:
+        self._arrays: dict[str, Mapping | np.ndarray]
+        if self._folder is not None:
+            grids = self._layout.grids(self._name, "raw")
+            self._arrays = {array: Mapping(self._folder / array, grid) for array, grid in grids.items()}
+        else:
+            self._arrays = dict(in_memory(self._store, self._layout, self._name))
+
     def _gather(self, array: str, rows: np.ndarray, out: np.ndarray | None) -> np.ndarray:
         source = self._arrays[array]
         if isinstance(source, Mapping):
             rows, source = source.places(rows), source.array
-        # Rows were checked; `clip` then only means that numpy writes into `out` without a buffer of its own.
-        return np.take(source, rows, axis=0, out=out, mode="clip")
+        # Rows were checked; `clip` then only means that numpy writes into `out` without a buffer in between.
+        return source.take(rows, axis=0, out=out, mode="clip")
 
-    def _open(self, array: str, grid: Grid) -> Mapping | np.ndarray:
-        folder = self._folder / array
-        if self.mode == "mapped" or grid.codec == "raw":
-            return Mapping(folder, grid)
-        return np.concatenate([load(folder, grid, shard) for shard in range(grid.shards)])
+    def _read_ahead(self, first_rows: np.ndarray, count: int) -> None:
+        for first in first_rows.tolist():
+            shard, start = divmod(first, self._layout.shard_rows)
+            rows = min(first + count, self._layout.span(shard)[1]) - first
+            for source in self._arrays.values():
+                assert isinstance(source, Mapping)
+                source.read_ahead(shard, start, start + rows)
+
+
+class Together:
+    """Several readers over the same rows: heads of a store, or stores of several teachers.
+
+    >>> both = Together({"minilm": first.reader("pooled"), "mpnet": second.reader("pooled")})
+    >>> both([3, 1, 4])["mpnet"].shape
+    (3, 768)
+
+    Raises:
+        UserError: the readers are over different rows, so that a number would mean different things.
+    """
+
+    def __init__(self, readers: Named[str, Reader]):
+        first = next(iter(readers), None)
+        if first is None:
+            raise UserError("reading together needs at least one reader")
+        for name, reader in readers.items():
+            if reader.rows_digest != readers[first].rows_digest:
+                raise UserError(f"`{name}` and `{first}` hold different rows; extract both from the same dataset")
+        self.readers = dict(readers)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.readers.values())))
+
+    def __call__(self, rows: Any) -> dict[str, Any]:
+        """Rows of all readers, by name."""
+        return {name: reader(rows) for name, reader in self.readers.items()}
+
+    def batches(self, size: int, rows: Any = None, seed: int = 0, drop_last: bool = False) -> Iterator[np.ndarray]:
+        """One epoch as the first reader in the mode `window` likes it best; a plain shuffle if there is none."""
+        readers = list(self.readers.values())
+        chosen = next((reader for reader in readers if reader.mode == "window"), readers[0])
+        return chosen.batches(size, rows, seed, drop_last)
+
+
+def in_memory(store: Folder, layout: Layout, name: str) -> dict[str, np.ndarray]:
+    """The arrays of a head, read once from start to end."""
+    arrays = {}
+    for array, grid in layout.grids(name, settled(store, layout, name) or "raw").items():
+        arrays[array] = np.empty((grid.rows, *grid.row_shape), grid.dtype)
+        for shard in range(grid.shards):
+            data = store.read(f"{array}/{grid.key(shard)}")
+            try:
+                arrays[array][slice(*grid.span(shard))] = unpack(grid, shard, data or b"")
+            except ValueError as error:
+                place = f"{store.name}: {array}/{grid.key(shard)}"
+                raise UserError(f"{place}: damaged ({error}); run `aft features verify`") from None
+    return arrays
+
+
+def choose(
+    store: Folder, layout: Layout, name: str, digest: str, *, mode: Mode, memory: int | None, window: int | None,
+    cache: Path | None, device: str | None, device_memory: int | None,
+) -> Reader:  # fmt: skip
+    """The reader for a head, as `FeatureStore.reader` describes it; `digest` is the head's."""
+    size = layout.rows * layout.heads[name].row_bytes
+    obstacle = None
+    if not isinstance(store, LocalFolder):
+        obstacle = "on another machine"
+    elif settled(store, layout, name) != "raw":
+        obstacle = "compressed"
+    if mode in ("mapped", "window") and obstacle:
+        raise UserError(f"{store.name}: head `{name}` is {obstacle} and cannot be mapped; use auto, resident or cache")
+    if mode == "device" and device is None:
+        raise UserError(f"{store.name}: the mode `device` needs to know which; pass device='cuda'")
+    why = f"asked for, {_bytes(size)}"
+    if mode == "auto":
+        mode, why = _automatic(size, obstacle, memory, device, device_memory)
+    if mode == "device":
+        from pipeline.store.device import DeviceReader
+
+        return DeviceReader(store, layout, name, why, str(device))
+    folder = store.path if isinstance(store, LocalFolder) else None
+    if mode == "cache":
+        folder = cached(store, layout, name, digest, default_cache() if cache is None else cache)
+        why += f", raw copy in {folder}"
+    if mode == "resident":
+        folder = None
+    return HostReader(store, layout, name, mode, why, folder, WINDOW_BYTES if window is None else window)
+
+
+def _automatic(
+    size: int, obstacle: str | None, memory: int | None, device: str | None, device_memory: int | None
+) -> tuple[Mode, str]:
+    """The mode for a head of `size` bytes, and why."""
+    before = ""
+    if device is not None:
+        limit = DEVICE_BYTES if device_memory is None else device_memory
+        if size <= limit:
+            return "device", f"{_bytes(size)} fit the {_bytes(limit)} granted on {device}"
+        before = f"{_bytes(size)} exceed the {_bytes(limit)} granted on {device}; "
+    free = available_memory()
+    if obstacle is None:
+        before += "local and uncompressed, "
+        if size <= free:
+            return "mapped", f"{before}{_bytes(size)} fit the {_bytes(free)} that may cache them"
+        return "window", f"{before}{_bytes(size)} exceed the {_bytes(free)} that may cache them"
+    limit = int(RESIDENT_SHARE * free) if memory is None else memory
+    if size <= limit:
+        return "resident", f"{before}{obstacle}, {_bytes(size)} fit the {_bytes(limit)} granted in memory"
+    return "cache", f"{before}{obstacle}, {_bytes(size)} exceed the {_bytes(limit)} granted in memory"
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import UserError
-from pipeline.store.disk import file_digest, make_folder, move, remove_folder
-from pipeline.store.format import Layout, read_bytes
-from pipeline.store.rows import RowIndex
+from pipeline.store.disk import file_digest, link, make_folder, move, publish, remove_folder
+from pipeline.store.folder import LocalFolder
+from pipeline.store.format import Layout, Marker, marker_name
+from pipeline.store.rows import RowIndex, read_rows
 from pipeline.store.shards import load, marker, settled
 
 REPLACED = "replaced"
@@ -25,16 +25,14 @@ class Earlier:
     """
 
     def __init__(self, path: Path, wanted: Layout, rows: RowIndex):
-        text = read_bytes(path / "zarr.json")
-        assert text is not None
         self.path = path
-        self.layout = Layout.read(text, str(path / "zarr.json"))
+        self.layout = Layout.read((path / "zarr.json").read_bytes(), str(path / "zarr.json"))
         self.heads = [
             head for head in self.layout.heads
             if head in wanted.heads and self.layout.identity(head) == wanted.identity(head)
         ]  # fmt: skip
         self._rows = rows
-        self._codecs = {head: settled(path, self.layout, head) for head in self.heads}
+        self._codecs = {head: settled(LocalFolder(path), self.layout, head) for head in self.heads}
         self._checked: set[tuple[str, int]] = set()
 
     @cached_property
@@ -42,7 +40,7 @@ class Earlier:
         """Where the rows being written stand here, -1 where they do not; int64 [rows]."""
         if self._rows.digest() == self.layout.rows_digest:
             return np.arange(len(self._rows))
-        return read_rows(self.path, self.layout).locate(self._rows)
+        return read_rows(LocalFolder(self.path), self.layout).locate(self._rows)
 
     def available(self, head: str, start: int, stop: int) -> np.ndarray:
         """Which of the rows start .. stop - 1 are here with features of a head; bool [stop - start]."""
@@ -62,12 +60,29 @@ class Earlier:
                 here = keep & (shards == shard)
                 out[array][here] = load(self.path / array, grid, shard)[where[here] - shard * self.layout.shard_rows]
 
+    def adopt(self, head: str, shard: int, target: Path, wanted: Layout, rows_digest: str) -> bool:
+        """Give the new store a whole shard of this one as it is, if it holds just the rows wanted: link, not copy."""
+        if head not in self.heads or self.layout.shard_rows != wanted.shard_rows:
+            return False
+        codec = self._codecs[head]
+        if codec is None or codec != settled(LocalFolder(target), wanted, head) or not self._sound(head, shard):
+            return False
+        text = (self.path / head / marker_name(shard)).read_bytes()
+        if Marker.read(text).rows_digest != rows_digest or self.layout.span(shard) != wanted.span(shard):
+            return False
+        for array, grid in self.layout.grids(head, codec).items():
+            link(self.path / array / grid.key(shard), target / array / grid.key(shard))
+        publish(target / head / marker_name(shard), [text])
+        return True
+
     def _sound(self, head: str, shard: int) -> bool:
         """Whether a shard is complete and holds what was once written: copying must not launder a flipped bit."""
         if (head, shard) in self._checked:
             return True
+        if shard >= self.layout.shards:
+            return False
         try:
-            found = marker(self.path, self.layout, head, shard)
+            found = marker(LocalFolder(self.path), self.layout, head, shard)
         except ValueError:
             return False
         if found is None:
@@ -77,27 +92,6 @@ class Earlier:
                 return False
         self._checked.add((head, shard))
         return True
-
-
-def read_rows(store: Path, layout: Layout) -> RowIndex:
-    """The row index of a store, mapped.
-
-    Raises:
-        UserError: its files are missing or have the wrong sizes.
-    """
-    folder = store / "rows"
-    try:
-        ends = np.memmap(folder / "id_ends" / "c.0", "<i8", "r")
-        digests = np.memmap(folder / "digests" / "c.0.0", np.uint8, "r")
-        total = int(ends[-1])
-        # An empty file cannot be mapped, and a store of one row may have an empty id.
-        names = np.memmap(folder / "id_bytes" / "c.0", np.uint8, "r") if total else np.zeros(0, np.uint8)
-        sound = len(ends) == layout.rows and digests.size == 16 * layout.rows and names.size == total
-    except (OSError, ValueError):
-        sound = False
-    if not sound:
-        raise UserError(f"{folder}: the row index is damaged; restore it or extract anew")
-    return RowIndex.of_arrays(names, ends, digests.reshape(-1, 16))
 
 
 def set_aside(store: Path) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.store.folder import Folder, LocalFolder
+from pipeline.store.format import Layout
 
 DIGEST_BYTES = 16
 BLOCK_ROWS = 1 << 16
@@ -111,6 +113,30 @@ class RowIndex:
     def _span(self, first: int, last: int) -> tuple[int, np.ndarray]:
         """Where the id bytes of rows first to last - 1 begin, and where each of them ends."""
         return (int(self.id_ends[first - 1]) if first else 0), np.asarray(self.id_ends[first:last])
+
+
+def read_rows(store: Folder, layout: Layout) -> RowIndex:
+    """The row index of a store, mapped if it is local.
+
+    Raises:
+        UserError: its files are missing or have the wrong sizes.
+    """
+
+    def read(name: str, dtype: str) -> np.ndarray:
+        # An empty file cannot be mapped, and the ids of a store may be one empty string.
+        if isinstance(store, LocalFolder) and store.size(name):
+            return np.memmap(store.path / name, dtype, "r")
+        return np.frombuffer(store.read(name) or b"", dtype)
+
+    try:
+        ends, digests = read("rows/id_ends/c.0", "<i8"), read("rows/digests/c.0.0", "|u1")
+        names = read("rows/id_bytes/c.0", "|u1")
+        sound = len(ends) == layout.rows and digests.size == DIGEST_BYTES * layout.rows and names.size == ends[-1]
+    except (OSError, ValueError):
+        sound = False
+    if not sound:
+        raise UserError(f"{store.name}/rows: the row index is damaged; restore it or extract anew")
+    return RowIndex.of_arrays(names, ends, digests.reshape(-1, DIGEST_BYTES))
 
 
 def as_rows(rows: Any, count: int) -> np.ndarray:

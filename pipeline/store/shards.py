@@ -7,7 +7,8 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.store.disk import publish
-from pipeline.store.format import Grid, Layout, Marker, marker_name, read_bytes
+from pipeline.store.folder import Folder
+from pipeline.store.format import Grid, Layout, Marker, marker_name
 
 # A codec of `auto` compresses what becomes at most this much of its size.
 WORTHWHILE = 0.5
@@ -50,19 +51,19 @@ def load(folder: Path, grid: Grid, shard: int) -> np.ndarray:
     return unpack(grid, shard, file.read_bytes() if grid.codec == "zstd" else np.memmap(file, np.uint8, "r"))
 
 
-def settled(store: Path, layout: Layout, head: str) -> str | None:
+def settled(store: Folder, layout: Layout, head: str) -> str | None:
     """The codec of a head's array, as its zarr.json says; None if there is no zarr.json yet.
 
     Raises:
         UserError: the zarr.json is not one that this layout can have.
     """
     for array in layout.heads[head].arrays(head):
-        text = read_bytes(store / array / "zarr.json")
+        text = store.read(f"{array}/zarr.json")
         if text is None:
             return None
         codecs = [codec for codec in ("raw", "zstd") if layout.grids(head, codec)[array].metadata() == text]
         if not codecs:
-            raise UserError(f"{store / array / 'zarr.json'}: damaged or changed by hand; restore it or extract anew")
+            raise UserError(f"{store.name}/{array}/zarr.json: damaged or changed by hand; restore it or extract anew")
         if array == head:
             codec = codecs[0]
     return codec
@@ -79,7 +80,7 @@ def settle(store: Path, layout: Layout, head: str, sample: np.ndarray) -> str:
     return codec
 
 
-def marker(store: Path, layout: Layout, head: str, shard: int) -> Marker | None:
+def marker(store: Folder, layout: Layout, head: str, shard: int) -> Marker | None:
     """The marker of a shard, if the shard counts: its files have their sizes and are of this recipe and these rows.
 
     Contents are not read, digests of rows not compared: `pipeline.store.verify` does that.
@@ -87,7 +88,7 @@ def marker(store: Path, layout: Layout, head: str, shard: int) -> Marker | None:
     Raises:
         ValueError: there is a marker that contradicts the layout or the files; the message says how.
     """
-    text = read_bytes(store / head / marker_name(shard))
+    text = store.read(f"{head}/{marker_name(shard)}")
     if text is None:
         return None
     found = Marker.read(text)
@@ -98,13 +99,12 @@ def marker(store: Path, layout: Layout, head: str, shard: int) -> Marker | None:
     if found.files.keys() != layout.heads[head].arrays(head).keys():
         raise ValueError("marker of other arrays")
     for array, grid in layout.grids(head, "raw").items():
-        path, size = store / array / grid.key(shard), found.files[array]["bytes"]
-        try:
-            there = path.stat().st_size
-        except FileNotFoundError:
-            raise ValueError(f"{array}/{path.name} is missing") from None
+        file, size = f"{array}/{grid.key(shard)}", found.files[array]["bytes"]
+        there = store.size(file)
+        if there is None:
+            raise ValueError(f"{file} is missing")
         if there != size:
-            raise ValueError(f"{array}/{path.name} has {there:,} of {size:,} bytes")
+            raise ValueError(f"{file} has {there:,} of {size:,} bytes")
     return found
 
 

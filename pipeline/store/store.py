@@ -9,11 +9,11 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.provenance import digest_of
-from pipeline.store.format import Head, Layout, Marker, read_bytes
-from pipeline.store.reader import Reader
-from pipeline.store.reuse import read_rows
-from pipeline.store.rows import RowIndex
-from pipeline.store.shards import marker, settled
+from pipeline.store.folder import Folder, LocalFolder, RemoteFolder
+from pipeline.store.format import Head, Layout, Marker
+from pipeline.store.reader import Mode, Reader, choose
+from pipeline.store.rows import RowIndex, read_rows
+from pipeline.store.shards import marker
 
 
 class FeatureStore:
@@ -24,7 +24,7 @@ class FeatureStore:
     (3, 384)
 
     Attributes:
-        path: the store's folder.
+        path: the store's folder, or its URL.
         heads: the complete heads, by name.
         incomplete: heads that are not complete, with how many of their shards are there.
         recipe, recipe_digest: all that determines a feature's value besides the row, the head and its view.
@@ -32,8 +32,11 @@ class FeatureStore:
         created_by: versions and the like.
     """
 
-    def __init__(self, path: Path, layout: Layout, markers: Mapping[str, Sequence[Marker]], incomplete: dict[str, int]):
-        self.path = path
+    def __init__(
+        self, folder: Folder, layout: Layout, markers: Mapping[str, Sequence[Marker]], incomplete: dict[str, int]
+    ):
+        self.path = folder.name
+        self._folder = folder
         self.layout = layout
         self.heads: dict[str, Head] = {name: layout.heads[name] for name in markers}
         self.incomplete = incomplete
@@ -47,20 +50,23 @@ class FeatureStore:
     def open(cls, path: str | Path) -> Self:
         """Open a store, after checking its metadata and that every shard has its marker and its size.
 
+        Args:
+            path: a folder, or a URL that fsspec understands, such as s3://bucket/minilm.zarr.
+
         Raises:
             UserError: there is no store, its metadata is damaged, or no head of it is complete.
         """
-        path = Path(path)
-        text = read_bytes(path / "zarr.json")
+        folder = RemoteFolder(str(path)) if "://" in str(path) else LocalFolder(Path(path))
+        text = folder.read("zarr.json")
         if text is None:
             raise UserError(f"{path}: no feature store there; run `aft extract` first")
-        layout = Layout.read(text, str(path / "zarr.json"))
+        layout = Layout.read(text, f"{path}/zarr.json")
         complete, incomplete = {}, {}
         for head in layout.heads:
             found = []
             for shard in range(layout.shards):
                 try:
-                    found.append(marker(path, layout, head, shard))
+                    found.append(marker(folder, layout, head, shard))
                 except ValueError as error:
                     start, stop = layout.span(shard)
                     raise UserError(
@@ -76,7 +82,7 @@ class FeatureStore:
             there = max(incomplete.values())
             state = f"not complete, {there} of {layout.shards} shards are there"
             raise UserError(f"{path}: {state}; run the extraction again, it continues")
-        return cls(path, layout, complete, incomplete)
+        return cls(folder, layout, complete, incomplete)
 
     def __len__(self) -> int:
         return self.layout.rows
@@ -88,7 +94,7 @@ class FeatureStore:
     @cached_property
     def rows(self) -> RowIndex:
         """Ids and content digests of the rows, in order."""
-        return read_rows(self.path, self.layout)
+        return read_rows(self._folder, self.layout)
 
     @cached_property
     def ids(self) -> np.ndarray:
@@ -135,19 +141,42 @@ class FeatureStore:
                 f"{self.path}: features of other rows: row {row} is {ours}, expected {theirs}; extract again"
             )
 
-    def reader(self, head: str | None = None) -> Reader:
-        """A reader of one head; the store's only head, or `pooled`, if none is named.
+    def reader(
+        self,
+        head: str | None = None,
+        *,
+        mode: Mode = "auto",
+        memory: int | None = None,
+        window: int | None = None,
+        cache: str | Path | None = None,
+        device: str | None = None,
+        device_memory: int | None = None,
+    ) -> Reader:
+        """A reader of one head; it says in `why` where it reads from, and for what reason.
+
+        - `device`: all rows on a GPU, as tensors. Chosen if a `device` is given and the rows fit `device_memory`.
+        - `mapped`: straight from the files' pages. Chosen for local, uncompressed shards.
+        - `window`: the same, in epochs that read the disk in long stretches. Chosen if they exceed the free memory.
+        - `resident`: all rows in memory. Chosen for compressed or remote shards that fit `memory`.
+        - `cache`: mapped from a raw copy on the local disk, made in one pass. Chosen for those that do not.
+
+        Args:
+            head: its name; the store's only head, or `pooled`, if None.
+            mode: one of the above, or `auto`.
+            memory: bytes that `resident` may take; a quarter of the free memory if None.
+            window: bytes of a window, 256 MiB if None.
+            cache: folder of raw copies; $AFT_CACHE, or `aft` in the user's cache folder, if None.
+            device: where torch shall put the rows, such as "cuda".
+            device_memory: bytes that they may take there, 2 GiB if None.
 
         Raises:
-            UserError: there is no such head, or it is not complete.
+            UserError: there is no such head, it is not complete or damaged, or the mode is impossible here.
         """
         name = self._known(head)
-        codec = settled(self.path, self.layout, name)
-        assert codec is not None
-        grids = self.layout.grids(name, codec)
-        if codec == "raw":
-            return Reader(self.path, name, self.heads[name], grids, "mapped", "the shards are local and uncompressed")
-        return Reader(self.path, name, self.heads[name], grids, "resident", "the shards are compressed")
+        return choose(
+            self._folder, self.layout, name, self.head_digest(name), mode=mode, memory=memory, window=window,
+            cache=None if cache is None else Path(cache), device=device, device_memory=device_memory,
+        )  # fmt: skip
 
     def __getitem__(self, rows: Any) -> np.ndarray:
         """Rows of the only head, or of `pooled`: a number, a slice, a list of numbers or a mask.

@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.store.disk import PARTIAL, Lock, explained, make_folder, publish, remove_folder, sync_folder
+from pipeline.store.folder import LocalFolder
 from pipeline.store.format import (
     Head,
     Layout,
@@ -22,7 +23,6 @@ from pipeline.store.format import (
     default_shard_rows,
     flat_metadata,
     marker_name,
-    read_bytes,
     written,
 )
 from pipeline.store.reuse import LOCKS, REPLACED, Earlier, earlier_folders, recover, set_aside
@@ -72,7 +72,9 @@ class StoreWriter:
         self._heads = heads
         self._life = life
         self._earlier = earlier
+        self._folder = LocalFolder(path)
         self._claims: dict[int, Lock] = {}
+        self._unwritten: set[int] = set()
         self._claims_guard = threading.Lock()
         self._queue: queue.Queue[tuple[int, int, dict[str, dict[str, np.ndarray]], float] | None] = queue.Queue(1)
         self._failure: Exception | None = None
@@ -121,7 +123,7 @@ class StoreWriter:
             raise UserError(f"{path}: {setup.owner()} has been setting it up for long; wait for it or stop it")
         try:
             recover(path)
-            text = read_bytes(path / "zarr.json")
+            text = LocalFolder(path).read("zarr.json")
             current = None if text is None else Layout.read(text, str(path / "zarr.json"))
             wanted = Layout(
                 rows=len(rows),
@@ -182,6 +184,7 @@ class StoreWriter:
         A shard that can be put together from earlier features is, without being handed out. Where other processes
         hold the last shards, this waits for them: when it ends without an error the store is complete, but for the
         writes of this process that are still under way. Should one of the others die, its shard is handed out here.
+        Write each shard before asking for the next but a few: with any unwritten, the end is not waited for.
         """
         waiting = list(range(self.layout.shards))
         pause = 0.02
@@ -203,8 +206,10 @@ class StoreWriter:
                     self._claims[index] = claim
                 shard = self._reuse(index, wanting)
                 if shard is not None:
+                    self._unwritten.add(index)
                     yield shard
-            waiting = held
+            # Who holds shards that he does not compute while he waits would wait for ever for another who does so.
+            waiting = [] if self._unwritten else held
             if waiting:
                 time.sleep(pause)
                 pause = min(2 * pause, 1.0)
@@ -226,7 +231,7 @@ class StoreWriter:
                 write failed: the disk is full, say.
         """
         self._raise_failure()
-        if shard.index not in self._claims:
+        if shard.index not in self._unwritten:
             raise ValueError(f"shard {shard.index} was not handed to this writer, or was written already")
         whole = shard.stop - shard.start
         encoded = {}
@@ -252,6 +257,15 @@ class StoreWriter:
                 arrays = merged
             encoded[name] = arrays
         self._enqueue(shard.index, whole - len(shard.rows), encoded, seconds)
+        self._unwritten.discard(shard.index)
+
+    def rows_missing(self) -> int:
+        """How many rows are still to compute, by any process; reusable ones and finished shards do not count."""
+        missing = 0
+        for index in range(self.layout.shards):
+            if wanting := self._wanting(index):
+                missing += int((~self._known(index, wanting)).sum())
+        return missing
 
     def _take_stock(self, continued: Layout | None) -> None:
         """Note what is there already."""
@@ -271,7 +285,7 @@ class StoreWriter:
         heads = []
         for head in self._heads:
             try:
-                found = marker(self.path, self.layout, head, index)
+                found = marker(self._folder, self.layout, head, index)
             except ValueError as error:
                 note = f"shard {index} of `{head}` is damaged ({error}): writing it again"
                 if note not in self.notes:
@@ -284,17 +298,33 @@ class StoreWriter:
     def _reuse(self, index: int, wanting: tuple[str, ...]) -> Shard | None:
         """What is left to compute of a shard after reusing what is known; None if that is all of it."""
         start, stop = self.layout.span(index)
+        digest = self._rows.digest(start, stop)
+        wanting = tuple(
+            head
+            for head in wanting
+            if not any(earlier.adopt(head, index, self.path, self.layout, digest) for earlier in self._earlier)
+        )
+        if not wanting:
+            with self._claims_guard:
+                self._claims.pop(index).release()
+            return None
+        known = self._known(index, wanting)
+        if known.all():
+            encoded = {head: self._gather(head, start, stop, known) for head in wanting}
+            self._enqueue(index, stop - start, encoded, 0.0)
+            return None
+        return Shard(index, start, stop, start + np.flatnonzero(~known), wanting)
+
+    def _known(self, index: int, wanting: tuple[str, ...]) -> np.ndarray:
+        """Which rows of a shard are known from earlier features, for all wanting heads; bool [stop - start]."""
+        start, stop = self.layout.span(index)
         known = np.ones(stop - start, bool)
         for head in wanting:
             here = np.zeros(stop - start, bool)
             for earlier in self._earlier:
                 here |= earlier.available(head, start, stop)
             known &= here
-        if known.all():
-            encoded = {head: self._gather(head, start, stop, known) for head in wanting}
-            self._enqueue(index, stop - start, encoded, 0.0)
-            return None
-        return Shard(index, start, stop, start + np.flatnonzero(~known), wanting)
+        return known
 
     def _gather(self, head: str, start: int, stop: int, known: np.ndarray) -> dict[str, np.ndarray]:
         """Stored arrays of a shard, the known rows filled in from earlier features."""
@@ -330,7 +360,7 @@ class StoreWriter:
                 self._claims.pop(index).release()
 
     def _commit(self, index: int, reused: int, head: str, arrays: dict[str, np.ndarray], seconds: float) -> None:
-        codec = settled(self.path, self.layout, head) or self._settle(head, arrays[head])
+        codec = settled(self._folder, self.layout, head) or self._settle(head, arrays[head])
         start, stop = self.layout.span(index)
         files = {}
         for array, grid in self.layout.grids(head, codec).items():
@@ -348,7 +378,7 @@ class StoreWriter:
         if not setup.acquire(patience=PATIENCE):
             raise UserError(f"{self.path}: {setup.owner()} has been setting it up for long; wait for it or stop it")
         try:
-            return settled(self.path, self.layout, head) or settle(self.path, self.layout, head, sample)
+            return settled(self._folder, self.layout, head) or settle(self.path, self.layout, head, sample)
         finally:
             setup.release()
 

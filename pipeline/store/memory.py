@@ -1,0 +1,30 @@
+"""How much memory this process may still take."""
+
+import os
+from pathlib import Path
+
+
+def available_memory() -> int:
+    """Bytes that are free or that hold files only, within the limits of the machine and of the control group."""
+    group = Path("/sys/fs/cgroup")
+    limit, used = _read(group / "memory.max"), _read(group / "memory.current")
+    limits = [_machine()]
+    if limit.isdigit() and used.isdigit():
+        stat = dict(line.split() for line in _read(group / "memory.stat").splitlines())
+        limits.append(int(limit) - int(used) + int(stat.get("file", 0)))
+    return max(0, min(limits))
+
+
+def _machine() -> int:
+    for line in _read(Path("/proc/meminfo")).splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    # No Linux: all of the memory, which errs on the side of mapping, not of copying.
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""

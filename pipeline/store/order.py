@@ -1,0 +1,64 @@
+"""In which order to visit rows: shuffled as a whole, or in windows that the disk can read in long stretches."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+BLOCK_BYTES = 1 << 20
+
+
+def shuffled(rows: np.ndarray, seed: int) -> Iterator[np.ndarray]:
+    """One window with all rows, each as likely in any place."""
+    yield np.random.default_rng(seed).permutation(rows)
+
+
+def windows(
+    rows: np.ndarray,
+    seed: int,
+    row_bytes: int,
+    shard_rows: int,
+    window_bytes: int,
+    read_ahead: Callable[[np.ndarray, int], None],
+) -> Iterator[np.ndarray]:
+    """Rows in windows: blocks of consecutive rows from anywhere, as many as fit a window, their rows shuffled.
+
+    The next window's blocks are read while this one's rows are used, so the disk sees long sequential reads only, and
+    a batch mixes rows of all the window's blocks.
+
+    Args:
+        rows: the rows to visit, ascending or not [n].
+        read_ahead: called in a thread with the first rows of a window's blocks, and the number of rows of a block.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    random = np.random.default_rng(seed)
+    block_rows = max(1, min(BLOCK_BYTES // row_bytes, shard_rows))
+    per_shard = -(-shard_rows // block_rows)  # blocks end where their shard ends
+    block = rows // shard_rows * per_shard + rows % shard_rows // block_rows
+    order = np.argsort(block, kind="stable")
+    names, starts = np.unique(block[order], return_index=True)
+    parts = np.split(order, starts[1:])
+    first_rows = names // per_shard * shard_rows + names % per_shard * block_rows
+    chosen = random.permutation(len(names))
+    many = max(1, window_bytes // (block_rows * row_bytes))
+    groups = [np.sort(chosen[at : at + many]) for at in range(0, len(chosen), many)]
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
+        coming = pool.submit(read_ahead, first_rows[groups[0]], block_rows) if groups else None
+        for number, group in enumerate(groups):
+            assert coming is not None
+            coming.result()
+            if number + 1 < len(groups):
+                coming = pool.submit(read_ahead, first_rows[groups[number + 1]], block_rows)
+            yield random.permutation(rows[np.concatenate([parts[name] for name in group])])
+
+
+def batched(parts: Iterator[np.ndarray], size: int, drop_last: bool) -> Iterator[np.ndarray]:
+    """The rows of all parts, in batches of `size` that do not mind where parts end."""
+    left = np.zeros(0, np.int64)
+    for part in parts:
+        left = np.concatenate([left, part])
+        whole = len(left) // size * size
+        yield from left[:whole].reshape(-1, size)
+        left = left[whole:]
+    if len(left) and not drop_last:
+        yield left

@@ -1,0 +1,245 @@
+"""Proof that a store holds what was written: every byte is looked at, and every fault is named by shard and rows."""
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import UserError
+from pipeline.store.disk import file_digest
+from pipeline.store.folder import LocalFolder
+from pipeline.store.format import Layout, flat_metadata, marker_name, written
+from pipeline.store.reuse import LOCKS, REPLACED
+from pipeline.store.rows import read_rows
+from pipeline.store.shards import marker, settled
+
+THREADS = 4
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something in a store that is not as it was written.
+
+    Attributes:
+        what: one line.
+        file: relative to the store.
+        head, shard, start, stop: what it makes unusable: rows start .. stop - 1 of a head; None if that is all rows.
+    """
+
+    what: str
+    file: str
+    head: str | None = None
+    shard: int | None = None
+    start: int | None = None
+    stop: int | None = None
+
+    def __str__(self) -> str:
+        if self.shard is None or self.start is None or self.stop is None:
+            return f"{self.file}: {self.what}"
+        return f"{self.file}: {self.what} (head `{self.head}`, shard {self.shard}, rows {self.start}-{self.stop - 1})"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a look at every byte found.
+
+    Attributes:
+        path: the store.
+        shards: how many shards of all heads were looked at.
+        nbytes: how many bytes.
+        faults: what is wrong; nothing, one hopes.
+        comparison: of recomputed rows, if that was asked for.
+    """
+
+    path: str
+    shards: int
+    nbytes: int
+    faults: tuple[Fault, ...]
+    comparison: "Comparison | None" = None
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.faults and (self.comparison is None or self.comparison.agrees)
+
+    def __str__(self) -> str:
+        lines = [str(fault) for fault in self.faults]
+        lines.append(f"{self.path}: {self.shards} shards, {self.nbytes:,} bytes, {len(self.faults)} faults")
+        if self.comparison is not None:
+            lines.append(str(self.comparison))
+        return "\n".join(lines)
+
+
+def verify(path: str | Path) -> Verification:
+    """Look at every byte of a local store.
+
+    Raises:
+        UserError: there is no store, or the group's own metadata is damaged, so that nothing else can be judged.
+    """
+    path = Path(path)
+    text = LocalFolder(path).read("zarr.json")
+    if text is None:
+        raise UserError(f"{path}: no feature store there")
+    layout = Layout.read(text, f"{path}/zarr.json")
+    faults = [*_rows(path, layout), *_strays(path, layout)]
+    jobs = [(head, shard) for head in layout.heads for shard in range(layout.shards)]
+    heads = {head: list(_head(path, layout, head)) for head in layout.heads}
+    digests = _row_digests(path, layout)
+    with ThreadPoolExecutor(THREADS) as pool:  # hashing leaves the interpreter to others
+        results = list(pool.map(lambda job: _shard(path, layout, *job, digests), jobs))
+    for found in heads.values():
+        faults.extend(found)
+    for _, found in results:
+        faults.extend(found)
+    return Verification(str(path), len(jobs), sum(size for size, _ in results), tuple(faults))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Stored features against freshly computed ones of the same rows.
+
+    Attributes:
+        rows: how many were compared.
+        cosine: the least cosine between a stored row and its fresh one; 1 for two rows of zeros.
+        difference: the largest absolute difference of two numbers, relative to the largest stored one.
+        worst: the row with that cosine.
+        tolerance: cosine must be at least 1 - tolerance, difference at most 10 * sqrt(tolerance).
+    """
+
+    rows: int
+    cosine: float
+    difference: float
+    worst: int
+    tolerance: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both are within the tolerance."""
+        return self.cosine >= 1 - self.tolerance and self.difference <= 10 * self.tolerance**0.5
+
+    def __str__(self) -> str:
+        verdict = "agree" if self.agrees else "DIFFER"
+        return (
+            f"{self.rows} rows computed again {verdict}: least cosine {self.cosine:.6f} (row {self.worst}), largest "
+            f"difference {self.difference:.2e} of the largest value; tolerance {self.tolerance:.0e}"
+        )
+
+
+def compare(
+    stored: Callable[[np.ndarray], np.ndarray],
+    fresh: Callable[[np.ndarray], np.ndarray],
+    rows: np.ndarray,
+    tolerance: float = 1e-4,
+) -> Comparison:
+    """Compare stored features of some rows with fresh ones, [n, *shape] each.
+
+    The default tolerance lets pass what another machine, batch or library version does to float16 or bfloat16
+    features; other weights, another transform or another row are far outside it.
+    """
+    old = stored(rows).reshape(len(rows), -1).astype(np.float64)
+    new = fresh(rows).reshape(len(rows), -1).astype(np.float64)
+    if old.shape != new.shape:
+        raise UserError(f"stored rows have {old.shape[1]} numbers, computed ones {new.shape[1]}: another model")
+    norms = np.linalg.norm(old, axis=1) * np.linalg.norm(new, axis=1)
+    both_zero = ~old.any(axis=1) & ~new.any(axis=1)
+    cosine = np.where(both_zero, 1.0, (old * new).sum(axis=1) / np.where(norms > 0, norms, 1.0))
+    largest = float(np.abs(old).max()) or 1.0
+    worst = int(cosine.argmin())
+    return Comparison(
+        len(rows), float(cosine[worst]), float(np.abs(old - new).max()) / largest, int(rows[worst]), tolerance
+    )
+
+
+def _rows(path: Path, layout: Layout) -> Iterator[Fault]:
+    """The row index."""
+    try:
+        rows = read_rows(LocalFolder(path), layout)
+    except UserError as error:
+        yield Fault(f"the row index is unreadable: {error}", "rows")
+        return
+    if rows.digest() != layout.rows_digest:
+        yield Fault("the row index is not the one that was written: ids or contents were changed", "rows")
+    expected = {
+        "rows/zarr.json": written({"zarr_format": 3, "node_type": "group", "attributes": {}}),
+        "rows/id_bytes/zarr.json": flat_metadata(rows.id_bytes),
+        "rows/id_ends/zarr.json": flat_metadata(rows.id_ends),
+        "rows/digests/zarr.json": flat_metadata(rows.digests),
+    }
+    for name, text in expected.items():
+        if LocalFolder(path).read(name) != text:
+            yield Fault("missing, damaged or changed by hand", name)
+
+
+def _row_digests(path: Path, layout: Layout) -> list[str] | None:
+    """The digest of each shard's rows; None if the row index is unreadable."""
+    try:
+        rows = read_rows(LocalFolder(path), layout)
+    except UserError:
+        return None
+    return [rows.digest(*layout.span(shard)) for shard in range(layout.shards)]
+
+
+def _head(path: Path, layout: Layout, head: str) -> Iterator[Fault]:
+    """The metadata of a head's arrays."""
+    for array in layout.heads[head].arrays(head):
+        if not (path / array / "zarr.json").exists():
+            yield Fault("missing", f"{array}/zarr.json", head)
+            return
+    try:
+        settled(LocalFolder(path), layout, head)
+    except UserError:
+        yield Fault("damaged or changed by hand", f"{head}/zarr.json", head)
+
+
+def _shard(path: Path, layout: Layout, head: str, shard: int, rows: list[str] | None) -> tuple[int, list[Fault]]:
+    """How many bytes a shard has, and what is wrong with it."""
+    start, stop = layout.span(shard)
+    folder = LocalFolder(path)
+
+    def fault(what: str, file: str) -> tuple[int, list[Fault]]:
+        return 0, [Fault(what, file, head, shard, start, stop)]
+
+    name = f"{head}/{marker_name(shard)}"
+    try:
+        found = marker(folder, layout, head, shard)
+    except ValueError as error:
+        return fault(_reason(error), name)
+    if found is None:
+        return fault("not there: the shard is not complete", name)
+    if rows is not None and found.rows_digest != rows[shard]:
+        return fault("the shard is of other rows", name)
+    size, faults = 0, []
+    for array, grid in layout.grids(head, "raw").items():
+        file = f"{array}/{grid.key(shard)}"
+        size += found.files[array]["bytes"]
+        try:
+            same = file_digest(path / file) == found.files[array]["sha256"]
+        except OSError as error:
+            same = False
+            faults.append(Fault(f"cannot be read: {error.strerror}", file, head, shard, start, stop))
+            continue
+        if not same:
+            faults.append(Fault("its bytes are not those that were written", file, head, shard, start, stop))
+    return size, faults
+
+
+def _strays(path: Path, layout: Layout) -> Iterator[Fault]:
+    """Files that no store has."""
+    expected = {"zarr.json", "rows/zarr.json"}
+    expected |= {f"rows/{name}" for array in ("id_bytes", "id_ends") for name in (f"{array}/zarr.json", f"{array}/c.0")}
+    expected |= {"rows/digests/zarr.json", "rows/digests/c.0.0"}
+    for head in layout.heads:
+        expected |= {f"{head}/{marker_name(shard)}" for shard in range(layout.shards)}
+        for array, grid in layout.grids(head, "raw").items():
+            expected |= {f"{array}/zarr.json", *(f"{array}/{grid.key(shard)}" for shard in range(layout.shards))}
+    for file in sorted(path.rglob("*")):
+        name = file.relative_to(path).as_posix()
+        if not file.is_dir() and name not in expected and not name.startswith((f"{LOCKS}/", f"{REPLACED}/")):
+            yield Fault("does not belong in a store", name)
+
+
+def _reason(error: ValueError) -> str:
+    return "not JSON" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else str(error)
