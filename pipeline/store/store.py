@@ -3,15 +3,16 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.provenance import digest_of
+from pipeline.store.choice import choose
 from pipeline.store.folder import Folder, LocalFolder, RemoteFolder
 from pipeline.store.format import Head, Layout, Marker
-from pipeline.store.reader import Mode, Reader, choose
+from pipeline.store.reader import Mode, Reader
 from pipeline.store.rows import RowIndex, read_rows
 from pipeline.store.shards import marker
 
@@ -47,7 +48,7 @@ class FeatureStore:
         self._markers = markers
 
     @classmethod
-    def open(cls, path: str | Path) -> Self:
+    def open(cls, path: str | Path) -> "FeatureStore":
         """Open a store, after checking its metadata and that every shard has its marker and its size.
 
         Args:

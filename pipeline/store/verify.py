@@ -89,7 +89,7 @@ def verify(path: str | Path) -> Verification:
     heads = {head: list(_head(path, layout, head)) for head in layout.heads}
     digests = _row_digests(path, layout)
     with ThreadPoolExecutor(THREADS) as pool:  # hashing leaves the interpreter to others
-        results = list(pool.map(lambda job: _shard(path, layout, *job, digests), jobs))
+        results = list(pool.map(lambda job: _shard(path, layout, job[0], job[1], digests), jobs))
     for found in heads.values():
         faults.extend(found)
     for _, found in results:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -91,7 +91,7 @@ class StoreWriter:
         heads: Mapping[str, Head],
         shard_rows: int | None = None,
         created_by: Mapping[str, Any] | None = None,
-    ) -> Self:
+    ) -> "StoreWriter":
         """Open a store for writing; create it, continue it, or replace it, as `notes` then tell.
 
         A store under another recipe is set aside and started again. With the same recipe, features of rows that are
@@ -160,7 +160,7 @@ class StoreWriter:
         finally:
             setup.release()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "StoreWriter":
         return self
 
     def __exit__(

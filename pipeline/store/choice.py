@@ -1,0 +1,75 @@
+"""Where a head is best read from, and why."""
+
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.store.cache import cached, default_cache
+from pipeline.store.folder import Folder, LocalFolder
+from pipeline.store.format import Layout
+from pipeline.store.memory import available_memory
+from pipeline.store.reader import WINDOW_BYTES, HostReader, Mode, Reader
+from pipeline.store.shards import settled
+
+DEVICE_BYTES = 2 << 30
+RESIDENT_SHARE = 0.25
+
+
+def choose(
+    store: Folder, layout: Layout, name: str, digest: str, *, mode: Mode, memory: int | None, window: int | None,
+    cache: Path | None, device: str | None, device_memory: int | None,
+) -> Reader:  # fmt: skip
+    """The reader for a head, as `FeatureStore.reader` describes it; `digest` is the head's."""
+    size = layout.rows * layout.heads[name].row_bytes
+    obstacle = None
+    if not isinstance(store, LocalFolder):
+        obstacle = "on another machine"
+    elif settled(store, layout, name) != "raw":
+        obstacle = "compressed"
+    if mode in ("mapped", "window") and obstacle:
+        raise UserError(f"{store.name}: head `{name}` is {obstacle} and cannot be mapped; use auto, resident or cache")
+    if mode == "device" and device is None:
+        raise UserError(f"{store.name}: the mode `device` needs to know which; pass device='cuda'")
+    why = f"asked for, {_bytes(size)}"
+    if mode == "auto":
+        mode, why = _automatic(size, obstacle, memory, device, device_memory)
+    if mode == "device":
+        from pipeline.store.device import DeviceReader
+
+        return DeviceReader(store, layout, name, why, str(device))
+    folder = store.path if isinstance(store, LocalFolder) else None
+    if mode == "cache":
+        folder = cached(store, layout, name, digest, default_cache() if cache is None else cache)
+        why += f", raw copy in {folder}"
+    if mode == "resident":
+        folder = None
+    return HostReader(store, layout, name, mode, why, folder, WINDOW_BYTES if window is None else window)
+
+
+def _automatic(
+    size: int, obstacle: str | None, memory: int | None, device: str | None, device_memory: int | None
+) -> tuple[Mode, str]:
+    """The mode for a head of `size` bytes, and why."""
+    before = ""
+    if device is not None:
+        limit = DEVICE_BYTES if device_memory is None else device_memory
+        if size <= limit:
+            return "device", f"{_bytes(size)} fit the {_bytes(limit)} granted on {device}"
+        before = f"{_bytes(size)} exceed the {_bytes(limit)} granted on {device}; "
+    free = available_memory()
+    if obstacle is None:
+        before += "local and uncompressed, "
+        if size <= free:
+            return "mapped", f"{before}{_bytes(size)} fit the {_bytes(free)} that may cache them"
+        return "window", f"{before}{_bytes(size)} exceed the {_bytes(free)} that may cache them"
+    limit = int(RESIDENT_SHARE * free) if memory is None else memory
+    if size <= limit:
+        return "resident", f"{before}{obstacle}, {_bytes(size)} fit the {_bytes(limit)} granted in memory"
+    return "cache", f"{before}{obstacle}, {_bytes(size)} exceed the {_bytes(limit)} granted in memory"
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
