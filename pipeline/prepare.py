@@ -157,6 +157,7 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
         (out / MANIFEST).unlink(missing_ok=True)
         for name in (CONTENT, ROWS, QUARANTINE, MANIFEST):
             os.replace(partial / name, out / name)
+        _listed(out).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from None
     finally:
@@ -198,8 +199,7 @@ def _fates(table: Survey, settings: PrepareSettings) -> tuple[Int64[np.ndarray, 
 
 def _tolerate(table: Survey, fate: Int64[np.ndarray, " n"], tolerance: float, out: Path) -> None:
     """Refuse more unreadable rows than tolerated, after listing them beside `out`."""
-    listed = out.with_name(f"{out.name}.{QUARANTINE}")
-    listed.unlink(missing_ok=True)
+    listed = _listed(out)
     if len(table.problems) > tolerance * len(fate):
         out.parent.mkdir(parents=True, exist_ok=True)
         _write_quarantine(listed, table, np.where(fate == UNREADABLE, fate, KEPT), np.full(len(fate), -1))
@@ -208,6 +208,11 @@ def _tolerate(table: Survey, fate: Int64[np.ndarray, " n"], tolerance: float, ou
             f"dataset.source: {len(table.problems):,} of {len(fate):,} rows cannot be read, the first is "
             f"{table.ids[row]} ({problem}), all are in {listed}; mend them, or raise dataset.tolerance"
         )
+
+
+def _listed(out: Path) -> Path:
+    """Where unreadable rows are listed if there are too many, since `out` stays as it was."""
+    return out.with_name(f"{out.name}.{QUARANTINE}")
 
 
 def _refuse_empty_classes(labels: Int64[np.ndarray, " n"], classes: list[str]) -> None:

@@ -57,6 +57,10 @@ def assign(
     for (role, amount), leave in zip(to_draw, range(len(to_draw), 0, -1), strict=True):
         among = movable & (roles == Role.LABELLED)
         roles[_sample(role, amount, among, labels, keys, classes, leave)] = role
+    trained_on = np.bincount(labels[roles == Role.LABELLED], minlength=len(classes))
+    if trained_on.min() == 0:
+        missing = classes[int(trained_on.argmin())]
+        raise UserError(f"dataset: no row of class {missing!r} is left for training; add some, or leave the class out")
     if labelled is not None:
         train = roles == Role.LABELLED
         chosen = _sample(Role.LABELLED, labelled, train, labels, sort_keys(rows, seed, f"draw {draw}"), classes, 0)
@@ -149,8 +153,8 @@ def choose(
 
     Returns:
         A mask over the rows. It has exactly `quota` rows of each class if no unit has two rows. Units of several rows
-        are taken where they fit, at most in the sample's proportion as long as single rows can fill up; what is
-        missing in the end is less than any unit that was left.
+        come first where they fit, in the sample's proportion, and single rows fill up; where those are not enough,
+        units of several rows are added as long as one brings the sample closer to the quota, in squares.
     """
     chosen = np.zeros(len(labels), dtype=bool)
     _, unit, sizes = np.unique(keys, return_inverse=True, return_counts=True)
@@ -178,7 +182,7 @@ def choose(
     chosen[taken] = True
     left -= np.bincount(labels[taken], minlength=len(quota))
     for rows, need in later:
-        if (need <= left).all():
+        if ((left - need) ** 2).sum() < (left**2).sum():
             chosen[rows] = True
             left -= need
     return chosen

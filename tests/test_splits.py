@@ -95,6 +95,24 @@ def test_groups_of_like_size_come_close_to_the_size_asked_for_and_are_drawn_in_p
     assert abs((roles[:1200] == Role.VAL).sum() - 100) <= 4
 
 
+@given(st.lists(st.integers(1, 9), min_size=60, max_size=90), st.integers(0, 9))
+@settings(max_examples=50)
+def test_where_all_rows_are_in_groups_a_sample_misses_its_size_by_less_than_a_group(sizes, seed):
+    groups = [number for number, size in enumerate(sizes) for _ in range(size)]
+    labels = [number % 3 for number, size in enumerate(sizes) for _ in range(size)]
+    roles = draw(table(labels, groups), val=0.2, test=0.3, seed=seed)
+    tests, vals = (roles == Role.TEST).sum(), (roles == Role.VAL).sum()
+    assert abs(tests - 0.3 * len(roles)) < 3 * max(sizes)
+    assert abs(vals - 0.2 * (len(roles) - tests)) < 3 * max(sizes)
+
+
+def test_a_class_that_only_official_val_and_test_have_is_named():
+    labels = [0, 1] * 20 + [2] * 4
+    splits = [int(Role.LABELLED)] * 30 + [int(Role.VAL)] * 7 + [int(Role.TEST)] * 7
+    with pytest.raises(UserError, match="no row of class 'c' is left for training"):
+        draw(table(labels, splits=splits))
+
+
 @given(tables(grouped=True), st.randoms())
 @settings(max_examples=50)
 def test_roles_hang_on_who_a_row_is_and_not_on_where_it_stands(known, random):
@@ -135,7 +153,7 @@ def test_a_table_that_grows_keeps_nearly_all_its_roles():
 
 
 def test_roles_are_those_of_the_definition_on_every_machine():
-    """With integers of Python: sorted by SplitMix64 of hash xor salt, the first rows of each class are test, and so on."""
+    """In integers of Python: by SplitMix64 of hash xor salt, the first rows of each class are test, and so on."""
 
     def key(row: int) -> int:
         z = int(known["rows"][row]) ^ int.from_bytes(blake2b(b"7/draw 2", digest_size=8).digest(), "little")

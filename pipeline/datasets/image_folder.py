@@ -44,7 +44,11 @@ def rows(settings: Settings) -> Iterator[Row]:
         empty = True
         for path in _images(folder):
             empty = False
-            yield Row(path.relative_to(root).as_posix(), path.read_bytes(), label, split)
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+            yield Row(path.relative_to(root).as_posix(), content, label, split)
         if empty:
             raise UserError(f"{folder}: no images there; remove the folder, or add some ({', '.join(SUFFIXES)})")
 

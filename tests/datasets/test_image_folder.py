@@ -67,6 +67,13 @@ def test_an_image_outside_the_classes_is_named(tmp_path: Path):
         read(tmp_path)
 
 
+def test_an_image_that_cannot_be_opened_is_named(tmp_path: Path):
+    make(tmp_path, "cat/1.png")
+    (tmp_path / "cat" / "2.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(UserError, match=r"2\.png: cannot be read: No such file"):
+        read(tmp_path)
+
+
 def test_a_folder_that_is_not_there_or_empty_is_named(tmp_path: Path):
     with pytest.raises(UserError, match=r"nowhere: no such folder; check dataset\.source\.path"):
         read(tmp_path / "nowhere")
