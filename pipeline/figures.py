@@ -67,7 +67,7 @@ def differences(rows: Sequence[Dots], name: str, label: str, narrow: bool = Fals
         narrow: lay it out for a phone.
     """
     widest = max(len(row.name) for row in rows)
-    width, left, right, pitch = (340, 12, 12, 46) if narrow else (720, min(30 + 7 * widest, 220), 138, 34)
+    width, left, right, pitch = (340, 12, 12, 46) if narrow else (720, min(30 + 7 * widest, 220), 138, 38)
     top, bottom = 28, 40
     height = top + bottom + pitch * len(rows)
     figure = _figure(width, height)
@@ -163,7 +163,8 @@ def gates(sorted_gates: Sequence[Sequence[float]], name: str, label: str) -> str
     few = width <= 30
     axes.plot(*_thin(places, values.mean(0)), color=ACCENT, linewidth=1.8, marker="o" if few else "", markersize=4)
     axes.set_xlim(0, 100)
-    axes.set_ylim(0, max(1.0, 1.05 * float(values.max())))
+    highest = float(values.max())
+    axes.set_ylim(0, 1 if highest <= 1 else 1.05 * highest)
     return _svg(figure, name, label)
 
 

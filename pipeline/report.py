@@ -8,7 +8,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -44,6 +44,11 @@ class Probe(Record):
     teacher: str
     splits: tuple[ProbeSplit, ...] = Field(min_length=1)
     seconds: float
+
+    @property
+    def test_accuracies(self) -> list[float]:
+        """Test accuracy per draw."""
+        return [split.test_accuracy for split in self.splits]
 
 
 class Manifest(Record):
@@ -145,7 +150,7 @@ def report(
         origins=_origins(outcomes),
         params=params and {"source": params.source, "text": _yaml(params.values)},
     )
-    metrics = {outcome.name: flat(outcome) for outcome in outcomes}
+    metrics = {outcome.name: _flat(outcome) for outcome in outcomes}
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "index.html", page)
     _write(out / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
@@ -164,25 +169,19 @@ def _subtitle(manifest: Manifest, outcome: Outcome) -> str:
     return f"{manifest.source.get('family', manifest.kind)}, {classes} classes, {rows}, {seeds(outcome)}"
 
 
-def flat(outcome: Outcome) -> dict[str, Any]:
-    """A run's line of metrics.json. Accuracies and differences are shares of 1; what is not known is null."""
+def _flat(outcome: Outcome) -> dict[str, Any]:
+    """A run's entry in metrics.json: accuracies and differences as shares of 1, and null for what is not known."""
     difference, gap = outcome.difference, outcome.gap
     return {
         "accuracy": outcome.accuracy,
         "standard_error": standard_error(outcome.accuracies),
+        "macro_f1": _finite(outcome.mean("macro_f1")),
+        "log_loss": _finite(outcome.mean("log_loss")),
         "difference": difference and difference.mean,
         "low": difference and difference.low,
         "high": difference and difference.high,
-        "p": outcome.p,
-        "wins": difference and difference.wins,
-        "seeds": len(outcome.accuracies),
         "gap_closed": gap and gap.share,
-        "gap_low": gap and gap.low,
-        "gap_high": gap and gap.high,
-        "macro_f1": _mean(result.macro_f1 for result in outcome.evaluation.results),
-        "log_loss": _mean(result.log_loss for result in outcome.evaluation.results),
         "weight": outcome.weight,
-        "verdict": outcome.verdict,
         "seconds": outcome.run.seconds,
     }
 
@@ -367,10 +366,9 @@ def _curves(outcomes: Sequence[Outcome]) -> str:
     return file.getvalue()
 
 
-def _mean(values: Iterable[float]) -> float | None:
-    """The mean, None if it is not a number: a diverged student has no log loss that JSON could hold."""
-    mean = float(np.mean(list(values)))
-    return mean if isfinite(mean) else None
+def _finite(value: float) -> float | None:
+    """None instead of what JSON cannot hold, such as the log loss of a student that diverged."""
+    return value if isfinite(value) else None
 
 
 def _write(path: Path, text: str) -> None:
@@ -394,5 +392,5 @@ def _template() -> jinja2.Template:
     )
     written = ("percent", "signed", "share", "number", "p_value", "count", "duration", "size")
     environment.filters |= {name: getattr(wording, name) for name in written}
-    environment.globals |= {"sentence": sentence, "lead": wording.lead, "mean": _mean, "standard_error": standard_error}
+    environment.globals |= {"sentence": sentence, "lead": wording.lead, "standard_error": standard_error}
     return environment.get_template("report.html.j2")
