@@ -121,7 +121,7 @@ class FeatureStore:
 
     def head_digest(self, head: str) -> str:
         """The same for one head alone: adding another head leaves it as it is."""
-        self._known(head)
+        self.head_name(head)
         files = [{name: file["sha256"] for name, file in mark.files.items()} for mark in self._markers[head]]
         return digest_of({"rows": self.layout.rows_digest, "identity": self.layout.identity(head), "files": files})
 
@@ -173,7 +173,7 @@ class FeatureStore:
         Raises:
             UserError: there is no such head, it is not complete or damaged, or the mode is impossible here.
         """
-        name = self._known(head)
+        name = self.head_name(head)
         return choose(
             self._folder, self.layout, name, self.head_digest(name), mode=mode, memory=memory, window=window,
             cache=None if cache is None else Path(cache), device=device, device_memory=device_memory,
@@ -200,7 +200,12 @@ class FeatureStore:
     def _default(self) -> Reader:
         return self.reader()
 
-    def _known(self, head: str | None) -> str:
+    def head_name(self, head: str | None = None) -> str:
+        """The name of a complete head: the one asked for, the only one, or `pooled`.
+
+        Raises:
+            UserError: there is no such head, or it is not complete.
+        """
         if head is None:
             head = next(iter(self.heads)) if len(self.heads) == 1 else "pooled"
         if head in self.incomplete:

@@ -1,0 +1,227 @@
+"""Features to and from other formats, one file a format. The file name is what a path ends in: `.h5` is `h5.py`.
+
+A format offers
+
+- `write(path, table)`: the features of one head, with their ids and all that the store knows about them;
+- `read(path)`: a `Table`, from a file of ours or of others. It reads rows when they are asked for, and runs no code
+  that a file may hold.
+
+Values travel as `FeatureStore` gives them, float16 or float32; bfloat16 as itself where the format has it.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import UserError
+from pipeline.store.disk import explained, file_digest
+from pipeline.store.format import Dtype, Head
+from pipeline.store.rows import DIGEST_BYTES, RowIndex
+from pipeline.store.store import FeatureStore
+from pipeline.store.writer import StoreWriter
+
+BLOCK_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class Table:
+    """Features of rows, on their way from one format to another.
+
+    Attributes:
+        count: how many rows.
+        shape: of one row.
+        dtype: of the values: float16, float32, or bfloat16 (whose values travel as float32).
+        read: rows start .. stop - 1 [stop - start, *shape].
+        ids: per row; None if the file has none.
+        digests: of the rows' contents, uint8 [count, 16]; None if the file has none.
+        about: what our own files say besides: dataset, recipe, head, dtype, view, created_by, shard_rows.
+    """
+
+    count: int
+    shape: tuple[int, ...]
+    dtype: Dtype
+    read: Callable[[int, int], np.ndarray]
+    ids: Sequence[str] | None = None
+    digests: np.ndarray | None = None
+    about: Mapping[str, Any] | None = None
+
+    def blocks(self) -> list[tuple[int, int]]:
+        """Spans of rows of about 32 MiB that cover the table."""
+        step = max(1, BLOCK_BYTES // max(1, 4 * int(np.prod(self.shape))))
+        return [(start, min(start + step, self.count)) for start in range(0, self.count, step)]
+
+
+def dtype_in(about: Mapping[str, Any] | None, found: np.dtype) -> Dtype:
+    """What features in a file are: what our own file says, else what they are kept as there."""
+    said: Dtype = (about or {}).get("dtype", "float16" if found == np.float16 else "float32")
+    return said
+
+
+def suffixes() -> list[str]:
+    """What paths may end in."""
+    return sorted(f".{module.name}" for module in iter_modules(__path__))
+
+
+def export(
+    store: FeatureStore,
+    target: str | Path,
+    head: str | None = None,
+    rows: np.ndarray | None = None,
+    parts: Mapping[str, int] | None = None,
+) -> Path:
+    """Write one head of a store to a file, in the format that its name ends in. Returns its path.
+
+    Args:
+        store: where the features are.
+        target: the file; one that is there is replaced when the new one is complete.
+        head: as for `FeatureStore.reader`.
+        rows: the rows to write, in this order; all if None.
+        parts: for `.pt`: how many of the rows, in order, are `train` and `test`; all are `train` if None.
+
+    Raises:
+        UserError: the format is unknown, there is no such head, or the disk is full.
+    """
+    target = Path(target)
+    module = _format(target)
+    reader = store.reader(head)
+    name = store.head_name(head)
+    chosen = np.arange(len(store)) if rows is None else np.asarray(rows)
+    stored = store.heads[name]
+    layout = store.layout
+    about: dict[str, Any] = {
+        "dataset": store.dataset,
+        "recipe": dict(store.recipe),
+        "head": name,
+        "view": None if stored.view is None else dict(stored.view),
+        "created_by": dict(store.created_by),
+        "shard_rows": layout.shard_rows if rows is None else None,
+        "parts": None if parts is None else dict(parts),
+        "dtype": "float32" if stored.dtype == "int8" else stored.dtype,
+    }
+    table = Table(
+        len(chosen),
+        stored.shape,
+        about["dtype"],
+        lambda start, stop: reader(chosen[start:stop]),
+        store.ids[chosen].tolist(),
+        store.rows.digests[chosen],
+        about,
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".partial-{target.name}")
+    try:
+        module.write(partial, table)
+        os.replace(partial, target)
+    except OSError as error:
+        raise explained(error, target) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def import_features(
+    source: str | Path | Sequence[Path],
+    target: str | Path,
+    head: str | None = None,
+    dtype: Dtype | None = None,
+    rows: RowIndex | None = None,
+    dataset: str | None = None,
+) -> FeatureStore:
+    """Make a store of a file that `export` wrote, or of other people's features.
+
+    A file of ours keeps its ids, digests, recipe and dataset. Others get the file's digest for a recipe, ids from the
+    file or numbers, and for want of the rows' contents the digests of their features.
+
+    Args:
+        source: a file, or several, such as one for each slide: their rows follow one another, and ids are prefixed
+            with the name of the file.
+        target: the store.
+        head: what to call the features; what the file says, or `pooled`, if None.
+        dtype: what to keep them as; what the file has if None.
+        rows: which rows of a dataset the features are of, if the file does not say; as many as it has, in order.
+        dataset: the digest of that dataset.
+
+    Raises:
+        UserError: a file is missing, unknown or unsuitable; rows and features differ in number; ids are not unique; or
+            the target is another store already.
+    """
+    files = [Path(source)] if isinstance(source, str | Path) else [Path(file) for file in source]
+    if not files:
+        raise UserError("no files to import")
+    tables = []
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{file}: no such file")
+        tables.append(_format(file).read(file))
+    first, count = tables[0], sum(table.count for table in tables)
+    for file, table in zip(files, tables, strict=True):
+        if table.shape != first.shape:
+            raise UserError(f"{file}: rows of shape {table.shape}, but {files[0]} has {first.shape}")
+    about = first.about if len(files) == 1 and first.about else {}
+    name = head or about.get("head") or "pooled"
+    if rows is not None and len(rows) != count:
+        raise UserError(f"{files[0]}: {count:,} rows of features for {len(rows):,} rows of the dataset")
+    index = rows or RowIndex(_ids(files, tables), np.concatenate([_digests(table) for table in tables]))
+    digests = {file.name: file_digest(file) for file in files} if not about else {}
+    keep = dtype or first.dtype
+    starts = np.cumsum([0, *(table.count for table in tables)])
+
+    def read(start: int, stop: int) -> np.ndarray:
+        found = [
+            table.read(max(start - at, 0), min(stop - at, table.count))
+            for at, table in zip(starts.tolist(), tables, strict=False)
+            if at < stop and start < at + table.count
+        ]
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+    recipe = about.get("recipe") or {"imported": digests}
+    if (Path(target) / "zarr.json").exists() and FeatureStore.open(target).recipe != recipe:
+        raise UserError(f"{target}: another store is there; delete it, or import to another place")
+    with StoreWriter.open(
+        target,
+        rows=index,
+        dataset=dataset or about.get("dataset") or index.digest(),
+        recipe=recipe,
+        heads={name: Head(first.shape, keep, view=about.get("view"))},
+        shard_rows=about.get("shard_rows"),
+        created_by=about.get("created_by") or {"imported_from": [file.name for file in files]},
+    ) as writer:
+        for shard in writer.missing():
+            writer.write(shard, {name: read(shard.start, shard.stop)})
+    return FeatureStore.open(target)
+
+
+def _format(path: Path) -> ModuleType:
+    suffix = {".hdf5": ".h5"}.get(path.suffix, path.suffix)
+    if suffix not in suffixes():
+        raise UserError(f"{path}: unknown format {path.suffix!r}; there are {', '.join(suffixes())}")
+    return import_module(f"{__name__}.{suffix[1:]}")
+
+
+def _ids(files: Sequence[Path], tables: Sequence[Table]) -> list[str]:
+    """Ids of all rows: those in the files, else numbers; prefixed with the file's name where there are several."""
+    ids: list[str] = []
+    for file, table in zip(files, tables, strict=True):
+        own = list(table.ids) if table.ids is not None else [str(row) for row in range(table.count)]
+        ids += own if len(files) == 1 else [f"{file.stem}:{name}" for name in own]
+    return ids
+
+
+def _digests(table: Table) -> np.ndarray:
+    """Digests of the rows' contents, or of their features where the contents are not known."""
+    if table.digests is not None:
+        return table.digests
+    found = np.empty((table.count, DIGEST_BYTES), np.uint8)
+    for start, stop in table.blocks():
+        for row, values in enumerate(np.ascontiguousarray(table.read(start, stop)), start):
+            digest = hashlib.blake2b(np.ascontiguousarray(values).tobytes(), digest_size=DIGEST_BYTES).digest()
+            found[row] = np.frombuffer(digest, np.uint8)
+    return found

@@ -1,0 +1,56 @@
+"""npy: the bare array, mappable by any numpy; ids and the rest beside it in `<name>.rows.npz`."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import UserError
+from pipeline.store.disk import file_digest
+from pipeline.store.interchange import Table, dtype_in
+from pipeline.store.rows import RowIndex
+
+
+def beside(path: Path) -> Path:
+    """The file with the ids."""
+    return path.with_name(path.name.removeprefix(".partial-").removesuffix(".npy") + ".rows.npz")
+
+
+def write(path: Path, table: Table) -> None:
+    """The ids last, with the array's digest: they cannot be taken for those of another."""
+    assert table.ids is not None and table.digests is not None
+    dtype = np.dtype(np.float16 if table.dtype == "float16" else np.float32)
+    array = np.lib.format.open_memmap(path, "w+", dtype, (table.count, *table.shape))
+    for start, stop in table.blocks():
+        array[start:stop] = table.read(start, stop)
+    array.flush()
+    index = RowIndex(table.ids, np.ascontiguousarray(table.digests))
+    about = np.frombuffer(json.dumps({**(table.about or {}), "array": file_digest(path)}).encode(), np.uint8)
+    partial = beside(path).with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.savez(file, id_bytes=index.id_bytes, id_ends=index.id_ends, digests=index.digests, about=about)
+    os.replace(partial, beside(path))
+
+
+def read(path: Path) -> Table:
+    """Raises `UserError` if this is not an npy file of floats [rows, ...], or its ids are those of another."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError):
+        raise UserError(f"{path}: not an npy file of numbers, or damaged") from None
+    if not isinstance(array, np.ndarray) or array.ndim < 1 or array.dtype.kind != "f":
+        raise UserError(f"{path}: features are floats [rows, ...], this is something else")
+    ids = digests = about = None
+    if beside(path).is_file():
+        try:
+            with np.load(beside(path), allow_pickle=False) as found:
+                index = RowIndex.of_arrays(found["id_bytes"], found["id_ends"], found["digests"])
+                about = json.loads(found["about"].tobytes())
+        except (ValueError, KeyError, OSError):
+            raise UserError(f"{beside(path)}: damaged; delete it to import {path.name} without ids") from None
+        ids, digests = list(index.names(0, len(index))), index.digests
+        if about.get("array") != file_digest(path):
+            raise UserError(f"{beside(path)}: the ids of another array than {path.name}; delete it or export again")
+    rows = lambda start, stop: np.asarray(array[start:stop])  # noqa: E731
+    return Table(len(array), array.shape[1:], dtype_in(about, array.dtype), rows, ids, digests, about)

@@ -1,0 +1,75 @@
+"""Parquet: columns `id`, `digest` and `features`, a list of fixed size with the numbers of a row."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import UserError
+from pipeline.store.interchange import Table, dtype_in
+
+KEY = b"feature_store"
+NAMES = ("features", "embedding", "embeddings")
+
+
+def write(path: Path, table: Table) -> None:
+    """A row group for each block of rows."""
+    assert table.ids is not None and table.digests is not None
+    width = int(np.prod(table.shape))
+    number = pa.float16() if table.dtype == "float16" else pa.float32()
+    about = {**(table.about or {}), "shape": list(table.shape)}
+    fields = [("id", pa.string()), ("digest", pa.binary(16)), ("features", pa.list_(number, width))]
+    schema = pa.schema(fields, metadata={KEY: json.dumps(about)})
+    # Features do not compress; dictionaries of numbers that never repeat only cost time.
+    with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
+        for start, stop in table.blocks():
+            flat = pa.array(table.read(start, stop).reshape(-1), number)
+            digests = [digest.tobytes() for digest in table.digests[start:stop]]
+            columns = [
+                pa.array(table.ids[start:stop], pa.string()),
+                pa.array(digests, pa.binary(16)),
+                pa.FixedSizeListArray.from_arrays(flat, width),
+            ]
+            writer.write_table(pa.table(columns, schema=schema))
+
+
+def read(path: Path) -> Table:
+    """Raises `UserError` if this is not a Parquet file with a column of equally long lists of floats."""
+    try:
+        file = pq.ParquetFile(path, memory_map=True)
+    except (pa.ArrowException, OSError):
+        raise UserError(f"{path}: not a Parquet file, or damaged") from None
+    schema = file.schema_arrow
+    name = next((name for name in NAMES if name in schema.names), None)
+    if name is None:
+        raise UserError(f"{path}: no column `features` or `embedding`; there are {', '.join(schema.names)}")
+    text = (schema.metadata or {}).get(KEY)
+    about = json.loads(text) if text else None
+    ends = np.cumsum([0, *(file.metadata.row_group(k).num_rows for k in range(file.num_row_groups))])
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        first, last = np.searchsorted(ends, [start, stop - 1], side="right") - 1
+        groups = file.read_row_groups(range(first, last + 1), columns=[name])
+        column = groups.column(name).slice(start - int(ends[first]), stop - start).combine_chunks()
+        if column.null_count or not pa.types.is_floating(column.type.value_type):
+            raise UserError(f"{path}: column `{name}` must hold lists of floats, none missing")
+        flat = column.flatten().to_numpy(zero_copy_only=False)
+        if flat.dtype == np.float64:
+            flat = flat.astype(np.float32)
+        if flat.size % (stop - start) or (pa.types.is_list(column.type) and len(set(np.diff(column.offsets))) > 1):
+            raise UserError(f"{path}: the lists in column `{name}` differ in length")
+        return flat.reshape(stop - start, *shape)
+
+    count = file.metadata.num_rows
+    if not count or not hasattr(schema.field(name).type, "value_type"):
+        raise UserError(f"{path}: column `{name}` must hold lists of floats, and some")
+    shape: tuple[int, ...] = (-1,)
+    first_row = rows(0, 1)
+    shape = tuple(about.pop("shape")) if about else first_row.shape[1:]
+    ids = [str(value) for value in file.read(columns=["id"]).column(0).to_pylist()] if "id" in schema.names else None
+    digests = None
+    if about is not None:
+        digests = np.frombuffer(b"".join(file.read(columns=["digest"]).column(0).to_pylist()), np.uint8).reshape(-1, 16)
+    return Table(count, shape, dtype_in(about, first_row.dtype), rows, ids, digests, about)

@@ -1,0 +1,63 @@
+"""The published script's `.pt`: a dict of the tensors `train` and `test`, rows in the order of its loaders.
+
+Ours hold ids, digests and the rest beside them, which that script does not mind. Files are loaded with `weights_only`:
+a pickle can run no code that way.
+"""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.errors import UserError
+from pipeline.store.interchange import Table
+
+PARTS = ("train", "test")
+
+
+def write(path: Path, table: Table) -> None:
+    """Holds all features in memory once: that is how the format is."""
+    assert table.ids is not None and table.digests is not None
+    dtype = getattr(torch, table.dtype)
+    features = torch.empty((table.count, *table.shape), dtype=dtype)
+    for start, stop in table.blocks():
+        features[start:stop] = torch.from_numpy(table.read(start, stop))
+    about = dict(table.about or {})
+    train = (about.get("parts") or {}).get("train", table.count)
+    record = {
+        "train": features[:train].clone(),
+        "test": features[train:].clone(),
+        "ids": list(table.ids),
+        "digests": torch.from_numpy(np.array(table.digests)),
+        "about": json.dumps(about),
+    }
+    torch.save(record, path)
+
+
+def read(path: Path) -> Table:
+    """Raises `UserError` if the file is damaged, would run code, or holds no float tensors `train` or `test`."""
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError):
+        raise UserError(f"{path}: refused: damaged, or more than tensors, which might run code when loaded") from None
+    parts = {name: found[name] for name in PARTS if isinstance(found, dict) and name in found}
+    tensors = [part for part in parts.values() if isinstance(part, torch.Tensor) and part.is_floating_point()]
+    if not parts or len(tensors) < len(parts) or len({part.shape[1:] for part in tensors}) > 1:
+        raise UserError(f"{path}: expected a dict of float tensors `train` and `test` [rows, ...] of one shape")
+    features = torch.cat(tensors)
+    if features.dtype == torch.float64:
+        features = features.float()
+    dtype = str(features.dtype).removeprefix("torch.")
+    ids = [f"{name}:{row}" for name, part in parts.items() for row in range(len(part))]
+    digests = about = None
+    if "about" in found:
+        about = json.loads(found["about"])
+        ids, digests = list(found["ids"]), found["digests"].numpy()
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        part = features[start:stop]
+        return (part.float() if part.dtype == torch.bfloat16 else part).numpy()
+
+    return Table(len(features), tuple(features.shape[1:]), dtype, rows, ids, digests, about)  # type: ignore[arg-type]
