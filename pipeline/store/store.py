@@ -105,7 +105,11 @@ class FeatureStore:
     @property
     def nbytes(self) -> int:
         """Bytes of all complete heads on disk."""
-        marks = [mark for marks in self._markers.values() for mark in marks]
+        return sum(map(self.head_nbytes, self.heads))
+
+    def head_nbytes(self, head: str) -> int:
+        """Bytes of one head on disk."""
+        marks = self._markers[self.head_name(head)]
         return sum(file["bytes"] for mark in marks for file in mark.files.values())
 
     @property

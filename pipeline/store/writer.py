@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.store.differences import differences
 from pipeline.store.disk import PARTIAL, Lock, explained, make_folder, publish, remove_folder, sync_folder
 from pipeline.store.folder import LocalFolder
 from pipeline.store.format import (
@@ -410,20 +411,6 @@ class StoreWriter:
         if error.overflow:
             return f"{where}: values too large for {self.layout.heads[head].dtype}; store bfloat16 or float32"
         return f"{where}: the model gave NaN or infinity; try precision float32, or remove the rows"
-
-
-def differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
-    """What changed between two JSON-like records, one `name: old -> new` a leaf."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            yield from differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
-    elif old != new:
-        yield f"{name}: {_short(old)} -> {_short(new)}"
-
-
-def _short(value: Any) -> str:
-    text = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def _resolve(current: Layout | None, wanted: Layout, fixed: bool) -> tuple[Layout, list[str], bool]:

@@ -1,0 +1,325 @@
+"""What is in a store, for people: lists, statistics, differences, and what may be deleted."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import UserError
+from pipeline.store.differences import differences
+from pipeline.store.disk import PARTIAL, Lock, remove_folder
+from pipeline.store.reader import Reader
+from pipeline.store.reuse import LOCKS, REPLACED
+from pipeline.store.store import FeatureStore
+from pipeline.store.verify import Comparison, compare
+
+SAMPLE = 10_000
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Numbers about the features of a head, over a sample of rows drawn without replacement.
+
+    Attributes:
+        sample: how many rows.
+        mean, std, least, largest: over all numbers.
+        zeros: the share of numbers that are exactly zero.
+        constant: how many of a row's numbers are the same in all rows of the sample.
+        norm: the mean L2 norm of a row.
+    """
+
+    sample: int
+    mean: float
+    std: float
+    least: float
+    largest: float
+    zeros: float
+    constant: int
+    norm: float
+
+    def __str__(self) -> str:
+        return (
+            f"mean {self.mean:.4g}, std {self.std:.4g}, from {self.least:.4g} to {self.largest:.4g}, row norm "
+            f"{self.norm:.4g}, {self.zeros:.1%} zeros, {self.constant} constant numbers ({self.sample:,} rows)"
+        )
+
+
+@dataclass(frozen=True)
+class HeadInfo:
+    """One head of a store: how it is kept, and of which kind its numbers are."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    view: Any
+    shards: int
+    complete: bool
+    bytes_per_row: float
+    share_of_float32: float
+    reader: str
+    statistics: Statistics | None
+
+    def __str__(self) -> str:
+        state = "" if self.complete else f" (not complete: {self.shards} shards are there)"
+        lines = [f"{self.name}: {self.shape} {self.dtype}{state}"]
+        if self.complete:
+            lines.append(f"  {self.bytes_per_row:,.1f} bytes a row, {self.share_of_float32:.2f} of float32")
+            lines.append(f"  {self.reader}")
+            lines.append(f"  {self.statistics}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """A store as a whole."""
+
+    path: str
+    rows: int
+    shards: int
+    shard_rows: int
+    nbytes: int
+    seconds: float
+    dataset: str
+    recipe: Any
+    recipe_digest: str
+    content_digest: str
+    created_by: Any
+    heads: tuple[HeadInfo, ...]
+
+    def __str__(self) -> str:
+        speed = f", {self.rows / self.seconds:,.0f} rows/s" if self.seconds else ""
+        lines = [
+            f"{self.path}: {self.rows:,} rows in {self.shards} shards of {self.shard_rows:,}, {self.nbytes:,} bytes",
+            f"computed in {self.seconds:,.1f} s{speed}, by {_flat(self.created_by)}",
+            f"dataset {self.dataset}",
+            f"content {self.content_digest}",
+            f"recipe  {self.recipe_digest}: {_flat(self.recipe)}",
+        ]
+        return "\n".join([*lines, *map(str, self.heads)])
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The stores of a folder; those that cannot be opened say why."""
+
+    folder: str
+    stores: tuple[dict[str, Any], ...]
+
+    def __str__(self) -> str:
+        if not self.stores:
+            return f"{self.folder}: no feature stores"
+        return "\n".join(f"{store['path']}: {_holds(store)}{store['state']}" for store in self.stores)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How two stores differ.
+
+    Attributes:
+        recipe: what changed, a line each.
+        heads: heads that only one of them has, or that are kept in another way.
+        only_first, only_second: ids of how many rows only one has.
+        changed: how many rows have the same id and another content.
+        moved: how many rows of both stand at another place.
+        features: per head of both, the rows of both with the same content compared (a sample of at most 10,000).
+    """
+
+    first: str
+    second: str
+    recipe: tuple[str, ...]
+    heads: tuple[str, ...]
+    only_first: int
+    only_second: int
+    changed: int
+    moved: int
+    features: dict[str, Comparison]
+
+    def __str__(self) -> str:
+        lines = [f"{self.first} -> {self.second}"]
+        lines += [f"recipe: {line}" for line in self.recipe] or ["recipe: the same"]
+        lines += [f"head: {line}" for line in self.heads]
+        lines.append(
+            f"rows: {self.only_first:,} gone, {self.only_second:,} new, {self.changed:,} with other content, "
+            f"{self.moved:,} moved"
+        )
+        for name, found in self.features.items():
+            lines.append(
+                f"{name}: least cosine {found.cosine:.6f}, largest difference {found.difference:.2e} of the largest "
+                f"value ({found.rows:,} rows)"
+            )
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Leftovers:
+    """Folders and files that nothing needs any more, with their bytes; `deleted` tells whether they are gone."""
+
+    found: dict[str, int]
+    deleted: bool
+
+    def __str__(self) -> str:
+        what = "deleted" if self.deleted else "would be deleted with --delete"
+        lines = [f"{path}: {size:,} bytes" for path, size in self.found.items()]
+        return "\n".join([*lines, f"{len(self.found)} leftovers, {sum(self.found.values()):,} bytes, {what}"])
+
+
+def list_stores(folder: Path) -> Listing:
+    """The stores directly in a folder, by name."""
+    stores: list[dict[str, Any]] = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if not (path / "zarr.json").is_file():
+            continue
+        try:
+            store = FeatureStore.open(path)
+        except UserError as error:
+            stores.append({"path": str(path), "state": str(error).removeprefix(f"{path}: ")})
+            continue
+        heads = ", ".join(f"{name} {head.shape} {head.dtype}" for name, head in store.heads.items())
+        state = f"incomplete: {', '.join(store.incomplete)}" if store.incomplete else "complete"
+        stores.append(
+            {"path": str(path), "rows": len(store), "heads": heads, "nbytes": store.nbytes, "state": state,
+             "recipe_digest": store.recipe_digest}
+        )  # fmt: skip
+    return Listing(str(folder), tuple(stores))
+
+
+def describe(path: str | Path, seed: int = 0) -> StoreInfo:
+    """All about one store, with statistics of a sample of its rows. Raises `UserError` as `FeatureStore.open`."""
+    store = FeatureStore.open(path)
+    heads = []
+    for name, head in store.layout.heads.items():
+        complete = name in store.heads
+        nbytes = store.head_nbytes(name) / len(store) if complete else 0.0
+        reader = store.reader(name) if complete else None
+        sample = np.sort(np.random.default_rng(seed).permutation(len(store))[:SAMPLE])
+        heads.append(
+            HeadInfo(
+                name, head.shape, head.dtype, head.view,
+                store.layout.shards if complete else store.incomplete[name], complete, nbytes,
+                nbytes / (4 * int(np.prod(head.shape))),
+                "" if reader is None else reader.why,
+                None if reader is None else statistics(reader(sample)),
+            )
+        )  # fmt: skip
+    layout = store.layout
+    return StoreInfo(
+        store.path, len(store), layout.shards, layout.shard_rows, store.nbytes, store.seconds, store.dataset,
+        dict(store.recipe), store.recipe_digest, store.content_digest, dict(store.created_by), tuple(heads),
+    )  # fmt: skip
+
+
+def statistics(features: np.ndarray) -> Statistics:
+    """Statistics of rows [n, *shape], n >= 1."""
+    rows = features.reshape(len(features), -1).astype(np.float32)
+    return Statistics(
+        len(rows),
+        float(rows.mean(dtype=np.float64)),
+        float(rows.std(dtype=np.float64)),
+        float(rows.min()),
+        float(rows.max()),
+        float((rows == 0).mean()),
+        int((rows == rows[0]).all(axis=0).sum()) if len(rows) > 1 else 0,
+        float(np.linalg.norm(rows, axis=1).mean()),
+    )
+
+
+def diff(first: str | Path, second: str | Path, seed: int = 0) -> Difference:
+    """How two stores differ. Raises `UserError` as `FeatureStore.open`."""
+    one, two = FeatureStore.open(first), FeatureStore.open(second)
+    where = two.rows.positions(list(one.rows.names(0, len(one))))
+    both = np.flatnonzero(where >= 0)
+    same = both[(one.rows.digests[both] == two.rows.digests[where[both]]).all(axis=1)]
+    sample = np.sort(np.random.default_rng(seed).permutation(same)[:SAMPLE])
+    heads, features = [], {}
+    for name in sorted(one.heads.keys() | two.heads.keys()):
+        if name not in one.heads or name not in two.heads:
+            heads.append(f"`{name}` is only in {first if name in one.heads else second}")
+            continue
+        heads += [
+            f"`{name}` {line}" for line in differences(one.heads[name].record(), two.heads[name].record())
+        ]  # fmt: skip
+        if one.heads[name].shape == two.heads[name].shape and len(sample):
+            features[name] = compare(one.reader(name), _elsewhere(two.reader(name), where), sample)
+    return Difference(
+        str(first),
+        str(second),
+        tuple(differences(dict(one.recipe), dict(two.recipe))),
+        tuple(heads),
+        len(one) - len(both),
+        len(two) - len(both),
+        len(both) - len(same),
+        int((where[both] != both).sum()),
+        features,
+    )
+
+
+def leftovers(folder: Path, cache: Path, delete: bool = False) -> Leftovers:
+    """What an interrupted extraction or a store that is no more left behind; stores being written are left alone.
+
+    Args:
+        folder: of the stores. Features that a store set aside (other rows, another recipe) go too.
+        cache: of the raw copies; those that no store in `folder` would use.
+        delete: do it, and not only tell.
+    """
+    found: dict[str, int] = {}
+    used = set()
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if not path.is_dir():
+            continue
+        try:
+            store = FeatureStore.open(path)
+            used |= {store.head_digest(name) for name in store.heads}
+        except UserError:
+            pass  # not complete, or no store at all: then it has no raw copies either
+        life = Lock(path / LOCKS / "writers")
+        if (path / LOCKS).is_dir() and not life.acquire():
+            continue
+        for leftover in [path / REPLACED, path / LOCKS, *path.glob(f"*/*{PARTIAL}")]:
+            if leftover.exists():
+                found[str(leftover)] = _delete(leftover, delete)
+        life.release()
+    for copy in sorted(cache.iterdir()) if cache.is_dir() else []:
+        if _is_raw_copy(copy) and copy.name not in used:
+            found[str(copy)] = _delete(copy, delete)
+    return Leftovers(found, delete)
+
+
+def _elsewhere(reader: Reader, where: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """A reader that takes the row numbers of another store."""
+    return lambda rows: reader(where[rows])
+
+
+def _is_raw_copy(path: Path) -> bool:
+    """Whether a name in the cache is one that the store gave: a digest, with what a killed process left unfinished."""
+    digest = path.name.partition(".")[0]
+    return path.is_dir() and len(digest) == 32 and set(digest) <= set("0123456789abcdef")
+
+
+def _delete(path: Path, really: bool) -> int:
+    size = (
+        sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else path.stat().st_size
+    )
+    if really and path.is_dir():
+        remove_folder(path)
+    elif really:
+        path.unlink()
+    return size
+
+
+def _holds(store: dict[str, Any]) -> str:
+    return f"{store['rows']:,} rows, {store['heads']}, {store['nbytes']:,} bytes, " if "rows" in store else ""
+
+
+def _flat(record: Any, name: str = "") -> str:
+    """A JSON-like record on one line."""
+    return ", ".join(_leaves(record, name)) or "nobody said"
+
+
+def _leaves(record: Any, name: str) -> Iterator[str]:
+    if isinstance(record, dict):
+        for key, value in record.items():
+            yield from _leaves(value, f"{name}.{key}" if name else str(key))
+    else:
+        yield f"{name} {record}"

@@ -1,0 +1,167 @@
+"""Tools around feature stores: `aft features ls | info | verify | diff | gc | export | import`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stages import command
+
+if TYPE_CHECKING:
+    from pipeline.store.verify import Comparison
+
+app = typer.Typer(help="Look into feature stores, prove them, and move them.", no_args_is_help=True)
+
+Store = Annotated[Path, typer.Argument(help="A store, such as features/minilm.zarr.")]
+HeadName = Annotated[str | None, typer.Option("--head", help="Which head, if the store has several.")]
+Folder = Annotated[Path, typer.Argument(help="The folder of the stores.")]
+Data = Annotated[Path | None, typer.Option("--data", help="The prepared dataset that the rows are of.")]
+
+
+@app.command("ls")
+def list_stores(folder: Folder = command.FEATURES, as_json: command.Json = False) -> None:
+    """The stores in a folder, a line each."""
+    from pipeline.store.inspection import list_stores
+
+    command.show(list_stores(folder), as_json)
+
+
+@app.command()
+def info(store: Store, as_json: command.Json = False) -> None:
+    """One store: rows, heads, recipe, bytes a row, and statistics of its features."""
+    from pipeline.store.inspection import describe
+
+    command.show(describe(store), as_json)
+
+
+@app.command()
+def verify(
+    store: Store,
+    recompute: Annotated[int, typer.Option(help="Run the teacher on this many random rows and compare.", min=0)] = 0,
+    teacher: Annotated[str | None, typer.Option(help="Its key in params.yaml; the store's name if not given.")] = None,
+    head: HeadName = None,
+    tolerance: Annotated[float, typer.Option(help="How far from 1 the least cosine may be.")] = 1e-4,
+    seed: Annotated[int, typer.Option(help="Draws the rows.")] = 0,
+    params: command.File = command.PARAMS,
+    overrides: command.Set = None,
+    as_json: command.Json = False,
+) -> None:
+    """Look at every byte of a store; exit code 1 if anything is not as it was written."""
+    from dataclasses import replace
+
+    from pipeline.store.verify import verify
+
+    found = verify(store)
+    if recompute and not found.faults:
+        loaded = command.settings(params, overrides)
+        found = replace(
+            found, comparison=_again(store, head, loaded, teacher or store.stem, recompute, tolerance, seed)
+        )
+    command.show(found, as_json)
+    if not found.sound:
+        raise typer.Exit(1)
+
+
+@app.command()
+def diff(first: Store, second: Store, as_json: command.Json = False) -> None:
+    """How two stores differ: recipe, rows, heads, and features of the rows that both have."""
+    from pipeline.store.inspection import diff
+
+    command.show(diff(first, second), as_json)
+
+
+@app.command()
+def gc(
+    folder: Folder = command.FEATURES,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete them, not only list them.")] = False,
+    as_json: command.Json = False,
+) -> None:
+    """Leftovers: features set aside, locks of nobody, raw copies of stores that are no more."""
+    from pipeline.store.cache import default_cache
+    from pipeline.store.inspection import leftovers
+
+    command.show(leftovers(folder, default_cache(), delete), as_json)
+
+
+@app.command("export")
+def export_features(
+    store: Store,
+    target: Annotated[Path, typer.Argument(help="A file: .h5, .hdf5, .npy, .parquet, .pt or .safetensors.")],
+    head: HeadName = None,
+    data: Data = None,
+    split: Annotated[int, typer.Option(help="With --data and .pt: the draw whose test rows become `test`.")] = 0,
+) -> None:
+    """Write a head's features, with their ids and recipe, in another format."""
+    import numpy as np
+
+    from pipeline.prepared import Prepared
+    from pipeline.store import FeatureStore
+    from pipeline.store.interchange import export
+
+    opened = FeatureStore.open(store)
+    rows = parts = None
+    if data is not None:
+        prepared = Prepared.open(data)
+        opened.check(prepared.digest, prepared.ids)
+        drawn = prepared.split(split)
+        train = np.setdiff1d(np.arange(len(opened)), drawn.test)
+        rows, parts = np.concatenate([train, drawn.test]), {"train": len(train), "test": len(drawn.test)}
+    print(f"{len(opened):,} rows -> {export(opened, target, head, rows, parts)}")
+
+
+@app.command("import")
+def import_features(
+    sources: Annotated[list[Path], typer.Argument(help="One file, or several, such as an .h5 for each slide.")],
+    store: Annotated[Path, typer.Option("--store", help="The store to make.")],
+    head: Annotated[str | None, typer.Option("--head", help="What to call the features.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float16, bfloat16, float32 or int8; as in the file if none.")
+    ] = None,
+    data: Data = None,
+) -> None:
+    """Make a store of features in another format: of ours, or of other tools."""
+    from pipeline.prepared import Prepared
+    from pipeline.store import RowIndex
+    from pipeline.store.interchange import import_features
+
+    prepared = None if data is None else Prepared.open(data)
+    rows = None if prepared is None else RowIndex(prepared.ids, prepared.row_digests)
+    digest = None if prepared is None else prepared.digest
+    made = import_features(sources, store, head, dtype, rows, digest)  # type: ignore[arg-type]
+    print(made)
+
+
+def _again(
+    path: Path, head: str | None, params: Any, teacher: str, count: int, tolerance: float, seed: int
+) -> "Comparison":
+    """Random rows through the teacher once more, against what the store has of them."""
+    import numpy as np
+
+    from pipeline.errors import UserError
+    from pipeline.extract import ExtractSettings
+    from pipeline.prepared import Prepared
+    from pipeline.store import FeatureStore
+    from pipeline.store.differences import differences
+    from pipeline.store.verify import compare
+
+    store, data = FeatureStore.open(path), Prepared.open(command.DATA)
+    store.check(data.digest, data.ids)
+    name = store.head_name(head)
+    settings = params.read(ExtractSettings, "extract")
+    family, spec = params.part("teachers", f"teachers.{teacher}")
+    model = family.load(spec, settings.precision, settings.torch_device())
+    if changed := ", ".join(differences(dict(store.recipe), dict(model.recipe))):
+        raise UserError(
+            f"{path}: teacher `{teacher}` has another recipe than the store ({changed}); pass its --teacher"
+        )
+    if name not in model.heads:
+        raise UserError(f"{path}: teacher `{teacher}` has no head `{name}`; it has {', '.join(model.heads)}")
+
+    def fresh(rows: np.ndarray) -> np.ndarray:
+        examples = [model.transform(content) for content in data.content(rows)]
+        parts = [examples[at : at + 32] for at in range(0, len(examples), 32)]
+        batches = ({k: v.to(model.device) for k, v in model.collate(part).items()} for part in parts)
+        return np.concatenate([model.forward(batch)[name].float().cpu().numpy() for batch in batches])
+
+    rows = np.sort(np.random.default_rng(seed).permutation(len(store))[:count])
+    return compare(store.reader(name), fresh, rows, tolerance)
