@@ -34,7 +34,8 @@ class Dots:
     Attributes:
         name: its label.
         seeds: the paired difference of every seed.
-        mean, low, high: their mean and its interval; the latter None for one seed.
+        mean: their mean.
+        interval: of that mean, from low to high; None where there is none.
         reference: the reference's mean paired difference, if it has one.
         quiet: a control, drawn in grey.
     """
@@ -42,8 +43,7 @@ class Dots:
     name: str
     seeds: Sequence[float]
     mean: float
-    low: float | None
-    high: float | None
+    interval: tuple[float, float] | None
     reference: float | None
     quiet: bool
 
@@ -68,7 +68,7 @@ def differences(rows: Sequence[Dots], name: str, label: str, narrow: bool = Fals
     """
     widest = max(len(row.name) for row in rows)
     width, left, right, pitch = (340, 12, 12, 46) if narrow else (720, min(30 + 7 * widest, 220), 138, 38)
-    top, bottom = 28, 40
+    top, bottom = 34 if narrow else 28, 40
     height = top + bottom + pitch * len(rows)
     figure = _figure(width, height)
     axes = figure.add_axes((left / width, bottom / height, (width - left - right) / width, 1 - (top + bottom) / height))
@@ -77,14 +77,15 @@ def differences(rows: Sequence[Dots], name: str, label: str, narrow: bool = Fals
     axes.set_yticks([])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("points of test accuracy over plain training")
-    reach = [x for row in rows for x in (*row.seeds, row.low, row.high, row.reference, 0.0) if x is not None]
+    reach = [x for row in rows for x in (*row.seeds, *(row.interval or ()), row.reference, 0.0) if x is not None]
     margin = 0.06 * ((max(reach) - min(reach)) or 1.0)
     axes.set_xlim(min(reach) - margin, max(reach) + margin)
     axes.axvline(0, color=INK, linewidth=0.9)
-    _above(axes, 0.0, "plain training", SOFT)
+    lift = 9 if narrow else 4
+    _above(axes, 0.0, lift, "plain training", SOFT)
     first = rows[0].reference
     if first is not None and abs(first) > (max(reach) - min(reach)) * (0.33 if narrow else 0.2):
-        _above(axes, first, "probe", REFERENCE)
+        _above(axes, first, lift, "probe", REFERENCE)
     for y, row in enumerate(rows):
         colour = SOFT if row.quiet else ACCENT
         centre = y + 0.16 if narrow else y
@@ -93,8 +94,8 @@ def differences(rows: Sequence[Dots], name: str, label: str, narrow: bool = Fals
         # Seeds in order from top to bottom, so that a dot can be followed from row to row.
         offsets = np.linspace(-0.2, 0.2, len(row.seeds)) if len(row.seeds) > 1 else [0.0]
         axes.scatter(row.seeds, centre + np.asarray(offsets), s=16, color=colour, alpha=0.45, linewidths=0)
-        if row.low is not None and row.high is not None:
-            axes.plot([row.low, row.high], [centre, centre], color=colour, linewidth=2.2, solid_capstyle="round")
+        if row.interval is not None:
+            axes.plot(row.interval, [centre, centre], color=colour, linewidth=2.2, solid_capstyle="round")
         axes.scatter([row.mean], [centre], s=62, marker="D", color=colour, linewidths=0, zorder=3)
         written = f"{row.mean:+.2f}" if round(row.mean, 2) else "0.00"
         if narrow:
@@ -102,7 +103,7 @@ def differences(rows: Sequence[Dots], name: str, label: str, narrow: bool = Fals
             _beside(axes, 1.0, y - 0.3, _minus(written), "right", INK)
         else:
             inner = width - left - right
-            interval = "" if row.low is None or row.high is None else f"  [{row.low:.2f}, {row.high:.2f}]"
+            interval = "  [{:.2f}, {:.2f}]".format(*row.interval) if row.interval else ""
             _beside(axes, -left / inner, y, row.name, "left", INK)
             _beside(axes, 1 + 14 / inner, y, _minus(written + interval), "left", INK)
     return _svg(figure, name, label)
@@ -131,7 +132,9 @@ def curve(band: Band, baseline: Band | None, limits: tuple[float, float], name: 
 
 def search(weights: Sequence[str], scores: Sequence[Sequence[float]], chosen: int | None, name: str, label: str) -> str:
     """Validation accuracy in percent of every candidate weight: each seed a dot, the mean a line, the choice ringed."""
-    figure, axes = _panel("weight", "validation accuracy, %")
+    crowded = len(weights) > 8
+    below = round(6.4 * max(map(len, weights))) if crowded else 0
+    figure, axes = _panel("weight", "validation accuracy, %", below)
     places = np.arange(len(weights))
     means = [float(np.mean(seeds)) for seeds in scores]
     for place, seeds in zip(places, scores, strict=True):
@@ -141,8 +144,7 @@ def search(weights: Sequence[str], scores: Sequence[Sequence[float]], chosen: in
         axes.scatter(
             [chosen], [means[chosen]], s=110, facecolors="none", edgecolors=REFERENCE, linewidths=1.6, zorder=3
         )
-    crowded = len(weights) > 8
-    axes.set_xticks(places, list(weights), rotation=60 if crowded else 0, ha="right" if crowded else "center")
+    axes.set_xticks(places, list(weights), rotation=90 if crowded else 0)
     axes.set_xlim(-0.5, len(weights) - 0.5)
     return _svg(figure, name, label)
 
@@ -173,10 +175,11 @@ def _figure(width: int, height: int) -> Figure:
     return Figure(figsize=(width / 72, height / 72), dpi=72)
 
 
-def _panel(x: str, y: str) -> tuple[Figure, Axes]:
-    width, height = PANEL
+def _panel(x: str, y: str, below: int = 0) -> tuple[Figure, Axes]:
+    """A small drawing with labelled axes, and `below` more pixels for the labels under them."""
+    width, height = PANEL[0], PANEL[1] + below
     figure = _figure(width, height)
-    axes = figure.add_axes((48 / width, 42 / height, (width - 60) / width, (height - 54) / height))
+    axes = figure.add_axes((48 / width, (42 + below) / height, (width - 60) / width, (PANEL[1] - 54) / height))
     _calm(axes, grid=True)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -203,8 +206,12 @@ def _beside(axes: Axes, x: float, y: int | float, text: str, side: str, colour: 
     axes.text(x, y, text, transform=place, ha=side, va="center", color=colour, fontsize=12, parse_math=False)
 
 
-def _above(axes: Axes, x: float, text: str, colour: str) -> None:
-    axes.text(x, -0.58, text, color=colour, fontsize=10.5, ha="center", va="bottom", parse_math=False)
+def _above(axes: Axes, x: float, lift: int, text: str, colour: str) -> None:
+    """Text over the top of the axes, at a difference."""
+    axes.annotate(
+        text, (x, 1), xytext=(0, lift), xycoords=axes.get_xaxis_transform(), textcoords="offset points",
+        color=colour, fontsize=10.5, ha="center", va="bottom", parse_math=False,
+    )  # fmt: skip
 
 
 def _minus(text: str) -> str:

@@ -138,6 +138,7 @@ def report(
         subtitle=_subtitle(manifest, outcomes[0]),
         comparisons=comparisons,
         drawings=[_drawings(comparison, f"s{k}") for k, comparison in enumerate(comparisons)],
+        recipes=[[_recipe(outcome) for outcome in comparison.outcomes] for comparison in comparisons],
         outcomes=outcomes,
         warnings=warnings,
         tests=sum(outcome.p is not None for outcome in outcomes),
@@ -230,12 +231,14 @@ def _limits(comparison: Comparison) -> tuple[float, float]:
 def _dots(outcome: Outcome) -> figures.Dots:
     difference = outcome.difference
     assert difference is not None
+    interval = None
+    if difference.low is not None and difference.high is not None and not outcome.identical:
+        interval = (100 * difference.low, 100 * difference.high)
     return figures.Dots(
         name=outcome.name,
         seeds=[100 * x for x in outcome.differences],
         mean=100 * difference.mean,
-        low=None if difference.low is None else 100 * difference.low,
-        high=None if difference.high is None else 100 * difference.high,
+        interval=interval,
         reference=100 * float(np.mean(outcome.references)) if outcome.references else None,
         quiet=outcome.control,
     )
@@ -248,6 +251,20 @@ def _band(outcome: Outcome) -> figures.Band:
         mean=[100 * point.mean for point in outcome.curve],
         error=None if None in errors else [100 * (error or 0.0) for error in errors],
     )
+
+
+def _recipe(outcome: Outcome) -> dict[str, str]:
+    """What a run is: its methods with the settings that were changed, its teachers, the weights tried."""
+    methods = []
+    for method in outcome.run.methods:
+        settings = ", ".join(f"{key} {value}" for key, value in method.settings.items())
+        methods.append(f"{method.name} ({settings})" if settings else method.name)
+    return {
+        "run": outcome.name,
+        "methods": "; ".join(methods) or "none",
+        "teachers": ", ".join(outcome.run.teachers) + (", rows shuffled" if outcome.control else ""),
+        "weights": ", ".join(label(c.weights) for c in outcome.run.candidates) if methods else "",
+    }
 
 
 def _edge(outcome: Outcome) -> str:
@@ -282,7 +299,7 @@ def _warnings(outcome: Outcome) -> list[str]:
     collapsed = ", ".join(map(str, outcome.collapsed))
     return [
         f"{outcome.name}: the student predicts one class only (seed {collapsed}). Its numbers tell of a collapse, "
-        "not of a method; lower the weight or the learning rate, or give the student's feature a LayerNorm."
+        "not of a method; lower the weight or the learning rate, or normalise its features (LayerNorm)."
     ]
 
 

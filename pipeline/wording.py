@@ -32,12 +32,14 @@ def lead(comparison: Comparison) -> str:
     verdicts = [outcome.verdict for outcome in comparison.outcomes if outcome is not baseline and not outcome.control]
     if not verdicts:
         return f"{text}."
+    if len(verdicts) == 1:
+        one, _, rest = _FARED[verdicts[0]]
+        return f"{text}. The one run with a method {one}{rest}."
     parts = []
     for verdict, (one, many, rest) in _FARED.items():
         if times := verdicts.count(verdict):
             parts.append(f"{times} {one if times == 1 else many}{rest}")
-    noun = "run" if len(verdicts) == 1 else "runs"
-    return f"{text}. Of {len(verdicts)} {noun} with a method, {listed(parts)}."
+    return f"{text}. Of {len(verdicts)} runs with a method, {listed(parts)}."
 
 
 def sentence(outcome: Outcome) -> str:
@@ -79,7 +81,7 @@ def _closing(gap: Share | None) -> str:
     if gap.share is None:
         return f"; {gap.note}"
     within = gap.note if gap.low is None or gap.high is None else f"{share(gap.low)} to {share(gap.high)}%"
-    return f"; closes {share(gap.share)}% of the gap to its teachers' probe ({within})"
+    return f"; closes {share(gap.share)}% of the gap to the probe ({within})"
 
 
 def seeds(outcome: Outcome) -> str:

@@ -8,8 +8,8 @@ import pytest
 from pipeline.figures import Band, Dots, curve, differences, gates, search
 
 ROWS = [
-    Dots("kd", seeds=[0.5, -1.0, 2.0], mean=0.5, low=-3.2, high=4.2, reference=6.0, quiet=False),
-    Dots("control", seeds=[-4.0, -5.0, -6.0], mean=-5.0, low=-7.5, high=-2.5, reference=6.0, quiet=True),
+    Dots("kd", seeds=[0.5, -1.0, 2.0], mean=0.5, interval=(-3.2, 4.2), reference=6.0, quiet=False),
+    Dots("control", seeds=[-4.0, -5.0, -6.0], mean=-5.0, interval=(-7.5, -2.5), reference=6.0, quiet=True),
 ]
 
 
@@ -65,7 +65,7 @@ def test_rows_are_drawn_from_top_to_bottom():
 
 
 def test_one_seed_is_drawn_without_an_interval():
-    svg = differences([Dots("aft", [1.0], 1.0, None, None, None, False)], "a", "label")
+    svg = differences([Dots("aft", [1.0], 1.0, None, None, False)], "a", "label")
     assert paths(svg, "--accent") == []
     assert "+1.00" in texts(svg)
 
@@ -104,6 +104,14 @@ def test_the_ring_is_around_the_mean_of_the_chosen_weight():
     ring = np.array(paths(svg, "--reference")[0])
     assert (ring.max(0) + ring.min(0)) / 2 == pytest.approx(line[1], abs=1e-3)
     assert texts(svg)[:3] == ["0", "3", "10"]
+
+
+def test_many_weights_get_room_for_their_names():
+    def height(names):
+        return float(re.search(r'viewBox="0 0 340 (\d+)"', search(names, [[60.0]] * len(names), None, "a", "b"))[1])
+
+    assert height(["0+0"] * 8) == 210
+    assert height(["1000+1000"] * 9) - 210 == pytest.approx(6.4 * 9, abs=1)
 
 
 @pytest.mark.parametrize("width", [3, 384, 20_000])

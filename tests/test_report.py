@@ -253,6 +253,16 @@ def test_data_and_provenance_are_told(page):
     assert "steps: 1000" in told
 
 
+def test_what_a_run_is_is_told(small):
+    small.run("both", AFT, weights=(0.0, 3.0), methods=["aft", "kd"], teachers=("minilm",), shuffled=True)
+    settings = [{"name": "aft", "settings": {"task_directions": True, "scaling": "whitened"}}, {"name": "kd"}]
+    small.change("runs/both/run.json", methods=settings)
+    text = " ".join(show(small)[1].text.split())
+    for told in ("aft (task_directions True, scaling whitened); kd", "minilm, rows shuffled", "0+0, 3+3"):
+        assert told in text
+    assert "bag, of the family bag_of_words, has 612,345 parameters and features of width 64" in text
+
+
 def test_runs_of_two_commits_are_remarked(small):
     small.run("none", NONE, methods=[])
     small.run("kd", KD)
@@ -287,7 +297,7 @@ def test_one_seed_gives_no_interval_and_says_so(small):
         "aft: +2.50 points against plain training on the one seed there is, from which nothing follows: run more seeds."
     )
     assert (made.metrics["aft"]["low"], made.metrics["aft"]["standard_error"]) == (None, None)
-    assert "Of 1 run with a method, 1 has one seed only, from which nothing follows." in page.text
+    assert "The one run with a method has one seed only, from which nothing follows." in page.text
     assert "±" not in page.rows["aft"][2]
 
 
