@@ -135,6 +135,8 @@ def duration(seconds: float | None) -> str:
     """Time: `0.8 s`, `31 s`, `2 min 10 s`, `1 h 05 min`."""
 
     def write(x: float) -> str:
+        if 0 < x < 0.05:
+            return "< 0.1 s"
         if x < 9.95:
             return f"{x:.1f} s"
         minutes, rest = divmod(round(x), 60)
