@@ -266,22 +266,26 @@ def compare(root: Path, runs: Sequence[str]) -> list[Comparison]:
     for name in runs:
         outcome = _read(root, name)
         students.setdefault(outcome.run.student.name, []).append(outcome)
-    groups = [(_baseline(group), group) for group in students.values()]
-    p_values: dict[str, float] = {}
-    for number, (baseline, group) in enumerate(groups):
-        if baseline is not None:
-            group = [outcome if outcome is baseline else _pair(outcome, baseline) for outcome in group]
-            groups[number] = baseline, group
-        p_values |= {
-            o.name: o.difference.p for o in group if o.difference and o.difference.p is not None and not o.identical
-        }
-    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    groups = []
+    for group in students.values():
+        baseline = _baseline(group)
+        rest = [
+            outcome if baseline is None else _pair(outcome, baseline) for outcome in group if outcome is not baseline
+        ]
+        rest.sort(key=lambda outcome: outcome.control)  # stable: otherwise the given order holds
+        groups.append((baseline, rest))
+    tested = {
+        outcome.name: outcome.difference.p
+        for _, rest in groups
+        for outcome in rest
+        if outcome.difference is not None and outcome.difference.p is not None and not outcome.identical
+    }
+    adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
     comparisons = []
-    for baseline, group in groups:
-        # Sorting is stable: the given order holds within plain training, methods and controls.
-        group.sort(key=lambda outcome: (outcome is not baseline, outcome.control))
-        done = tuple(replace(outcome, p=adjusted.get(outcome.name)) for outcome in group)
-        comparisons.append(Comparison(done[0].run.student, done[0] if baseline else None, done))
+    for baseline, rest in groups:
+        first = [] if baseline is None else [baseline]
+        done = (*first, *(replace(outcome, p=adjusted.get(outcome.name)) for outcome in rest))
+        comparisons.append(Comparison(done[0].run.student, baseline, done))
     return comparisons
 
 
