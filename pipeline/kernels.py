@@ -25,8 +25,8 @@ def centre(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     Exact where all rows are equal, and accurate where the mean is far larger than the spread: the first row is taken
     off before the mean is, which changes nothing in the result, or its gradient, but the rounding.
     """
-    rows = rows - rows[:1].detach()
-    return rows - rows.mean(0)
+    shifted = rows - rows[:1].detach()
+    return shifted.sub_(shifted.mean(0))
 
 
 def gram(rows: Float[Tensor, "n d"], weight: Float[Tensor, "..."] | None = None) -> Float[Tensor, "n n"]:

@@ -32,7 +32,7 @@ def logme(features: Float[Tensor, "n d"], labels: Int[Tensor, " n"], classes: in
 
     Args:
         features: raw features of the labelled rows.
-        labels: their class numbers.
+        labels: their class numbers, on the same device.
         classes: C.
         compat: "published" sums over min(n, D) singular values only, as the authors' code does. Where D > n that leaves
             (D - n)/2 log a in the score, and ranks wide features of few rows wrongly.
@@ -68,7 +68,7 @@ def _spectrum(
     if n < d:
         left, s, right = torch.linalg.svd(features.double(), full_matrices=False)
         return s.square(), right.T, s[:, None] * (left.T @ targets)
-    second, product = torch.zeros(d, d, dtype=torch.float64), torch.zeros(d, targets.shape[1], dtype=torch.float64)
+    second, product = targets.new_zeros(d, d), targets.new_zeros(d, targets.shape[1])
     for rows, columns in zip(features.split(BLOCK), targets.split(BLOCK), strict=True):
         wide = rows.double()
         second += wide.T @ wide

@@ -146,16 +146,16 @@ def whitening(number: int, context: Context) -> Float[Tensor, "teacher teacher"]
     """
     profile, rows = context.teachers[number], context.train_rows
     n, d = len(rows), len(profile.mean)
-    second = torch.zeros(d, d, dtype=torch.float64)
-    fourth = torch.zeros((), dtype=torch.float64)
+    second = torch.zeros(d, d, dtype=torch.float64, device=profile.mean.device)
+    fourth = second.new_zeros(())
     for start in range(0, n, BLOCK):
         block = profile.standardise(context.teacher_features(number, rows[start : start + BLOCK])).double()
         second += block.T @ block
         fourth += block.square().sum(1).square().sum()
     covariance = second / n
     scale = covariance.diagonal().mean()
-    spread = (covariance - scale * torch.eye(d, dtype=torch.float64)).square().sum()
-    noise = (fourth / n - covariance.square().sum()) / n
+    energy = covariance.square().sum()
+    spread, noise = energy - d * scale.square(), (fourth / n - energy) / n
     shrinkage = (noise / spread.clamp_min(1e-12)).clamp(0, 1)
     variances, axes = torch.linalg.eigh(covariance)
     # The floor is for a constant feature, whose axis has no variance to divide by.

@@ -71,7 +71,7 @@ class TeacherProfile:
 
 @dataclass(frozen=True)
 class Context:
-    """What a method may look at before training. Rows are numbers into the dataset.
+    """What a method may look at before training. Rows are numbers into the dataset; tensors are all on one device.
 
     Attributes:
         student_width: d, the width of the student's features.

@@ -173,10 +173,10 @@ class Queue(nn.Module):
     def __init__(self, context: Context, size: int):
         super().__init__()
         rows = np.sort(np.random.default_rng(context.seed).choice(context.train_rows, size, replace=False))
-        self.register_buffer("features", context.student_features(rows).detach().float().cpu())
+        self.register_buffer("features", context.student_features(rows).detach().float())
         self.teachers = len(context.teachers)
         for number in range(self.teachers):
-            self.register_buffer(f"teacher{number}", context.teacher_features(number, rows).float().cpu())
+            self.register_buffer(f"teacher{number}", context.teacher_features(number, rows).float())
 
     def forward(
         self, features: Float[Tensor, "n d"], teachers: tuple[Float[Tensor, "n _"], ...]
@@ -196,13 +196,13 @@ class Queue(nn.Module):
 def _warm_up(transfer: AdaptiveFeatureTransfer, context: Context, steps: int) -> None:
     """Let the gates learn from the untrained student, on seeded batches of training rows."""
     random = np.random.default_rng(context.seed)
+    transfer.to(context.labels.device).eval()
     own = [parameter for parameter in transfer.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(own, transfer.learning_rate)
-    transfer.eval()
     for _ in range(steps):
         rows = np.sort(random.choice(context.train_rows, min(WARM_UP_ROWS, len(context.train_rows)), replace=False))
-        features = context.student_features(rows).detach().cpu()
-        teachers = tuple(context.teacher_features(number, rows).cpu() for number in range(len(context.teachers)))
+        features = context.student_features(rows).detach()
+        teachers = tuple(context.teacher_features(number, rows) for number in range(len(context.teachers)))
         logits = features.new_zeros(len(rows), context.classes)
         optimizer.zero_grad()
         transfer(Signals(features, logits, teachers, context.labels[rows])).backward()

@@ -34,12 +34,12 @@ class Settings(params.Settings):
         rows = context.labelled_rows
         if len(rows) == 0:
             raise UserError("b_tuning fits linear models on labelled training rows, and there are none; label some")
-        labels = context.labels[rows].cpu()
+        labels = context.labels[rows]
         teachers = [
-            logme(context.teacher_features(number, rows).cpu(), labels, context.classes, self.compat)
+            logme(context.teacher_features(number, rows), labels, context.classes, self.compat)
             for number in range(len(context.teachers))
         ]
-        student = logme(context.student_features(rows).detach().cpu(), labels, context.classes, self.compat)
+        student = logme(context.student_features(rows).detach(), labels, context.classes, self.compat)
         shares = torch.softmax(torch.tensor([teacher.score for teacher in teachers]) / self.temperature, 0)
         names = [profile.name for profile in context.teachers]
         return BTuning(

@@ -93,14 +93,15 @@ class FactorTransfer(Transfer):
 def _paraphraser(settings: Settings, number: int, context: Context) -> Paraphraser:
     def batches(rows: np.ndarray) -> Iterator[Tensor]:
         for start in range(0, len(rows), settings.batch_size):
-            yield context.teacher_features(number, rows[start : start + settings.batch_size]).float().cpu()
+            yield context.teacher_features(number, rows[start : start + settings.batch_size]).float()
 
     def error_on_val() -> float:
         with torch.no_grad():
             total = sum(paraphraser.error(raw).item() * len(raw) for raw in batches(context.val_rows))
         return total / len(context.val_rows)
 
-    paraphraser = Paraphraser(len(context.teachers[number].mean))
+    mean = context.teachers[number].mean
+    paraphraser = Paraphraser(len(mean)).to(mean.device)
     optimizer = torch.optim.Adam(paraphraser.parameters(), settings.paraphraser_learning_rate)
     least, best, waited = error_on_val(), deepcopy(paraphraser.state_dict()), 0
     for _ in range(settings.epochs):

@@ -83,6 +83,15 @@ def test_every_form_survives_a_collapsed_student_and_equal_teachers(world: World
         assert all(gradient.isfinite().all() for gradient in gradients)
 
 
+@pytest.mark.parametrize("keys", FORMS, ids=str)
+def test_no_form_waits_for_the_device(world: World, keys: dict[str, object]) -> None:
+    """On the meta device there are no values, so `.item()`, `bool(tensor)` or a branch on data would raise."""
+    transfer, signals = build(world, **keys).to("meta"), world.signals()
+    features, logits = signals.features.detach().to("meta"), signals.logits.to("meta")
+    teachers = tuple(teacher.to("meta") for teacher in signals.teachers)
+    transfer(Signals(features.requires_grad_(), logits, teachers, signals.labels.to("meta"))).backward()
+
+
 def test_fixed_gates_leave_the_teachers_features_as_they_are(world: World) -> None:
     signals = world.signals()
     expected = rms_gap(kernel(signals.features), kernel(torch.cat(signals.teachers, 1)))

@@ -1,0 +1,221 @@
+"""What transfer costs: `python -m benchmarks.methods [--json]`. Every number is a ratio measured within one run.
+
+1. A training step with AFT over the same step without it, for a ResNet-18 at several batch sizes and teacher widths.
+2. Every method's penalty, forward, backward and the step of its own parameters, as a share of such a step.
+3. AFT on the outer product of two modalities of width 1024 and 4096, through Gram matrices and by forming the product.
+
+What is compared is interleaved, so that other work on the machine meets both, and medians are taken.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from torch.nn import functional as F
+
+from pipeline.kernels import centre, cosine, gram, rms_gap
+from pipeline.methods import Context, Signals, TeacherProfile, Transfer
+from pipeline.params import part, parts
+
+CLASSES = 100
+PIXELS = 96
+STEPS = [(128, 384), (256, 1536), (512, 4096)]
+"""Rows of a batch, and width of the teacher."""
+LIMIT = 1.03
+Actions = dict[str, Callable[[], None]]
+MODALITIES = (1024, 4096)
+
+
+def context(student_width: int, widths: tuple[int, ...], rows: int = 512) -> Context:
+    """Random teachers, a random student, random labels: cost does not depend on what they say."""
+    features = [torch.randn(rows, width) for width in widths]
+    student, labels = torch.randn(rows, student_width), torch.arange(rows) % CLASSES
+    profiles = [
+        TeacherProfile(
+            f"teacher{number}", x.mean(0), x.std(0), x.shape[1] ** 0.5,
+            torch.randn(CLASSES, x.shape[1]), torch.zeros(CLASSES), torch.ones(CLASSES),
+        )
+        for number, x in enumerate(features)
+    ]  # fmt: skip
+    every = np.arange(rows)
+    return Context(
+        student_width, CLASSES, tuple(profiles), every, every, every[:64], labels,
+        lambda number, chosen: features[number][chosen], lambda chosen: student[chosen], 0,
+    )  # fmt: skip
+
+
+class Step:
+    """One training step of a ResNet-18, with or without a method."""
+
+    def __init__(self, batch: int, width: int, transfer: Transfer | None):
+        torch.manual_seed(0)
+        self.backbone = timm.create_model("resnet18", num_classes=0)
+        self.head = torch.nn.Linear(512, CLASSES)
+        self.transfer = transfer
+        self.optimizer = torch.optim.Adam([*self.backbone.parameters(), *self.head.parameters()], 1e-4)
+        if transfer is not None and (own := [p for p in transfer.parameters() if p.requires_grad]):
+            self.optimizer.add_param_group({"params": own, "lr": transfer.learning_rate})
+        self.images = torch.randn(batch, 3, PIXELS, PIXELS)
+        self.labels = torch.arange(batch) % CLASSES
+        self.teachers = (torch.randn(batch, width),)
+
+    def __call__(self) -> None:
+        features = self.backbone(self.images)
+        logits = self.head(features)
+        loss = F.cross_entropy(logits, self.labels)
+        if self.transfer is not None:
+            loss = loss + 10 * self.transfer(Signals(features, logits, self.teachers, self.labels))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+
+
+class Penalty:
+    """A method alone: its penalty of given features, backward, and the step of its own parameters."""
+
+    def __init__(self, transfer: Transfer, batch: int, widths: tuple[int, ...], student_width: int = 512):
+        self.transfer = transfer
+        own = [p for p in transfer.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(own, transfer.learning_rate) if own else None
+        self.features = torch.randn(batch, student_width, requires_grad=True)
+        self.logits = torch.randn(batch, CLASSES, requires_grad=True)
+        self.teachers = tuple(torch.randn(batch, width) for width in widths)
+        self.labels = torch.arange(batch) % CLASSES
+
+    def __call__(self) -> None:
+        self.transfer(Signals(self.features, self.logits, self.teachers, self.labels)).backward()
+        if self.optimizer is not None:
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+
+
+def seconds(actions: Actions, repeats: int, calls: dict[str, int] | None = None) -> dict[str, float]:
+    """Median time of each action, taken in turns; `calls` of a quick one are timed together."""
+    for action in actions.values():
+        action()
+    taken: dict[str, list[float]] = {name: [] for name in actions}
+    for _ in range(repeats):
+        for name, action in actions.items():
+            count = (calls or {}).get(name, 1)
+            started = time.perf_counter()
+            for _ in range(count):
+                action()
+            taken[name].append((time.perf_counter() - started) / count)
+    return {name: median(times) for name, times in taken.items()}
+
+
+def steps(repeats: int) -> list[dict[str, float]]:
+    """AFT's step over the plain step, directly, and as the plain step plus AFT's penalty alone."""
+    lines = []
+    for batch, width in STEPS:
+        plain = Step(batch, width, None)
+        aft = part("methods", "aft").Settings().build(context(512, (width,)))
+        alone = part("methods", "aft").Settings().build(context(512, (width,)))
+        actions: Actions = {
+            "plain": plain, "aft": Step(batch, width, aft), "alone": Penalty(alone, batch, (width,)),
+        }  # fmt: skip
+        took = seconds(actions, repeats, {"alone": 5})
+        ratio, added = took["aft"] / took["plain"], 1 + took["alone"] / took["plain"]
+        lines.append({"batch": batch, "width": width, "plain_seconds": took["plain"], "ratio": ratio, "added": added})
+    return lines
+
+
+def table(repeats: int, batch: int = 256, width: int = 1536) -> list[dict[str, Any]]:
+    """Every method with its defaults, and AFT's dearer options: milliseconds, and share of a plain step."""
+    options: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in parts("methods")]
+    options = [(name, {"epochs": 1} if name == "factor_transfer" else keys) for name, keys in options]
+    options += [("aft", keys) for keys in (
+        {"form": "dense"}, {"kernel": "rbf"}, {"task_directions": True}, {"scaling": "whitened"},
+        {"objective": "debiased_cka"}, {"queue": 256},
+    )]  # fmt: skip
+    world = context(512, (width,))
+    built = {
+        " ".join([name, *(f"{k}: {v}" for k, v in keys.items())]): part("methods", name).Settings(**keys).build(world)
+        for name, keys in options
+    }
+    plain = Step(batch, width, None)
+    actions: Actions = {name: Penalty(made, batch, (width,)) for name, made in built.items()}
+    took = seconds(actions | {"plain": plain}, repeats)
+    return [{"method": name, "milliseconds": 1e3 * took[name], "share": took[name] / took["plain"]} for name in actions]
+
+
+def product(how: str, batch: int, repeats: int) -> dict[str, float]:
+    """One way through the outer product: median seconds, and how far the process grew, in bytes."""
+    torch.manual_seed(0)
+    if how == "grams":
+        settings = part("methods", "aft").Settings(combine="outer_product")
+        action: Callable[[], None] = Penalty(settings.build(context(512, MODALITIES)), batch, MODALITIES)
+    else:
+        rows = [torch.randn(batch, width) for width in MODALITIES]
+        features = torch.randn(batch, 512, requires_grad=True)
+        scores = [torch.zeros(width, requires_grad=True) for width in MODALITIES]
+        optimizer = torch.optim.Adam(scores, 1e-2)
+
+        def action() -> None:
+            a, b = (x * score.sigmoid() for x, score in zip(rows, scores, strict=True))
+            formed = (a[:, :, None] * b[:, None, :]).flatten(1)
+            rms_gap(cosine(gram(centre(features))), cosine(gram(centre(formed)))).backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    took = seconds({how: action}, repeats)[how]
+    return {"seconds": took, "bytes": 1024.0 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)}
+
+
+def products(repeats: int, batch: int = 64) -> dict[str, float]:
+    """Both ways, each in a process of its own so that its memory is its own."""
+
+    def apart(how: str) -> dict[str, float]:
+        command = [sys.executable, "-m", "benchmarks.methods", "--product", how, "--batch", str(batch)]
+        ran = subprocess.run([*command, "--repeats", str(repeats)], capture_output=True, text=True, check=True)
+        result: dict[str, float] = json.loads(ran.stdout)
+        return result
+
+    formed, grams = apart("formed"), apart("grams")
+    return {
+        "batch": batch, "seconds_formed": formed["seconds"], "seconds_grams": grams["seconds"],
+        "time_ratio": formed["seconds"] / grams["seconds"], "bytes_formed": formed["bytes"],
+        "bytes_grams": grams["bytes"], "memory_ratio": formed["bytes"] / max(grams["bytes"], 1.0),
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Measure, print tables; with --json, one object on the last line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
+    parser.add_argument("--repeats", type=int, default=3, help="timings of each thing; the median counts")
+    parser.add_argument("--product", choices=["formed", "grams"], help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, default=64, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.product:
+        print(json.dumps(product(arguments.product, arguments.batch, arguments.repeats)))
+        return
+    stepped, costs = steps(arguments.repeats), table(arguments.repeats)
+    outer = products(arguments.repeats)
+    print(f"A step of ResNet-18 at {PIXELS} pixels with AFT over the same step without (limit {LIMIT})")
+    print(f"{'batch':>6} {'width':>6} {'plain s':>8} {'ratio':>7} {'1 + penalty alone':>18}")
+    for step in stepped:
+        print("{batch:>6} {width:>6} {plain_seconds:>8.3f} {ratio:>7.3f} {added:>18.3f}".format(**step))
+    print("\nEvery method alone, batch 256, teacher width 1536: milliseconds, and share of the plain step")
+    for cost in sorted(costs, key=lambda cost: cost["milliseconds"]):
+        print("{milliseconds:>9.2f} {share:>8.2%}  {method}".format(**cost))
+    print(
+        f"\nOuter product {MODALITIES[0]} x {MODALITIES[1]} at batch {outer['batch']}: "
+        f"{outer['time_ratio']:.0f} times faster and {outer['memory_ratio']:.0f} times less memory than forming it"
+    )
+    if arguments.json:
+        print(json.dumps({"steps": stepped, "methods": costs, "product": outer, "limit": LIMIT}))
+
+
+if __name__ == "__main__":
+    main()
