@@ -116,16 +116,20 @@ def place(inputs: Any, device: torch.device) -> Any:
     return tuple(place(part, device) for part in inputs)
 
 
-@torch.inference_mode()
 def outputs(
     student: Student, inputs: Inputs, rows: np.ndarray, device: torch.device, batch_size: int = 512
 ) -> Iterator[tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]]:
     """Features and logits of `rows`, batch by batch, from a student in evaluation mode."""
     training = student.training
     student.eval()
-    for start in range(0, len(rows), batch_size):
-        yield student(place(inputs.batch(rows[start : start + batch_size]), device))
-    student.train(training)
+    try:
+        for start in range(0, len(rows), batch_size):
+            batch = place(inputs.batch(rows[start : start + batch_size]), device)
+            with torch.inference_mode():
+                said = student(batch)
+            yield said
+    finally:
+        student.train(training)
 
 
 def predict(student: Student, inputs: Inputs, rows: np.ndarray, device: torch.device) -> np.ndarray:

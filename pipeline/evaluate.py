@@ -10,11 +10,11 @@ from scipy.special import log_softmax
 
 from pipeline import checkpoints, probe
 from pipeline.errors import UserError
+from pipeline.machine import Machine
 from pipeline.metrics import accuracy, log_loss, macro_f1
 from pipeline.params import Params
 from pipeline.prepared import Prepared
 from pipeline.store import FeatureStore
-from pipeline.train import Machine
 
 
 @dataclass(frozen=True)

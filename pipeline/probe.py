@@ -160,7 +160,8 @@ def _per_class(coef: np.ndarray, intercept: np.ndarray) -> tuple[np.ndarray, np.
     """A row per class, also for two classes, for which scikit-learn keeps the difference of the two only."""
     if len(coef) == 1:
         coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
-    return coef.astype(np.float32), intercept.astype(np.float32)
+    # safetensors writes memory as it lies, and scikit-learn's coefficients may lie column by column.
+    return np.ascontiguousarray(coef, np.float32), intercept.astype(np.float32)
 
 
 def _statistics(rows: np.ndarray, reader: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray, float]:

@@ -7,26 +7,25 @@ batches, whatever their methods do, so their differences are paired. A weight of
 
 import csv
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from joblib import Parallel, delayed, parallel_config
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
 from pipeline import checkpoints, probe, runs
 from pipeline.errors import UserError
+from pipeline.machine import Machine, cores
 from pipeline.methods import Context, Signals, TeacherProfile, Transfer
 from pipeline.metrics import accuracy
 from pipeline.params import Params, Settings, parse, part
@@ -65,24 +64,6 @@ class TrainSettings(Settings):
     precision: Literal["float32", "bfloat16"] = "float32"
 
 
-class Machine(Settings):
-    """The `machine` section: where the work is done. It changes no result, so no stage is run again for it.
-
-    Attributes:
-        device: `auto` takes a GPU where there is one.
-        workers: trainings at the same time; None is one per CPU core, or 1 on a GPU.
-    """
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    workers: int | None = Field(default=None, ge=1)
-
-    def torch_device(self) -> torch.device:
-        """The device to use. Raises `UserError` for cuda on a machine without."""
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise UserError("machine.device: cuda, but torch sees no GPU here; use `auto` or `cpu`")
-        return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
-
-
 @dataclass(frozen=True)
 class Plan:
     """All that determines a run; small enough to send to a worker process, which opens the data itself."""
@@ -110,7 +91,7 @@ class Fitted:
     seconds: float
     parameters: int
     width: int
-    curve: list[dict[str, float]]
+    curve: list[dict[str, int | float]]
     guard: dict[str, Any]
     gates: dict[str, list[float]] = field(repr=False)
 
@@ -172,24 +153,19 @@ def train(name: str, params: Params, root: Path = Path(".")) -> Training:
 
 def _fit_all(plan: Plan, jobs: list[tuple[int, tuple[float, ...]]]) -> Iterator[Fitted]:
     device = plan.machine.torch_device()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(plan.machine.workers or (1 if device.type == "cuda" else cores), len(jobs))
+    workers = min(plan.machine.workers or (1 if device.type == "cuda" else cores()), len(jobs))
     fit_here = _fitter(plan)  # opens and checks everything, so that what is wrong is said before any worker starts
     with progress(f"train {plan.name}", len(jobs) * plan.settings.steps, "step") as advance:
         if workers == 1:
             for seed, weights in jobs:
                 yield fit_here(seed, weights, advance)
             return
-        threads = max(1, cores // workers)
-        with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
-            futures = [pool.submit(_fit_there, plan, seed, weights) for seed, weights in jobs]
-            try:
-                for future in as_completed(futures):
-                    yield future.result()
-                    advance(plan.settings.steps)
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        # loky rather than multiprocessing: it does not import the caller's script again, guarded or not.
+        with parallel_config("loky", inner_max_num_threads=max(1, cores() // workers)):
+            pool = Parallel(n_jobs=workers, return_as="generator_unordered")
+            for fitted in pool(delayed(_fit_there)(plan, seed, weights) for seed, weights in jobs):
+                yield fitted
+                advance(plan.settings.steps)
 
 
 def _fit_there(plan: Plan, seed: int, weights: tuple[float, ...]) -> Fitted:
@@ -311,7 +287,7 @@ def _fit(draw: Draw, weights: tuple[float, ...], build: Callable[..., Any], adva
     autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16")
     log = Log(draw, student, terms)
     student.train()
-    for step, (rows, labelled) in enumerate(_batches(draw, settings, bool(terms))):
+    for step, (rows, labelled) in enumerate(_batches(draw.split, seed, settings, bool(terms))):
         inputs = checkpoints.place(draw.inputs.batch(rows), world.device)
         with autocast:
             features, logits = student(inputs)  # [n, d], [n, c]
@@ -351,11 +327,11 @@ def _rate(step: int, settings: TrainSettings) -> float:
     return 0.5 * (1 + float(np.cos(np.pi * (step - rise) / max(1, settings.steps - rise))))
 
 
-def _batches(draw: Draw, settings: TrainSettings, transfer: bool) -> Iterator[tuple[np.ndarray, int]]:
+def _batches(split: Split, seed: int, settings: TrainSettings, transfer: bool) -> Iterator[tuple[np.ndarray, int]]:
     """Rows of each step and how many of them, at the start, form the labelled batch."""
-    labelled = _shuffled(draw.split.labelled, settings.batch_size, np.random.default_rng([draw.seed, 0]))
-    everyone = _shuffled(draw.split.train, settings.transfer_batch_size, np.random.default_rng([draw.seed, 1]))
-    apart = transfer and len(draw.split.unlabelled) > 0
+    labelled = _shuffled(split.labelled, settings.batch_size, np.random.default_rng([seed, 0]))
+    everyone = _shuffled(split.train, settings.transfer_batch_size, np.random.default_rng([seed, 1]))
+    apart = transfer and len(split.unlabelled) > 0
     for _ in range(settings.steps):
         rows = next(labelled)
         yield (np.concatenate([rows, next(everyone)]), len(rows)) if apart else (rows, len(rows))
@@ -377,7 +353,7 @@ class Log:
         self.draw, self.student, self.terms = draw, student, terms
         self.steps = draw.world.plan.settings.steps
         self.every = max(1, self.steps // LINES)
-        self.lines: list[dict[str, float]] = []
+        self.lines: list[dict[str, int | float]] = []
         self.guard: dict[str, Any] = {"seed": draw.seed}
 
     def due(self, step: int) -> bool:
@@ -391,7 +367,11 @@ class Log:
             UserError: a loss is not a number.
         """
         weighted = {name: self.terms[name][0] * penalty for name, penalty in penalties.items()}
-        line = {"step": step, "task_loss": task.item(), "penalty": sum(p.item() for p in weighted.values())}
+        line: dict[str, int | float] = {
+            "step": step,
+            "task_loss": task.item(),
+            "penalty": sum(p.item() for p in weighted.values()),
+        }
         if not np.isfinite([line["task_loss"], line["penalty"]]).all():
             raise UserError(
                 f"{self.draw.world.plan.name}: seed {self.draw.seed}, step {step}: the loss is not finite; "
@@ -461,7 +441,8 @@ def _label(weights: tuple[float, ...]) -> str:
 def _write(plan: Plan, results: list[Fitted], chosen: tuple[float, ...], seconds: float) -> Training:
     kept = [fitted for fitted in results if fitted.weights == chosen]
     candidates = list(dict.fromkeys(fitted.weights for fitted in results))
-    split = Prepared.open(plan.root / "data").split(plan.settings.seeds[0])
+    data = Prepared.open(plan.root / "data")
+    split = data.split(plan.settings.seeds[0] % data.splits)
     section = plan.params.section(f"students.{plan.run.student}")
     student = {"name": plan.run.student, "family": section["family"]}
     record = {

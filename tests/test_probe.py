@@ -49,6 +49,14 @@ def test_it_knows_what_the_features_know(project: Path):
     assert all(score["train_rows"] == 30 for score in scores)
 
 
+def test_what_is_read_back_scores_what_was_scored(project: Path, store: FeatureStore):
+    data = Prepared.open(project / "data")
+    for score in json.loads((project / "probes" / "wise.json").read_text())["splits"]:
+        rows = data.split(score["split"]).test
+        logits = probe.load(project / "probes" / "wise.safetensors", score["split"]).logits(store[rows])
+        assert (logits.argmax(1) == data.labels[rows]).mean() == pytest.approx(score["test_accuracy"])
+
+
 def test_labels_outside_the_labelled_rows_change_only_scores_and_the_choice(project: Path, params: Params):
     data = Prepared.open(project / "data")
     store = FeatureStore.open(project / "features" / "wise.zarr")

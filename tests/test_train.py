@@ -12,8 +12,8 @@ from safetensors.numpy import load_file
 
 from pipeline.errors import UserError
 from pipeline.params import Params
-from pipeline.prepared import Prepared
-from pipeline.train import TrainSettings, _batches, _choose, _rate, _shuffled, train
+from pipeline.prepared import Prepared, Split
+from pipeline.train import Fitted, TrainSettings, _batches, _choose, _rate, _shuffled, train
 
 
 def weights(root: Path, run: str, seed: int) -> dict[str, np.ndarray]:
@@ -30,6 +30,7 @@ def with_run(params: Params, **run: Any) -> Params:
 
 
 def test_a_run_leaves_its_students_its_record_and_its_curves(project: Path, params: Params):
+    params.values["runs"]["aft"]["methods"][0]["weight"] = [1.0, 3.0]
     result = train("aft", params, project)
     record = json.loads((project / "runs" / "aft" / "run.json").read_text())
     assert sorted(path.name for path in (project / "runs" / "aft").iterdir()) == [
@@ -46,11 +47,12 @@ def test_a_run_leaves_its_students_its_record_and_its_curves(project: Path, para
     assert np.mean(chosen["val_accuracy"]) == max(np.mean(c["val_accuracy"]) for c in record["candidates"])
     with (project / "runs" / "aft" / "curves.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert {(line["seed"], line["weight"]) for line in lines} == {(s, w) for s in "012" for w in ("0", "3")}
+    assert {(line["seed"], line["weight"]) for line in lines} == {(s, w) for s in "012" for w in ("1", "3")}
     assert {line["step"] for line in lines} >= {"0", "29", "30"}
 
 
 def test_it_learns(project: Path, params: Params):
+    params.values["train"]["steps"] = 150
     result = train("both", params, project)
     assert np.mean(result.val_accuracy) > 0.6
 
@@ -139,17 +141,12 @@ def test_a_run_changes_train_settings_for_itself(project: Path, params: Params):
     assert (record["steps"], record["seeds"]) == (3, [1])
 
 
-def test_labels_on_all_rows_need_no_second_batch(project: Path):
-    class All:
-        labelled = np.arange(40)
-        unlabelled = np.arange(0)
-        train = labelled
-
-    class Draw:
-        split, seed = All, 0
-
-    for rows, count in _batches(Draw, TrainSettings(steps=4, batch_size=8, transfer_batch_size=16), True):  # type: ignore[arg-type]
-        assert len(rows) == count == 8
+def test_labels_on_all_rows_need_no_second_batch():
+    rows = np.arange(60)
+    split = Split(labelled=rows[:40], unlabelled=rows[:0], val=rows[40:50], test=rows[50:])
+    settings = TrainSettings(steps=4, batch_size=8, transfer_batch_size=16)
+    sizes = [(len(rows), count) for rows, count in _batches(split, 0, settings, True)]
+    assert sizes == [(8, 8)] * 4
 
 
 def test_batches_are_shuffled_anew_and_whole():
@@ -160,18 +157,12 @@ def test_batches_are_shuffled_anew_and_whole():
     assert len({tuple(epoch) for epoch in epochs}) == 50
 
 
-def test_the_labelled_batches_do_not_depend_on_the_method(project: Path):
-    class Few:
-        labelled = np.arange(12)
-        unlabelled = np.arange(12, 40)
-        train = np.arange(40)
-
-    class Draw:
-        split, seed = Few, 3
-
+def test_the_labelled_batches_do_not_depend_on_the_method():
+    rows = np.arange(60)
+    split = Split(labelled=rows[:12], unlabelled=rows[12:40], val=rows[40:50], test=rows[50:])
     settings = TrainSettings(steps=6, batch_size=8, transfer_batch_size=16)
-    plain = [rows[:count] for rows, count in _batches(Draw, settings, False)]  # type: ignore[arg-type]
-    aided = [(rows, count) for rows, count in _batches(Draw, settings, True)]  # type: ignore[arg-type]
+    plain = [rows[:count] for rows, count in _batches(split, 3, settings, False)]
+    aided = list(_batches(split, 3, settings, True))
     assert all(np.array_equal(a, rows[:count]) for a, (rows, count) in zip(plain, aided, strict=True))
     assert all(len(rows) == count + 16 for rows, count in aided)
 
@@ -187,12 +178,13 @@ def test_the_learning_rate_rises_then_falls_to_nothing():
 
 
 def test_the_smallest_of_tied_weights_is_chosen():
-    class Result:
-        def __init__(self, weight: float, accuracy: float):
-            self.weights, self.val_accuracy = (weight,), accuracy
-
-    tied = [Result(0.0, 0.5), Result(1.0, 0.7), Result(3.0, 0.7), Result(9.0, 0.6)]
-    assert _choose(tied) == (1.0,)  # type: ignore[arg-type]
+    accuracies = {0.0: (0.5, 0.6), 1.0: (0.6, 0.8), 3.0: (0.7, 0.7), 9.0: (0.9, 0.4)}
+    tied = [
+        Fitted(seed, (weight,), accuracy, 1.0, 10, 4, [], {}, {})
+        for weight, pair in accuracies.items()
+        for seed, accuracy in enumerate(pair)
+    ]
+    assert _choose(tied) == (1.0,)
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,14 @@ A family offers
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
 
 
+@runtime_checkable
 class Inputs(Protocol):
     """A dataset as one student family reads it."""
 

@@ -1,10 +1,11 @@
-"""A text classifier for a CPU: the mean of its words' vectors, a small residual network, a LayerNorm, a linear head.
+"""A text classifier for a CPU: the weighted mean of its words' vectors, a small residual network, a LayerNorm, a head.
 
-The vocabulary comes from the training rows, labelled or not; words and, if asked for, pairs of neighbouring words. The
-LayerNorm keeps the features' spread away from zero, where a kernel penalty has an enormous gradient and a small student
-collapses to one class.
+The vocabulary comes from the training rows, labelled or not, and with it each word's weight, its inverse document
+frequency: log((1 + n) / (1 + texts with the word)) + 1, as usual with tf-idf. The LayerNorm keeps the features' spread
+away from zero, where a kernel penalty has an enormous gradient and a small student collapses to one class.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -31,25 +32,27 @@ class Settings(Base):
     Attributes:
         width: of the word vectors and of the features.
         vocabulary: at most this many words, the most frequent first.
-        min_count: a word must occur this often in the training rows.
+        min_count: a word must occur in this many training rows.
         pairs: also count pairs of neighbouring words.
-        dropout: share of words that a training step leaves out, and of hidden units.
+        dropout: share of its words that a text loses in a training step, and of hidden units.
     """
 
     width: int = Field(default=64, ge=1)
     vocabulary: int = Field(default=8192, ge=1)
     min_count: int = Field(default=2, ge=1)
     pairs: bool = False
-    dropout: float = Field(default=0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.5, ge=0, lt=1)
 
 
 def fit(settings: Settings, data: Prepared, rows: np.ndarray) -> dict[str, Any]:
-    """The vocabulary of the training rows: the most frequent words, ties in alphabetical order."""
+    """The words of the training rows and their weights: the most frequent, ties in alphabetical order."""
     counts: Counter[str] = Counter()
     for text in data.content(rows):
-        counts.update(_words(str(text), settings.pairs))
+        counts.update(set(_words(str(text), settings.pairs)))
     frequent = sorted((-count, word) for word, count in counts.items() if count >= settings.min_count)
-    return {"vocabulary": [word for _, word in frequent[: settings.vocabulary]]}
+    kept = frequent[: settings.vocabulary]
+    weights = [math.log((1 + len(rows)) / (1 - negative)) + 1 for negative, _ in kept]
+    return {"vocabulary": [word for _, word in kept], "weights": weights}
 
 
 def inputs(settings: Settings, fitted: dict[str, Any], data: Prepared) -> "Words":
@@ -61,7 +64,7 @@ def inputs(settings: Settings, fitted: dict[str, Any], data: Prepared) -> "Words
 
 def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: bool = True) -> "BagOfWords":
     """A student for C classes; from scratch, so `pretrained` changes nothing."""
-    return BagOfWords(len(fitted["vocabulary"]) + 1, settings.width, classes, settings.dropout)
+    return BagOfWords(fitted["weights"], settings.width, classes, settings.dropout)
 
 
 class Words:
@@ -82,27 +85,29 @@ class Words:
 
 
 class BagOfWords(students.Student):
-    """See the module."""
+    """See the module. `weights` holds one per word of the vocabulary; number 0, no known word, weighs 1."""
 
-    def __init__(self, words: int, width: int, classes: int, dropout: float):
+    def __init__(self, weights: list[float], width: int, classes: int, dropout: float):
         super().__init__()
         self.width = width
         self.dropout = dropout
-        self.words = nn.EmbeddingBag(words, width, mode="sum")
-        self.mix = nn.Sequential(
-            nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
-        )
+        self.weights: Tensor
+        self.register_buffer("weights", torch.tensor([1.0, *weights]))
+        self.words = nn.EmbeddingBag(len(weights) + 1, width, mode="sum")
+        hidden = 2 * width
+        self.mix = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, classes)
 
     def forward(self, inputs: tuple[Tensor, Tensor]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
         """Features and logits of n texts; see `Words.batch`."""
         numbers, offsets = inputs
-        keep = torch.ones(len(numbers), device=numbers.device)
-        keep = nn.functional.dropout(keep, self.dropout, self.training)
+        weights = nn.functional.dropout(self.weights[numbers], self.dropout, self.training)
+        total = self.words(numbers, offsets, per_sample_weights=weights)
         lengths = torch.diff(offsets, append=offsets.new_tensor([len(numbers)]))
-        mean = self.words(numbers, offsets, per_sample_weights=keep) / lengths[:, None]
-        features = self.norm(mean + self.mix(mean))
+        # The sum over a text's words grows with the root of their number, as random vectors do.
+        pooled = total / lengths.sqrt()[:, None]
+        features = self.norm(pooled + self.mix(pooled))
         return features, self.head(features)
 
 

@@ -61,7 +61,9 @@ def family(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def case(family: str, encoder: Path, pictures: Prepared, texts: Prepared) -> tuple[ModuleType, dict[str, Any], Prepared]:
+def case(
+    family: str, encoder: Path, pictures: Prepared, texts: Prepared
+) -> tuple[ModuleType, dict[str, Any], Prepared]:
     """The family, a section of settings that is quick, and a dataset of its kind."""
     sections: dict[str, dict[str, Any]] = {
         "bag_of_words": {"family": family, "width": 8},
