@@ -105,7 +105,7 @@ class Transfer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, signals: Signals) -> Float[Tensor, ""]:
-        """The penalty, a scalar that is finite and not negative."""
+        """The penalty, a scalar that is finite and, but for rounding, not negative."""
 
     def log(self) -> dict[str, float]:
         """A few numbers worth a line in the log, such as statistics of the gates. Called rarely: it may wait."""

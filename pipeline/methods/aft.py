@@ -29,7 +29,7 @@ class Settings(TargetSettings):
             teachers' features to the student's, and the mean squared difference of the two, both centred.
         gate: from scores to gates: `sigmoid`, or `log` (ours), which has no level that could saturate.
         learning_rate: of the gates, or of what the form learns instead.
-        warm_up: steps in which gates learn from the untrained student before training starts (ours).
+        warm_up: steps in which gates, or maps, learn from the untrained student before training starts (ours).
         dense_start: of the matrix: `random`, N(0, 1 / D), or the `identity` (ours).
         kernel: `linear` is cosines; `rbf` is exp(-|f_i - f_j|^2) of the same unit rows.
         combine: teachers' features `side_by_side`, or their `outer_product`: one factor a teacher, for teachers of
@@ -51,14 +51,17 @@ class Settings(TargetSettings):
     @model_validator(mode="after")
     def _options_fit_the_form(self) -> "Settings":
         """Refuse an option that the form would silently ignore."""
+        learned = ("diagonal", "dense", "teacher_gain", "kkd")
+        with_kernels = (*learned, "fixed")
         fitting = {
             "gate": ("diagonal", "teacher_gain"),
-            "warm_up": ("diagonal", "teacher_gain", "dense", "kkd"),
+            "learning_rate": (*learned, "no_kernel"),
+            "warm_up": learned,
             "dense_start": ("dense",),
-            "kernel": ("diagonal", "teacher_gain", "fixed", "dense", "kkd"),
+            "kernel": with_kernels,
             "combine": ("diagonal", "fixed", "kkd"),
-            "objective": ("diagonal", "teacher_gain", "fixed", "dense", "kkd"),
-            "queue": ("diagonal", "teacher_gain", "fixed", "dense", "kkd"),
+            "objective": with_kernels,
+            "queue": with_kernels,
         }
         for option, forms in fitting.items():
             if self.form not in forms and getattr(self, option) != type(self).model_fields[option].default:

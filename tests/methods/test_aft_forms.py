@@ -247,6 +247,8 @@ def test_warming_up_does_not_move_the_queue(world: World) -> None:
         ({"dense_start": "identity"}, "dense_start does nothing in form diagonal"),
         ({"form": "dense", "combine": "outer_product"}, "combine does nothing in form dense"),
         ({"form": "fixed", "warm_up": 5}, "warm_up does nothing in form fixed"),
+        ({"form": "fixed", "learning_rate": 0.1}, "learning_rate does nothing in form fixed"),
+        ({"form": "no_kernel", "queue": 5}, "queue does nothing in form no_kernel"),
         ({"form": "diagnal"}, "should be 'diagonal'"),
     ],
 )
