@@ -58,6 +58,10 @@ def test_numbers_are_written_beside_the_rows():
     assert "-5.00  [-7.50, -2.50]" in written
 
 
+def test_a_name_with_dollars_is_written_as_it_is():
+    assert "$x_1$" in texts(differences([Dots("$x_1$", [1.0, 2.0], 1.5, None, None, False)], "a", "label"))
+
+
 def test_rows_are_drawn_from_top_to_bottom():
     heights = [y for _, y in marks(differences(ROWS, "a", "label"))]
     assert max(heights[:3]) < min(heights[3:6])
