@@ -106,7 +106,7 @@ def extract(
         out: the store, new or there already.
         settings: `precision` and `device` were the loader's business; the rest is used here.
         name: what to call the work in the progress line.
-        say: takes a line about what was found in the store, before work begins.
+        say: takes a line about what was found in the store, and one about the work to do, before it begins.
 
     Raises:
         UserError: the teacher reads another kind of rows, a row cannot be read (the line names its id), the features
@@ -132,7 +132,10 @@ def extract(
     with writer, Loader(data, teacher, batch_size, settings.workers) as loader:
         for note in writer.notes:
             say(f"{name}: {note}")
-        with progress(name, len(data), f"{data.kind}s", len(data) - writer.rows_missing()) as advance:
+        missing = writer.rows_missing()
+        if missing:
+            say(f"{name}: {missing:,} {data.kind}s, {teacher.recipe['precision']} on {teacher.device}, by {batch_size}")
+        with progress(name, len(data), f"{data.kind}s", len(data) - missing) as advance:
             progressed = True
             while progressed:  # a second pass finds nothing, unless another process has died over its shards
                 progressed = False

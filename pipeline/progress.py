@@ -15,7 +15,7 @@ EVERY = 10.0
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.0f} {task.fields['unit']}/s" if task.speed else "")
+        return Text(f"{_rate(task.speed)} {task.fields['unit']}/s" if task.speed else "")
 
 
 class _Done(ProgressColumn):
@@ -55,7 +55,7 @@ def _lines(what: str, total: int | None, unit: str, start: int) -> Callable[[int
         if now - printed >= EVERY and completed > start:
             rate = (completed - start) / (now - began)
             left = "" if total is None else f", {duration((total - completed) / rate)} left"
-            print(f"{what}: {_of(completed, total)}, {rate:,.0f} {unit}/s{left}", file=sys.stderr, flush=True)
+            print(f"{what}: {_of(completed, total)}, {_rate(rate)} {unit}/s{left}", file=sys.stderr, flush=True)
             printed = now
 
     return advance
@@ -63,6 +63,10 @@ def _lines(what: str, total: int | None, unit: str, start: int) -> Callable[[int
 
 def _of(completed: int, total: int | None) -> str:
     return f"{completed:,}" if total is None else f"{completed:,}/{total:,}"
+
+
+def _rate(speed: float) -> str:
+    return f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
 
 
 def duration(seconds: float) -> str:

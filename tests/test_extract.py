@@ -157,7 +157,10 @@ def test_another_recipe_starts_again_and_says_what_changed(texts: Prepared, enco
     heard: list[str] = []
     again = extract(texts, encoder(pooling="cls"), tmp_path / "s.zarr", settings(), name="tiny", say=heard.append)
     assert again.written == 700
-    assert heard == ["tiny: recipe changed (pooling: mean -> cls): starting again"]
+    assert heard == [
+        "tiny: recipe changed (pooling: mean -> cls): starting again",
+        "tiny: 700 texts, float32 on cpu, by 32",
+    ]
     assert np.abs(FeatureStore.open(tmp_path / "s.zarr")[np.arange(700)] - mean).max() > 0.1
 
 
@@ -233,7 +236,7 @@ class Made(Teacher):
 
     def __init__(self, transform: Callable[[str], Any] = len):
         self.heads = {"pooled": (1,)}
-        self.recipe = {"family": "made"}
+        self.recipe = {"family": "made", "precision": "float32"}
         self._transform = transform
         self.batches: list[list[int]] = []
 

