@@ -89,8 +89,9 @@ def survey(source: Iterable[Row], classes: tuple[str, ...] | None, by_words: boo
                 if row.label is None and split > Role.LABELLED:
                     split, moved = Role.LABELLED, moved + 1
                 digest = bytes(16) if problem else content_digest(row.content)
-                rows += row_hash(row)
-                units += row_hash(row) if row.group is None else _hash(b"group", row.group)
+                hashed = row_hash(row)
+                rows += hashed
+                units += hashed if row.group is None else _hash(b"group", row.group)
                 digests += digest
                 if by_words and isinstance(row.content, str) and not problem:
                     twins += words_digest(row.content)

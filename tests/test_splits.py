@@ -39,10 +39,10 @@ def draw(known: dict, val: float = 10, test: float = 20, labelled: float | None 
 
 @st.composite
 def tables(draw_: st.DrawFn, grouped: bool) -> dict:
-    """60 to 200 rows of three classes, some without a label, in groups or not."""
-    rows = draw_(st.integers(60, 200))
+    """60 to 200 rows of three classes, at least 20 of each, some without a label, in groups or not."""
+    rows = draw_(st.integers(0, 140))
     labels = draw_(st.lists(st.sampled_from([-1, 0, 0, 0, 1, 1, 2]), min_size=rows, max_size=rows))
-    labels += [0, 1, 2] * 6
+    labels += [0, 1, 2] * 20
     groups = st.one_of(st.none(), st.integers(0, 60)) if grouped else st.none()
     return table(labels, draw_(st.lists(groups, min_size=len(labels), max_size=len(labels))))
 
@@ -209,6 +209,11 @@ def test_sizes_that_do_not_fit_are_named_with_those_that_would(sizes, message):
 def test_a_class_too_small_to_be_everywhere_is_named():
     with pytest.raises(UserError, match=r"dataset.test: class 'c' has 2 rows to choose from and needs 3"):
         draw(table([0, 1] * 30 + [2, 2]))
+
+
+def test_a_small_class_is_everywhere_even_where_its_share_would_take_all_its_rows():
+    roles = draw(table([0, 1] * 30 + [2, 2, 2]), test=0.6, val=0.4)
+    assert sorted(roles[-3:].tolist()) == [Role.LABELLED, Role.VAL, Role.TEST]
 
 
 def test_a_class_in_groups_that_are_too_large_is_named():
