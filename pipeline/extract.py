@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.errors import UserError
+from pipeline.machine import Machine
 from pipeline.params import Settings
 from pipeline.prepared import Prepared
 from pipeline.progress import duration, progress
@@ -36,23 +37,13 @@ class ExtractSettings(Settings):
         precision: what the teacher computes in. bfloat16 is fast where the processor has it, and part of the recipe.
         dtype: what is stored.
         batch_size: rows in a batch; 32 on a CPU and 256 on a GPU if None.
-        device: `auto` is the GPU if there is one.
-        workers: threads that read and preprocess ahead of the model; one per core, at most 16, if None.
         shard_rows: rows a shard; chosen by the store if None.
     """
 
     precision: Precision = "float32"
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     batch_size: int | None = Field(default=None, ge=1)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    workers: int | None = Field(default=None, ge=1)
     shard_rows: int | None = Field(default=None, ge=1)
-
-    def torch_device(self) -> torch.device:
-        """The device to load the teacher on. Raises `UserError` for cuda on a machine without."""
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise UserError("extract.device: cuda, but torch sees no GPU here; use `auto` or `cpu`")
-        return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
@@ -92,6 +83,7 @@ def extract(
     teacher: Teacher,
     out: Path,
     settings: ExtractSettings,
+    machine: Machine = Machine(),
     name: str = "features",
     say: Callable[[str], None] = lambda line: None,
 ) -> Extraction:
@@ -104,7 +96,9 @@ def extract(
         data: the dataset.
         teacher: a loaded teacher, on the device that it shall use.
         out: the store, new or there already.
-        settings: `precision` and `device` were the loader's business; the rest is used here.
+        settings: `precision` was the loader's business; the rest is used here.
+        machine: its `workers` are the threads that read and preprocess ahead of the model; by default one per core, at
+            most 16.
         name: what to call the work in the progress line.
         say: takes a line about what was found in the store, and one about the work to do, before it begins.
 
@@ -129,7 +123,7 @@ def extract(
         created_by=versions("aft-pipeline", "torch", "timm", "transformers", "tokenizers", "pillow", "numpy"),
     )
     written = 0
-    with writer, Loader(data, teacher, batch_size, settings.workers) as loader:
+    with writer, Loader(data, teacher, batch_size, machine.workers) as loader:
         for note in writer.notes:
             say(f"{name}: {note}")
         missing = writer.rows_missing()
@@ -173,7 +167,7 @@ class Loader:
         self.teacher = teacher
         self.batch_size = batch_size
         self.workers = workers or min(16, torch.get_num_threads())
-        self.pin = teacher.device.type == "cuda"
+        self.on_gpu = teacher.device.type == "cuda"
         self.pool = ThreadPoolExecutor(self.workers, thread_name_prefix="aft-read")
         # Sorted batches have a thread of their own: in the pool they would queue behind the reading of the next shard.
         self.batcher = self.pool if teacher.uniform else ThreadPoolExecutor(1, thread_name_prefix="aft-batch")
@@ -236,7 +230,7 @@ class Loader:
 
     def _collate(self, examples: Sequence[Any]) -> Mapping[str, Tensor]:
         batch = self.teacher.collate(examples)
-        return {key: tensor.pin_memory() for key, tensor in batch.items()} if self.pin else batch
+        return {key: tensor.pin_memory() for key, tensor in batch.items()} if self.on_gpu else batch
 
     def _load(self, rows: np.ndarray) -> Mapping[str, Tensor]:
         return self._collate(self._read(rows))
@@ -254,15 +248,20 @@ def _run(
     said = {head: torch.empty((rows, *shape), dtype=dtype, device=device) for head, shape in teacher.heads.items()}
     try:
         for places, batch in batches:
-            at = torch.from_numpy(places).to(device, non_blocking=True)
-            for head, values in teacher.forward(
-                {key: tensor.to(device, non_blocking=True) for key, tensor in batch.items()}
-            ).items():
+            at = _to(device, torch.from_numpy(places))
+            for head, values in teacher.forward({key: _to(device, tensor) for key, tensor in batch.items()}).items():
                 said[head][at] = values.to(dtype)
             advance(len(places))
         return {head: _array(values.cpu()) for head, values in said.items()}
     except torch.OutOfMemoryError:
         raise UserError("the GPU has too little memory for this batch; lower extract.batch_size") from None
+
+
+def _to(device: torch.device, tensor: Tensor) -> Tensor:
+    """On the device, without waiting: only from pinned memory does a copy run beside the model."""
+    if device.type == "cpu":
+        return tensor
+    return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
 
 
 def _array(values: Tensor) -> np.ndarray:

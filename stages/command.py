@@ -37,6 +37,11 @@ def show(result: Any, as_json: bool) -> None:
     print(json.dumps(dataclasses.asdict(result), default=str) if as_json else result)
 
 
+def say(line: str) -> None:
+    """Tell people what is about to happen, beside what the command prints as its result."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def run(app: typer.Typer) -> None:
     """Run a command line. A `UserError` becomes one line and exit code 2; `--debug` keeps its traceback."""
     debug = "--debug" in sys.argv

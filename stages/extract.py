@@ -15,15 +15,17 @@ def main(
 ) -> None:
     """Run one frozen teacher over the dataset, once, and keep what it says. Resumes after an interruption."""
     from pipeline.extract import ExtractSettings, extract
-
+    from pipeline.machine import Machine
     from pipeline.prepared import Prepared
 
     loaded = command.settings(params, overrides)
-    settings = loaded.read(ExtractSettings, "extract")
+    settings, machine = loaded.read(ExtractSettings, "extract"), loaded.read(Machine, "machine")
     family, spec = loaded.part("teachers", f"teachers.{teacher}")
     data = Prepared.open(command.DATA)
-    model = family.load(spec, settings.precision, settings.torch_device())
-    command.show(extract(data, model, command.FEATURES / f"{teacher}.zarr", settings), as_json)
+    model = family.load(spec, settings.precision, machine.torch_device())
+    out = command.FEATURES / f"{teacher}.zarr"
+    done = extract(data, model, out, settings, machine, name=f"extract {teacher}", say=command.say)
+    command.show(done, as_json)
 
 
 if __name__ == "__main__":

@@ -139,6 +139,7 @@ def _again(
 
     from pipeline.errors import UserError
     from pipeline.extract import ExtractSettings
+    from pipeline.machine import Machine
     from pipeline.prepared import Prepared
     from pipeline.store import FeatureStore
     from pipeline.store.differences import differences
@@ -149,7 +150,7 @@ def _again(
     name = store.head_name(head)
     settings = params.read(ExtractSettings, "extract")
     family, spec = params.part("teachers", f"teachers.{teacher}")
-    model = family.load(spec, settings.precision, settings.torch_device())
+    model = family.load(spec, settings.precision, params.read(Machine, "machine").torch_device())
     if changed := ", ".join(differences(dict(store.recipe), dict(model.recipe))):
         raise UserError(
             f"{path}: teacher `{teacher}` has another recipe than the store ({changed}); pass its --teacher"

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,10 @@ def main(
     (folder / "raw").mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     (folder / "dvc.yaml").write_text(_pipeline(folder), encoding="utf-8")
-    _init_dvc(folder.resolve())
+    plots = _init_dvc(folder.resolve()) / ".dvc" / "plots"
+    plots.mkdir(exist_ok=True)
+    if not (plots / "runs.json").exists():
+        shutil.copy(_shipped(".dvc/plots/runs.json"), plots)
     print(f"{folder}: put your data into {folder / 'raw'}, edit {folder / 'params.yaml'}, and run: dvc repro {folder}")
 
 
@@ -53,14 +57,16 @@ def _pipeline(folder: Path) -> str:
     return re.sub(r"^( +- )(pipeline|stages)/", rf"\g<1>{Path(code).as_posix()}/\2/", text, flags=re.MULTILINE)
 
 
-def _init_dvc(folder: Path) -> None:
-    """Make the folder a DVC repository, unless it is inside of one."""
+def _init_dvc(folder: Path) -> Path:
+    """Make the folder a DVC repository, unless it is inside of one; returns the repository's root."""
     above = [folder, *folder.parents]
-    if any((parent / ".dvc").is_dir() for parent in above):
-        return
+    for parent in above:
+        if (parent / ".dvc").is_dir():
+            return parent
     mode = "--subdir" if any((parent / ".git").exists() for parent in above[1:]) else "--no-scm"
     if (folder / ".git").exists():
         mode = "--quiet"
     done = subprocess.run([sys.executable, "-m", "dvc", "init", "-q", mode], cwd=folder, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"{folder}: dvc init failed: {' '.join(done.stderr.split())[-200:]}")
+    return folder

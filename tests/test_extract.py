@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.extract import Extraction, ExtractSettings, extract
+from pipeline.machine import Machine
 from pipeline.params import parse, read_part
 from pipeline.prepare import PrepareSettings, prepare
 from pipeline.prepared import Prepared
@@ -114,7 +115,7 @@ def test_images_come_out_in_the_order_of_the_rows(digits: Prepared, tmp_path: Pa
     section = {"family": "timm", "model": "test_vit", "weights": str(tmp_path / "w.safetensors")}
     family, spec = read_part("teachers", section, "teachers.tiny")
     teacher = family.load(spec, "float32", CPU)
-    extract(digits, teacher, tmp_path / "s.zarr", settings(batch_size=7, shard_rows=16, workers=3))
+    extract(digits, teacher, tmp_path / "s.zarr", settings(batch_size=7, shard_rows=16), Machine(workers=3))
     rows = np.arange(len(digits))
     expected = [
         teacher.forward(teacher.collate([teacher.transform(content)]))["pooled"][0] for content in digits.content(rows)
@@ -133,8 +134,8 @@ def test_narrow_storage_only_rounds(texts: Prepared, encoder: Load, tmp_path: Pa
 
 
 def test_batch_size_and_workers_change_nothing_but_rounding(texts: Prepared, encoder: Load, tmp_path: Path) -> None:
-    extract(texts, encoder(), tmp_path / "a.zarr", settings(batch_size=64, workers=1))
-    extract(texts, encoder(), tmp_path / "b.zarr", settings(batch_size=64, workers=4))
+    extract(texts, encoder(), tmp_path / "a.zarr", settings(batch_size=64), Machine(workers=1))
+    extract(texts, encoder(), tmp_path / "b.zarr", settings(batch_size=64), Machine(workers=4))
     extract(texts, encoder(), tmp_path / "c.zarr", settings(batch_size=5))
     assert bits(tmp_path / "a.zarr") == bits(tmp_path / "b.zarr")
     rows = np.arange(len(texts))
@@ -296,13 +297,6 @@ def test_a_teacher_of_another_kind_is_refused_before_anything_is_written(digits:
     with pytest.raises(UserError, match=r"reads text rows, and the dataset .* holds image"):
         extract(digits, Made(), tmp_path / "s.zarr", settings())
     assert not (tmp_path / "s.zarr").exists()
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_a_users_error() -> None:
-    with pytest.raises(UserError, match="torch sees no GPU"):
-        settings(device="cuda").torch_device()
-    assert settings(device="auto").torch_device() == CPU
 
 
 def test_a_log_gets_a_line_with_rate_and_time_left(

@@ -94,6 +94,8 @@ class BagOfWords(students.Student):
         self.weights: Tensor
         self.register_buffer("weights", torch.tensor([1.0, *weights]))
         self.words = nn.EmbeddingBag(len(weights) + 1, width, mode="sum")
+        # Small, so that a word no loss has moved yet adds little noise to those that were.
+        nn.init.normal_(self.words.weight, std=0.01)
         hidden = 2 * width
         self.mix = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width))
         self.norm = nn.LayerNorm(width)
