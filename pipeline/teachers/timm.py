@@ -24,12 +24,16 @@ VERSION = 1
 
 Head = Literal["pooled", "tokens", "logits"]
 
+ELSEWHERE = ("hf-hub:", "local-dir:")
+"""What the name of a model begins with if timm is to look for it outside its own list."""
+
 
 class Settings(params.Settings):
     """Keys of a teacher of this family.
 
     Attributes:
-        model: timm's name of the architecture, with the tag of its weights if there are several.
+        model: timm's name of the architecture, with the tag of its weights if there are several; or a repository,
+            `hf-hub:OWNER/NAME@REVISION`; or a folder in timm's format, `local-dir:PATH`.
         weights: `pretrained`, from the hub; or a file, .safetensors or .pth, also as `package:NAME/FILE` inside an
             installed package. A .pth file may hold tensors only.
         size: height and width of the input; the model's own if None.
@@ -49,7 +53,7 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Ima
     Raises:
         UserError: timm has no such model, its weights are not there or do not fit, or it has no such head or size.
     """
-    if not settings.model.startswith("hf-hub:") and not timm.is_model(settings.model):
+    if not settings.model.startswith(ELSEWHERE) and not timm.is_model(settings.model):
         close = difflib.get_close_matches(settings.model, timm.list_models(), n=3)
         raise UserError(f"timm has no model {settings.model!r}; near it are {', '.join(close) or 'none'}")
     model, overrides = _pretrained(settings) if settings.weights == "pretrained" else _from_file(settings)
@@ -164,7 +168,7 @@ def _pretrained(settings: Settings) -> tuple[Any, dict[str, Any]]:
     except Exception as error:  # whatever stops a download: no network, no such name, no permission, no space
         line = " ".join(str(error).split())[:300]
         raise UserError(
-            f"{settings.model}: its weights cannot be fetched: {line}; set `weights` to a file that is here"
+            f"{settings.model}: its weights cannot be had: {line}; set `weights` to a file that is here"
         ) from None
 
 

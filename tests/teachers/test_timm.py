@@ -177,6 +177,15 @@ def test_a_file_that_is_not_there_is_a_users_error() -> None:
         load("test_vit", "/none.pth")
 
 
+def test_a_folder_in_timms_format_is_the_same_teacher(tiny_vit: Path, tmp_path: Path) -> None:
+    model = library.create_model("test_vit", pretrained=False)
+    model.load_state_dict(load_file(tiny_vit))
+    library.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    assert load(f"local-dir:{tmp_path}", "pretrained").recipe == load("test_vit", tiny_vit).recipe
+    with pytest.raises(UserError, match=r"its weights cannot be had: .*/none"):
+        load("local-dir:/none", "pretrained")
+
+
 def test_an_unknown_model_suggests_its_neighbours() -> None:
     with pytest.raises(UserError, match="no model 'resnet18x'; near it are resnet18"):
         load("resnet18x", "pretrained")
@@ -187,7 +196,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatc
         raise ConnectionError("Name or service\nnot known")
 
     monkeypatch.setattr(timm.timm, "create_model", unreachable)
-    with pytest.raises(UserError, match=r"resnet18: its weights cannot be fetched: Name or service not known"):
+    with pytest.raises(UserError, match=r"resnet18: its weights cannot be had: Name or service not known"):
         load("resnet18", "pretrained")
 
 
