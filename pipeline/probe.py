@@ -93,7 +93,8 @@ def probe(teacher: str, data: Prepared, store: FeatureStore, settings: ProbeSett
         out: where to write, without a suffix.
 
     Raises:
-        UserError: the store is of another dataset, or a class has no labelled training row.
+        UserError: the store is of another dataset, a class has no labelled training row, or the features are the same
+            for all rows.
     """
     started = time.perf_counter()
     store.check(dataset=data.digest, ids=data.ids)
@@ -130,6 +131,8 @@ def _fit(
 
     split, classes = data.split(number), len(data.classes)
     mean, std, row_norm = _statistics(split.train, reader)
+    if row_norm == 0:
+        raise UserError("the features are the same for every training row; look at the teacher and its preprocessing")
     labels = data.labels[split.labelled]
     if len(absent := np.setdiff1d(np.arange(classes), labels)):
         raise UserError(

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,10 @@ PARAMS = {
         "both": {"student": "bag", "teachers": ["wise", "loud"], "methods": [{"name": "kd", "weight": 1.0}]},
     },
 }
+
+
+WORDS = [*(f"word{n}" for n in range(60)), *(f"{mood}{n}" for mood in CLASSES for n in range(12))]
+"""All that the texts of the small project are made of."""
 
 
 def write_table(path: Path, rows: int = 240, seed: int = 0) -> None:
@@ -99,31 +104,14 @@ def params(project: Path) -> Params:
     return Params.load(project / "params.yaml")
 
 
-@pytest.fixture(scope="session")
-def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a text encoder of transformers: two layers, random weights, a tokenizer that knows ten words."""
+def write_encoder(folder: Path, words: Sequence[str], width: int = 32, layers: int = 2) -> Path:
+    """A text encoder of transformers in a folder: random weights, a tokenizer that knows `words`."""
     import torch
     import transformers
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-    folder: Path = tmp_path_factory.mktemp("encoder")
-    words = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "a",
-        "film",
-        "is",
-        "that",
-        "and",
-        "good",
-        "bad",
-        "not",
-        "long",
-        "plain",
-    ]
-    vocabulary = {word: number for number, word in enumerate(words)}
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    vocabulary = {word: number for number, word in enumerate([*special, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -132,9 +120,16 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     ).save_pretrained(folder)
     config = transformers.BertConfig(
-        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-        max_position_embeddings=48, initializer_range=0.2,
+        vocab_size=len(vocabulary), hidden_size=width, num_hidden_layers=layers, num_attention_heads=2,
+        intermediate_size=2 * width, max_position_embeddings=48, initializer_range=0.2,
     )  # fmt: skip
     torch.manual_seed(0)
     transformers.BertModel(config).eval().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a text encoder of transformers: two layers, random weights, a tokenizer that knows ten words."""
+    words = ["a", "film", "is", "that", "and", "good", "bad", "not", "long", "plain"]
+    return write_encoder(tmp_path_factory.mktemp("encoder"), words)

@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
-from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from .conftest import PARAMS, write_table
+from .conftest import PARAMS, WORDS, write_encoder, write_table
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {
@@ -45,24 +43,12 @@ def change(project: Path, edit: Callable[[dict[str, Any]], None]) -> None:
     path.write_text(yaml.safe_dump(values, sort_keys=False))
 
 
-def write_encoder(folder: Path, width: int) -> None:
-    """A text encoder with random weights."""
-    folder.mkdir(parents=True)
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{n}" for n in range(60))]
-    words += [f"{mood}{n}" for mood in ("bad", "good", "plain") for n in range(12)]
-    (folder / "vocab.txt").write_text("\n".join(words))
-    torch.manual_seed(width)
-    sizes = {"hidden_size": width, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": width}
-    BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(folder)
-    BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder)
-
-
 def start(folder: Path, **params: Any) -> Path:
     """A project made by `aft init`, with a table of text and two small encoders for teachers."""
     run(sys.executable, "-m", "cli", "init", str(folder), cwd=ROOT)
     write_table(folder / "raw" / "reviews.csv")
     for name, width in (("wise", 16), ("loud", 8)):
-        write_encoder(folder / "models" / name, width)
+        write_encoder(folder / "models" / name, WORDS, width, layers=1)
     teachers = {name: {"family": "transformers", "model": f"models/{name}"} for name in ("wise", "loud")}
     train = PARAMS["train"] | {"steps": 5, "seeds": [0, 1]}
     values = PARAMS | {"teachers": teachers, "train": train} | params
@@ -114,7 +100,7 @@ def test_a_changed_weight_trains_that_run_only_and_extracts_nothing(project: Pat
 
 
 def test_a_new_teacher_is_extracted_alone_and_no_run_that_does_not_use_it_is_trained(project: Path):
-    write_encoder(project / "models" / "third", 12)
+    write_encoder(project / "models" / "third", WORDS, 12, layers=1)
     change(project, lambda v: v["teachers"].update(third={"family": "transformers", "model": "models/third"}))
     assert repro(project, "train@none", "train@aft", "train@both", "extract@third") == [
         "extract@third",

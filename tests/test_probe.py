@@ -101,3 +101,8 @@ def test_what_is_not_there_says_what_to_run(project: Path):
         probe.load(project / "probes" / "mute.safetensors", 0)
     with pytest.raises(UserError, match="no probe for draw 9"):
         probe.load(project / "probes" / "wise.safetensors", 9)
+
+
+def test_features_that_say_nothing_are_refused(project: Path, params: Params):
+    with pytest.raises(UserError, match="the same for every training row"):
+        probe._fit(Prepared.open(project / "data"), 0, lambda rows: np.ones((len(rows), 4)), settings(params))

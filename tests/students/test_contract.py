@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from pipeline import checkpoints
 from pipeline.errors import UserError
@@ -16,22 +15,15 @@ from pipeline.params import part, parts
 from pipeline.prepare import PrepareSettings, prepare
 from pipeline.prepared import Prepared
 
+from ..conftest import WORDS, write_encoder
+
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny text encoder with random weights, in a folder."""
-    folder: Path = tmp_path_factory.mktemp("encoder")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{n}" for n in range(60))]
-    (folder / "vocab.txt").write_text("\n".join(words))
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-    )
-    BertModel(config).save_pretrained(folder)
-    BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder)
-    return folder
+    return write_encoder(tmp_path_factory.mktemp("encoder"), WORDS, width=16, layers=1)
 
 
 @pytest.fixture(scope="session")
