@@ -67,7 +67,7 @@ def _automatic(
     return "cache", f"{before}{obstacle}, {_bytes(size)} exceed the {_bytes(limit)} granted in memory"
 
 
-def _bytes(size: float) -> str:
+def _bytes(size: int | float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.3g} {unit}"

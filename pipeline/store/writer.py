@@ -78,7 +78,7 @@ class StoreWriter:
         self._unwritten: set[int] = set()
         self._claims_guard = threading.Lock()
         self._queue: queue.Queue[tuple[int, int, dict[str, dict[str, np.ndarray]], float] | None] = queue.Queue(1)
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
 
     @classmethod
@@ -218,8 +218,8 @@ class StoreWriter:
     def write(self, shard: Shard, features: Mapping[str, np.ndarray], seconds: float = 0.0) -> None:
         """Write a shard. Values are checked and copied before this returns; the disk follows in the background.
 
-        At most one shard waits while another is being written; a third call waits, so memory stays bounded when the
-        disk is slower than the model.
+        One shard is on its way to the disk at a time: the next call waits for it. So memory stays bounded when the disk
+        is slower than the model, and a killed process loses that shard at most, besides the one it was computing.
 
         Args:
             shard: from `missing`.
@@ -345,20 +345,25 @@ class StoreWriter:
         if self._thread is None:
             self._thread = threading.Thread(target=self._drain, name="store-writer", daemon=True)
             self._thread.start()
+        self._queue.join()  # so that at most one finished shard is not on the disk yet, and lost if we are killed
         self._queue.put((index, reused, encoded, seconds))
 
     def _drain(self) -> None:
         """The background thread: commits one shard after the other, and after a failure none."""
         while (job := self._queue.get()) is not None:
             index, reused, encoded, seconds = job
-            if self._failure is None:
-                try:
+            try:
+                if self._failure is None:
                     for head, arrays in encoded.items():
                         self._commit(index, reused, head, arrays, seconds)
-                except Exception as error:
-                    self._failure = error
-            with self._claims_guard:
-                self._claims.pop(index).release()
+            except (
+                BaseException
+            ) as error:  # whatever it is: this thread must go on answering, or the model waits for ever
+                self._failure = error
+            finally:
+                with self._claims_guard:
+                    self._claims.pop(index).release()
+                self._queue.task_done()
 
     def _commit(self, index: int, reused: int, head: str, arrays: dict[str, np.ndarray], seconds: float) -> None:
         codec = settled(self._folder, self.layout, head) or self._settle(head, arrays[head])
@@ -369,7 +374,13 @@ class StoreWriter:
             digest = publish(self.path / array / grid.key(index), parts)
             files[array] = {"bytes": size_of(parts), "sha256": digest}
         mark = Marker(
-            start, stop, self._rows.digest(start, stop), self.layout.identity(head), files, round(seconds, 3), reused
+            start,
+            stop,
+            self._rows.digest(start, stop),
+            self.layout.identity(head),
+            files,
+            round(float(seconds), 3),
+            reused,
         )
         publish(self.path / head / marker_name(index), [mark.text()])
 
