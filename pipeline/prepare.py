@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Int64, UInt8
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from pipeline.datasets import Kind, Row
 from pipeline.errors import UserError
@@ -71,10 +71,12 @@ class PrepareSettings(Settings):
     tolerance: float = Field(default=0.0, ge=0, lt=1)
     seed: int = 0
 
-    @field_validator("val", "test", "labelled")
+    @field_validator("val", "test", "labelled", mode="before")
     @classmethod
-    def _amount(cls, amount: int | float | None) -> int | float | None:
-        if amount is not None and not (amount > 0 if isinstance(amount, int) else 0 < amount < 1):
+    def _amount(cls, amount: Any, field: ValidationInfo) -> Any:
+        rows = isinstance(amount, int) and not isinstance(amount, bool) and amount > 0
+        share = isinstance(amount, float) and 0 < amount < 1
+        if not (rows or share or (amount is None and field.field_name == "labelled")):
             raise ValueError("should be a number of rows from 1, or a share between 0 and 1")
         return amount
 
@@ -84,6 +86,8 @@ class Preparation:
     """What `prepare` did.
 
     Attributes:
+        path: the folder.
+        kind: "text" or "image".
         rows: how many rows the dataset has.
         classes: names of the classes.
         dropped: how many rows of the source it does not have, by reason.
@@ -93,6 +97,8 @@ class Preparation:
         notes: what a person should know of the data.
     """
 
+    path: str
+    kind: Kind
     rows: int
     classes: tuple[str, ...]
     dropped: dict[str, int]
@@ -100,6 +106,14 @@ class Preparation:
     digest: str
     seconds: float
     notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        roles = ", ".join(f"{count:,} {role}" for role, count in self.roles.items() if count)
+        lines = [f"{self.path}: {self.rows:,} {self.kind}s of {len(self.classes)} classes: {roles}"]
+        if any(self.dropped.values()):
+            reasons = "; ".join(f"{count:,} {reason}" for reason, count in self.dropped.items() if count)
+            lines.append(f"left out: {reasons} (listed in {self.path}/{QUARANTINE})")
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
 def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
@@ -163,6 +177,8 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Preparation(
+        path=str(out),
+        kind=family.KIND,
         rows=len(kept),
         classes=tuple(table.classes),
         dropped=dropped,

@@ -177,6 +177,16 @@ def test_every_row_left_out_is_listed_with_its_reason(tmp_path: Path):
     assert sorted([*left, *(line[1] for line in listed)]) == sorted(row["id"] for row in rows)
 
 
+def test_a_result_says_in_words_what_was_done(tmp_path: Path, sizes: dict):
+    rows = texts()
+    rows[0] |= {"label": None, "text": "text number 1"}
+    done = run(tmp_path / "data", write(tmp_path / "t.jsonl", rows), **sizes)
+    assert str(done).splitlines() == [
+        f"{tmp_path}/data: 89 texts of 3 classes: 12 labelled, 53 unlabelled, 9 val, 15 test",
+        f"left out: 1 twin (listed in {tmp_path}/data/quarantine.csv)",
+    ]
+
+
 @pytest.mark.parametrize(("deduplicate", "rows"), [("none", 63), ("exact", 61), ("token_set", 60)])
 def test_twins_go_as_far_as_asked(tmp_path: Path, deduplicate: str, rows: int):
     copies = [{"id": f"copy {n}", "text": "text number 3", "label": "a"} for n in range(2)]
@@ -379,6 +389,10 @@ def test_bad_input_is_one_line_and_leaves_what_was_there(tmp_path: Path, name: s
     [
         ({"val": 0}, r"dataset\.val: should be a number of rows from 1, or a share between 0 and 1, found 0"),
         ({"test": 1.5}, r"dataset\.test: should be a number of rows from 1, or a share between 0 and 1, found 1\.5"),
+        ({"val": "most"}, r"dataset\.val: should be a number of rows from 1, .* found 'most'"),
+        ({"val": "1e-1"}, r"dataset\.val: '1e-1' is text to YAML; write 1\.0e-1"),
+        ({"test": True}, r"dataset\.test: should be a number of rows"),
+        ({"test": None}, r"dataset\.test: should be a number of rows from 1, .* found None"),
         ({"labelled": -3}, r"dataset\.labelled: should be a number of rows"),
         ({"deduplicate": "fuzzy"}, r"dataset\.deduplicate: should be 'none', 'exact' or 'token_set', found 'fuzzy'"),
         ({"limits": 5}, r"unknown key `limits` \(did you mean `limit`\?\)"),

@@ -89,9 +89,10 @@ def test_an_unknown_setting_is_refused(family: str, tmp_path: Path):
         read_part("datasets", {"family": family, "colour": "red", **example(family, tmp_path)}, "dataset.source")
 
 
-def test_reading_rows_imports_neither_torch_nor_the_package_that_ships_them(tmp_path: Path):
+def test_preparing_imports_neither_torch_nor_the_packages_that_ship_rows(tmp_path: Path):
     code = """
 import json, sys
+import pipeline.prepare
 from pipeline.params import read_part
 for settings in json.loads(sys.argv[1]):
     family, read = read_part("datasets", settings, "dataset.source")
