@@ -14,20 +14,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Int64, UInt8
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field
 
 from pipeline.datasets import Kind, Row
 from pipeline.errors import UserError
 from pipeline.params import Settings, read_part
 from pipeline.prepared import CONTENT, FORMAT, MANIFEST, QUARANTINE, ROWS, Role, content_digest
 from pipeline.progress import progress
-from pipeline.splits import allot, assign, choose, sort_keys
+from pipeline.splits import Amount, allot, assign, choose, sort_keys
 from pipeline.survey import Survey, row_hash, survey
 from pipeline.twins import CONFLICT, KEPT, TWIN, settle
 
@@ -42,6 +42,16 @@ REASONS = {
     SEPARATED: "no label, and its group is in val or test",
     LIMIT: "over the limit",
 }
+
+
+def _rows_or_share(amount: Any) -> Any:
+    rows = isinstance(amount, int) and not isinstance(amount, bool) and amount > 0
+    if not rows and not (isinstance(amount, float) and 0 < amount < 1):
+        raise ValueError("should be a number of rows from 1, or a share between 0 and 1")
+    return amount
+
+
+_Amount = Annotated[Amount, BeforeValidator(_rows_or_share)]
 
 
 class PrepareSettings(Settings):
@@ -65,20 +75,11 @@ class PrepareSettings(Settings):
     deduplicate: Literal["none", "exact", "token_set"] = "exact"
     limit: int | None = Field(default=None, gt=0)
     splits: int = Field(default=1, gt=0, le=1000)
-    val: int | float = 0.1
-    test: int | float = 0.2
-    labelled: int | float | None = None
+    val: _Amount = 0.1
+    test: _Amount = 0.2
+    labelled: _Amount | None = None
     tolerance: float = Field(default=0.0, ge=0, lt=1)
     seed: int = 0
-
-    @field_validator("val", "test", "labelled", mode="before")
-    @classmethod
-    def _amount(cls, amount: Any, field: ValidationInfo) -> Any:
-        rows = isinstance(amount, int) and not isinstance(amount, bool) and amount > 0
-        share = isinstance(amount, float) and 0 < amount < 1
-        if not (rows or share or (amount is None and field.field_name == "labelled")):
-            raise ValueError("should be a number of rows from 1, or a share between 0 and 1")
-        return amount
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,8 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
     family, source = read_part("datasets", settings.source, "dataset.source")
     table = survey(family.rows(source), settings.classes, settings.deduplicate == "token_set")
     fate, partner = _fates(table, settings)
-    _tolerate(table, fate, settings.tolerance, out)
+    if len(table.problems) > settings.tolerance * len(fate):
+        _refuse_unreadable(table, fate, out)
     kept = np.flatnonzero(fate == KEPT)
     labels = table.labels[kept]
     _refuse_empty_classes(labels, table.classes)
@@ -213,17 +215,18 @@ def _fates(table: Survey, settings: PrepareSettings) -> tuple[Int64[np.ndarray, 
     return fate, partner
 
 
-def _tolerate(table: Survey, fate: Int64[np.ndarray, " n"], tolerance: float, out: Path) -> None:
-    """Refuse more unreadable rows than tolerated, after listing them beside `out`."""
-    listed = _listed(out)
-    if len(table.problems) > tolerance * len(fate):
+def _refuse_unreadable(table: Survey, fate: Int64[np.ndarray, " n"], out: Path) -> NoReturn:
+    row, problem = next(iter(table.problems.items()))
+    message = (
+        f"dataset.source: {len(table.problems):,} of {len(fate):,} rows cannot be read, the first is {table.ids[row]} "
+        f"({problem}); mend them, or raise dataset.tolerance"
+    )
+    try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _write_quarantine(listed, table, np.where(fate == UNREADABLE, fate, KEPT), np.full(len(fate), -1))
-        row, problem = next(iter(table.problems.items()))
-        raise UserError(
-            f"dataset.source: {len(table.problems):,} of {len(fate):,} rows cannot be read, the first is "
-            f"{table.ids[row]} ({problem}), all are in {listed}; mend them, or raise dataset.tolerance"
-        )
+        _write_quarantine(_listed(out), table, np.where(fate == UNREADABLE, fate, KEPT), np.full(len(fate), -1))
+    except OSError as error:
+        raise UserError(f"{message} (no list of them: {_listed(out)} cannot be written: {error.strerror})") from None
+    raise UserError(f"{message} (all are listed in {_listed(out)})")
 
 
 def _listed(out: Path) -> Path:

@@ -446,6 +446,44 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path):
         run(tmp_path / "file" / "data", write(tmp_path / "t.jsonl", texts()))
 
 
+def test_unreadable_rows_are_told_of_even_if_their_list_cannot_be_written(tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    source = write(tmp_path / "t.jsonl", texts(text=["", *map(str, range(89))]))
+    with pytest.raises(UserError, match=r"1 of 90 rows cannot be read, the first is r000 .*no list of them"):
+        run(tmp_path / "file" / "data", source)
+
+
+def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path):
+    left = tmp_path / ".data.partial" / "content.arrow"
+    left.parent.mkdir()
+    left.write_bytes(b"half a file")
+    run(tmp_path / "data", write(tmp_path / "t.jsonl", texts()))
+    assert not left.parent.exists()
+    assert {path.name for path in (tmp_path / "data").iterdir()} == NAMES
+    Prepared.open(tmp_path / "data").verify()
+
+
+@pytest.mark.parametrize("moves", [0, 1, 2, 3])
+def test_a_run_that_dies_while_moving_its_files_leaves_an_unfinished_folder(tmp_path: Path, monkeypatch, moves: int):
+    source = write(tmp_path / "t.jsonl", texts())
+    run(tmp_path / "data", source)
+
+    class Killed(BaseException):
+        pass
+
+    def replace(one: Path, other: Path, count: list[int] = [0]) -> None:  # noqa: B006
+        if count[0] == moves:
+            raise Killed
+        count[0] += 1
+        one.rename(other)
+
+    monkeypatch.setattr("pipeline.prepare.os.replace", replace)
+    with pytest.raises(Killed):
+        run(tmp_path / "data", source, seed=1)
+    with pytest.raises(UserError, match="run `aft prepare` first"):
+        Prepared.open(tmp_path / "data")
+
+
 def test_large_content_is_written_in_several_batches(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("pipeline.prepare.BATCH_BYTES", 100)
     monkeypatch.setattr("pipeline.prepare.BATCH_ROWS", 7)

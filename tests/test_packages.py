@@ -1,0 +1,37 @@
+"""Files inside installed packages."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.packages import packaged
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A package that cannot be imported, with a file of data."""
+    folder = tmp_path / "brought_along"
+    (folder / "data").mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise RuntimeError('imported')")
+    (folder / "data" / "rows.csv").write_text("1,2")
+    monkeypatch.syspath_prepend(tmp_path)
+    return folder.name
+
+
+def test_files_and_folders_are_found_without_importing_the_package(package: str):
+    assert packaged(package, "data/rows.csv", "pip install it").read_text() == "1,2"
+    assert packaged(package, "data", "pip install it").is_dir()
+    assert package not in sys.modules
+
+
+def test_a_file_that_the_package_does_not_have_is_named(package: str):
+    with pytest.raises(UserError, match=r"package brought_along has no other\.csv; run pip install it"):
+        packaged(package, "other.csv", "pip install it")
+
+
+@pytest.mark.parametrize("name", ["not_installed_at_all", "token"])
+def test_a_package_that_is_not_installed_or_a_lone_module_is_named_with_the_command(name: str):
+    with pytest.raises(UserError, match=f"the package {name} is not installed; run pip install it"):
+        packaged(name, "rows.csv", "pip install it")
