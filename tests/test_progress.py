@@ -34,6 +34,13 @@ def test_a_log_gets_a_line_every_ten_seconds(clock: Clock, capsys: pytest.Captur
     ]
 
 
+def test_work_without_a_known_end_shows_no_time_left(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("look at the data", None, "rows") as advance:
+        clock.now += 10
+        advance(2_500)
+    assert capsys.readouterr().err == "look at the data: 2,500, 250 rows/s\n"
+
+
 def test_short_work_leaves_no_line(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with progress("join", 10, "stores") as advance:
         clock.now += 9
