@@ -1,6 +1,6 @@
 """The first pass over a source: look at every row, refuse what must not be, and keep what deciding needs.
 
-About 70 bytes a row stay in memory, none of them content.
+Some 80 bytes a row stay in memory, none of them content.
 """
 
 import io
