@@ -10,7 +10,7 @@ from pipeline.errors import UserError
 from pipeline.store.disk import explained
 from pipeline.store.folder import Folder
 from pipeline.store.format import Layout
-from pipeline.store.shards import marker, pack, settled, unpack
+from pipeline.store.shards import Damaged, marker, pack, settled, unpack
 
 
 def default_cache() -> Path:
@@ -79,7 +79,7 @@ def checked(store: Folder, layout: Layout, head: str, array: str, shard: int) ->
     where = f"{store.name}: {name} (rows {start}-{stop - 1})"
     try:
         found = marker(store, layout, head, shard)
-    except ValueError as error:
+    except Damaged as error:
         raise UserError(f"{where}: {error}; run the extraction again") from None
     data = store.read(name)
     if found is None or data is None or hashlib.sha256(data).hexdigest() != found.files[array]["sha256"]:

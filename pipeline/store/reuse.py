@@ -9,7 +9,7 @@ from pipeline.store.disk import file_digest, link, make_folder, move, publish, r
 from pipeline.store.folder import LocalFolder
 from pipeline.store.format import Layout, Marker, marker_name
 from pipeline.store.rows import RowIndex, read_rows
-from pipeline.store.shards import load, marker, settled
+from pipeline.store.shards import Damaged, load, marker, settled
 
 REPLACED = "replaced"
 LOCKS = "locks"
@@ -83,7 +83,7 @@ class Earlier:
             return False
         try:
             found = marker(LocalFolder(self.path), self.layout, head, shard)
-        except ValueError:
+        except Damaged:
             return False
         if found is None:
             return False

@@ -14,6 +14,14 @@ from pipeline.store.format import Grid, Layout, Marker, marker_name
 WORTHWHILE = 0.5
 
 
+class Damaged(ValueError):
+    """A shard is not as its marker, or the marker not as the layout, says. `file` is the one that is wrong."""
+
+    def __init__(self, file: str, what: str):
+        super().__init__(what)
+        self.file = file
+
+
 def pack(grid: Grid, shard: int, values: np.ndarray) -> Sequence[bytes | memoryview]:
     """The bytes of a shard's file, in parts.
 
@@ -86,25 +94,29 @@ def marker(store: Folder, layout: Layout, head: str, shard: int) -> Marker | Non
     Contents are not read, digests of rows not compared: `pipeline.store.verify` does that.
 
     Raises:
-        ValueError: there is a marker that contradicts the layout or the files; the message says how.
+        Damaged: there is a marker that contradicts the layout or the files.
     """
-    text = store.read(f"{head}/{marker_name(shard)}")
+    name = f"{head}/{marker_name(shard)}"
+    text = store.read(name)
     if text is None:
         return None
-    found = Marker.read(text)
+    try:
+        found = Marker.read(text)
+    except ValueError:
+        raise Damaged(name, "the marker is damaged or was changed by hand") from None
     if (found.start, found.stop) != layout.span(shard):
-        raise ValueError(f"marker of rows {found.start}-{found.stop - 1}")
+        raise Damaged(name, f"marker of rows {found.start}-{found.stop - 1}")
     if found.identity != layout.identity(head):
-        raise ValueError("marker of another recipe")
+        raise Damaged(name, "marker of another recipe")
     if found.files.keys() != layout.heads[head].arrays(head).keys():
-        raise ValueError("marker of other arrays")
+        raise Damaged(name, "marker of other arrays")
     for array, grid in layout.grids(head, "raw").items():
         file, size = f"{array}/{grid.key(shard)}", found.files[array]["bytes"]
         there = store.size(file)
         if there is None:
-            raise ValueError(f"{file} is missing")
+            raise Damaged(file, f"{file} is missing")
         if there != size:
-            raise ValueError(f"{file} has {there:,} of {size:,} bytes")
+            raise Damaged(file, f"{file} has {there:,} of {size:,} bytes")
     return found
 
 

@@ -14,7 +14,7 @@ from pipeline.store.folder import Folder, LocalFolder, RemoteFolder
 from pipeline.store.format import Head, Layout, Marker
 from pipeline.store.reader import Mode, Reader
 from pipeline.store.rows import RowIndex, read_rows
-from pipeline.store.shards import marker
+from pipeline.store.shards import Damaged, marker
 
 
 class FeatureStore:
@@ -68,7 +68,7 @@ class FeatureStore:
             for shard in range(layout.shards):
                 try:
                     found.append(marker(folder, layout, head, shard))
-                except ValueError as error:
+                except Damaged as error:
                     start, stop = layout.span(shard)
                     raise UserError(
                         f"{path}: head `{head}`, shard {shard} (rows {start}-{stop - 1}): {error}; "

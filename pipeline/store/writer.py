@@ -28,7 +28,7 @@ from pipeline.store.format import (
 )
 from pipeline.store.reuse import LOCKS, REPLACED, Earlier, earlier_folders, recover, set_aside
 from pipeline.store.rows import RowIndex
-from pipeline.store.shards import marker, pack, settle, settled, size_of
+from pipeline.store.shards import Damaged, marker, pack, settle, settled, size_of
 from pipeline.store.values import NotFinite, encode
 
 # How long to wait for another process that decides on the layout, and for one that must leave before it changes.
@@ -287,7 +287,7 @@ class StoreWriter:
         for head in self._heads:
             try:
                 found = marker(self._folder, self.layout, head, index)
-            except ValueError as error:
+            except Damaged as error:
                 note = f"shard {index} of `{head}` is damaged ({error}): writing it again"
                 if note not in self.notes:
                     self.notes.append(note)
