@@ -4,16 +4,17 @@
 2. Every method's penalty, forward, backward and the step of its own parameters, as a share of such a step.
 3. AFT on the outer product of two modalities of width 1024 and 4096, through Gram matrices and by forming the product.
 
-What is compared is interleaved, so that other work on the machine meets both, and medians are taken.
+What is compared is interleaved and medians are taken. Times are CPU time on one thread: other work on the machine and
+the scheduling of threads then hardly count.
 """
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -99,17 +100,17 @@ class Penalty:
 
 
 def seconds(actions: Actions, repeats: int, calls: dict[str, int] | None = None) -> dict[str, float]:
-    """Median time of each action, taken in turns; `calls` of a quick one are timed together."""
+    """Median CPU time of each action, taken in turns; `calls` of a quick one are timed together."""
     for action in actions.values():
         action()
     taken: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(repeats):
         for name, action in actions.items():
             count = (calls or {}).get(name, 1)
-            started = time.perf_counter()
+            started = time.process_time()
             for _ in range(count):
                 action()
-            taken[name].append((time.perf_counter() - started) / count)
+            taken[name].append((time.process_time() - started) / count)
     return {name: median(times) for name, times in taken.items()}
 
 
@@ -149,7 +150,7 @@ def table(repeats: int, batch: int = 256, width: int = 1536) -> list[dict[str, A
 
 
 def product(how: str, batch: int, repeats: int) -> dict[str, float]:
-    """One way through the outer product: median seconds, and how far the process grew, in bytes."""
+    """One way through the outer product: median seconds, and by how many bytes the process grew at most."""
     torch.manual_seed(0)
     if how == "grams":
         settings = part("methods", "aft").Settings(combine="outer_product")
@@ -167,9 +168,16 @@ def product(how: str, batch: int, repeats: int) -> dict[str, float]:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    took = seconds({how: action}, repeats)[how]
-    return {"seconds": took, "bytes": 1024.0 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)}
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far, that of importing torch
+    took = seconds({how: action}, repeats, {"grams": 5})[how]
+    return {"seconds": took, "bytes": memory("VmHWM") - before}
+
+
+def memory(field: str) -> float:
+    """Of this process in bytes, from Linux: VmRSS what it holds, VmHWM the most it held."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:"))
+    return 1024.0 * int(line.split()[1])
 
 
 def products(repeats: int, batch: int = 64) -> dict[str, float]:
@@ -185,7 +193,7 @@ def products(repeats: int, batch: int = 64) -> dict[str, float]:
     return {
         "batch": batch, "seconds_formed": formed["seconds"], "seconds_grams": grams["seconds"],
         "time_ratio": formed["seconds"] / grams["seconds"], "bytes_formed": formed["bytes"],
-        "bytes_grams": grams["bytes"], "memory_ratio": formed["bytes"] / max(grams["bytes"], 1.0),
+        "bytes_grams": grams["bytes"], "memory_ratio": formed["bytes"] / grams["bytes"],
     }  # fmt: skip
 
 
@@ -197,6 +205,7 @@ def main() -> None:
     parser.add_argument("--product", choices=["formed", "grams"], help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, default=64, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     if arguments.product:
         print(json.dumps(product(arguments.product, arguments.batch, arguments.repeats)))
         return
