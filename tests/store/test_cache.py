@@ -1,0 +1,102 @@
+"""Compressed and remote stores: one pass into a raw local copy, which can only be that of the right features."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.store import FeatureStore, Head, cache
+from pipeline.store.cache import default_cache
+
+HEADS = {"pooled": Head((6,), "float32"), "sparse": Head((16,), "float32", codec="zstd"), "small": Head((5,), "int8")}
+
+
+@pytest.fixture
+def store(make: Any, ids: list[str]) -> FeatureStore:
+    return make(ids, heads=HEADS)
+
+
+@pytest.fixture
+def url(store: FeatureStore, make: Any, tmp_path: Path) -> str:
+    """The same store in a file system that is reached by its URL only."""
+    remote = fsspec.filesystem("memory")
+    remote.put(f"{make.path}/", f"/{tmp_path.name}/store/", recursive=True)
+    return f"memory://{tmp_path.name}/store"
+
+
+def test_a_raw_copy_is_made_once_and_used_again(store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    reader = store.reader("sparse", mode="cache", cache=tmp_path / "cache")
+    (copy,) = (tmp_path / "cache").iterdir()
+    assert copy.name == store.head_digest("sparse") and str(copy) in reader.why
+    monkeypatch.setattr(cache, "checked", None)  # nothing is fetched a second time
+    again = store.reader("sparse", mode="cache", cache=tmp_path / "cache")
+    np.testing.assert_array_equal(again(range(50)), reader(range(50)))
+
+
+def test_a_raw_copy_is_never_that_of_other_features(make: Any, ids: list[str], features: Any, tmp_path: Path):
+    make(ids, heads=HEADS).reader("sparse", mode="cache", cache=tmp_path / "cache")
+    other = make(ids, heads=HEADS, recipe={"model": "n"}, features=lambda names, shape: features(names, shape, 1))
+    reader = other.reader("sparse", mode="cache", cache=tmp_path / "cache")
+    np.testing.assert_array_equal(reader(range(50)), features(ids, (16,), 1))
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_a_damaged_shard_is_found_on_the_way_and_leaves_no_copy(store: FeatureStore, make: Any, tmp_path: Path):
+    shard = make.path / "sparse" / "c.3.0"
+    data = bytearray(shard.read_bytes())
+    data[10] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(UserError, match=r"sparse/c\.3\.0 \(rows 24-31\): damaged"):
+        store.reader("sparse", mode="cache", cache=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_disk_too_small_for_the_copy_is_told_before_it_is_filled(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1000, 900, 100))
+    with pytest.raises(UserError, match=r"a raw copy needs 3,\d{3} bytes, 100 are free; set AFT_CACHE elsewhere"):
+        store.reader("sparse", mode="cache", cache=tmp_path / "cache")
+
+
+def test_the_place_of_copies_can_be_chosen(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AFT_CACHE", "/somewhere")
+    assert default_cache() == Path("/somewhere")
+    monkeypatch.delenv("AFT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/home/x/c")
+    assert default_cache() == Path("/home/x/c/aft")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert default_cache() == Path.home() / ".cache" / "aft"
+
+
+@pytest.mark.parametrize("head", list(HEADS))
+@pytest.mark.parametrize("mode", ["resident", "cache"])
+def test_a_remote_store_reads_as_a_local_one(url: str, store: FeatureStore, tmp_path: Path, head: str, mode: str):
+    remote = FeatureStore.open(url)
+    assert remote.content_digest == store.content_digest
+    assert remote.ids.tolist() == store.ids.tolist()
+    reader = remote.reader(head, mode=mode, cache=tmp_path / "cache")
+    np.testing.assert_array_equal(reader(range(50)), store.reader(head)(range(50)))
+
+
+def test_what_a_remote_store_cannot_do_is_told(url: str):
+    remote = FeatureStore.open(url)
+    with pytest.raises(UserError, match="on another machine and cannot be mapped"):
+        remote.reader("pooled", mode="mapped")
+    assert remote.reader("pooled").why.startswith("resident: on another machine, 1.2 kB fit")
+
+
+def test_a_remote_store_that_is_not_there_or_damaged_is_told(url: str):
+    with pytest.raises(UserError, match="no feature store there"):
+        FeatureStore.open("memory://nothing/here")
+    with pytest.raises(UserError, match="cannot be read"):
+        FeatureStore.open("nosuchprotocol://x/y")
+    files = fsspec.filesystem("memory")
+    shard = url.removeprefix("memory:/") + "/pooled/c.2.0"
+    files.pipe_file(shard, files.cat_file(shard)[:-1])
+    with pytest.raises(UserError, match=r"shard 2 \(rows 16-23\): pooled/c\.2\.0 has 211 of 212 bytes"):
+        FeatureStore.open(url)

@@ -1,0 +1,265 @@
+"""Out and in again: ids and values come back exactly, and other people's files come in as they are."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import safetensors.numpy
+import safetensors.torch
+import torch
+
+from pipeline.errors import UserError
+from pipeline.store import FeatureStore, Head, interchange
+from pipeline.store.interchange import export, import_features, suffixes
+
+HEADS = {
+    "pooled": Head((6,), "float16"),
+    "wide": Head((5,), "float32"),
+    "tokens": Head((3, 7), "bfloat16"),
+    "small": Head((9,), "int8"),
+    "sparse": Head((8,), "float32", codec="zstd"),
+    "one": Head((), "float32"),
+    "pooled@flip": Head((6,), "float16", view={"flip": True}),
+}
+FORMATS = suffixes()
+
+
+@pytest.fixture
+def names() -> list[str]:
+    """Ids as they come: with letters of anywhere, digits that are no numbers, and nothing at all."""
+    return ["007", "", "größe/βγ 1", "a\nb", '"x", y', *(f"row {number}" for number in range(20))]
+
+
+@pytest.fixture
+def store(make: Any, names: list[str]) -> FeatureStore:
+    return make(names, heads=HEADS, recipe={"model": "m", "lr": 0.5}, dataset="tweets", created_by={"torch": "2"})
+
+
+def test_these_are_the_formats():
+    assert FORMATS == [".h5", ".npy", ".parquet", ".pt", ".safetensors"]
+
+
+@pytest.mark.parametrize("head", list(HEADS))
+@pytest.mark.parametrize("suffix", [*FORMATS, ".hdf5"])
+def test_a_round_trip_keeps_ids_values_and_recipe(
+    store: FeatureStore, tmp_path: Path, suffix: str, head: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(interchange, "BLOCK_BYTES", 300)  # several blocks
+    file = export(store, tmp_path / f"features{suffix}", head)
+    back = import_features(file, tmp_path / "back")
+    assert back.ids.tolist() == store.ids.tolist()
+    np.testing.assert_array_equal(back.rows.digests, store.rows.digests)
+    ours, theirs = store.reader(head)(range(25)), back.reader(head)(range(25))
+    assert ours.dtype == theirs.dtype
+    np.testing.assert_array_equal(ours, theirs)
+    assert (back.recipe, back.dataset, back.created_by) == (store.recipe, store.dataset, store.created_by)
+    if store.heads[head].dtype != "int8" and store.heads[head].codec == "raw":
+        assert back.head_digest(head) == store.head_digest(head), "the very same features"
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_some_rows_in_another_order_keep_their_ids(store: FeatureStore, tmp_path: Path, suffix: str):
+    rows = np.array([20, 3, 11])
+    back = import_features(export(store, tmp_path / f"f{suffix}", "pooled", rows), tmp_path / "back")
+    assert back.ids.tolist() == store.ids[rows].tolist()
+    np.testing.assert_array_equal(back[:], store.reader("pooled")(rows))
+
+
+def test_other_tools_read_what_was_exported(store: FeatureStore, tmp_path: Path):
+    exact = store.reader("wide")(range(25))
+    np.testing.assert_array_equal(np.load(export(store, tmp_path / "f.npy", "wide")), exact)
+    with h5py.File(export(store, tmp_path / "f.h5", "wide")) as file:
+        np.testing.assert_array_equal(file["features"][:], exact)
+        assert [name.decode() for name in file["ids"][:]] == store.ids.tolist()
+    table = pq.read_table(export(store, tmp_path / "f.parquet", "wide"))
+    np.testing.assert_array_equal(np.array(table["features"].to_pylist(), np.float32), exact)
+    assert table["id"].to_pylist() == store.ids.tolist()
+    loaded = safetensors.numpy.load_file(export(store, tmp_path / "f.safetensors", "wide"))
+    np.testing.assert_array_equal(loaded["features"], exact)
+    tokens = safetensors.torch.load_file(export(store, tmp_path / "t.safetensors", "tokens"))["features"]
+    assert tokens.dtype == torch.bfloat16
+    np.testing.assert_array_equal(tokens.float().numpy(), store.reader("tokens")(range(25)))
+
+
+def test_the_published_script_finds_train_and_test_in_a_pt(store: FeatureStore, tmp_path: Path):
+    rows = np.r_[np.arange(5, 25), np.arange(5)]
+    file = export(store, tmp_path / "f.pt", "wide", rows, {"train": 20, "test": 5})
+    found = torch.load(file, weights_only=True)
+    np.testing.assert_array_equal(found["train"], store.reader("wide")(np.arange(5, 25)))
+    np.testing.assert_array_equal(found["test"], store.reader("wide")(np.arange(5)))
+    back = import_features(file, tmp_path / "back")
+    assert back.ids.tolist() == store.ids[rows].tolist()
+
+
+def test_the_published_scripts_own_files_come_in(tmp_path: Path):
+    train, test = torch.randn(30, 4), torch.randn(10, 4)
+    torch.save({"train": train, "test": test}, tmp_path / "vit.pt")
+    store = import_features(tmp_path / "vit.pt", tmp_path / "s")
+    assert store.ids[[0, 29, 30, 39]].tolist() == ["train:0", "train:29", "test:0", "test:9"]
+    np.testing.assert_array_equal(store[:], torch.cat([train, test]))
+    assert list(store.recipe["imported"]) == ["vit.pt"] and len(store.recipe["imported"]["vit.pt"]) == 64
+
+
+class Evil:
+    def __reduce__(self) -> tuple:
+        return Path.touch, (Path("hacked"),)
+
+
+@pytest.mark.parametrize("how", ["pt", "npy", "npz"])
+def test_no_file_runs_code(store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "f.npy"
+    match how:
+        case "pt":
+            file = tmp_path / "f.pt"
+            torch.save({"train": torch.zeros(2, 2), "x": Evil()}, file)
+        case "npy":
+            np.save(file, np.array([Evil()], dtype=object), allow_pickle=True)
+        case "npz":
+            export(store, file, "pooled")
+            with (tmp_path / "f.rows.npz").open("wb") as target:
+                np.savez(target, id_bytes=np.array([Evil()], dtype=object), id_ends=np.zeros(1), digests=np.zeros(1))
+    with pytest.raises(UserError, match=f"{file.name}|f.rows.npz"):
+        import_features(file, tmp_path / "s")
+    assert not (tmp_path / "hacked").exists()
+    with pytest.raises(pickle.UnpicklingError):
+        pickle.loads(b"not a pickle")
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_slides_of_pathology_tools_come_in(tmp_path: Path, batch: bool):
+    """One file a slide: `features`, with or without a batch of one, and `coords`."""
+    slides = {}
+    for name, count in (("slide_a", 7), ("slide_b", 5)):
+        features = np.random.default_rng(count).standard_normal((count, 12)).astype(np.float32)
+        coords = np.arange(2 * count).reshape(count, 2) * 256
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["features"] = features[None] if batch else features
+            file["coords"] = coords[None] if batch else coords
+            file["features"].attrs["encoder"] = "uni"
+        slides[name] = features
+    store = import_features([tmp_path / "slide_a.h5", tmp_path / "slide_b.h5"], tmp_path / "s")
+    assert store.ids[[0, 6, 7]].tolist() == ["slide_a:0,256", "slide_a:3072,3328", "slide_b:0,256"]
+    np.testing.assert_array_equal(store[:], np.concatenate(list(slides.values())))
+    assert set(store.recipe["imported"]) == {"slide_a.h5", "slide_b.h5"}
+
+
+def test_bare_arrays_get_numbers_for_ids_and_digests_of_their_values(tmp_path: Path):
+    values = np.random.default_rng(0).standard_normal((9, 4)).astype(np.float16)
+    np.save(tmp_path / "x.npy", values)
+    store = import_features(tmp_path / "x.npy", tmp_path / "s", head="cls")
+    assert store.ids.tolist() == [str(row) for row in range(9)] and store.heads == {"cls": Head((4,), "float16")}
+    changed = values.copy()
+    changed[4] += 1
+    np.save(tmp_path / "y.npy", changed)
+    other = import_features(tmp_path / "y.npy", tmp_path / "t")
+    differ = (other.rows.digests != store.rows.digests).any(axis=1)
+    assert np.flatnonzero(differ).tolist() == [4] and store.content_digest != other.content_digest
+
+
+def test_features_of_a_known_dataset_take_its_rows(tmp_path: Path, index: Any):
+    np.save(tmp_path / "x.npy", np.ones((3, 4), np.float32))
+    rows = index(["a", "b", "c"])
+    store = import_features(tmp_path / "x.npy", tmp_path / "s", rows=rows, dataset="tweets", dtype="bfloat16")
+    store.check(dataset="tweets", ids=["a", "b", "c"])
+    assert store.rows.digest() == rows.digest() and store.heads["pooled"].dtype == "bfloat16"
+    with pytest.raises(UserError, match="3 rows of features for 2 rows of the dataset"):
+        import_features(tmp_path / "x.npy", tmp_path / "t", rows=index(["a", "b"]))
+
+
+def test_parquet_of_others_comes_in(tmp_path: Path):
+    lists = pa.array([[1.0, 2.0], [3.0, 4.0]], pa.list_(pa.float64()))
+    pq.write_table(pa.table({"id": ["x", "y"], "embedding": lists}), tmp_path / "f.parquet")
+    store = import_features(tmp_path / "f.parquet", tmp_path / "s")
+    assert store.ids.tolist() == ["x", "y"] and store[:].tolist() == [[1, 2], [3, 4]]
+
+
+def write_bad(path: Path, what: str) -> None:
+    """Files that look like features, and are not."""
+    ragged = pa.array([[1.0, 2.0], [3.0]], pa.list_(pa.float32()))
+    match what:
+        case "no.h5" | "no.npy" | "no.parquet" | "no.pt" | "no.safetensors":
+            path.write_bytes(b"this is not it")
+        case "other.h5":
+            with h5py.File(path, "w") as file:
+                file["coords"] = np.zeros((3, 2))
+        case "integers.h5":
+            with h5py.File(path, "w") as file:
+                file["features"] = np.zeros((3, 2), int)
+        case "coords.h5":
+            with h5py.File(path, "w") as file:
+                file["features"], file["coords"] = np.zeros((3, 2)), np.zeros((2, 2))
+        case "integers.npy":
+            np.save(path, np.zeros((3, 2), int))
+        case "other.parquet":
+            pq.write_table(pa.table({"text": ["a"]}), path)
+        case "scalar.parquet":
+            pq.write_table(pa.table({"features": [1.0]}), path)
+        case "ragged.parquet":
+            pq.write_table(pa.table({"features": ragged}), path)
+        case "missing.parquet":
+            pq.write_table(pa.table({"features": pa.array([[1.0], None], pa.list_(pa.float32()))}), path)
+        case "list.pt":
+            torch.save([torch.zeros(2, 2)], path)
+        case "shapes.pt":
+            torch.save({"train": torch.zeros(2, 2), "test": torch.zeros(2, 3)}, path)
+        case "two.safetensors":
+            safetensors.numpy.save_file({"a": np.zeros((2, 2)), "b": np.zeros((2, 2))}, path)
+        case "nan.npy":
+            np.save(path, np.full((3, 2), np.nan, np.float32))
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["no.h5", "no.npy", "no.parquet", "no.pt", "no.safetensors", "other.h5", "integers.h5", "coords.h5", "integers.npy",
+     "other.parquet", "scalar.parquet", "ragged.parquet", "missing.parquet", "list.pt", "shapes.pt", "two.safetensors",
+     "nan.npy"],
+)  # fmt: skip
+def test_what_cannot_be_features_is_refused_in_one_line(tmp_path: Path, what: str):
+    write_bad(tmp_path / what, what)
+    with pytest.raises(UserError) as error:
+        import_features(tmp_path / what, tmp_path / "s")
+    assert "\n" not in str(error.value) and (what in str(error.value) or what == "nan.npy")
+    with pytest.raises(UserError):
+        FeatureStore.open(tmp_path / "s")
+
+
+def test_unknown_and_missing_files_are_named(store: FeatureStore, tmp_path: Path):
+    with pytest.raises(UserError, match=r"unknown format '.csv'; there are .h5, .npy, .parquet, .pt, .safetensors"):
+        export(store, tmp_path / "x.csv", "pooled")
+    with pytest.raises(UserError, match=r"x\.h5: no such file"):
+        import_features(tmp_path / "x.h5", tmp_path / "s")
+
+
+def test_an_import_does_not_replace_another_store(store: FeatureStore, make: Any, tmp_path: Path):
+    np.save(tmp_path / "x.npy", np.ones((3, 4), np.float32))
+    with pytest.raises(UserError, match="another store is there"):
+        import_features(tmp_path / "x.npy", make.path)
+    assert len(FeatureStore.open(make.path)) == 25
+
+
+def test_ids_beside_an_array_are_not_taken_for_those_of_another(store: FeatureStore, tmp_path: Path):
+    export(store, tmp_path / "f.npy", "wide")
+    np.save(tmp_path / "f.npy", np.ones((25, 5), np.float32))
+    with pytest.raises(UserError, match=r"f\.rows\.npz: the ids of another array than f\.npy"):
+        import_features(tmp_path / "f.npy", tmp_path / "s")
+
+
+def test_a_failed_export_leaves_the_file_that_was_there(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "f.parquet").write_bytes(b"old")
+
+    def broken(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", broken)
+    with pytest.raises(UserError, match="the disk is full"):
+        export(store, tmp_path / "f.parquet", "wide")
+    assert (tmp_path / "f.parquet").read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.parquet", "store.zarr"]
