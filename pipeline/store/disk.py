@@ -7,7 +7,8 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipeline.errors import UserError
@@ -15,34 +16,35 @@ from pipeline.errors import UserError
 PARTIAL = ".partial"
 
 
-def publish(path: Path, parts: Iterable[bytes | memoryview]) -> str:
+def publish(path: Path, parts: Sequence[bytes | memoryview], sync_name: bool = True) -> str:
     """Write `parts` one after the other to `path`, atomically and durably; returns their sha256 in hex.
 
-    Parts must be C-contiguous.
+    Parts must be C-contiguous. The bytes reach the disk before the name does, and the name before this returns, so
+    after a crash `path` holds either all of them or what it held before. A finished file is replaced, never changed in
+    place: it may be a hard link into a cache. One process at a time may publish one path.
 
-    The bytes reach the disk before the name does, and the name before this returns, so after a crash `path` holds
-    either all of them or what it held before. A finished file is replaced, never changed in place: it may be a hard
-    link into a cache. One process at a time may publish one path.
+    Args:
+        sync_name: False leaves it to a later `sync_folder` that the name reaches the disk.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; what was there before is untouched.
     """
     partial = path.with_name(path.name + PARTIAL)
-    hasher = hashlib.sha256()
+    views = [memoryview(part).cast("B") for part in parts if len(part)]
     try:
-        with partial.open("wb", buffering=0) as file:
-            for part in parts:
-                view = memoryview(part).cast("B") if len(part) else memoryview(b"")
-                hasher.update(view)
+        with partial.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as pool:
+            digest = pool.submit(_digest, views)  # the processor hashes while the disk writes
+            for view in views:
                 while view:
                     view = view[file.write(view) :]
             os.fsync(file.fileno())
         os.replace(partial, path)
-        sync_folder(path.parent)
+        if sync_name:
+            sync_folder(path.parent)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise explained(error, path) from error
-    return hasher.hexdigest()
+    return digest.result()
 
 
 def explained(error: OSError, path: Path) -> Exception:
@@ -108,6 +110,13 @@ def file_digest(path: Path) -> str:
     """sha256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(views: Sequence[memoryview]) -> str:
+    hasher = hashlib.sha256()
+    for view in views:
+        hasher.update(view)
+    return hasher.hexdigest()
 
 
 class Lock:

@@ -19,6 +19,8 @@ MAP_RESERVE = 0x20 | 0x4000 if sys.platform == "linux" else 0x1000 | 0x40
 FAILED = ctypes.c_void_p(-1).value
 
 READ_AHEAD = 1 << 20
+HUGE_PAGE = 2 << 20
+ADDRESSES = 16 << 40
 
 
 class Mapping:
@@ -77,11 +79,13 @@ class _Region:
         self._mmap.restype = ctypes.c_void_p
         self._mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_longlong]
         unmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-        self._address = self._mmap(None, size, PROT_NONE, MAP_PRIVATE | MAP_RESERVE, -1, 0)
-        if self._address == FAILED:
-            raise OSError(ctypes.get_errno(), f"cannot reserve {size:,} bytes of addresses")
+        reserved = size + HUGE_PAGE
+        start = self._mmap(None, reserved, PROT_NONE, MAP_PRIVATE | MAP_RESERVE, -1, 0)
+        if start == FAILED:
+            raise OSError(ctypes.get_errno(), f"cannot reserve {reserved:,} bytes of addresses")
+        self._address = -(-start // HUGE_PAGE) * HUGE_PAGE
         self.memory = (ctypes.c_ubyte * size).from_address(self._address)
-        weakref.finalize(self.memory, unmap, self._address, size)
+        weakref.finalize(self.memory, unmap, start, reserved)
 
     def place(self, file: Path, offset: int, size: int, index: bytes) -> None:
         """Map the first `size` bytes of a file at `offset`, after a look at the shard index that must follow them."""
@@ -101,6 +105,14 @@ class _Region:
 
 
 def _distance(grid: Grid) -> int:
-    """Bytes between mapped shards: the least multiple of a page and of a row that a shard fits in."""
-    step = math.lcm(mmap.ALLOCATIONGRANULARITY, grid.row_bytes)
-    return -(-grid.data_bytes(0) // step) * step
+    """Bytes between mapped shards: the least multiple of a page and of a row that a shard fits in.
+
+    Of a huge page, if there are addresses enough: what begins at one can be mapped by huge pages, and a random row then
+    costs the processor one look into its tables instead of two or three.
+    """
+    for page in (HUGE_PAGE, mmap.ALLOCATIONGRANULARITY):
+        step = math.lcm(page, grid.row_bytes)
+        distance = -(-grid.data_bytes(0) // step) * step
+        if distance * grid.shards <= ADDRESSES:
+            break
+    return distance

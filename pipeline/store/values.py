@@ -1,12 +1,15 @@
 """Numbers on their way to the disk and back: rounding, bfloat16, int8 with scales, and what is no number at all."""
 
+import math
+
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.store.format import Head
+from pipeline.store.format import STORED, Head
 
 # The bits of the exponent: all set means NaN or infinity.
 EXPONENT = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F800000}
+BLOCK_NUMBERS = 1 << 16
 BITS = {"float16": np.uint16, "bfloat16": np.uint16, "float32": np.uint32}
 
 
@@ -26,21 +29,28 @@ def encode(values: np.ndarray, name: str, head: Head) -> dict[str, np.ndarray]:
     bits = head.dtype == "bfloat16" and values.dtype == np.uint16
     if values.dtype.kind != "f" and not bits:
         raise UserError(f"head `{name}` holds floats, found {values.dtype}")
-    match head.dtype:
-        case "int8":
-            return _quantise(values, name)
-        case "bfloat16":
-            stored = values.astype("<u2", order="C") if bits else _to_bfloat16(values)
-        case _:
-            with np.errstate(over="ignore"):  # an overflow becomes infinite, which is refused below
-                stored = values.astype("<f2" if head.dtype == "float16" else "<f4", order="C")
-    exponent = EXPONENT[head.dtype]
-    pattern = stored.view(BITS[head.dtype])
-    if stored.size and int((pattern & exponent).max()) == exponent:
-        wrong = ((pattern & exponent) == exponent).reshape(len(stored), -1).any(axis=1)
-        before = np.zeros(1) if bits else values[wrong]
-        raise NotFinite(np.flatnonzero(wrong), overflow=not bits and bool(np.isfinite(before).all()))
+    if head.dtype == "int8":
+        return _quantise(values, name)
+    stored = np.empty(values.shape, STORED[head.dtype])
+    step = max(1, BLOCK_NUMBERS // max(1, math.prod(head.shape)))
+    wrong: list[int] = []
+    for start in range(0, len(values), step):  # in blocks that stay in the processor's cache between copy and check
+        block, target = values[start : start + step], stored[start : start + step]
+        with np.errstate(over="ignore"):  # an overflow becomes infinite, which is found next
+            target[...] = _to_bfloat16(block) if head.dtype == "bfloat16" and not bits else block
+        wrong += (start + _not_finite(target, head)).tolist()
+    if wrong:
+        raise NotFinite(np.array(wrong), overflow=not bits and bool(np.isfinite(values[wrong]).all()))
     return {name: stored}
+
+
+def _not_finite(stored: np.ndarray, head: Head) -> np.ndarray:
+    """Positions of the rows with NaN or infinity."""
+    exponent = EXPONENT[head.dtype]
+    found = stored.view(BITS[head.dtype]) & exponent
+    if not found.size or int(found.max()) != exponent:
+        return np.zeros(0, np.int64)
+    return np.flatnonzero((found == exponent).reshape(len(stored), -1).any(axis=1))
 
 
 class NotFinite(ValueError):

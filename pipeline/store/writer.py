@@ -382,7 +382,8 @@ class StoreWriter:
             round(float(seconds), 3),
             reused,
         )
-        publish(self.path / head / marker_name(index), [mark.text()])
+        # Should its name not survive a power cut, the shard is written again; `_finish` makes the last ones safe.
+        publish(self.path / head / marker_name(index), [mark.text()], sync_name=False)
 
     def _settle(self, head: str, sample: np.ndarray) -> str:
         """Choose the codec of an `auto` head, once for all processes."""
@@ -401,6 +402,8 @@ class StoreWriter:
             return
         try:
             if self._life.acquire():
+                for head in self._heads:
+                    sync_folder(self.path / head)
                 remove_folder(self.path / REPLACED)
                 for partial in self.path.glob(f"*/*{PARTIAL}"):
                     partial.unlink()
