@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 
 from pipeline.errors import UserError
 from pipeline.params import Params, Settings, part, parts
+from pipeline.schedules import Schedule
 
 
 class Term(Settings):
@@ -20,11 +21,13 @@ class Term(Settings):
     Attributes:
         name: the file in pipeline/methods/.
         weight: multiplies the penalty; a list is searched on validation rows.
+        schedule: how the weight changes over training; see `pipeline.schedules`.
         options: the method's own settings, read by the method.
     """
 
     name: str
     weight: list[float]
+    schedule: Schedule = "constant"
     options: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -34,7 +37,7 @@ class Run(Settings):
     Attributes:
         student: a key of `students`.
         teachers: keys of `teachers`, in the order that methods see them.
-        methods: each `{name, weight, ...the method's own settings}`; none of them is plain training.
+        methods: each `{name, weight, schedule, ...the method's own settings}`; none of them is plain training.
         shuffle_teachers: give every training row the features of another one, as a control: what is left of a
             method's gain then has nothing to do with what the teacher knows.
         train: settings of the `train` section that this run changes.
@@ -85,9 +88,10 @@ def read(params: Params, name: str) -> Run:
 
 
 def _term(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Set a method's own settings apart from its name and weight, which every method has."""
-    options = {key: value for key, value in values.items() if key not in ("name", "weight")}
+    """Set a method's own settings apart from its name, weight and schedule, which every method has."""
+    own = {key: value for key, value in values.items() if key in ("name", "schedule")}
+    options = {key: value for key, value in values.items() if key not in ("name", "weight", "schedule")}
     weight = values.get("weight")
     if weight is None:
         raise ValueError("every method needs a `name` and a `weight`, such as {name: aft, weight: [0.0, 3.0, 10.0]}")
-    return {"name": values.get("name"), "weight": weight if isinstance(weight, list) else [weight], "options": options}
+    return own | {"weight": weight if isinstance(weight, list) else [weight], "options": options}

@@ -32,6 +32,7 @@ from pipeline.params import Params, Settings, parse, part
 from pipeline.prepared import Prepared, Split
 from pipeline.progress import progress
 from pipeline.provenance import commit, versions
+from pipeline.schedules import Schedule, factor
 from pipeline.store import FeatureStore
 from pipeline.students import Inputs, Student
 
@@ -179,6 +180,19 @@ def _fit_there(plan: Plan, seed: int, weights: tuple[float, ...]) -> Fitted:
 _THERE: dict[str, Callable[..., Fitted]] = {}
 
 
+@dataclass(frozen=True)
+class Pull:
+    """One method at work in one training, its weight, and how the weight changes."""
+
+    weight: float
+    schedule: Schedule
+    transfer: Transfer
+
+    def at(self, progress: float) -> float:
+        """The weight when training is `progress` of the way, from 0 to 1."""
+        return self.weight * factor(self.schedule, progress)
+
+
 class World:
     """What a run's trainings share: the dataset, the stores of its teachers, the student's view of the data."""
 
@@ -261,10 +275,14 @@ def _fitter(plan: Plan) -> Callable[..., Fitted]:
     ]
     draw = world.draw(plan.settings.seeds[0])
 
-    def build(student: Student, draw: Draw, weights: tuple[float, ...]) -> dict[str, tuple[float, Transfer]]:
+    def build(student: Student, draw: Draw, weights: tuple[float, ...]) -> dict[str, Pull]:
         context = draw.context(student)
         terms = zip(plan.run.methods, weights, settings, strict=True)
-        return {term.name: (weight, s.build(context).to(world.device)) for term, weight, s in terms if weight > 0}
+        return {
+            term.name: Pull(weight, term.schedule, s.build(context).to(world.device))
+            for term, weight, s in terms
+            if weight > 0
+        }
 
     # A method that misses something says so now, before the first step of the first candidate.
     build(draw.recipe.build().to(world.device), draw, tuple(1.0 for _ in methods))
@@ -277,33 +295,37 @@ def _fit(draw: Draw, weights: tuple[float, ...], build: Callable[..., Any], adva
     world, settings, seed = draw.world, draw.world.plan.settings, draw.seed
     torch.manual_seed(seed)
     student = draw.recipe.build().to(world.device)
-    terms: dict[str, tuple[float, Transfer]] = build(student, draw, weights)
-    torch.manual_seed(seed + 1)  # whatever the methods drew, dropout continues alike
-    optimizer = torch.optim.AdamW(student.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
-    for _, term in terms.values():
-        if own := list(term.parameters()):
-            optimizer.add_param_group({"params": own, "lr": term.learning_rate, "weight_decay": 0.0})
+    pulls: dict[str, Pull] = build(student, draw, weights)
+    torch.manual_seed(seed + 1)  # whatever the methods drew
+    optimizer = torch.optim.AdamW(
+        student.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
+    for pull in pulls.values():
+        if own := list(pull.transfer.parameters()):
+            optimizer.add_param_group({"params": own, "lr": pull.transfer.learning_rate, "weight_decay": 0.0})
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings))
     autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16")
-    log = Log(draw, student, terms)
+    log = Log(draw, student, pulls)
     student.train()
-    for step, (rows, labelled) in enumerate(_batches(draw.split, seed, settings, bool(terms))):
+    for step, (rows, labelled) in enumerate(_batches(draw.split, seed, settings, bool(pulls))):
         inputs = checkpoints.place(draw.inputs.batch(rows), world.device)
         with autocast:
             features, logits = student(inputs)  # [n, d], [n, c]
         features, logits = features.float(), logits.float()
         task = functional.cross_entropy(logits[:labelled], draw.labels[rows[:labelled]])
+        progress = step / settings.steps
         penalties: dict[str, Tensor] = {}
-        if terms:
+        if pulls:
             # Where there are unlabelled rows, the transfer batch follows the labelled one; else they are the same.
             start = labelled if labelled < len(rows) else 0
             seen = rows[start:]
             teachers = tuple(draw.teacher_features(k, seen) for k in range(len(draw.profiles)))
-            signals = Signals(features[start:], logits[start:], teachers, draw.labels[seen], step / settings.steps)
-            penalties = {name: term(signals) for name, (_, term) in terms.items()}
+            signals = Signals(features[start:], logits[start:], teachers, draw.labels[seen], progress)
+            penalties = {name: pull.transfer(signals) for name, pull in pulls.items()}
+        weighted = {name: pulls[name].at(progress) * penalty for name, penalty in penalties.items()}
         if log.due(step):
-            log.line(step, task, penalties, features)
-        loss = task + sum(terms[name][0] * penalty for name, penalty in penalties.items())
+            log.line(step, task, penalties, weighted, features)
+        loss = sum(weighted.values(), start=task)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -312,7 +334,7 @@ def _fit(draw: Draw, weights: tuple[float, ...], build: Callable[..., Any], adva
     log.last()
     plan = world.plan
     checkpoints.save(plan.out / "candidates" / f"{_label(weights)}-{seed}", draw.recipe, student)
-    gates = {name: g.detach().float().cpu().tolist() for _, term in terms.values() for name, g in term.gates().items()}
+    gates = {name: g.detach().float().cpu().tolist() for p in pulls.values() for name, g in p.transfer.gates().items()}
     parameters = sum(p.numel() for p in student.parameters())
     accuracies = log.lines[-1]["val_accuracy"]
     seconds = time.perf_counter() - started
@@ -349,8 +371,8 @@ def _shuffled(rows: np.ndarray, size: int, random: np.random.Generator) -> Itera
 class Log:
     """Losses, validation accuracy and guards of one training, on `LINES` of its steps and after the last."""
 
-    def __init__(self, draw: Draw, student: Student, terms: dict[str, tuple[float, Transfer]]):
-        self.draw, self.student, self.terms = draw, student, terms
+    def __init__(self, draw: Draw, student: Student, pulls: dict[str, Pull]):
+        self.draw, self.student, self.pulls = draw, student, pulls
         self.steps = draw.world.plan.settings.steps
         self.every = max(1, self.steps // LINES)
         self.lines: list[dict[str, int | float]] = []
@@ -360,13 +382,14 @@ class Log:
         """Whether this step is worth a line: waiting for the device is not for every step."""
         return step % self.every == 0 or step == self.steps - 1
 
-    def line(self, step: int, task: Tensor, penalties: dict[str, Tensor], features: Tensor) -> None:
-        """Measure one step, before its update.
+    def line(
+        self, step: int, task: Tensor, penalties: dict[str, Tensor], weighted: dict[str, Tensor], features: Tensor
+    ) -> None:
+        """Measure one step, before its update. `weighted` are the penalties as the loss has them.
 
         Raises:
             UserError: a loss is not a number.
         """
-        weighted = {name: self.terms[name][0] * penalty for name, penalty in penalties.items()}
         line: dict[str, int | float] = {
             "step": step,
             "task_loss": task.item(),
@@ -382,13 +405,13 @@ class Log:
         self.guard[f"feature_spread_{when}"] = spread.item()
         for name, penalty in penalties.items():
             line[f"penalty_{name}"] = penalty.item()
-            line |= {f"{name}_{key}": value for key, value in self.terms[name][1].log().items()}
+            line |= {f"{name}_{key}": value for key, value in self.pulls[name].transfer.log().items()}
         if weighted:
-            pull = _gradient(sum(weighted.values()), features)  # type: ignore[arg-type]
-            ratio = pull / max(_gradient(task, features), 1e-12)
+            strength = _gradient(sum(weighted.values(), start=torch.zeros_like(task)), features)
+            ratio = strength / max(_gradient(task, features), 1e-12)
             line["gradient_ratio"] = self.guard[f"gradient_ratio_{when}"] = ratio
             name, penalty = next(iter(penalties.items()))
-            self.guard |= {"penalty_end": penalty.item(), "penalty_chance": self.terms[name][1].chance()}
+            self.guard |= {"penalty_end": penalty.item(), "penalty_chance": self.pulls[name].transfer.chance()}
         self.lines.append(line | self._validate())
 
     def last(self) -> None:

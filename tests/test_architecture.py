@@ -22,10 +22,10 @@ SPEAKING = {
 """Files that stages may import unseen by DVC: they can change what is said and where, never what is computed."""
 
 LAYERS = [
-    {"errors", "progress", "provenance"},
+    {"errors", "progress", "provenance", "schedules"},
     {"params", "packages"},
     {"store", "datasets", "machine"},
-    {"prepared", "metrics", "weights", "splits", "survey", "twins", "kernels", "schedules", "logme", "runs"},
+    {"prepared", "metrics", "weights", "splits", "survey", "twins", "kernels", "logme", "runs"},
     {"methods", "targets", "gates", "students", "teachers", "images", "probe", "comparison", "figures", "wording"},
     {"checkpoints"},
     {"prepare", "extract", "join", "train", "evaluate", "report"},

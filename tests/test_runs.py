@@ -38,6 +38,14 @@ def test_a_method_keeps_its_own_settings_apart_from_its_weight():
     assert run.methods[1].options == {}
 
 
+def test_a_weight_may_have_a_schedule():
+    changed_run = runs.read(changed(methods=[{"name": "aft", "weight": 1.0, "schedule": "linear_decay"}]), "aft")
+    assert changed_run.methods[0].schedule == "linear_decay"
+    assert changed_run.methods[0].options == {}
+    with pytest.raises(UserError, match=r"schedule"):
+        runs.read(changed(methods=[{"name": "aft", "weight": 1.0, "schedule": "sometimes"}]), "aft")
+
+
 def test_candidates_are_all_combinations_smallest_first():
     assert runs.read(Params(VALUES), "aft").candidates() == [(0.0, 1.0), (3.0, 1.0), (10.0, 1.0)]
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from pipeline import checkpoints
 from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.prepared import Prepared, Split
@@ -118,11 +119,28 @@ def test_unlabelled_rows_teach_a_method(project: Path, params: Params):
     labelled = set(" ".join(data.content(split.labelled)).split())
     only = [n for n, word in enumerate(vocabulary["vocabulary"], start=1) if word not in labelled]
     assert only
-    torch.manual_seed(0)
-    start = torch.nn.EmbeddingBag(len(vocabulary["vocabulary"]) + 1, 16, mode="sum").weight.detach().numpy()
     plain, aided = (weights(project, run, 0)["words.weight"] for run in ("none", "trial"))
+    recipe = checkpoints.load(project / "runs" / "none" / "students" / "0")[0]
+    torch.manual_seed(0)
+    start = recipe.build().state_dict()["words.weight"].numpy()
     assert np.allclose(plain[only], start[only])
     assert (np.abs(aided[only] - start[only]).max(1) > 1e-3).all()
+
+
+def test_a_schedule_multiplies_the_weight(project: Path, params: Params):
+    """A weight that starts at 0 leaves the first step to plain training; one that is constant does not."""
+    params.values["students"]["bag"]["dropout"] = 0.0
+    trained = {}
+    for name, method in (("plain", 0.0), ("rising", 3.0), ("constant", 3.0)):
+        schedule = "linear_rise" if name == "rising" else "constant"
+        with_run(params, teachers=["wise"], methods=[{"name": "kd", "weight": method, "schedule": schedule}])
+        params.values["runs"]["trial"]["train"] = {"steps": 1, "seeds": [0]}
+        train("trial", params, project)
+        trained[name] = weights(project, "trial", 0)
+    moved = {name: np.abs(w["head.weight"] - trained["plain"]["head.weight"]).max() for name, w in trained.items()}
+    assert moved["rising"] < 1e-6
+    words = {name: np.abs(w["words.weight"] - trained["plain"]["words.weight"]).max() for name, w in trained.items()}
+    assert words["rising"] < 1e-6 < 1e-3 < words["constant"]
 
 
 def test_a_shuffled_teacher_is_another_teacher(project: Path, params: Params):
