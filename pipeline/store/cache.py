@@ -1,12 +1,12 @@
 """A raw local copy of a head that cannot be mapped where it is: compressed, or on another machine."""
 
-import hashlib
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.store.checksum import checksum
 from pipeline.store.disk import explained
 from pipeline.store.folder import Folder
 from pipeline.store.format import Layout
@@ -82,6 +82,6 @@ def checked(store: Folder, layout: Layout, head: str, array: str, shard: int) ->
     except Damaged as error:
         raise UserError(f"{where}: {error}; run the extraction again") from None
     data = store.read(name)
-    if found is None or data is None or hashlib.sha256(data).hexdigest() != found.files[array]["sha256"]:
+    if found is None or data is None or checksum([data]) != found.files[array]["checksum"]:
         raise UserError(f"{where}: damaged; run `aft features verify`, then the extraction again")
     return data

@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import hashlib
 import os
 import shutil
 import socket
@@ -12,12 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.store.checksum import checksum
 
 PARTIAL = ".partial"
 
 
 def publish(path: Path, parts: Sequence[bytes | memoryview], sync_name: bool = True) -> str:
-    """Write `parts` one after the other to `path`, atomically and durably; returns their sha256 in hex.
+    """Write `parts` one after the other to `path`, atomically and durably; returns their checksum.
 
     Parts must be C-contiguous. The bytes reach the disk before the name does, and the name before this returns, so
     after a crash `path` holds either all of them or what it held before. A finished file is replaced, never changed in
@@ -33,7 +33,7 @@ def publish(path: Path, parts: Sequence[bytes | memoryview], sync_name: bool = T
     views = [memoryview(part).cast("B") for part in parts if len(part)]
     try:
         with partial.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as pool:
-            digest = pool.submit(_digest, views)  # the processor hashes while the disk writes
+            digest = pool.submit(checksum, views)  # the processor is free while the disk writes
             for view in views:
                 while view:
                     view = view[file.write(view) :]
@@ -104,19 +104,6 @@ def link(source: Path, target: Path) -> None:
 def remove_folder(folder: Path) -> None:
     """Delete a folder and all in it, if it is there."""
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest(views: Sequence[memoryview]) -> str:
-    hasher = hashlib.sha256()
-    for view in views:
-        hasher.update(view)
-    return hasher.hexdigest()
 
 
 class Lock:

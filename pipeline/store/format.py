@@ -329,7 +329,7 @@ class Marker:
         start, stop: its rows.
         rows_digest: of those rows (`RowIndex.digest(start, stop)`).
         identity: `Layout.identity` of the head.
-        files: `bytes` and `sha256` of the shard's file in each array of the head.
+        files: `bytes` and `checksum` of the shard's file in each array of the head.
         seconds: that computing it took.
         reused: how many of its rows were taken from earlier features.
     """

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.store.disk import file_digest, link, make_folder, move, publish, remove_folder
+from pipeline.store.checksum import file_checksum
+from pipeline.store.disk import link, make_folder, move, publish, remove_folder
 from pipeline.store.folder import LocalFolder
 from pipeline.store.format import Layout, Marker, marker_name
 from pipeline.store.rows import RowIndex, read_rows
@@ -88,7 +89,7 @@ class Earlier:
         if found is None:
             return False
         for array, grid in self.layout.grids(head, "raw").items():
-            if file_digest(self.path / array / grid.key(shard)) != found.files[array]["sha256"]:
+            if file_checksum(self.path / array / grid.key(shard)) != found.files[array]["checksum"]:
                 return False
         self._checked.add((head, shard))
         return True

@@ -126,7 +126,7 @@ class FeatureStore:
     def head_digest(self, head: str) -> str:
         """The same for one head alone: adding another head leaves it as it is."""
         self.head_name(head)
-        files = [{name: file["sha256"] for name, file in mark.files.items()} for mark in self._markers[head]]
+        files = [{name: file["checksum"] for name, file in mark.files.items()} for mark in self._markers[head]]
         return digest_of({"rows": self.layout.rows_digest, "identity": self.layout.identity(head), "files": files})
 
     def check(self, dataset: str | None = None, ids: Sequence[str] | np.ndarray | None = None) -> None:

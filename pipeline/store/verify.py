@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.store.disk import file_digest
+from pipeline.store.checksum import file_checksum
 from pipeline.store.folder import LocalFolder
 from pipeline.store.format import Layout, flat_metadata, marker_name, written
 from pipeline.store.reuse import LOCKS, REPLACED
@@ -87,7 +87,7 @@ def verify(path: str | Path) -> Verification:
     jobs = [(head, shard) for head in layout.heads for shard in range(layout.shards)]
     heads = {head: list(_head(path, layout, head)) for head in layout.heads}
     digests = _row_digests(path, layout)
-    with ThreadPoolExecutor(THREADS) as pool:  # hashing leaves the interpreter to others
+    with ThreadPoolExecutor(THREADS) as pool:
         results = list(pool.map(lambda job: _shard(path, layout, job[0], job[1], digests), jobs))
     for found in heads.values():
         faults.extend(found)
@@ -213,7 +213,7 @@ def _shard(path: Path, layout: Layout, head: str, shard: int, rows: list[str] | 
         file = f"{array}/{grid.key(shard)}"
         size += found.files[array]["bytes"]
         try:
-            same = file_digest(path / file) == found.files[array]["sha256"]
+            same = file_checksum(path / file) == found.files[array]["checksum"]
         except OSError as error:
             same = False
             faults.append(Fault(f"cannot be read: {error.strerror}", file, head, shard, start, stop))

@@ -371,8 +371,8 @@ class StoreWriter:
         files = {}
         for array, grid in self.layout.grids(head, codec).items():
             parts = pack(grid, index, arrays[array])
-            digest = publish(self.path / array / grid.key(index), parts)
-            files[array] = {"bytes": size_of(parts), "sha256": digest}
+            check = publish(self.path / array / grid.key(index), parts)
+            files[array] = {"bytes": size_of(parts), "checksum": check}
         mark = Marker(
             start,
             stop,

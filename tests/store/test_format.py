@@ -154,7 +154,7 @@ def test_senseless_metadata_is_refused_even_if_it_is_signed(key: str, value: obj
 
 
 def test_a_marker_is_read_as_it_was_written_and_no_other_way():
-    marker = Marker(0, 4, "rows", "identity", {"pooled": {"bytes": 7, "sha256": "ab"}}, 1.25, 1)
+    marker = Marker(0, 4, "rows", "identity", {"pooled": {"bytes": 7, "checksum": "ab"}}, 1.25, 1)
     text = marker.text()
     assert Marker.read(text) == marker
     assert json.loads(text)["rows_per_second"] == 2.4

@@ -102,7 +102,7 @@ def test_the_published_scripts_own_files_come_in(tmp_path: Path):
     store = import_features(tmp_path / "vit.pt", tmp_path / "s")
     assert store.ids[[0, 29, 30, 39]].tolist() == ["train:0", "train:29", "test:0", "test:9"]
     np.testing.assert_array_equal(store[:], torch.cat([train, test]))
-    assert list(store.recipe["imported"]) == ["vit.pt"] and len(store.recipe["imported"]["vit.pt"]) == 64
+    assert list(store.recipe["imported"]) == ["vit.pt"] and len(store.recipe["imported"]["vit.pt"]) == 32
 
 
 class Evil:

@@ -53,14 +53,14 @@ def test_a_sound_store_has_no_faults(sound: Path):
 
 
 def test_every_flipped_byte_is_found_and_named(sound: Path, ids: list[str]):
-    """Every 23rd byte of every file, each in another bit."""
+    """Every 19th byte of every file, each in another bit."""
     files = sorted(file.relative_to(sound).as_posix() for file in sound.rglob("*") if file.is_file())
     assert len(files) > 25
     tried = 0
     for number, name in enumerate(files):
         file = sound / name
         good = file.read_bytes()
-        for at in range(number % 23, len(good), 23):
+        for at in range(number % 19, len(good), 19):
             bad = bytearray(good)
             bad[at] ^= 1 << (at % 8)
             file.write_bytes(bad)

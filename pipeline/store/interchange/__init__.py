@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.store.disk import explained, file_digest
+from pipeline.provenance import digest_files
+from pipeline.store.disk import explained
 from pipeline.store.format import Dtype, Head
 from pipeline.store.rows import DIGEST_BYTES, RowIndex
 from pipeline.store.store import FeatureStore
@@ -170,7 +171,7 @@ def import_features(
     if rows is not None and len(rows) != count:
         raise UserError(f"{files[0]}: {count:,} rows of features for {len(rows):,} rows of the dataset")
     index = rows or RowIndex(_ids(files, tables), np.concatenate([_digests(table) for table in tables]))
-    digests = {file.name: file_digest(file) for file in files} if not about else {}
+    digests = {file.name: digest_files(file) for file in files} if not about else {}
     keep = dtype or first.dtype
     starts = np.cumsum([0, *(table.count for table in tables)])
 

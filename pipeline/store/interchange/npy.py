@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.store.disk import file_digest
+from pipeline.store.checksum import file_checksum
 from pipeline.store.interchange import Table, dtype_in
 from pipeline.store.rows import RowIndex
 
@@ -26,7 +26,7 @@ def write(path: Path, table: Table) -> None:
         array[start:stop] = table.read(start, stop)
     array.flush()
     index = RowIndex(table.ids, np.ascontiguousarray(table.digests))
-    about = np.frombuffer(json.dumps({**(table.about or {}), "array": file_digest(path)}).encode(), np.uint8)
+    about = np.frombuffer(json.dumps({**(table.about or {}), "array": file_checksum(path)}).encode(), np.uint8)
     partial = beside(path).with_suffix(".partial")
     with partial.open("wb") as file:
         np.savez(file, id_bytes=index.id_bytes, id_ends=index.id_ends, digests=index.digests, about=about)
@@ -50,7 +50,7 @@ def read(path: Path) -> Table:
         except (ValueError, KeyError, OSError):
             raise UserError(f"{beside(path)}: damaged; delete it to import {path.name} without ids") from None
         ids, digests = list(index.names(0, len(index))), index.digests
-        if about.get("array") != file_digest(path):
+        if about.get("array") != file_checksum(path):
             raise UserError(f"{beside(path)}: the ids of another array than {path.name}; delete it or export again")
     rows = lambda start, stop: np.asarray(array[start:stop])  # noqa: E731
     return Table(len(array), array.shape[1:], dtype_in(about, array.dtype), rows, ids, digests, about)
