@@ -1,5 +1,6 @@
 """Files that are either whole or not there: written beside their place, flushed to the disk, then renamed."""
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -14,6 +15,13 @@ from pipeline.errors import UserError
 from pipeline.store.checksum import checksum
 
 PARTIAL = ".partial"
+BLOCK = 8 << 20
+SYNC_FILE_RANGE_WRITE = 2
+
+
+_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Linux has it
+if _sync_file_range is not None:
+    _sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
 
 
 def publish(path: Path, parts: Sequence[bytes | memoryview], sync_name: bool = True) -> str:
@@ -32,19 +40,37 @@ def publish(path: Path, parts: Sequence[bytes | memoryview], sync_name: bool = T
     partial = path.with_name(path.name + PARTIAL)
     views = [memoryview(part).cast("B") for part in parts if len(part)]
     try:
-        with partial.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as pool:
-            digest = pool.submit(checksum, views)  # the processor is free while the disk writes
-            for view in views:
-                while view:
-                    view = view[file.write(view) :]
-            os.fsync(file.fileno())
+        if sum(view.nbytes for view in views) < BLOCK:
+            check = checksum(views)
+            _write(partial, views)
+        else:  # the processor is free while the disk writes
+            with ThreadPoolExecutor(1) as pool:
+                found = pool.submit(checksum, views)
+                _write(partial, views)
+                check = found.result()
         os.replace(partial, path)
         if sync_name:
             sync_folder(path.parent)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise explained(error, path) from error
-    return digest.result()
+    return check
+
+
+def _write(path: Path, views: Sequence[memoryview]) -> None:
+    """Write all bytes to a new file and flush them to the disk."""
+    with path.open("wb", buffering=0) as file:
+        for view in views:
+            while view:
+                view = view[file.write(view[:BLOCK]) :]
+                _begin_flushing(file.fileno())
+        os.fsync(file.fileno())
+
+
+def _begin_flushing(handle: int) -> None:
+    """Have the disk write what it was given so far, without waiting: else it idles until it is told to flush."""
+    if _sync_file_range is not None:
+        _sync_file_range(handle, 0, 0, SYNC_FILE_RANGE_WRITE)
 
 
 def explained(error: OSError, path: Path) -> Exception:
