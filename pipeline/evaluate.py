@@ -80,6 +80,8 @@ def evaluate(name: str, params: Params, root: Path = Path(".")) -> Evaluation:
         rows = data.split(number).test
         if not len(rows):
             raise UserError(f"{root / 'data'}: no test rows in draw {number}; set dataset.test")
+        if record["draws"][str(seed)] != data.draw_digest(number):
+            raise UserError(f"{folder}: trained on other rows, splits or labels than these; run `aft train {name}`")
         recipe, student = checkpoints.load(folder / "students" / str(seed), data.classes)
         logits = checkpoints.predict(student.to(device), recipe.inputs(data), rows, device)
         labels = data.labels[rows]
@@ -105,7 +107,7 @@ def _probe_logits(
 ) -> np.ndarray:
     """Log-probabilities [n, C] of one teacher's probe."""
     store.check(dataset=data.digest, ids=data.ids)
-    fitted = probe.load(root / "probes" / f"{teacher}.safetensors", number)
+    fitted = probe.load(root / "probes" / f"{teacher}.safetensors", number, data, store)
     raw = store.reader(next(iter(store.heads)))(rows)
     logits: np.ndarray = log_softmax(fitted.logits(raw), axis=1)
     return logits

@@ -144,6 +144,16 @@ class Prepared:
         visible[labelled] = self.labels[labelled]
         return visible
 
+    def draw_digest(self, draw: int) -> str:
+        """Names what a draw lets training see: the rows, their roles and the visible labels, 32 hex digits.
+
+        What was fitted on one draw must not be used with another: its test rows may have been training rows.
+        """
+        hasher = blake2b(self.digest.encode(), digest_size=16)
+        hasher.update(self._column(f"draw_{draw}", np.uint8).tobytes())
+        hasher.update(self.visible_labels(draw).astype(np.int64).tobytes())
+        return hasher.hexdigest()
+
     def content(self, rows: Sequence[int] | np.ndarray) -> list[str] | list[bytes]:
         """Texts, or the encoded bytes of images, of `rows` in the order given."""
         column = self._rows["content"]

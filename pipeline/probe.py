@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from pydantic import Field
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from pipeline.errors import UserError
@@ -107,20 +108,36 @@ def probe(teacher: str, data: Prepared, store: FeatureStore, settings: ProbeSett
         arrays |= {f"{number}.{key}": np.asarray(value, np.float32) for key, value in asdict(fitted).items()}
     result = ProbeResult(teacher, scores, time.perf_counter() - started)
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(arrays, f"{out}.safetensors")
+    save_file(arrays, f"{out}.safetensors", _identity(data, store))
     Path(f"{out}.json").write_text(json.dumps(asdict(result), indent=1) + "\n")
     return result
 
 
-def load(path: Path, split: int) -> Probe:
-    """The probe of one draw from the file that `probe` wrote. Raises `UserError` if there is none."""
+def load(path: Path, split: int, data: Prepared, store: FeatureStore) -> Probe:
+    """The probe of one draw from the file that `probe` wrote.
+
+    Raises:
+        UserError: there is none, or it was fitted on other features, rows or labels: those of another draw may be
+            test rows here.
+    """
+    again = f"run `aft probe {path.stem}`"
     if not path.is_file():
-        raise UserError(f"{path}: no probe of this teacher; run `aft probe {path.stem}`")
-    arrays = load_file(path)
+        raise UserError(f"{path}: no probe of this teacher; {again}")
+    try:
+        with safe_open(path, "numpy") as file:
+            fitted_on = file.metadata() or {}
+        arrays = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: damaged ({error}); {again}") from None
+    if fitted_on.get("store") != store.content_digest or fitted_on.get(f"{split}") != data.draw_digest(split):
+        raise UserError(f"{path}: fitted on other features, splits or labels than these; {again}")
     fields: dict[str, Any] = {key.partition(".")[2]: arrays[key] for key in arrays if key.startswith(f"{split}.")}
-    if not fields:
-        raise UserError(f"{path}: no probe for draw {split} of the splits; run `aft probe {path.stem}` again")
     return Probe(**(fields | {"row_norm": float(fields["row_norm"])}))
+
+
+def _identity(data: Prepared, store: FeatureStore) -> dict[str, str]:
+    """What a probe was fitted on: the store, and each draw."""
+    return {"store": store.content_digest} | {f"{draw}": data.draw_digest(draw) for draw in range(data.splits)}
 
 
 def _fit(

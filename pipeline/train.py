@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -75,11 +76,13 @@ class Plan:
     run: runs.Run
     settings: TrainSettings
     machine: Machine
+    id: str
+    """Of this call of `train`."""
 
     @property
     def out(self) -> Path:
-        """The run's folder."""
-        return self.root / "runs" / self.name
+        """Where the run is written, until it is whole."""
+        return self.root / "runs" / f".{self.name}.partial"
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,8 @@ class Training:
 def train(name: str, params: Params, root: Path = Path(".")) -> Training:
     """Train the run `name` of params.yaml; write its students, curves and record to `<root>/runs/<name>/`.
 
+    What an earlier training wrote there stays until this one is whole.
+
     Args:
         name: a key of `runs`.
         params: all settings.
@@ -140,7 +145,7 @@ def train(name: str, params: Params, root: Path = Path(".")) -> Training:
     started = time.perf_counter()
     run = runs.read(params, name)
     settings = parse(TrainSettings, params.section("train") | run.train, f"{params.source}: train (for {name})")
-    plan = Plan(name, params, root, run, settings, params.read(Machine, "machine"))
+    plan = Plan(name, params, root, run, settings, params.read(Machine, "machine"), uuid4().hex)
     shutil.rmtree(plan.out, ignore_errors=True)
     jobs = [(seed, weights) for seed in settings.seeds for weights in run.candidates()]
     results = sorted(_fit_all(plan, jobs), key=lambda fitted: jobs.index((fitted.seed, fitted.weights)))
@@ -149,7 +154,10 @@ def train(name: str, params: Params, root: Path = Path(".")) -> Training:
         (plan.out / "students").mkdir(exist_ok=True)
         (plan.out / "candidates" / f"{_label(chosen)}-{seed}").rename(plan.out / "students" / str(seed))
     shutil.rmtree(plan.out / "candidates")
-    return _write(plan, results, chosen, time.perf_counter() - started)
+    training = _write(plan, results, chosen, time.perf_counter() - started)
+    shutil.rmtree(root / "runs" / name, ignore_errors=True)
+    plan.out.rename(root / "runs" / name)
+    return training
 
 
 def _fit_all(plan: Plan, jobs: list[tuple[int, tuple[float, ...]]]) -> Iterator[Fitted]:
@@ -171,10 +179,10 @@ def _fit_all(plan: Plan, jobs: list[tuple[int, tuple[float, ...]]]) -> Iterator[
 
 def _fit_there(plan: Plan, seed: int, weights: tuple[float, ...]) -> Fitted:
     """One training in a worker process, which opens the data for its first training and keeps it for the rest."""
-    key = json.dumps([plan.name, str(plan.root), plan.params.values], sort_keys=True, default=str)
-    if key not in _THERE:
-        _THERE[key] = _fitter(plan)
-    return _THERE[key](seed, weights, lambda steps: None)
+    if plan.id not in _THERE:
+        _THERE.clear()  # workers outlive a call of `train`, and what they opened may have changed since
+        _THERE[plan.id] = _fitter(plan)
+    return _THERE[plan.id](seed, weights, lambda steps: None)
 
 
 _THERE: dict[str, Callable[..., Fitted]] = {}
@@ -200,9 +208,9 @@ class World:
         self.plan = plan
         self.device = plan.machine.torch_device()
         self.data = Prepared.open(plan.root / "data")
+        self.stores = {name: FeatureStore.open(plan.root / "features" / f"{name}.zarr") for name in plan.run.teachers}
         self.readers: list[Callable[[np.ndarray], np.ndarray]] = []
-        for teacher in plan.run.teachers:
-            store = FeatureStore.open(plan.root / "features" / f"{teacher}.zarr")
+        for store in self.stores.values():
             store.check(dataset=self.data.digest, ids=self.data.ids)
             self.readers.append(store.reader(next(iter(store.heads))))
 
@@ -224,10 +232,9 @@ class Draw:
         where = f"{plan.params.source}: students.{plan.run.student}"
         section = plan.params.section(f"students.{plan.run.student}")
         self.recipe = checkpoints.recipe(section, where, data, self.split.train)
-        folder = plan.root / "probes"
-        probes = [probe.load(folder / f"{name}.safetensors", number) for name in plan.run.teachers]
         self.profiles = tuple(
-            _profile(name, fitted, world.device) for name, fitted in zip(plan.run.teachers, probes, strict=True)
+            _profile(name, probe.load(plan.root / "probes" / f"{name}.safetensors", number, data, store), world.device)
+            for name, store in world.stores.items()
         )
         self.stand_in = np.arange(len(data))
         if plan.run.shuffle_teachers:
@@ -475,6 +482,7 @@ def _write(plan: Plan, results: list[Fitted], chosen: tuple[float, ...], seconds
         "methods": [{"name": term.name, "settings": term.options} for term in plan.run.methods],
         "shuffled_teacher": plan.run.shuffle_teachers,
         "seeds": plan.settings.seeds,
+        "draws": {seed: data.draw_digest(seed % data.splits) for seed in plan.settings.seeds},
         "labelled": len(split.labelled),
         "unlabelled": len(split.unlabelled),
         "steps": plan.settings.steps,

@@ -11,6 +11,7 @@ from pipeline import checkpoints, probe
 from pipeline.errors import UserError
 from pipeline.evaluate import evaluate
 from pipeline.params import Params
+from pipeline.prepare import PrepareSettings, prepare
 from pipeline.prepared import Prepared
 from pipeline.store import FeatureStore
 from pipeline.train import train
@@ -40,10 +41,21 @@ def test_several_teachers_are_one_reference(project: Path, params: Params):
         rows = data.split(score.split).test
         votes = np.zeros((len(rows), 3))
         for name in ("wise", "loud"):
-            features = FeatureStore.open(project / "features" / f"{name}.zarr")[rows]
-            logits = probe.load(project / "probes" / f"{name}.safetensors", score.split).logits(features)
+            store = FeatureStore.open(project / "features" / f"{name}.zarr")
+            fitted = probe.load(project / "probes" / f"{name}.safetensors", score.split, data, store)
+            logits = fitted.logits(store[rows])
             votes += logits - np.log(np.exp(logits).sum(1, keepdims=True))
         assert mine.accuracy == pytest.approx((votes.argmax(1) == data.labels[rows]).mean())
+
+
+def test_students_of_other_splits_are_refused(project: Path, params: Params):
+    """Their training rows may be test rows now."""
+    train("none", params, project)
+    settings = params.read(PrepareSettings, "dataset")
+    source = settings.source | {"path": str(project / "raw" / "reviews.csv")}
+    prepare(settings.model_copy(update={"source": source, "seed": 1}), project / "data")
+    with pytest.raises(UserError, match="run `aft train none`"):
+        evaluate("none", params, project)
 
 
 def test_a_run_that_is_not_trained_says_what_to_run(project: Path, params: Params):

@@ -9,6 +9,7 @@ import pytest
 from pipeline import probe
 from pipeline.errors import UserError
 from pipeline.params import Params
+from pipeline.prepare import PrepareSettings, prepare
 from pipeline.prepared import Prepared
 from pipeline.store import FeatureStore
 
@@ -26,7 +27,7 @@ def settings(params: Params) -> probe.ProbeSettings:
 
 def test_statistics_are_those_of_the_training_rows(project: Path, store: FeatureStore):
     data = Prepared.open(project / "data")
-    fitted = probe.load(project / "probes" / "wise.safetensors", 1)
+    fitted = probe.load(project / "probes" / "wise.safetensors", 1, data, store)
     rows = store[data.split(1).train].astype(np.float64)
     for feature in range(rows.shape[1]):
         column = [rows[n, feature] for n in range(len(rows))]
@@ -53,21 +54,23 @@ def test_what_is_read_back_scores_what_was_scored(project: Path, store: FeatureS
     data = Prepared.open(project / "data")
     for score in json.loads((project / "probes" / "wise.json").read_text())["splits"]:
         rows = data.split(score["split"]).test
-        logits = probe.load(project / "probes" / "wise.safetensors", score["split"]).logits(store[rows])
+        logits = probe.load(project / "probes" / "wise.safetensors", score["split"], data, store).logits(store[rows])
         assert (logits.argmax(1) == data.labels[rows]).mean() == pytest.approx(score["test_accuracy"])
 
 
-def test_labels_outside_the_labelled_rows_change_only_scores_and_the_choice(project: Path, params: Params):
+def test_labels_outside_the_labelled_rows_change_only_scores_and_the_choice(
+    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+):
     data = Prepared.open(project / "data")
     store = FeatureStore.open(project / "features" / "wise.zarr")
-    one = params.read(probe.ProbeSettings, "probe").model_copy(update={"strengths": [0.1]})
-    probe.probe("wise", data, store, one, project / "probes" / "before")
+    one = settings(params).model_copy(update={"strengths": [0.1]})
+    before, _ = probe._fit(data, 0, store.reader("pooled"), one)
+    lies = data.labels.copy()
     for role in ("unlabelled", "val", "test"):
         rows = getattr(data.split(0), role)
-        data.labels.setflags(write=True)
-        data.labels[rows] = (data.labels[rows] + 1) % 3
-    probe.probe("wise", data, store, one, project / "probes" / "after")
-    before, after = (probe.load(project / "probes" / f"{name}.safetensors", 0) for name in ("before", "after"))
+        lies[rows] = (lies[rows] + 1) % 3
+    monkeypatch.setattr(Prepared, "labels", property(lambda data: lies))
+    after, _ = probe._fit(Prepared.open(project / "data"), 0, store.reader("pooled"), one)
     assert np.array_equal(before.weight, after.weight)
     assert np.array_equal(before.mean, after.mean)
 
@@ -96,11 +99,31 @@ def test_a_store_of_another_dataset_is_refused(project: Path, params: Params, tm
         probe.probe("wise", data, store, settings(params), tmp_path / "probe")
 
 
-def test_what_is_not_there_says_what_to_run(project: Path):
+def test_what_is_not_there_says_what_to_run(project: Path, store: FeatureStore):
     with pytest.raises(UserError, match="run `aft probe mute`"):
-        probe.load(project / "probes" / "mute.safetensors", 0)
-    with pytest.raises(UserError, match="no probe for draw 9"):
-        probe.load(project / "probes" / "wise.safetensors", 9)
+        probe.load(project / "probes" / "mute.safetensors", 0, Prepared.open(project / "data"), store)
+
+
+def test_a_probe_of_other_labels_splits_or_features_is_refused(project: Path, params: Params, store: FeatureStore):
+    path = project / "probes" / "wise.safetensors"
+    data = Prepared.open(project / "data")
+    assert probe.load(path, 0, data, store)
+    with pytest.raises(UserError, match="fitted on other features"):
+        probe.load(path, 0, data, FeatureStore.open(project / "features" / "loud.zarr"))
+    values = params.read(PrepareSettings, "dataset")
+    source = values.source | {"path": str(project / "raw" / "reviews.csv")}
+    prepare(values.model_copy(update={"source": source, "labelled": 24}), project / "data")
+    fewer = Prepared.open(project / "data")
+    assert fewer.digest == data.digest
+    with pytest.raises(UserError, match="run `aft probe wise`"):
+        probe.load(path, 0, fewer, store)
+
+
+def test_a_damaged_probe_is_refused(project: Path, store: FeatureStore):
+    path = project / "probes" / "wise.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match="damaged"):
+        probe.load(path, 0, Prepared.open(project / "data"), store)
 
 
 def test_features_that_say_nothing_are_refused(project: Path, params: Params):

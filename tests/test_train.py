@@ -11,11 +11,13 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from pipeline import checkpoints
+from pipeline import checkpoints, probe
 from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.prepared import Prepared, Split
 from pipeline.train import Fitted, TrainSettings, _batches, _choose, _rate, _shuffled, train
+
+from .conftest import write_store
 
 
 def weights(root: Path, run: str, seed: int) -> dict[str, np.ndarray]:
@@ -87,6 +89,29 @@ def test_worker_processes_change_nothing(project: Path, params: Params):
             assert np.allclose(values, first[seed][name], atol=1e-5)
 
 
+def test_worker_processes_see_what_changed_since_the_last_call(project: Path, params: Params):
+    params.values["train"]["steps"] = 3
+    params.values["machine"]["workers"] = 2
+    with_run(params, teachers=["wise"], methods=[{"name": "kd", "weight": 1.0}])
+    train("trial", params, project)
+    first = weights(project, "trial", 0)
+    data = Prepared.open(project / "data")
+    store = write_store(data, project / "features" / "wise.zarr", 24, seed=77)
+    probe.probe("wise", data, store, params.read(probe.ProbeSettings, "probe"), project / "probes" / "wise")
+    train("trial", params, project)
+    assert not same(first, weights(project, "trial", 0))
+
+
+def test_a_training_that_fails_leaves_the_last_one(project: Path, params: Params):
+    params.values["train"]["steps"] = 3
+    train("aft", params, project)
+    first = weights(project, "aft", 0)
+    params.values["runs"]["aft"]["methods"][0]["gats"] = "x"
+    with pytest.raises(UserError):
+        train("aft", params, project)
+    assert same(first, weights(project, "aft", 0))
+
+
 def test_a_seed_does_the_same_whatever_other_seeds_there_are(project: Path, params: Params):
     train("none", params, project)
     first = weights(project, "none", 2)
@@ -96,6 +121,7 @@ def test_a_seed_does_the_same_whatever_other_seeds_there_are(project: Path, para
 
 
 def test_hidden_labels_change_nothing(project: Path, params: Params, monkeypatch: pytest.MonkeyPatch):
+    params.values["train"]["seeds"] = [0]  # what draw 0 hides, draw 1 may show
     with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": 3.0}])
     train("trial", params, project)
     first = weights(project, "trial", 0)
