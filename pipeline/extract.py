@@ -250,7 +250,7 @@ def _run(
         for places, batch in batches:
             at = _to(device, torch.from_numpy(places))
             for head, values in teacher.forward({key: _to(device, tensor) for key, tensor in batch.items()}).items():
-                said[head][at] = values.to(dtype)
+                said[head].index_copy_(0, at, values.to(dtype))
             advance(len(places))
         return {head: _array(values.cpu()) for head, values in said.items()}
     except torch.OutOfMemoryError:

@@ -111,10 +111,12 @@ class ImageModel(Teacher):
         assert isinstance(content, bytes)
         try:
             with Image.open(io.BytesIO(content)) as image:
-                pixels = self.resize(image.convert("RGB"))
+                # A grey image is resized as one channel, for a third of the work, and copied to three: the same pixels.
+                one = image.mode == "L" and self.recipe["transform"]["crop_mode"] != "border"
+                pixels = self.resize(image if one else image.convert("RGB"))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(f"not an image that can be decoded: {error}") from None
-        return pixels.permute(1, 2, 0).numpy()
+        return pixels.expand(3, -1, -1).permute(1, 2, 0).numpy()
 
     def cost(self, example: np.ndarray) -> int:
         """All images are of one size."""

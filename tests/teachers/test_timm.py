@@ -79,11 +79,12 @@ def test_the_body_is_cast_and_the_head_stays_in_float32(name: str, tmp_path: Pat
     assert all(values.dtype == torch.float32 for values in say(teacher, [noise(99, 99)]).values())
 
 
-def test_grey_palette_and_transparent_images_are_read_as_colour(tiny_vit: Path) -> None:
+@pytest.mark.parametrize("size", [(170, 170), (28, 28), (90, 300)])
+def test_grey_palette_and_transparent_images_are_read_as_colour(tiny_vit: Path, size: tuple[int, int]) -> None:
     teacher = load("test_vit", tiny_vit)
-    grey = np.random.default_rng(0).integers(0, 256, (170, 170), np.uint8)
+    grey = np.random.default_rng(0).integers(0, 256, size, np.uint8)
     colour = np.stack([grey] * 3, axis=-1)
-    opaque = np.concatenate([colour, np.full((170, 170, 1), 255, np.uint8)], axis=-1)
+    opaque = np.concatenate([colour, np.full((*size, 1), 255, np.uint8)], axis=-1)
     palette = io.BytesIO()
     Image.fromarray(grey).convert("P").save(palette, "PNG")
     images = [encode(colour), encode(grey), encode(opaque), palette.getvalue()]
