@@ -108,6 +108,6 @@ def _probe_logits(
     """Log-probabilities [n, C] of one teacher's probe."""
     store.check(dataset=data.digest, ids=data.ids)
     fitted = probe.load(root / "probes" / f"{teacher}.safetensors", number, data, store)
-    raw = store.reader(next(iter(store.heads)))(rows)
+    raw = store.reader(store.head_name())(rows)
     logits: np.ndarray = log_softmax(fitted.logits(raw), axis=1)
     return logits

@@ -74,7 +74,9 @@ def _teacher(root: Path, name: str, data: Prepared) -> dict[str, Any]:
     probe = root / "probes" / f"{name}.safetensors"
     if not probe.is_file():
         raise UserError(f"{probe}: no probe of this teacher; run `aft probe {name}`")
-    return {"recipe": store.recipe_digest, "content": store.content_digest, "probe": digest_files(probe)}
+    # Of the head that runs learn from: another head beside it changes nothing for them.
+    content = store.head_digest(store.head_name())
+    return {"recipe": store.recipe_digest, "content": content, "probe": digest_files(probe)}
 
 
 def _code(modules: Iterable[str]) -> Iterable[tuple[str, str]]:

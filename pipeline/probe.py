@@ -99,7 +99,7 @@ def probe(teacher: str, data: Prepared, store: FeatureStore, settings: ProbeSett
     """
     started = time.perf_counter()
     store.check(dataset=data.digest, ids=data.ids)
-    reader = store.reader(next(iter(store.heads)))
+    reader = store.reader(store.head_name())
     arrays: dict[str, np.ndarray] = {}
     scores = []
     for number in range(data.splits):
@@ -129,7 +129,9 @@ def load(path: Path, split: int, data: Prepared, store: FeatureStore) -> Probe:
         arrays = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: damaged ({error}); {again}") from None
-    if fitted_on.get("store") != store.content_digest or fitted_on.get(f"{split}") != data.draw_digest(split):
+    if fitted_on.get("store") != store.head_digest(store.head_name()) or fitted_on.get(f"{split}") != data.draw_digest(
+        split
+    ):
         raise UserError(f"{path}: fitted on other features, splits or labels than these; {again}")
     fields: dict[str, Any] = {key.partition(".")[2]: arrays[key] for key in arrays if key.startswith(f"{split}.")}
     return Probe(**(fields | {"row_norm": float(fields["row_norm"])}))
@@ -137,7 +139,9 @@ def load(path: Path, split: int, data: Prepared, store: FeatureStore) -> Probe:
 
 def _identity(data: Prepared, store: FeatureStore) -> dict[str, str]:
     """What a probe was fitted on: the store, and each draw."""
-    return {"store": store.content_digest} | {f"{draw}": data.draw_digest(draw) for draw in range(data.splits)}
+    return {"store": store.head_digest(store.head_name())} | {
+        f"{draw}": data.draw_digest(draw) for draw in range(data.splits)
+    }
 
 
 def _fit(

@@ -11,78 +11,26 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from joblib import Parallel, delayed, parallel_config
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline import checkpoints, probe, runs
-from pipeline.errors import UserError
+from pipeline import checkpoints, runs
+from pipeline.guards import Log, Pull
 from pipeline.machine import Machine, cores
-from pipeline.methods import Context, Signals, TeacherProfile, Transfer
-from pipeline.metrics import accuracy
-from pipeline.params import Params, Settings, parse, part
+from pipeline.methods import Signals
+from pipeline.params import Params, parse, part
 from pipeline.prepared import Prepared, Split
 from pipeline.progress import progress
 from pipeline.provenance import commit, versions
-from pipeline.schedules import Schedule, factor
-from pipeline.store import FeatureStore
-from pipeline.students import Inputs, Student
-
-LINES = 20
-"""Lines per training in the log of losses and guards."""
-
-
-class TrainSettings(Settings):
-    """The `train` section.
-
-    Attributes:
-        steps: of the optimiser, AdamW.
-        batch_size: labelled rows per step.
-        transfer_batch_size: rows per step that the methods see, drawn from labelled and unlabelled training rows
-            together; where all training rows have labels, the methods see the labelled batch instead.
-        learning_rate: of the student, at its peak; then a cosine down to 0.
-        weight_decay: of the student.
-        warmup: share of the steps on which the learning rate rises.
-        seeds: one training each; seed k uses draw k of the splits.
-        precision: float32, or bfloat16 autocast; penalties are computed in float32 in any case.
-    """
-
-    steps: int = Field(default=1000, ge=1)
-    batch_size: int = Field(default=128, ge=1)
-    transfer_batch_size: int = Field(default=256, ge=3)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    warmup: float = Field(default=0.05, ge=0, lt=1)
-    seeds: list[int] = Field(default=[0, 1, 2, 3, 4], min_length=1)
-    precision: Literal["float32", "bfloat16"] = "float32"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that determines a run; small enough to send to a worker process, which opens the data itself."""
-
-    name: str
-    params: Params
-    root: Path
-    run: runs.Run
-    settings: TrainSettings
-    machine: Machine
-    id: str
-    """Of this call of `train`."""
-
-    @property
-    def out(self) -> Path:
-        """Where the run is written, until it is whole."""
-        return self.root / "runs" / f".{self.name}.partial"
+from pipeline.students import Student
+from pipeline.world import Draw, Plan, TrainSettings, World
 
 
 @dataclass(frozen=True)
@@ -188,90 +136,6 @@ def _fit_there(plan: Plan, seed: int, weights: tuple[float, ...]) -> Fitted:
 _THERE: dict[str, Callable[..., Fitted]] = {}
 
 
-@dataclass(frozen=True)
-class Pull:
-    """One method at work in one training, its weight, and how the weight changes."""
-
-    weight: float
-    schedule: Schedule
-    transfer: Transfer
-
-    def at(self, progress: float) -> float:
-        """The weight when training is `progress` of the way, from 0 to 1."""
-        return self.weight * factor(self.schedule, progress)
-
-
-class World:
-    """What a run's trainings share: the dataset, the stores of its teachers, the student's view of the data."""
-
-    def __init__(self, plan: Plan):
-        self.plan = plan
-        self.device = plan.machine.torch_device()
-        self.data = Prepared.open(plan.root / "data")
-        self.stores = {name: FeatureStore.open(plan.root / "features" / f"{name}.zarr") for name in plan.run.teachers}
-        self.readers: list[Callable[[np.ndarray], np.ndarray]] = []
-        for store in self.stores.values():
-            store.check(dataset=self.data.digest, ids=self.data.ids)
-            self.readers.append(store.reader(next(iter(store.heads))))
-
-    @lru_cache(maxsize=1)  # noqa: B019  (a world lives as long as its process)
-    def draw(self, seed: int) -> "Draw":
-        """What depends on the seed's draw of the splits, or on the seed."""
-        return Draw(self, seed)
-
-
-class Draw:
-    """One draw of the splits: who is what, the student's inputs, the teachers' profiles and features."""
-
-    def __init__(self, world: World, seed: int):
-        data, plan = world.data, world.plan
-        number = seed % data.splits
-        self.world, self.seed = world, seed
-        self.split: Split = data.split(number)
-        self.labels = torch.from_numpy(data.visible_labels(number)).to(world.device)
-        where = f"{plan.params.source}: students.{plan.run.student}"
-        section = plan.params.section(f"students.{plan.run.student}")
-        self.recipe = checkpoints.recipe(section, where, data, self.split.train)
-        self.profiles = tuple(
-            _profile(name, probe.load(plan.root / "probes" / f"{name}.safetensors", number, data, store), world.device)
-            for name, store in world.stores.items()
-        )
-        self.stand_in = np.arange(len(data))
-        if plan.run.shuffle_teachers:
-            # Among training rows only, and the same way for every weight, so that nothing else differs.
-            self.stand_in[self.split.train] = np.random.default_rng([seed, 2]).permutation(self.split.train)
-
-    @cached_property
-    def inputs(self) -> Inputs:
-        """The dataset as the student reads it."""
-        return self.recipe.inputs(self.world.data)
-
-    def teacher_features(self, teacher: int, rows: np.ndarray) -> Float[Tensor, "n teacher"]:
-        """Raw features of one teacher, float32, on the device."""
-        features = torch.from_numpy(self.world.readers[teacher](self.stand_in[rows]))
-        return features.to(self.world.device, non_blocking=True).float()
-
-    def context(self, student: Student) -> Context:
-        """What methods may look at before training."""
-
-        def student_features(rows: np.ndarray) -> Tensor:
-            batches = checkpoints.outputs(student, self.inputs, rows, self.world.device)
-            return torch.cat([features.float() for features, _ in batches]).clone()
-
-        return Context(
-            student_width=student.width,
-            classes=len(self.recipe.classes),
-            teachers=self.profiles,
-            train_rows=self.split.train,
-            labelled_rows=self.split.labelled,
-            val_rows=self.split.val,
-            labels=self.labels,
-            teacher_features=self.teacher_features,
-            student_features=student_features,
-            seed=self.seed,
-        )
-
-
 def _fitter(plan: Plan) -> Callable[..., Fitted]:
     world = World(plan)
     methods = [part("methods", term.name) for term in plan.run.methods]
@@ -373,85 +237,6 @@ def _shuffled(rows: np.ndarray, size: int, random: np.random.Generator) -> Itera
         order = random.permutation(rows)
         for start in range(0, len(order) - size + 1, size):
             yield order[start : start + size]
-
-
-class Log:
-    """Losses, validation accuracy and guards of one training, on `LINES` of its steps and after the last."""
-
-    def __init__(self, draw: Draw, student: Student, pulls: dict[str, Pull]):
-        self.draw, self.student, self.pulls = draw, student, pulls
-        self.steps = draw.world.plan.settings.steps
-        self.every = max(1, self.steps // LINES)
-        self.lines: list[dict[str, int | float]] = []
-        self.guard: dict[str, Any] = {"seed": draw.seed}
-
-    def due(self, step: int) -> bool:
-        """Whether this step is worth a line: waiting for the device is not for every step."""
-        return step % self.every == 0 or step == self.steps - 1
-
-    def line(
-        self, step: int, task: Tensor, penalties: dict[str, Tensor], weighted: dict[str, Tensor], features: Tensor
-    ) -> None:
-        """Measure one step, before its update. `weighted` are the penalties as the loss has them.
-
-        Raises:
-            UserError: a loss is not a number.
-        """
-        line: dict[str, int | float] = {
-            "step": step,
-            "task_loss": task.item(),
-            "penalty": sum(p.item() for p in weighted.values()),
-        }
-        if not np.isfinite([line["task_loss"], line["penalty"]]).all():
-            raise UserError(
-                f"{self.draw.world.plan.name}: seed {self.draw.seed}, step {step}: the loss is not finite; "
-                "lower train.learning_rate or the method's weight"
-            )
-        when = "start" if step == 0 else "end"
-        spread = (features - features.mean(0)).norm(dim=1).mean()
-        self.guard[f"feature_spread_{when}"] = spread.item()
-        for name, penalty in penalties.items():
-            line[f"penalty_{name}"] = penalty.item()
-            line |= {f"{name}_{key}": value for key, value in self.pulls[name].transfer.log().items()}
-        if weighted:
-            strength = _gradient(sum(weighted.values(), start=torch.zeros_like(task)), features)
-            ratio = strength / max(_gradient(task, features), 1e-12)
-            line["gradient_ratio"] = self.guard[f"gradient_ratio_{when}"] = ratio
-            name, penalty = next(iter(penalties.items()))
-            self.guard |= {"penalty_end": penalty.item(), "penalty_chance": self.pulls[name].transfer.chance()}
-        self.lines.append(line | self._validate())
-
-    def last(self) -> None:
-        """The line after the last step, and the share of the class that is predicted most."""
-        self.lines.append({"step": self.steps} | self._validate())
-
-    def _validate(self) -> dict[str, float]:
-        draw = self.draw
-        logits = checkpoints.predict(self.student, draw.inputs, draw.split.val, draw.world.device)
-        share = np.bincount(logits.argmax(1), minlength=logits.shape[1]).max() / len(logits)
-        self.guard |= {"largest_class_share": float(share), "one_class": bool(share == 1.0)}
-        return {"val_accuracy": accuracy(logits, draw.world.data.labels[draw.split.val])}
-
-
-def _gradient(loss: Tensor, features: Tensor) -> float:
-    """The norm of a loss's gradient with respect to the features."""
-    (gradient,) = torch.autograd.grad(loss, features, retain_graph=True, allow_unused=True)
-    return 0.0 if gradient is None else gradient.norm().item()
-
-
-def _profile(name: str, fitted: probe.Probe, device: torch.device) -> TeacherProfile:
-    def tensor(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(device)
-
-    return TeacherProfile(
-        name=name,
-        mean=tensor(fitted.mean),
-        std=tensor(fitted.std),
-        row_norm=fitted.row_norm,
-        probe_weight=tensor(fitted.weight),
-        probe_bias=tensor(fitted.bias),
-        direction_std=tensor(fitted.direction_std),
-    )
 
 
 def _choose(results: list[Fitted]) -> tuple[float, ...]:

@@ -28,6 +28,8 @@ LAYERS = [
     {"prepared", "metrics", "weights", "splits", "survey", "twins", "kernels", "logme", "runs"},
     {"methods", "targets", "gates", "students", "teachers", "images", "probe", "comparison", "figures", "wording"},
     {"checkpoints"},
+    {"world"},
+    {"guards"},
     {"prepare", "extract", "join", "train", "evaluate", "report"},
 ]
 """From the bottom up; a module imports from its own layer or from below. Plug-in folders and the store count as one."""

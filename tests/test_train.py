@@ -15,7 +15,8 @@ from pipeline import checkpoints, probe
 from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.prepared import Prepared, Split
-from pipeline.train import Fitted, TrainSettings, _batches, _choose, _rate, _shuffled, train
+from pipeline.train import Fitted, _batches, _choose, _rate, _shuffled, train
+from pipeline.world import TrainSettings
 
 from .conftest import write_store
 

@@ -1,0 +1,96 @@
+"""The log of one training: losses, validation accuracy, and the guards that show a student collapsing."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline import checkpoints
+from pipeline.errors import UserError
+from pipeline.methods import Transfer
+from pipeline.metrics import accuracy
+from pipeline.schedules import Schedule, factor
+from pipeline.students import Student
+from pipeline.world import Draw
+
+LINES = 20
+"""Lines per training in the log of losses and guards."""
+
+
+@dataclass(frozen=True)
+class Pull:
+    """One method at work in one training, its weight, and how the weight changes."""
+
+    weight: float
+    schedule: Schedule
+    transfer: Transfer
+
+    def at(self, progress: float) -> float:
+        """The weight when training is `progress` of the way, from 0 to 1."""
+        return self.weight * factor(self.schedule, progress)
+
+
+class Log:
+    """Losses, validation accuracy and guards of one training, on `LINES` of its steps and after the last."""
+
+    def __init__(self, draw: Draw, student: Student, pulls: dict[str, Pull]):
+        self.draw, self.student, self.pulls = draw, student, pulls
+        self.steps = draw.world.plan.settings.steps
+        self.every = max(1, self.steps // LINES)
+        self.lines: list[dict[str, int | float]] = []
+        self.guard: dict[str, Any] = {"seed": draw.seed}
+
+    def due(self, step: int) -> bool:
+        """Whether this step is worth a line: waiting for the device is not for every step."""
+        return step % self.every == 0 or step == self.steps - 1
+
+    def line(
+        self, step: int, task: Tensor, penalties: dict[str, Tensor], weighted: dict[str, Tensor], features: Tensor
+    ) -> None:
+        """Measure one step, before its update. `weighted` are the penalties as the loss has them.
+
+        Raises:
+            UserError: a loss is not a number.
+        """
+        line: dict[str, int | float] = {
+            "step": step,
+            "task_loss": task.item(),
+            "penalty": sum(p.item() for p in weighted.values()),
+        }
+        if not np.isfinite([line["task_loss"], line["penalty"]]).all():
+            raise UserError(
+                f"{self.draw.world.plan.name}: seed {self.draw.seed}, step {step}: the loss is not finite; "
+                "lower train.learning_rate or the method's weight"
+            )
+        when = "start" if step == 0 else "end"
+        spread = (features - features.mean(0)).norm(dim=1).mean()
+        self.guard[f"feature_spread_{when}"] = spread.item()
+        for name, penalty in penalties.items():
+            line[f"penalty_{name}"] = penalty.item()
+            line |= {f"{name}_{key}": value for key, value in self.pulls[name].transfer.log().items()}
+        if weighted:
+            strength = _gradient(sum(weighted.values(), start=torch.zeros_like(task)), features)
+            ratio = strength / max(_gradient(task, features), 1e-12)
+            line["gradient_ratio"] = self.guard[f"gradient_ratio_{when}"] = ratio
+            name, penalty = next(iter(penalties.items()))
+            self.guard |= {"penalty_end": penalty.item(), "penalty_chance": self.pulls[name].transfer.chance()}
+        self.lines.append(line | self._validate())
+
+    def last(self) -> None:
+        """The line after the last step, and the share of the class that is predicted most."""
+        self.lines.append({"step": self.steps} | self._validate())
+
+    def _validate(self) -> dict[str, float]:
+        draw = self.draw
+        logits = checkpoints.predict(self.student, draw.inputs, draw.split.val, draw.world.device)
+        share = np.bincount(logits.argmax(1), minlength=logits.shape[1]).max() / len(logits)
+        self.guard |= {"largest_class_share": float(share), "one_class": bool(share == 1.0)}
+        return {"val_accuracy": accuracy(logits, draw.world.data.labels[draw.split.val])}
+
+
+def _gradient(loss: Tensor, features: Tensor) -> float:
+    """The norm of a loss's gradient with respect to the features."""
+    (gradient,) = torch.autograd.grad(loss, features, retain_graph=True, allow_unused=True)
+    return 0.0 if gradient is None else gradient.norm().item()

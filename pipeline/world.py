@@ -1,0 +1,151 @@
+"""What a training stands on: the plan of a run, the data and stores it opens, one draw of the splits."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from pipeline import checkpoints, probe, runs
+from pipeline.machine import Machine
+from pipeline.methods import Context, TeacherProfile
+from pipeline.params import Params, Settings
+from pipeline.prepared import Prepared, Split
+from pipeline.store import FeatureStore
+from pipeline.students import Inputs, Student
+
+
+class TrainSettings(Settings):
+    """The `train` section.
+
+    Attributes:
+        steps: of the optimiser, AdamW.
+        batch_size: labelled rows per step.
+        transfer_batch_size: rows per step that the methods see, drawn from labelled and unlabelled training rows
+            together; where all training rows have labels, the methods see the labelled batch instead.
+        learning_rate: of the student, at its peak; then a cosine down to 0.
+        weight_decay: of the student.
+        warmup: share of the steps on which the learning rate rises.
+        seeds: one training each; seed k uses draw k of the splits.
+        precision: float32, or bfloat16 autocast; penalties are computed in float32 in any case.
+    """
+
+    steps: int = Field(default=1000, ge=1)
+    batch_size: int = Field(default=128, ge=1)
+    transfer_batch_size: int = Field(default=256, ge=3)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    seeds: list[int] = Field(default=[0, 1, 2, 3, 4], min_length=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that determines a run; small enough to send to a worker process, which opens the data itself."""
+
+    name: str
+    params: Params
+    root: Path
+    run: runs.Run
+    settings: TrainSettings
+    machine: Machine
+    id: str
+    """Of this call of `train`."""
+
+    @property
+    def out(self) -> Path:
+        """Where the run is written, until it is whole."""
+        return self.root / "runs" / f".{self.name}.partial"
+
+
+class World:
+    """What a run's trainings share: the dataset, the stores of its teachers, the student's view of the data."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.device = plan.machine.torch_device()
+        self.data = Prepared.open(plan.root / "data")
+        self.stores = {name: FeatureStore.open(plan.root / "features" / f"{name}.zarr") for name in plan.run.teachers}
+        self.readers: list[Callable[[np.ndarray], np.ndarray]] = []
+        for store in self.stores.values():
+            store.check(dataset=self.data.digest, ids=self.data.ids)
+            self.readers.append(store.reader(store.head_name()))
+
+    @lru_cache(maxsize=1)  # noqa: B019  (a world lives as long as its process)
+    def draw(self, seed: int) -> "Draw":
+        """What depends on the seed's draw of the splits, or on the seed."""
+        return Draw(self, seed)
+
+
+class Draw:
+    """One draw of the splits: who is what, the student's inputs, the teachers' profiles and features."""
+
+    def __init__(self, world: World, seed: int):
+        data, plan = world.data, world.plan
+        number = seed % data.splits
+        self.world, self.seed = world, seed
+        self.split: Split = data.split(number)
+        self.labels = torch.from_numpy(data.visible_labels(number)).to(world.device)
+        where = f"{plan.params.source}: students.{plan.run.student}"
+        section = plan.params.section(f"students.{plan.run.student}")
+        self.recipe = checkpoints.recipe(section, where, data, self.split.train)
+        self.profiles = tuple(
+            _profile(name, probe.load(plan.root / "probes" / f"{name}.safetensors", number, data, store), world.device)
+            for name, store in world.stores.items()
+        )
+        self.stand_in = np.arange(len(data))
+        if plan.run.shuffle_teachers:
+            # Among training rows only, and the same way for every weight, so that nothing else differs.
+            self.stand_in[self.split.train] = np.random.default_rng([seed, 2]).permutation(self.split.train)
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """The dataset as the student reads it."""
+        return self.recipe.inputs(self.world.data)
+
+    def teacher_features(self, teacher: int, rows: np.ndarray) -> Float[Tensor, "n teacher"]:
+        """Raw features of one teacher, float32, on the device."""
+        features = torch.from_numpy(self.world.readers[teacher](self.stand_in[rows]))
+        return features.to(self.world.device, non_blocking=True).float()
+
+    def context(self, student: Student) -> Context:
+        """What methods may look at before training."""
+
+        def student_features(rows: np.ndarray) -> Tensor:
+            batches = checkpoints.outputs(student, self.inputs, rows, self.world.device)
+            return torch.cat([features.float() for features, _ in batches]).clone()
+
+        return Context(
+            student_width=student.width,
+            classes=len(self.recipe.classes),
+            teachers=self.profiles,
+            train_rows=self.split.train,
+            labelled_rows=self.split.labelled,
+            val_rows=self.split.val,
+            labels=self.labels,
+            teacher_features=self.teacher_features,
+            student_features=student_features,
+            seed=self.seed,
+        )
+
+
+def _profile(name: str, fitted: probe.Probe, device: torch.device) -> TeacherProfile:
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(device)
+
+    return TeacherProfile(
+        name=name,
+        mean=tensor(fitted.mean),
+        std=tensor(fitted.std),
+        row_norm=fitted.row_norm,
+        probe_weight=tensor(fitted.weight),
+        probe_bias=tensor(fitted.bias),
+        direction_std=tensor(fitted.direction_std),
+    )
