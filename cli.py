@@ -33,7 +33,7 @@ class Kind(StrEnum):
 
 @app.command("list")
 def list_parts(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_json: command.Json = False) -> None:
-    """What there is to choose from, a line each; the names are those that params.yaml takes."""
+    """What params.yaml may name, a line each."""
     found = describe(kind)
     if as_json:
         print(json.dumps(found))

@@ -13,7 +13,10 @@ def main(
     overrides: command.Set = None,
     as_json: command.Json = False,
 ) -> None:
-    """Test one run's students, and its teachers' probes on the same rows."""
+    """Test one run's students.
+
+    And its teachers' probes on the same rows.
+    """
     from pipeline.evaluate import evaluate
 
     command.show(evaluate(run, command.settings(params, overrides)), as_json)

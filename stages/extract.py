@@ -13,7 +13,10 @@ def main(
     overrides: command.Set = None,
     as_json: command.Json = False,
 ) -> None:
-    """Run one frozen teacher over the dataset, once, and keep what it says. Resumes after an interruption."""
+    """Run one frozen teacher over the data, once.
+
+    Keeps what it says in features/<teacher>.zarr; resumes after an interruption.
+    """
     from pipeline.extract import ExtractSettings, extract
     from pipeline.machine import Machine
     from pipeline.prepared import Prepared

@@ -21,7 +21,10 @@ def main(
         str, typer.Option("--params", help="What to start from: `text`, `images`, or a params file.")
     ] = "text",
 ) -> None:
-    """Start a project: params.yaml, dvc.yaml and a raw/ folder for the data; then `dvc repro` runs it."""
+    """Start a project of your own.
+
+    Writes params.yaml, dvc.yaml and a raw/ folder for the data; `dvc repro` runs it.
+    """
     source = _params(params)
     existing = [name for name in ("params.yaml", "dvc.yaml") if (folder / name).exists()]
     if existing:

@@ -4,7 +4,10 @@ from stages import command
 
 
 def main(params: command.File = command.PARAMS, overrides: command.Set = None, as_json: command.Json = False) -> None:
-    """Check that stores, probes and dataset belong together; write a bundle per run."""
+    """Write what each run stands on.
+
+    Checks that stores, probes and dataset belong together; writes a bundle per run.
+    """
     from pipeline.join import join
 
     command.show(join(command.settings(params, overrides)), as_json)

@@ -4,7 +4,10 @@ from stages import command
 
 
 def main(params: command.File = command.PARAMS, overrides: command.Set = None, as_json: command.Json = False) -> None:
-    """Read the source, drop duplicates, draw the splits, and write data/."""
+    """Copy the data, without twins, splits drawn.
+
+    Reads the source, drops duplicates, draws the splits and writes data/.
+    """
     from pipeline.prepare import PrepareSettings, prepare
 
     settings = command.settings(params, overrides).read(PrepareSettings, "dataset")

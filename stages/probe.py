@@ -13,7 +13,10 @@ def main(
     overrides: command.Set = None,
     as_json: command.Json = False,
 ) -> None:
-    """Fit a linear probe on one teacher's features and the labelled training rows."""
+    """Fit a linear probe on a teacher's features.
+
+    Sees the labels of the labelled training rows only, on every draw of the splits.
+    """
     from pipeline.prepared import Prepared
     from pipeline.probe import ProbeSettings, probe
     from pipeline.store import FeatureStore

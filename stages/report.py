@@ -7,7 +7,10 @@ from stages import command
 
 
 def main(params: command.File = command.PARAMS, overrides: command.Set = None, as_json: command.Json = False) -> None:
-    """Compare all runs: means, paired differences with intervals, the share of the gap that is closed."""
+    """Compare all runs on one page.
+
+    Means, paired differences with intervals, the share of the gap that is closed.
+    """
     from pipeline.report import Stored, report
     from pipeline.store import FeatureStore
 

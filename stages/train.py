@@ -13,7 +13,10 @@ def main(
     overrides: command.Set = None,
     as_json: command.Json = False,
 ) -> None:
-    """Train one run: every seed, every candidate weight; the weight is chosen on validation rows."""
+    """Train one run.
+
+    Every seed and every candidate weight; the weight is chosen on validation rows.
+    """
     from pipeline.train import train
 
     command.show(train(run, command.settings(params, overrides)), as_json)
