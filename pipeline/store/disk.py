@@ -195,8 +195,13 @@ class Lock:
                 self._handle = None
                 continue
             self._handle = handle
-            os.truncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+            try:
+                os.truncate(handle, 0)
+                os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+            except OSError as error:
+                os.close(handle)
+                self._handle = None
+                raise explained(error, self.path) from error
             return True
 
 
