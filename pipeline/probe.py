@@ -9,7 +9,7 @@ logit distillation follows where a teacher has no head for the task.
 import json
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,21 @@ class Probe:
     def logits(self, raw: np.ndarray) -> np.ndarray:
         """Logits [n, C] of raw features [n, D]."""
         logits: np.ndarray = (raw.astype(np.float32) - self.mean) / self.std @ self.weight.T + self.bias
+        return logits
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear classifier of standardised rows: weight [C, D] and bias [C], float32, and how it was chosen on val."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+    strength: float
+    val_log_loss: float
+
+    def logits(self, standard: np.ndarray) -> np.ndarray:
+        """Logits [n, C] of standardised rows [n, D]."""
+        logits: np.ndarray = standard @ self.weight.T + self.bias
         return logits
 
 
@@ -137,6 +152,44 @@ def load(path: Path, split: int, data: Prepared, store: FeatureStore) -> Probe:
     return Probe(**(fields | {"row_norm": float(fields["row_norm"])}))
 
 
+def fit(
+    train: np.ndarray, labels: np.ndarray, val: np.ndarray, val_labels: np.ndarray, strengths: Sequence[float]
+) -> Linear:
+    """Multinomial logistic regression, at the strength whose log loss on the validation rows is the least.
+
+    Args:
+        train, labels: standardised rows [n, D] of every class, and their class numbers [n].
+        val, val_labels: the same of the validation rows; they choose among the strengths and do nothing else.
+        strengths: candidates for C, the inverse of the L2 penalty; the first of equals is taken.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    best: Linear | None = None
+    for strength in strengths:
+        model = LogisticRegression(C=strength, max_iter=2000)
+        with warnings.catch_warnings():
+            # An almost unpenalised probe of few rows has no finite optimum; the validation rows will not choose it.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(train, labels)
+        weight, bias = _per_class(model.coef_, model.intercept_)
+        loss = log_loss(val @ weight.T + bias, val_labels)
+        if best is None or loss < best.val_log_loss:
+            best = Linear(weight, bias, strength, loss)
+    assert best is not None
+    return best
+
+
+def training_labels(data: Prepared, number: int) -> np.ndarray:
+    """The class numbers of a draw's labelled training rows. Raises `UserError` if a class has none of them."""
+    labels: np.ndarray = data.labels[data.split(number).labelled]
+    if len(absent := np.setdiff1d(np.arange(len(data.classes)), labels)):
+        raise UserError(
+            f"draw {number}: no labelled training row of class {data.classes[absent[0]]!r}; label more rows"
+        )
+    return labels
+
+
 def _identity(data: Prepared, store: FeatureStore) -> dict[str, str]:
     """What a probe was fitted on: the store, and each draw."""
     return {"store": store.head_digest(store.head_name())} | {
@@ -147,37 +200,19 @@ def _identity(data: Prepared, store: FeatureStore) -> dict[str, str]:
 def _fit(
     data: Prepared, number: int, reader: Callable[[np.ndarray], np.ndarray], settings: ProbeSettings
 ) -> tuple[Probe, SplitScore]:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    split, classes = data.split(number), len(data.classes)
+    split = data.split(number)
     mean, std, row_norm = _statistics(split.train, reader)
     if row_norm == 0:
         raise UserError("the features are the same for every training row; look at the teacher and its preprocessing")
-    labels = data.labels[split.labelled]
-    if len(absent := np.setdiff1d(np.arange(classes), labels)):
-        raise UserError(
-            f"draw {number}: no labelled training row of class {data.classes[absent[0]]!r}; label more rows"
-        )
+    labels = training_labels(data, number)
     rows = {"train": split.labelled, "val": split.val, "test": split.test}
     raw = {role: reader(chosen).astype(np.float32) for role, chosen in rows.items()}
-    standard = {role: (features - mean) / std for role, features in raw.items()}
-    best: tuple[float, float, np.ndarray, np.ndarray] | None = None
-    for strength in settings.strengths:
-        model = LogisticRegression(C=strength, max_iter=2000)
-        with warnings.catch_warnings():
-            # An almost unpenalised probe of few rows has no finite optimum; the validation rows will not choose it.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(standard["train"], labels)
-        weight, bias = _per_class(model.coef_, model.intercept_)
-        loss = log_loss(standard["val"] @ weight.T + bias, data.labels[split.val])
-        if best is None or loss < best[0]:
-            best = (loss, strength, weight, bias)
-    assert best is not None
-    loss, strength, weight, bias = best
-    fitted = Probe(mean, std, row_norm, weight, bias, _direction_std(split.train, reader, mean, std, weight))
+    standard = {role: (features - mean) / std for role, features in raw.items() if role != "test"}
+    best = fit(standard["train"], labels, standard["val"], data.labels[split.val], settings.strengths)
+    direction_std = _direction_std(split.train, reader, mean, std, best.weight)
+    fitted = Probe(mean, std, row_norm, best.weight, best.bias, direction_std)
     scores = {role: accuracy(fitted.logits(raw[role]), data.labels[rows[role]]) for role in ("val", "test")}
-    return fitted, SplitScore(number, strength, scores["val"], loss, scores["test"], len(labels))
+    return fitted, SplitScore(number, best.strength, scores["val"], best.val_log_loss, scores["test"], len(labels))
 
 
 def _per_class(coef: np.ndarray, intercept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
