@@ -201,7 +201,7 @@ def _fit(
     data: Prepared, number: int, reader: Callable[[np.ndarray], np.ndarray], settings: ProbeSettings
 ) -> tuple[Probe, SplitScore]:
     split = data.split(number)
-    mean, std, row_norm = _statistics(split.train, reader)
+    mean, std, row_norm = statistics(split.train, reader)
     if row_norm == 0:
         raise UserError("the features are the same for every training row; look at the teacher and its preprocessing")
     labels = training_labels(data, number)
@@ -223,8 +223,8 @@ def _per_class(coef: np.ndarray, intercept: np.ndarray) -> tuple[np.ndarray, np.
     return np.ascontiguousarray(coef, np.float32), intercept.astype(np.float32)
 
 
-def _statistics(rows: np.ndarray, reader: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray, float]:
-    """Per feature mean and standard deviation, and the mean norm of a standardised row, over `rows`."""
+def statistics(rows: np.ndarray, reader: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray, float]:
+    """Per feature mean and standard deviation (never 0), and the mean norm of a standardised row, over `rows`."""
     blocks = [rows[a : a + BLOCK] for a in range(0, len(rows), BLOCK)]
     mean = sum(reader(block).astype(np.float64).sum(0) for block in blocks) / len(rows)
     variance = sum(np.square(reader(block).astype(np.float64) - mean).sum(0) for block in blocks) / len(rows)

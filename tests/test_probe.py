@@ -85,7 +85,7 @@ def test_a_constant_feature_stays_finite(project: Path, params: Params):
     rows = np.arange(50)
     features = np.random.default_rng(0).normal(size=(50, 3))
     features[:, 1] = 7.0
-    mean, std, norm = probe._statistics(rows, lambda some: features[some])
+    mean, std, norm = probe.statistics(rows, lambda some: features[some])
     assert std[1] == 1.0
     assert mean[1] == pytest.approx(7.0)
     assert np.isfinite(norm)
