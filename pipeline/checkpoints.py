@@ -1,15 +1,17 @@
 """A trained student on disk: a folder with its weights, its family and settings, and what it learned of its rows.
 
-    student.json          family, settings, what the family's `fit` returned, the classes
+    student.json          family, settings, what the family's `fit` returned, the classes, the features it reads if any
     weights.safetensors   the student's weights, nothing of the method that trained it
 
-Nothing else is needed to use it, and nothing in it can run code.
+Nothing else is needed to use it, and nothing in it can run code. A student that reads features is used on those of the
+same stores; any others are refused.
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,8 @@ from torch import Tensor
 from pipeline.errors import UserError
 from pipeline.params import parse, part
 from pipeline.prepared import Prepared
-from pipeline.students import Inputs, Student
+from pipeline.store import FeatureStore, Reader
+from pipeline.students import Inputs, Kind, Student
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,21 @@ class Recipe:
         settings: its section of params.yaml, without `family`.
         fitted: what `fit` of the family returned.
         classes: their names, in the order of the logits.
+        teachers: for a family that reads features, the digests of those it learned from: by teacher, in the run's
+            order, `recipe` and `content` of the store.
     """
 
     family: str
     settings: dict[str, Any]
     fitted: dict[str, Any]
     classes: tuple[str, ...]
+    teachers: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def reads(self) -> Kind:
+        """What the family reads: text, image or features."""
+        kind: Kind = part("students", self.family).KIND
+        return kind
 
     def build(self, pretrained: bool = True) -> Student:
         """A student of this recipe; see `pipeline.students`."""
@@ -46,30 +58,61 @@ class Recipe:
         student: Student = module.build(self._settings(), self.fitted, len(self.classes), pretrained=pretrained)
         return student
 
-    def inputs(self, data: Prepared) -> Inputs:
-        """A dataset as this student reads it. Raises `UserError` if it holds another kind of rows."""
+    def inputs(self, data: Prepared, stores: Mapping[str, FeatureStore] | None = None) -> Inputs:
+        """A dataset as this student reads it.
+
+        Args:
+            data: the dataset.
+            stores: features of it, by teacher; those that the student does not read are left alone.
+
+        Raises:
+            UserError: the dataset holds another kind of rows, or the stores are not those that the student learned
+                from.
+        """
         module = part("students", self.family)
-        if data.kind != module.KIND:
-            raise UserError(f"a {self.family} student reads {module.KIND}, and the dataset holds {data.kind}")
-        inputs: Inputs = module.inputs(self._settings(), self.fitted, data)
+        known = stores or {}
+        for name, learned in self.teachers.items():
+            if name not in known:
+                raise UserError(f"a {self.family} student of `{name}` reads its features; give the store of `{name}`")
+            if _identity(known[name]) != learned:
+                raise UserError(
+                    f"{known[name].path}: other features than those that this {self.family} student learned from; "
+                    "train it again"
+                )
+        source = _source(module, f"a {self.family} student", data, {name: known[name] for name in self.teachers})
+        inputs: Inputs = module.inputs(self._settings(), self.fitted, source)
         return inputs
 
     def _settings(self) -> Any:
         return parse(part("students", self.family).Settings, self.settings, f"student {self.family}")
 
 
-def recipe(section: dict[str, Any], where: str, data: Prepared, rows: np.ndarray) -> Recipe:
+def recipe(
+    section: dict[str, Any],
+    where: str,
+    data: Prepared,
+    rows: np.ndarray,
+    stores: Mapping[str, FeatureStore] | None = None,
+) -> Recipe:
     """The recipe of a student that will learn from `rows` of `data`.
 
+    Args:
+        section: of params.yaml.
+        where: its name, for messages.
+        data: the dataset.
+        rows: training rows.
+        stores: features of the dataset, by teacher, for a family that reads those.
+
     Raises:
-        UserError: the section names no family or has a wrong key, or the family reads another kind of rows.
+        UserError: the section names no family or has a wrong key, or the family reads another kind of rows, or
+            features and there are none of this dataset.
     """
     values = {key: value for key, value in section.items() if key != "family"}
     module = part("students", section.get("family"), f"{where}.family")
     settings = parse(module.Settings, values, where)
-    if data.kind != module.KIND:
-        raise UserError(f"{where}: a {section['family']} student reads {module.KIND}; the dataset holds {data.kind}")
-    return Recipe(section["family"], values, module.fit(settings, data, rows), data.classes)
+    source = _source(module, f"{where}: a {section['family']} student", data, stores or {})
+    teachers = {name: _identity(store) for name, store in (stores or {}).items() if module.KIND == "features"}
+    return Recipe(section["family"], values, module.fit(settings, source, rows), data.classes, teachers)
 
 
 def save(folder: Path, recipe: Recipe, student: Student) -> None:
@@ -98,7 +141,9 @@ def load(folder: Path, classes: tuple[str, ...] | None = None) -> tuple[Recipe, 
         raise UserError(f"{error.filename or folder}: no such file; train the student first: `aft train RUN`") from None
     except Exception as error:
         raise UserError(f"{folder}: damaged checkpoint ({' '.join(str(error).split())}); train it again") from None
-    found = Recipe(values["family"], values["settings"], values["fitted"], tuple(values["classes"]))
+    found = Recipe(
+        values["family"], values["settings"], values["fitted"], tuple(values["classes"]), values.get("teachers", {})
+    )
     if classes is not None and found.classes != tuple(classes):
         raise UserError(f"{folder}: a student of {len(found.classes)} other classes; train it again on this dataset")
     student = found.build(pretrained=False)
@@ -135,3 +180,22 @@ def outputs(
 def predict(student: Student, inputs: Inputs, rows: np.ndarray, device: torch.device) -> np.ndarray:
     """Logits [n, C] of `rows`, float32."""
     return torch.cat([logits.float().cpu() for _, logits in outputs(student, inputs, rows, device)]).numpy()
+
+
+def _source(
+    module: ModuleType, who: str, data: Prepared, stores: Mapping[str, FeatureStore]
+) -> Prepared | dict[str, Reader]:
+    """What a family reads: the dataset, or its teachers' features of it."""
+    if module.KIND != "features":
+        if data.kind != module.KIND:
+            raise UserError(f"{who} reads {module.KIND}; the dataset holds {data.kind}")
+        return data
+    if not stores:
+        raise UserError(f"{who} reads the features of its run's teachers; add `teachers: [...]` to the run")
+    for store in stores.values():
+        store.check(dataset=data.digest, ids=data.ids)
+    return {name: store.reader(store.head_name()) for name, store in stores.items()}
+
+
+def _identity(store: FeatureStore) -> dict[str, str]:
+    return {"recipe": store.recipe_digest, "content": store.head_digest(store.head_name())}

@@ -83,7 +83,7 @@ def evaluate(name: str, params: Params, root: Path = Path(".")) -> Evaluation:
         if record["draws"][str(seed)] != data.draw_digest(number):
             raise UserError(f"{folder}: trained on other rows, splits or labels than these; run `aft train {name}`")
         recipe, student = checkpoints.load(folder / "students" / str(seed), data.classes)
-        logits = checkpoints.predict(student.to(device), recipe.inputs(data), rows, device)
+        logits = checkpoints.predict(student.to(device), recipe.inputs(data, stores), rows, device)
         labels = data.labels[rows]
         share = np.bincount(logits.argmax(1), minlength=len(data.classes)).max() / len(rows)
         scores = (accuracy(logits, labels), macro_f1(logits, labels), log_loss(logits, labels), float(share))

@@ -259,7 +259,8 @@ def _write(plan: Plan, results: list[Fitted], chosen: tuple[float, ...], seconds
     data = Prepared.open(plan.root / "data")
     split = data.split(plan.settings.seeds[0] % data.splits)
     section = plan.params.section(f"students.{plan.run.student}")
-    student = {"name": plan.run.student, "family": section["family"]}
+    family = section["family"]
+    student = {"name": plan.run.student, "family": family, "reads": part("students", family).KIND}
     record = {
         "run": plan.name,
         "student": student | {"parameters": kept[0].parameters, "width": kept[0].width},

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline import checkpoints, probe, runs
+from pipeline.errors import UserError
 from pipeline.machine import Machine
 from pipeline.methods import Context, TeacherProfile
 from pipeline.params import Params, Settings
@@ -95,7 +96,12 @@ class Draw:
         self.labels = torch.from_numpy(data.visible_labels(number)).to(world.device)
         where = f"{plan.params.source}: students.{plan.run.student}"
         section = plan.params.section(f"students.{plan.run.student}")
-        self.recipe = checkpoints.recipe(section, where, data, self.split.train)
+        self.recipe = checkpoints.recipe(section, where, data, self.split.train, world.stores)
+        if self.recipe.reads == "features" and (plan.run.methods or plan.run.shuffle_teachers):
+            raise UserError(
+                f"{plan.params.source}: runs.{plan.name}: the features of a {self.recipe.family} student are its "
+                "teachers' own and do not train; drop `methods` and `shuffle_teachers`, or choose another student"
+            )
         self.profiles = tuple(
             _profile(name, probe.load(plan.root / "probes" / f"{name}.safetensors", number, data, store), world.device)
             for name, store in world.stores.items()
@@ -108,7 +114,7 @@ class Draw:
     @cached_property
     def inputs(self) -> Inputs:
         """The dataset as the student reads it."""
-        return self.recipe.inputs(self.world.data)
+        return self.recipe.inputs(self.world.data, self.world.stores)
 
     def teacher_features(self, teacher: int, rows: np.ndarray) -> Float[Tensor, "n teacher"]:
         """Raw features of one teacher, float32, on the device."""

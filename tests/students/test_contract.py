@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -14,6 +14,8 @@ from pipeline.errors import UserError
 from pipeline.params import part, parts
 from pipeline.prepare import PrepareSettings, prepare
 from pipeline.prepared import Prepared
+from pipeline.store import FeatureStore
+from pipeline.students import Inputs
 
 from ..conftest import WORDS, write_encoder
 
@@ -47,94 +49,117 @@ def texts(project: Path) -> Prepared:
     return Prepared.open(project / "data")
 
 
+@pytest.fixture
+def stores(project: Path) -> dict[str, FeatureStore]:
+    """What two teachers said of the texts."""
+    return {name: FeatureStore.open(project / "features" / f"{name}.zarr") for name in ("wise", "loud")}
+
+
 @pytest.fixture(params=parts("students"))
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+class Case(NamedTuple):
+    """A family, a section of settings that is quick, a dataset of its kind, and teachers' features of it."""
+
+    module: ModuleType
+    section: dict[str, Any]
+    data: Prepared
+    stores: dict[str, FeatureStore]
+
+    def recipe(self, rows: np.ndarray) -> checkpoints.Recipe:
+        return checkpoints.recipe(self.section, "students.x", self.data, rows, self.stores)
+
+
 @pytest.fixture
-def case(
-    family: str, encoder: Path, pictures: Prepared, texts: Prepared
-) -> tuple[ModuleType, dict[str, Any], Prepared]:
-    """The family, a section of settings that is quick, and a dataset of its kind."""
+def case(family: str, encoder: Path, pictures: Prepared, texts: Prepared, stores: dict[str, FeatureStore]) -> Case:
     sections: dict[str, dict[str, Any]] = {
         "bag_of_words": {"family": family, "width": 8},
         "compact_cnn": {"family": family, "width": 16, "size": 16},
+        "linear_probe": {"family": family},
         "timm": {"family": family, "model": "test_vit", "pretrained": False, "size": 32},
         "transformers": {"family": family, "model": str(encoder)},
     }
     assert family in sections, f"add a quick section for {family} here"
     module = part("students", family)
-    return module, sections[family], {"text": texts, "image": pictures}[module.KIND]
+    data = pictures if module.KIND == "image" else texts
+    return Case(module, sections[family], data, stores if data is texts else {})
 
 
-def made(case: tuple[ModuleType, dict[str, Any], Prepared]) -> tuple[checkpoints.Recipe, Any, Prepared]:
-    _, section, data = case
+def made(case: Case) -> tuple[checkpoints.Recipe, Any, Inputs]:
+    """A student as after some training: a head that starts at zero would make equal what is not."""
     torch.manual_seed(0)
-    recipe = checkpoints.recipe(section, "students.x", data, data.split(0).train)
-    return recipe, recipe.build(), data
+    recipe = case.recipe(case.data.split(0).train)
+    student = recipe.build()
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter += 0.01 * torch.randn_like(parameter)
+    return recipe, student, recipe.inputs(case.data, case.stores)
 
 
 def test_gives_features_of_its_width_and_a_logit_per_class(case):
-    recipe, student, data = made(case)
-    features, logits = student(recipe.inputs(data).batch(np.array([5, 0, 3])))
+    _, student, inputs = made(case)
+    features, logits = student(inputs.batch(np.array([5, 0, 3])))
     assert features.shape == (3, student.width)
-    assert logits.shape == (3, len(data.classes))
+    assert logits.shape == (3, len(case.data.classes))
     assert torch.isfinite(features).all()
     assert torch.isfinite(logits).all()
 
 
 def test_its_features_are_the_input_of_a_linear_head(case):
-    recipe, student, data = made(case)
+    _, student, inputs = made(case)
     student.eval()
-    features, logits = student(recipe.inputs(data).batch(np.arange(len(data))[: student.width + 8]))
+    features, logits = student(inputs.batch(np.arange(len(case.data))[: student.width + 8]))
     ones = torch.cat([features, torch.ones(len(features), 1)], 1).double()
     solution = torch.linalg.lstsq(ones, logits.double()).solution
     assert torch.allclose(ones @ solution, logits.double(), atol=1e-4)
 
 
 def test_a_row_does_not_depend_on_its_batch(case):
-    recipe, student, data = made(case)
+    _, student, inputs = made(case)
     student.eval()
-    inputs = recipe.inputs(data)
     together = student(inputs.batch(np.array([7, 1, 12, 2])))[1]
     alone = torch.cat([student(inputs.batch(np.array([row])))[1] for row in (7, 1, 12, 2)])
     assert torch.allclose(together, alone, atol=1e-4)
 
 
 def test_every_parameter_learns_and_equal_seeds_give_equal_students(case):
-    recipe, student, data = made(case)
-    _, logits = student(recipe.inputs(data).batch(np.arange(8)))
+    recipe, student, inputs = made(case)
+    _, logits = student(inputs.batch(np.arange(8)))
     logits.square().sum().backward()
     still = [name for name, p in student.named_parameters() if p.requires_grad and p.grad is None]
     assert [name for name in still if "pooler" not in name] == []
-    torch.manual_seed(0)
-    again = recipe.build()
-    assert all(torch.equal(a, b) for a, b in zip(student.parameters(), again.parameters(), strict=True))
+    one, other = (recipe.build() for _ in range(2) if torch.manual_seed(0))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
 def test_what_it_fits_comes_from_the_rows_it_is_given(case):
-    module, section, data = case
-    settings = checkpoints.parse(module.Settings, {k: v for k, v in section.items() if k != "family"}, "here")
-    rows = data.split(0).train
-    assert module.fit(settings, data, rows) == module.fit(settings, data, rows.copy())
-    if module.__name__.endswith("bag_of_words"):
-        seen = " ".join(data.content(rows[:20])).lower()
-        assert set(module.fit(settings, data, rows[:20])["vocabulary"]) <= set(seen.split())
+    rows = case.data.split(0).train
+    assert case.recipe(rows).fitted == case.recipe(rows.copy()).fitted
+    if case.section["family"] == "bag_of_words":
+        seen = " ".join(case.data.content(rows[:20])).lower()
+        assert set(case.recipe(rows[:20]).fitted["vocabulary"]) <= set(seen.split())
 
 
 def test_a_checkpoint_gives_the_same_predictions_without_any_other_file(case, tmp_path: Path, monkeypatch):
-    recipe, student, data = made(case)
+    recipe, student, inputs = made(case)
     rows = np.arange(10)
-    before = checkpoints.predict(student, recipe.inputs(data), rows, CPU)
+    before = checkpoints.predict(student, inputs, rows, CPU)
     checkpoints.save(tmp_path / "student", recipe, student)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    found, again = checkpoints.load(tmp_path / "student", data.classes)
-    assert np.array_equal(before, checkpoints.predict(again, found.inputs(data), rows, CPU))
+    found, again = checkpoints.load(tmp_path / "student", case.data.classes)
+    assert found.teachers == recipe.teachers
+    assert np.array_equal(before, checkpoints.predict(again, found.inputs(case.data, case.stores), rows, CPU))
 
 
 def test_the_other_kind_of_rows_is_refused(case, texts: Prepared, pictures: Prepared):
-    module, section, _ = case
-    other = {"text": pictures, "image": texts}[module.KIND]
-    with pytest.raises(UserError, match=f"reads {module.KIND}; the dataset holds {other.kind}"):
-        checkpoints.recipe(section, "students.x", other, other.split(0).train)
+    other = texts if case.data is pictures else pictures
+    message = f"reads {case.module.KIND}; the dataset holds {other.kind}"
+    if case.module.KIND == "features":
+        message = "features of another dataset"
+    recipe = case.recipe(case.data.split(0).train)
+    with pytest.raises(UserError, match=message):
+        case._replace(data=other).recipe(other.split(0).train)
+    with pytest.raises(UserError, match=message):
+        recipe.inputs(other, case.stores)
