@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.store.disk import page_aligned
 from pipeline.store.format import STORED, Head
 
 # The bits of the exponent: all set means NaN or infinity.
@@ -14,7 +15,7 @@ BITS = {"float16": np.uint16, "bfloat16": np.uint16, "float32": np.uint32}
 
 
 def encode(values: np.ndarray, name: str, head: Head) -> dict[str, np.ndarray]:
-    """Rows of a head as its arrays keep them: always fresh, C-contiguous memory, little-endian.
+    """Rows of a head as its arrays keep them: always fresh, C-contiguous and page-aligned memory, little-endian.
 
     Args:
         values: float [n, *head.shape]; for bfloat16 also its bits, as uint16.
@@ -31,7 +32,7 @@ def encode(values: np.ndarray, name: str, head: Head) -> dict[str, np.ndarray]:
         raise UserError(f"head `{name}` holds floats, found {values.dtype}")
     if head.dtype == "int8":
         return _quantise(values, name)
-    stored = np.empty(values.shape, STORED[head.dtype])
+    stored = page_aligned(values.shape, STORED[head.dtype])
     step = max(1, BLOCK_NUMBERS // max(1, math.prod(head.shape)))
     wrong: list[int] = []
     for start in range(0, len(values), step):  # in blocks that stay in the processor's cache between copy and check
@@ -104,4 +105,6 @@ def _quantise(values: np.ndarray, name: str) -> dict[str, np.ndarray]:
     scale = (peak / np.float32(127)).astype("<f4")
     # Rows of zeros, and rows so small that their scale is zero, have codes of zero.
     codes = np.rint(np.divide(wide, scale[..., None], out=np.zeros_like(wide), where=scale[..., None] > 0))
-    return {name: np.clip(codes, -127, 127).astype(np.int8), f"{name}.scale": scale}
+    stored = page_aligned(values.shape, STORED["int8"])
+    np.clip(codes, -127, 127, out=stored, casting="unsafe")
+    return {name: stored, f"{name}.scale": scale}

@@ -4,7 +4,7 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +14,17 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.store.differences import differences
-from pipeline.store.disk import PARTIAL, Lock, explained, make_folder, publish, remove_folder, sync_folder
+from pipeline.store.disk import (
+    PARTIAL,
+    Lock,
+    explained,
+    make_folder,
+    page_aligned,
+    publish,
+    publish_together,
+    remove_folder,
+    sync_folder,
+)
 from pipeline.store.folder import LocalFolder
 from pipeline.store.format import (
     Head,
@@ -148,9 +158,9 @@ class StoreWriter:
                     notes.append(f"head `{name}` is not asked for and lacks some of these rows: dropped")
                 left = {name: head for name, head in layout.heads.items() if name not in extra - carried}
                 layout = replace(layout, heads=left)
-                _create(path, layout, rows)
-            elif layout != current:
-                _add_heads(path, layout)
+                _create(path, layout, layout.heads, _row_files(path, rows))
+            elif current is not None and layout != current:
+                _create(path, layout, layout.heads.keys() - current.heads.keys(), {})
             life.acquire(exclusive=False)
             writer = cls(path, rows, layout, (*heads, *sorted(carried)), notes, life, earlier)
             writer._take_stock(current if not replaces else None)
@@ -331,7 +341,7 @@ class StoreWriter:
         """Stored arrays of a shard, the known rows filled in from earlier features."""
         left = known.copy()
         arrays = {
-            array: np.zeros((stop - start, *shape), dtype)
+            array: page_aligned((stop - start, *shape), dtype)
             for array, (shape, dtype) in self.layout.heads[head].arrays(head).items()
         }
         for earlier in self._earlier:
@@ -462,23 +472,24 @@ def _resolve(current: Layout | None, wanted: Layout, fixed: bool) -> tuple[Layou
     return layout, notes, True
 
 
-def _create(path: Path, layout: Layout, rows: RowIndex) -> None:
-    """Write a new store's row index, its arrays' metadata, and last its own."""
-    arrays = {"id_bytes": rows.id_bytes, "id_ends": rows.id_ends, "digests": rows.digests}
-    for name, array in arrays.items():
-        folder = path / "rows" / name
-        make_folder(folder)
-        publish(folder / ("c" + ".0" * array.ndim), [np.ascontiguousarray(array).data])
-        publish(folder / "zarr.json", [flat_metadata(array)])
-    publish(path / "rows" / "zarr.json", [written({"zarr_format": 3, "node_type": "group", "attributes": {}})])
-    _add_heads(path, layout)
+def _row_files(path: Path, rows: RowIndex) -> dict[Path, bytes | memoryview]:
+    """The row index of a store, as files."""
+    group = written({"zarr_format": 3, "node_type": "group", "attributes": {}})
+    files: dict[Path, bytes | memoryview] = {path / "rows" / "zarr.json": group}
+    for name, array in {"id_bytes": rows.id_bytes, "id_ends": rows.id_ends, "digests": rows.digests}.items():
+        files[path / "rows" / name / "zarr.json"] = flat_metadata(array)
+        files[path / "rows" / name / ("c" + ".0" * array.ndim)] = np.ascontiguousarray(array).data
+    return files
 
 
-def _add_heads(path: Path, layout: Layout) -> None:
-    """Make room for the heads of a layout that are not there yet, then say that they are part of the store."""
-    for name, head in layout.heads.items():
-        for array, grid in reversed(layout.grids(name, head.codec).items()):
-            make_folder(path / array)
-            if head.codec != "auto" and not (path / array / "zarr.json").exists():
-                publish(path / array / "zarr.json", [grid.metadata()])
+def _create(path: Path, layout: Layout, heads: Iterable[str], files: dict[Path, bytes | memoryview]) -> None:
+    """Write `files` and the metadata of `heads`, and last, so that they count, the layout that they belong to."""
+    for name in heads:
+        codec = layout.heads[name].codec
+        for array, grid in layout.grids(name, codec).items():
+            if codec == "auto":  # its first shard decides
+                make_folder(path / array)
+            else:
+                files[path / array / "zarr.json"] = grid.metadata()
+    publish_together(files)
     publish(path / "zarr.json", [layout.metadata()])

@@ -1,6 +1,7 @@
 """Files that are whole or not there, and locks that die with their holder."""
 
 import errno
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -9,12 +10,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.errors import UserError
 from pipeline.store import disk
 from pipeline.store.checksum import checksum
-from pipeline.store.disk import Lock, link, make_folder, publish
+from pipeline.store.disk import LARGE, PAGE, Lock, link, make_folder, page_aligned, publish, publish_together
 
 
 def test_a_file_is_published_whole_with_its_digest(tmp_path: Path):
@@ -70,6 +72,88 @@ def test_the_bytes_and_the_name_reach_the_disk_before_publish_returns(tmp_path: 
     monkeypatch.setattr(disk.os, "replace", watched_replace)
     publish(tmp_path / "a", [b"x"])
     assert events == [("flush", "a.partial"), ("rename", "a"), ("flush", tmp_path.name)]
+
+
+def random_bytes(size: int) -> np.ndarray:
+    """Of page-aligned memory."""
+    memory = page_aligned((size,), "|u1")
+    memory[:] = np.random.default_rng(size).integers(0, 256, size, np.uint8)
+    return memory
+
+
+@pytest.mark.parametrize("size", [LARGE, LARGE + 1, 3 * LARGE - 1, 3 * LARGE + PAGE])
+@pytest.mark.parametrize("offset", [0, 1, PAGE])
+def test_large_files_hold_their_bytes_whatever_their_size_and_place_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, offset: int
+):
+    monkeypatch.setattr(disk, "BLOCK", LARGE)
+    memory = random_bytes(size)[offset:]
+    parts = [memory.data, bytes(100), b"index"]
+    assert publish(tmp_path / "a", parts) == checksum(parts)
+    assert (tmp_path / "a").read_bytes() == memory.tobytes() + bytes(100) + b"index"
+
+
+def test_whole_pages_go_past_the_page_cache_and_the_rest_through_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    try:
+        os.close(os.open(tmp_path / "probe", os.O_CREAT | os.O_WRONLY | os.O_DIRECT))
+    except (OSError, AttributeError):
+        pytest.skip("this file system cannot write past the page cache")
+    direct = []
+    write = os.write
+
+    def watched(handle: int, view: memoryview) -> int:
+        direct.append(len(view) if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_DIRECT else 0)
+        return write(handle, view)
+
+    monkeypatch.setattr(disk.os, "write", watched)
+    publish(tmp_path / "a", [random_bytes(LARGE + PAGE + 7).data, b"index"])
+    assert direct == [LARGE + PAGE]
+    publish(tmp_path / "b", [random_bytes(LARGE + PAGE)[1:].data])  # not at a page
+    publish(tmp_path / "c", [b"header", random_bytes(LARGE).data])  # in the middle of one
+    publish(tmp_path / "d", [random_bytes(LARGE - 1).data])
+    assert direct == [LARGE + PAGE]
+
+
+@pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="Linux has this flag")
+@pytest.mark.parametrize("refuses_at", ["the flag", "the first write", "the second write"])
+def test_a_file_system_that_cannot_do_so_is_written_as_usual(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses_at: str
+):
+    monkeypatch.setattr(disk, "BLOCK", LARGE)
+    written = []
+    control = fcntl.fcntl
+
+    def refuse() -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    def flags(handle: int, command: int, value: int = 0) -> int:
+        if command == fcntl.F_SETFL and value & os.O_DIRECT:
+            if refuses_at == "the flag":
+                refuse()
+            return 0
+        return control(handle, command, value)
+
+    def write(handle: int, view: memoryview) -> int:
+        if refuses_at == "the first write" or written:
+            refuse()
+        written.append(len(view))
+        return os.pwrite(handle, view, os.lseek(handle, len(view), os.SEEK_CUR) - len(view))
+
+    monkeypatch.setattr(disk.fcntl, "fcntl", flags)
+    monkeypatch.setattr(disk.os, "write", write)
+    memory = random_bytes(3 * LARGE)
+    assert publish(tmp_path / "a", [memory.data, b"index"]) == checksum([memory.data, b"index"])
+    assert (tmp_path / "a").read_bytes() == memory.tobytes() + b"index"
+
+
+def test_files_published_together_are_on_the_disk_with_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    flushed = []
+    monkeypatch.setattr(disk.os, "fsync", lambda handle: flushed.append(os.readlink(f"/proc/self/fd/{handle}")))
+    files = {tmp_path / "s" / name: name.encode() for name in ("zarr.json", "a/zarr.json", "a/c.0", "b/zarr.json")}
+    publish_together(files)
+    assert {path: path.read_bytes() for path in (tmp_path / "s").rglob("*") if path.is_file()} == files
+    assert {str(path.parent) for path in files} | {str(tmp_path)} <= set(flushed)
+    assert {f"{path}.partial" for path in files} <= set(flushed)
 
 
 def test_a_file_where_a_folder_must_be_is_named(tmp_path: Path):
@@ -161,3 +245,6 @@ def test_a_disk_that_fills_up_is_told_and_freed_of_the_torn_file(small_disk: Pat
         publish(small_disk / "large", [bytes(200_000)])
     assert [path.name for path in small_disk.iterdir()] == ["fits"]
     publish(small_disk / "again", [bytes(100_000)])
+    with pytest.raises(UserError, match="the disk is full"):
+        publish(small_disk / "huge", [random_bytes(2 * LARGE).data])
+    assert sorted(path.name for path in small_disk.iterdir()) == ["again", "fits"]
