@@ -108,7 +108,7 @@ class LinearProbe(students.Student):
 
     def forward(self, inputs: tuple[Float[Tensor, "n _"], ...]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
         """Scaled features side by side, and logits, of n rows; see `Cached.batch`."""
-        features = (torch.cat([raw.float() for raw in inputs], 1) - self.shift) * self.scale
+        features = (torch.cat([raw.to(self.scale.dtype) for raw in inputs], 1) - self.shift) * self.scale
         if not self.product:
             return features, self.head(features)
         one, other = (nn.functional.pad(x, (self.constants, 0), value=1.0) for x in features.split(self.widths, 1))
