@@ -42,7 +42,8 @@ def choose(
         why += f", raw copy in {folder}"
     if mode == "resident":
         folder = None
-    return HostReader(store, layout, name, mode, why, folder, WINDOW_BYTES if window is None else window)
+    window = WINDOW_BYTES if window is None else window
+    return HostReader(store, layout, name, mode, why, folder, window, fits=size <= available_memory())
 
 
 def _automatic(

@@ -88,14 +88,16 @@ class HostReader(Reader):
         why: the reason for the mode.
         folder: of the raw shards.
         window: bytes of a window.
+        fits: whether the page cache can hold all of the head's shards.
     """
 
     def __init__(
         self, store: Folder, layout: Layout, name: str, mode: Mode, why: str, folder: Path | None = None,
-        window: int = WINDOW_BYTES,
+        window: int = WINDOW_BYTES, fits: bool = False,
     ):  # fmt: skip
         self.mode, self.why = mode, f"{mode}: {why}"
         self._store, self._layout, self._name, self._folder, self._window = store, layout, name, folder, window
+        self._fits = fits and mode != "window"
         self._head = layout.heads[name]
         self.shape = self._head.shape
         self.dim = int(np.prod(self.shape))
@@ -135,7 +137,7 @@ class HostReader(Reader):
         self._arrays: dict[str, Mapping | np.ndarray]
         if self._folder is not None:
             grids = self._layout.grids(self._name, "raw")
-            self._arrays = {array: Mapping(self._folder / array, grid) for array, grid in grids.items()}
+            self._arrays = {array: Mapping(self._folder / array, grid, self._fits) for array, grid in grids.items()}
         else:
             self._arrays = dict(in_memory(self._store, self._layout, self._name))
 

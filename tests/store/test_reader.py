@@ -123,17 +123,19 @@ def test_zarr_reads_the_same(store: FeatureStore, make: Any):
 
 @given(
     rows=st.integers(1, 200), shard_rows=st.integers(1, 70), width=st.integers(1, 40),
-    dtype=st.sampled_from(["<f2", "<f4", "|i1"]),
+    dtype=st.sampled_from(["<f2", "<f4", "|i1"]), fits=st.booleans(),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_shards_of_any_size_map_into_one_array(tmp_path: Path, rows: int, shard_rows: int, width: int, dtype: str):
+def test_shards_of_any_size_map_into_one_array(
+    tmp_path: Path, rows: int, shard_rows: int, width: int, dtype: str, fits: bool
+):
     grid = Grid(rows, shard_rows, (width,), dtype, "raw")
     values = np.random.default_rng(rows).integers(-100, 100, (rows, width)).astype(dtype)
     for shard in range(grid.shards):
         start, stop = grid.span(shard)
         with (tmp_path / grid.key(shard)).open("wb") as file:
             file.writelines(pack(grid, shard, values[start:stop]))
-    mapping = Mapping(tmp_path, grid)
+    mapping = Mapping(tmp_path, grid, fits)
     chosen = np.random.default_rng(0).integers(0, rows, 500)
     np.testing.assert_array_equal(mapping.array[mapping.places(chosen)], values[chosen])
 
@@ -268,6 +270,29 @@ def test_a_window_reads_ahead_what_it_will_need_and_no_more(make: Any, monkeypat
     assert seen == 4000 and len(ahead) == 4
     assert [len(rows) for rows in ahead] == [1000] * 4
     assert set().union(*ahead) == set(range(4000))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells what was asked of a mapping")
+def test_huge_pages_are_asked_for_where_the_memory_can_hold_them(store: FeatureStore, monkeypatch: pytest.MonkeyPatch):
+    if not Path("/sys/kernel/mm/transparent_hugepage").is_dir():
+        pytest.skip("this kernel has no huge pages")
+
+    def asked() -> set[bool]:
+        found, shard = set(), False
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            if "-" in line.split()[0]:
+                shard = str(store.path) in line
+            elif line.startswith("VmFlags:") and shard:
+                found.add("hg" in line.split())
+        return found
+
+    reader = store.reader("pooled", mode="mapped")
+    assert asked() == {True}
+    del reader
+    monkeypatch.setattr(choice, "available_memory", lambda: 500)
+    readers = [store.reader("pooled", mode="mapped"), store.reader("pooled", mode="window")]
+    assert asked() == {False}
+    del readers
 
 
 def test_reading_ahead_reads_just_the_rows_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
