@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.params import describe
-from stages import command, evaluate, extract, features, init, join, prepare, probe, report, train
+from stages import assess, command, evaluate, extract, features, init, join, prepare, probe, report, train
 
 app = typer.Typer(
     help="Transfer what large foundation models know into small models, through a feature store.",
@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for stage in (prepare, extract, probe, join, train, evaluate, report, init):
+for stage in (prepare, extract, probe, assess, join, train, evaluate, report, init):
     app.command(stage.__name__.rpartition(".")[2])(stage.main)
 app.add_typer(features.app, name="features")
 

@@ -23,10 +23,11 @@ class Record(BaseModel):
 
 
 class Student(Record):
-    """The student of a run: its name in params.yaml, its family, its size."""
+    """The student of a run: its name in params.yaml, its family, what that reads, its size."""
 
     name: str
     family: str
+    reads: str = ""
     parameters: int
     width: int
 
@@ -128,7 +129,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One run, and where it stands against plain training of its student.
+    """One run, and where it stands against plain training.
 
     Attributes:
         run, evaluation: its records.
@@ -157,6 +158,11 @@ class Outcome:
         return self.run.run
 
     @property
+    def plain(self) -> bool:
+        """Whether nothing of any teacher is in it."""
+        return not self.run.methods and self.run.student.reads != "features"
+
+    @property
     def control(self) -> bool:
         """Whether its teachers were shuffled, so that nothing they know can have helped."""
         return self.run.shuffled_teacher
@@ -175,7 +181,7 @@ class Outcome:
     def verdict(self) -> str:
         """What the seeds allow to say: plain | unpaired | aside | single | noise | gain | loss."""
         if self.difference is None:
-            return "unpaired" if self.run.methods else "plain"
+            return "plain" if self.plain else "unpaired"
         if self.run.methods and not any(self.run.chosen):
             return "aside"
         if self.difference.n == 1:
@@ -230,7 +236,11 @@ class Reference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The runs of one student: plain training first, where there is one, and controls last."""
+    """The runs of one student: plain training first, where there is one, and controls last.
+
+    A student that reads the teachers' features has no plain training: its baseline is that of another student, and is
+    not among the outcomes.
+    """
 
     student: Student
     baseline: Outcome | None
@@ -252,7 +262,8 @@ class Comparison:
 def compare(root: Path, runs: Sequence[str]) -> list[Comparison]:
     """Read runs and compare each with plain training of the same student, seed by seed.
 
-    The baseline of a student is its run without methods; of several, the one that is called `none`, or the first.
+    The baseline of a student is its run without methods; of several, the one that is called `none`, or the first. That
+    of a student that reads the teachers' features is the first of the others' that can be paired with all of its runs.
 
     Args:
         root: the project's folder.
@@ -267,23 +278,25 @@ def compare(root: Path, runs: Sequence[str]) -> list[Comparison]:
         outcome = _read(root, name)
         students.setdefault(outcome.run.student.name, []).append(outcome)
     groups = []
-    for group in students.values():
-        baseline = _baseline(group)
+    own = [_baseline(group) for group in students.values()]
+    for group, baseline in zip(students.values(), own, strict=True):
+        if group[0].run.student.reads == "features":
+            others = (plain for plain in own if plain and not any(_mismatch(outcome, plain) for outcome in group))
+            baseline = next(others, None)
         rest = [
             outcome if baseline is None else _pair(outcome, baseline) for outcome in group if outcome is not baseline
         ]
         rest.sort(key=lambda outcome: outcome.control)  # stable: otherwise the given order holds
-        groups.append((baseline, rest))
+        groups.append((baseline, [outcome for outcome in group if outcome is baseline], rest))
     tested = {
         outcome.name: outcome.difference.p
-        for _, rest in groups
+        for _, _, rest in groups
         for outcome in rest
         if outcome.difference is not None and outcome.difference.p is not None and not outcome.identical
     }
     adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
     comparisons = []
-    for baseline, rest in groups:
-        first = [] if baseline is None else [baseline]
+    for baseline, first, rest in groups:
         done = (*first, *(replace(outcome, p=adjusted.get(outcome.name)) for outcome in rest))
         comparisons.append(Comparison(done[0].run.student, baseline, done))
     return comparisons
@@ -294,13 +307,17 @@ def label(weights: Sequence[float]) -> str:
     return "+".join(f"{weight:g}" for weight in weights) or "none"
 
 
-R = TypeVar("R", bound=Record)
+R = TypeVar("R")
 
 
 def load(cls: type[R], path: Path, command: str) -> R:
-    """Read a JSON record. Raises `UserError` that names the command to run if it is missing or damaged."""
+    """Read a JSON record into a `Record` or a dataclass.
+
+    Raises:
+        UserError: it is missing or damaged; the line names the command to run.
+    """
     try:
-        return cls.model_validate_json(path.read_bytes())
+        return TypeAdapter(cls).validate_json(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run `{command}`") from None
     except ValidationError as error:
@@ -354,11 +371,12 @@ def _gates(path: Path, run: Run) -> dict[str, list[list[float]]]:
 
 
 def _baseline(group: Sequence[Outcome]) -> Outcome | None:
-    plain = [outcome for outcome in group if not outcome.run.methods]
+    plain = [outcome for outcome in group if outcome.plain]
     return next((outcome for outcome in plain if outcome.name == "none"), plain[0] if plain else None)
 
 
-def _pair(outcome: Outcome, baseline: Outcome) -> Outcome:
+def _mismatch(outcome: Outcome, baseline: Outcome) -> str:
+    """Why two runs cannot be paired; empty if they can."""
     one, other = outcome.evaluation, baseline.evaluation
     for what, mine, theirs in (
         ("seeds", [result.seed for result in one.results], [result.seed for result in other.results]),
@@ -367,10 +385,17 @@ def _pair(outcome: Outcome, baseline: Outcome) -> Outcome:
         ("classes", list(one.classes), list(other.classes)),
     ):
         if mine != theirs:
-            raise UserError(
-                f"runs {outcome.name} and {baseline.name} cannot be paired: their {what} are {mine} and {theirs}; "
-                "train and evaluate both with the same settings"
-            )
+            return f"their {what} are {mine} and {theirs}"
+    return ""
+
+
+def _pair(outcome: Outcome, baseline: Outcome) -> Outcome:
+    if mismatch := _mismatch(outcome, baseline):
+        raise UserError(
+            f"runs {outcome.name} and {baseline.name} cannot be paired: {mismatch}; "
+            "train and evaluate both with the same settings"
+        )
+    one = outcome.evaluation
     differences = tuple(x - y for x, y in zip(outcome.accuracies, baseline.accuracies, strict=True))
     references = tuple(r.accuracy - y for r, y in zip(one.probe or (), baseline.accuracies, strict=bool(one.probe)))
     gap = gap_closed(differences, references) if references else None

@@ -57,7 +57,14 @@ class Band:
     error: Sequence[float] | None
 
 
-def differences(rows: Sequence[Dots], name: str, label: str, narrow: bool = False) -> str:
+def differences(
+    rows: Sequence[Dots],
+    name: str,
+    label: str,
+    narrow: bool = False,
+    axis: str = "points of test accuracy over plain training",
+    origin: str = "plain training",
+) -> str:
     """Paired differences to plain training: every seed a dot, the mean and its interval, the reference dashed.
 
     Args:
@@ -65,8 +72,9 @@ def differences(rows: Sequence[Dots], name: str, label: str, narrow: bool = Fals
         name: prefix of the ids inside the drawing; unique on its page.
         label: what the drawing shows, for those who cannot see it.
         narrow: lay it out for a phone.
+        axis, origin: what is drawn, and what it is at 0, where that is something else.
     """
-    widest = max(len(row.name) for row in rows)
+    widest = max(len(line) for row in rows for line in row.name.splitlines())
     width, left, right, pitch = (340, 12, 12, 46) if narrow else (720, min(30 + 7 * widest, 220), 138, 38)
     top, bottom = 34 if narrow else 28, 40
     height = top + bottom + pitch * len(rows)
@@ -76,13 +84,13 @@ def differences(rows: Sequence[Dots], name: str, label: str, narrow: bool = Fals
     axes.spines["left"].set_visible(False)
     axes.set_yticks([])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel("points of test accuracy over plain training")
+    axes.set_xlabel(axis)
     reach = [x for row in rows for x in (*row.seeds, *(row.interval or ()), row.reference, 0.0) if x is not None]
     margin = 0.06 * ((max(reach) - min(reach)) or 1.0)
     axes.set_xlim(min(reach) - margin, max(reach) + margin)
     axes.axvline(0, color=INK, linewidth=0.9)
     lift = 9 if narrow else 4
-    _above(axes, 0.0, lift, "plain training", SOFT)
+    _above(axes, 0.0, lift, origin, SOFT)
     first = rows[0].reference
     if first is not None and abs(first) > (max(reach) - min(reach)) * (0.33 if narrow else 0.2):
         _above(axes, first, lift, "probe", REFERENCE)

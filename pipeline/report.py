@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import jinja2
@@ -25,6 +26,7 @@ from pipeline.comparison import Comparison, Outcome, Record, compare, label, loa
 from pipeline.errors import UserError
 from pipeline.metrics import standard_error
 from pipeline.params import Params
+from pipeline.ranking import Ranking, ranking
 from pipeline.wording import count, duration, listed, percent, seeds, sentence
 
 
@@ -56,6 +58,7 @@ class Manifest(Record):
 
     kind: str
     rows: int
+    digest: str
     classes: tuple[str, ...]
     without_label: int
     splits: int
@@ -111,7 +114,7 @@ def report(
     """Compare the runs below `root`; write `index.html`, `metrics.json` and `curves.csv` to `out`.
 
     Args:
-        root: the project's folder, with runs/, evaluations/, probes/ and data/.
+        root: the project's folder, with runs/, evaluations/, probes/ and data/, and maybe assessments/.
         out: where to write; made if it is not there.
         runs: the runs to compare, in the order to show them; None takes every folder of runs/. Name them where there
             is a params.yaml: the folder of a run that was removed from it stays on the disk.
@@ -132,7 +135,8 @@ def report(
     probes = [load(Probe, root / "probes" / f"{name}.json", f"aft probe {name}") for name in teachers]
     manifest = load(Manifest, root / "data" / "manifest.json", "aft prepare")
     warnings = [warning for outcome in outcomes for warning in _warnings(outcome)]
-    costs = _costs(probes, stores, outcomes)
+    ranked = ranking(root, manifest.digest)
+    costs = _costs(probes, stores, outcomes, ranked)
     page = _template().render(
         title=_title(comparisons, list(teachers)),
         subtitle=_subtitle(manifest, outcomes[0]),
@@ -143,6 +147,7 @@ def report(
         warnings=warnings,
         tests=sum(outcome.p is not None for outcome in outcomes),
         probes=probes,
+        ranking=ranked,
         costs=costs,
         longest=max(cost["seconds"] for cost in costs) or 1.0,
         spent=_spent(costs),
@@ -221,7 +226,8 @@ def _drawings(comparison: Comparison, name: str) -> dict[str, Any]:
 
 def _limits(comparison: Comparison) -> tuple[float, float]:
     """One accuracy axis, in percent, for all learning curves of a student."""
-    points = [point for outcome in comparison.outcomes for point in outcome.curve]
+    shown = (*comparison.outcomes, *filter(None, [comparison.baseline]))
+    points = [point for outcome in shown for point in outcome.curve]
     lowest = min(point.mean - (point.standard_error or 0.0) for point in points)
     highest = max(point.mean + (point.standard_error or 0.0) for point in points)
     margin = 0.05 * (highest - lowest) or 0.01
@@ -303,7 +309,9 @@ def _warnings(outcome: Outcome) -> list[str]:
     ]
 
 
-def _costs(probes: Sequence[Probe], stores: Sequence[Stored], outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+def _costs(
+    probes: Sequence[Probe], stores: Sequence[Stored], outcomes: Sequence[Outcome], ranked: Ranking | None
+) -> list[dict[str, Any]]:
     """Time and bytes, stage by stage."""
     costs: list[dict[str, Any]] = []
 
@@ -317,6 +325,10 @@ def _costs(probes: Sequence[Probe], stores: Sequence[Stored], outcomes: Sequence
         cost("extract", store.name, work, store.seconds, rate, bytes=store.bytes, each=each)
     for probe in probes:
         cost("probe", probe.teacher, f"{len(probe.splits)} draws", probe.seconds)
+    if ranked is not None:
+        found = ranked.assessment
+        work = f"{count(len(found.subsets))} subsets, {count(found.draws)} draws"
+        cost("assess", ", ".join(teacher.name for teacher in found.teachers), work, found.seconds)
     for outcome in outcomes:
         run = outcome.run
         rate = f"{duration(run.seconds / run.trainings)} each" if run.trainings else ""
@@ -409,5 +421,5 @@ def _template() -> jinja2.Template:
     )
     written = ("percent", "signed", "share", "number", "p_value", "count", "duration", "size")
     environment.filters |= {name: getattr(wording, name) for name in written}
-    environment.globals |= {"sentence": sentence, "lead": wording.lead, "standard_error": standard_error}
+    environment.globals |= {"sentence": sentence, "lead": wording.lead, "standard_error": standard_error, "mean": fmean}
     return environment.get_template("report.html.j2")

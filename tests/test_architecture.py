@@ -25,12 +25,14 @@ LAYERS = [
     {"errors", "progress", "provenance", "schedules"},
     {"params", "packages"},
     {"store", "datasets", "machine"},
-    {"prepared", "metrics", "weights", "splits", "survey", "twins", "kernels", "logme", "runs"},
+    {"prepared", "metrics", "weights", "splits", "survey", "twins", "kernels", "logme", "runs", "neighbours"},
+    {"complementarity", "assessment", "recommendation"},
     {"methods", "targets", "gates", "students", "teachers", "images", "probe", "comparison", "figures", "wording"},
+    {"ranking"},
     {"checkpoints"},
     {"world"},
     {"guards"},
-    {"prepare", "extract", "join", "train", "evaluate", "report"},
+    {"prepare", "extract", "assess", "join", "train", "evaluate", "report"},
 ]
 """From the bottom up; a module imports from its own layer or from below. Plug-in folders and the store count as one."""
 
@@ -106,7 +108,7 @@ def test_plug_ins_never_import_one_another(kind: str):
         assert not siblings, f"{file.name} imports {siblings}"
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "checkpoints", "probe", "report", "join"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "checkpoints", "probe", "assess", "report", "join"])
 def test_what_follows_the_store_never_reaches_a_teacher(name: str):
     assert not [found for found in reach(Path(f"pipeline/{name}.py")) if "teachers" in found.parts]
 

@@ -62,7 +62,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ran = repro(folder)
     assert sorted(ran) == sorted(
         [
-            *("prepare", "extract@wise", "extract@loud", "probe@wise", "probe@loud", "join"),
+            *("prepare", "extract@wise", "extract@loud", "probe@wise", "probe@loud", "assess", "join"),
             *("train@none", "train@aft", "train@both", "evaluate@none", "evaluate@aft", "evaluate@both", "report"),
         ]
     )
@@ -106,13 +106,19 @@ def test_a_new_teacher_is_extracted_alone_and_no_run_that_does_not_use_it_is_tra
         "extract@third",
         "probe@third",
         "join",
-    ] or repro(project) == ["report"]
+    ]
+    assert repro(project) == ["assess", "report"]
 
 
 def test_a_changed_teacher_trains_just_the_runs_that_use_it(project: Path):
     change(project, lambda values: values["teachers"]["loud"].update(pooling="cls"))
     ran = repro(project)
-    assert ran == ["extract@loud", "probe@loud", "join", "train@both", "evaluate@both", "report"]
+    assert ran == ["extract@loud", "probe@loud", "assess", "join", "train@both", "evaluate@both", "report"]
+
+
+def test_other_numbers_of_neighbours_assess_again_and_train_nothing(project: Path):
+    change(project, lambda values: values["assess"].update(neighbours=[1, 3]))
+    assert repro(project) == ["assess", "report"]
 
 
 def test_other_labels_and_splits_extract_nothing(project: Path):
