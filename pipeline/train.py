@@ -76,7 +76,9 @@ class Training:
         return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
 
 
-def train(name: str, params: Params, root: Path = Path(".")) -> Training:
+def train(
+    name: str, params: Params, root: Path = Path("."), say: Callable[[str], None] = lambda line: None
+) -> Training:
     """Train the run `name` of params.yaml; write its students, curves and record to `<root>/runs/<name>/`.
 
     What an earlier training wrote there stays until this one is whole.
@@ -85,6 +87,7 @@ def train(name: str, params: Params, root: Path = Path(".")) -> Training:
         name: a key of `runs`.
         params: all settings.
         root: the project's folder, which holds data/, features/ and probes/.
+        say: takes a line per teacher, on where its features are read and why, before the work begins.
 
     Raises:
         UserError: a setting is wrong, a store or probe is missing or belongs to another dataset, a method needs what
@@ -96,7 +99,7 @@ def train(name: str, params: Params, root: Path = Path(".")) -> Training:
     plan = Plan(name, params, root, run, settings, params.read(Machine, "machine"), uuid4().hex)
     shutil.rmtree(plan.out, ignore_errors=True)
     jobs = [(seed, weights) for seed in settings.seeds for weights in run.candidates()]
-    results = sorted(_fit_all(plan, jobs), key=lambda fitted: jobs.index((fitted.seed, fitted.weights)))
+    results = sorted(_fit_all(plan, jobs, say), key=lambda fitted: jobs.index((fitted.seed, fitted.weights)))
     chosen = _choose(results)
     for seed in settings.seeds:
         (plan.out / "students").mkdir(exist_ok=True)
@@ -108,10 +111,10 @@ def train(name: str, params: Params, root: Path = Path(".")) -> Training:
     return training
 
 
-def _fit_all(plan: Plan, jobs: list[tuple[int, tuple[float, ...]]]) -> Iterator[Fitted]:
+def _fit_all(plan: Plan, jobs: list[tuple[int, tuple[float, ...]]], say: Callable[[str], None]) -> Iterator[Fitted]:
     device = plan.machine.torch_device()
     workers = min(plan.machine.workers or (1 if device.type == "cuda" else cores()), len(jobs))
-    fit_here = _fitter(plan)  # opens and checks everything, so that what is wrong is said before any worker starts
+    fit_here = _fitter(plan, say)  # opens and checks everything, so that what is wrong is said before any worker starts
     with progress(f"train {plan.name}", len(jobs) * plan.settings.steps, "step") as advance:
         if workers == 1:
             for seed, weights in jobs:
@@ -136,8 +139,10 @@ def _fit_there(plan: Plan, seed: int, weights: tuple[float, ...]) -> Fitted:
 _THERE: dict[str, Callable[..., Fitted]] = {}
 
 
-def _fitter(plan: Plan) -> Callable[..., Fitted]:
+def _fitter(plan: Plan, say: Callable[[str], None] = lambda line: None) -> Callable[..., Fitted]:
     world = World(plan)
+    for line in world.reading:
+        say(f"train {plan.name}: {line}")
     methods = [part("methods", term.name) for term in plan.run.methods]
     where = f"{plan.params.source}: runs.{plan.name}.methods"
     settings = [

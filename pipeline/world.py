@@ -1,10 +1,10 @@
 """What a training stands on: the plan of a run, the data and stores it opens, one draw of the splits."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from pipeline.machine import Machine
 from pipeline.methods import Context, TeacherProfile
 from pipeline.params import Params, Settings
 from pipeline.prepared import Prepared, Split
-from pipeline.store import FeatureStore
+from pipeline.store import FeatureStore, Reader
 from pipeline.students import Inputs, Student
 
 
@@ -74,10 +74,19 @@ class World:
         self.device = plan.machine.torch_device()
         self.data = Prepared.open(plan.root / "data")
         self.stores = {name: FeatureStore.open(plan.root / "features" / f"{name}.zarr") for name in plan.run.teachers}
-        self.readers: list[Callable[[np.ndarray], np.ndarray]] = []
         for store in self.stores.values():
             store.check(dataset=self.data.digest, ids=self.data.ids)
-            self.readers.append(store.reader(store.head_name()))
+        budget = int(plan.machine.device_memory * 2**30)
+        self.readers = open_readers(tuple(self.stores.values()), self.device, budget)
+
+    @property
+    def reading(self) -> list[str]:
+        """Where each teacher's features are read, and why, a line each."""
+        lines = []
+        for name, reader in zip(self.stores, self.readers, strict=True):
+            slow = "; steps take rows in random order, so the disk sets the pace" if reader.mode == "window" else ""
+            lines.append(f"{name} {reader.why}{slow}")
+        return lines
 
     @lru_cache(maxsize=1)  # noqa: B019  (a world lives as long as its process)
     def draw(self, seed: int) -> "Draw":
@@ -118,8 +127,7 @@ class Draw:
 
     def teacher_features(self, teacher: int, rows: np.ndarray) -> Float[Tensor, "n teacher"]:
         """Raw features of one teacher, float32, on the device."""
-        features = torch.from_numpy(self.world.readers[teacher](self.stand_in[rows]))
-        return features.to(self.world.device, non_blocking=True).float()
+        return gather(self.world.readers[teacher], self.stand_in[rows], self.world.device).float()
 
     def context(self, student: Student) -> Context:
         """What methods may look at before training."""
@@ -140,6 +148,33 @@ class Draw:
             student_features=student_features,
             seed=self.seed,
         )
+
+
+def open_readers(stores: Sequence[FeatureStore], device: torch.device, budget: int) -> list[Reader]:
+    """Readers of the teachers' features: on a GPU, one store after the other, while `budget` bytes of it last."""
+    readers = []
+    for store in stores:
+        head = store.head_name()
+        if device.type == "cpu":
+            readers.append(store.reader(head))
+            continue
+        readers.append(store.reader(head, device=str(device), device_memory=budget))
+        if readers[-1].mode == "device":
+            budget -= len(store) * store.heads[head].row_bytes
+    return readers
+
+
+def gather(reader: Reader, rows: np.ndarray, device: torch.device) -> Float[Tensor, "n *shape"]:
+    """Rows of a reader, on the device, in the reader's precision; a GPU's copy is not waited for."""
+    if reader.mode == "device":
+        return cast(Tensor, reader(rows))
+    if device.type == "cpu":
+        return torch.from_numpy(reader(rows))
+    # torch keeps pinned memory from being used again before what was copied from it has arrived.
+    dtype = torch.from_numpy(np.empty(0, reader.dtype)).dtype
+    pinned = torch.empty((len(rows), *reader.shape), dtype=dtype, pin_memory=True)
+    reader(rows, out=pinned.numpy())
+    return pinned.to(device, non_blocking=True)
 
 
 def _profile(name: str, fitted: probe.Probe, device: torch.device) -> TeacherProfile:

@@ -19,7 +19,7 @@ def main(
     """
     from pipeline.train import train
 
-    command.show(train(run, command.settings(params, overrides)), as_json)
+    command.show(train(run, command.settings(params, overrides), say=command.say), as_json)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,114 @@
+"""Where a training reads its teachers' features: on a GPU within a budget, else where they are; the same values."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from pipeline import world
+from pipeline.params import Params
+from pipeline.prepared import Prepared
+from pipeline.store import FeatureStore, Reader
+from pipeline.train import train
+
+from .conftest import write_store
+
+ROWS = np.array([3, 1, 4, 1, 5])
+
+
+@pytest.fixture
+def stores(project: Path) -> list[FeatureStore]:
+    """Two stores of the same rows, the second one wider."""
+    data = Prepared.open(project / "data")
+    return [write_store(data, project / "features" / f"{width}.zarr", width, seed=width) for width in (8, 16)]
+
+
+@pytest.fixture
+def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores that are asked for a GPU put their rows in ordinary memory."""
+    reader = FeatureStore.reader
+
+    def here(store: FeatureStore, *args: Any, device: str | None = None, **options: Any) -> Reader:
+        return reader(store, *args, device=None if device is None else "cpu", **options)
+
+    monkeypatch.setattr(FeatureStore, "reader", here)
+
+
+def size(store: FeatureStore) -> int:
+    return len(store) * store.heads["pooled"].row_bytes
+
+
+def modes(readers: list[Reader]) -> list[str]:
+    return [reader.mode for reader in readers]
+
+
+@pytest.mark.usefixtures("pretended_gpu")
+def test_teachers_share_the_gpus_budget_in_their_order(stores: list[FeatureStore]):
+    gpu, (small, large) = torch.device("cuda"), map(size, stores)
+    assert modes(world.open_readers(stores, gpu, small + large)) == ["device", "device"]
+    assert modes(world.open_readers(stores, gpu, small + large - 1)) == ["device", "mapped"]
+    assert modes(world.open_readers(stores, gpu, small - 1)) == ["mapped", "mapped"]
+    assert modes(world.open_readers(stores[::-1], gpu, large)) == ["device", "mapped"]
+
+
+def test_without_a_gpu_features_stay_where_they_are(stores: list[FeatureStore]):
+    assert modes(world.open_readers(stores, torch.device("cpu"), 10**12)) == ["mapped", "mapped"]
+
+
+@pytest.mark.usefixtures("pretended_gpu")
+def test_rows_are_the_same_wherever_they_are_read(stores: list[FeatureStore]):
+    for budget in (0, 10**9):
+        for reader, store in zip(world.open_readers(stores, torch.device("cuda"), budget), stores, strict=True):
+            found = world.gather(reader, ROWS, torch.device("cpu"))
+            assert np.array_equal(found.numpy(), store[ROWS])
+
+
+@pytest.mark.usefixtures("pretended_gpu")
+def test_features_that_live_on_the_device_train_the_same_student_bit_for_bit(
+    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+):
+    def students() -> list[dict[str, np.ndarray]]:
+        return [load_file(file) for file in sorted((project / "runs" / "aft" / "students").rglob("*.safetensors"))]
+
+    params.values["train"]["steps"] = 5
+    params.values["machine"]["workers"] = 1
+    lines: list[str] = []
+    train("aft", params, project, say=lines.append)
+    mapped = students()
+    open_readers = world.open_readers
+    monkeypatch.setattr(
+        world, "open_readers", lambda stores, _, budget: open_readers(stores, torch.device("cuda"), 10**9)
+    )
+    train("aft", params, project, say=lines.append)
+    assert lines[0].startswith("train aft: wise mapped: local and uncompressed")
+    assert lines[1].startswith("train aft: wise device: ") and lines[1].endswith("granted on cpu")
+    assert len(mapped) == 3
+    for one, other in zip(mapped, students(), strict=True):
+        assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_a_store_that_exceeds_the_memory_is_said_to_be_slow(
+    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("pipeline.store.choice.available_memory", lambda: 100)
+    params.values["train"]["steps"] = 2
+    params.values["machine"]["workers"] = 1
+    lines: list[str] = []
+    train("aft", params, project, say=lines.append)
+    assert lines[0].startswith("train aft: wise window: ")
+    assert lines[0].endswith("; steps take rows in random order, so the disk sets the pace")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("budget", [0, 10**9])
+def test_rows_arrive_on_the_gpu(stores: list[FeatureStore], budget: int):
+    gpu = torch.device("cuda")
+    for reader, store in zip(world.open_readers(stores, gpu, budget), stores, strict=True):
+        found = [world.gather(reader, rows, gpu) for rows in (ROWS, ROWS[::-1], ROWS)]  # copies under way at once
+        assert all(rows.device.type == "cuda" for rows in found)
+        for rows, expected in zip(found, (ROWS, ROWS[::-1], ROWS), strict=True):
+            assert np.array_equal(rows.cpu().numpy(), store[expected])
