@@ -16,15 +16,20 @@ _FARED = {
 
 
 def lead(comparison: Comparison) -> str:
-    """Where plain training and the teachers' probes stand, and how the runs with a method fared."""
+    """Where plain training and the teachers' probes stand, and how the other runs fared."""
     first, baseline = comparison.outcomes[0], comparison.baseline
     student, rows = comparison.student.name, count(first.evaluation.test_rows)
+    features = comparison.student.reads == "features"
     if baseline is None:
+        learns, to_add = "has a method", "with"
+        if features:
+            learns, to_add = "learns from the teachers' own features", "of another student, on the same seeds, with"
         return (
-            f"Every run of {student} has a method, so there is nothing to compare them with. "
-            "Add a run with `methods: []`, which is plain training."
+            f"Every run of {student} {learns}, so there is nothing to compare them with. "
+            f"Add a run {to_add} `methods: []`, which is plain training."
         )
-    text = f"Plain training of {student} gets {percent(baseline.accuracy)}% of {rows} test rows right"
+    trained = baseline.run.student.name
+    text = f"Plain training of {trained} gets {percent(baseline.accuracy)}% of {rows} test rows right"
     error = standard_error(baseline.accuracies)
     text += f" (standard error {percent(error)}, {seeds(baseline)})" if error is not None else f" ({seeds(baseline)})"
     for reference in comparison.references:
@@ -32,22 +37,23 @@ def lead(comparison: Comparison) -> str:
     verdicts = [outcome.verdict for outcome in comparison.outcomes if outcome is not baseline and not outcome.control]
     if not verdicts:
         return f"{text}."
+    what = f"of {student}" if features else "with a method"
     if len(verdicts) == 1:
         one, _, rest = _FARED[verdicts[0]]
-        return f"{text}. The one run with a method {one}{rest}."
+        return f"{text}. The one run {what} {one}{rest}."
     parts = []
     for verdict, (one, many, rest) in _FARED.items():
         if times := verdicts.count(verdict):
             parts.append(f"{times} {one if times == 1 else many}{rest}")
-    return f"{text}. Of {len(verdicts)} runs with a method, {listed(parts)}."
+    return f"{text}. Of {len(verdicts)} runs {what}, {listed(parts)}."
 
 
 def sentence(outcome: Outcome) -> str:
-    """What may be said of a run against plain training of its student: no more than its seeds carry."""
+    """What may be said of a run against plain training: no more than its seeds carry."""
     difference = outcome.difference
     if difference is None:
         right = f"{percent(outcome.accuracy)}% of the test rows right"
-        return f"{right}, with nothing to compare it with." if outcome.run.methods else f"plain training, {right}."
+        return f"plain training, {right}." if outcome.plain else f"{right}, with nothing to compare it with."
     points = f"{signed(difference.mean)} points against plain training"
     if difference.low is not None and difference.high is not None:
         interval = f"{percent(difference.low)} to {percent(difference.high)}"

@@ -48,17 +48,21 @@ class Project:
 
     def run(
         self, name, accuracies, weights=(0.0, 3.0), chosen=None, methods=None, shuffled=False, gates=None,
-        student="bag", teachers=("minilm",), seeds=None, probe=0.697, one_class=(), share=0.41,
+        student="bag", teachers=("minilm",), seeds=None, probe=0.697, one_class=(), share=0.41, reads="text",
     ):  # fmt: skip
-        """A run with these test accuracies, one per seed; methods=[] is plain training."""
+        """A run with these test accuracies, one per seed; methods=[] is plain training, unless it reads features."""
         seeds = SEEDS[: len(accuracies)] if seeds is None else seeds
         methods = [name] if methods is None else methods
         random = np.random.default_rng([ord(letter) for letter in name])
         candidates = [[weight] * len(methods) for weight in weights] if methods else [[]]
+        teachers = list(teachers) if methods or reads == "features" else []
         chosen = [chosen if chosen is not None else weights[-1]] * len(methods)
         self.write(f"runs/{name}/run.json", {
-            "run": name, "student": {"name": student, "family": "bag_of_words", "parameters": 612345, "width": 64},
-            "teachers": list(teachers) if methods else [], "methods": [{"name": m, "settings": {}} for m in methods],
+            "run": name, "teachers": teachers,
+            "student": {
+                "name": student, "family": "bag_of_words", "reads": reads, "parameters": 612345, "width": 64,
+            },
+            "methods": [{"name": m, "settings": {}} for m in methods],
             "shuffled_teacher": shuffled, "seeds": seeds, "labelled": LABELLED, "unlabelled": UNLABELLED, "steps": 1000,
             "settings": {"steps": 1000}, "chosen": chosen, "trainings": len(candidates) * len(seeds), "seconds": 31.2,
             "candidates": [
@@ -99,14 +103,14 @@ class Project:
             }
             self.write(f"runs/{name}/gates.json", values)
         self.write(f"evaluations/{name}.json", {
-            "run": name, "student": student, "teachers": list(teachers) if methods else [],
+            "run": name, "student": student, "teachers": teachers,
             "classes": CLASSES, "test_rows": TEST, "seconds": 2.1,
             "results": [
                 {"seed": s, "split": s % 5, "accuracy": a, "macro_f1": a - 0.02, "log_loss": 0.8,
                  "largest_class_share": share}
                 for s, a in zip(seeds, accuracies, strict=True)
             ],
-            "probe": [{"seed": s, "accuracy": probe + 0.002 * math.sin(s)} for s in seeds] if methods else None,
+            "probe": [{"seed": s, "accuracy": probe + 0.002 * math.sin(s)} for s in seeds] if teachers else None,
         })  # fmt: skip
 
 

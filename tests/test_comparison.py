@@ -40,6 +40,27 @@ def test_every_student_has_its_own_baseline(project):
     assert cnn.outcomes[1].differences == pytest.approx([x - y for x, y in zip(AFT, NONE, strict=True)])
 
 
+def test_a_student_of_features_is_compared_with_plain_training_of_another(project):
+    project.run("probe", AFT, methods=[], student="head", reads="features")
+    project.run("worse", KD, methods=[], student="head", reads="features", teachers=("minilm", "bge"))
+    project.run("none", NONE, methods=[])
+    head, bag = compare(project.root, ["probe", "worse", "none"])
+    assert head.baseline is bag.baseline
+    assert [o.name for o in head.outcomes] == ["probe", "worse"]
+    assert head.outcomes[0].differences == pytest.approx([x - y for x, y in zip(AFT, NONE, strict=True)])
+    assert [o.verdict for o in head.outcomes] == ["gain", "noise"]
+    assert not any(o.plain for o in head.outcomes)
+    assert [reference.name for reference in head.references] == ["minilm", "minilm + bge"]
+
+
+def test_a_student_of_features_is_compared_with_nothing_if_no_plain_training_has_its_seeds(project):
+    project.run("none", NONE[:3], methods=[])
+    project.run("probe", AFT, methods=[], student="head", reads="features")
+    _, head = compare(project.root, ["none", "probe"])
+    assert head.baseline is None
+    assert head.outcomes[0].verdict == "unpaired"
+
+
 def test_of_several_plain_runs_the_one_called_none_is_the_baseline(project):
     project.run("early", KD, methods=[])
     project.run("none", NONE, methods=[])

@@ -301,6 +301,25 @@ def test_one_seed_gives_no_interval_and_says_so(small):
     assert "±" not in page.rows["aft"][2]
 
 
+def test_a_student_of_features_is_never_called_plain_training(small):
+    small.run("none", [x - 0.3 for x in NONE], methods=[])
+    small.run("probe", AFT, methods=[], student="head", reads="features")
+    made, page = show(small)
+    told = " ".join(page.text.split())
+    assert any(line.startswith("probe: +32.48 points against plain training") for line in made.summary)
+    assert "Plain training of bag gets 35.38% of 3,000 test rows right" in told
+    assert "The one run of head is above it by more than the noise." in told
+    assert "plain training of head" not in told.lower()
+    assert page.rows["probe"][3] == "+32.48"
+
+
+def test_a_student_of_features_alone_says_what_to_add(small):
+    small.run("probe", AFT, methods=[], student="head", reads="features")
+    made, page = show(small)
+    assert made.summary == ["probe: 67.86% of the test rows right, with nothing to compare it with."]
+    assert "Add a run of another student, on the same seeds, with `methods: []`" in page.text
+
+
 def test_a_gap_inside_the_noise_has_no_interval(small):
     small.run("none", NONE, methods=[])
     small.run("aft", AFT, probe=0.655)
