@@ -5,8 +5,9 @@ modalities, it is linear in every product of a feature of the one and a feature 
 
 $$ z_c = \sum_{ij} W_{cij} u_i v_j + b_c, $$
 
-a bilinear form, computed class by class: the n x d_u d_v products are never formed. Both are the linear probes of Qiu
-et al. 2024 (https://arxiv.org/abs/2406.07337), trained with the run's own optimiser, seeds and rows.
+a bilinear form, computed class by class: the n x d_u d_v products are never formed. With `scaling: as_published` these
+are the linear probes of Qiu et al. 2024 (https://arxiv.org/abs/2406.07337); the other scaling is ours. Either is
+trained with the run's own optimiser, seeds and rows.
 
 The features that it shows are the scaled ones of all teachers side by side. They do not train.
 """
