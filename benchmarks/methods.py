@@ -24,7 +24,7 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.kernels import centre, cosine, gram, rms_gap
-from pipeline.methods import Context, Signals, TeacherProfile, Transfer
+from pipeline.methods import Context, KernelProfile, Signals, TeacherProfile, Transfer
 from pipeline.params import part, parts
 
 CLASSES = 100
@@ -44,6 +44,7 @@ def context(student_width: int, widths: tuple[int, ...], rows: int = 512) -> Con
         TeacherProfile(
             f"teacher{number}", x.mean(0), x.std(0), x.shape[1] ** 0.5,
             torch.randn(CLASSES, x.shape[1]), torch.zeros(CLASSES), torch.ones(CLASSES),
+            KernelProfile(x[:64], 0.5, torch.randn(64, CLASSES), torch.zeros(CLASSES), torch.ones(CLASSES), True),
         )
         for number, x in enumerate(features)
     ]  # fmt: skip

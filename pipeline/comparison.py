@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from pipeline.errors import UserError
 from pipeline.metrics import Paired, Share, gap_closed, holm, paired, standard_error
+from pipeline.runs import label
 
 
 class Record(BaseModel):
@@ -40,10 +41,16 @@ class Method(Record):
 
 
 class Candidate(Record):
-    """A weight per method, and what every seed reached with it on validation rows."""
+    """A weight per method and the settings tried beside it, and what every seed reached on validation rows."""
 
     weights: tuple[float, ...]
+    settings: dict[str, Any] = Field(default_factory=dict)
     val_accuracy: tuple[float, ...] = Field(min_length=1)
+
+    @property
+    def label(self) -> str:
+        """Its name in tables and in curves.csv."""
+        return label(self.weights, self.settings)
 
 
 class Guard(Record):
@@ -74,6 +81,7 @@ class Run(Record):
     steps: int
     candidates: tuple[Candidate, ...] = Field(min_length=1)
     chosen: tuple[float, ...]
+    chosen_settings: dict[str, Any] = Field(default_factory=dict)
     seconds: float
     trainings: int
     guards: tuple[Guard, ...]
@@ -81,9 +89,14 @@ class Run(Record):
 
     @model_validator(mode="after")
     def _whole(self) -> "Run":
-        if len(self.chosen) != len(self.methods) or self.chosen not in [c.weights for c in self.candidates]:
+        if len(self.chosen) != len(self.methods) or self.label not in [c.label for c in self.candidates]:
             raise ValueError("the chosen weights are not one per method, or not among the candidates")
         return self
+
+    @property
+    def label(self) -> str:
+        """The chosen candidate's name in tables and in curves.csv."""
+        return label(self.chosen, self.chosen_settings)
 
 
 class Result(Record):
@@ -212,10 +225,12 @@ class Outcome:
 
     @property
     def weight(self) -> str:
-        """The chosen weights in words: `10`, or `aft 10, kd 1`; empty without methods."""
-        if len(self.run.methods) == 1:
-            return f"{self.run.chosen[0]:g}"
-        return ", ".join(f"{m.name} {weight:g}" for m, weight in zip(self.run.methods, self.run.chosen, strict=True))
+        """The chosen weights in words: `10`, or `aft 10, kd 1`; empty without methods. Then settings: `dropout 0.5`."""
+        run = self.run
+        weights = [f"{m.name} {weight:g}" for m, weight in zip(run.methods, run.chosen, strict=True)]
+        if len(weights) == 1:
+            weights = [f"{run.chosen[0]:g}"]
+        return ", ".join(weights + [f"{key.partition('.')[2]} {value}" for key, value in run.chosen_settings.items()])
 
 
 @dataclass(frozen=True)
@@ -302,11 +317,6 @@ def compare(root: Path, runs: Sequence[str]) -> list[Comparison]:
     return comparisons
 
 
-def label(weights: Sequence[float]) -> str:
-    """The name of a candidate, as curves.csv has it: `10`, `10+1`, or `none` without methods."""
-    return "+".join(f"{weight:g}" for weight in weights) or "none"
-
-
 R = TypeVar("R")
 
 
@@ -344,14 +354,14 @@ def _curve(path: Path, run: Run) -> tuple[Point, ...]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for line in csv.DictReader(file):
-                if line["weight"] == label(run.chosen):
+                if line["weight"] == run.label:
                     scores.setdefault(int(line["step"]), []).append(float(line["val_accuracy"]))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run `aft train {run.run}`") from None
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: damaged ({error}); run `aft train {run.run}` again") from None
     if not scores:
-        raise UserError(f"{path}: no lines for the chosen weight {label(run.chosen)}; run `aft train {run.run}` again")
+        raise UserError(f"{path}: no lines for the chosen weight {run.label}; run `aft train {run.run}` again")
     return tuple(Point(s, float(np.mean(at)), standard_error(at), len(at)) for s, at in sorted(scores.items()))
 
 

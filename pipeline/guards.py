@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import checkpoints
+from pipeline import balance, checkpoints
 from pipeline.errors import UserError
 from pipeline.methods import Transfer
 from pipeline.metrics import accuracy
@@ -37,7 +37,7 @@ class Log:
 
     def __init__(self, draw: Draw, student: Student, pulls: dict[str, Pull]):
         self.draw, self.student, self.pulls = draw, student, pulls
-        self.steps = draw.world.plan.settings.steps
+        self.steps = draw.settings.steps
         self.every = max(1, self.steps // LINES)
         self.lines: list[dict[str, int | float]] = []
         self.guard: dict[str, Any] = {"seed": draw.seed}
@@ -71,8 +71,8 @@ class Log:
             line[f"penalty_{name}"] = penalty.item()
             line |= {f"{name}_{key}": value for key, value in self.pulls[name].transfer.log().items()}
         if weighted:
-            strength = _gradient(sum(weighted.values(), start=torch.zeros_like(task)), features)
-            ratio = strength / max(_gradient(task, features), 1e-12)
+            strength = balance.pull(sum(weighted.values(), start=torch.zeros_like(task)), features)
+            ratio = strength / max(balance.pull(task, features), 1e-12)
             line["gradient_ratio"] = self.guard[f"gradient_ratio_{when}"] = ratio
             name, penalty = next(iter(penalties.items()))
             self.guard |= {"penalty_end": penalty.item(), "penalty_chance": self.pulls[name].transfer.chance()}
@@ -88,9 +88,3 @@ class Log:
         share = np.bincount(logits.argmax(1), minlength=logits.shape[1]).max() / len(logits)
         self.guard |= {"largest_class_share": float(share), "one_class": bool(share == 1.0)}
         return {"val_accuracy": accuracy(logits, draw.world.data.labels[draw.split.val])}
-
-
-def _gradient(loss: Tensor, features: Tensor) -> float:
-    """The norm of a loss's gradient with respect to the features."""
-    (gradient,) = torch.autograd.grad(loss, features, retain_graph=True, allow_unused=True)
-    return 0.0 if gradient is None else gradient.norm().item()

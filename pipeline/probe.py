@@ -19,7 +19,9 @@ from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
+from pipeline import kernel_probe
 from pipeline.errors import UserError
+from pipeline.kernel_probe import KernelProbe, per_class
 from pipeline.metrics import accuracy, log_loss
 from pipeline.params import Settings
 from pipeline.prepared import Prepared
@@ -34,14 +36,24 @@ class ProbeSettings(Settings):
 
     Attributes:
         strengths: candidates for C, the inverse of the L2 penalty on standardised features; one is chosen on val.
+        sharpness: of the kernel probe's radial kernel on unit rows: candidates, one is chosen on val.
+        kernel_strengths: candidates for C of the kernel probe.
+        landmarks: at most so many labelled rows, drawn at random, span the kernel probe.
     """
 
     strengths: list[float] = Field(default=[1e-4, 1e-3, 1e-2, 1e-1, 1.0], min_length=1)
+    sharpness: list[float] = Field(default=[0.25, 0.5, 1.0, 2.0], min_length=1)
+    kernel_strengths: list[float] = Field(default=[1.0, 10.0, 100.0, 1e3, 1e4], min_length=1)
+    landmarks: int = Field(default=1024, ge=2)
 
 
 @dataclass(frozen=True)
 class Probe:
-    """The probe of one teacher on one draw of the splits; arrays are float32, shapes as in `TeacherProfile`."""
+    """The probes of one teacher on one draw of the splits; arrays are float32, shapes as in `TeacherProfile`.
+
+    The linear one is the reference and gives the task directions; `kernel` is the other, and `kernel_std` the spread
+    over the training rows of its logits [C].
+    """
 
     mean: np.ndarray
     std: np.ndarray
@@ -49,6 +61,9 @@ class Probe:
     weight: np.ndarray
     bias: np.ndarray
     direction_std: np.ndarray
+    val_log_loss: float
+    kernel: KernelProbe
+    kernel_std: np.ndarray
 
     def logits(self, raw: np.ndarray) -> np.ndarray:
         """Logits [n, C] of raw features [n, D]."""
@@ -81,6 +96,10 @@ class SplitScore:
     val_log_loss: float
     test_accuracy: float
     train_rows: int
+    kernel_sharpness: float
+    kernel_strength: float
+    kernel_val_log_loss: float
+    kernel_test_accuracy: float
 
 
 @dataclass(frozen=True)
@@ -120,7 +139,7 @@ def probe(teacher: str, data: Prepared, store: FeatureStore, settings: ProbeSett
     for number in range(data.splits):
         fitted, score = _fit(data, number, reader, settings)
         scores.append(score)
-        arrays |= {f"{number}.{key}": np.asarray(value, np.float32) for key, value in asdict(fitted).items()}
+        arrays |= {f"{number}.{key}": np.asarray(value, np.float32) for key, value in _flat(asdict(fitted)).items()}
     result = ProbeResult(teacher, scores, time.perf_counter() - started)
     out.parent.mkdir(parents=True, exist_ok=True)
     save_file(arrays, f"{out}.safetensors", _identity(data, store))
@@ -148,8 +167,19 @@ def load(path: Path, split: int, data: Prepared, store: FeatureStore) -> Probe:
         split
     ):
         raise UserError(f"{path}: fitted on other features, splits or labels than these; {again}")
-    fields: dict[str, Any] = {key.partition(".")[2]: arrays[key] for key in arrays if key.startswith(f"{split}.")}
-    return Probe(**(fields | {"row_norm": float(fields["row_norm"])}))
+    fields: dict[str, Any] = {
+        key.partition(".")[2]: value if value.ndim else float(value)
+        for key, value in arrays.items()
+        if key.startswith(f"{split}.")
+    }
+    kernel = {key.partition(".")[2]: fields.pop(key) for key in list(fields) if key.startswith("kernel.")}
+    return Probe(**fields, kernel=KernelProbe(**kernel))
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    """A record within a record as keys with a dot."""
+    kernel = {f"kernel.{key}": value for key, value in values["kernel"].items()}
+    return {key: value for key, value in values.items() if key != "kernel"} | kernel
 
 
 def fit(
@@ -172,7 +202,7 @@ def fit(
             # An almost unpenalised probe of few rows has no finite optimum; the validation rows will not choose it.
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(train, labels)
-        weight, bias = _per_class(model.coef_, model.intercept_)
+        weight, bias = per_class(model.coef_, model.intercept_)
         loss = log_loss(val @ weight.T + bias, val_labels)
         if best is None or loss < best.val_log_loss:
             best = Linear(weight, bias, strength, loss)
@@ -209,18 +239,21 @@ def _fit(
     raw = {role: reader(chosen).astype(np.float32) for role, chosen in rows.items()}
     standard = {role: (features - mean) / std for role, features in raw.items() if role != "test"}
     best = fit(standard["train"], labels, standard["val"], data.labels[split.val], settings.strengths)
-    direction_std = _direction_std(split.train, reader, mean, std, best.weight)
-    fitted = Probe(mean, std, row_norm, best.weight, best.bias, direction_std)
+    landmarks = np.random.default_rng(number).permutation(len(labels))[: settings.landmarks]
+    kernel = kernel_probe.fit(
+        standard["train"], labels, standard["val"], data.labels[split.val],
+        standard["train"][landmarks], settings.sharpness, settings.kernel_strengths,
+    )  # fmt: skip
+    directions = (best.weight / np.maximum(np.linalg.norm(best.weight, axis=1, keepdims=True), 1e-12)).T
+    direction_std = _spread(split.train, reader, lambda raw: (raw - mean) / std @ directions)
+    kernel_std = _spread(split.train, reader, lambda raw: kernel.logits((raw - mean) / std))
+    fitted = Probe(mean, std, row_norm, best.weight, best.bias, direction_std, best.val_log_loss, kernel, kernel_std)
     scores = {role: accuracy(fitted.logits(raw[role]), data.labels[rows[role]]) for role in ("val", "test")}
-    return fitted, SplitScore(number, best.strength, scores["val"], best.val_log_loss, scores["test"], len(labels))
-
-
-def _per_class(coef: np.ndarray, intercept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A row per class, also for two classes, for which scikit-learn keeps the difference of the two only."""
-    if len(coef) == 1:
-        coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
-    # safetensors writes memory as it lies, and scikit-learn's coefficients may lie column by column.
-    return np.ascontiguousarray(coef, np.float32), intercept.astype(np.float32)
+    kernel_accuracy = accuracy(kernel.logits((raw["test"] - mean) / std), data.labels[split.test])
+    return fitted, SplitScore(
+        number, best.strength, scores["val"], best.val_log_loss, scores["test"], len(labels),
+        kernel.sharpness, kernel.strength, kernel.val_log_loss, kernel_accuracy,
+    )  # fmt: skip
 
 
 def statistics(rows: np.ndarray, reader: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray, float]:
@@ -234,12 +267,10 @@ def statistics(rows: np.ndarray, reader: Callable[[np.ndarray], np.ndarray]) -> 
     return mean.astype(np.float32), std.astype(np.float32), float(norm)
 
 
-def _direction_std(
-    rows: np.ndarray, reader: Callable[[np.ndarray], np.ndarray], mean: np.ndarray, std: np.ndarray, weight: np.ndarray
+def _spread(
+    rows: np.ndarray, reader: Callable[[np.ndarray], np.ndarray], scores: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """Per class, the spread over `rows` of a standardised row's product with the unit-norm class direction."""
-    directions = (weight / np.maximum(np.linalg.norm(weight, axis=1, keepdims=True), 1e-12)).T
+    """The standard deviation over `rows` of each class's score [C], never 0."""
     blocks = [rows[a : a + BLOCK] for a in range(0, len(rows), BLOCK)]
-    products = np.concatenate([(reader(block).astype(np.float32) - mean) / std @ directions for block in blocks])
-    spread: np.ndarray = np.maximum(products.std(0), 1e-12)
-    return spread
+    spread: np.ndarray = np.concatenate([scores(reader(block).astype(np.float32)) for block in blocks]).std(0)
+    return np.maximum(spread, 1e-12)

@@ -22,7 +22,7 @@ from pydantic import Field
 from scipy import stats
 
 from pipeline import figures, wording
-from pipeline.comparison import Comparison, Outcome, Record, compare, label, load
+from pipeline.comparison import Comparison, Outcome, Record, compare, load
 from pipeline.errors import UserError
 from pipeline.metrics import standard_error
 from pipeline.params import Params
@@ -207,9 +207,9 @@ def _drawings(comparison: Comparison, name: str) -> dict[str, Any]:
         along = figures.curve(_band(outcome), beside, limits, f"{own}c", f"{outcome.name} along training")
         panel("curves", outcome.name, along)
         if len(candidates) > 1:
-            weights = [label(candidate.weights) for candidate in candidates]
+            weights = [candidate.label for candidate in candidates]
             scores = [[100 * score for score in candidate.val_accuracy] for candidate in candidates]
-            chosen = weights.index(label(outcome.run.chosen))
+            chosen = weights.index(outcome.run.label)
             search = figures.search(weights, scores, chosen, f"{own}w", f"{outcome.name} by weight")
             panel("searches", outcome.name, search, _edge(outcome))
         for k, (teacher, gates) in enumerate(outcome.gates.items()):
@@ -269,7 +269,7 @@ def _recipe(outcome: Outcome) -> dict[str, str]:
         "run": outcome.name,
         "methods": "; ".join(methods) or "none",
         "teachers": ", ".join(outcome.run.teachers) + (", rows shuffled" if outcome.control else ""),
-        "weights": ", ".join(label(c.weights) for c in outcome.run.candidates) if methods else "",
+        "weights": "; ".join(c.label for c in outcome.run.candidates) if len(outcome.run.candidates) > 1 else "",
     }
 
 

@@ -4,9 +4,10 @@ Read without torch, because `join` needs it often and quickly.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -20,13 +21,14 @@ class Term(Settings):
 
     Attributes:
         name: the file in pipeline/methods/.
-        weight: multiplies the penalty; a list is searched on validation rows.
+        weight: multiplies the penalty; a list is searched on validation rows; `auto` makes the list, see
+            `pipeline.balance`.
         schedule: how the weight changes over training; see `pipeline.schedules`.
         options: the method's own settings, read by the method.
     """
 
     name: str
-    weight: list[float]
+    weight: list[float] | Literal["auto"]
     schedule: Schedule = "constant"
     options: dict[str, Any] = Field(default_factory=dict)
 
@@ -41,6 +43,8 @@ class Run(Settings):
         shuffle_teachers: give every training row the features of another one, as a control: what is left of a
             method's gain then has nothing to do with what the teacher knows.
         train: settings of the `train` section that this run changes.
+        search: settings to be tried beside the weights: `student.<key>` or `train.<key>`, each with a list of values.
+            Give every run of a student the same search, plain training too, or they are not tuned equally.
     """
 
     student: str
@@ -48,6 +52,7 @@ class Run(Settings):
     methods: list[Term] = Field(default_factory=list)
     shuffle_teachers: bool = False
     train: dict[str, Any] = Field(default_factory=dict)
+    search: dict[str, list[Any]] = Field(default_factory=dict)
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -56,9 +61,40 @@ class Run(Settings):
             raise ValueError("should be a list such as [{name: aft, weight: 10.0}]")
         return [_term(term) for term in methods]
 
-    def candidates(self) -> list[tuple[float, ...]]:
-        """Every combination of weights to try, one weight per method, smallest first."""
-        return sorted(product(*(sorted(set(term.weight)) for term in self.methods)))
+    def candidates(self) -> list["Candidate"]:
+        """Every combination of settings and weights to try, smallest weights first. No weight may still be `auto`."""
+        weights = sorted(product(*(sorted(set(map(float, term.weight))) for term in self.methods)))
+        settings = list(product(*([(key, value) for value in values] for key, values in self.search.items())))
+        return [Candidate(chosen, tried) for chosen in weights for tried in settings]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What one training of a run tries.
+
+    Attributes:
+        weights: one per method.
+        settings: `student.<key>` and `train.<key>`, and their values.
+    """
+
+    weights: tuple[float, ...]
+    settings: tuple[tuple[str, Any], ...] = ()
+
+    def of(self, section: str) -> dict[str, Any]:
+        """The settings of one section, `student` or `train`."""
+        split = ((key.partition("."), value) for key, value in self.settings)
+        return {key: value for (owner, _, key), value in split if owner == section}
+
+    @property
+    def label(self) -> str:
+        """Its name in tables; see `label`."""
+        return label(self.weights, dict(self.settings))
+
+
+def label(weights: Sequence[float], settings: Mapping[str, Any]) -> str:
+    """What tables call a candidate: `10`, `10+1` or `none` without methods, then settings: `10, dropout 0.5`."""
+    named = [f"{key.partition('.')[2]} {value}" for key, value in settings.items()]
+    return ", ".join(["+".join(f"{weight:g}" for weight in weights) or "none", *named])
 
 
 def read(params: Params, name: str) -> Run:
@@ -77,8 +113,17 @@ def read(params: Params, name: str) -> Run:
     for term in run.methods:
         if term.name not in parts("methods"):
             part("methods", term.name, f"{where}.methods")
-        if any(weight < 0 for weight in term.weight) or not term.weight:
-            raise UserError(f"{where}: the weight of `{term.name}` is {term.weight}; give one or more numbers >= 0")
+        if term.weight != "auto" and (not term.weight or any(weight < 0 for weight in term.weight)):
+            raise UserError(
+                f"{where}: the weight of `{term.name}` is {term.weight}; give one or more numbers >= 0, or auto"
+            )
+    for key, values in run.search.items():
+        owner, _, setting = key.partition(".")
+        if owner not in ("student", "train") or not setting or key == "train.seeds" or not values:
+            raise UserError(
+                f"{where}.search: {key}: {values}; write student.<key> or train.<key>, but not train.seeds, and a "
+                "list of values, such as student.dropout: [0.3, 0.6]"
+            )
     if run.methods and not run.teachers:
         raise UserError(f"{where}: methods without teachers; add `teachers: [...]`, or drop `methods` to train plainly")
     names = [term.name for term in run.methods]
@@ -94,4 +139,4 @@ def _term(values: Mapping[str, Any]) -> dict[str, Any]:
     weight = values.get("weight")
     if weight is None:
         raise ValueError("every method needs a `name` and a `weight`, such as {name: aft, weight: [0.0, 3.0, 10.0]}")
-    return own | {"weight": weight if isinstance(weight, list) else [weight], "options": options}
+    return own | {"weight": weight if isinstance(weight, list) or weight == "auto" else [weight], "options": options}

@@ -12,6 +12,7 @@ from pipeline.methods import Context, TeacherProfile
 from pipeline.params import Settings
 
 Scaling = Literal["as_published", "standardised", "whitened"]
+WhichProbe = Literal["linear", "kernel", "best"]
 
 BLOCK = 8192
 """Rows held at a time while all training rows are passed over."""
@@ -27,15 +28,20 @@ class TargetSettings(Settings):
             rows allows. None means `as_published`, or `standardised` where there are task directions.
         task_directions: append to each teacher's features what its probe looks at: the standardised features' products
             with the unit-norm class directions, each at standard deviation 1.
+        probe: whose directions those are: of the `linear` probe; of the `kernel` probe, whose logits they are, each at
+            standard deviation 1; or of each teacher's `best` one by log loss on validation rows.
     """
 
     scaling: Scaling | None = None
     task_directions: bool = False
+    probe: WhichProbe = "linear"
 
     @model_validator(mode="after")
     def _directions_have_a_scale(self) -> "TargetSettings":
         if self.task_directions and self.scaling == "as_published":
             raise ValueError("task_directions need features on one scale: set scaling: standardised, or leave it out")
+        if self.probe != "linear" and not self.task_directions:
+            raise ValueError("probe does nothing without task_directions: true")
         return self
 
 
@@ -61,7 +67,8 @@ class Targets(nn.Module):
         for number, profile in enumerate(context.teachers):
             self._append(number, profile.name, len(profile.mean), _features(scaling, number, context))
             if settings.task_directions:
-                self._append(number, f"{profile.name}: task", len(profile.probe_bias), _directions(profile))
+                block = _directions(profile, settings.probe)
+                self._append(number, f"{profile.name}: task", len(profile.probe_bias), block)
 
     def _append(self, owner: int, name: str, width: int, block: nn.Module) -> None:
         self.owners.append(owner)
@@ -86,10 +93,12 @@ class Targets(nn.Module):
 class ProbeLogits(nn.Module):
     """What the teachers say together: the mean over them of the log-softmax of their probes' logits [n, C]."""
 
-    def __init__(self, context: Context):
+    def __init__(self, context: Context, which: WhichProbe = "linear"):
         super().__init__()
         self.probes = nn.ModuleList(
-            Affine(profile.mean, (profile.probe_weight / profile.std).T, profile.probe_bias)
+            KernelScores(profile, torch.ones_like(profile.kernel.std))
+            if by_kernel(profile, which)
+            else Affine(profile.mean, (profile.probe_weight / profile.std).T, profile.probe_bias)
             for profile in context.teachers
         )
 
@@ -120,6 +129,29 @@ class Affine(nn.Module):
         return scaled if self.bias is None else scaled + self.bias
 
 
+class KernelScores(nn.Module):
+    """A kernel probe's logits over `scale` [n, C]. Its constants follow the module to its device, as in `Affine`."""
+
+    def __init__(self, profile: TeacherProfile, scale: Float[Tensor, " classes"]):
+        super().__init__()
+        self.sharpness = profile.kernel.sharpness
+        self.standardise = Affine(profile.mean, 1 / profile.std)
+        self.landmarks: Tensor
+        self.register_buffer("landmarks", profile.kernel.landmarks, persistent=False)
+        self.score = Affine(
+            torch.zeros_like(self.landmarks[:, 0]), profile.kernel.weight / scale, profile.kernel.bias / scale
+        )
+
+    def forward(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n classes"]:
+        rows = F.normalize(self.standardise(rows), dim=1)
+        return self.score((2 * self.sharpness * (rows @ self.landmarks.T - 1)).exp())
+
+
+def by_kernel(profile: TeacherProfile, which: WhichProbe) -> bool:
+    """Whether it is the kernel probe of this teacher that is asked for."""
+    return which == "kernel" or (which == "best" and profile.kernel.better)
+
+
 def _features(scaling: Scaling, number: int, context: Context) -> nn.Module:
     profile = context.teachers[number]
     match scaling:
@@ -131,7 +163,9 @@ def _features(scaling: Scaling, number: int, context: Context) -> nn.Module:
             return Affine(profile.mean, whitening(number, context) / profile.std[:, None])
 
 
-def _directions(profile: TeacherProfile) -> nn.Module:
+def _directions(profile: TeacherProfile, which: WhichProbe) -> nn.Module:
+    if by_kernel(profile, which):
+        return KernelScores(profile, profile.kernel.std)
     # A class the probe says nothing about has direction 0, and stays 0.
     directions = F.normalize(profile.probe_weight, dim=1) / profile.direction_std.clamp_min(1e-12)[:, None]
     return Affine(profile.mean, (directions / profile.std).T)

@@ -1,8 +1,9 @@
 """Stage two: train small students from a feature store.
 
-A run is trained once per seed and per candidate weight; validation rows choose the weight, and the chosen students are
-kept. Runs with the same seed share the draw of the splits, the student's initial weights and the order of the labelled
-batches, whatever their methods do, so their differences are paired. A weight of 0 is plain training, exactly.
+A run is trained once per seed and per candidate: a weight for each method, and the settings that the run searches.
+Validation rows choose the candidate, and its students are kept. Runs with the same seed share the draw of the splits,
+the student's initial weights and the order of the labelled batches, whatever their methods do, so their differences are
+paired. A weight of 0 is plain training, exactly.
 """
 
 import csv
@@ -11,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,7 +23,7 @@ from joblib import Parallel, delayed, parallel_config
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline import checkpoints, runs
+from pipeline import balance, checkpoints, runs
 from pipeline.guards import Log, Pull
 from pipeline.machine import Machine, cores
 from pipeline.methods import Signals
@@ -29,16 +31,17 @@ from pipeline.params import Params, parse, part
 from pipeline.prepared import Prepared, Split
 from pipeline.progress import progress
 from pipeline.provenance import commit, versions
+from pipeline.runs import Candidate
 from pipeline.students import Student
 from pipeline.world import Draw, Plan, TrainSettings, World
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """One training: its seed, its weights (one per method), what became of it."""
+    """One training: its seed, the candidate it tried, what became of it."""
 
     seed: int
-    weights: tuple[float, ...]
+    candidate: Candidate
     val_accuracy: float
     seconds: float
     parameters: int
@@ -54,15 +57,15 @@ class Training:
 
     Attributes:
         run: its name.
-        chosen: the weight of each method, chosen on validation rows.
-        val_accuracy: per seed, at the chosen weights.
+        chosen: the candidate that did best on validation rows.
+        val_accuracy: per seed, of the chosen candidate.
         candidates: mean validation accuracy of every candidate.
         seconds: wall time of the stage.
         warnings: what should be looked at, such as a student that predicts one class only.
     """
 
     run: str
-    chosen: tuple[float, ...]
+    chosen: Candidate
     val_accuracy: list[float]
     candidates: dict[str, float]
     trainings: int
@@ -70,7 +73,7 @@ class Training:
     warnings: list[str]
 
     def __str__(self) -> str:
-        weight = f" with weight {_label(self.chosen)}" if self.chosen else ""
+        weight = f" with weight {self.chosen.label}" if self.chosen != Candidate(()) else ""
         mean = f"{np.mean(self.val_accuracy):.4f}"
         lines = [f"{self.run}: val accuracy {mean}{weight}, {self.trainings} trainings in {self.seconds:.0f} s"]
         return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
@@ -95,15 +98,22 @@ def train(
     """
     started = time.perf_counter()
     run = runs.read(params, name)
-    settings = parse(TrainSettings, params.section("train") | run.train, f"{params.source}: train (for {name})")
-    plan = Plan(name, params, root, run, settings, params.read(Machine, "machine"), uuid4().hex)
+    plan = Plan(name, params, root, run, params.read(Machine, "machine"), uuid4().hex)
+    seeds = plan.settings({}).seeds
     shutil.rmtree(plan.out, ignore_errors=True)
-    jobs = [(seed, weights) for seed in settings.seeds for weights in run.candidates()]
-    results = sorted(_fit_all(plan, jobs, say), key=lambda fitted: jobs.index((fitted.seed, fitted.weights)))
+    fitter = Fitter(plan)  # opens and checks everything, so that what is wrong is said before any training starts
+    for line in fitter.world.reading:
+        say(f"train {plan.name}: {line}")
+    candidates = fitter.candidates()
+    # Trainings of one seed and one set of settings follow one another, since they share what was read of the data.
+    order = sorted(candidates, key=lambda candidate: list(map(str, candidate.settings)))
+    jobs = [(seed, candidate) for seed in seeds for candidate in order]
+    results = list(_fit_all(fitter, jobs))
+    results.sort(key=lambda fitted: (seeds.index(fitted.seed), candidates.index(fitted.candidate)))
     chosen = _choose(results)
-    for seed in settings.seeds:
-        (plan.out / "students").mkdir(exist_ok=True)
-        (plan.out / "candidates" / f"{_label(chosen)}-{seed}").rename(plan.out / "students" / str(seed))
+    (plan.out / "students").mkdir(parents=True)
+    for seed in seeds:
+        _folder(plan, seed, chosen).rename(plan.out / "students" / str(seed))
     shutil.rmtree(plan.out / "candidates")
     training = _write(plan, results, chosen, time.perf_counter() - started)
     shutil.rmtree(root / "runs" / name, ignore_errors=True)
@@ -111,110 +121,152 @@ def train(
     return training
 
 
-def _fit_all(plan: Plan, jobs: list[tuple[int, tuple[float, ...]]], say: Callable[[str], None]) -> Iterator[Fitted]:
-    device = plan.machine.torch_device()
-    workers = min(plan.machine.workers or (1 if device.type == "cuda" else cores()), len(jobs))
-    fit_here = _fitter(plan, say)  # opens and checks everything, so that what is wrong is said before any worker starts
-    with progress(f"train {plan.name}", len(jobs) * plan.settings.steps, "step") as advance:
+def _fit_all(fitter: "Fitter", jobs: list[tuple[int, Candidate]]) -> Iterator[Fitted]:
+    plan = fitter.plan
+    workers = min(plan.machine.workers or (1 if fitter.world.device.type == "cuda" else cores()), len(jobs))
+    total = sum(plan.settings(candidate.of("train")).steps for _, candidate in jobs)
+    with progress(f"train {plan.name}", total, "step") as advance:
         if workers == 1:
-            for seed, weights in jobs:
-                yield fit_here(seed, weights, advance)
+            for seed, candidate in jobs:
+                yield fitter.fit(seed, candidate, advance)
             return
         # loky rather than multiprocessing: it does not import the caller's script again, guarded or not.
         with parallel_config("loky", inner_max_num_threads=max(1, cores() // workers)):
             pool = Parallel(n_jobs=workers, return_as="generator_unordered")
-            for fitted in pool(delayed(_fit_there)(plan, seed, weights) for seed, weights in jobs):
+            for fitted in pool(delayed(_fit_there)(plan, seed, candidate) for seed, candidate in jobs):
                 yield fitted
-                advance(plan.settings.steps)
+                advance(plan.settings(fitted.candidate.of("train")).steps)
 
 
-def _fit_there(plan: Plan, seed: int, weights: tuple[float, ...]) -> Fitted:
+def _fit_there(plan: Plan, seed: int, candidate: Candidate) -> Fitted:
     """One training in a worker process, which opens the data for its first training and keeps it for the rest."""
     if plan.id not in _THERE:
         _THERE.clear()  # workers outlive a call of `train`, and what they opened may have changed since
-        _THERE[plan.id] = _fitter(plan)
-    return _THERE[plan.id](seed, weights, lambda steps: None)
+        _THERE[plan.id] = Fitter(plan)
+    return _THERE[plan.id].fit(seed, candidate, lambda steps: None)
 
 
-_THERE: dict[str, Callable[..., Fitted]] = {}
+_THERE: dict[str, "Fitter"] = {}
 
 
-def _fitter(plan: Plan, say: Callable[[str], None] = lambda line: None) -> Callable[..., Fitted]:
-    world = World(plan)
-    for line in world.reading:
-        say(f"train {plan.name}: {line}")
-    methods = [part("methods", term.name) for term in plan.run.methods]
-    where = f"{plan.params.source}: runs.{plan.name}.methods"
-    settings = [
-        parse(module.Settings, term.options, f"{where}.{term.name}")
-        for module, term in zip(methods, plan.run.methods, strict=True)
-    ]
-    draw = world.draw(plan.settings.seeds[0])
+class Fitter:
+    """Trains the candidates of a run, one after the other, in one process.
 
-    def build(student: Student, draw: Draw, weights: tuple[float, ...]) -> dict[str, Pull]:
+    Raises:
+        UserError: a setting of a method is wrong, or a store, probe or student is not what the run needs.
+    """
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.world = World(plan)
+        where = f"{plan.params.source}: runs.{plan.name}.methods"
+        modules = [part("methods", term.name) for term in plan.run.methods]
+        self.settings = [
+            parse(module.Settings, term.options, f"{where}.{term.name}")
+            for module, term in zip(modules, plan.run.methods, strict=True)
+        ]
+
+    def candidates(self) -> list[Candidate]:
+        """What to try, after one look at everything: each method is built once, and each `auto` is made a list.
+
+        Raises:
+            UserError: a method misses something, or a candidate's settings are wrong.
+        """
+        run, seed = self.plan.run, self.plan.settings({}).seeds[0]
+        tried = run.model_copy(update={"methods": []}).candidates()
+        for candidate in reversed(tried):  # and so ends with the first one's draw, which the first training needs
+            draw = self.world.draw(seed, candidate)
+        even = self._even(draw) if any(term.weight == "auto" for term in run.methods) else {}
+        self._build(draw.recipe.build().to(self.world.device), draw, tuple(1.0 for _ in run.methods))
+        weights = [balance.candidates(even[t.name]) if t.weight == "auto" else t.weight for t in run.methods]
+        terms = [term.model_copy(update={"weight": w}) for term, w in zip(run.methods, weights, strict=True)]
+        return run.model_copy(update={"methods": terms}).candidates()
+
+    def fit(self, seed: int, candidate: Candidate, advance: Callable[[int], None]) -> Fitted:
+        """One training. Its random numbers depend on the seed alone, never on the methods or their weights."""
+        started = time.perf_counter()
+        draw, device = self.world.draw(seed, candidate), self.world.device
+        settings = draw.settings
+        torch.manual_seed(seed)
+        student = draw.recipe.build().to(device)
+        pulls = self._build(student, draw, candidate.weights)
+        torch.manual_seed(seed + 1)  # whatever the methods drew
+        optimizer = torch.optim.AdamW(
+            student.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+        for pull in pulls.values():
+            if own := list(pull.transfer.parameters()):
+                optimizer.add_param_group({"params": own, "lr": pull.transfer.learning_rate, "weight_decay": 0.0})
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings))
+        log = Log(draw, student, pulls)
+        student.train()
+        for step, (rows, labelled) in enumerate(_batches(draw.split, seed, settings, bool(pulls))):
+            task, penalties, features = _losses(draw, student, pulls, rows, labelled, step / settings.steps)
+            weighted = {name: pulls[name].at(step / settings.steps) * loss for name, loss in penalties.items()}
+            if log.due(step):
+                log.line(step, task, penalties, weighted, features)
+            loss = sum(weighted.values(), start=task)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            advance(1)
+        log.last()
+        checkpoints.save(_folder(self.plan, seed, candidate), draw.recipe, student)
+        transfers = [pull.transfer for pull in pulls.values()]
+        gates = {name: g.detach().float().cpu().tolist() for t in transfers for name, g in t.gates().items()}
+        parameters = sum(p.numel() for p in student.parameters())
+        seconds, accuracy = time.perf_counter() - started, log.lines[-1]["val_accuracy"]
+        return Fitted(seed, candidate, accuracy, seconds, parameters, student.width, log.lines, log.guard, gates)
+
+    def _build(self, student: Student, draw: Draw, weights: tuple[float, ...]) -> dict[str, Pull]:
+        """The methods at work on one student; those of weight 0 are not."""
         context = draw.context(student)
-        terms = zip(plan.run.methods, weights, settings, strict=True)
+        terms = zip(self.plan.run.methods, weights, self.settings, strict=True)
         return {
-            term.name: Pull(weight, term.schedule, s.build(context).to(world.device))
-            for term, weight, s in terms
+            term.name: Pull(weight, term.schedule, settings.build(context).to(self.world.device))
+            for term, weight, settings in terms
             if weight > 0
         }
 
-    # A method that misses something says so now, before the first step of the first candidate.
-    build(draw.recipe.build().to(world.device), draw, tuple(1.0 for _ in methods))
-    return lambda seed, weights, advance: _fit(world.draw(seed), weights, build, advance)
+    def _even(self, draw: Draw) -> dict[str, list[float]]:
+        """Per method and batch, the weight at which it pulls as hard on the untrained student as the task does."""
+        torch.manual_seed(draw.seed)
+        student = draw.recipe.build().to(self.world.device)
+        pulls = self._build(student, draw, tuple(1.0 for _ in self.plan.run.methods))
+        even: dict[str, list[float]] = {name: [] for name in pulls}
+        student.train()
+        batches = _batches(draw.split, draw.seed, draw.settings, bool(pulls))
+        for rows, labelled in islice(batches, balance.BATCHES):
+            task, penalties, features = _losses(draw, student, pulls, rows, labelled, 0.0)
+            for name, penalty in penalties.items():
+                even[name].append(balance.even(task, penalty, features))
+        return even
 
 
-def _fit(draw: Draw, weights: tuple[float, ...], build: Callable[..., Any], advance: Callable[[int], None]) -> Fitted:
-    """One training. Its random numbers depend on the seed alone, never on the methods or their weights."""
-    started = time.perf_counter()
-    world, settings, seed = draw.world, draw.world.plan.settings, draw.seed
-    torch.manual_seed(seed)
-    student = draw.recipe.build().to(world.device)
-    pulls: dict[str, Pull] = build(student, draw, weights)
-    torch.manual_seed(seed + 1)  # whatever the methods drew
-    optimizer = torch.optim.AdamW(
-        student.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
-    for pull in pulls.values():
-        if own := list(pull.transfer.parameters()):
-            optimizer.add_param_group({"params": own, "lr": pull.transfer.learning_rate, "weight_decay": 0.0})
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings))
-    autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16")
-    log = Log(draw, student, pulls)
-    student.train()
-    for step, (rows, labelled) in enumerate(_batches(draw.split, seed, settings, bool(pulls))):
-        inputs = checkpoints.place(draw.inputs.batch(rows), world.device)
-        with autocast:
-            features, logits = student(inputs)  # [n, d], [n, c]
-        features, logits = features.float(), logits.float()
-        task = functional.cross_entropy(logits[:labelled], draw.labels[rows[:labelled]])
-        progress = step / settings.steps
-        penalties: dict[str, Tensor] = {}
-        if pulls:
-            # Where there are unlabelled rows, the transfer batch follows the labelled one; else they are the same.
-            start = labelled if labelled < len(rows) else 0
-            seen = rows[start:]
-            teachers = tuple(draw.teacher_features(k, seen) for k in range(len(draw.profiles)))
-            signals = Signals(features[start:], logits[start:], teachers, draw.labels[seen], progress)
-            penalties = {name: pull.transfer(signals) for name, pull in pulls.items()}
-        weighted = {name: pulls[name].at(progress) * penalty for name, penalty in penalties.items()}
-        if log.due(step):
-            log.line(step, task, penalties, weighted, features)
-        loss = sum(weighted.values(), start=task)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        advance(1)
-    log.last()
-    plan = world.plan
-    checkpoints.save(plan.out / "candidates" / f"{_label(weights)}-{seed}", draw.recipe, student)
-    gates = {name: g.detach().float().cpu().tolist() for p in pulls.values() for name, g in p.transfer.gates().items()}
-    parameters = sum(p.numel() for p in student.parameters())
-    accuracies = log.lines[-1]["val_accuracy"]
-    seconds = time.perf_counter() - started
-    return Fitted(seed, weights, accuracies, seconds, parameters, student.width, log.lines, log.guard, gates)
+def _losses(
+    draw: Draw, student: Student, pulls: dict[str, Pull], rows: np.ndarray, labelled: int, progress: float
+) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """Of one batch: the task's loss, each method's penalty, and the student's features [n, d] that both pull at."""
+    device = draw.world.device
+    inputs = checkpoints.place(draw.inputs.batch(rows), device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=draw.settings.precision == "bfloat16"):
+        features, logits = student(inputs)  # [n, d], [n, c]
+    features, logits = features.float(), logits.float()
+    task = functional.cross_entropy(logits[:labelled], draw.labels[rows[:labelled]])
+    if not pulls:
+        return task, {}, features
+    # Where there are unlabelled rows, the transfer batch follows the labelled one; else they are the same.
+    start = labelled if labelled < len(rows) else 0
+    seen = rows[start:]
+    teachers = tuple(draw.teacher_features(k, seen) for k in range(len(draw.profiles)))
+    signals = Signals(features[start:], logits[start:], teachers, draw.labels[seen], progress)
+    return task, {name: pull.transfer(signals) for name, pull in pulls.items()}, features
+
+
+def _folder(plan: Plan, seed: int, candidate: Candidate) -> Path:
+    """Where the student of one training waits for the choice."""
+    return plan.out / "candidates" / f"{candidate.label}-{seed}".replace("/", "_")
 
 
 def _rate(step: int, settings: TrainSettings) -> float:
@@ -244,25 +296,22 @@ def _shuffled(rows: np.ndarray, size: int, random: np.random.Generator) -> Itera
             yield order[start : start + size]
 
 
-def _choose(results: list[Fitted]) -> tuple[float, ...]:
-    """The weights with the best mean validation accuracy over seeds; the smallest of those that tie."""
-    candidates = dict.fromkeys(fitted.weights for fitted in results)
-    return max(candidates, key=lambda weights: _mean(results, weights))  # max keeps the first, and they are sorted
+def _choose(results: list[Fitted]) -> Candidate:
+    """The candidate with the best mean validation accuracy over seeds; of those that tie, the smallest weights."""
+    candidates = dict.fromkeys(fitted.candidate for fitted in results)
+    return max(candidates, key=lambda candidate: _mean(results, candidate))  # max keeps the first, and they are sorted
 
 
-def _mean(results: list[Fitted], weights: tuple[float, ...]) -> float:
-    return float(np.mean([fitted.val_accuracy for fitted in results if fitted.weights == weights]))
+def _mean(results: list[Fitted], candidate: Candidate) -> float:
+    return float(np.mean([fitted.val_accuracy for fitted in results if fitted.candidate == candidate]))
 
 
-def _label(weights: tuple[float, ...]) -> str:
-    return "+".join(f"{weight:g}" for weight in weights) or "none"
-
-
-def _write(plan: Plan, results: list[Fitted], chosen: tuple[float, ...], seconds: float) -> Training:
-    kept = [fitted for fitted in results if fitted.weights == chosen]
-    candidates = list(dict.fromkeys(fitted.weights for fitted in results))
+def _write(plan: Plan, results: list[Fitted], chosen: Candidate, seconds: float) -> Training:
+    kept = [fitted for fitted in results if fitted.candidate == chosen]
+    candidates = list(dict.fromkeys(fitted.candidate for fitted in results))
+    settings = plan.settings(chosen.of("train"))
     data = Prepared.open(plan.root / "data")
-    split = data.split(plan.settings.seeds[0] % data.splits)
+    split = data.split(settings.seeds[0] % data.splits)
     section = plan.params.section(f"students.{plan.run.student}")
     family = section["family"]
     student = {"name": plan.run.student, "family": family, "reads": part("students", family).KIND}
@@ -272,17 +321,22 @@ def _write(plan: Plan, results: list[Fitted], chosen: tuple[float, ...], seconds
         "teachers": plan.run.teachers,
         "methods": [{"name": term.name, "settings": term.options} for term in plan.run.methods],
         "shuffled_teacher": plan.run.shuffle_teachers,
-        "seeds": plan.settings.seeds,
-        "draws": {seed: data.draw_digest(seed % data.splits) for seed in plan.settings.seeds},
+        "seeds": settings.seeds,
+        "draws": {seed: data.draw_digest(seed % data.splits) for seed in settings.seeds},
         "labelled": len(split.labelled),
         "unlabelled": len(split.unlabelled),
-        "steps": plan.settings.steps,
-        "settings": plan.settings.model_dump(),
+        "steps": settings.steps,
+        "settings": settings.model_dump(),
         "candidates": [
-            {"weights": weights, "val_accuracy": [f.val_accuracy for f in results if f.weights == weights]}
-            for weights in candidates
+            {
+                "weights": candidate.weights,
+                "settings": dict(candidate.settings),
+                "val_accuracy": [f.val_accuracy for f in results if f.candidate == candidate],
+            }
+            for candidate in candidates
         ],
-        "chosen": chosen,
+        "chosen": chosen.weights,
+        "chosen_settings": dict(chosen.settings),
         "trainings": len(results),
         "seconds": seconds,
         "guards": [fitted.guard for fitted in kept],
@@ -290,7 +344,7 @@ def _write(plan: Plan, results: list[Fitted], chosen: tuple[float, ...], seconds
         | {"versions": versions("aft-pipeline", "torch", "numpy"), "device": str(plan.machine.torch_device())},
     }
     (plan.out / "run.json").write_text(json.dumps(record, indent=1) + "\n")
-    lines = [{"seed": f.seed, "weight": _label(f.weights)} | line for f in results for line in f.curve]
+    lines = [{"seed": f.seed, "weight": f.candidate.label} | line for f in results for line in f.curve]
     columns = list(dict.fromkeys(key for line in lines for key in line))
     with (plan.out / "curves.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
@@ -304,6 +358,6 @@ def _write(plan: Plan, results: list[Fitted], chosen: tuple[float, ...], seconds
         for fitted in kept
         if fitted.guard["one_class"]
     ]
-    means = {_label(weights): _mean(results, weights) for weights in candidates}
+    means = {candidate.label: _mean(results, candidate) for candidate in candidates}
     accuracies = [fitted.val_accuracy for fitted in kept]
     return Training(plan.name, chosen, accuracies, means, len(results), seconds, warnings)

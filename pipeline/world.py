@@ -1,10 +1,11 @@
 """What a training stands on: the plan of a run, the data and stores it opens, one draw of the splits."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -15,8 +16,8 @@ from torch import Tensor
 from pipeline import checkpoints, probe, runs
 from pipeline.errors import UserError
 from pipeline.machine import Machine
-from pipeline.methods import Context, TeacherProfile
-from pipeline.params import Params, Settings
+from pipeline.methods import Context, KernelProfile, TeacherProfile
+from pipeline.params import Params, Settings, parse
 from pipeline.prepared import Prepared, Split
 from pipeline.store import FeatureStore, Reader
 from pipeline.students import Inputs, Student
@@ -55,10 +56,14 @@ class Plan:
     params: Params
     root: Path
     run: runs.Run
-    settings: TrainSettings
     machine: Machine
     id: str
     """Of this call of `train`."""
+
+    def settings(self, changes: dict[str, Any]) -> TrainSettings:
+        """The `train` section, as this run changes it, and then a candidate."""
+        values = self.params.section("train") | self.run.train | changes
+        return parse(TrainSettings, values, f"{self.params.source}: train (for {self.name})")
 
     @property
     def out(self) -> Path:
@@ -88,23 +93,33 @@ class World:
             lines.append(f"{name} {reader.why}{slow}")
         return lines
 
+    def draw(self, seed: int, candidate: runs.Candidate) -> "Draw":
+        """What depends on the seed, on its draw of the splits, and on the settings that the candidate tries."""
+        return self._draw(seed, json.dumps(candidate.of("student")), json.dumps(candidate.of("train")))
+
     @lru_cache(maxsize=1)  # noqa: B019  (a world lives as long as its process)
-    def draw(self, seed: int) -> "Draw":
-        """What depends on the seed's draw of the splits, or on the seed."""
-        return Draw(self, seed)
+    def _draw(self, seed: int, student: str, train: str) -> "Draw":
+        return Draw(self, seed, json.loads(student), json.loads(train))
 
 
 class Draw:
-    """One draw of the splits: who is what, the student's inputs, the teachers' profiles and features."""
+    """One draw of the splits: who is what, the student's inputs, the teachers' profiles and features.
 
-    def __init__(self, world: World, seed: int):
+    Args:
+        world: what all trainings share.
+        seed: of the training.
+        student, train: the settings of the student and of `train` that a candidate tries.
+    """
+
+    def __init__(self, world: World, seed: int, student: dict[str, Any], train: dict[str, Any]):
         data, plan = world.data, world.plan
         number = seed % data.splits
         self.world, self.seed = world, seed
         self.split: Split = data.split(number)
         self.labels = torch.from_numpy(data.visible_labels(number)).to(world.device)
+        self.settings = plan.settings(train)
         where = f"{plan.params.source}: students.{plan.run.student}"
-        section = plan.params.section(f"students.{plan.run.student}")
+        section = plan.params.section(f"students.{plan.run.student}") | student
         self.recipe = checkpoints.recipe(section, where, data, self.split.train, world.stores)
         if self.recipe.reads == "features" and (plan.run.methods or plan.run.shuffle_teachers):
             raise UserError(
@@ -189,4 +204,12 @@ def _profile(name: str, fitted: probe.Probe, device: torch.device) -> TeacherPro
         probe_weight=tensor(fitted.weight),
         probe_bias=tensor(fitted.bias),
         direction_std=tensor(fitted.direction_std),
+        kernel=KernelProfile(
+            tensor(fitted.kernel.landmarks),
+            fitted.kernel.sharpness,
+            tensor(fitted.kernel.weight),
+            tensor(fitted.kernel.bias),
+            tensor(fitted.kernel_std),
+            fitted.kernel.val_log_loss < fitted.val_log_loss,
+        ),
     )

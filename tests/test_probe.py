@@ -76,7 +76,7 @@ def test_labels_outside_the_labelled_rows_change_only_scores_and_the_choice(
 
 
 def test_two_classes_get_two_opposite_rows():
-    weight, bias = probe._per_class(np.array([[2.0, -4.0]]), np.array([1.0]))
+    weight, bias = probe.per_class(np.array([[2.0, -4.0]]), np.array([1.0]))
     assert weight.tolist() == [[-1.0, 2.0], [1.0, -2.0]]
     assert bias.tolist() == [-0.5, 0.5]
 

@@ -47,11 +47,29 @@ def test_a_weight_may_have_a_schedule():
 
 
 def test_candidates_are_all_combinations_smallest_first():
-    assert runs.read(Params(VALUES), "aft").candidates() == [(0.0, 1.0), (3.0, 1.0), (10.0, 1.0)]
+    candidates = runs.read(Params(VALUES), "aft").candidates()
+    assert [candidate.weights for candidate in candidates] == [(0.0, 1.0), (3.0, 1.0), (10.0, 1.0)]
+    assert [candidate.label for candidate in candidates] == ["0+1", "3+1", "10+1"]
 
 
 def test_plain_training_has_one_candidate():
-    assert runs.read(changed(methods=[], teachers=[]), "aft").candidates() == [()]
+    assert runs.read(changed(methods=[], teachers=[]), "aft").candidates() == [runs.Candidate(())]
+    assert runs.Candidate(()).label == "none"
+
+
+def test_settings_are_searched_together_with_weights():
+    search = {"student.dropout": [0.2, 0.5], "train.learning_rate": [0.01]}
+    methods = [{"name": "aft", "weight": [3.0, 0.0]}]
+    candidates = runs.read(changed(methods=methods, search=search), "aft").candidates()
+    assert [c.label for c in candidates] == [
+        f"{weight}, dropout {dropout}, learning_rate 0.01" for weight in (0, 3) for dropout in (0.2, 0.5)
+    ]
+    assert candidates[1].of("student") == {"dropout": 0.5}
+    assert candidates[1].of("train") == {"learning_rate": 0.01}
+
+
+def test_a_weight_may_be_left_to_be_found():
+    assert runs.read(changed(methods=[{"name": "aft", "weight": "auto"}]), "aft").methods[0].weight == "auto"
 
 
 @pytest.mark.parametrize(
@@ -68,6 +86,11 @@ def test_plain_training_has_one_candidate():
         ({"methods": [{"name": "kd", "weight": 1.0}] * 2}, r"listed twice"),
         ({"teachers": []}, r"methods without teachers"),
         ({"weight": 3.0}, r"unknown key `weight`"),
+        ({"search": {"dropout": [0.5]}}, r"search: dropout: \[0.5\]; write student.<key> or train.<key>"),
+        ({"search": {"train.seeds": [[0], [1]]}}, r"not train.seeds"),
+        ({"search": {"student.dropout": []}}, r"and a list of values"),
+        ({"search": {"student.dropout": 0.5}}, r"search.student.dropout: should be a valid list"),
+        ({"methods": [{"name": "aft", "weight": "much"}]}, r"weight"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(changes: dict, message: str):

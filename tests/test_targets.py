@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -113,3 +114,39 @@ def test_whitening_leaves_a_constant_feature_alone() -> None:
     )
     flat.teachers[0].mean[2] = 0
     assert whitening(0, flat).isfinite().all()
+
+
+def test_directions_of_a_kernel_probe_are_its_logits_at_unit_scale(world: World) -> None:
+    _, blocks = targets(world.context, task_directions=True, probe="kernel")
+    for k, profile in enumerate(world.context.teachers):
+        kernel = profile.kernel
+        for row, block in zip(raw(world.context, k)[:4], blocks[2 * k + 1], strict=False):
+            x = (row - profile.mean) / profile.std
+            x = x / x.norm()
+            near = [math.exp(-kernel.sharpness * float((x - y).square().sum())) for y in kernel.landmarks]
+            for c in range(3):
+                logit = sum(n * float(w) for n, w in zip(near, kernel.weight[:, c], strict=True)) + float(
+                    kernel.bias[c]
+                )
+                assert float(block[c]) == pytest.approx(logit / float(kernel.std[c]))
+
+
+def test_the_best_probe_is_each_teachers_own(world: World) -> None:
+    assert [profile.kernel.better for profile in world.context.teachers] == [False, True]
+    rows = tuple(raw(world.context, k) for k in range(2))
+    best, linear, kernel = (
+        targets(world.context, task_directions=True, probe=p)[1] for p in ("best", "linear", "kernel")
+    )
+    assert torch.equal(best[1], linear[1]) and not torch.equal(best[1], kernel[1])
+    assert torch.equal(best[3], kernel[3]) and not torch.equal(best[3], linear[3])
+    said = [ProbeLogits(world.context, which)(rows) for which in ("best", "linear", "kernel")]
+    assert not torch.equal(said[0], said[1]) and not torch.equal(said[0], said[2])
+    parts = [p(x).log_softmax(1) for p, x in zip(ProbeLogits(world.context, "best").probes, rows, strict=True)]
+    torch.testing.assert_close(said[0], (parts[0] + parts[1]) / 2)
+    torch.testing.assert_close(parts[0], world.context.teachers[0].logits(rows[0]).log_softmax(1))
+    torch.testing.assert_close(parts[1], (kernel[3] * world.context.teachers[1].kernel.std).log_softmax(1))
+
+
+def test_a_probe_without_task_directions_would_do_nothing() -> None:
+    with pytest.raises(UserError, match="probe does nothing without task_directions: true"):
+        parse(TargetSettings, {"probe": "kernel"}, "params.yaml: runs.a")

@@ -50,6 +50,7 @@ class TeacherProfile:
         probe_bias: [C].
         direction_std: per class, the standard deviation over training rows of a standardised row's product with the
             unit-norm class direction [C].
+        kernel: a probe of the same labelled rows that need not be linear.
     """
 
     name: str
@@ -59,6 +60,7 @@ class TeacherProfile:
     probe_weight: Float[Tensor, "classes teacher"]
     probe_bias: Float[Tensor, " classes"]
     direction_std: Float[Tensor, " classes"]
+    kernel: "KernelProfile"
 
     def standardise(self, raw: Float[Tensor, "n teacher"]) -> Float[Tensor, "n teacher"]:
         """Raw features, each shifted and scaled to mean 0 and standard deviation 1 over the training rows."""
@@ -67,6 +69,27 @@ class TeacherProfile:
     def logits(self, raw: Float[Tensor, "n teacher"]) -> Float[Tensor, "n classes"]:
         """What the probe says of raw features."""
         return self.standardise(raw) @ self.probe_weight.T + self.probe_bias
+
+
+@dataclass(frozen=True)
+class KernelProfile:
+    """A kernel probe: logits K(x, landmarks) weight + bias, K(x, y) = exp(-sharpness |x - y|^2) on unit rows.
+
+    Attributes:
+        landmarks: unit rows [m, D].
+        sharpness: of the kernel.
+        weight: [m, C].
+        bias: [C].
+        std: of the logits over the training rows [C].
+        better: whether its log loss on validation rows is below the linear probe's.
+    """
+
+    landmarks: Float[Tensor, "m teacher"]
+    sharpness: float
+    weight: Float[Tensor, "m classes"]
+    bias: Float[Tensor, " classes"]
+    std: Float[Tensor, " classes"]
+    better: bool
 
 
 @dataclass(frozen=True)

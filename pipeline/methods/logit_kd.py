@@ -7,16 +7,23 @@ from torch.nn import functional as F
 
 from pipeline import params
 from pipeline.methods import Context, Signals, Transfer, full_precision
-from pipeline.targets import ProbeLogits
+from pipeline.targets import ProbeLogits, WhichProbe
 
 
 class Settings(params.Settings):
-    """`temperature` softens both sides; its square multiplies the penalty, so that the gradient keeps its size."""
+    """Keys of the method.
 
+    Attributes:
+        probe: whose logits the student follows: of each teacher's `linear` or `kernel` probe, or of the `best` one by log
+            loss on validation rows.
+        temperature: softens both sides; its square multiplies the penalty, so that the gradient keeps its size.
+    """
+
+    probe: WhichProbe = "linear"
     temperature: float = Field(4.0, gt=0)
 
     def build(self, context: Context) -> Transfer:
-        return LogitDistillation(ProbeLogits(context), self.temperature)
+        return LogitDistillation(ProbeLogits(context, self.probe), self.temperature)
 
 
 class LogitDistillation(Transfer):

@@ -8,14 +8,20 @@ from torch.nn import functional as F
 from pipeline import params
 from pipeline.errors import UserError
 from pipeline.methods import Context, Signals, Transfer, full_precision
-from pipeline.targets import ProbeLogits
+from pipeline.targets import ProbeLogits, WhichProbe
 
 EPSILON = 1e-7
 
 
 class Settings(params.Settings):
-    """Standardised logits are at most (C - 1) / sqrt(C): the more classes C, the higher a `temperature` makes sense."""
+    """Keys of the method.
 
+    Attributes:
+        probe: as in `logit_kd`.
+        temperature: standardised logits are at most (C - 1) / sqrt(C): the more classes C, the higher makes sense.
+    """
+
+    probe: WhichProbe = "linear"
     temperature: float = Field(2.0, gt=0)
 
     def build(self, context: Context) -> Transfer:
@@ -25,7 +31,7 @@ class Settings(params.Settings):
                 "logit_standardisation needs three classes or more: of two standardised logits only the sign is left; "
                 "use logit_kd"
             )
-        return StandardisedLogitDistillation(ProbeLogits(context), self.temperature)
+        return StandardisedLogitDistillation(ProbeLogits(context, self.probe), self.temperature)
 
 
 class StandardisedLogitDistillation(Transfer):

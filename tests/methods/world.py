@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.methods import Context, Signals, TeacherProfile
+from pipeline.methods import Context, KernelProfile, Signals, TeacherProfile
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,10 @@ def make_world(
         weight = normal(classes, widths[number])
         along = standard @ torch.nn.functional.normalize(weight, dim=1).T
         row_norm = float(standard.norm(dim=1).mean())
+        landmarks = torch.nn.functional.normalize(standard[:7], dim=1)
+        kernel = KernelProfile(landmarks, 0.5, normal(7, classes), normal(classes), normal(classes).exp(), number == 1)
         return TeacherProfile(
-            f"teacher{number}", mean, std, row_norm, weight, normal(classes), along.std(0, correction=0)
+            f"teacher{number}", mean, std, row_norm, weight, normal(classes), along.std(0, correction=0), kernel
         )
 
     hidden = torch.full_like(labels, -1)

@@ -1,0 +1,108 @@
+"""A probe that need not be linear: logistic regression on a radial kernel of one teacher's features.
+
+With few labels a linear probe leaves much of what a teacher knows on the table, or not: it depends on the data. So both
+are fitted, on the same labelled rows, and validation rows say which is better.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from pipeline.metrics import log_loss
+
+SMALLEST = 1e-5
+"""Directions of the landmarks' kernel with less than this share of the strongest one's variance are left out."""
+
+
+@dataclass(frozen=True)
+class KernelProbe:
+    """logits(x) = K(x, landmarks) weight + bias, with K(x, y) = exp(-sharpness |x - y|^2) on unit rows; all float32.
+
+    Attributes:
+        landmarks: unit rows [m, D], m of the labelled training rows, or all.
+        sharpness: of the kernel.
+        weight: [m, C].
+        bias: [C].
+        strength: the inverse of the L2 penalty that was chosen.
+        val_log_loss: on the validation rows, which chose sharpness and strength.
+    """
+
+    landmarks: Float[np.ndarray, "m d"]
+    sharpness: float
+    weight: Float[np.ndarray, "m c"]
+    bias: Float[np.ndarray, " c"]
+    strength: float
+    val_log_loss: float
+
+    def logits(self, standard: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
+        """Logits of standardised rows, whose norms do not matter."""
+        return kernel(unit(standard), self.landmarks, self.sharpness) @ self.weight + self.bias
+
+
+def unit(standard: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    """Rows at norm 1; a row of zeros stays one."""
+    rows: np.ndarray = standard / np.maximum(np.linalg.norm(standard, axis=1, keepdims=True), 1e-12)
+    return rows
+
+
+def kernel(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"], sharpness: float) -> Float[np.ndarray, "n m"]:
+    """exp(-sharpness |x_i - y_j|^2) of unit rows, for which |x - y|^2 = 2 - 2 x y."""
+    values: np.ndarray = np.exp(2 * sharpness * (x @ y.T - 1))
+    return values
+
+
+def fit(
+    train: Float[np.ndarray, "n d"],
+    labels: Int[np.ndarray, " n"],
+    val: Float[np.ndarray, "v d"],
+    val_labels: Int[np.ndarray, " v"],
+    landmarks: Float[np.ndarray, "m d"],
+    sharpness: Sequence[float],
+    strengths: Sequence[float],
+) -> KernelProbe:
+    """The sharpness and strength whose log loss on the validation rows is the least.
+
+    The kernel is approximated from its values at the landmarks (Nystroem's method); with all training rows as landmarks
+    it is exact, but for directions that hold next to nothing.
+
+    Args:
+        train, labels: standardised rows of every class, and their class numbers.
+        val, val_labels: the same of the validation rows; they choose and do nothing else.
+        landmarks: standardised rows, among `train`.
+        sharpness, strengths: candidates; the first of equals is taken.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    train, val, landmarks = unit(train), unit(val), unit(landmarks)
+    best: KernelProbe | None = None
+    for sharp in sharpness:
+        variances, axes = np.linalg.eigh(kernel(landmarks, landmarks, sharp).astype(np.float64))
+        kept = variances > SMALLEST * variances[-1]
+        whiten = axes[:, kept] / np.sqrt(variances[kept])
+        near, near_val = (kernel(rows, landmarks, sharp) @ whiten for rows in (train, val))
+        centre = near.mean(0)
+        for strength in strengths:
+            model = LogisticRegression(C=strength, max_iter=1000)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                model.fit(near - centre, labels)
+            coef, intercept = per_class(model.coef_, model.intercept_)
+            loss = log_loss((near_val - centre) @ coef.T + intercept, val_labels)
+            if best is None or loss < best.val_log_loss:
+                weight = np.ascontiguousarray(whiten @ coef.T, np.float32)
+                bias = (intercept - centre @ coef.T).astype(np.float32)
+                best = KernelProbe(landmarks, sharp, weight, bias, strength, loss)
+    assert best is not None
+    return best
+
+
+def per_class(coef: np.ndarray, intercept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A row per class, also for two classes, for which scikit-learn keeps the difference of the two only."""
+    if len(coef) == 1:
+        coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
+    # safetensors writes memory as it lies, and scikit-learn's coefficients may lie column by column.
+    return np.ascontiguousarray(coef, np.float32), intercept.astype(np.float32)
