@@ -80,7 +80,7 @@ def test_assess_draws_a_table_on_a_terminal(project: Path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("assess", "-S", "assess.sampel=3"), "did you mean `sample`"),
+        (("assess", "-S", "assess.kernel_row=3"), "did you mean `kernel_rows`"),
         (("assess", "-S", "teachers.mute.family=timm"), "no section `teachers.mute`"),
         (("train", "atf"), "no section `runs.atf` (did you mean `aft`?)"),
         (("train", "aft", "-S", "train.step=3"), "unknown key `step`"),
