@@ -49,13 +49,15 @@ class AssessSettings(Settings):
 
     Attributes:
         neighbours: candidates for how many neighbours vote; one is chosen on val.
-        sample: labelled rows that neighbours are searched in, and training rows that CKA compares, at most.
+        neighbour_rows: labelled rows that neighbours are searched in, at most.
+        kernel_rows: training rows that CKA compares, at most; its time grows with their square.
         exhaustive: up to so many teachers all subsets are scored; of more, single ones, pairs, and from the best pair
             on the teacher that adds most, for as long as one adds anything on val.
     """
 
     neighbours: list[int] = Field(default=[1, 3, 5, 10, 20, 50], min_length=1)
-    sample: int = Field(default=4000, ge=4)
+    neighbour_rows: int = Field(default=10000, ge=1)
+    kernel_rows: int = Field(default=2000, ge=4)
     exhaustive: int = Field(default=4, ge=1, le=10)
 
 
@@ -76,8 +78,10 @@ class Scored:
 class Draw:
     """One draw of the splits, and the features of its rows as this draw's training rows scale them."""
 
-    def __init__(self, number: int, data: Prepared, stores: dict[str, FeatureStore], probes: Path, sample: int):
-        self.number, self.data, self.sample = number, data, sample
+    def __init__(
+        self, number: int, data: Prepared, stores: dict[str, FeatureStore], probes: Path, settings: AssessSettings
+    ):
+        self.number, self.data, self.settings = number, data, settings
         self.split = data.split(number)
         if not len(self.split.val):
             raise UserError(f"{data.path}: no validation rows in draw {number} to choose by; set dataset.val")
@@ -108,12 +112,12 @@ class Draw:
     @cached_property
     def bank(self) -> np.ndarray:
         """Places among the labelled rows that neighbours are searched in, sorted."""
-        return _sample(len(self.split.labelled), self.sample, self.number)
+        return _sample(len(self.split.labelled), self.settings.neighbour_rows, self.number)
 
     @cached_property
     def compared(self) -> np.ndarray:
         """The training rows that CKA compares, sorted."""
-        return self.split.train[_sample(len(self.split.train), self.sample, self.number)]
+        return self.split.train[_sample(len(self.split.train), self.settings.kernel_rows, self.number)]
 
 
 def assess(params: Params, root: Path = Path(".")) -> Assessment:
@@ -138,7 +142,7 @@ def assess(params: Params, root: Path = Path(".")) -> Assessment:
     stores = {name: FeatureStore.open(root / "features" / f"{name}.zarr") for name in names}
     for store in stores.values():
         store.check(dataset=data.digest, ids=data.ids)
-    draws = [Draw(number, data, stores, root / "probes", settings.sample) for number in range(data.splits)]
+    draws = [Draw(number, data, stores, root / "probes", settings) for number in range(data.splits)]
     teachers = tuple(_teacher(name, store) for name, store in stores.items())
     few = len(names) <= settings.exhaustive
     with progress("assess", (2 ** len(names) - 1) * len(draws) if few else None, "probes") as advance:

@@ -35,13 +35,15 @@ class ExtractSettings(Settings):
 
     Attributes:
         precision: what the teacher computes in. bfloat16 is fast where the processor has it, and part of the recipe.
-        dtype: what is stored.
+        dtype: what is stored; int8 with a scale for each row (of tokens, for each token).
+        codec: raw, so that rows are read straight from the file; zstd; or auto, which is zstd where that halves them.
         batch_size: rows in a batch; 32 on a CPU and 256 on a GPU if None.
         shard_rows: rows a shard; chosen by the store if None.
     """
 
     precision: Precision = "float32"
-    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    dtype: Literal["float16", "bfloat16", "float32", "int8"] = "float16"
+    codec: Literal["raw", "zstd", "auto"] = "raw"
     batch_size: int | None = Field(default=None, ge=1)
     shard_rows: int | None = Field(default=None, ge=1)
 
@@ -111,14 +113,14 @@ def extract(
             f"{name}: this teacher reads {teacher.kind} rows, and the dataset {data.path} holds {data.kind}"
         )
     began = perf_counter()
-    dtype: torch.dtype = getattr(torch, settings.dtype)
+    dtype: torch.dtype = torch.float32 if settings.dtype == "int8" else getattr(torch, settings.dtype)
     batch_size = settings.batch_size or (256 if teacher.device.type == "cuda" else 32)
     writer = StoreWriter.open(
         out,
         rows=RowIndex(data.ids, data.row_digests),
         dataset=data.digest,
         recipe=teacher.recipe,
-        heads={head: Head(shape=shape, dtype=settings.dtype) for head, shape in teacher.heads.items()},
+        heads={head: Head(shape, settings.dtype, settings.codec) for head, shape in teacher.heads.items()},
         shard_rows=settings.shard_rows,
         created_by=versions("aft-pipeline", "torch", "timm", "transformers", "tokenizers", "pillow", "numpy"),
     )

@@ -32,7 +32,7 @@ class Dots:
     """One row of the dot plot, in points of accuracy.
 
     Attributes:
-        name: its label.
+        name: its label, of one line or more.
         seeds: the paired difference of every seed.
         mean: their mean.
         interval: of that mean, from low to high; None where there is none.
@@ -76,6 +76,7 @@ def differences(
     """
     widest = max(len(line) for row in rows for line in row.name.splitlines())
     width, left, right, pitch = (340, 12, 12, 46) if narrow else (720, min(30 + 7 * widest, 220), 138, 38)
+    pitch += 15 * max(0, max(row.name.count("\n") for row in rows) - (0 if narrow else 1))
     top, bottom = 34 if narrow else 28, 40
     height = top + bottom + pitch * len(rows)
     figure = _figure(width, height)

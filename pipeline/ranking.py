@@ -62,7 +62,7 @@ def ranking(root: Path, dataset: str) -> Ranking | None:
             f"t{small:d}",
             f"Validation accuracy of the probes of subsets of teachers: {told}",
             small,
-            f"points of validation accuracy against {textwrap.shorten(best.name, 40)}",
+            "points of validation accuracy against the best",
             "the best",
         )
         for small in (False, True)

@@ -55,7 +55,7 @@ def _second(ranked: Sequence[Subset], pairs: Sequence[Pair]) -> str:
     pair = next(subset for subset in ranked if len(subset.teachers) == 2)
     assert pair.gain is not None and pair.best_part is not None
     if pair.gain.inside_noise:
-        verdict = "A second teacher adds nothing beyond the noise"
+        verdict = "A second teacher shows no gain beyond the noise"
     else:
         verdict = "A second teacher helps" if pair.gain.mean > 0 else "A second teacher does harm"
     overlap = next(found for found in pairs if set(found.teachers) == set(pair.teachers))
@@ -70,7 +70,7 @@ def _cost(chosen: Subset, best: Subset, inside: Sequence[Subset]) -> str:
     """What the choice saves, or what another choice of the same size would."""
     if chosen is not best:
         light = f"{_share(chosen.bytes_per_row, best.bytes_per_row)} of the bytes a row"
-        return f"It takes {light}{_time(chosen, best)} of {best.name}."
+        return f"{chosen.name} takes {light}{_time(chosen, best)} of {best.name}."
     same = [subset for subset in inside if len(subset.teachers) == len(chosen.teachers) and subset is not chosen]
     cheap = [subset for subset in same if _cheaper(subset, chosen)]
     if not cheap:

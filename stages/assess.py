@@ -28,7 +28,7 @@ def _draw(found: "Assessment") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    caption = "probe, kNN: % of validation rows right; test: the probe on test rows, which choose nothing"
+    caption = "probe, kNN: % of validation rows right; test: the probe, for the reader only"
     table = Table("teachers", box=box.SIMPLE, caption=caption)
     for column in ("probe", "kNN", "LogME", "width", "B/row", "rows/s", "test"):
         table.add_column(column, justify="right", no_wrap=True)

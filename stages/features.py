@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Look into feature stores, prove them, and move them.", no_args_is_help=True)
 
-Store = Annotated[Path, typer.Argument(help="A store, such as features/minilm.zarr.")]
+Store = Annotated[str, typer.Argument(help="A store, such as features/minilm.zarr, or its URL.")]
 HeadName = Annotated[str | None, typer.Option("--head", help="Which head, if the store has several.")]
 Folder = Annotated[Path, typer.Argument(help="The folder of the stores.")]
 Data = Annotated[Path | None, typer.Option("--data", help="The prepared dataset that the rows are of.")]
@@ -55,7 +55,7 @@ def verify(
     if recompute and not found.faults:
         loaded = command.settings(params, overrides)
         found = replace(
-            found, comparison=_again(store, head, loaded, teacher or store.stem, recompute, tolerance, seed)
+            found, comparison=_again(store, head, loaded, teacher or Path(store).stem, recompute, tolerance, seed)
         )
     command.show(found, as_json)
     if not found.sound:
@@ -132,7 +132,7 @@ def import_features(
 
 
 def _again(
-    path: Path, head: str | None, params: Any, teacher: str, count: int, tolerance: float, seed: int
+    path: str, head: str | None, params: Any, teacher: str, count: int, tolerance: float, seed: int
 ) -> "Comparison":
     """Random rows through the teacher once more, against what the store has of them."""
     import numpy as np

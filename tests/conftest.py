@@ -34,7 +34,7 @@ PARAMS = {
     "extract": {"precision": "float32", "batch_size": 16},
     "teachers": {"wise": {"family": "transformers", "model": "m"}, "loud": {"family": "transformers", "model": "m"}},
     "probe": {"strengths": [0.01, 1.0]},
-    "assess": {"neighbours": [1, 5, 9], "sample": 100},
+    "assess": {"neighbours": [1, 5, 9], "kernel_rows": 100},
     "students": {"bag": {"family": "bag_of_words", "width": 16, "dropout": 0.1}},
     "train": {"steps": 30, "batch_size": 16, "transfer_batch_size": 32, "learning_rate": 0.01, "seeds": [0, 1, 2]},
     "machine": {"device": "cpu", "workers": 1},

@@ -234,7 +234,7 @@ def test_one_teacher_is_assessed_and_said_to_be_alone(project: Path, params: Par
 def test_of_many_teachers_the_best_additions_are_followed(project: Path, params: Params):
     for seed, name in enumerate(("third", "fourth")):
         params = add(project, params, name, 4, seed)
-    few = changed(params, assess={"neighbours": [5], "exhaustive": 2, "sample": 50})
+    few = changed(params, assess={"neighbours": [5], "exhaustive": 2, "kernel_rows": 50})
     found = assess(few, project)
     names = tuple(params.section("teachers"))
     scored = [subset.teachers for subset in found.subsets]
@@ -274,15 +274,15 @@ def test_what_is_written_is_what_is_returned(project: Path, params: Params):
 def test_the_section_may_be_missing_and_its_numbers_bound_the_work(project: Path, params: Params):
     values = {name: section for name, section in params.values.items() if name not in ("assess", "students")}
     assert assess(Params(values), project).starts == ()
-    found = assess(changed(params, assess={"sample": 9, "neighbours": [1, 50]}), project)
-    assert (found.bank_rows, found.cka_rows) == (9, 9)
-    assert {score.neighbours for subset in found.subsets for score in subset.scores} <= {1, 9}
+    found = assess(changed(params, assess={"neighbour_rows": 8, "kernel_rows": 9, "neighbours": [1, 50]}), project)
+    assert (found.bank_rows, found.cka_rows) == (8, 9)
+    assert {score.neighbours for subset in found.subsets for score in subset.scores} <= {1, 8}
 
 
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"assess": {"sampel": 3}}, "did you mean `sample`"),
+        ({"assess": {"kernel_row": 3}}, "did you mean `kernel_rows`"),
         ({"assess": {"neighbours": [0, 3]}}, "whole numbers from 1"),
         ({"teachers": {}}, "`teachers` is empty"),
         ({"teachers": {"mute": {"family": "timm", "model": "m"}}}, "run `aft extract`"),

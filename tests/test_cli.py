@@ -51,9 +51,37 @@ def test_the_stages_after_extraction_work_one_by_one(project: Path):
     assert (project / "report" / "index.html").is_file()
 
 
+def test_assess_says_which_teachers_to_use_in_words_and_as_one_object(project: Path):
+    said = aft("assess", cwd=project)
+    assert said.returncode == 0, said.stderr
+    lines = said.stdout.splitlines()
+    assert lines[0].startswith("assessed 3 subsets on 2 draws in ")
+    assert lines[1].startswith("Use ")
+    assert 3 <= len(lines) <= 4
+    assert said.stderr == ""
+    found = json.loads(aft("assess", "--json", cwd=project).stdout)
+    assert found["reasons"] == lines[1:]
+    assert [subset["teachers"] for subset in found["subsets"]] == [["wise"], ["loud"], ["wise", "loud"]]
+
+
+def test_assess_draws_a_table_on_a_terminal(project: Path):
+    shown, terminal = os.openpty()
+    command = [sys.executable, "-m", "cli", "assess"]
+    with open(terminal, "wb") as out:
+        plain = ENVIRONMENT | {"TERM": "dumb"}  # no bold, so that the words stand alone
+        assert subprocess.run(command, cwd=project, env=plain, stdout=out, timeout=120).returncode == 0
+    text = os.read(shown, 1 << 16).decode()
+    os.close(shown)
+    table = [line.split() for line in text.splitlines()]
+    assert ["teachers", "probe", "kNN", "LogME", "width", "B/row", "rows/s", "test"] in table
+    assert next(line[:3] for line in table if "+" in line) == ["wise", "+", "loud"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("assess", "-S", "assess.kernel_row=3"), "did you mean `kernel_rows`"),
+        (("assess", "-S", "teachers.mute.family=timm"), "no section `teachers.mute`"),
         (("train", "atf"), "no section `runs.atf` (did you mean `aft`?)"),
         (("train", "aft", "-S", "train.step=3"), "unknown key `step`"),
         (("train", "aft", "-S", "train.learning_rate=1e-4"), "write 1.0e-4"),

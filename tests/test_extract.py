@@ -133,6 +133,15 @@ def test_narrow_storage_only_rounds(texts: Prepared, encoder: Load, tmp_path: Pa
     assert not np.array_equal(narrow, wide)
 
 
+def test_int8_is_off_by_half_a_step_of_its_row_at_most(texts: Prepared, encoder: Load, tmp_path: Path) -> None:
+    extract(texts, encoder(), tmp_path / "wide.zarr", settings())
+    extract(texts, encoder(), tmp_path / "narrow.zarr", settings(dtype="int8", codec="auto"))
+    wide, narrow = (FeatureStore.open(tmp_path / f"{name}.zarr") for name in ("wide", "narrow"))
+    step = np.abs(wide[:]).max(axis=1, keepdims=True) / 127
+    assert (np.abs(narrow[:] - wide[:]) <= 0.5001 * step).all()
+    assert narrow.heads["pooled"].codec == "auto" and narrow.nbytes < wide.nbytes
+
+
 def test_batch_size_and_workers_change_nothing_but_rounding(texts: Prepared, encoder: Load, tmp_path: Path) -> None:
     extract(texts, encoder(), tmp_path / "a.zarr", settings(batch_size=64), Machine(workers=1))
     extract(texts, encoder(), tmp_path / "b.zarr", settings(batch_size=64), Machine(workers=4))

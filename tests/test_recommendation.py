@@ -51,9 +51,9 @@ def test_a_second_teacher_that_adds_nothing_beyond_the_noise_is_left_out():
         "Use a alone: its probe gets 81.0% of the validation rows right, which is within the noise of the best, a + b"
         in reasons[0]
     )
-    assert reasons[1].startswith("A second teacher adds nothing beyond the noise")
+    assert reasons[1].startswith("A second teacher shows no gain beyond the noise")
     assert "right on 20.0% of the rows, 30.0% were" in reasons[1]
-    assert reasons[2] == "It takes 33% of the bytes a row and 20% of the extraction time of a + b."
+    assert reasons[2] == "a takes 33% of the bytes a row and 20% of the extraction time of a + b."
 
 
 def test_a_second_teacher_that_helps_is_taken():

@@ -7,14 +7,17 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.store.checksum import checksum
+
+Sync = Literal["name", "bytes", "nothing"]
 
 PARTIAL = ".partial"
 BLOCK = 64 << 20
@@ -31,7 +34,7 @@ def page_aligned(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     return memory[start : start + size].view(dtype).reshape(shape)
 
 
-def publish(path: Path, parts: Sequence[bytes | memoryview], sync_name: bool = True) -> str:
+def publish(path: Path, parts: Sequence[bytes | memoryview], sync: Sync = "name") -> str:
     """Write `parts` one after the other to `path`, atomically and durably; returns their checksum.
 
     Parts must be C-contiguous. The bytes reach the disk before the name does, and the name before this returns, so
@@ -39,7 +42,9 @@ def publish(path: Path, parts: Sequence[bytes | memoryview], sync_name: bool = T
     place: it may be a hard link into a cache. One process at a time may publish one path.
 
     Args:
-        sync_name: False leaves it to a later `sync_folder` that the name reaches the disk.
+        sync: `bytes` leaves it to a later `sync_folder` that the name reaches the disk; `nothing` leaves the bytes to a
+            later `sync_files` as well. Even so a process that is killed leaves all or nothing, and only a power cut may
+            leave a part.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; what was there before is untouched.
@@ -49,14 +54,14 @@ def publish(path: Path, parts: Sequence[bytes | memoryview], sync_name: bool = T
     try:
         if sum(view.nbytes for view in views) < LARGE:
             check = checksum(views)
-            _write(partial, views)
+            _write(partial, views, sync != "nothing")
         else:  # the processor is free while the disk writes
             with ThreadPoolExecutor(1) as pool:
                 found = pool.submit(checksum, views)
-                _write(partial, views)
+                _write(partial, views, sync != "nothing")
                 check = found.result()
         os.replace(partial, path)
-        if sync_name:
+        if sync == "name":
             sync_folder(path.parent)
     except OSError as error:
         partial.unlink(missing_ok=True)
@@ -73,18 +78,27 @@ def publish_together(files: Mapping[Path, bytes | memoryview]) -> None:
     for folder in folders:
         make_folder(folder, sync_name=False)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda path: publish(path, [files[path]], sync_name=False), files))
+        list(pool.map(lambda path: publish(path, [files[path]], "bytes"), files))
         list(pool.map(sync_folder, folders | {folder.parent for folder in folders}))
 
 
-def _write(path: Path, views: Sequence[memoryview]) -> None:
-    """Write all bytes to a new file and flush them to the disk."""
+def sync_files(files: Iterable[Path]) -> None:
+    """Flush files and the folders that they are in."""
+    files = list(files)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(_sync, files))
+        list(pool.map(sync_folder, {file.parent for file in files}))
+
+
+def _write(path: Path, views: Sequence[memoryview], sync: bool) -> None:
+    """Write all bytes to a new file, and flush them to the disk if that is asked for."""
     with path.open("wb", buffering=0) as file:
         for view in views:
             view = view[_write_directly(file.fileno(), view) :]
             while view:
                 view = view[file.write(view[:BLOCK]) :]
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
 
 
 def _write_directly(handle: int, view: memoryview) -> int:
@@ -123,7 +137,11 @@ def explained(error: OSError, path: Path) -> Exception:
 
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries to the disk: renames and new names survive a power cut only after this."""
-    handle = os.open(folder, os.O_RDONLY)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -209,7 +227,7 @@ class Lock:
         while True:
             handle = self._handle
             if handle is None:
-                make_folder(self.path.parent)
+                make_folder(self.path.parent, sync_name=False)  # nobody holds a lock after a power cut
                 try:
                     handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
                 except FileNotFoundError:  # the folder was tidied away in this very moment

@@ -1,9 +1,12 @@
 """Where a store's files are: a local folder, or anywhere that fsspec reaches."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import UserError
+
+BLOCK = 1 << 20
 
 
 class Folder(ABC):
@@ -18,6 +21,14 @@ class Folder(ABC):
     @abstractmethod
     def size(self, file: str) -> int | None:
         """A file's size in bytes, None if it is not there."""
+
+    @abstractmethod
+    def blocks(self, file: str) -> Iterator[bytes]:
+        """A file's bytes from start to end, none of it kept. Raises `OSError` if it cannot be read."""
+
+    @abstractmethod
+    def files(self) -> list[str]:
+        """The names of all files, in order."""
 
 
 class LocalFolder(Folder):
@@ -38,6 +49,17 @@ class LocalFolder(Folder):
             return (self.path / file).stat().st_size
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def blocks(self, file: str) -> Iterator[bytes]:
+        with (self.path / file).open("rb") as opened:
+            yield from iter(lambda: opened.read(BLOCK), b"")
+
+    def files(self) -> list[str]:
+        return sorted(
+            file.relative_to(self.path).as_posix()
+            for file in self.path.rglob("*")
+            if file.is_symlink() or not file.is_dir()
+        )
 
 
 class RemoteFolder(Folder):
@@ -68,3 +90,15 @@ class RemoteFolder(Folder):
 
     def size(self, file: str) -> int | None:
         return self._sizes.get(file)
+
+    def blocks(self, file: str) -> Iterator[bytes]:
+        with self._files.open(self._prefix + file, "rb") as opened:
+            yield from iter(lambda: opened.read(BLOCK), b"")
+
+    def files(self) -> list[str]:
+        return sorted(self._sizes)
+
+
+def folder_at(path: str | Path) -> Folder:
+    """The folder at a path, or behind a URL."""
+    return RemoteFolder(str(path)) if "://" in str(path) else LocalFolder(Path(path))

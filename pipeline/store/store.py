@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.provenance import digest_of
 from pipeline.store.choice import choose
-from pipeline.store.folder import Folder, LocalFolder, RemoteFolder
+from pipeline.store.folder import Folder, folder_at
 from pipeline.store.format import Head, Layout, Marker
 from pipeline.store.reader import Mode, Reader
 from pipeline.store.rows import RowIndex, read_rows
@@ -57,7 +57,7 @@ class FeatureStore:
         Raises:
             UserError: there is no store, its metadata is damaged, or no head of it is complete.
         """
-        folder = RemoteFolder(str(path)) if "://" in str(path) else LocalFolder(Path(path))
+        folder = folder_at(path)
         text = folder.read("zarr.json")
         if text is None:
             raise UserError(f"{path}: no feature store there; run `aft extract` first")

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.store.checksum import file_checksum
-from pipeline.store.folder import LocalFolder
+from pipeline.store.checksum import checksum
+from pipeline.store.folder import Folder, folder_at
 from pipeline.store.format import Layout, flat_metadata, marker_name, written
 from pipeline.store.reuse import LOCKS, REPLACED
 from pipeline.store.rows import read_rows
@@ -73,27 +73,30 @@ class Verification:
 
 
 def verify(path: str | Path) -> Verification:
-    """Look at every byte of a local store.
+    """Look at every byte of a store.
+
+    Args:
+        path: a folder, or a URL that fsspec understands; then every byte is fetched once, and none is kept.
 
     Raises:
         UserError: there is no store, or the group's own metadata is damaged, so that nothing else can be judged.
     """
-    path = Path(path)
-    text = LocalFolder(path).read("zarr.json")
+    folder = folder_at(path)
+    text = folder.read("zarr.json")
     if text is None:
         raise UserError(f"{path}: no feature store there")
     layout = Layout.read(text, f"{path}/zarr.json")
-    faults = [*_rows(path, layout), *_strays(path, layout)]
+    faults = [*_rows(folder, layout), *_strays(folder, layout)]
     jobs = [(head, shard) for head in layout.heads for shard in range(layout.shards)]
-    heads = {head: list(_head(path, layout, head)) for head in layout.heads}
-    digests = _row_digests(path, layout)
+    heads = {head: list(_head(folder, layout, head)) for head in layout.heads}
+    digests = _row_digests(folder, layout)
     with ThreadPoolExecutor(THREADS) as pool:
-        results = list(pool.map(lambda job: _shard(path, layout, job[0], job[1], digests), jobs))
+        results = list(pool.map(lambda job: _shard(folder, layout, job[0], job[1], digests), jobs))
     for found in heads.values():
         faults.extend(found)
     for _, found in results:
         faults.extend(found)
-    return Verification(str(path), len(jobs), sum(size for size, _ in results), tuple(faults))
+    return Verification(folder.name, len(jobs), sum(size for size, _ in results), tuple(faults))
 
 
 @dataclass(frozen=True)
@@ -152,10 +155,10 @@ def compare(
     )
 
 
-def _rows(path: Path, layout: Layout) -> Iterator[Fault]:
+def _rows(folder: Folder, layout: Layout) -> Iterator[Fault]:
     """The row index."""
     try:
-        rows = read_rows(LocalFolder(path), layout)
+        rows = read_rows(folder, layout)
     except UserError as error:
         yield Fault(f"the row index is unreadable: {error}", "rows")
         return
@@ -168,33 +171,32 @@ def _rows(path: Path, layout: Layout) -> Iterator[Fault]:
         "rows/digests/zarr.json": flat_metadata(rows.digests),
     }
     for name, text in expected.items():
-        if LocalFolder(path).read(name) != text:
+        if folder.read(name) != text:
             yield Fault("missing, damaged or changed by hand", name)
 
 
-def _row_digests(path: Path, layout: Layout) -> list[str] | None:
+def _row_digests(folder: Folder, layout: Layout) -> list[str] | None:
     """The digest of each shard's rows; None if the row index is unreadable."""
     try:
-        rows = read_rows(LocalFolder(path), layout)
+        rows = read_rows(folder, layout)
     except UserError:
         return None
     return [rows.digest(*layout.span(shard)) for shard in range(layout.shards)]
 
 
-def _head(path: Path, layout: Layout, head: str) -> Iterator[Fault]:
+def _head(folder: Folder, layout: Layout, head: str) -> Iterator[Fault]:
     """The metadata of a head's arrays."""
     for array in layout.heads[head].arrays(head):
-        text = LocalFolder(path).read(f"{array}/zarr.json")
+        text = folder.read(f"{array}/zarr.json")
         if text is None:
             yield Fault("missing", f"{array}/zarr.json", head)
         elif text not in {layout.grids(head, codec)[array].metadata() for codec in ("raw", "zstd")}:
             yield Fault("damaged or changed by hand", f"{array}/zarr.json", head)
 
 
-def _shard(path: Path, layout: Layout, head: str, shard: int, rows: list[str] | None) -> tuple[int, list[Fault]]:
+def _shard(folder: Folder, layout: Layout, head: str, shard: int, rows: list[str] | None) -> tuple[int, list[Fault]]:
     """How many bytes a shard has, and what is wrong with it."""
     start, stop = layout.span(shard)
-    folder = LocalFolder(path)
 
     def fault(what: str, file: str) -> tuple[int, list[Fault]]:
         return 0, [Fault(what, file, head, shard, start, stop)]
@@ -213,17 +215,16 @@ def _shard(path: Path, layout: Layout, head: str, shard: int, rows: list[str] | 
         file = f"{array}/{grid.key(shard)}"
         size += found.files[array]["bytes"]
         try:
-            same = file_checksum(path / file) == found.files[array]["checksum"]
+            same = checksum(folder.blocks(file)) == found.files[array]["checksum"]
         except OSError as error:
-            same = False
-            faults.append(Fault(f"cannot be read: {error.strerror}", file, head, shard, start, stop))
+            faults.append(Fault(f"cannot be read: {error.strerror or error}", file, head, shard, start, stop))
             continue
         if not same:
             faults.append(Fault("its bytes are not those that were written", file, head, shard, start, stop))
     return size, faults
 
 
-def _strays(path: Path, layout: Layout) -> Iterator[Fault]:
+def _strays(folder: Folder, layout: Layout) -> Iterator[Fault]:
     """Files that no store has."""
     expected = {"zarr.json", "rows/zarr.json"}
     expected |= {f"rows/{name}" for array in ("id_bytes", "id_ends") for name in (f"{array}/zarr.json", f"{array}/c.0")}
@@ -232,7 +233,6 @@ def _strays(path: Path, layout: Layout) -> Iterator[Fault]:
         expected |= {f"{head}/{marker_name(shard)}" for shard in range(layout.shards)}
         for array, grid in layout.grids(head, "raw").items():
             expected |= {f"{array}/zarr.json", *(f"{array}/{grid.key(shard)}" for shard in range(layout.shards))}
-    for file in sorted(path.rglob("*")):
-        name = file.relative_to(path).as_posix()
-        if not file.is_dir() and name not in expected and not name.startswith((f"{LOCKS}/", f"{REPLACED}/")):
+    for name in folder.files():
+        if name not in expected and not name.startswith((f"{LOCKS}/", f"{REPLACED}/")):
             yield Fault("does not belong in a store", name)

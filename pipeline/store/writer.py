@@ -23,6 +23,7 @@ from pipeline.store.disk import (
     publish,
     publish_together,
     remove_folder,
+    sync_files,
     sync_folder,
 )
 from pipeline.store.folder import LocalFolder
@@ -392,8 +393,9 @@ class StoreWriter:
             round(float(seconds), 3),
             reused,
         )
-        # Should its name not survive a power cut, the shard is written again; `_finish` makes the last ones safe.
-        publish(self.path / head / marker_name(index), [mark.text()], sync_name=False)
+        # A marker that a power cut takes, or leaves torn, which it would show, costs its shard; when the store is
+        # complete, `_finish` makes all of them safe.
+        publish(self.path / head / marker_name(index), [mark.text()], "nothing")
 
     def _settle(self, head: str, sample: np.ndarray) -> str:
         """Choose the codec of an `auto` head, once for all processes."""
@@ -412,8 +414,9 @@ class StoreWriter:
             return
         try:
             if self._life.acquire():
-                for head in self._heads:
-                    sync_folder(self.path / head)
+                sync_files(
+                    self.path / head / marker_name(index) for head in self._heads for index in range(self.layout.shards)
+                )
                 remove_folder(self.path / REPLACED)
                 for partial in self.path.glob(f"*/*{PARTIAL}"):
                     partial.unlink()

@@ -11,6 +11,7 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.store import FeatureStore, Head, cache
 from pipeline.store.cache import default_cache
+from pipeline.store.verify import verify
 
 HEADS = {"pooled": Head((6,), "float32"), "sparse": Head((16,), "float32", codec="zstd"), "small": Head((5,), "int8")}
 
@@ -100,3 +101,33 @@ def test_a_remote_store_that_is_not_there_or_damaged_is_told(url: str):
     files.pipe_file(shard, files.cat_file(shard)[:-1])
     with pytest.raises(UserError, match=r"shard 2 \(rows 16-23\): pooled/c\.2\.0 has 211 of 212 bytes"):
         FeatureStore.open(url)
+
+
+def test_every_byte_of_a_remote_store_is_verified(url: str):
+    found = verify(url)
+    assert found.sound and found.shards == 21 and found.path == url
+    files = fsspec.filesystem("memory")
+    root = url.removeprefix("memory:/")
+    for name in ("pooled/c.2.0", "small.scale/c.4", "sparse/c.6.0"):
+        good = files.cat_file(f"{root}/{name}")
+        files.pipe_file(f"{root}/{name}", good[:-9] + bytes([good[-9] ^ 4]) + good[-8:])
+    files.pipe_file(f"{root}/pooled/notes.txt", b"mine")
+    files.rm_file(f"{root}/small/c.1.json")
+    assert sorted(map(str, verify(url).faults)) == [
+        "pooled/c.2.0: its bytes are not those that were written (head `pooled`, shard 2, rows 16-23)",
+        "pooled/notes.txt: does not belong in a store",
+        "small.scale/c.4: its bytes are not those that were written (head `small`, shard 4, rows 32-39)",
+        "small/c.1.json: not there: the shard is not complete (head `small`, shard 1, rows 8-15)",
+        "sparse/c.6.0: its bytes are not those that were written (head `sparse`, shard 6, rows 48-49)",
+    ]
+    with pytest.raises(UserError, match="no feature store there"):
+        verify("memory://nothing/here")
+
+
+def test_a_store_in_a_zip_file_is_verified_and_read_where_it_is(store: FeatureStore, make: Any, tmp_path: Path):
+    archive = shutil.make_archive(str(tmp_path / "packed"), "zip", make.path)
+    packed = f"zip://::{archive}"
+    assert verify(packed).sound
+    opened = FeatureStore.open(packed)
+    assert opened.content_digest == store.content_digest
+    np.testing.assert_array_equal(opened[:], store[:])

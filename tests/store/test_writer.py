@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from pipeline.store import FeatureStore, Head, StoreWriter, disk
-from pipeline.store.disk import publish
+from pipeline.store.disk import Sync, publish
 from pipeline.store.verify import verify
 
 HEADS = {"pooled": Head((6,), "float32")}
@@ -311,11 +311,11 @@ def test_memory_stays_bounded_when_the_disk_is_slower_than_the_model(
     disk_is_free = threading.Event()
     began: list[str] = []
 
-    def slow(path: Path, parts: Any, sync_name: bool = True) -> str:
+    def slow(path: Path, parts: Any, sync: Sync = "name") -> str:
         if path.parent.name == "pooled" and path.name.endswith(".0"):
             began.append(path.name)
             assert disk_is_free.wait(20)
-        return publish(path, parts, sync_name)
+        return publish(path, parts, sync)
 
     monkeypatch.setattr("pipeline.store.writer.publish", slow)
     accepted: list[int] = []
@@ -351,10 +351,10 @@ def test_the_writers_buffer_may_be_used_again_at_once(make: Any, ids: list[str],
 def test_a_disk_that_fails_in_the_background_is_told_and_keeps_what_was_finished(
     make: Any, ids: list[str], monkeypatch: pytest.MonkeyPatch
 ):
-    def full(path: Path, parts: Any, sync_name: bool = True) -> str:
+    def full(path: Path, parts: Any, sync: Sync = "name") -> str:
         if path.name == "c.3.0":
             raise UserError("the disk is full")
-        return publish(path, parts, sync_name)
+        return publish(path, parts, sync)
 
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.store.writer.publish", full)
