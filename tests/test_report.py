@@ -258,7 +258,7 @@ def test_what_a_run_is_is_told(small):
     settings = [{"name": "aft", "settings": {"task_directions": True, "scaling": "whitened"}}, {"name": "kd"}]
     small.change("runs/both/run.json", methods=settings)
     text = " ".join(show(small)[1].text.split())
-    for told in ("aft (task_directions True, scaling whitened); kd", "minilm, rows shuffled", "0+0, 3+3"):
+    for told in ("aft (task_directions True, scaling whitened); kd", "minilm, rows shuffled", "0+0; 3+3"):
         assert told in text
     assert "bag, of the family bag_of_words, has 612,345 parameters and features of width 64" in text
 

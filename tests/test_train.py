@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from pipeline import checkpoints, probe
+from pipeline import balance, checkpoints, probe
 from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.prepared import Prepared, Split
+from pipeline.runs import Candidate
 from pipeline.train import Fitted, _batches, _choose, _rate, _shuffled, train
 from pipeline.world import TrainSettings
 
@@ -46,7 +47,7 @@ def test_a_run_leaves_its_students_its_record_and_its_curves(project: Path, para
     ]
     assert result.trainings == record["trainings"] == 6
     assert record["seeds"] == [0, 1, 2]
-    assert tuple(record["chosen"]) == result.chosen
+    assert tuple(record["chosen"]) == result.chosen.weights
     chosen = next(c for c in record["candidates"] if c["weights"] == record["chosen"])
     assert chosen["val_accuracy"] == result.val_accuracy
     assert np.mean(chosen["val_accuracy"]) == max(np.mean(c["val_accuracy"]) for c in record["candidates"])
@@ -226,11 +227,53 @@ def test_the_learning_rate_rises_then_falls_to_nothing():
 def test_the_smallest_of_tied_weights_is_chosen():
     accuracies = {0.0: (0.5, 0.6), 1.0: (0.6, 0.8), 3.0: (0.7, 0.7), 9.0: (0.9, 0.4)}
     tied = [
-        Fitted(seed, (weight,), accuracy, 1.0, 10, 4, [], {}, {})
+        Fitted(seed, Candidate((weight,)), accuracy, 1.0, 10, 4, [], {}, {})
         for weight, pair in accuracies.items()
         for seed, accuracy in enumerate(pair)
     ]
-    assert _choose(tied) == (1.0,)
+    assert _choose(tied) == Candidate((1.0,))
+
+
+def test_settings_are_searched_and_the_student_kept_is_the_one_of_the_best(project: Path, params: Params):
+    with_run(params, search={"student.width": [4, 8], "train.learning_rate": [1e-5, 0.02]})
+    result = train("trial", params, project)
+    record = json.loads((project / "runs" / "trial" / "run.json").read_text())
+    assert result.trainings == 12 and len(record["candidates"]) == 4
+    tried = {json.dumps(c["settings"]): np.mean(c["val_accuracy"]) for c in record["candidates"]}
+    assert tried[json.dumps(record["chosen_settings"])] == max(tried.values())
+    width, rate = record["chosen_settings"]["student.width"], record["chosen_settings"]["train.learning_rate"]
+    assert record["settings"]["learning_rate"] == rate
+    assert record["student"]["width"] == width
+    for seed in range(3):
+        assert weights(project, "trial", seed)["head.weight"].shape[1] == width
+    alone = {"student.width": [width], "train.learning_rate": [rate]}
+    with_run(params, search=alone)
+    train("trial", params, project)
+    again = json.loads((project / "runs" / "trial" / "run.json").read_text())
+    assert again["candidates"][0]["val_accuracy"] == result.val_accuracy
+
+
+def test_a_searched_setting_that_does_not_exist_is_refused_before_training(project: Path, params: Params):
+    with_run(params, search={"student.dropuot": [0.1]})
+    with pytest.raises(UserError, match=r"students.bag: unknown key `dropuot`"):
+        train("trial", params, project)
+
+
+def test_an_automatic_weight_is_measured_and_nothing_is_among_what_it_tries(project: Path, params: Params):
+    with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": "auto"}])
+    result = train("trial", params, project)
+    record = json.loads((project / "runs" / "trial" / "run.json").read_text())
+    tried = [c["weights"][0] for c in record["candidates"]]
+    assert tried[0] == 0 and len(tried) == len(balance.RATIOS)
+    assert max(result.candidates.values()) == pytest.approx(np.mean(result.val_accuracy))
+    train("none", params, project)
+    plain = json.loads((project / "runs" / "none" / "run.json").read_text())
+    assert record["candidates"][0]["val_accuracy"] == plain["candidates"][0]["val_accuracy"]
+    # At the first step of the first seed, the penalty at ratio 10 pulls about ten times as hard as the task.
+    with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": tried[balance.RATIOS.index(10.0)]}])
+    train("trial", params, project)
+    guard = json.loads((project / "runs" / "trial" / "run.json").read_text())["guards"][0]
+    assert 5 < guard["gradient_ratio_start"] < 20
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ class Settings(params.Settings):
     """Keys of the method.
 
     Attributes:
-        probe: whose logits the student follows: of each teacher's `linear` or `kernel` probe, or of the `best` one by log
-            loss on validation rows.
+        probe: whose logits the student follows: of each teacher's `linear` or `kernel` probe, or of the `best` of both
+            by log loss on validation rows.
         temperature: softens both sides; its square multiplies the penalty, so that the gradient keeps its size.
     """
 
