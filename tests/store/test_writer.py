@@ -364,6 +364,31 @@ def test_a_disk_that_fails_in_the_background_is_told_and_keeps_what_was_finished
     assert make.notes == ["continuing: 3 of 7 shards are there"]
 
 
+def test_a_shard_is_on_the_disk_before_its_marker_is_there_and_all_markers_before_the_end(
+    make: Any, ids: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    events: list[tuple[str, str]] = []
+    replace = os.replace
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: events.append(("flush", Path(os.readlink(f"/proc/self/fd/{handle}")).name))
+    )
+    monkeypatch.setattr(
+        os, "replace", lambda source, target: (events.append(("rename", target.name)), replace(source, target))
+    )
+    make(ids)
+    for number in range(7):
+        wanted = [
+            ("flush", f"c.{number}.0.partial"),
+            ("rename", f"c.{number}.0"),
+            ("flush", "pooled"),
+            ("rename", f"c.{number}.json"),
+            ("flush", f"c.{number}.json"),
+            ("flush", "pooled"),
+        ]
+        rest = iter(events)
+        assert all(event in rest for event in wanted), f"{wanted} in this order"
+
+
 def test_shards_may_be_written_once_and_by_whom_they_were_handed_to(make: Any, ids: list[str], index: Any):
     with StoreWriter.open(make.path, rows=index(ids), dataset="d", recipe={}, heads=HEADS, shard_rows=8) as writer:
         shard = next(writer.missing())
