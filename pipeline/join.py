@@ -6,6 +6,7 @@ same byte for byte, because a teacher was added that the run does not use, leave
 without torch.
 """
 
+import ast
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ def join(params: Params, root: Path = Path(".")) -> Bundles:
             "run": name,
             "dataset": data.digest,
             "teachers": {teacher: teachers[teacher] for teacher in run.teachers},
-            "code": dict(_code([f"students/{family}", *(f"methods/{term.name}" for term in run.methods)])),
+            "code": dict(code([f"students/{family}", *(f"methods/{term.name}" for term in run.methods)])),
         }
         path = out / f"{name}.json"
         text = json.dumps(bundle, indent=1, sort_keys=True) + "\n"
@@ -79,8 +80,16 @@ def _teacher(root: Path, name: str, data: Prepared) -> dict[str, Any]:
     return {"recipe": store.recipe_digest, "content": content, "probe": digest_files(probe)}
 
 
-def _code(modules: Iterable[str]) -> Iterable[tuple[str, str]]:
-    for module in modules:
+def code(modules: Iterable[str]) -> Iterable[tuple[str, str]]:
+    """Digests of plug-ins, and of the plug-ins that they are made of."""
+    ahead, seen = list(modules), set()
+    while ahead:
+        module = ahead.pop()
         path = LIBRARY / f"{module}.py"
-        if path.is_file():
+        if module not in seen and path.is_file():
+            seen.add(module)
             yield f"pipeline/{module}.py", digest_files(path)
+            kind = module.partition("/")[0]
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ImportFrom) and node.module == f"pipeline.{kind}":
+                    ahead += [f"{kind}/{alias.name}" for alias in node.names]

@@ -173,7 +173,10 @@ def load(path: Path, split: int, data: Prepared, store: FeatureStore) -> Probe:
         if key.startswith(f"{split}.")
     }
     kernel = {key.partition(".")[2]: fields.pop(key) for key in list(fields) if key.startswith("kernel.")}
-    return Probe(**fields, kernel=KernelProbe(**kernel))
+    try:
+        return Probe(**fields, kernel=KernelProbe(**kernel))
+    except TypeError:
+        raise UserError(f"{path}: written by another version; {again}") from None
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:

@@ -38,6 +38,7 @@ class ProbeSplit(Record):
     val_accuracy: float
     test_accuracy: float
     train_rows: int
+    kernel_test_accuracy: float
 
 
 class Probe(Record):
@@ -51,6 +52,11 @@ class Probe(Record):
     def test_accuracies(self) -> list[float]:
         """Test accuracy per draw."""
         return [split.test_accuracy for split in self.splits]
+
+    @property
+    def kernel_accuracies(self) -> list[float]:
+        """Test accuracy of the kernel probe per draw."""
+        return [split.kernel_test_accuracy for split in self.splits]
 
 
 class Manifest(Record):

@@ -41,7 +41,7 @@ class Project:
     def probe(self, teacher: str) -> None:
         splits = [
             {"split": k, "strength": 0.01, "val_accuracy": 0.7, "val_log_loss": 0.7, "test_accuracy": 0.69 + k / 1000,
-             "train_rows": LABELLED}
+             "train_rows": LABELLED, "kernel_test_accuracy": 0.71}
             for k in range(5)
         ]  # fmt: skip
         self.write(f"probes/{teacher}.json", {"teacher": teacher, "splits": splits, "seconds": 1.2})

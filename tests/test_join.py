@@ -80,3 +80,10 @@ def test_a_missing_store_and_a_missing_probe_say_what_to_run(project: Path, para
     (project / "features" / "wise.zarr").rename(project / "features" / "away.zarr")
     with pytest.raises(UserError, match=r"wise\.zarr"):
         join(params, project)
+
+
+def test_a_bundle_holds_the_code_of_the_methods_that_a_method_is_made_of(project: Path, params: Params):
+    params.values["runs"]["aft"]["methods"] = [{"name": "aft_plus", "weight": 1.0}]
+    join(params, project)
+    code = json.loads((project / "bundles" / "aft.json").read_text())["code"]
+    assert {f"pipeline/methods/{name}.py" for name in ("aft", "aft_plus", "logit_kd")} < set(code)

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from pipeline import probe
 from pipeline.errors import UserError
+from pipeline.metrics import log_loss
 from pipeline.params import Params
 from pipeline.prepare import PrepareSettings, prepare
 from pipeline.prepared import Prepared
@@ -73,6 +76,28 @@ def test_labels_outside_the_labelled_rows_change_only_scores_and_the_choice(
     after, _ = probe._fit(Prepared.open(project / "data"), 0, store.reader("pooled"), one)
     assert np.array_equal(before.weight, after.weight)
     assert np.array_equal(before.mean, after.mean)
+
+
+def test_the_kernel_probe_read_back_scores_what_was_scored(project: Path, store: FeatureStore):
+    data = Prepared.open(project / "data")
+    for score in json.loads((project / "probes" / "wise.json").read_text())["splits"]:
+        split = data.split(score["split"])
+        fitted = probe.load(project / "probes" / "wise.safetensors", score["split"], data, store)
+        logits = fitted.kernel.logits((store[split.test].astype(np.float32) - fitted.mean) / fitted.std)
+        assert (logits.argmax(1) == data.labels[split.test]).mean() == pytest.approx(score["kernel_test_accuracy"])
+        val = fitted.kernel.logits((store[split.val].astype(np.float32) - fitted.mean) / fitted.std)
+        assert log_loss(val, data.labels[split.val]) == pytest.approx(score["kernel_val_log_loss"], abs=1e-3)
+        everyone = fitted.kernel.logits((store[split.train].astype(np.float32) - fitted.mean) / fitted.std)
+        np.testing.assert_allclose(fitted.kernel_std, everyone.std(0), rtol=1e-3)
+
+
+def test_a_probe_of_an_older_version_is_refused(project: Path, store: FeatureStore, tmp_path: Path):
+    path = project / "probes" / "wise.safetensors"
+    with safe_open(path, "numpy") as file:
+        arrays = {key: file.get_tensor(key) for key in file.keys() if ".kernel" not in key}  # noqa: SIM118
+        save_file(arrays, tmp_path / "wise.safetensors", file.metadata())
+    with pytest.raises(UserError, match="written by another version; run `aft probe wise`"):
+        probe.load(tmp_path / "wise.safetensors", 0, Prepared.open(project / "data"), store)
 
 
 def test_two_classes_get_two_opposite_rows():

@@ -1,8 +1,8 @@
-"""AFT that knows the task (ours): task directions of each teacher's best probe in the kernel, and its logits for the head.
+"""AFT that knows the task (ours): the kernel has the directions of each teacher's best probe, the head its logits.
 
-Adaptive Feature Transfer shapes the student's features and leaves its last layer to the labels; with few labels both lack
-something. The kernel is dominated by what the teacher knows best, which need not be the task, so what a probe reads out
-of the teacher joins it. And the last layer, which a kernel cannot reach, follows the same probe by logit distillation.
+Adaptive Feature Transfer shapes the student's features and leaves its last layer to the labels. With few labels both
+lack something: the kernel is dominated by what the teacher knows best, which need not be the task, so what a probe reads
+out of the teacher joins it; and the last layer, which no kernel reaches, follows the same probe by logit distillation.
 """
 
 from jaxtyping import Float
@@ -22,7 +22,7 @@ class Settings(params.Settings):
         learning_rate: of the gates.
     """
 
-    logits: float = Field(0.003, ge=0)
+    logits: float = Field(0.01, ge=0)
     temperature: float = Field(2.0, gt=0)
     learning_rate: float = Field(1e-2, gt=0)
 
