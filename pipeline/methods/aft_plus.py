@@ -1,8 +1,8 @@
 """AFT that knows the task (ours): the kernel has the directions of each teacher's best probe, the head its logits.
 
 Adaptive Feature Transfer shapes the student's features and leaves its last layer to the labels. With few labels both
-lack something: the kernel is dominated by what the teacher knows best, which need not be the task, so what a probe reads
-out of the teacher joins it; and the last layer, which no kernel reaches, follows the same probe by logit distillation.
+lack something: the kernel is dominated by what the teacher knows best, which need not be the task, so what a probe
+reads out of the teacher joins it; and the last layer, which no kernel reaches, follows the same probe's logits.
 """
 
 from jaxtyping import Float
