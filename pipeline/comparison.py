@@ -53,6 +53,13 @@ class Candidate(Record):
         return label(self.weights, self.settings)
 
 
+class Level(Record):
+    """A method's penalty at the last step, without its weight, and at chance where that is known."""
+
+    end: float
+    chance: float | None
+
+
 class Guard(Record):
     """How one seed's training behaved: whether it collapsed, and how hard the methods pulled."""
 
@@ -63,8 +70,7 @@ class Guard(Record):
     gradient_ratio_end: float | None = None
     feature_spread_start: float | None = None
     feature_spread_end: float | None = None
-    penalty_end: float | None = None
-    penalty_chance: float | None = None
+    penalties: dict[str, Level] = Field(default_factory=dict)
 
 
 class Run(Record):
@@ -222,6 +228,15 @@ class Outcome:
         """The mean over seeds of a field of `Guard`, None where it was not measured."""
         values = [value for guard in self.run.guards if (value := getattr(guard, what)) is not None]
         return float(np.mean(values)) if values else None
+
+    @property
+    def penalties(self) -> list[tuple[str, float, float | None]]:
+        """Per method its name, its penalty at the last step, the mean over seeds, and at chance where that is known."""
+        found: dict[str, list[Level]] = {}
+        for guard in self.run.guards:
+            for name, level in guard.penalties.items():
+                found.setdefault(name, []).append(level)
+        return [(name, float(np.mean([at.end for at in levels])), levels[0].chance) for name, levels in found.items()]
 
     @property
     def weight(self) -> str:

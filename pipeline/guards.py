@@ -74,8 +74,10 @@ class Log:
             strength = balance.pull(sum(weighted.values(), start=torch.zeros_like(task)), features)
             ratio = strength / max(balance.pull(task, features), 1e-12)
             line["gradient_ratio"] = self.guard[f"gradient_ratio_{when}"] = ratio
-            name, penalty = next(iter(penalties.items()))
-            self.guard |= {"penalty_end": penalty.item(), "penalty_chance": self.pulls[name].transfer.chance()}
+            self.guard["penalties"] = {
+                name: {"end": penalty.item(), "chance": self.pulls[name].transfer.chance()}
+                for name, penalty in penalties.items()
+            }
         self.lines.append(line | self._validate())
 
     def last(self) -> None:

@@ -71,7 +71,8 @@ class Project:
             "guards": [
                 {"seed": s, "one_class": s in one_class, "largest_class_share": share, "feature_spread_start": 7.9,
                  "feature_spread_end": 8.0}
-                | ({"gradient_ratio_start": 0.8, "gradient_ratio_end": 0.3, "penalty_end": 0.21, "penalty_chance": 0.35}
+                | ({"gradient_ratio_start": 0.8, "gradient_ratio_end": 0.3,
+                    "penalties": {name: {"end": 0.21, "chance": 0.35} for name in methods or []}}
                    if methods and any(chosen) else {})
                 for s in seeds
             ],

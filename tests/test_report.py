@@ -253,6 +253,31 @@ def test_data_and_provenance_are_told(page):
     assert "steps: 1000" in told
 
 
+def test_every_method_of_a_run_is_shown_beside_its_own_chance_level(small):
+    small.run("both", AFT, weights=(0.0, 3.0), methods=["aft", "kd"], teachers=("minilm",))
+    levels = {"aft": {"end": 0.21, "chance": 0.35}, "kd": {"end": 0.9, "chance": None}}
+    small.change("runs/both/run.json", guards=[
+        guard | {"penalties": levels} for guard in small.read("runs/both/run.json")["guards"]
+    ])  # fmt: skip
+    text = " ".join(show(small)[1].text.split())
+    assert "aft 0.21; kd 0.9" in text
+    assert "aft 0.21; kd 0.9 0.35; \N{EM DASH}" in text
+
+
+def test_what_was_searched_beside_weights_is_told(small):
+    small.run("tuned", AFT, weights=(0.0, 3.0), methods=["aft"], teachers=("minilm",))
+    record = small.read("runs/tuned/run.json")
+    tried = [c | {"settings": {"student.dropout": d}} for c in record["candidates"] for d in (0.2, 0.5)]
+    small.change("runs/tuned/run.json", candidates=tried, chosen_settings={"student.dropout": 0.5})
+    with pytest.raises(UserError, match=r"no lines for the chosen weight 3, dropout 0\.5"):
+        show(small)
+    curves = small.root / "runs" / "tuned" / "curves.csv"
+    curves.write_text(re.sub(r"^(\d+),3,", r'\1,"3, dropout 0.5",', curves.read_text(), flags=re.M))
+    text = " ".join(show(small)[1].text.split())
+    for told in ("3, dropout 0.5", "0, dropout 0.2; 0, dropout 0.5; 3, dropout 0.2; 3, dropout 0.5"):
+        assert told in text
+
+
 def test_what_a_run_is_is_told(small):
     small.run("both", AFT, weights=(0.0, 3.0), methods=["aft", "kd"], teachers=("minilm",), shuffled=True)
     settings = [{"name": "aft", "settings": {"task_directions": True, "scaling": "whitened"}}, {"name": "kd"}]

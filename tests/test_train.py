@@ -234,6 +234,19 @@ def test_the_smallest_of_tied_weights_is_chosen():
     assert _choose(tied) == Candidate((1.0,))
 
 
+def test_every_method_is_logged_beside_its_chance_level(project: Path, params: Params):
+    methods = [{"name": "aft", "weight": 3.0}, {"name": "logit_kd", "weight": 1.0}]
+    with_run(params, teachers=["wise"], methods=methods)
+    train("trial", params, project)
+    guard = json.loads((project / "runs" / "trial" / "run.json").read_text())["guards"][0]
+    assert list(guard["penalties"]) == ["aft", "logit_kd"]
+    assert 0 < guard["penalties"]["aft"]["chance"] < 2 and guard["penalties"]["logit_kd"]["chance"] is None
+    with (project / "runs" / "trial" / "curves.csv").open() as file:
+        last = [line for line in csv.DictReader(file) if line["seed"] == "0" and line["penalty_aft"]][-1]
+    for name, level in guard["penalties"].items():
+        assert float(last[f"penalty_{name}"]) == pytest.approx(level["end"])
+
+
 def test_settings_are_searched_and_the_student_kept_is_the_one_of_the_best(project: Path, params: Params):
     with_run(params, search={"student.width": [4, 8], "train.learning_rate": [1e-5, 0.02]})
     result = train("trial", params, project)
