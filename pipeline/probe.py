@@ -38,12 +38,15 @@ class ProbeSettings(Settings):
         strengths: candidates for C, the inverse of the L2 penalty on standardised features; one is chosen on val.
         sharpness: of the kernel probe's radial kernel on unit rows: candidates, one is chosen on val.
         kernel_strengths: candidates for C of the kernel probe.
-        landmarks: at most so many labelled rows, drawn at random, span the kernel probe.
+        kernel_rows: the kernel probe learns from at most so many labelled rows, drawn at random: its cost grows with
+            rows times landmarks, and with many labels a linear probe is rarely far behind.
+        landmarks: at most so many of those span the kernel probe.
     """
 
     strengths: list[float] = Field(default=[1e-4, 1e-3, 1e-2, 1e-1, 1.0], min_length=1)
-    sharpness: list[float] = Field(default=[0.25, 0.5, 1.0, 2.0], min_length=1)
-    kernel_strengths: list[float] = Field(default=[1.0, 10.0, 100.0, 1e3, 1e4], min_length=1)
+    sharpness: list[float] = Field(default=[0.25, 0.5, 1.0], min_length=1)
+    kernel_strengths: list[float] = Field(default=[10.0, 100.0, 1e3, 1e4], min_length=1)
+    kernel_rows: int = Field(default=4000, ge=2)
     landmarks: int = Field(default=1024, ge=2)
 
 
@@ -242,10 +245,10 @@ def _fit(
     raw = {role: reader(chosen).astype(np.float32) for role, chosen in rows.items()}
     standard = {role: (features - mean) / std for role, features in raw.items() if role != "test"}
     best = fit(standard["train"], labels, standard["val"], data.labels[split.val], settings.strengths)
-    landmarks = np.random.default_rng(number).permutation(len(labels))[: settings.landmarks]
+    some = _some(labels, settings.kernel_rows, number)
     kernel = kernel_probe.fit(
-        standard["train"], labels, standard["val"], data.labels[split.val],
-        standard["train"][landmarks], settings.sharpness, settings.kernel_strengths,
+        standard["train"][some], labels[some], standard["val"], data.labels[split.val],
+        standard["train"][some[: settings.landmarks]], settings.sharpness, settings.kernel_strengths,
     )  # fmt: skip
     directions = (best.weight / np.maximum(np.linalg.norm(best.weight, axis=1, keepdims=True), 1e-12)).T
     direction_std = _spread(split.train, reader, lambda raw: (raw - mean) / std @ directions)
@@ -268,6 +271,14 @@ def statistics(rows: np.ndarray, reader: Callable[[np.ndarray], np.ndarray]) -> 
     std[std < 1e-6 * max(std.max(), 1e-12)] = 1.0  # a constant feature stays constant instead of becoming noise
     norm = sum(np.linalg.norm((reader(block) - mean) / std, axis=1).sum() for block in blocks) / len(rows)
     return mean.astype(np.float32), std.astype(np.float32), float(norm)
+
+
+def _some(labels: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """At most so many numbers of rows, in random order, but one of every class at least."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    _, first = np.unique(labels[order], return_index=True)
+    rest = np.delete(order, first)
+    return np.concatenate([order[first], rest[: max(0, most - len(first))]])
 
 
 def _spread(

@@ -91,6 +91,23 @@ def test_the_kernel_probe_read_back_scores_what_was_scored(project: Path, store:
         np.testing.assert_allclose(fitted.kernel_std, everyone.std(0), rtol=1e-3)
 
 
+def test_a_sample_of_rows_has_every_class_and_no_row_twice():
+    labels = np.array([0] * 500 + [1] * 3 + [2] * 497)
+    for most, expected in ((20, 20), (5000, 1000), (2, 3)):
+        some = probe._some(labels, most, 0)
+        assert len(some) == len(set(some)) == expected
+        assert set(labels[some]) == {0, 1, 2}
+
+
+def test_a_kernel_probe_can_do_with_some_of_the_rows(
+    project: Path, params: Params, store: FeatureStore, tmp_path: Path
+):
+    few = settings(params).model_copy(update={"kernel_rows": 12, "landmarks": 6})
+    data = Prepared.open(project / "data")
+    probe.probe("wise", data, store, few, tmp_path / "wise")
+    assert probe.load(tmp_path / "wise.safetensors", 0, data, store).kernel.landmarks.shape[0] == 6
+
+
 def test_a_probe_of_an_older_version_is_refused(project: Path, store: FeatureStore, tmp_path: Path):
     path = project / "probes" / "wise.safetensors"
     with safe_open(path, "numpy") as file:
