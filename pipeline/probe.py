@@ -39,7 +39,7 @@ class ProbeSettings(Settings):
         sharpness: of the kernel probe's radial kernel on unit rows: candidates, one is chosen on val.
         kernel_strengths: candidates for C of the kernel probe.
         kernel_rows: the kernel probe learns from at most so many labelled rows, drawn at random: its cost grows with
-            rows times landmarks, and with many labels a linear probe is rarely far behind.
+            rows times landmarks.
         landmarks: at most so many of those span the kernel probe.
     """
 
