@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from pipeline.metrics import log_loss
+from pipeline.neighbours import unit
 
 SMALLEST = 1e-5
 """Directions of the landmarks' kernel with less than this share of the strongest one's variance are left out."""
@@ -40,12 +41,6 @@ class KernelProbe:
     def logits(self, standard: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
         """Logits of standardised rows, whose norms do not matter."""
         return kernel(unit(standard), self.landmarks, self.sharpness) @ self.weight + self.bias
-
-
-def unit(standard: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Rows at norm 1; a row of zeros stays one."""
-    rows: np.ndarray = standard / np.maximum(np.linalg.norm(standard, axis=1, keepdims=True), 1e-12)
-    return rows
 
 
 def kernel(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"], sharpness: float) -> Float[np.ndarray, "n m"]:

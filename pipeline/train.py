@@ -176,8 +176,10 @@ class Fitter:
         tried = run.model_copy(update={"methods": []}).candidates()
         for candidate in reversed(tried):  # and so ends with the first one's draw, which the first training needs
             draw = self.world.draw(seed, candidate)
-        even = self._even(draw) if any(term.weight == "auto" for term in run.methods) else {}
-        self._build(draw.recipe.build().to(self.world.device), draw, tuple(1.0 for _ in run.methods))
+        torch.manual_seed(seed)
+        student = draw.recipe.build().to(self.world.device)
+        pulls = self._build(student, draw, tuple(1.0 for _ in run.methods))
+        even = self._even(draw, student, pulls) if any(term.weight == "auto" for term in run.methods) else {}
         weights = [balance.candidates(even[t.name]) if t.weight == "auto" else t.weight for t in run.methods]
         terms = [term.model_copy(update={"weight": w}) for term, w in zip(run.methods, weights, strict=True)]
         return run.model_copy(update={"methods": terms}).candidates()
@@ -229,11 +231,8 @@ class Fitter:
             if weight > 0
         }
 
-    def _even(self, draw: Draw) -> dict[str, list[float]]:
+    def _even(self, draw: Draw, student: Student, pulls: dict[str, Pull]) -> dict[str, list[float]]:
         """Per method and batch, the weight at which it pulls as hard on the untrained student as the task does."""
-        torch.manual_seed(draw.seed)
-        student = draw.recipe.build().to(self.world.device)
-        pulls = self._build(student, draw, tuple(1.0 for _ in self.plan.run.methods))
         even: dict[str, list[float]] = {name: [] for name in pulls}
         student.train()
         batches = _batches(draw.split, draw.seed, draw.settings, bool(pulls))

@@ -119,6 +119,7 @@ class Draw:
         self.labels = torch.from_numpy(data.visible_labels(number)).to(world.device)
         self.settings = plan.settings(train)
         where = f"{plan.params.source}: students.{plan.run.student}"
+        where += f" (with runs.{plan.name}.search)" if student else ""
         section = plan.params.section(f"students.{plan.run.student}") | student
         self.recipe = checkpoints.recipe(section, where, data, self.split.train, world.stores)
         if self.recipe.reads == "features" and (plan.run.methods or plan.run.shuffle_teachers):

@@ -90,7 +90,7 @@ def test_a_weight_may_be_left_to_be_found():
         ({"search": {"train.seeds": [[0], [1]]}}, r"not train.seeds"),
         ({"search": {"student.dropout": []}}, r"and a list of values"),
         ({"search": {"student.dropout": 0.5}}, r"search.student.dropout: should be a valid list"),
-        ({"methods": [{"name": "aft", "weight": "much"}]}, r"weight"),
+        ({"methods": [{"name": "aft", "weight": "much"}]}, r"methods\[0\]\.weight\[0\]: should be a valid number"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(changes: dict, message: str):

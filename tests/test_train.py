@@ -268,7 +268,7 @@ def test_settings_are_searched_and_the_student_kept_is_the_one_of_the_best(proje
 
 def test_a_searched_setting_that_does_not_exist_is_refused_before_training(project: Path, params: Params):
     with_run(params, search={"student.dropuot": [0.1]})
-    with pytest.raises(UserError, match=r"students.bag: unknown key `dropuot`"):
+    with pytest.raises(UserError, match=r"students.bag \(with runs.trial.search\): unknown key `dropuot`"):
         train("trial", params, project)
 
 
