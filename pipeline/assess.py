@@ -22,7 +22,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline import assessment, checkpoints, probe
+from pipeline import assessment, checkpoints, logistic, probe
 from pipeline.assessment import Assessment, Pair, Score, Start, Subset, Teacher
 from pipeline.complementarity import gain, one_right
 from pipeline.errors import UserError
@@ -203,7 +203,7 @@ def _score(draw: Draw, subset: Names, strengths: Sequence[float], numbers: Seque
     data, split = draw.data, draw.split
     classes, val_labels = len(data.classes), data.labels[split.val]
     train, val = (draw.standardised(subset, rows) for rows in (split.labelled, split.val))
-    fitted = probe.fit(train, draw.labels, val, val_labels, strengths)
+    fitted = logistic.fit(train, draw.labels, val, val_labels, strengths)
     hits = fitted.logits(val).argmax(1) == val_labels
     del train, val
     bank, bank_labels = (

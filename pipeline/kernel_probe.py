@@ -4,14 +4,13 @@ With few labels a linear probe leaves much of what a teacher knows on the table,
 are fitted, on the same labelled rows, and validation rows say which is better.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from pipeline.metrics import log_loss
+from pipeline import logistic
 from pipeline.neighbours import unit
 
 SMALLEST = 1e-5
@@ -69,35 +68,16 @@ def fit(
         landmarks: standardised rows, among `train`.
         sharpness, strengths: candidates; the first of equals is taken.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
     train, val, landmarks = unit(train), unit(val), unit(landmarks)
     best: KernelProbe | None = None
     for sharp in sharpness:
         variances, axes = np.linalg.eigh(kernel(landmarks, landmarks, sharp).astype(np.float64))
         kept = variances > SMALLEST * variances[-1]
         whiten = axes[:, kept] / np.sqrt(variances[kept])
-        near, near_val = (kernel(rows, landmarks, sharp) @ whiten for rows in (train, val))
-        centre = near.mean(0)
-        for strength in strengths:
-            model = LogisticRegression(C=strength, max_iter=1000)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                model.fit(near - centre, labels)
-            coef, intercept = per_class(model.coef_, model.intercept_)
-            loss = log_loss((near_val - centre) @ coef.T + intercept, val_labels)
-            if best is None or loss < best.val_log_loss:
-                weight = np.ascontiguousarray(whiten @ coef.T, np.float32)
-                bias = (intercept - centre @ coef.T).astype(np.float32)
-                best = KernelProbe(landmarks, sharp, weight, bias, strength, loss)
+        near, near_val = ((kernel(rows, landmarks, sharp) @ whiten).astype(np.float32) for rows in (train, val))
+        found = logistic.fit(near, labels, near_val, val_labels, strengths)
+        if best is None or found.val_log_loss < best.val_log_loss:
+            weight = np.ascontiguousarray(whiten @ found.weight.T, np.float32)
+            best = KernelProbe(landmarks, sharp, weight, found.bias, found.strength, found.val_log_loss)
     assert best is not None
     return best
-
-
-def per_class(coef: np.ndarray, intercept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A row per class, also for two classes, for which scikit-learn keeps the difference of the two only."""
-    if len(coef) == 1:
-        coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
-    # safetensors writes memory as it lies, and scikit-learn's coefficients may lie column by column.
-    return np.ascontiguousarray(coef, np.float32), intercept.astype(np.float32)

@@ -8,8 +8,7 @@ logit distillation follows where a teacher has no head for the task.
 
 import json
 import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from pipeline import kernel_probe
+from pipeline import kernel_probe, logistic
 from pipeline.errors import UserError
-from pipeline.kernel_probe import KernelProbe, per_class
-from pipeline.metrics import accuracy, log_loss
+from pipeline.kernel_probe import KernelProbe
+from pipeline.metrics import accuracy
 from pipeline.params import Settings
 from pipeline.prepared import Prepared
 from pipeline.store import FeatureStore
@@ -35,9 +34,9 @@ class ProbeSettings(Settings):
     """The `probe` section.
 
     Attributes:
-        strengths: candidates for C, the inverse of the L2 penalty on standardised features; one is chosen on val.
+        strengths: candidates for the inverse of the L2 penalty on standardised features; one is chosen on val.
         sharpness: of the kernel probe's radial kernel on unit rows: candidates, one is chosen on val.
-        kernel_strengths: candidates for C of the kernel probe.
+        kernel_strengths: the same of the kernel probe.
         kernel_rows: the kernel probe learns from at most so many labelled rows, drawn at random: its cost grows with
             rows times landmarks.
         landmarks: at most so many of those span the kernel probe.
@@ -45,7 +44,7 @@ class ProbeSettings(Settings):
 
     strengths: list[float] = Field(default=[1e-4, 1e-3, 1e-2, 1e-1, 1.0], min_length=1)
     sharpness: list[float] = Field(default=[0.25, 0.5, 1.0], min_length=1)
-    kernel_strengths: list[float] = Field(default=[10.0, 100.0, 1e3, 1e4], min_length=1)
+    kernel_strengths: list[float] = Field(default=[1.0, 10.0, 100.0, 1e3, 1e4], min_length=1)
     kernel_rows: int = Field(default=4000, ge=2)
     landmarks: int = Field(default=1024, ge=2)
 
@@ -71,21 +70,6 @@ class Probe:
     def logits(self, raw: np.ndarray) -> np.ndarray:
         """Logits [n, C] of raw features [n, D]."""
         logits: np.ndarray = (raw.astype(np.float32) - self.mean) / self.std @ self.weight.T + self.bias
-        return logits
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A linear classifier of standardised rows: weight [C, D] and bias [C], float32, and how it was chosen on val."""
-
-    weight: np.ndarray
-    bias: np.ndarray
-    strength: float
-    val_log_loss: float
-
-    def logits(self, standard: np.ndarray) -> np.ndarray:
-        """Logits [n, C] of standardised rows [n, D]."""
-        logits: np.ndarray = standard @ self.weight.T + self.bias
         return logits
 
 
@@ -188,34 +172,6 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key != "kernel"} | kernel
 
 
-def fit(
-    train: np.ndarray, labels: np.ndarray, val: np.ndarray, val_labels: np.ndarray, strengths: Sequence[float]
-) -> Linear:
-    """Multinomial logistic regression, at the strength whose log loss on the validation rows is the least.
-
-    Args:
-        train, labels: standardised rows [n, D] of every class, and their class numbers [n].
-        val, val_labels: the same of the validation rows; they choose among the strengths and do nothing else.
-        strengths: candidates for C, the inverse of the L2 penalty; the first of equals is taken.
-    """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    best: Linear | None = None
-    for strength in strengths:
-        model = LogisticRegression(C=strength, max_iter=2000)
-        with warnings.catch_warnings():
-            # An almost unpenalised probe of few rows has no finite optimum; the validation rows will not choose it.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(train, labels)
-        weight, bias = per_class(model.coef_, model.intercept_)
-        loss = log_loss(val @ weight.T + bias, val_labels)
-        if best is None or loss < best.val_log_loss:
-            best = Linear(weight, bias, strength, loss)
-    assert best is not None
-    return best
-
-
 def training_labels(data: Prepared, number: int) -> np.ndarray:
     """The class numbers of a draw's labelled training rows. Raises `UserError` if a class has none of them."""
     labels: np.ndarray = data.labels[data.split(number).labelled]
@@ -244,7 +200,7 @@ def _fit(
     rows = {"train": split.labelled, "val": split.val, "test": split.test}
     raw = {role: reader(chosen).astype(np.float32) for role, chosen in rows.items()}
     standard = {role: (features - mean) / std for role, features in raw.items() if role != "test"}
-    best = fit(standard["train"], labels, standard["val"], data.labels[split.val], settings.strengths)
+    best = logistic.fit(standard["train"], labels, standard["val"], data.labels[split.val], settings.strengths)
     some = _some(labels, settings.kernel_rows, number)
     kernel = kernel_probe.fit(
         standard["train"][some], labels[some], standard["val"], data.labels[split.val],

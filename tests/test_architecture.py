@@ -40,7 +40,7 @@ LAYERS = [
         "neighbours",
         "balance",
     },
-    {"complementarity", "assessment", "recommendation", "kernel_probe"},
+    {"complementarity", "assessment", "recommendation", "logistic", "kernel_probe"},
     {"methods", "targets", "gates", "students", "teachers", "images", "probe", "comparison", "figures", "wording"},
     {"ranking"},
     {"checkpoints"},

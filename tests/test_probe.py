@@ -117,12 +117,6 @@ def test_a_probe_of_an_older_version_is_refused(project: Path, store: FeatureSto
         probe.load(tmp_path / "wise.safetensors", 0, Prepared.open(project / "data"), store)
 
 
-def test_two_classes_get_two_opposite_rows():
-    weight, bias = probe.per_class(np.array([[2.0, -4.0]]), np.array([1.0]))
-    assert weight.tolist() == [[-1.0, 2.0], [1.0, -2.0]]
-    assert bias.tolist() == [-0.5, 0.5]
-
-
 def test_a_constant_feature_stays_finite(project: Path, params: Params):
     rows = np.arange(50)
     features = np.random.default_rng(0).normal(size=(50, 3))
