@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from pipeline.errors import UserError
 from pipeline.metrics import Paired, Share, gap_closed, holm, paired, standard_error
-from pipeline.runs import label
+from pipeline.runs import label, settings_label
 
 
 class Record(BaseModel):
@@ -245,7 +245,7 @@ class Outcome:
         weights = [f"{m.name} {weight:g}" for m, weight in zip(run.methods, run.chosen, strict=True)]
         if len(weights) == 1:
             weights = [f"{run.chosen[0]:g}"]
-        return ", ".join(weights + [f"{key.partition('.')[2]} {value}" for key, value in run.chosen_settings.items()])
+        return ", ".join(filter(None, [*weights, settings_label(run.chosen_settings)]))
 
 
 @dataclass(frozen=True)

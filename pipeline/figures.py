@@ -23,6 +23,9 @@ _VARIABLES = {INK: "--ink", SOFT: "--soft", HAIR: "--hair", ACCENT: "--accent", 
 PANEL = (340, 210)
 """Width and height of a small drawing, in CSS pixels at its natural size: it fits a phone."""
 
+_DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+"""Of the lines in one drawing, which have one colour."""
+
 _MOST_POINTS = 300
 """Points kept of a long line: more than pixels can show."""
 
@@ -55,6 +58,21 @@ class Band:
     steps: Sequence[int]
     mean: Sequence[float]
     error: Sequence[float] | None
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Candidates of a search that share their settings, one per weight.
+
+    Attributes:
+        settings: in words; empty where nothing but weights is searched.
+        scores: per weight, the validation accuracy of every seed in percent.
+        chosen: the number of the weight that was chosen, if it is among these.
+    """
+
+    settings: str
+    scores: Sequence[Sequence[float]]
+    chosen: int | None
 
 
 def differences(
@@ -139,22 +157,35 @@ def curve(band: Band, baseline: Band | None, limits: tuple[float, float], name: 
     return _svg(figure, name, label)
 
 
-def search(weights: Sequence[str], scores: Sequence[Sequence[float]], chosen: int | None, name: str, label: str) -> str:
-    """Validation accuracy in percent of every candidate weight: each seed a dot, the mean a line, the choice ringed."""
-    crowded = len(weights) > 8
-    below = round(6.4 * max(map(len, weights))) if crowded else 0
-    figure, axes = _panel("weight", "validation accuracy, %", below)
-    places = np.arange(len(weights))
-    means = [float(np.mean(seeds)) for seeds in scores]
-    for place, seeds in zip(places, scores, strict=True):
-        axes.scatter([place] * len(seeds), seeds, s=12, color=ACCENT, alpha=0.35, linewidths=0)
-    axes.plot(places, means, color=ACCENT, linewidth=1.6, marker="o", markersize=4.5)
-    if chosen is not None:
-        axes.scatter(
-            [chosen], [means[chosen]], s=110, facecolors="none", edgecolors=REFERENCE, linewidths=1.6, zorder=3
+def search(ticks: Sequence[str], lines: Sequence[Tried], name: str, label: str) -> str:
+    """Validation accuracy of every candidate: each seed a dot, means joined by lines, the choice ringed.
+
+    Args:
+        ticks: the weights, in words.
+        lines: candidates that share their settings.
+    """
+    crowded = len(ticks) > 8
+    below = round(6.4 * max(map(len, ticks))) if crowded else 0
+    figure, axes = _panel("weight" if len(ticks) > 1 else "", "validation accuracy, %", below)
+    for number, line in enumerate(lines):
+        # Side by side, so that the seeds of one weight do not lie on one another.
+        places = np.arange(len(ticks)) + 0.16 * (number - (len(lines) - 1) / 2) / max(1, len(lines) - 1)
+        for place, seeds in zip(places, line.scores, strict=True):
+            axes.scatter([place] * len(seeds), seeds, s=12, color=ACCENT, alpha=0.35, linewidths=0)
+        means = [float(np.mean(seeds)) for seeds in line.scores]
+        dash = _DASHES[number % len(_DASHES)]
+        axes.plot(
+            places, means, color=ACCENT, linewidth=1.6, linestyle=dash, marker="o", markersize=4.5, label=line.settings
         )
-    axes.set_xticks(places, list(weights), rotation=90 if crowded else 0)
-    axes.set_xlim(-0.5, len(weights) - 0.5)
+        if line.chosen is not None:
+            place, mean = places[line.chosen], means[line.chosen]
+            axes.scatter([place], [mean], s=110, facecolors="none", edgecolors=REFERENCE, linewidths=1.6, zorder=3)
+    axes.set_xticks(range(len(ticks)), list(ticks), rotation=90 if crowded else 0)
+    axes.set_xlim(-0.5, len(ticks) - 0.5)
+    if len(lines) > 1:
+        axes.margins(y=0.12)
+        axes.legend(frameon=False, fontsize=10, labelcolor=SOFT, handlelength=2.4, ncols=2, loc="lower center",
+                    bbox_to_anchor=(0.5, 0.98), borderaxespad=0)  # fmt: skip
     return _svg(figure, name, label)
 
 

@@ -18,7 +18,7 @@ from pipeline.metrics import log_loss
 GRADIENT = 1e-4
 """Where to stop: no derivative along an axis of expected curvature 1 is larger, in nats over all rows."""
 
-LOSS = 1e-12
+LOSS = 1e-10
 """Or when a step lowers the loss by a smaller share of it, which single precision cannot see."""
 
 STEPS = 1000

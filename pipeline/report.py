@@ -22,11 +22,12 @@ from pydantic import Field
 from scipy import stats
 
 from pipeline import figures, wording
-from pipeline.comparison import Comparison, Outcome, Record, compare, load
+from pipeline.comparison import Candidate, Comparison, Outcome, Record, compare, load
 from pipeline.errors import UserError
 from pipeline.metrics import standard_error
 from pipeline.params import Params
 from pipeline.ranking import Ranking, ranking
+from pipeline.runs import label, settings_label
 from pipeline.wording import count, duration, listed, percent, seeds, sentence
 
 
@@ -213,11 +214,8 @@ def _drawings(comparison: Comparison, name: str) -> dict[str, Any]:
         along = figures.curve(_band(outcome), beside, limits, f"{own}c", f"{outcome.name} along training")
         panel("curves", outcome.name, along)
         if len(candidates) > 1:
-            weights = [candidate.label for candidate in candidates]
-            scores = [[100 * score for score in candidate.val_accuracy] for candidate in candidates]
-            chosen = weights.index(outcome.run.label)
-            search = figures.search(weights, scores, chosen, f"{own}w", f"{outcome.name} by weight")
-            panel("searches", outcome.name, search, _edge(outcome))
+            ticks, lines = _search(outcome)
+            panel("searches", outcome.name, figures.search(ticks, lines, f"{own}w", _searched(outcome)), _edge(outcome))
         for k, (teacher, gates) in enumerate(outcome.gates.items()):
             falling = [sorted(values, reverse=True) for values in gates]
             sorted_gates = figures.gates(falling, f"{own}g{k}", f"gates of {outcome.name} for {teacher}")
@@ -265,8 +263,44 @@ def _band(outcome: Outcome) -> figures.Band:
     )
 
 
+def _search(outcome: Outcome) -> tuple[list[str], list[figures.Tried]]:
+    """The weights of a search in words, and its candidates line by line; without methods, settings are all there is."""
+    run = outcome.run
+    if not run.methods:
+        ticks = [settings_label(candidate.settings) for candidate in run.candidates]
+        scores = [[100 * score for score in candidate.val_accuracy] for candidate in run.candidates]
+        chosen = [candidate.label for candidate in run.candidates].index(run.label)
+        return ticks, [figures.Tried("", scores, chosen)]
+    weights = list(dict.fromkeys(candidate.weights for candidate in run.candidates))
+    lines: dict[str, dict[tuple[float, ...], Candidate]] = {}
+    for candidate in run.candidates:
+        lines.setdefault(settings_label(candidate.settings), {})[candidate.weights] = candidate
+    tried = [
+        figures.Tried(
+            settings,
+            [[100 * score for score in candidates[at].val_accuracy] for at in weights],
+            weights.index(run.chosen) if settings == settings_label(run.chosen_settings) else None,
+        )
+        for settings, candidates in lines.items()
+    ]
+    return [label(at) for at in weights], tried
+
+
+def _searched(outcome: Outcome) -> str:
+    """What a search tried, in words: `0, 10, 100; dropout 0.5, 0.8`."""
+    candidates = outcome.run.candidates
+    weights = list(dict.fromkeys(label(candidate.weights) for candidate in candidates if candidate.weights))
+    tried: dict[str, list[str]] = {}
+    for candidate in candidates:
+        for key, value in candidate.settings.items():
+            values = tried.setdefault(key.partition(".")[2], [])
+            if str(value) not in values:
+                values.append(str(value))
+    return "; ".join(filter(None, [", ".join(weights), *(f"{key} {', '.join(of)}" for key, of in tried.items())]))
+
+
 def _recipe(outcome: Outcome) -> dict[str, str]:
-    """What a run is: its methods with the settings that were changed, its teachers, the weights tried."""
+    """What a run is: its methods with the settings that were changed, its teachers, what was tried."""
     methods = []
     for method in outcome.run.methods:
         settings = ", ".join(f"{key} {value}" for key, value in method.settings.items())
@@ -275,7 +309,7 @@ def _recipe(outcome: Outcome) -> dict[str, str]:
         "run": outcome.name,
         "methods": "; ".join(methods) or "none",
         "teachers": ", ".join(outcome.run.teachers) + (", rows shuffled" if outcome.control else ""),
-        "weights": "; ".join(c.label for c in outcome.run.candidates) if len(outcome.run.candidates) > 1 else "",
+        "tried": _searched(outcome) if len(outcome.run.candidates) > 1 else "",
     }
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -91,10 +92,15 @@ class Candidate:
         return label(self.weights, dict(self.settings))
 
 
-def label(weights: Sequence[float], settings: Mapping[str, Any]) -> str:
+def label(weights: Sequence[float], settings: Mapping[str, Any] = MappingProxyType({})) -> str:
     """What tables call a candidate: `10`, `10+1` or `none` without methods, then settings: `10, dropout 0.5`."""
-    named = [f"{key.partition('.')[2]} {value}" for key, value in settings.items()]
-    return ", ".join(["+".join(f"{weight:g}" for weight in weights) or "none", *named])
+    named = "+".join(f"{weight:g}" for weight in weights) or "none"
+    return ", ".join(filter(None, [named, settings_label(settings)]))
+
+
+def settings_label(settings: Mapping[str, Any]) -> str:
+    """What tables call the settings that a candidate tries: `dropout 0.5, steps 400`; empty if there are none."""
+    return ", ".join(f"{key.partition('.')[2]} {value}" for key, value in settings.items())
 
 
 def read(params: Params, name: str) -> Run:

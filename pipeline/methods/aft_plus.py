@@ -1,4 +1,4 @@
-"""AFT that knows the task (ours): the kernel has the directions of each teacher's best probe, the head its logits.
+"""AFT that knows the task (ours): the head follows each teacher's best probe, the features the teachers' kernel.
 
 Adaptive Feature Transfer shapes the student's features and leaves its last layer to the labels. With few labels both
 lack something: the kernel is dominated by what the teacher knows best, which need not be the task, so what a probe
@@ -17,32 +17,32 @@ class Settings(params.Settings):
     """Keys of the method. Those of `aft` and `logit_kd` are set to what did best; see docs/results.
 
     Attributes:
-        logits: how much the divergence of the logits counts beside the kernels' gap.
-        temperature: of the logits.
+        kernel: how much the kernels' gap counts beside the divergence of the logits.
+        temperature: of the logits. At 1 the student is told what the probe believes, and no softer.
         learning_rate: of the gates.
     """
 
-    logits: float = Field(0.01, ge=0)
-    temperature: float = Field(2.0, gt=0)
+    kernel: float = Field(3.0, ge=0)
+    temperature: float = Field(1.0, gt=0)
     learning_rate: float = Field(1e-2, gt=0)
 
     def build(self, context: Context) -> Transfer:
         """Both parts; see `aft` and `logit_kd`."""
         kernel = aft.Settings(task_directions=True, probe="best", learning_rate=self.learning_rate)
         head = logit_kd.Settings(probe="best", temperature=self.temperature)
-        return AdaptiveTransferPlus(kernel.build(context), head.build(context), self.logits)
+        return AdaptiveTransferPlus(head.build(context), kernel.build(context), self.kernel)
 
 
 class AdaptiveTransferPlus(Transfer):
-    """R + logits * KL: the gap of the kernels as in `aft`, and the divergence of the logits as in `logit_kd`."""
+    """KL + share * R: the divergence of the logits as in `logit_kd`, and the gap of the kernels as in `aft`."""
 
-    def __init__(self, kernel: Transfer, head: Transfer, logits: float):
+    def __init__(self, head: Transfer, kernel: Transfer, share: float):
         super().__init__()
-        self.kernel, self.head, self.logits = kernel, head, logits
+        self.head, self.kernel, self.share = head, kernel, share
         self.learning_rate = kernel.learning_rate
 
     def forward(self, signals: Signals) -> Float[Tensor, ""]:
-        return self.kernel(signals) + self.logits * self.head(signals)
+        return self.head(signals) + self.share * self.kernel(signals)
 
     def gates(self) -> dict[str, Float[Tensor, " teacher"]]:
         return self.kernel.gates()

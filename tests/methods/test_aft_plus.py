@@ -14,17 +14,17 @@ def world() -> World:
 
 def test_it_is_the_gap_of_kernels_and_the_divergence_of_logits(world: World) -> None:
     signals = world.signals()
-    both = aft_plus.Settings(logits=0.25, temperature=3.0).build(world.context).double()
+    both = aft_plus.Settings(kernel=0.25, temperature=3.0).build(world.context).double()
     kernel = aft.Settings(task_directions=True, probe="best").build(world.context).double()
     head = logit_kd.Settings(probe="best", temperature=3.0).build(world.context).double()
-    torch.testing.assert_close(both(signals), kernel(signals) + 0.25 * head(signals))
+    torch.testing.assert_close(both(signals), head(signals) + 0.25 * kernel(signals))
 
 
-def test_without_logits_it_is_aft_on_task_directions(world: World) -> None:
+def test_without_the_kernel_it_is_logit_distillation(world: World) -> None:
     signals = world.signals()
-    alone = aft_plus.Settings(logits=0.0).build(world.context).double()
-    kernel = aft.Settings(task_directions=True, probe="best").build(world.context).double()
-    assert torch.equal(alone(signals), kernel(signals))
+    alone = aft_plus.Settings(kernel=0.0, temperature=3.0).build(world.context).double()
+    head = logit_kd.Settings(probe="best", temperature=3.0).build(world.context).double()
+    assert torch.equal(alone(signals), head(signals))
 
 
 def test_its_gates_train_at_their_own_rate_and_are_reported_by_block(world: World) -> None:
