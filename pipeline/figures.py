@@ -157,16 +157,17 @@ def curve(band: Band, baseline: Band | None, limits: tuple[float, float], name: 
     return _svg(figure, name, label)
 
 
-def search(ticks: Sequence[str], lines: Sequence[Tried], name: str, label: str) -> str:
+def search(across: str, ticks: Sequence[str], lines: Sequence[Tried], name: str, label: str) -> str:
     """Validation accuracy of every candidate: each seed a dot, means joined by lines, the choice ringed.
 
     Args:
-        ticks: the weights, in words.
+        across: what differs along the axis; empty where the ticks say it.
+        ticks: the weights (or, without methods, the settings), in words.
         lines: candidates that share their settings.
     """
     crowded = len(ticks) > 8
     below = round(6.4 * max(map(len, ticks))) if crowded else 0
-    figure, axes = _panel("weight" if len(ticks) > 1 else "", "validation accuracy, %", below)
+    figure, axes = _panel(across, "validation accuracy, %", below)
     for number, line in enumerate(lines):
         # Side by side, so that the seeds of one weight do not lie on one another.
         places = np.arange(len(ticks)) + 0.16 * (number - (len(lines) - 1) / 2) / max(1, len(lines) - 1)

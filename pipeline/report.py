@@ -214,8 +214,9 @@ def _drawings(comparison: Comparison, name: str) -> dict[str, Any]:
         along = figures.curve(_band(outcome), beside, limits, f"{own}c", f"{outcome.name} along training")
         panel("curves", outcome.name, along)
         if len(candidates) > 1:
-            ticks, lines = _search(outcome)
-            panel("searches", outcome.name, figures.search(ticks, lines, f"{own}w", _searched(outcome)), _edge(outcome))
+            across = "weight" if outcome.run.methods else ""
+            search = figures.search(across, *_search(outcome), f"{own}w", _searched(outcome))
+            panel("searches", outcome.name, search, _edge(outcome))
         for k, (teacher, gates) in enumerate(outcome.gates.items()):
             falling = [sorted(values, reverse=True) for values in gates]
             sorted_gates = figures.gates(falling, f"{own}g{k}", f"gates of {outcome.name} for {teacher}")

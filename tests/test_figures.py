@@ -103,7 +103,7 @@ def test_plain_training_is_drawn_in_grey_beside_a_run():
 
 
 def test_the_ring_is_around_the_mean_of_the_chosen_weight():
-    svg = search(["0", "3", "10"], [Tried("", [[60.0, 62.0], [64.0, 66.0], [61.0, 63.0]], 1)], "a", "label")
+    svg = search("weight", ["0", "3", "10"], [Tried("", [[60.0, 62.0], [64.0, 66.0], [61.0, 63.0]], 1)], "a", "label")
     (line,) = paths(svg, "--accent")
     ring = np.array(paths(svg, "--reference")[0])
     assert (ring.max(0) + ring.min(0)) / 2 == pytest.approx(line[1], abs=1e-3)
@@ -113,7 +113,7 @@ def test_the_ring_is_around_the_mean_of_the_chosen_weight():
 def test_candidates_of_each_setting_have_a_line_of_their_own():
     low = Tried("dropout 0.5", [[60.0], [64.0], [62.0]], None)
     high = Tried("dropout 0.8", [[61.0], [63.0], [66.0]], 2)
-    svg = search(["0", "3", "10"], [low, high], "a", "label")
+    svg = search("weight", ["0", "3", "10"], [low, high], "a", "label")
     lines = paths(svg, "--accent")[:2]  # those of the legend follow
     heights = np.array(lines)[:, :, 1]
     assert (heights[0] > heights[1]).tolist() == [True, False, True]  # down the page is less accurate
@@ -124,9 +124,8 @@ def test_candidates_of_each_setting_have_a_line_of_their_own():
 
 def test_many_weights_get_room_for_their_names():
     def height(names):
-        return float(
-            re.search(r'viewBox="0 0 340 (\d+)"', search(names, [Tried("", [[60.0]] * len(names), None)], "a", "b"))[1]
-        )
+        svg = search("weight", names, [Tried("", [[60.0]] * len(names), None)], "a", "label")
+        return float(re.search(r'viewBox="0 0 340 (\d+)"', svg)[1])
 
     assert height(["0+0"] * 8) == 210
     assert height(["1000+1000"] * 9) - 210 == pytest.approx(6.4 * 9, abs=1)
