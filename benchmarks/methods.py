@@ -24,6 +24,7 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.kernels import centre, cosine, gram, rms_gap
+from pipeline.logistic import FOLDS
 from pipeline.methods import Context, KernelProfile, Signals, TeacherProfile, Transfer
 from pipeline.params import part, parts
 
@@ -36,6 +37,11 @@ Actions = dict[str, Callable[[], None]]
 MODALITIES = (1024, 4096)
 
 
+def probe(*shape: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A random weight and a bias, and those of the folds."""
+    return torch.randn(shape), torch.zeros(CLASSES), torch.randn(FOLDS, *shape), torch.zeros(FOLDS, CLASSES)
+
+
 def context(student_width: int, widths: tuple[int, ...], rows: int = 512) -> Context:
     """Random teachers, a random student, random labels: cost does not depend on what they say."""
     features = [torch.randn(rows, width) for width in widths]
@@ -43,14 +49,14 @@ def context(student_width: int, widths: tuple[int, ...], rows: int = 512) -> Con
     profiles = [
         TeacherProfile(
             f"teacher{number}", x.mean(0), x.std(0), x.shape[1] ** 0.5,
-            torch.randn(CLASSES, x.shape[1]), torch.zeros(CLASSES), torch.ones(CLASSES),
-            KernelProfile(x[:64], 0.5, torch.randn(64, CLASSES), torch.zeros(CLASSES), torch.ones(CLASSES), True),
+            *probe(CLASSES, x.shape[1]), torch.ones(CLASSES),
+            KernelProfile(x[:64], 0.5, *probe(64, CLASSES), torch.ones(CLASSES), True),
         )
         for number, x in enumerate(features)
     ]  # fmt: skip
     every = np.arange(rows)
     return Context(
-        student_width, CLASSES, tuple(profiles), every, every, every[:64], labels,
+        student_width, CLASSES, tuple(profiles), every, every, every[:64], labels, labels % FOLDS,
         lambda number, chosen: features[number][chosen], lambda chosen: student[chosen], 0,
     )  # fmt: skip
 
@@ -75,7 +81,7 @@ class Step:
         logits = self.head(features)
         loss = F.cross_entropy(logits, self.labels)
         if self.transfer is not None:
-            loss = loss + 10 * self.transfer(Signals(features, logits, self.teachers, self.labels))
+            loss = loss + 10 * self.transfer(Signals(features, logits, self.teachers, self.labels, self.labels % FOLDS))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -94,7 +100,7 @@ class Penalty:
         self.labels = torch.arange(batch) % CLASSES
 
     def __call__(self) -> None:
-        self.transfer(Signals(self.features, self.logits, self.teachers, self.labels)).backward()
+        self.transfer(Signals(self.features, self.logits, self.teachers, self.labels, self.labels % FOLDS)).backward()
         if self.optimizer is not None:
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)

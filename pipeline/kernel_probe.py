@@ -26,6 +26,7 @@ class KernelProbe:
         sharpness: of the kernel.
         weight: [m, C].
         bias: [C].
+        fold_weight, fold_bias: the same of the fit without the training rows of each fold [K, m, C], [K, C].
         strength: the inverse of the L2 penalty that was chosen.
         val_log_loss: on the validation rows, which chose sharpness and strength.
     """
@@ -34,6 +35,8 @@ class KernelProbe:
     sharpness: float
     weight: Float[np.ndarray, "m c"]
     bias: Float[np.ndarray, " c"]
+    fold_weight: Float[np.ndarray, "k m c"]
+    fold_bias: Float[np.ndarray, "k c"]
     strength: float
     val_log_loss: float
 
@@ -51,6 +54,7 @@ def kernel(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"], sharpness: 
 def fit(
     train: Float[np.ndarray, "n d"],
     labels: Int[np.ndarray, " n"],
+    folds: Int[np.ndarray, " n"],
     val: Float[np.ndarray, "v d"],
     val_labels: Int[np.ndarray, " v"],
     landmarks: Float[np.ndarray, "m d"],
@@ -63,21 +67,30 @@ def fit(
     it is exact, but for directions that hold next to nothing.
 
     Args:
-        train, labels: standardised rows of every class, and their class numbers.
+        train, labels, folds: standardised rows of every class, their class numbers, and folds as `logistic.cross_fit`
+            takes them.
         val, val_labels: the same of the validation rows; they choose and do nothing else.
         landmarks: standardised rows, among `train`.
         sharpness, strengths: candidates; the first of equals is taken.
     """
     train, val, landmarks = unit(train), unit(val), unit(landmarks)
-    best: KernelProbe | None = None
+    best: tuple[logistic.Linear, float, np.ndarray, np.ndarray] | None = None
     for sharp in sharpness:
         variances, axes = np.linalg.eigh(kernel(landmarks, landmarks, sharp).astype(np.float64))
         kept = variances > SMALLEST * variances[-1]
         whiten = axes[:, kept] / np.sqrt(variances[kept])
         near, near_val = ((kernel(rows, landmarks, sharp) @ whiten).astype(np.float32) for rows in (train, val))
         found = logistic.fit(near, labels, near_val, val_labels, strengths)
-        if best is None or found.val_log_loss < best.val_log_loss:
-            weight = np.ascontiguousarray(whiten @ found.weight.T, np.float32)
-            best = KernelProbe(landmarks, sharp, weight, found.bias, found.strength, found.val_log_loss)
+        if best is None or found.val_log_loss < best[0].val_log_loss:
+            best = found, sharp, whiten, near
     assert best is not None
-    return best
+    found, sharp, whiten, near = best
+    fold_weight, fold_bias = logistic.cross_fit(near, labels, folds, found.strength)
+
+    def of_landmarks(weight: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(whiten @ weight.swapaxes(-1, -2), np.float32)
+
+    return KernelProbe(
+        landmarks, sharp, of_landmarks(found.weight), found.bias, of_landmarks(fold_weight), fold_bias,
+        found.strength, found.val_log_loss,
+    )  # fmt: skip

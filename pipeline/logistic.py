@@ -22,6 +22,10 @@ LOSS = 1e-10
 """Or when a step lowers the loss by a smaller share of it, which single precision cannot see."""
 
 STEPS = 1000
+
+FOLDS = 5
+"""Parts of the rows: each is judged by a fit on the others."""
+
 BLOCK = 8192
 
 
@@ -91,6 +95,33 @@ def minima(
         weight, bias = _minimum(turned, wanted, strength, squares, weight, bias)
         whole = axes @ weight
         yield whole, bias - bias.mean() - centre @ whole
+
+
+def folds(labels: Int[np.ndarray, " n"], seed: int) -> Int[np.ndarray, " n"]:
+    """Of each row its fold, 0 to `FOLDS` - 1, at random, but with every class spread as evenly as it goes."""
+    order = np.random.default_rng([seed, 1]).permutation(len(labels))
+    folds = np.empty(len(labels), np.int64)
+    folds[order[np.argsort(labels[order], kind="stable")]] = np.arange(len(labels)) % FOLDS
+    return folds
+
+
+def cross_fit(
+    rows: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], folds: Int[np.ndarray, " n"], strength: float
+) -> tuple[Float[np.ndarray, "k c d"], Float[np.ndarray, "k c"]]:
+    """Weights [K, C, D] and biases [K, C], float32: number k is fitted on all rows but those of fold k.
+
+    Args:
+        rows, labels: rows of every class, and their class numbers.
+        folds: of each row, as `folds` gives them for these rows or for more.
+        strength: the inverse of the L2 penalty.
+    """
+    fitted = []
+    for fold in range(FOLDS):
+        others = folds != fold
+        others |= ~np.isin(labels, labels[others])  # a class that is nowhere else has to be learned from the fold
+        fitted.append(next(minima(rows[others], labels[others], [strength])))
+    weights, biases = zip(*fitted, strict=True)
+    return np.stack([weight.T for weight in weights]).astype(np.float32), np.stack(biases).astype(np.float32)
 
 
 def _principal_axes(

@@ -53,8 +53,8 @@ class ProbeSettings(Settings):
 class Probe:
     """The probes of one teacher on one draw of the splits; arrays are float32, shapes as in `TeacherProfile`.
 
-    The linear one is the reference and gives the task directions; `kernel` is the other, and `kernel_std` the spread
-    over the training rows of its logits [C].
+    The linear one is the reference and gives the task directions; `fold_weight` and `fold_bias` are its fits without
+    the rows of each fold. `kernel` is the other, and `kernel_std` the spread over the training rows of its logits [C].
     """
 
     mean: np.ndarray
@@ -62,6 +62,8 @@ class Probe:
     row_norm: float
     weight: np.ndarray
     bias: np.ndarray
+    fold_weight: np.ndarray
+    fold_bias: np.ndarray
     direction_std: np.ndarray
     val_log_loss: float
     kernel: KernelProbe
@@ -201,15 +203,20 @@ def _fit(
     raw = {role: reader(chosen).astype(np.float32) for role, chosen in rows.items()}
     standard = {role: (features - mean) / std for role, features in raw.items() if role != "test"}
     best = logistic.fit(standard["train"], labels, standard["val"], data.labels[split.val], settings.strengths)
+    folds = logistic.folds(labels, number)
+    fold_weight, fold_bias = logistic.cross_fit(standard["train"], labels, folds, best.strength)
     some = _some(labels, settings.kernel_rows, number)
     kernel = kernel_probe.fit(
-        standard["train"][some], labels[some], standard["val"], data.labels[split.val],
+        standard["train"][some], labels[some], folds[some], standard["val"], data.labels[split.val],
         standard["train"][some[: settings.landmarks]], settings.sharpness, settings.kernel_strengths,
     )  # fmt: skip
     directions = (best.weight / np.maximum(np.linalg.norm(best.weight, axis=1, keepdims=True), 1e-12)).T
     direction_std = _spread(split.train, reader, lambda raw: (raw - mean) / std @ directions)
     kernel_std = _spread(split.train, reader, lambda raw: kernel.logits((raw - mean) / std))
-    fitted = Probe(mean, std, row_norm, best.weight, best.bias, direction_std, best.val_log_loss, kernel, kernel_std)
+    fitted = Probe(
+        mean, std, row_norm, best.weight, best.bias, fold_weight, fold_bias, direction_std, best.val_log_loss,
+        kernel, kernel_std,
+    )  # fmt: skip
     scores = {role: accuracy(fitted.logits(raw[role]), data.labels[rows[role]]) for role in ("val", "test")}
     kernel_accuracy = accuracy(kernel.logits((raw["test"] - mean) / std), data.labels[split.test])
     return fitted, SplitScore(

@@ -8,7 +8,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.methods import Context, TeacherProfile
+from pipeline.methods import Context, Signals, TeacherProfile
 from pipeline.params import Settings
 
 Scaling = Literal["as_published", "standardised", "whitened"]
@@ -91,19 +91,29 @@ class Targets(nn.Module):
 
 
 class ProbeLogits(nn.Module):
-    """What the teachers say together: the mean over them of the log-softmax of their probes' logits [n, C]."""
+    """What the teachers say together: the mean over them of the log-softmax of their probes' logits [n, C].
 
-    def __init__(self, context: Context, which: WhichProbe = "linear"):
+    Cross-fitted, a row of a fold is judged by the probes that were fitted without that fold, and other rows by those
+    that were fitted on all labelled rows.
+    """
+
+    def __init__(self, context: Context, which: WhichProbe = "linear", cross_fit: bool = False):
         super().__init__()
+        self.classes, self.cross_fit = context.classes, cross_fit
         self.probes = nn.ModuleList(
-            KernelScores(profile, torch.ones_like(profile.kernel.std))
-            if by_kernel(profile, which)
-            else Affine(profile.mean, (profile.probe_weight / profile.std).T, profile.probe_bias)
+            _kernel_logits(profile, cross_fit) if by_kernel(profile, which) else _linear_logits(profile, cross_fit)
             for profile in context.teachers
         )
 
-    def forward(self, teachers: tuple[Float[Tensor, "n _"], ...]) -> Float[Tensor, "n classes"]:
-        said = [probe(raw).log_softmax(1) for probe, raw in zip(self.probes, teachers, strict=True)]
+    def forward(self, signals: Signals) -> Float[Tensor, "n classes"]:
+        said = []
+        for probe, raw in zip(self.probes, signals.teachers, strict=True):
+            logits = probe(raw)
+            if self.cross_fit:
+                each = logits.unflatten(1, (-1, self.classes))  # [n, 1 + K, C]
+                mine = (signals.folds + 1)[:, None, None].expand(-1, 1, self.classes)
+                logits = each.gather(1, mine).squeeze(1)
+            said.append(logits.log_softmax(1))
         return torch.stack(said).mean(0)
 
 
@@ -130,19 +140,17 @@ class Affine(nn.Module):
 
 
 class KernelScores(nn.Module):
-    """A kernel probe's logits over `scale` [n, C]. Its constants follow the module to its device, as in `Affine`."""
+    """K(rows, landmarks) weight + bias [n, width]. Its constants follow the module to its device, as in `Affine`."""
 
-    def __init__(self, profile: TeacherProfile, scale: Float[Tensor, " classes"]):
+    def __init__(self, profile: TeacherProfile, weight: Float[Tensor, "m width"], bias: Float[Tensor, " width"]):
         super().__init__()
         self.sharpness = profile.kernel.sharpness
         self.standardise = Affine(profile.mean, 1 / profile.std)
         self.landmarks: Tensor
         self.register_buffer("landmarks", profile.kernel.landmarks, persistent=False)
-        self.score = Affine(
-            torch.zeros_like(self.landmarks[:, 0]), profile.kernel.weight / scale, profile.kernel.bias / scale
-        )
+        self.score = Affine(torch.zeros_like(self.landmarks[:, 0]), weight, bias)
 
-    def forward(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n classes"]:
+    def forward(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n width"]:
         rows = F.normalize(self.standardise(rows), dim=1)
         return self.score((2 * self.sharpness * (rows @ self.landmarks.T - 1)).exp())
 
@@ -150,6 +158,24 @@ class KernelScores(nn.Module):
 def by_kernel(profile: TeacherProfile, which: WhichProbe) -> bool:
     """Whether it is the kernel probe of this teacher that is asked for."""
     return which == "kernel" or (which == "best" and profile.kernel.better)
+
+
+def _linear_logits(profile: TeacherProfile, cross_fit: bool) -> nn.Module:
+    """Logits of the linear probe [n, C], or of that and, beside it, of those of the folds [n, (1 + K) C]."""
+    weight, bias = profile.probe_weight, profile.probe_bias
+    if cross_fit:
+        weight = torch.cat([weight, profile.fold_weight.flatten(0, 1)])
+        bias = torch.cat([bias, profile.fold_bias.flatten()])
+    return Affine(profile.mean, (weight / profile.std).T, bias)
+
+
+def _kernel_logits(profile: TeacherProfile, cross_fit: bool) -> nn.Module:
+    """The same of the kernel probe."""
+    weight, bias = profile.kernel.weight, profile.kernel.bias
+    if cross_fit:
+        weight = torch.cat([weight, *profile.kernel.fold_weight], 1)
+        bias = torch.cat([bias, profile.kernel.fold_bias.flatten()])
+    return KernelScores(profile, weight, bias)
 
 
 def _features(scaling: Scaling, number: int, context: Context) -> nn.Module:
@@ -165,7 +191,8 @@ def _features(scaling: Scaling, number: int, context: Context) -> nn.Module:
 
 def _directions(profile: TeacherProfile, which: WhichProbe) -> nn.Module:
     if by_kernel(profile, which):
-        return KernelScores(profile, profile.kernel.std)
+        kernel = profile.kernel
+        return KernelScores(profile, kernel.weight / kernel.std, kernel.bias / kernel.std)
     # A class the probe says nothing about has direction 0, and stays 0.
     directions = F.normalize(profile.probe_weight, dim=1) / profile.direction_std.clamp_min(1e-12)[:, None]
     return Affine(profile.mean, (directions / profile.std).T)

@@ -259,7 +259,7 @@ def _losses(
     start = labelled if labelled < len(rows) else 0
     seen = rows[start:]
     teachers = tuple(draw.teacher_features(k, seen) for k in range(len(draw.profiles)))
-    signals = Signals(features[start:], logits[start:], teachers, draw.labels[seen], progress)
+    signals = Signals(features[start:], logits[start:], teachers, draw.labels[seen], draw.folds[seen], progress)
     return task, {name: pull.transfer(signals) for name, pull in pulls.items()}, features
 
 

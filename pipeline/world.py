@@ -13,7 +13,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from pipeline import checkpoints, probe, runs
+from pipeline import checkpoints, logistic, probe, runs
 from pipeline.errors import UserError
 from pipeline.machine import Machine
 from pipeline.methods import Context, KernelProfile, TeacherProfile
@@ -135,6 +135,9 @@ class Draw:
         if plan.run.shuffle_teachers:
             # Among training rows only, and the same way for every weight, so that nothing else differs.
             self.stand_in[self.split.train] = np.random.default_rng([seed, 2]).permutation(self.split.train)
+        folds = np.full(len(data), -1)
+        folds[self.split.labelled] = logistic.folds(data.labels[self.split.labelled], number)
+        self.folds = torch.from_numpy(folds[self.stand_in]).to(world.device)
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -160,6 +163,7 @@ class Draw:
             labelled_rows=self.split.labelled,
             val_rows=self.split.val,
             labels=self.labels,
+            folds=self.folds,
             teacher_features=self.teacher_features,
             student_features=student_features,
             seed=self.seed,
@@ -204,12 +208,16 @@ def _profile(name: str, fitted: probe.Probe, device: torch.device) -> TeacherPro
         row_norm=fitted.row_norm,
         probe_weight=tensor(fitted.weight),
         probe_bias=tensor(fitted.bias),
+        fold_weight=tensor(fitted.fold_weight),
+        fold_bias=tensor(fitted.fold_bias),
         direction_std=tensor(fitted.direction_std),
         kernel=KernelProfile(
             tensor(fitted.kernel.landmarks),
             fitted.kernel.sharpness,
             tensor(fitted.kernel.weight),
             tensor(fitted.kernel.bias),
+            tensor(fitted.kernel.fold_weight),
+            tensor(fitted.kernel.fold_bias),
             tensor(fitted.kernel_std),
             fitted.kernel.val_log_loss < fitted.val_log_loss,
         ),

@@ -109,3 +109,39 @@ def test_strengths_past_the_first_that_does_worse_are_not_tried(monkeypatch: pyt
     best = logistic.fit(*train, *val, [1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1e3]).strength
     assert tried[-2] == best
     assert len(tried) < 7
+
+
+def test_folds_spread_every_class_evenly_and_at_random():
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [40, 13, 2]))
+    folds = logistic.folds(labels, 3)
+    for c, rows in ((0, 40), (1, 13), (2, 2)):
+        counts = np.bincount(folds[labels == c], minlength=logistic.FOLDS)
+        assert counts.sum() == rows
+        assert counts.max() - counts.min() <= 1
+    assert np.array_equal(folds, logistic.folds(labels, 3))
+    assert not np.array_equal(folds, logistic.folds(labels, 4))
+
+
+def test_a_cross_fit_never_sees_the_labels_of_the_fold():
+    rows, labels = blobs(60, 4, 3)
+    folds = logistic.folds(labels, 0)
+    weights, biases = logistic.cross_fit(rows, labels, folds, 1.0)
+    assert weights.shape == (logistic.FOLDS, 3, 4)
+    assert biases.shape == (logistic.FOLDS, 3)
+    for fold in range(logistic.FOLDS):
+        others = folds != fold
+        weight, bias = next(logistic.minima(rows[others], labels[others], [1.0]))
+        np.testing.assert_allclose(weights[fold], weight.T, atol=1e-4)
+        np.testing.assert_allclose(biases[fold], bias, atol=1e-4)
+    lies = np.where(folds == 2, (labels + 1) % 3, labels)
+    assert np.array_equal(logistic.cross_fit(rows, lies, folds, 1.0)[0][2], weights[2])
+    assert not np.array_equal(logistic.cross_fit(rows, lies, folds, 1.0)[0][1], weights[1])
+
+
+def test_a_class_of_one_row_does_not_vanish_from_its_folds_fit():
+    rows, labels = blobs(30, 4, 3)
+    labels[labels == 2] = 0
+    labels[7] = 2
+    weights, biases = logistic.cross_fit(rows, labels, logistic.folds(labels, 0), 1.0)
+    assert np.isfinite(weights).all()
+    assert np.abs(biases).max() < 10

@@ -8,7 +8,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from pipeline import probe
+from pipeline import logistic, probe
 from pipeline.errors import UserError
 from pipeline.metrics import log_loss
 from pipeline.params import Params
@@ -76,6 +76,26 @@ def test_labels_outside_the_labelled_rows_change_only_scores_and_the_choice(
     after, _ = probe._fit(Prepared.open(project / "data"), 0, store.reader("pooled"), one)
     assert np.array_equal(before.weight, after.weight)
     assert np.array_equal(before.mean, after.mean)
+
+
+def test_a_fold_is_judged_by_fits_that_did_not_see_its_labels(
+    project: Path, params: Params, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+):
+    one = settings(params).model_copy(update={"strengths": [0.1], "sharpness": [0.5], "kernel_strengths": [10.0]})
+    data = Prepared.open(project / "data")
+    before, _ = probe._fit(data, 0, store.reader("pooled"), one)
+    labelled = data.split(0).labelled
+    folds = logistic.folds(data.labels[labelled], 0)
+    monkeypatch.setattr(logistic, "folds", lambda labels, number: folds)
+    lies = data.labels.copy()
+    lies[labelled[folds == 3]] = (lies[labelled[folds == 3]] + 1) % 3
+    monkeypatch.setattr(Prepared, "labels", property(lambda data: lies))
+    after, _ = probe._fit(Prepared.open(project / "data"), 0, store.reader("pooled"), one)
+    for had, has in ((before, after), (before.kernel, after.kernel)):
+        assert not np.array_equal(had.weight, has.weight)
+        assert np.array_equal(had.fold_weight[3], has.fold_weight[3])
+        assert np.array_equal(had.fold_bias[3], has.fold_bias[3])
+        assert not np.array_equal(had.fold_weight[2], has.fold_weight[2])
 
 
 def test_the_kernel_probe_read_back_scores_what_was_scored(project: Path, store: FeatureStore):

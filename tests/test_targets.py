@@ -72,9 +72,33 @@ def test_task_directions_beside_raw_features_are_refused() -> None:
 
 
 def test_probe_logits_are_the_mean_over_teachers_of_log_probabilities(world: World) -> None:
-    said = ProbeLogits(world.context)(tuple(raw(world.context, k) for k in range(2)))
-    each = [p.logits(raw(world.context, k)).softmax(1).log() for k, p in enumerate(world.context.teachers)]
+    signals = world.signals()
+    said = ProbeLogits(world.context)(signals)
+    pairs = zip(world.context.teachers, signals.teachers, strict=True)
+    each = [profile.logits(rows).softmax(1).log() for profile, rows in pairs]
     torch.testing.assert_close(said, (each[0] + each[1]) / 2)
+
+
+@pytest.mark.parametrize("which", ["linear", "kernel"])
+def test_cross_fitted_logits_are_those_of_the_probe_without_the_rows_fold(world: World, which: str) -> None:
+    signals = world.signals(40)
+    said = ProbeLogits(world.context, which, cross_fit=True)(signals)
+    assert set(signals.folds.tolist()) == {-1, 0, 1, 2, 3, 4}
+    for i, fold in enumerate(signals.folds.tolist()):
+        each = []
+        for profile, rows in zip(world.context.teachers, signals.teachers, strict=True):
+            x, kernel = (rows[i] - profile.mean) / profile.std, profile.kernel
+            if which == "linear":
+                weight = profile.probe_weight if fold < 0 else profile.fold_weight[fold]
+                bias = profile.probe_bias if fold < 0 else profile.fold_bias[fold]
+                logits = weight @ x + bias
+            else:
+                near = (-kernel.sharpness * (x / x.norm() - kernel.landmarks).square().sum(1)).exp()
+                weight = kernel.weight if fold < 0 else kernel.fold_weight[fold]
+                bias = kernel.bias if fold < 0 else kernel.fold_bias[fold]
+                logits = near @ weight + bias
+            each.append(logits.log_softmax(0))
+        torch.testing.assert_close(said[i], (each[0] + each[1]) / 2)
 
 
 def test_constants_follow_the_module_and_stay_out_of_checkpoints(world: World) -> None:
@@ -139,7 +163,8 @@ def test_the_best_probe_is_each_teachers_own(world: World) -> None:
     )
     assert torch.equal(best[1], linear[1]) and not torch.equal(best[1], kernel[1])
     assert torch.equal(best[3], kernel[3]) and not torch.equal(best[3], linear[3])
-    said = [ProbeLogits(world.context, which)(rows) for which in ("best", "linear", "kernel")]
+    signals = replace(world.signals(40), teachers=rows)
+    said = [ProbeLogits(world.context, which)(signals) for which in ("best", "linear", "kernel")]
     assert not torch.equal(said[0], said[1]) and not torch.equal(said[0], said[2])
     parts = [p(x).log_softmax(1) for p, x in zip(ProbeLogits(world.context, "best").probes, rows, strict=True)]
     torch.testing.assert_close(said[0], (parts[0] + parts[1]) / 2)

@@ -8,9 +8,11 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from pipeline import world
+from pipeline import logistic, world
+from pipeline.machine import Machine
 from pipeline.params import Params
 from pipeline.prepared import Prepared
+from pipeline.runs import Run
 from pipeline.store import FeatureStore, Reader
 from pipeline.train import train
 
@@ -100,6 +102,24 @@ def test_a_store_that_exceeds_the_memory_is_said_to_be_slow(
     train("aft", params, project, say=lines.append)
     assert lines[0].startswith("train aft: wise window: ")
     assert lines[0].endswith("; steps take rows in random order, so the disk sets the pace")
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_teachers_row_is_judged_by_the_fits_that_did_not_see_it(project: Path, params: Params, shuffle: bool):
+    """Shuffled, the fold goes with the teacher's row, not with the student's."""
+    run = Run.model_validate(params.values["runs"]["aft"] | {"shuffle_teachers": shuffle})
+    plan = world.Plan("aft", params, project, run, Machine(), "id")
+    data = Prepared.open(project / "data")
+    store = FeatureStore.open(project / "features" / "wise.zarr")
+    for seed in (0, 1):
+        draw = world.World(plan).draw(seed, run.candidates()[0])
+        labelled = data.split(seed).labelled
+        known = dict(zip(labelled, logistic.folds(data.labels[labelled], seed), strict=True))
+        assert any(row in known for row in draw.split.train)
+        for row in range(len(data)):
+            said = draw.teacher_features(0, np.array([row]))
+            (teachers_row,) = [k for k in range(len(data)) if np.array_equal(said[0].numpy(), store[np.array([k])][0])]
+            assert int(draw.folds[row]) == known.get(teachers_row, -1)
 
 
 @pytest.mark.gpu

@@ -27,6 +27,8 @@ class Signals:
         logits: the student's logits.
         teachers: raw features of each teacher, in the run's order, float32.
         labels: class numbers, -1 for rows without a label (hidden or missing).
+        folds: which part of the labelled rows the teachers' rows are in, for probes that were fitted without that part;
+            -1 for rows in none.
         progress: how far training is, from 0 at the first step to 1 after the last.
     """
 
@@ -34,6 +36,7 @@ class Signals:
     logits: Float[Tensor, "n classes"]
     teachers: tuple[Float[Tensor, "n _"], ...]
     labels: Int[Tensor, " n"]
+    folds: Int[Tensor, " n"]
     progress: float = 0.0
 
 
@@ -48,6 +51,7 @@ class TeacherProfile:
         probe_weight: multinomial logistic regression on standardised features, fitted on labelled training rows
             only [C, D].
         probe_bias: [C].
+        fold_weight, fold_bias: the same of a probe fitted without the labelled rows of each fold [K, C, D], [K, C].
         direction_std: per class, the standard deviation over training rows of a standardised row's product with the
             unit-norm class direction [C].
         kernel: a probe of the same labelled rows that need not be linear.
@@ -59,6 +63,8 @@ class TeacherProfile:
     row_norm: float
     probe_weight: Float[Tensor, "classes teacher"]
     probe_bias: Float[Tensor, " classes"]
+    fold_weight: Float[Tensor, "folds classes teacher"]
+    fold_bias: Float[Tensor, "folds classes"]
     direction_std: Float[Tensor, " classes"]
     kernel: "KernelProfile"
 
@@ -80,6 +86,7 @@ class KernelProfile:
         sharpness: of the kernel.
         weight: [m, C].
         bias: [C].
+        fold_weight, fold_bias: the same without the labelled rows of each fold [K, m, C], [K, C].
         std: of the logits over the training rows [C].
         better: whether its log loss on validation rows is below the linear probe's.
     """
@@ -88,6 +95,8 @@ class KernelProfile:
     sharpness: float
     weight: Float[Tensor, "m classes"]
     bias: Float[Tensor, " classes"]
+    fold_weight: Float[Tensor, "folds m classes"]
+    fold_bias: Float[Tensor, "folds classes"]
     std: Float[Tensor, " classes"]
     better: bool
 
@@ -104,6 +113,7 @@ class Context:
         labelled_rows: the training rows whose label may be used.
         val_rows: validation rows, for stopping early; their labels are not for fitting.
         labels: per row of the dataset, -1 where unknown or hidden: only `labelled_rows` have one.
+        folds: per row of the dataset, as in `Signals`.
         teacher_features: raw features of teacher number k for rows, float32 [n, D].
         student_features: features of the untrained student for rows, float32 [n, d].
         seed: the run's seed.
@@ -116,6 +126,7 @@ class Context:
     labelled_rows: np.ndarray
     val_rows: np.ndarray
     labels: Int[Tensor, " rows"]
+    folds: Int[Tensor, " rows"]
     teacher_features: Callable[[int, np.ndarray], Tensor]
     student_features: Callable[[np.ndarray], Tensor]
     seed: int

@@ -208,7 +208,7 @@ def _warm_up(transfer: AdaptiveFeatureTransfer, context: Context, steps: int) ->
         teachers = tuple(context.teacher_features(number, rows) for number in range(len(context.teachers)))
         logits = features.new_zeros(len(rows), context.classes)
         optimizer.zero_grad()
-        transfer(Signals(features, logits, teachers, context.labels[rows])).backward()
+        transfer(Signals(features, logits, teachers, context.labels[rows], context.folds[rows])).backward()
         optimizer.step()
     optimizer.zero_grad()
     transfer.train()

@@ -29,7 +29,7 @@ class Settings(params.Settings):
     def build(self, context: Context) -> Transfer:
         """Both parts; see `aft` and `logit_kd`."""
         kernel = aft.Settings(task_directions=True, probe="best", learning_rate=self.learning_rate)
-        head = logit_kd.Settings(probe="best", temperature=self.temperature)
+        head = logit_kd.Settings(probe="best", cross_fit=True, temperature=self.temperature)
         return AdaptiveTransferPlus(head.build(context), kernel.build(context), self.kernel)
 
 

@@ -16,14 +16,17 @@ class Settings(params.Settings):
     Attributes:
         probe: whose logits the student follows: of each teacher's `linear` or `kernel` probe, or of the `best` of both
             by log loss on validation rows.
+        cross_fit: take what is said of a labelled row from a probe that was fitted without it. What a probe says of
+            rows that it was fitted on is hardly more than it was told.
         temperature: softens both sides; its square multiplies the penalty, so that the gradient keeps its size.
     """
 
     probe: WhichProbe = "linear"
+    cross_fit: bool = False
     temperature: float = Field(4.0, gt=0)
 
     def build(self, context: Context) -> Transfer:
-        return LogitDistillation(ProbeLogits(context, self.probe), self.temperature)
+        return LogitDistillation(ProbeLogits(context, self.probe, self.cross_fit), self.temperature)
 
 
 class LogitDistillation(Transfer):
@@ -39,6 +42,6 @@ class LogitDistillation(Transfer):
 
     @full_precision
     def forward(self, signals: Signals) -> Float[Tensor, ""]:
-        teacher = (self.teacher_logits(signals.teachers) / self.temperature).log_softmax(1)
+        teacher = (self.teacher_logits(signals) / self.temperature).log_softmax(1)
         student = (signals.logits / self.temperature).log_softmax(1)
         return self.temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)

@@ -17,11 +17,12 @@ class Settings(params.Settings):
     """Keys of the method.
 
     Attributes:
-        probe: as in `logit_kd`.
+        probe, cross_fit: as in `logit_kd`.
         temperature: standardised logits are at most (C - 1) / sqrt(C): the more classes C, the higher makes sense.
     """
 
     probe: WhichProbe = "linear"
+    cross_fit: bool = False
     temperature: float = Field(2.0, gt=0)
 
     def build(self, context: Context) -> Transfer:
@@ -31,7 +32,7 @@ class Settings(params.Settings):
                 "logit_standardisation needs three classes or more: of two standardised logits only the sign is left; "
                 "use logit_kd"
             )
-        return StandardisedLogitDistillation(ProbeLogits(context, self.probe), self.temperature)
+        return StandardisedLogitDistillation(ProbeLogits(context, self.probe, self.cross_fit), self.temperature)
 
 
 class StandardisedLogitDistillation(Transfer):
@@ -49,7 +50,7 @@ class StandardisedLogitDistillation(Transfer):
 
     @full_precision
     def forward(self, signals: Signals) -> Float[Tensor, ""]:
-        teacher = (_standardise(self.teacher_logits(signals.teachers)) / self.temperature).log_softmax(1)
+        teacher = (_standardise(self.teacher_logits(signals)) / self.temperature).log_softmax(1)
         student = (_standardise(signals.logits) / self.temperature).log_softmax(1)
         return self.temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 

@@ -89,7 +89,8 @@ def test_no_form_waits_for_the_device(world: World, keys: dict[str, object]) -> 
     transfer, signals = build(world, **keys).to("meta"), world.signals()
     features, logits = signals.features.detach().to("meta"), signals.logits.to("meta")
     teachers = tuple(teacher.to("meta") for teacher in signals.teachers)
-    transfer(Signals(features.requires_grad_(), logits, teachers, signals.labels.to("meta"))).backward()
+    labels, folds = signals.labels.to("meta"), signals.folds.to("meta")
+    transfer(Signals(features.requires_grad_(), logits, teachers, labels, folds)).backward()
 
 
 def test_fixed_gates_leave_the_teachers_features_as_they_are(world: World) -> None:
@@ -223,7 +224,7 @@ def test_warm_gates_fit_the_untrained_student_better_than_equal_ones(worlds: Cal
     context = replace(context, teacher_features=lambda number, rows: known[rows])
     signals = Signals(
         context.student_features(context.val_rows), torch.zeros(len(context.val_rows), 3), (known[context.val_rows],),
-        context.labels[context.val_rows],
+        context.labels[context.val_rows], context.folds[context.val_rows],
     )  # fmt: skip
     torch.manual_seed(0)
     cold, warm = (Settings(warm_up=steps).build(context) for steps in (0, 200))

@@ -16,14 +16,14 @@ def test_it_is_the_gap_of_kernels_and_the_divergence_of_logits(world: World) -> 
     signals = world.signals()
     both = aft_plus.Settings(kernel=0.25, temperature=3.0).build(world.context).double()
     kernel = aft.Settings(task_directions=True, probe="best").build(world.context).double()
-    head = logit_kd.Settings(probe="best", temperature=3.0).build(world.context).double()
+    head = logit_kd.Settings(probe="best", cross_fit=True, temperature=3.0).build(world.context).double()
     torch.testing.assert_close(both(signals), head(signals) + 0.25 * kernel(signals))
 
 
 def test_without_the_kernel_it_is_logit_distillation(world: World) -> None:
     signals = world.signals()
     alone = aft_plus.Settings(kernel=0.0, temperature=3.0).build(world.context).double()
-    head = logit_kd.Settings(probe="best", temperature=3.0).build(world.context).double()
+    head = logit_kd.Settings(probe="best", cross_fit=True, temperature=3.0).build(world.context).double()
     assert torch.equal(alone(signals), head(signals))
 
 

@@ -42,9 +42,10 @@ def step(transfer: Transfer, signals: Signals) -> None:
 
 def shuffled(signals: Signals, order: torch.Tensor) -> Signals:
     teachers = tuple(teacher[order] for teacher in signals.teachers)
-    return Signals(
-        signals.features[order], signals.logits[order], teachers, signals.labels[order], signals.progress
-    )  # fmt: skip
+    features, logits, labels, folds = (
+        each[order] for each in (signals.features, signals.logits, signals.labels, signals.folds)
+    )
+    return Signals(features, logits, teachers, labels, folds, signals.progress)
 
 
 def test_settings_are_strict_and_have_defaults(name: str) -> None:
@@ -172,5 +173,6 @@ def test_a_step_asks_nothing_of_the_device_but_work(name: str) -> None:
     signals = make_world().signals()
     teachers = tuple(teacher.to("meta") for teacher in signals.teachers)
     features, logits = signals.features.detach().to("meta"), signals.logits.detach().to("meta")
-    there = Signals(features.requires_grad_(), logits.requires_grad_(), teachers, signals.labels.to("meta"), 0.5)
+    labels, folds = signals.labels.to("meta"), signals.folds.to("meta")
+    there = Signals(features.requires_grad_(), logits.requires_grad_(), teachers, labels, folds, 0.5)
     transfer(there).backward()

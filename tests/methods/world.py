@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.logistic import FOLDS
 from pipeline.methods import Context, KernelProfile, Signals, TeacherProfile
 
 
@@ -40,15 +41,20 @@ def make_world(
         along = standard @ torch.nn.functional.normalize(weight, dim=1).T
         row_norm = float(standard.norm(dim=1).mean())
         landmarks = torch.nn.functional.normalize(standard[:7], dim=1)
-        kernel = KernelProfile(landmarks, 0.5, normal(7, classes), normal(classes), normal(classes).exp(), number == 1)
+        kernel = KernelProfile(
+            landmarks, 0.5, normal(7, classes), normal(classes), normal(FOLDS, 7, classes), normal(FOLDS, classes),
+            normal(classes).exp(), number == 1,
+        )  # fmt: skip
         return TeacherProfile(
-            f"teacher{number}", mean, std, row_norm, weight, normal(classes), along.std(0, correction=0), kernel
-        )
+            f"teacher{number}", mean, std, row_norm, weight, normal(classes), normal(FOLDS, *weight.shape),
+            normal(FOLDS, classes), along.std(0, correction=0), kernel,
+        )  # fmt: skip
 
     hidden = torch.full_like(labels, -1)
     hidden[labelled] = labels[labelled]
+    folds = torch.where(hidden < 0, -1, torch.arange(rows) // classes % FOLDS)
     context = Context(
-        student_width, classes, tuple(profile(k) for k in range(len(widths))), train, labelled, val, hidden,
+        student_width, classes, tuple(profile(k) for k in range(len(widths))), train, labelled, val, hidden, folds,
         lambda k, numbers: features[k][numbers], lambda numbers: student[numbers], seed,
     )  # fmt: skip
 
@@ -57,6 +63,6 @@ def make_world(
         chosen = torch.randperm(rows, generator=random)[:n]
         logits = normal(n, classes).requires_grad_()
         rows_of = tuple(x[chosen] for x in features)
-        return Signals(normal(n, student_width).requires_grad_(), logits, rows_of, hidden[chosen], 0.25)
+        return Signals(normal(n, student_width).requires_grad_(), logits, rows_of, hidden[chosen], folds[chosen], 0.25)
 
     return World(context, signals)
