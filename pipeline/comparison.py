@@ -54,10 +54,10 @@ class Candidate(Record):
 
 
 class Level(Record):
-    """A method's penalty at the last step, without its weight, and at chance where that is known."""
+    """A method's penalty at the last step, without its weight, and what it would be with teachers of other rows."""
 
     end: float
-    chance: float | None
+    chance: float
 
 
 class Guard(Record):
@@ -230,13 +230,16 @@ class Outcome:
         return float(np.mean(values)) if values else None
 
     @property
-    def penalties(self) -> list[tuple[str, float, float | None]]:
-        """Per method its name, its penalty at the last step, the mean over seeds, and at chance where that is known."""
+    def penalties(self) -> list[tuple[str, float, float]]:
+        """Per method its name, its penalty at the last step, and that by chance; means over seeds."""
         found: dict[str, list[Level]] = {}
         for guard in self.run.guards:
             for name, level in guard.penalties.items():
                 found.setdefault(name, []).append(level)
-        return [(name, float(np.mean([at.end for at in levels])), levels[0].chance) for name, levels in found.items()]
+        return [
+            (name, float(np.mean([at.end for at in levels])), float(np.mean([at.chance for at in levels])))
+            for name, levels in found.items()
+        ]
 
     @property
     def weight(self) -> str:

@@ -1,6 +1,6 @@
 """The log of one training: losses, validation accuracy, and the guards that show a student collapsing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline import balance, checkpoints
 from pipeline.errors import UserError
-from pipeline.methods import Transfer
+from pipeline.methods import Signals, Transfer
 from pipeline.metrics import accuracy
 from pipeline.schedules import Schedule, factor
 from pipeline.students import Student
@@ -32,6 +32,19 @@ class Pull:
         return self.weight * factor(self.schedule, progress)
 
 
+@torch.no_grad()
+def chance(transfer: Transfer, signals: Signals) -> float:
+    """The penalty of a batch in which each row has the teachers' features of another.
+
+    A student that has learned from its teachers is below; one that has learned the shares of the classes only is not.
+    """
+    moved = tuple(rows.roll(1, 0) for rows in signals.teachers)
+    transfer.eval()  # or a queue would take these rows in
+    level = transfer(replace(signals, teachers=moved, folds=signals.folds.roll(1))).item()
+    transfer.train()
+    return level
+
+
 class Log:
     """Losses, validation accuracy and guards of one training, on `LINES` of its steps and after the last."""
 
@@ -47,9 +60,16 @@ class Log:
         return step % self.every == 0 or step == self.steps - 1
 
     def line(
-        self, step: int, task: Tensor, penalties: dict[str, Tensor], weighted: dict[str, Tensor], features: Tensor
+        self,
+        step: int,
+        task: Tensor,
+        penalties: dict[str, Tensor],
+        weighted: dict[str, Tensor],
+        features: Tensor,
+        signals: Signals | None,
     ) -> None:
-        """Measure one step, before its update. `weighted` are the penalties as the loss has them.
+        """Measure one step, before its update. `weighted` are the penalties as the loss has them, `signals` what the
+        methods saw, if there are any.
 
         Raises:
             UserError: a loss is not a number.
@@ -68,15 +88,16 @@ class Log:
         spread = (features - features.mean(0)).norm(dim=1).mean()
         self.guard[f"feature_spread_{when}"] = spread.item()
         for name, penalty in penalties.items():
+            assert signals is not None
             line[f"penalty_{name}"] = penalty.item()
+            line[f"chance_{name}"] = chance(self.pulls[name].transfer, signals)
             line |= {f"{name}_{key}": value for key, value in self.pulls[name].transfer.log().items()}
         if weighted:
             strength = balance.pull(sum(weighted.values(), start=torch.zeros_like(task)), features)
             ratio = strength / max(balance.pull(task, features), 1e-12)
             line["gradient_ratio"] = self.guard[f"gradient_ratio_{when}"] = ratio
             self.guard["penalties"] = {
-                name: {"end": penalty.item(), "chance": self.pulls[name].transfer.chance()}
-                for name, penalty in penalties.items()
+                name: {"end": line[f"penalty_{name}"], "chance": line[f"chance_{name}"]} for name in penalties
             }
         self.lines.append(line | self._validate())
 

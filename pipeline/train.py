@@ -203,10 +203,10 @@ class Fitter:
         log = Log(draw, student, pulls)
         student.train()
         for step, (rows, labelled) in enumerate(_batches(draw.split, seed, settings, bool(pulls))):
-            task, penalties, features = _losses(draw, student, pulls, rows, labelled, step / settings.steps)
+            task, penalties, features, signals = _losses(draw, student, pulls, rows, labelled, step / settings.steps)
             weighted = {name: pulls[name].at(step / settings.steps) * loss for name, loss in penalties.items()}
             if log.due(step):
-                log.line(step, task, penalties, weighted, features)
+                log.line(step, task, penalties, weighted, features, signals)
             loss = sum(weighted.values(), start=task)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -215,8 +215,12 @@ class Fitter:
             advance(1)
         log.last()
         checkpoints.save(_folder(self.plan, seed, candidate), draw.recipe, student)
-        transfers = [pull.transfer for pull in pulls.values()]
-        gates = {name: g.detach().float().cpu().tolist() for t in transfers for name, g in t.gates().items()}
+        several = sum(bool(pull.transfer.gates()) for pull in pulls.values()) > 1
+        gates = {
+            f"{method}, {block}" if several else block: values.detach().float().cpu().tolist()
+            for method, pull in pulls.items()
+            for block, values in pull.transfer.gates().items()
+        }
         parameters = sum(p.numel() for p in student.parameters())
         seconds, accuracy = time.perf_counter() - started, log.lines[-1]["val_accuracy"]
         return Fitted(seed, candidate, accuracy, seconds, parameters, student.width, log.lines, log.guard, gates)
@@ -237,7 +241,7 @@ class Fitter:
         student.train()
         batches = _batches(draw.split, draw.seed, draw.settings, bool(pulls))
         for rows, labelled in islice(batches, balance.BATCHES):
-            task, penalties, features = _losses(draw, student, pulls, rows, labelled, 0.0)
+            task, penalties, features, _ = _losses(draw, student, pulls, rows, labelled, 0.0)
             for name, penalty in penalties.items():
                 even[name].append(balance.even(task, penalty, features))
         return even
@@ -245,22 +249,26 @@ class Fitter:
 
 def _losses(
     draw: Draw, student: Student, pulls: dict[str, Pull], rows: np.ndarray, labelled: int, progress: float
-) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-    """Of one batch: the task's loss, each method's penalty, and the student's features [n, d] that both pull at."""
+) -> tuple[Tensor, dict[str, Tensor], Tensor, Signals | None]:
+    """Of one batch: the task's loss, each method's penalty, the student's features [n, d] that both pull at, and what
+    the methods saw, if there are any.
+
+    All that is copied to the device is copied before the student runs, and nothing waits for the device.
+    """
     device = draw.world.device
     inputs = checkpoints.place(draw.inputs.batch(rows), device)
+    labels, folds = (checkpoints.place(torch.from_numpy(known[rows]), device) for known in (draw.labels, draw.folds))
+    # Where there are unlabelled rows, the transfer batch follows the labelled one; else they are the same.
+    start = labelled if labelled < len(rows) else 0
+    teachers = tuple(draw.teacher_features(k, rows[start:]) for k in range(len(draw.profiles))) if pulls else ()
     with torch.autocast(device.type, torch.bfloat16, enabled=draw.settings.precision == "bfloat16"):
         features, logits = student(inputs)  # [n, d], [n, c]
     features, logits = features.float(), logits.float()
-    task = functional.cross_entropy(logits[:labelled], draw.labels[rows[:labelled]])
+    task = functional.cross_entropy(logits[:labelled], labels[:labelled])
     if not pulls:
-        return task, {}, features
-    # Where there are unlabelled rows, the transfer batch follows the labelled one; else they are the same.
-    start = labelled if labelled < len(rows) else 0
-    seen = rows[start:]
-    teachers = tuple(draw.teacher_features(k, seen) for k in range(len(draw.profiles)))
-    signals = Signals(features[start:], logits[start:], teachers, draw.labels[seen], draw.folds[seen], progress)
-    return task, {name: pull.transfer(signals) for name, pull in pulls.items()}, features
+        return task, {}, features, None
+    signals = Signals(features[start:], logits[start:], teachers, labels[start:], folds[start:], progress)
+    return task, {name: pull.transfer(signals) for name, pull in pulls.items()}, features, signals
 
 
 def _folder(plan: Plan, seed: int, candidate: Candidate) -> Path:
@@ -280,7 +288,7 @@ def _batches(split: Split, seed: int, settings: TrainSettings, transfer: bool) -
     """Rows of each step and how many of them, at the start, form the labelled batch."""
     labelled = _shuffled(split.labelled, settings.batch_size, np.random.default_rng([seed, 0]))
     everyone = _shuffled(split.train, settings.transfer_batch_size, np.random.default_rng([seed, 1]))
-    apart = transfer and len(split.unlabelled) > 0
+    apart = transfer and settings.unlabelled and len(split.unlabelled) > 0
     for _ in range(settings.steps):
         rows = next(labelled)
         yield (np.concatenate([rows, next(everyone)]), len(rows)) if apart else (rows, len(rows))

@@ -31,6 +31,7 @@ class TrainSettings(Settings):
         batch_size: labelled rows per step.
         transfer_batch_size: rows per step that the methods see, drawn from labelled and unlabelled training rows
             together; where all training rows have labels, the methods see the labelled batch instead.
+        unlabelled: whether methods see unlabelled rows at all; if not, they see the labelled batch.
         learning_rate: of the student, at its peak; then a cosine down to 0.
         weight_decay: of the student.
         warmup: share of the steps on which the learning rate rises.
@@ -41,6 +42,7 @@ class TrainSettings(Settings):
     steps: int = Field(default=1000, ge=1)
     batch_size: int = Field(default=128, ge=1)
     transfer_batch_size: int = Field(default=256, ge=3)
+    unlabelled: bool = True
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     warmup: float = Field(default=0.05, ge=0, lt=1)
@@ -116,7 +118,7 @@ class Draw:
         number = seed % data.splits
         self.world, self.seed = world, seed
         self.split: Split = data.split(number)
-        self.labels = torch.from_numpy(data.visible_labels(number)).to(world.device)
+        self.labels = data.visible_labels(number)
         self.settings = plan.settings(train)
         where = f"{plan.params.source}: students.{plan.run.student}"
         where += f" (with runs.{plan.name}.search)" if student else ""
@@ -137,7 +139,7 @@ class Draw:
             self.stand_in[self.split.train] = np.random.default_rng([seed, 2]).permutation(self.split.train)
         folds = np.full(len(data), -1)
         folds[self.split.labelled] = logistic.folds(data.labels[self.split.labelled], number)
-        self.folds = torch.from_numpy(folds[self.stand_in]).to(world.device)
+        self.folds = folds[self.stand_in]
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -162,8 +164,8 @@ class Draw:
             train_rows=self.split.train,
             labelled_rows=self.split.labelled,
             val_rows=self.split.val,
-            labels=self.labels,
-            folds=self.folds,
+            labels=torch.from_numpy(self.labels).to(self.world.device),
+            folds=torch.from_numpy(self.folds).to(self.world.device),
             teacher_features=self.teacher_features,
             student_features=student_features,
             seed=self.seed,

@@ -145,10 +145,6 @@ class Transfer(nn.Module, ABC):
         """A few numbers worth a line in the log, such as statistics of the gates. Called rarely: it may wait."""
         return {}
 
-    def chance(self) -> float | None:
-        """The penalty to expect from features that have nothing to do with the teacher's, if it is known."""
-        return None
-
     def gates(self) -> dict[str, Float[Tensor, " teacher"]]:
         """How much each feature of each teacher counts, by teacher, for the report; empty if there is no such thing."""
         return {}

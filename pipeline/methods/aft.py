@@ -1,6 +1,5 @@
 """Adaptive Feature Transfer (arXiv 2406.07337): the student's kernel follows the teachers', on features it chooses."""
 
-import math
 from typing import Literal
 
 import numpy as np
@@ -103,7 +102,6 @@ class AdaptiveFeatureTransfer(Transfer):
         self.settings = settings
         self.learning_rate = settings.learning_rate
         self.targets = targets
-        self.student_width = context.student_width
         self.student_map: nn.Module = nn.Identity()
         self.teacher_gram: Gates | DenseGates
         match settings.form:
@@ -130,12 +128,6 @@ class AdaptiveFeatureTransfer(Transfer):
             return rms_gap(student, teacher)
         return 1 - SIMILARITIES[self.settings.objective](student, teacher)
 
-    def chance(self) -> float | None:
-        """Of the published objective, for unrelated features of equal variance in each direction; and debiased CKA."""
-        if self.settings.kernel == "linear" and self.settings.objective == "rmse":
-            return math.sqrt(1 / self.student_width + 1 / self._teacher_width())
-        return 1.0 if self.settings.objective == "debiased_cka" else None
-
     def gates(self) -> dict[str, Float[Tensor, " _"]]:
         return self.teacher_gram.report()
 
@@ -145,12 +137,6 @@ class AdaptiveFeatureTransfer(Transfer):
             return {}
         gates = torch.cat(list(report.values()))
         return {"gate_mean": gates.mean().item(), "gate_spread": (gates.std(correction=0) / gates.mean()).item()}
-
-    def _teacher_width(self) -> int:
-        if self.settings.combine == "side_by_side":
-            return self.targets.width
-        blocks = list(zip(self.targets.owners, self.targets.widths, strict=True))
-        return math.prod(sum(w for o, w in blocks if o == owner) for owner in set(self.targets.owners))
 
 
 class FeatureRegression(Transfer):

@@ -40,9 +40,6 @@ class CentredKernelAlignment(Transfer):
         similarity = kernels.cka if self.estimate == "plain" else kernels.debiased_cka
         return 1 - similarity(student, teacher)
 
-    def chance(self) -> float | None:
-        return 1.0 if self.estimate == "debiased" else None
-
 
 def _unit_trace(matrix: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
     """CKA does not see scale, but float32 does: squares of the entries of a tiny matrix would vanish."""

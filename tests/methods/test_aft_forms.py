@@ -154,7 +154,6 @@ def test_an_outer_product_of_modalities_is_one_of_their_features(world: World) -
     expected = rms_gap(kernel(signals.features), kernel(outer(*signals.teachers)))
     transfer = build(world, combine="outer_product")
     torch.testing.assert_close(transfer(signals), expected)
-    assert transfer.chance() == pytest.approx(math.sqrt(1 / 4 + 1 / 30))
 
 
 def test_the_gradient_of_outer_product_gates_is_that_of_forming_it(world: World) -> None:
@@ -175,14 +174,6 @@ def test_a_similarity_compares_the_same_two_kernels(world: World, objective: str
     signals = world.signals()
     student, teacher = kernel(signals.features), kernel(torch.cat(signals.teachers, 1))
     torch.testing.assert_close(build(world, objective=objective)(signals), 1 - similarity(student, teacher))
-
-
-@pytest.mark.parametrize(
-    ("keys", "known"),
-    [({}, True), ({"objective": "debiased_cka"}, True), ({"kernel": "rbf"}, False), ({"objective": "cka"}, False)],
-)
-def test_a_chance_level_is_given_only_where_it_is_known(world: World, keys: dict[str, object], known: bool) -> None:
-    assert (build(world, **keys).chance() is not None) == known
 
 
 def test_the_queue_joins_the_kernel_and_moves_on(world: World) -> None:

@@ -33,14 +33,12 @@ def test_the_debiased_estimate_is_used_when_asked_for(world: World) -> None:
     torch.testing.assert_close(Settings(estimate="debiased").build(world.context)(signals), expected)
 
 
-def test_unrelated_features_are_at_the_chance_of_the_debiased_estimate(world: World) -> None:
+def test_unrelated_features_have_a_debiased_estimate_near_none(world: World) -> None:
     random = torch.Generator().manual_seed(0)
     signals = world.signals()
     noise = tuple(torch.randn(x.shape, generator=random, dtype=x.dtype) for x in signals.teachers)
     transfer = Settings(estimate="debiased").build(world.context)
-    assert transfer.chance() == 1
     assert abs(transfer(replace(signals, teachers=noise)) - 1) < 0.25
-    assert Settings().build(world.context).chance() is None
 
 
 @pytest.mark.parametrize("scale", [1e-10, 1.0, 1e10])
