@@ -13,11 +13,12 @@ from safetensors.numpy import load_file
 
 from pipeline import balance, checkpoints, probe
 from pipeline.errors import UserError
+from pipeline.machine import Machine
 from pipeline.params import Params
 from pipeline.prepared import Prepared, Split
-from pipeline.runs import Candidate
-from pipeline.train import Fitted, _batches, _choose, _rate, _shuffled, train
-from pipeline.world import TrainSettings
+from pipeline.runs import Candidate, Run
+from pipeline.train import Fitted, Fitter, _batches, _choose, _losses, _rate, _shuffled, train
+from pipeline.world import Plan, TrainSettings
 
 from .conftest import write_store
 
@@ -196,6 +197,15 @@ def test_labels_on_all_rows_need_no_second_batch():
     assert sizes == [(8, 8)] * 4
 
 
+def test_methods_can_be_kept_from_unlabelled_rows():
+    rows = np.arange(60)
+    split = Split(labelled=rows[:12], unlabelled=rows[12:40], val=rows[40:50], test=rows[50:])
+    settings = TrainSettings(steps=6, batch_size=8, transfer_batch_size=16, unlabelled=False)
+    for seen, count in _batches(split, 0, settings, True):
+        assert len(seen) == count == 8
+        assert set(seen) <= set(split.labelled)
+
+
 def test_batches_are_shuffled_anew_and_whole():
     batches = _shuffled(np.arange(10), 4, np.random.default_rng(0))
     epochs = [np.concatenate([next(batches), next(batches)]) for _ in range(50)]
@@ -246,6 +256,40 @@ def test_every_method_is_logged_beside_its_chance_level(project: Path, params: P
         assert float(last[f"penalty_{name}"]) == pytest.approx(level["end"])
         assert float(last[f"chance_{name}"]) == pytest.approx(level["chance"])
         assert level["end"] < 0.8 * level["chance"]  # the teacher knows the task, and so does the student by now
+
+
+def test_gates_of_two_methods_are_kept_apart(project: Path, params: Params):
+    methods = [{"name": "aft", "weight": 3.0}, {"name": "aft_plus", "weight": 1.0}]
+    with_run(params, teachers=["wise"], methods=methods)
+    train("trial", params, project)
+    gates = json.loads((project / "runs" / "trial" / "gates.json").read_text())
+    assert list(gates) == ["aft, wise", "aft_plus, wise", "aft_plus, wise: task"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_step_does_not_wait_for_the_gpu(project: Path, params: Params):
+    methods = [{"name": "aft", "weight": 3.0}, {"name": "aft_plus", "weight": 1.0}]
+    with_run(params, teachers=["wise"], methods=methods)
+    run = Run.model_validate(params.values["runs"]["trial"])
+    fitter = Fitter(Plan("trial", params, project, run, Machine(device="cuda"), "id"))
+    candidate = run.candidates()[0]
+    draw = fitter.world.draw(0, candidate)
+    student = draw.recipe.build().to("cuda")
+    pulls = fitter._build(student, draw, candidate.weights)
+    own = [parameter for pull in pulls.values() for parameter in pull.transfer.parameters()]
+    optimizer = torch.optim.AdamW([*student.parameters(), *own], 0.01, fused=True)
+    try:
+        for step, (rows, labelled) in enumerate(_batches(draw.split, 0, draw.settings, True)):
+            task, penalties, _, _ = _losses(draw, student, pulls, rows, labelled, 0.5)
+            optimizer.zero_grad(set_to_none=True)
+            sum(penalties.values(), start=task).backward()
+            optimizer.step()
+            torch.cuda.set_sync_debug_mode("error")  # from the second step on: the first one sets things up
+            if step == 3:
+                break
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_settings_are_searched_and_the_student_kept_is_the_one_of_the_best(project: Path, params: Params):
