@@ -120,7 +120,7 @@ class SplitGram:
         """The Gram matrix of rows m + u around their mean row m: u u^T + p 1^T + 1 p^T, p = u m, and |m|^2 apart."""
         mean = rows.mean(0)
         weighted = mean if weight is None else mean * weight
-        around = rows - mean
+        around = centre(rows)
         projection = around @ weighted
         return cls(gram(around, weight) + projection[:, None] + projection, mean @ weighted)
 

@@ -70,17 +70,44 @@ def test_every_form_teaches_the_student_and_what_it_learns_beside_it(world: Worl
     transfer.log()
 
 
+def in_precision(signals: Signals, dtype: torch.dtype) -> Signals:
+    teachers = tuple(teacher.to(dtype) for teacher in signals.teachers)
+    features = signals.features.detach().to(dtype).requires_grad_()
+    return replace(signals, features=features, logits=signals.logits.to(dtype), teachers=teachers)
+
+
+def equal(rows: torch.Tensor) -> torch.Tensor:
+    return rows[:1].detach().repeat(len(rows), 1).requires_grad_(rows.requires_grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("keys", FORMS, ids=str)
-def test_every_form_survives_a_collapsed_student_and_equal_teachers(world: World, keys: dict[str, object]) -> None:
-    signals = world.signals(8)
-    for teachers in (signals.teachers, tuple(teacher[:1].repeat(8, 1) for teacher in signals.teachers)):
-        features = torch.full((8, 4), 0.3, dtype=torch.float64, requires_grad=True)
-        transfer = build(world, **keys)
+def test_every_form_survives_a_collapsed_student_and_equal_teachers(
+    world: World, keys: dict[str, object], dtype: torch.dtype
+) -> None:
+    signals = in_precision(world.signals(37), dtype)  # 37 equal numbers seldom have that very mean
+    for teachers in (signals.teachers, tuple(equal(teacher) for teacher in signals.teachers)):
+        features = torch.full((37, 4), 0.3, dtype=dtype, requires_grad=True)
+        transfer = build(world, **keys).to(dtype)
         own = [parameter for parameter in transfer.parameters() if parameter.requires_grad]
         penalty = transfer(replace(signals, features=features, teachers=teachers))
         gradients = torch.autograd.grad(penalty, [features, *own])
         assert penalty.isfinite()
         assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("combine", ["side_by_side", "outer_product"])
+def test_equal_rows_pull_at_nothing(world: World, combine: str, dtype: torch.dtype) -> None:
+    """What rounding leaves of the difference of equal rows would be made as long as any row, and its slope huge."""
+    transfer, signals = build(world, combine=combine).to(dtype), in_precision(world.signals(37), dtype)
+    collapsed = replace(signals, features=equal(signals.features))
+    penalty = transfer(collapsed)
+    assert penalty.isfinite()
+    assert torch.autograd.grad(penalty, collapsed.features)[0].abs().max() == 0
+    penalty = transfer(replace(signals, teachers=tuple(equal(teacher) for teacher in signals.teachers)))
+    torch.testing.assert_close(penalty, rms_gap(kernel(signals.features), torch.zeros(37, 37, dtype=dtype)))
+    assert all(gradient.abs().max() == 0 for gradient in torch.autograd.grad(penalty, list(transfer.parameters())))
 
 
 @pytest.mark.parametrize("keys", FORMS, ids=str)
