@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -54,7 +55,7 @@ def test_the_translator_says_the_same_of_every_row_at_first(world: World) -> Non
     assert (said == said[0]).all()
 
 
-def test_a_paraphraser_learns_and_keeps_its_best_state_on_val(world: World) -> None:
+def test_a_paraphraser_learns(world: World) -> None:
     """More epochs never end with a larger validation error, though rows in training may fit ever better."""
 
     def error(epochs: int) -> float:
@@ -75,6 +76,29 @@ def test_a_paraphraser_learns_and_keeps_its_best_state_on_val(world: World) -> N
     errors = [error(epochs) for epochs in (1, 10, 60)]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.7 * errors[0]
+
+
+def test_a_paraphraser_stops_after_its_patience_and_goes_back_to_its_best_state_on_val(
+    worlds: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With errors that fall, rise, fall and rise: an epoch that does better ends the waiting, and the best is kept."""
+    script = [9.0, 5.0, 6.0, 6.0, 4.0, 7.0, 4.0, 8.0, 1.0, 1.0]  # before the first epoch, and after each
+    states: list[dict[str, torch.Tensor]] = []
+    learn = Paraphraser.error
+
+    def error(self: Paraphraser, raw: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            return learn(self, raw)
+        states.append({name: value.clone() for name, value in self.encode.state_dict().items()})
+        return torch.tensor(script[len(states) - 1])
+
+    monkeypatch.setattr(Paraphraser, "error", error)
+    transfer = Settings(epochs=9, patience=3).build(worlds(widths=(6,)).context)
+    assert len(states) == 1 + 7  # the best is epoch 4; that epoch 6 does as well is not better
+    kept = transfer.encoders[0].state_dict()
+    assert [all(torch.equal(kept[name], state[name]) for name in kept) for state in states] == [
+        epoch == 4 for epoch in range(8)
+    ]
 
 
 def test_test_rows_and_labels_are_never_read(world: World) -> None:
