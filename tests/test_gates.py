@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pipeline.gates import DenseGates, Gates
-from pipeline.kernels import centre, gram
+from pipeline.kernels import centre, cosine, double_centre, gram, rms_gap
 from pipeline.targets import Targets, TargetSettings
 from tests.methods.world import make_world
 
@@ -40,6 +40,27 @@ def test_side_by_side_is_the_gram_of_the_gated_features_together(each: str, acti
 def test_the_outer_product_is_never_formed_and_is_the_same() -> None:
     made, blocks = gates(combine="outer_product")
     torch.testing.assert_close(made(blocks), gram(centre(outer(*gated(made, blocks)))))
+
+
+def test_gates_of_an_outer_product_learn_the_same_in_float32_under_large_means() -> None:
+    """Their gradient, at means of a hundred standard deviations, against that in float64."""
+    made, blocks = gates(combine="outer_product")
+    random = torch.Generator().manual_seed(1)
+    blocks = tuple((torch.randn(24, block.shape[1], generator=random) + 100) for block in blocks)
+    student = cosine(gram(centre(torch.randn(24, 4, generator=random, dtype=torch.float64))))
+
+    def gradient(dtype: torch.dtype, split: bool = True) -> torch.Tensor:
+        made.to(dtype)
+        rows = [block.to(dtype) for block in blocks]  # the same rounded numbers for both
+        naive = [gram(block * gate) for block, gate in zip(rows, made.values(), strict=True)]
+        product = made(rows) if split else double_centre(naive[0] * naive[1])
+        slopes = torch.autograd.grad(rms_gap(student.to(dtype), cosine(product)), list(made.parameters()))
+        return torch.cat(slopes).double()
+
+    exact = gradient(torch.float64)
+    assert ((gradient(torch.float32) - exact).abs() < 1e-3 * exact.abs()).all()
+    assert (gradient(torch.float32) - exact).norm() < 1e-4 * exact.norm()
+    assert (gradient(torch.float32, split=False) - exact).norm() > 5e-4 * exact.norm()  # what the split is for
 
 
 def test_in_an_outer_product_directions_stand_beside_their_own_teachers_features() -> None:
