@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from statistics import median
 from typing import Any
 from uuid import uuid4
 
@@ -180,7 +181,11 @@ class Fitter:
         student = draw.recipe.build().to(self.world.device)
         pulls = self._build(student, draw, tuple(1.0 for _ in run.methods))
         even = self._even(draw, student, pulls) if any(term.weight == "auto" for term in run.methods) else {}
-        weights = [balance.candidates(even[t.name]) if t.weight == "auto" else t.weight for t in run.methods]
+        where = f"{self.plan.params.source}: runs.{self.plan.name}.methods"
+        weights = [
+            balance.candidates(even[t.name], f"{where}.{t.name}") if t.weight == "auto" else t.weight
+            for t in run.methods
+        ]
         terms = [term.model_copy(update={"weight": w}) for term, w in zip(run.methods, weights, strict=True)]
         return run.model_copy(update={"methods": terms}).candidates()
 
@@ -237,13 +242,26 @@ class Fitter:
 
     def _even(self, draw: Draw, student: Student, pulls: dict[str, Pull]) -> dict[str, list[float]]:
         """Per method and batch, the weight at which it pulls as hard on the untrained student as the task does."""
-        even: dict[str, list[float]] = {name: [] for name in pulls}
+        classes = len(draw.recipe.classes)
         student.train()
-        batches = _batches(draw.split, draw.seed, draw.settings, bool(pulls))
-        for rows, labelled in islice(batches, balance.BATCHES):
-            task, penalties, features, _ = _losses(draw, student, pulls, rows, labelled, 0.0)
-            for name, penalty in penalties.items():
-                even[name].append(balance.even(task, penalty, features))
+
+        def measure() -> tuple[dict[str, list[float]], float]:
+            """Those weights, and the task's pull as a share of that through an ordinary last layer."""
+            even: dict[str, list[float]] = {name: [] for name in pulls}
+            shares = []
+            batches = _batches(draw.split, draw.seed, draw.settings, bool(pulls))
+            for rows, labelled in islice(batches, balance.BATCHES):
+                task, penalties, features, _ = _losses(draw, student, pulls, rows, labelled, 0.0)
+                shares.append(balance.pull(task, features) / balance.ordinary_pull(labelled, classes))
+                for name, penalty in penalties.items():
+                    even[name].append(balance.even(task, penalty, features))
+            return even, median(shares)
+
+        even, share = measure()
+        if share < balance.SMALL:
+            head = torch.nn.Linear(student.width, classes).to(self.world.device)
+            with balance.ordinary_head(student, head):
+                even, _ = measure()
         return even
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pipeline import balance
+from pipeline.errors import UserError
 
 
 @pytest.fixture
@@ -33,6 +34,38 @@ def test_a_penalty_that_starts_blind_is_weighed_by_its_size(features: torch.Tens
 
 
 def test_candidates_are_multiples_of_the_median_with_nothing_among_them():
-    weights = balance.candidates([0.2, 0.3123, 50.0])
+    weights = balance.candidates([0.2, 0.3123, 50.0], "aft")
     assert weights == [float(f"{ratio * 0.3123:.2g}") for ratio in balance.RATIOS]
     assert weights[0] == 0 and weights == sorted(weights) and balance.RATIOS[0] == 0
+
+
+@pytest.mark.parametrize("ratios", [[0.0], [1.0, math.nan, 1.0], [math.inf], [1e307]])
+def test_what_cannot_be_measured_is_refused_rather_than_tried_as_nothing(ratios: list[float]):
+    with pytest.raises(
+        UserError, match=r"runs\.a\.methods\.aft: weight: auto cannot be measured.*give weights by hand"
+    ):
+        balance.candidates(ratios, "runs.a.methods.aft")
+
+
+def test_a_penalty_of_nothing_has_no_even_weight(features: torch.Tensor):
+    assert balance.even(features.square().mean(), 0 * features.sum(), features) == math.inf
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+def test_the_ordinary_pull_is_that_through_a_new_linear_layer(classes: int):
+    torch.manual_seed(0)
+    features = torch.randn(64, 256, requires_grad=True)
+    labels = torch.randint(classes, (64,))
+    task = torch.nn.functional.cross_entropy(torch.nn.Linear(256, classes)(features), labels)
+    assert balance.pull(task, features) == pytest.approx(balance.ordinary_pull(64, classes), rel=0.25)
+
+
+def test_a_student_has_its_own_head_again_after_the_ordinary_one():
+    class Double(torch.nn.Module):
+        def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return 2 * inputs, torch.zeros(len(inputs), 3)
+
+    student, head, inputs = Double(), torch.nn.Linear(4, 3), torch.randn(5, 4)
+    with balance.ordinary_head(student, head):
+        assert torch.equal(student(inputs)[1], head(2 * inputs))
+    assert not student(inputs)[1].any()

@@ -334,6 +334,35 @@ def test_an_automatic_weight_is_measured_and_nothing_is_among_what_it_tries(proj
     assert 5 < guard["gradient_ratio_start"] < 20
 
 
+@pytest.mark.parametrize("method", ["aft", "logit_kd", "aft_plus"])
+def test_an_automatic_weight_does_not_hang_on_the_size_of_the_first_head(
+    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch, method: str
+):
+    """Some students of timm start with a last layer of zeros, or nearly: through it the task does not pull."""
+    with_run(params, teachers=["wise"], methods=[{"name": method, "weight": "auto"}], train={"steps": 1, "seeds": [0]})
+    build = checkpoints.Recipe.build
+
+    def tried(size: float) -> list[float]:
+        def scaled(recipe: checkpoints.Recipe, pretrained: bool = True) -> Any:
+            student: Any = build(recipe, pretrained)
+            student.head.weight.data *= size
+            student.head.bias.data *= size
+            return student
+
+        monkeypatch.setattr(checkpoints.Recipe, "build", scaled)
+        train("trial", params, project)
+        record = json.loads((project / "runs" / "trial" / "run.json").read_text())
+        return [candidate["weights"][0] for candidate in record["candidates"]]
+
+    ordinary = tried(1.0)
+    with monkeypatch.context() as patch:  # whatever is done about small heads
+        patch.setattr(balance, "SMALL", 0.0)
+        assert tried(1.0) == ordinary
+    for size in (0.0, 1e-4):
+        assert tried(size)[0] == 0
+        assert tried(size)[1:] == pytest.approx(ordinary[1:], rel=0.7)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
