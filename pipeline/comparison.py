@@ -41,11 +41,20 @@ class Method(Record):
 
 
 class Candidate(Record):
-    """A weight per method and the settings tried beside it, and what every seed reached on validation rows."""
+    """A weight per method and the settings tried beside it, and what every seed reached on validation rows.
+
+    A seed on which the training diverged reached nothing, and its candidate cannot be chosen.
+    """
 
     weights: tuple[float, ...]
     settings: dict[str, Any] = Field(default_factory=dict)
-    val_accuracy: tuple[float, ...] = Field(min_length=1)
+    val_accuracy: tuple[float | None, ...] = Field(min_length=1)
+
+    @property
+    def reached(self) -> tuple[float, ...]:
+        """The accuracy of every seed; empty where it diverged on any."""
+        known = tuple(score for score in self.val_accuracy if score is not None)
+        return known if len(known) == len(self.val_accuracy) else ()
 
     @property
     def label(self) -> str:
@@ -95,8 +104,8 @@ class Run(Record):
 
     @model_validator(mode="after")
     def _whole(self) -> "Run":
-        if len(self.chosen) != len(self.methods) or self.label not in [c.label for c in self.candidates]:
-            raise ValueError("the chosen weights are not one per method, or not among the candidates")
+        if len(self.chosen) != len(self.methods) or self.label not in [c.label for c in self.candidates if c.reached]:
+            raise ValueError("the chosen weights are not one per method, or not among the candidates, or diverged")
         return self
 
     @property

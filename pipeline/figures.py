@@ -66,7 +66,7 @@ class Tried:
 
     Attributes:
         settings: in words; empty where nothing but weights is searched.
-        scores: per weight, the validation accuracy of every seed in percent.
+        scores: per weight, the validation accuracy of every seed in percent; empty where it diverged.
         chosen: the number of the weight that was chosen, if it is among these.
     """
 
@@ -160,6 +160,8 @@ def curve(band: Band, baseline: Band | None, limits: tuple[float, float], name: 
 def search(across: str, ticks: Sequence[str], lines: Sequence[Tried], name: str, label: str) -> str:
     """Validation accuracy of every candidate: each seed a dot, means joined by lines, the choice ringed.
 
+    A candidate that diverged has the word in place of dots.
+
     Args:
         across: what differs along the axis; empty where the ticks say it.
         ticks: the weights (or, without methods, the settings), in words.
@@ -173,7 +175,10 @@ def search(across: str, ticks: Sequence[str], lines: Sequence[Tried], name: str,
         places = np.arange(len(ticks)) + 0.16 * (number - (len(lines) - 1) / 2) / max(1, len(lines) - 1)
         for place, seeds in zip(places, line.scores, strict=True):
             axes.scatter([place] * len(seeds), seeds, s=12, color=ACCENT, alpha=0.35, linewidths=0)
-        means = [float(np.mean(seeds)) for seeds in line.scores]
+            if not seeds:
+                axes.text(place, 0.03, "diverged", transform=axes.get_xaxis_transform(), rotation=90, color=SOFT,
+                          fontsize=9, ha="center", va="bottom")  # fmt: skip
+        means = [float(np.mean(seeds)) if seeds else np.nan for seeds in line.scores]
         dash = _DASHES[number % len(_DASHES)]
         axes.plot(
             places, means, color=ACCENT, linewidth=1.6, linestyle=dash, marker="o", markersize=4.5, label=line.settings

@@ -19,6 +19,10 @@ LINES = 20
 """Lines per training in the log of losses and guards."""
 
 
+class Diverged(UserError):
+    """A training has left the numbers: a loss, a gradient, a weight or an answer is not finite."""
+
+
 @dataclass(frozen=True)
 class Pull:
     """One method at work in one training, its weight, and how the weight changes."""
@@ -72,7 +76,7 @@ class Log:
         methods saw, if there are any.
 
         Raises:
-            UserError: a loss is not a number.
+            Diverged: a loss or an answer is not a number.
         """
         line: dict[str, int | float] = {
             "step": step,
@@ -80,7 +84,7 @@ class Log:
             "penalty": sum(p.item() for p in weighted.values()),
         }
         if not np.isfinite([line["task_loss"], line["penalty"]]).all():
-            raise UserError(
+            raise Diverged(
                 f"{self.draw.world.plan.name}: seed {self.draw.seed}, step {step}: the loss is not finite; "
                 "lower train.learning_rate or the method's weight"
             )
@@ -102,12 +106,21 @@ class Log:
         self.lines.append(line | self._validate())
 
     def last(self) -> None:
-        """The line after the last step, and the share of the class that is predicted most."""
+        """The line after the last step, and the share of the class that is predicted most.
+
+        Raises:
+            Diverged: an answer is not a number.
+        """
         self.lines.append({"step": self.steps} | self._validate())
 
     def _validate(self) -> dict[str, float]:
         draw = self.draw
         logits = checkpoints.predict(self.student, draw.inputs, draw.split.val, draw.world.device)
+        if not np.isfinite(logits).all():
+            raise Diverged(
+                f"{draw.world.plan.name}: seed {draw.seed}: what the student says of validation rows is not finite; "
+                "lower train.learning_rate or the method's weight"
+            )
         share = np.bincount(logits.argmax(1), minlength=logits.shape[1]).max() / len(logits)
         self.guard |= {"largest_class_share": float(share), "one_class": bool(share == 1.0)}
         return {"val_accuracy": accuracy(logits, draw.world.data.labels[draw.split.val])}

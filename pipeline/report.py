@@ -269,7 +269,7 @@ def _search(outcome: Outcome) -> tuple[list[str], list[figures.Tried]]:
     run = outcome.run
     if not run.methods:
         ticks = [settings_label(candidate.settings) for candidate in run.candidates]
-        scores = [[100 * score for score in candidate.val_accuracy] for candidate in run.candidates]
+        scores = [[100 * score for score in candidate.reached] for candidate in run.candidates]
         chosen = [candidate.label for candidate in run.candidates].index(run.label)
         return ticks, [figures.Tried("", scores, chosen)]
     weights = list(dict.fromkeys(candidate.weights for candidate in run.candidates))
@@ -279,7 +279,7 @@ def _search(outcome: Outcome) -> tuple[list[str], list[figures.Tried]]:
     tried = [
         figures.Tried(
             settings,
-            [[100 * score for score in candidates[at].val_accuracy] for at in weights],
+            [[100 * score for score in candidates[at].reached] for at in weights],
             weights.index(run.chosen) if settings == settings_label(run.chosen_settings) else None,
         )
         for settings, candidates in lines.items()
@@ -288,7 +288,7 @@ def _search(outcome: Outcome) -> tuple[list[str], list[figures.Tried]]:
 
 
 def _searched(outcome: Outcome) -> str:
-    """What a search tried, in words: `0, 10, 100; dropout 0.5, 0.8`."""
+    """What a search tried, in words: `0, 10, 100; dropout 0.5, 0.8; diverged: 100, dropout 0.5`."""
     candidates = outcome.run.candidates
     weights = list(dict.fromkeys(label(candidate.weights) for candidate in candidates if candidate.weights))
     tried: dict[str, list[str]] = {}
@@ -297,7 +297,15 @@ def _searched(outcome: Outcome) -> str:
             values = tried.setdefault(key.partition(".")[2], [])
             if str(value) not in values:
                 values.append(str(value))
-    return "; ".join(filter(None, [", ".join(weights), *(f"{key} {', '.join(of)}" for key, of in tried.items())]))
+    told = [", ".join(weights), *(f"{key} {', '.join(of)}" for key, of in tried.items())]
+    if lost := _lost(outcome):
+        told.append(f"diverged: {lost}")
+    return "; ".join(filter(None, told))
+
+
+def _lost(outcome: Outcome) -> str:
+    """The candidates that diverged, empty if none did."""
+    return " and ".join(candidate.label for candidate in outcome.run.candidates if not candidate.reached)
 
 
 def _recipe(outcome: Outcome) -> dict[str, str]:
@@ -315,7 +323,7 @@ def _recipe(outcome: Outcome) -> dict[str, str]:
 
 
 def _edge(outcome: Outcome) -> str:
-    """Where the search may have stopped too early, or could not stand aside."""
+    """Where the search may have stopped too early, could not stand aside, or lost candidates."""
     notes = []
     for k, method in enumerate(outcome.run.methods):
         tried = sorted({candidate.weights[k] for candidate in outcome.run.candidates})
@@ -323,6 +331,8 @@ def _edge(outcome: Outcome) -> str:
             notes.append(f"{tried[-1]:g} is the largest weight tried for {method.name}; a larger one may do better.")
         if 0 not in tried:
             notes.append(f"0 was not among the weights, so {method.name} could not stand aside.")
+    if lost := _lost(outcome):
+        notes.append(f"Diverged, on one seed or more, and could not be chosen: {lost}.")
     return " ".join(notes)
 
 

@@ -1,7 +1,8 @@
 """Stage two: train small students from a feature store.
 
 A run is trained once per seed and per candidate: a weight for each method, and the settings that the run searches.
-Validation rows choose the candidate, and its students are kept. Runs with the same seed share the draw of the splits,
+Validation rows choose the candidate, and its students are kept; one that diverges on any seed is recorded and cannot be
+chosen. Runs with the same seed share the draw of the splits,
 the student's initial weights and the order of the labelled batches, whatever their methods do, so their differences are
 paired. A weight of 0 is plain training, exactly.
 """
@@ -10,7 +11,7 @@ import csv
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -25,7 +26,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline import balance, checkpoints, runs
-from pipeline.guards import Log, Pull
+from pipeline.errors import UserError
+from pipeline.guards import Diverged, Log, Pull
 from pipeline.machine import Machine, cores
 from pipeline.methods import Signals
 from pipeline.params import Params, parse, part
@@ -53,6 +55,16 @@ class Fitted:
 
 
 @dataclass(frozen=True)
+class Lost:
+    """One training that diverged: its seed, the candidate it tried, what went wrong."""
+
+    seed: int
+    candidate: Candidate
+    why: str
+    val_accuracy: None = None
+
+
+@dataclass(frozen=True)
 class Training:
     """What `train` returns.
 
@@ -60,15 +72,15 @@ class Training:
         run: its name.
         chosen: the candidate that did best on validation rows.
         val_accuracy: per seed, of the chosen candidate.
-        candidates: mean validation accuracy of every candidate.
+        candidates: mean validation accuracy of every candidate; None where it diverged on any seed.
         seconds: wall time of the stage.
-        warnings: what should be looked at, such as a student that predicts one class only.
+        warnings: what should be looked at, such as a candidate that diverged or a student that predicts one class only.
     """
 
     run: str
     chosen: Candidate
     val_accuracy: list[float]
-    candidates: dict[str, float]
+    candidates: dict[str, float | None]
     trainings: int
     seconds: float
     warnings: list[str]
@@ -95,7 +107,7 @@ def train(
 
     Raises:
         UserError: a setting is wrong, a store or probe is missing or belongs to another dataset, a method needs what
-            is not there, or a loss is not finite.
+            is not there, or every candidate diverged.
     """
     started = time.perf_counter()
     run = runs.read(params, name)
@@ -122,29 +134,30 @@ def train(
     return training
 
 
-def _fit_all(fitter: "Fitter", jobs: list[tuple[int, Candidate]]) -> Iterator[Fitted]:
+def _fit_all(fitter: "Fitter", jobs: list[tuple[int, Candidate]]) -> Iterator[Fitted | Lost]:
     plan = fitter.plan
+    alone = len({candidate for _, candidate in jobs}) == 1
     workers = min(plan.machine.workers or (1 if fitter.world.device.type == "cuda" else cores()), len(jobs))
     total = sum(plan.settings(candidate.of("train")).steps for _, candidate in jobs)
     with progress(f"train {plan.name}", total, "step") as advance:
         if workers == 1:
             for seed, candidate in jobs:
-                yield fitter.fit(seed, candidate, advance)
+                yield fitter.fit(seed, candidate, advance, alone)
             return
         # loky rather than multiprocessing: it does not import the caller's script again, guarded or not.
         with parallel_config("loky", inner_max_num_threads=max(1, cores() // workers)):
             pool = Parallel(n_jobs=workers, return_as="generator_unordered")
-            for fitted in pool(delayed(_fit_there)(plan, seed, candidate) for seed, candidate in jobs):
+            for fitted in pool(delayed(_fit_there)(plan, seed, candidate, alone) for seed, candidate in jobs):
                 yield fitted
                 advance(plan.settings(fitted.candidate.of("train")).steps)
 
 
-def _fit_there(plan: Plan, seed: int, candidate: Candidate) -> Fitted:
+def _fit_there(plan: Plan, seed: int, candidate: Candidate, alone: bool) -> Fitted | Lost:
     """One training in a worker process, which opens the data for its first training and keeps it for the rest."""
     if plan.id not in _THERE:
         _THERE.clear()  # workers outlive a call of `train`, and what they opened may have changed since
         _THERE[plan.id] = Fitter(plan)
-    return _THERE[plan.id].fit(seed, candidate, lambda steps: None)
+    return _THERE[plan.id].fit(seed, candidate, lambda steps: None, alone)
 
 
 _THERE: dict[str, "Fitter"] = {}
@@ -189,7 +202,35 @@ class Fitter:
         terms = [term.model_copy(update={"weight": w}) for term, w in zip(run.methods, weights, strict=True)]
         return run.model_copy(update={"methods": terms}).candidates()
 
-    def fit(self, seed: int, candidate: Candidate, advance: Callable[[int], None]) -> Fitted:
+    def fit(self, seed: int, candidate: Candidate, advance: Callable[[int], None], alone: bool) -> Fitted | Lost:
+        """One training, or what became of it.
+
+        Raises:
+            Diverged: it did, and its candidate is alone: there is no other to choose.
+        """
+        left = steps = self.plan.settings(candidate.of("train")).steps
+
+        def count(done: int) -> None:
+            nonlocal left
+            left -= done
+            advance(done)
+
+        try:
+            return self._fit(seed, candidate, count)
+        except Diverged as error:
+            lost = error
+        except (np.linalg.LinAlgError, torch.linalg.LinAlgError) as error:
+            if left == steps:  # nothing has moved yet, so nothing has diverged
+                raise
+            line = " ".join(str(error).split())[:200]
+            where = f"{self.plan.name}: seed {seed}, step {steps - left}"
+            lost = Diverged(f"{where}: {line}; lower train.learning_rate or the method's weight")
+        if alone:
+            raise lost
+        advance(left)
+        return Lost(seed, candidate, str(lost))
+
+    def _fit(self, seed: int, candidate: Candidate, advance: Callable[[int], None]) -> Fitted:
         """One training. Its random numbers depend on the seed alone, never on the methods or their weights."""
         started = time.perf_counter()
         draw, device = self.world.draw(seed, candidate), self.world.device
@@ -219,6 +260,11 @@ class Fitter:
             schedule.step()
             advance(1)
         log.last()
+        if not _finite(log.guard, [student, *(pull.transfer for pull in pulls.values())]):
+            raise Diverged(
+                f"{self.plan.name}: seed {seed}, after the last step: a weight or a gradient is not finite; "
+                "lower train.learning_rate or the method's weight"
+            )
         checkpoints.save(_folder(self.plan, seed, candidate), draw.recipe, student)
         several = sum(bool(pull.transfer.gates()) for pull in pulls.values()) > 1
         gates = {
@@ -321,19 +367,37 @@ def _shuffled(rows: np.ndarray, size: int, random: np.random.Generator) -> Itera
             yield order[start : start + size]
 
 
-def _choose(results: list[Fitted]) -> Candidate:
-    """The candidate with the best mean validation accuracy over seeds; of those that tie, the smallest weights."""
-    candidates = dict.fromkeys(fitted.candidate for fitted in results)
-    return max(candidates, key=lambda candidate: _mean(results, candidate))  # max keeps the first, and they are sorted
+def _finite(guard: dict[str, Any], modules: Sequence[torch.nn.Module]) -> bool:
+    """Whether a training ended among the numbers, its last update included."""
+    numbers = [value for value in guard.values() if isinstance(value, float)]
+    tensors = [tensor for module in modules for tensor in module.state_dict().values()]
+    return bool(np.isfinite(numbers).all()) and all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
-def _mean(results: list[Fitted], candidate: Candidate) -> float:
-    return float(np.mean([fitted.val_accuracy for fitted in results if fitted.candidate == candidate]))
+def _choose(results: Sequence[Fitted | Lost]) -> Candidate:
+    """The candidate with the best mean validation accuracy over seeds; of those that tie, the smallest weights.
+
+    Raises:
+        UserError: every one diverged.
+    """
+    candidates = dict.fromkeys(result.candidate for result in results)
+    means = {candidate: mean for candidate in candidates if (mean := _mean(results, candidate)) is not None}
+    if not means:
+        raise UserError(next(result.why for result in results if isinstance(result, Lost)))
+    return max(means, key=means.__getitem__)  # max keeps the first, and they are sorted
 
 
-def _write(plan: Plan, results: list[Fitted], chosen: Candidate, seconds: float) -> Training:
-    kept = [fitted for fitted in results if fitted.candidate == chosen]
-    candidates = list(dict.fromkeys(fitted.candidate for fitted in results))
+def _mean(results: Sequence[Fitted | Lost], candidate: Candidate) -> float | None:
+    """The mean over seeds; None where one diverged."""
+    scores = [result.val_accuracy for result in results if result.candidate == candidate]
+    known = [score for score in scores if score is not None]
+    return float(np.mean(known)) if len(known) == len(scores) else None
+
+
+def _write(plan: Plan, results: Sequence[Fitted | Lost], chosen: Candidate, seconds: float) -> Training:
+    fits = [result for result in results if isinstance(result, Fitted)]
+    kept = [fitted for fitted in fits if fitted.candidate == chosen]
+    candidates = list(dict.fromkeys(result.candidate for result in results))
     settings = plan.settings(chosen.of("train"))
     data = Prepared.open(plan.root / "data")
     split = data.split(settings.seeds[0] % data.splits)
@@ -356,7 +420,7 @@ def _write(plan: Plan, results: list[Fitted], chosen: Candidate, seconds: float)
             {
                 "weights": candidate.weights,
                 "settings": dict(candidate.settings),
-                "val_accuracy": [f.val_accuracy for f in results if f.candidate == candidate],
+                "val_accuracy": [r.val_accuracy for r in results if r.candidate == candidate],  # null: it diverged
             }
             for candidate in candidates
         ],
@@ -368,8 +432,8 @@ def _write(plan: Plan, results: list[Fitted], chosen: Candidate, seconds: float)
         "provenance": commit(plan.root)
         | {"versions": versions("aft-pipeline", "torch", "numpy"), "device": str(plan.machine.torch_device())},
     }
-    (plan.out / "run.json").write_text(json.dumps(record, indent=1) + "\n")
-    lines = [{"seed": f.seed, "weight": f.candidate.label} | line for f in results for line in f.curve]
+    (plan.out / "run.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    lines = [{"seed": f.seed, "weight": f.candidate.label} | line for f in fits for line in f.curve]
     columns = list(dict.fromkeys(key for line in lines for key in line))
     with (plan.out / "curves.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
@@ -383,6 +447,8 @@ def _write(plan: Plan, results: list[Fitted], chosen: Candidate, seconds: float)
         for fitted in kept
         if fitted.guard["one_class"]
     ]
+    lost = {result.candidate: result for result in reversed(results) if isinstance(result, Lost)}
+    warnings += [f"{c.label} diverged and cannot be chosen: {lost[c].why}" for c in candidates if c in lost]
     means = {candidate.label: _mean(results, candidate) for candidate in candidates}
     accuracies = [fitted.val_accuracy for fitted in kept]
     return Training(plan.name, chosen, accuracies, means, len(results), seconds, warnings)

@@ -212,6 +212,19 @@ def test_a_chosen_weight_that_was_no_candidate_is_refused(project):
         compare(project.root, ["aft"])
 
 
+def test_a_candidate_that_diverged_reached_nothing_and_cannot_be_the_choice(project):
+    project.run("aft", AFT, weights=(0.0, 3.0), chosen=0.0)
+    candidates = project.read("runs/aft/run.json")["candidates"]
+    candidates[1]["val_accuracy"][2] = None
+    project.change("runs/aft/run.json", candidates=candidates)
+    (comparison,) = compare(project.root, ["aft"])
+    kept, lost = comparison.outcomes[0].run.candidates
+    assert len(kept.reached) == 5 and lost.reached == ()
+    project.change("runs/aft/run.json", chosen=[3.0])
+    with pytest.raises(UserError, match="or diverged"):
+        compare(project.root, ["aft"])
+
+
 @pytest.mark.parametrize(
     ("what", "values"),
     [("test rows", {"test_rows": 10}), ("classes", {"classes": ["a", "b", "c"]})],

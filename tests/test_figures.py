@@ -122,6 +122,14 @@ def test_candidates_of_each_setting_have_a_line_of_their_own():
     assert {"dropout 0.5", "dropout 0.8"} < set(texts(svg))
 
 
+def test_a_candidate_that_diverged_is_named_where_its_dots_would_be():
+    svg = search("weight", ["0", "3", "10"], [Tried("", [[60.0, 62.0], [64.0, 66.0], []], 1)], "a", "label")
+    (line,) = paths(svg, "--accent")
+    assert len(line) == 2
+    assert texts(svg).count("diverged") == 1
+    assert "nan" not in svg.lower()
+
+
 def test_many_weights_get_room_for_their_names():
     def height(names):
         svg = search("weight", names, [Tried("", [[60.0]] * len(names), None)], "a", "label")

@@ -280,6 +280,17 @@ def test_what_was_searched_beside_weights_is_told(small):
     assert sum(all(f">{line}</text>" in svg for line in ("dropout 0.2", "dropout 0.5")) for svg in drawings) == 1
 
 
+def test_candidates_that_diverged_are_told(small):
+    small.run("wild", AFT, weights=(0.0, 3.0, 1e9), chosen=3.0, methods=["aft"], teachers=("minilm",))
+    assert "iverged" not in show(small)[1].text
+    candidates = small.read("runs/wild/run.json")["candidates"]
+    candidates[2]["val_accuracy"] = [None] * len(AFT)
+    small.change("runs/wild/run.json", candidates=candidates)
+    text = " ".join(show(small)[1].text.split())
+    assert "0, 3, 1e+09; diverged: 1e+09" in text
+    assert "Diverged, on one seed or more, and could not be chosen: 1e+09." in text
+
+
 def test_what_a_run_is_is_told(small):
     small.run("both", AFT, weights=(0.0, 3.0), methods=["aft", "kd"], teachers=("minilm",), shuffled=True)
     settings = [{"name": "aft", "settings": {"task_directions": True, "scaling": "whitened"}}, {"name": "kd"}]

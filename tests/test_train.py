@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ import torch
 from safetensors.numpy import load_file
 
 from pipeline import balance, checkpoints, probe
+from pipeline import train as training
 from pipeline.errors import UserError
 from pipeline.machine import Machine
 from pipeline.params import Params
 from pipeline.prepared import Prepared, Split
 from pipeline.runs import Candidate, Run
-from pipeline.train import Fitted, Fitter, _batches, _choose, _losses, _rate, _shuffled, train
+from pipeline.train import Fitted, Fitter, Lost, _batches, _choose, _losses, _rate, _shuffled, train
 from pipeline.world import Plan, TrainSettings
 
 from .conftest import write_store
@@ -242,6 +244,84 @@ def test_the_smallest_of_tied_weights_is_chosen():
         for seed, accuracy in enumerate(pair)
     ]
     assert _choose(tied) == Candidate((1.0,))
+
+
+def test_a_candidate_that_diverged_on_any_seed_is_not_chosen():
+    fine = [Fitted(seed, Candidate((0.0,)), 0.5, 1.0, 10, 4, [], {}, {}) for seed in range(2)]
+    half = Fitted(0, Candidate((9.0,)), 0.9, 1.0, 10, 4, [], {}, {})
+    lost = Lost(1, Candidate((9.0,)), "seed 1, step 4: the loss is not finite")
+    assert _choose([*fine, half, lost]) == Candidate((0.0,))
+    with pytest.raises(UserError, match="seed 1, step 4: the loss is not finite"):
+        _choose([half, lost])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_diverging_candidate_does_not_end_the_search(project: Path, params: Params, workers: int):
+    params.values["machine"]["workers"] = workers
+    short = {"steps": 3, "seeds": [0, 1]}
+    with_run(params, search={"train.learning_rate": [1e30, 0.01]}, train=short)
+    result = train("trial", params, project)
+    strict = {"parse_constant": lambda text: pytest.fail(f"{text} is not JSON")}
+    record = json.loads((project / "runs" / "trial" / "run.json").read_text(), **strict)
+    assert record["chosen_settings"] == {"train.learning_rate": 0.01}
+    assert record["trainings"] == 4
+    assert [c["val_accuracy"] for c in record["candidates"]] == [[None, None], result.val_accuracy]
+    assert result.candidates["none, learning_rate 1e+30"] is None
+    (warning,) = result.warnings
+    assert re.match(r"none, learning_rate 1e\+30 diverged and cannot be chosen: trial: seed 0.*not finite", warning)
+    assert f"warning: {warning}" in str(result)
+    with (project / "runs" / "trial" / "curves.csv").open() as file:
+        assert {line["weight"] for line in csv.DictReader(file)} == {"none, learning_rate 0.01"}
+    assert sorted(path.name for path in (project / "runs" / "trial").iterdir()) == [
+        "curves.csv",
+        "run.json",
+        "students",
+    ]
+
+
+def test_a_weight_too_large_for_its_numbers_stands_aside(project: Path, params: Params):
+    with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": [0.0, 1e39]}], train={"steps": 3})
+    result = train("trial", params, project)
+    assert result.chosen == Candidate((0.0,)) and result.candidates["1e+39"] is None
+
+
+@pytest.mark.parametrize("rates", [[1e30], [1e30, 1e31]])
+def test_where_no_candidate_is_left_the_first_loss_is_told(project: Path, params: Params, rates: list[float]):
+    with_run(params, search={"train.learning_rate": rates}, train={"steps": 3})
+    with pytest.raises(UserError, match=r"trial: seed 0.*not finite; lower train.learning_rate") as caught:
+        train("trial", params, project)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_student_that_the_last_step_ruined_is_not_kept(project: Path, params: Params):
+    """Losses are looked at before their update, so what the last update does is seen by nothing else."""
+    with_run(params, train={"steps": 1, "seeds": [0], "learning_rate": 1e30})
+    with pytest.raises(UserError, match="seed 0: what the student says of validation rows is not finite"):
+        train("trial", params, project)
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_linear_algebra_that_fails_on_the_way_is_divergence(
+    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch, first: int
+):
+    losses, calls = training._losses, []
+
+    def failing(draw: Any, student: Any, pulls: Any, *rest: Any) -> Any:
+        calls.append(bool(pulls))
+        if sum(calls) > first and pulls:
+            raise torch.linalg.LinAlgError("linalg.eigh: the input is\nnot finite")
+        return losses(draw, student, pulls, *rest)
+
+    monkeypatch.setattr(training, "_losses", failing)
+    short = {"steps": 4, "seeds": [0]}
+    with_run(params, teachers=["wise"], methods=[{"name": "kd", "weight": [0.0, 1.0]}], train=short)
+    if first == 0:  # at the first step nothing has moved: that is no divergence
+        with pytest.raises(torch.linalg.LinAlgError):
+            train("trial", params, project)
+        return
+    result = train("trial", params, project)
+    assert result.chosen == Candidate((0.0,))
+    assert "seed 0, step 2: linalg.eigh: the input is not finite; lower train.learning_rate" in result.warnings[0]
 
 
 def test_every_method_is_logged_beside_its_chance_level(project: Path, params: Params):
