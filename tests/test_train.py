@@ -12,13 +12,16 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from pipeline import balance, checkpoints, probe
+from pipeline import balance, checkpoints, logistic, probe
 from pipeline import train as training
 from pipeline.errors import UserError
 from pipeline.machine import Machine
+from pipeline.methods import Signals, kd
 from pipeline.params import Params
 from pipeline.prepared import Prepared, Split
 from pipeline.runs import Candidate, Run
+from pipeline.store import FeatureStore
+from pipeline.students.bag_of_words import BagOfWords
 from pipeline.train import Fitted, Fitter, Lost, _batches, _choose, _losses, _rate, _shuffled, train
 from pipeline.world import Plan, TrainSettings
 
@@ -156,6 +159,66 @@ def test_unlabelled_rows_teach_a_method(project: Path, params: Params):
     start = recipe.build().state_dict()["words.weight"].numpy()
     assert np.allclose(plain[only], start[only])
     assert (np.abs(aided[only] - start[only]).max(1) > 1e-3).all()
+
+
+def test_a_method_sees_the_same_rows_of_student_teachers_labels_and_folds(
+    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+):
+    """Each row of a batch is known by the words that the student read when it made the features of that row."""
+    read: list[tuple[list[list[int]], torch.Tensor]] = []
+    steps: list[tuple[list[list[int]], Signals]] = []
+    read_by, told_to = BagOfWords.forward, kd.FeatureDistillation.forward
+
+    def student(self: BagOfWords, inputs: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        features, logits = read_by(self, inputs)
+        numbers, offsets = inputs
+        read.append(([words.tolist() for words in numbers.tensor_split(offsets[1:])], features))
+        return features, logits
+
+    def method(self: kd.FeatureDistillation, signals: Signals) -> torch.Tensor:
+        texts, features = read[-1]
+        at = [int((features == row).all(1).nonzero()[0]) for row in signals.features]
+        steps.append(([texts[i] for i in at], signals))
+        return told_to(self, signals)
+
+    monkeypatch.setattr(BagOfWords, "forward", student)
+    monkeypatch.setattr(kd.FeatureDistillation, "forward", method)
+    with_run(params, teachers=["wise", "loud"], methods=[{"name": "kd", "weight": 1.0}])
+    params.values["runs"]["trial"]["train"] = {"steps": 4, "seeds": [0]}
+    train("trial", params, project)
+
+    data = Prepared.open(project / "data")
+    split, every = data.split(0), np.arange(len(data))
+    fitted = json.loads((project / "runs" / "trial" / "students" / "0" / "student.json").read_text())["fitted"]
+    numbers = {word: number for number, word in enumerate(fitted["vocabulary"], start=1)}
+    texts = [tuple(numbers[word] for word in text.split() if word in numbers) for text in data.content(every)]
+    row_of = dict(zip(texts, every, strict=True))
+    assert len(row_of) == len(data)
+    stores = [FeatureStore.open(project / "features" / f"{name}.zarr") for name in ("wise", "loud")]
+    labels, folds = np.full((2, len(data)), -1)
+    labels[split.labelled] = data.labels[split.labelled]
+    folds[split.labelled] = logistic.folds(data.labels[split.labelled], 0)
+    assert len(steps) == 4
+    for words, signals in steps:
+        rows = np.array([row_of[tuple(text)] for text in words])
+        assert len(set(rows)) == 32
+        for store, features in zip(stores, signals.teachers, strict=True):
+            assert np.array_equal(features.numpy(), store.reader(store.head_name())(rows))
+        assert np.array_equal(signals.labels.numpy(), labels[rows])
+        assert np.array_equal(signals.folds.numpy(), folds[rows])
+    assert {-1, 0, 1, 2} == {int(label) for _, signals in steps for label in signals.labels}
+
+
+@pytest.mark.parametrize("rate", [0.3, 0.002])
+def test_a_methods_own_parameters_learn_at_its_own_rate(project: Path, params: Params, rate: float):
+    """The first step of Adam moves a parameter by the rate, whatever the gradient; the gates' scores start at 0."""
+    with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": 3.0, "learning_rate": rate}])
+    params.values["runs"]["trial"]["train"] = {"steps": 1, "seeds": [0]}
+    train("trial", params, project)
+    gates = np.array(json.loads((project / "runs" / "trial" / "gates.json").read_text())["wise"][0])
+    scores = np.log(gates / (1 - gates))
+    assert np.abs(scores) == pytest.approx(np.full(24, rate), rel=1e-2)
+    assert min(scores) < 0 < max(scores)
 
 
 def test_a_schedule_multiplies_the_weight(project: Path, params: Params):
