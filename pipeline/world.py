@@ -22,13 +22,16 @@ from pipeline.prepared import Prepared, Split
 from pipeline.store import FeatureStore, Reader
 from pipeline.students import Inputs, Student
 
+LEAST = 3
+"""Rows that methods must see at a time: fewer have no kernel to learn from."""
+
 
 class TrainSettings(Settings):
     """The `train` section.
 
     Attributes:
         steps: of the optimiser, AdamW.
-        batch_size: labelled rows per step.
+        batch_size: labelled rows per step; at least 3 where methods see these.
         transfer_batch_size: rows per step that the methods see, drawn from labelled and unlabelled training rows
             together; where all training rows have labels, the methods see the labelled batch instead.
         unlabelled: whether methods see unlabelled rows at all; if not, they see the labelled batch.
@@ -41,7 +44,7 @@ class TrainSettings(Settings):
 
     steps: int = Field(default=1000, ge=1)
     batch_size: int = Field(default=128, ge=1)
-    transfer_batch_size: int = Field(default=256, ge=3)
+    transfer_batch_size: int = Field(default=256, ge=LEAST)
     unlabelled: bool = True
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
@@ -120,6 +123,8 @@ class Draw:
         self.split: Split = data.split(number)
         self.labels = data.visible_labels(number)
         self.settings = plan.settings(train)
+        if plan.run.methods:
+            self._check_batch()
         where = f"{plan.params.source}: students.{plan.run.student}"
         where += f" (with runs.{plan.name}.search)" if student else ""
         section = plan.params.section(f"students.{plan.run.student}") | student
@@ -140,6 +145,22 @@ class Draw:
         folds = np.full(len(data), -1)
         folds[self.split.labelled] = logistic.folds(data.labels[self.split.labelled], number)
         self.folds = folds[self.stand_in]
+
+    def _check_batch(self) -> None:
+        """Refuse batches from which no method learns: two rows, once centred, are opposite whatever they are.
+
+        Raises:
+            UserError: methods would see fewer than `LEAST` rows at a time.
+        """
+        plan, split = self.world.plan, self.split
+        where = f"{plan.params.source}: train (for {plan.name})"
+        if len(split.train) < LEAST:
+            raise UserError(f"{where}: methods need {LEAST} training rows, and there are {len(split.train)}; add rows")
+        if not (self.settings.unlabelled and len(split.unlabelled)) and self.settings.batch_size < LEAST:
+            raise UserError(
+                f"{where}: batch_size: {self.settings.batch_size}: where no row without a label is used, methods "
+                f"see the labelled batch, and learn nothing from so few; set it to {LEAST} or more"
+            )
 
     @cached_property
     def inputs(self) -> Inputs:

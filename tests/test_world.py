@@ -1,5 +1,6 @@
 """Where a training reads its teachers' features: on a GPU within a budget, else where they are; the same values."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import torch
 from safetensors.numpy import load_file
 
 from pipeline import logistic, world
+from pipeline.errors import UserError
 from pipeline.machine import Machine
 from pipeline.params import Params
-from pipeline.prepared import Prepared
+from pipeline.prepared import Prepared, Split
 from pipeline.runs import Run
 from pipeline.store import FeatureStore, Reader
 from pipeline.train import train
@@ -102,6 +104,36 @@ def test_a_store_that_exceeds_the_memory_is_said_to_be_slow(
     train("aft", params, project, say=lines.append)
     assert lines[0].startswith("train aft: wise window: ")
     assert lines[0].endswith("; steps take rows in random order, so the disk sets the pace")
+
+
+def test_methods_are_refused_batches_from_which_they_learn_nothing(
+    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+):
+    def draw(name: str, **search: Any) -> world.Draw:
+        run = Run.model_validate(
+            params.values["runs"][name] | {"search": {f"train.{k}": [v] for k, v in search.items()}}
+        )
+        return world.World(world.Plan(name, params, project, run, Machine(), "id")).draw(0, run.candidates()[0])
+
+    assert draw("aft", batch_size=2).split.unlabelled.size  # then methods see batches of their own
+    split = Prepared.split
+
+    def labelled(rows: int | None) -> Any:
+        def only(data: Prepared, number: int) -> Split:
+            whole = split(data, number)
+            return replace(whole, labelled=whole.labelled[:rows], unlabelled=whole.unlabelled[:0])
+
+        return only
+
+    monkeypatch.setattr(Prepared, "split", labelled(None))
+    with pytest.raises(UserError, match=r"train \(for aft\): batch_size: 2: .* set it to 3 or more") as caught:
+        draw("aft", batch_size=2)
+    assert "\n" not in str(caught.value)
+    draw("aft", batch_size=3)
+    draw("none", batch_size=1)
+    monkeypatch.setattr(Prepared, "split", labelled(2))
+    with pytest.raises(UserError, match="methods need 3 training rows, and there are 2"):
+        draw("aft", batch_size=3)
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
