@@ -15,6 +15,7 @@ from pipeline.methods import Context, Signals, Transfer, full_precision
 from pipeline.targets import Targets, TargetSettings
 
 WARM_UP_ROWS = 128
+ANOTHER = "the run's `teachers`, then run `aft extract NAME` and `aft probe NAME`"
 SIMILARITIES = {"cka": cka, "off_diagonal_cka": off_diagonal_cka, "debiased_cka": debiased_cka}
 
 
@@ -75,9 +76,12 @@ class Settings(TargetSettings):
         """
         targets = Targets(self, context)
         if self.combine == "outer_product" and len(context.teachers) < 2:
-            raise UserError("aft: combine: outer_product needs two teachers or more; add one to the run's `teachers`")
+            raise UserError(f"aft: combine: outer_product needs two teachers or more; add one to {ANOTHER}")
         if self.form == "teacher_gain" and len(targets.names) < 2:
-            raise UserError("aft: form: teacher_gain weighs teachers, and the run has one; add one, or use form: fixed")
+            raise UserError(
+                "aft: form: teacher_gain weighs teachers, and the run has one; use form: fixed, or add one to "
+                f"{ANOTHER}"
+            )
         if self.queue > len(context.train_rows):
             raise UserError(f"aft: queue: {self.queue} exceeds the {len(context.train_rows)} training rows; lower it")
         if self.form == "no_kernel":

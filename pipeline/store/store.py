@@ -60,7 +60,7 @@ class FeatureStore:
         folder = folder_at(path)
         text = folder.read("zarr.json")
         if text is None:
-            raise UserError(f"{path}: no feature store there; run `aft extract` first")
+            raise UserError(f"{path}: no feature store there; {_remedy(str(path))}")
         layout = Layout.read(text, f"{path}/zarr.json")
         complete, incomplete = {}, {}
         for head in layout.heads:
@@ -218,3 +218,12 @@ class FeatureStore:
         if head not in self.heads:
             raise UserError(f"{self.path}: no head `{head}`; there are {', '.join(self.heads)}")
         return head
+
+
+def _remedy(path: str) -> str:
+    """What to do where there is no store. Stages keep a teacher's in features/<teacher>.zarr, so the file names it."""
+    if "://" in path:
+        return "check the URL"
+    if path.endswith(".zarr"):
+        return f"run `aft extract {Path(path).stem}` first"
+    return "check the path; `aft extract NAME` writes features/NAME.zarr"

@@ -278,9 +278,11 @@ def test_options_that_would_do_nothing_are_refused(keys: dict[str, object], mess
 
 def test_what_a_form_needs_and_does_not_have_is_said_before_training(worlds: Callable[..., World]) -> None:
     world = worlds(widths=(5,))
-    with pytest.raises(UserError, match="outer_product needs two teachers or more; add one"):
+    with pytest.raises(
+        UserError, match=r"two teachers or more; add one to .*, then run `aft extract NAME` and `aft probe NAME`"
+    ):
         build(world, combine="outer_product")
-    with pytest.raises(UserError, match="use form: fixed"):
+    with pytest.raises(UserError, match=r"use form: fixed, or add one to .*, then run `aft extract NAME`"):
         build(world, form="teacher_gain")
     with pytest.raises(UserError, match="queue: 999 exceeds the 40 training rows"):
         build(world, queue=999)

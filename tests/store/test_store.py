@@ -73,8 +73,15 @@ def test_a_store_of_other_rows_is_told_from_the_right_one(make: Any, ids: list[s
 
 
 def test_what_is_not_there_is_told(make: Any, ids: list[str], tmp_path: Path):
-    with pytest.raises(UserError, match="no feature store there; run `aft extract` first"):
-        FeatureStore.open(tmp_path / "nothing")
+    for name, remedy in (
+        ("wise.zarr", "run `aft extract wise` first"),
+        ("nothing", "check the path; `aft extract NAME` writes features/NAME.zarr"),
+    ):
+        with pytest.raises(UserError, match=f"no feature store there; {remedy}"):
+            FeatureStore.open(tmp_path / name)
+    pytest.importorskip("fsspec")
+    with pytest.raises(UserError, match="no feature store there; check the URL"):
+        FeatureStore.open(f"memory://{tmp_path.name}/wise.zarr")
     store = make(ids, heads={"cls": Head((6,)), "tokens": Head((2, 3))})
     with pytest.raises(UserError, match="no head `pooled`; there are cls, tokens"):
         store.reader()
