@@ -38,13 +38,13 @@ class Pull:
 
 @torch.no_grad()
 def chance(transfer: Transfer, signals: Signals) -> float:
-    """The penalty of a batch in which each row has the teachers' features of another.
+    """The penalty of a batch in which each row has the teachers' features and logits of another.
 
     A student that has learned from its teachers is below; one that has learned the shares of the classes only is not.
     """
-    moved = tuple(rows.roll(1, 0) for rows in signals.teachers)
+    teachers, heads = (tuple(rows.roll(1, 0) for rows in each) for each in (signals.teachers, signals.heads))
     transfer.eval()  # or a queue would take these rows in
-    level = transfer(replace(signals, teachers=moved, folds=signals.folds.roll(1))).item()
+    level = transfer(replace(signals, teachers=teachers, folds=signals.folds.roll(1), heads=heads)).item()
     transfer.train()
     return level
 

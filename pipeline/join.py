@@ -37,7 +37,7 @@ def join(params: Params, root: Path = Path(".")) -> Bundles:
 
     Raises:
         UserError: a run names what does not exist, or its teachers' stores are missing, incomplete or of another
-            dataset.
+            dataset, or lack a head that a method reads.
     """
     data = Prepared.open(root / "data")
     out = root / "bundles"
@@ -53,7 +53,7 @@ def join(params: Params, root: Path = Path(".")) -> Bundles:
         bundle = {
             "run": name,
             "dataset": data.digest,
-            "teachers": {teacher: teachers[teacher] for teacher in run.teachers},
+            "teachers": {teacher: teachers[teacher] | _heads(root, run, teacher, data) for teacher in run.teachers},
             "code": dict(code([f"students/{family}", *(f"methods/{term.name}" for term in run.methods)])),
         }
         path = out / f"{name}.json"
@@ -75,9 +75,18 @@ def _teacher(root: Path, name: str, data: Prepared) -> dict[str, Any]:
     probe = root / "probes" / f"{name}.safetensors"
     if not probe.is_file():
         raise UserError(f"{probe}: no probe of this teacher; run `aft probe {name}`")
-    # Of the head that runs learn from: another head beside it changes nothing for them.
+    # Of the head with the features: another head beside it changes nothing for a run whose methods do not read it.
     content = store.head_digest(store.head_name())
     return {"recipe": store.recipe_digest, "content": content, "probe": digest_files(probe)}
+
+
+def _heads(root: Path, run: runs.Run, name: str, data: Prepared) -> dict[str, str]:
+    """Digests of what the run's methods read of a teacher's store beside the features."""
+    if not run.heads:
+        return {}
+    store = FeatureStore.open(root / "features" / f"{name}.zarr")
+    runs.check_heads(run, name, store, len(data.classes))
+    return {head: store.head_digest(head) for head in run.heads}
 
 
 def code(modules: Iterable[str]) -> Iterable[tuple[str, str]]:

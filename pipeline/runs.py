@@ -15,6 +15,10 @@ from pydantic import Field, field_validator
 from pipeline.errors import UserError
 from pipeline.params import Params, Settings, part, parts
 from pipeline.schedules import Schedule
+from pipeline.store import FeatureStore
+
+LOGITS = "logits"
+"""The head of a store that `logits: head` follows."""
 
 
 class Term(Settings):
@@ -61,6 +65,11 @@ class Run(Settings):
         if not isinstance(methods, list) or not all(isinstance(term, Mapping) for term in methods):
             raise ValueError("should be a list such as [{name: aft, weight: 10.0}]")
         return [_term(term) for term in methods]
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """What its methods read of its teachers' stores beside the features: `logits`, where one has `logits: head`."""
+        return (LOGITS,) if any(term.options.get("logits") == "head" for term in self.methods) else ()
 
     def candidates(self) -> list["Candidate"]:
         """Every combination of settings and weights to try, smallest weights first. No weight may still be `auto`."""
@@ -136,6 +145,26 @@ def read(params: Params, name: str) -> Run:
     if len(set(names)) != len(names) or len(set(run.teachers)) != len(run.teachers):
         raise UserError(f"{where}: a teacher or a method is listed twice")
     return run
+
+
+def check_heads(run: Run, teacher: str, store: FeatureStore, classes: int) -> None:
+    """Make sure that the store of a run's teacher has what the run's methods read beside features.
+
+    Raises:
+        UserError: it has no such head, the head is not complete, or it is not of that many classes.
+    """
+    for head in run.heads:
+        if head not in store.heads and head not in store.incomplete:
+            raise UserError(
+                f"{store.path}: no head `{head}` for `logits: head` to follow; set `heads: [pooled, {head}]` at "
+                f"teachers.{teacher} in params.yaml and run `aft extract {teacher}`, or set `logits: probe`"
+            )
+        shape = store.heads[store.head_name(head)].shape
+        if shape != (classes,):
+            raise UserError(
+                f"{store.path}: head `{head}` has {' x '.join(map(str, shape))} columns and the dataset {classes} "
+                "classes; take a teacher that was trained on these classes, or set `logits: probe`"
+            )
 
 
 def _term(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pipeline.params import Settings
 
 Scaling = Literal["as_published", "standardised", "whitened"]
 WhichProbe = Literal["linear", "kernel", "best"]
+WhichLogits = Literal["probe", "head"]
 
 BLOCK = 8192
 """Rows held at a time while all training rows are passed over."""
@@ -88,6 +89,39 @@ class Targets(nn.Module):
     def side_by_side(self, teachers: tuple[Float[Tensor, "n _"], ...]) -> Float[Tensor, "n width"]:
         """The blocks as one matrix."""
         return torch.cat(self(teachers), dim=1)
+
+
+class LogitSettings(Settings):
+    """Whose logits the student follows; every method that compares logits has these.
+
+    Attributes:
+        logits: those of a `probe` on each teacher's features, or of the teacher's own `head` for the task: what its
+            store has under `logits`, for teachers that were trained on the dataset's own classes.
+        probe: each teacher's `linear` or `kernel` probe, or the `best` of both by log loss on validation rows.
+        cross_fit: take what is said of a labelled row from a probe that was fitted without it. What a probe says of
+            rows that it was fitted on is hardly more than it was told.
+    """
+
+    logits: WhichLogits = "probe"
+    probe: WhichProbe = "linear"
+    cross_fit: bool = False
+
+    @model_validator(mode="after")
+    def _a_head_needs_no_probe(self) -> "LogitSettings":
+        if self.logits == "head" and (self.probe != "linear" or self.cross_fit):
+            raise ValueError("probe and cross_fit do nothing with logits: head; drop them, or set logits: probe")
+        return self
+
+    def teacher_logits(self, context: Context) -> nn.Module:
+        """A module that says, of a step's `Signals`, what the teachers say together [n, C]."""
+        return HeadLogits() if self.logits == "head" else ProbeLogits(context, self.probe, self.cross_fit)
+
+
+class HeadLogits(nn.Module):
+    """What the teachers' own heads say together: the mean over them of the log-softmax of their logits [n, C]."""
+
+    def forward(self, signals: Signals) -> Float[Tensor, "n classes"]:
+        return torch.stack([logits.log_softmax(1) for logits in signals.heads]).mean(0)
 
 
 class ProbeLogits(nn.Module):

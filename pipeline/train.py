@@ -172,13 +172,13 @@ class Fitter:
 
     def __init__(self, plan: Plan):
         self.plan = plan
-        self.world = World(plan)
         where = f"{plan.params.source}: runs.{plan.name}.methods"
         modules = [part("methods", term.name) for term in plan.run.methods]
         self.settings = [
             parse(module.Settings, term.options, f"{where}.{term.name}")
             for module, term in zip(modules, plan.run.methods, strict=True)
         ]
+        self.world = World(plan)
 
     def candidates(self) -> list[Candidate]:
         """What to try, after one look at everything: each method is built once, and each `auto` is made a list.
@@ -186,6 +186,7 @@ class Fitter:
         Raises:
             UserError: a method misses something, or a candidate's settings are wrong.
         """
+        self.world.check_what_heads_say()
         run, seed = self.plan.run, self.plan.settings({}).seeds[0]
         tried = run.model_copy(update={"methods": []}).candidates()
         for candidate in reversed(tried):  # and so ends with the first one's draw, which the first training needs
@@ -325,13 +326,14 @@ def _losses(
     # Where there are unlabelled rows, the transfer batch follows the labelled one; else they are the same.
     start = labelled if labelled < len(rows) else 0
     teachers = tuple(draw.teacher_features(k, rows[start:]) for k in range(len(draw.profiles))) if pulls else ()
+    heads = tuple(draw.head_logits(k, rows[start:]) for k in range(len(draw.world.heads))) if pulls else ()
     with torch.autocast(device.type, torch.bfloat16, enabled=draw.settings.precision == "bfloat16"):
         features, logits = student(inputs)  # [n, d], [n, c]
     features, logits = features.float(), logits.float()
     task = functional.cross_entropy(logits[:labelled], labels[:labelled])
     if not pulls:
         return task, {}, features, None
-    signals = Signals(features[start:], logits[start:], teachers, labels[start:], folds[start:], progress)
+    signals = Signals(features[start:], logits[start:], teachers, labels[start:], folds[start:], progress, heads)
     return task, {name: pull.transfer(signals) for name, pull in pulls.items()}, features, signals
 
 

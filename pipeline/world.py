@@ -25,6 +25,9 @@ from pipeline.students import Inputs, Student
 LEAST = 3
 """Rows that methods must see at a time: fewer have no kernel to learn from."""
 
+BLOCK = 8192
+"""Rows of teachers' logits held at a time while they are compared with labels."""
+
 
 class TrainSettings(Settings):
     """The `train` section.
@@ -84,19 +87,49 @@ class World:
         self.device = plan.machine.torch_device()
         self.data = Prepared.open(plan.root / "data")
         self.stores = {name: FeatureStore.open(plan.root / "features" / f"{name}.zarr") for name in plan.run.teachers}
-        for store in self.stores.values():
+        for name, store in self.stores.items():
             store.check(dataset=self.data.digest, ids=self.data.ids)
+            runs.check_heads(plan.run, name, store, len(self.data.classes))
         budget = int(plan.machine.device_memory * 2**30)
-        self.readers = open_readers(tuple(self.stores.values()), self.device, budget)
+        readers = open_readers(tuple(self.stores.values()), self.device, budget, plan.run.heads)
+        self.readers, self.heads = readers[: len(self.stores)], readers[len(self.stores) :]
 
     @property
     def reading(self) -> list[str]:
         """Where each teacher's features are read, and why, a line each."""
         lines = []
-        for name, reader in zip(self.stores, self.readers, strict=True):
+        names = [*self.stores, *(f"{name} ({head})" for head in self.plan.run.heads for name in self.stores)]
+        for name, reader in zip(names, [*self.readers, *self.heads], strict=True):
             slow = "; steps take rows in random order, so the disk sets the pace" if reader.mode == "window" else ""
             lines.append(f"{name} {reader.why}{slow}")
         return lines
+
+    def check_what_heads_say(self) -> None:
+        """Compare what teachers' own heads say with the labels of training rows, of every draw that the run uses.
+
+        Of each row itself, even where the run gives it another one's.
+
+        Raises:
+            UserError: a head is right no more often than one that always says the same.
+        """
+        if not self.heads:
+            return
+        draws = {seed % self.data.splits for seed in self.plan.settings({}).seeds}
+        rows = np.unique(np.concatenate([self.data.split(number).labelled for number in draws]))
+        counts = np.bincount(self.data.labels[rows])
+        for store, reader in zip(self.stores.values(), self.heads, strict=True):
+            right = 0
+            for start in range(0, len(rows), BLOCK):
+                block = rows[start : start + BLOCK]
+                said = gather(reader, block, self.device).argmax(1).cpu().numpy()
+                right += int((said == self.data.labels[block]).sum())
+            if right <= counts.max():
+                raise UserError(
+                    f"{store.path}: head `{runs.LOGITS}` is right on {right} of {len(rows):,} labelled training rows, "
+                    f"and always saying {self.data.classes[counts.argmax()]!r} on {counts.max()}: its classes are "
+                    f"likely in another order than in {self.data.path}/manifest.json; train it on that order, or set "
+                    "`logits: probe`"
+                )
 
     def draw(self, seed: int, candidate: runs.Candidate) -> "Draw":
         """What depends on the seed, on its draw of the splits, and on the settings that the candidate tries."""
@@ -171,6 +204,10 @@ class Draw:
         """Raw features of one teacher, float32, on the device."""
         return gather(self.world.readers[teacher], self.stand_in[rows], self.world.device).float()
 
+    def head_logits(self, teacher: int, rows: np.ndarray) -> Float[Tensor, "n classes"]:
+        """What one teacher's own head says, float32, on the device; where the run has methods that follow it."""
+        return gather(self.world.heads[teacher], self.stand_in[rows], self.world.device).float()
+
     def context(self, student: Student) -> Context:
         """What methods may look at before training."""
 
@@ -193,11 +230,13 @@ class Draw:
         )
 
 
-def open_readers(stores: Sequence[FeatureStore], device: torch.device, budget: int) -> list[Reader]:
-    """Readers of the teachers' features: on a GPU, one store after the other, while `budget` bytes of it last."""
+def open_readers(
+    stores: Sequence[FeatureStore], device: torch.device, budget: int, heads: Sequence[str] = ()
+) -> list[Reader]:
+    """Readers of the teachers' features, and then of further heads of theirs: on a GPU, one after the other, while
+    `budget` bytes of it last."""
     readers = []
-    for store in stores:
-        head = store.head_name()
+    for store, head in [(store, store.head_name(head)) for head in (None, *heads) for store in stores]:
         if device.type == "cpu":
             readers.append(store.reader(head))
             continue

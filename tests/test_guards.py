@@ -26,6 +26,14 @@ def test_it_is_the_penalty_with_every_row_given_its_neighbours_teachers(world: W
     assert chance(transfer, signals) != pytest.approx(transfer(signals).item())
 
 
+def test_the_logits_of_a_teachers_head_go_with_its_row(world: World) -> None:
+    signals = world.signals(5)
+    heads = tuple(torch.stack([rows[k] for k in (4, 0, 1, 2, 3)]) for rows in signals.heads)
+    transfer = logit_kd.Settings(logits="head").build(world.context)
+    assert chance(transfer, signals) == pytest.approx(transfer(replace(signals, heads=heads)).item())
+    assert chance(transfer, signals) != pytest.approx(transfer(signals).item())
+
+
 @pytest.mark.parametrize("name", parts("methods"))
 def test_to_look_at_it_changes_nothing(name: str, world: World) -> None:
     transfer = part("methods", name).Settings().build(world.context).double()

@@ -1,6 +1,7 @@
 """Bundles change with what a run stands on, and with nothing else."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from pipeline.join import join
 from pipeline.params import Params
 from pipeline.prepared import Prepared
 
-from .conftest import write_store
+from .conftest import class_logits, write_store
 
 
 def bundles(root: Path) -> dict[str, bytes]:
@@ -87,3 +88,23 @@ def test_a_bundle_holds_the_code_of_the_methods_that_a_method_is_made_of(project
     join(params, project)
     code = json.loads((project / "bundles" / "aft.json").read_text())["code"]
     assert {f"pipeline/methods/{name}.py" for name in ("aft", "aft_plus", "logit_kd")} < set(code)
+
+
+def test_a_head_that_a_method_follows_changes_the_runs_that_follow_it_alone(project: Path, params: Params):
+    data, path = Prepared.open(project / "data"), project / "features" / "wise.zarr"
+    logits, runs = class_logits(data), params.values["runs"]
+    join(params, project)
+    runs["head"] = {
+        "student": "bag",
+        "teachers": ["wise"],
+        "methods": [{"name": "logit_kd", "weight": 1.0, "logits": "head"}],
+    }
+    with pytest.raises(UserError, match=r"wise\.zarr: no head `logits`.* `aft extract wise`, or set `logits: probe`"):
+        join(params, project)
+    store = write_store(data, path, 24, 1, logits)
+    assert join(params, project).changed == ["head"]
+    read = {name: json.loads(text)["teachers"] for name, text in bundles(project).items()}
+    assert read["head"]["wise"] == read["aft"]["wise"] | {"logits": store.head_digest("logits")}
+    shutil.rmtree(path)
+    write_store(data, path, 24, 1, logits + 1)
+    assert join(params, project).changed == ["head"]

@@ -2,7 +2,10 @@
 
 import csv
 import json
+import os
 import re
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.numpy import load_file
 
 from pipeline import balance, checkpoints, logistic, probe
@@ -22,10 +26,11 @@ from pipeline.prepared import Prepared, Split
 from pipeline.runs import Candidate, Run
 from pipeline.store import FeatureStore
 from pipeline.students.bag_of_words import BagOfWords
+from pipeline.targets import HeadLogits
 from pipeline.train import Fitted, Fitter, Lost, _batches, _choose, _losses, _rate, _shuffled, train
-from pipeline.world import Plan, TrainSettings
+from pipeline.world import Draw, Plan, TrainSettings
 
-from .conftest import write_store
+from .conftest import class_logits, write_store
 
 
 def weights(root: Path, run: str, seed: int) -> dict[str, np.ndarray]:
@@ -504,6 +509,121 @@ def test_an_automatic_weight_does_not_hang_on_the_size_of_the_first_head(
     for size in (0.0, 1e-4):
         assert tried(size)[0] == 0
         assert tried(size)[1:] == pytest.approx(ordinary[1:], rel=0.7)
+
+
+def follow_heads(project: Path, params: Params, logits: np.ndarray | None = None, **run: Any) -> FeatureStore:
+    """A run of both teachers whose students follow their heads, and the store of the first, which has these logits."""
+    data = Prepared.open(project / "data")
+    logits = class_logits(data) if logits is None else logits
+    methods = [{"name": "logit_kd", "weight": 1.0, "logits": "head", "temperature": 1.0}]
+    with_run(params, teachers=["wise", "loud"], methods=methods, **run)
+    write_store(data, project / "features" / "loud.zarr", 8, 2, 0.5 * class_logits(data))
+    return write_store(data, project / "features" / "wise.zarr", 24, 1, logits)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_the_logits_of_a_head_are_those_of_the_rows_that_the_student_saw(
+    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch, shuffle: bool
+):
+    """Shuffled, the logits go with the teacher's row."""
+    seen: list[Signals] = []
+    batches: list[np.ndarray] = []
+    said, losses = HeadLogits.forward, _losses
+
+    def keep(module: HeadLogits, signals: Signals) -> torch.Tensor:
+        seen.append(signals)
+        return said(module, signals)
+
+    def keep_rows(draw: Draw, student: Any, pulls: Any, rows: np.ndarray, labelled: int, progress: float) -> Any:
+        batches.append(draw.stand_in[rows[labelled:]])
+        return losses(draw, student, pulls, rows, labelled, progress)
+
+    wise = follow_heads(project, params, train={"seeds": [1], "steps": 3}, shuffle_teachers=shuffle)
+    loud = FeatureStore.open(project / "features" / "loud.zarr")
+    monkeypatch.setattr(HeadLogits, "forward", keep)
+    monkeypatch.setattr("pipeline.train._losses", keep_rows)
+    monkeypatch.setattr("pipeline.guards.chance", lambda transfer, signals: 0.0)
+    train("trial", params, project)
+    assert len(seen) == len(batches) == 3
+    for signals, rows in zip(seen, batches, strict=True):
+        for store, features, logits in zip((wise, loud), signals.teachers, signals.heads, strict=True):
+            assert np.array_equal(logits.numpy(), store.reader("logits")(rows))
+            assert np.array_equal(features.numpy(), store[rows].astype(np.float32))
+
+
+def test_a_student_learns_from_the_heads_of_its_teachers(project: Path, params: Params):
+    follow_heads(project, params, train={"steps": 150})
+    lines: list[str] = []
+    result = train("trial", params, project, say=lines.append)
+    assert [line.partition(":")[2].split(" mapped")[0] for line in lines] == [
+        " wise", " loud", " wise (logits)", " loud (logits)"
+    ]  # fmt: skip
+    assert np.mean(result.val_accuracy) > 0.6
+    guard = json.loads((project / "runs" / "trial" / "run.json").read_text())["guards"][0]
+    assert guard["penalties"]["logit_kd"]["end"] < 0.8 * guard["penalties"]["logit_kd"]["chance"]
+
+
+def test_a_head_that_nobody_follows_changes_nothing(project: Path, params: Params):
+    with_run(params, teachers=["wise", "loud"], methods=[{"name": "logit_kd", "weight": 1.0}])
+    train("trial", params, project)
+    first = weights(project, "trial", 0)
+    follow_heads(project, params, np.zeros((240, 7)))
+    with_run(params, teachers=["wise", "loud"], methods=[{"name": "logit_kd", "weight": 1.0, "logits": "probe"}])
+    train("trial", params, project)
+    assert same(first, weights(project, "trial", 0))
+
+
+def refused(project: Path, params: Params) -> str:
+    """What is said of the run before a student is trained."""
+    with pytest.raises(UserError) as caught:
+        train("trial", params, project)
+    assert "\n" not in str(caught.value)
+    assert not list(project.glob("runs/.trial.partial/candidates/*"))
+    return str(caught.value)
+
+
+def test_a_head_that_cannot_be_followed_is_refused_before_training(project: Path, params: Params):
+    with_run(params, teachers=["wise"], methods=[{"name": "logit_kd", "weight": [0.0, 1.0], "logits": "head"}])
+    said = refused(project, params)
+    assert "wise.zarr: no head `logits`" in said
+    assert "set `heads: [pooled, logits]` at teachers.wise in params.yaml and run `aft extract wise`" in said
+    assert said.endswith("or set `logits: probe`")
+    follow_heads(project, params, np.zeros((240, 1000)))
+    assert "wise.zarr: head `logits` has 1000 columns and the dataset 3 classes" in refused(project, params)
+    (project / "params.yaml").write_text(yaml.safe_dump(params.values))
+    command = [sys.executable, "-m", "stages.train", "trial"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    ended = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1) and "1000 columns" in ended.stderr
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_head_of_classes_in_another_order_is_refused_before_training(project: Path, params: Params, shuffle: bool):
+    data = Prepared.open(project / "data")
+    follow_heads(project, params, class_logits(data)[:, [1, 2, 0]], shuffle_teachers=shuffle)
+    said = refused(project, params)
+    assert "its classes are likely in another order" in said and "labelled training rows" in said
+    labelled = np.unique(np.concatenate([data.split(draw).labelled for draw in (0, 1)]))  # of seeds 0, 1, 2
+    right = sum(class_logits(data)[row, [1, 2, 0]].argmax() == data.labels[row] for row in labelled)
+    most = max(sum(data.labels[row] == number for row in labelled) for number in range(3))
+    assert f"is right on {right} of {len(labelled)} labelled" in said and f" on {most}: " in said
+
+
+@pytest.mark.parametrize(("more", "passes"), [(0, False), (1, True)])
+def test_a_head_must_be_right_more_often_than_one_that_always_says_the_same(
+    project: Path, params: Params, more: int, passes: bool
+):
+    data = Prepared.open(project / "data")
+    labelled = data.split(0).labelled
+    counts = np.bincount(data.labels[labelled])
+    logits = np.tile(np.eye(3)[counts.argmax()], (len(data), 1))
+    others = labelled[data.labels[labelled] != counts.argmax()][:more]
+    logits[others] = np.eye(3)[data.labels[others]]
+    follow_heads(project, params, logits, train={"seeds": [0], "steps": 2})
+    if passes:
+        train("trial", params, project)
+    else:
+        assert "another order" in refused(project, params)
 
 
 @pytest.mark.parametrize(

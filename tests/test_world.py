@@ -18,7 +18,7 @@ from pipeline.runs import Run
 from pipeline.store import FeatureStore, Reader
 from pipeline.train import train
 
-from .conftest import write_store
+from .conftest import class_logits, write_store
 
 ROWS = np.array([3, 1, 4, 1, 5])
 
@@ -58,6 +58,25 @@ def test_teachers_share_the_gpus_budget_in_their_order(stores: list[FeatureStore
     assert modes(world.open_readers(stores[::-1], gpu, large)) == ["device", "mapped"]
 
 
+@pytest.mark.usefixtures("pretended_gpu")
+def test_heads_of_the_teachers_own_get_what_features_leave_of_the_budget(project: Path):
+    data, gpu = Prepared.open(project / "data"), torch.device("cuda")
+    logits = class_logits(data)
+    paths = [(project / "features" / f"{width}.zarr", width) for width in (8, 16)]
+    stores = [write_store(data, path, width, width, logits) for path, width in paths]
+    features, head = sum(map(size, stores)), len(data) * stores[0].heads["logits"].row_bytes
+
+    def opened(budget: int) -> list[str]:
+        return modes(world.open_readers(stores, gpu, budget, ("logits",)))
+
+    assert opened(features + 2 * head) == ["device"] * 4
+    assert opened(features + 2 * head - 1) == ["device", "device", "device", "mapped"]
+    assert opened(features) == ["device", "device", "mapped", "mapped"]
+    readers = world.open_readers(stores, gpu, features + head, ("logits",))
+    for reader in readers[2:]:
+        assert np.array_equal(world.gather(reader, ROWS, torch.device("cpu")).numpy(), logits[ROWS].astype("float32"))
+
+
 def test_without_a_gpu_features_stay_where_they_are(stores: list[FeatureStore]):
     assert modes(world.open_readers(stores, torch.device("cpu"), 10**12)) == ["mapped", "mapped"]
 
@@ -84,7 +103,7 @@ def test_features_that_live_on_the_device_train_the_same_student_bit_for_bit(
     mapped = students()
     open_readers = world.open_readers
     monkeypatch.setattr(
-        world, "open_readers", lambda stores, _, budget: open_readers(stores, torch.device("cuda"), 10**9)
+        world, "open_readers", lambda stores, _, budget, heads: open_readers(stores, torch.device("cuda"), 10**9, heads)
     )
     train("aft", params, project, say=lines.append)
     assert lines[0].startswith("train aft: wise mapped: local and uncompressed")

@@ -30,6 +30,8 @@ class Signals:
         folds: which part of the labelled rows the teachers' rows are in, for probes that were fitted without that part;
             -1 for rows in none.
         progress: how far training is, from 0 at the first step to 1 after the last.
+        heads: what each teacher's own head for the task says, its stored logits, float32; empty unless a method of the
+            run has `logits: head`.
     """
 
     features: Float[Tensor, "n student"]
@@ -38,6 +40,7 @@ class Signals:
     labels: Int[Tensor, " n"]
     folds: Int[Tensor, " n"]
     progress: float = 0.0
+    heads: tuple[Float[Tensor, "n classes"], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,9 @@ def full_precision(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @wraps(forward)
     def outside_autocast(self: Transfer, signals: Signals) -> Tensor:
         teachers = tuple(up(teacher) for teacher in signals.teachers)
-        signals = replace(signals, features=up(signals.features), logits=up(signals.logits), teachers=teachers)
+        heads = tuple(up(head) for head in signals.heads)
+        features, logits = up(signals.features), up(signals.logits)
+        signals = replace(signals, features=features, logits=logits, teachers=teachers, heads=heads)
         device = signals.features.device.type
         with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
             return forward(self, signals)

@@ -2,27 +2,23 @@
 
 from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline import params
 from pipeline.errors import UserError
 from pipeline.methods import Context, Signals, Transfer, full_precision
-from pipeline.targets import ProbeLogits, WhichProbe
+from pipeline.targets import LogitSettings
 
 EPSILON = 1e-7
 
 
-class Settings(params.Settings):
-    """Keys of the method.
+class Settings(LogitSettings):
+    """Keys of the method, beside whose logits the student follows.
 
     Attributes:
-        probe, cross_fit: as in `logit_kd`.
         temperature: standardised logits are at most (C - 1) / sqrt(C): the more classes C, the higher makes sense.
     """
 
-    probe: WhichProbe = "linear"
-    cross_fit: bool = False
     temperature: float = Field(2.0, gt=0)
 
     def build(self, context: Context) -> Transfer:
@@ -32,18 +28,18 @@ class Settings(params.Settings):
                 "logit_standardisation needs three classes or more: of two standardised logits only the sign is left; "
                 "use logit_kd"
             )
-        return StandardisedLogitDistillation(ProbeLogits(context, self.probe, self.cross_fit), self.temperature)
+        return StandardisedLogitDistillation(self.teacher_logits(context), self.temperature)
 
 
 class StandardisedLogitDistillation(Transfer):
     """T^2 * mean over rows of KL(softmax(z(t) / T) || softmax(z(s) / T)), z(x) = (x - mean x) / (1e-7 + std x).
 
     Mean and unbiased standard deviation are over the classes of one row. s are the student's logits, t the mean over
-    the teachers of the log-softmax of what their probes say. It is blind to shifting and scaling a row of logits: the
-    student need not match the teachers' confidence.
+    the teachers of the log-softmax of what their probes or heads say. It is blind to shifting and scaling a row of
+    logits: the student need not match the teachers' confidence.
     """
 
-    def __init__(self, teacher_logits: ProbeLogits, temperature: float):
+    def __init__(self, teacher_logits: nn.Module, temperature: float):
         super().__init__()
         self.teacher_logits = teacher_logits
         self.temperature = temperature

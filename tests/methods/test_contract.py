@@ -45,7 +45,8 @@ def shuffled(signals: Signals, order: torch.Tensor) -> Signals:
     features, logits, labels, folds = (
         each[order] for each in (signals.features, signals.logits, signals.labels, signals.folds)
     )
-    return Signals(features, logits, teachers, labels, folds, signals.progress)
+    heads = tuple(head[order] for head in signals.heads)
+    return Signals(features, logits, teachers, labels, folds, signals.progress, heads)
 
 
 def test_settings_are_strict_and_have_defaults(name: str) -> None:

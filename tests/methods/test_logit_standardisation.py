@@ -21,18 +21,21 @@ def standardise(row: list[float]) -> list[float]:
     return [(x - mean) / (1e-7 + std) for x in row]
 
 
+@pytest.mark.parametrize("logits", ["probe", "head"])
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_equals_its_definition(world: World, temperature: float) -> None:
+def test_equals_its_definition(world: World, temperature: float, logits: str) -> None:
     signals = world.signals(5)
     probes = zip(world.context.teachers, signals.teachers, strict=True)
     said = [profile.logits(raw).tolist() for profile, raw in probes]
+    if logits == "head":
+        said = [rows.tolist() for rows in signals.heads]
     total = 0.0
-    for i, logits in enumerate(signals.logits.tolist()):
+    for i, student in enumerate(signals.logits.tolist()):
         teacher = [sum(math.log(softmax(rows[i])[c]) for rows in said) / 2 for c in range(3)]
         p = softmax([t / temperature for t in standardise(teacher)])
-        q = softmax([s / temperature for s in standardise(logits)])
+        q = softmax([s / temperature for s in standardise(student)])
         total += sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True))
-    transfer = Settings(temperature=temperature).build(world.context)
+    transfer = Settings.model_validate({"temperature": temperature, "logits": logits}).build(world.context)
     assert transfer(signals).item() == pytest.approx(temperature**2 * total / 5, rel=1e-9)
 
 

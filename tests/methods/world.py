@@ -29,6 +29,8 @@ def make_world(
 
     labels = torch.arange(rows) % classes
     features = [normal(rows, width) * (1 + torch.arange(width)) + 3 + labels[:, None] for width in widths]
+    apart = torch.Generator().manual_seed(seed + 1)
+    heads = [3 * torch.randn(rows, classes, generator=apart, dtype=torch.float64) for _ in widths]
     student = normal(rows, student_width) + labels[:, None]
     train, val = np.arange(0, rows - 20), np.arange(rows - 20, rows - 5)
     labelled = train[: len(train) // 2]
@@ -63,6 +65,9 @@ def make_world(
         chosen = torch.randperm(rows, generator=random)[:n]
         logits = normal(n, classes).requires_grad_()
         rows_of = tuple(x[chosen] for x in features)
-        return Signals(normal(n, student_width).requires_grad_(), logits, rows_of, hidden[chosen], folds[chosen], 0.25)
+        heads_of = tuple(x[chosen] for x in heads)
+        return Signals(
+            normal(n, student_width).requires_grad_(), logits, rows_of, hidden[chosen], folds[chosen], 0.25, heads_of
+        )
 
     return World(context, signals)
