@@ -450,7 +450,7 @@ def _write(plan: Plan, results: Sequence[Fitted | Lost], chosen: Candidate, seco
         if fitted.guard["one_class"]
     ]
     lost = {result.candidate: result for result in reversed(results) if isinstance(result, Lost)}
-    warnings += [f"{c.label} diverged and cannot be chosen: {lost[c].why}" for c in candidates if c in lost]
+    warnings += [f"candidate `{c.label}` diverged and cannot be chosen: {lost[c].why}" for c in candidates if c in lost]
     means = {candidate.label: _mean(results, candidate) for candidate in candidates}
     accuracies = [fitted.val_accuracy for fitted in kept]
     return Training(plan.name, chosen, accuracies, means, len(results), seconds, warnings)

@@ -336,7 +336,9 @@ def test_a_diverging_candidate_does_not_end_the_search(project: Path, params: Pa
     assert [c["val_accuracy"] for c in record["candidates"]] == [[None, None], result.val_accuracy]
     assert result.candidates["none, learning_rate 1e+30"] is None
     (warning,) = result.warnings
-    assert re.match(r"none, learning_rate 1e\+30 diverged and cannot be chosen: trial: seed 0.*not finite", warning)
+    assert re.match(
+        r"candidate `none, learning_rate 1e\+30` diverged and cannot be chosen: trial: seed 0.*not finite", warning
+    )
     assert f"warning: {warning}" in str(result)
     with (project / "runs" / "trial" / "curves.csv").open() as file:
         assert {line["weight"] for line in csv.DictReader(file)} == {"none, learning_rate 0.01"}
