@@ -285,7 +285,7 @@ def test_the_section_may_be_missing_and_its_numbers_bound_the_work(project: Path
         ({"assess": {"kernel_row": 3}}, "did you mean `kernel_rows`"),
         ({"assess": {"neighbours": [0, 3]}}, "whole numbers from 1"),
         ({"teachers": {}}, "`teachers` is empty"),
-        ({"teachers": {"mute": {"family": "timm", "model": "m"}}}, "run `aft extract`"),
+        ({"teachers": {"mute": {"family": "timm", "model": "m"}}}, "run `aft extract mute`"),
     ],
 )
 def test_mistakes_are_told(project: Path, params: Params, sections: dict, message: str):
