@@ -22,11 +22,13 @@ LOSS = 1e-10
 """Or when a step lowers the loss by a smaller share of it, which single precision cannot see."""
 
 STEPS = 1000
+"""Or after so many: an almost unpenalised fit of few rows has no finite minimum."""
 
 FOLDS = 5
 """Parts of the rows: each is judged by a fit on the others."""
 
 BLOCK = 8192
+"""Rows taken to double precision at a time."""
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,8 @@
 
 A run is trained once per seed and per candidate: a weight for each method, and the settings that the run searches.
 Validation rows choose the candidate, and its students are kept; one that diverges on any seed is recorded and cannot be
-chosen. Runs with the same seed share the draw of the splits,
-the student's initial weights and the order of the labelled batches, whatever their methods do, so their differences are
-paired. A weight of 0 is plain training, exactly.
+chosen. Runs with the same seed share the draw of the splits, the student's initial weights and the order of the
+labelled batches, whatever their methods do, so their differences are paired. A weight of 0 is plain training, exactly.
 """
 
 import csv
@@ -370,8 +369,9 @@ def _shuffled(rows: np.ndarray, size: int, random: np.random.Generator) -> Itera
 
 
 def _finite(guard: dict[str, Any], modules: Sequence[torch.nn.Module]) -> bool:
-    """Whether a training ended among the numbers, its last update included."""
-    numbers = [value for value in guard.values() if isinstance(value, float)]
+    """Whether a training ended among the numbers, its last update and the chance levels included."""
+    levels = [value for level in guard.get("penalties", {}).values() for value in level.values()]
+    numbers = levels + [value for value in guard.values() if isinstance(value, float)]
     tensors = [tensor for module in modules for tensor in module.state_dict().values()]
     return bool(np.isfinite(numbers).all()) and all(bool(tensor.isfinite().all()) for tensor in tensors)
 

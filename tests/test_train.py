@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import re
 import subprocess
@@ -409,6 +410,18 @@ def test_every_method_is_logged_beside_its_chance_level(project: Path, params: P
         assert float(last[f"penalty_{name}"]) == pytest.approx(level["end"])
         assert float(last[f"chance_{name}"]) == pytest.approx(level["chance"])
         assert level["end"] < 0.8 * level["chance"]  # the teacher knows the task, and so does the student by now
+
+
+def test_a_chance_level_that_is_not_finite_is_a_divergence(
+    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+):
+    """It could not be written into the record, and nothing sound gives it."""
+    params.values["machine"]["workers"] = 1
+    monkeypatch.setattr("pipeline.guards.chance", lambda transfer, signals: math.inf)
+    with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": [0.0, 3.0]}])
+    result = train("trial", params, project)
+    assert result.candidates["3"] is None
+    assert result.chosen.weights == (0.0,)
 
 
 def test_gates_of_two_methods_are_kept_apart(project: Path, params: Params):
