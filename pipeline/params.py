@@ -26,9 +26,12 @@ LIBRARY = Path(__file__).parent
 
 
 class Settings(BaseModel):
-    """A frozen, strict section of params.yaml: unknown keys, missing keys and wrong types are refused."""
+    """A frozen, strict section of params.yaml: unknown keys, missing keys and wrong types are refused.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    So are .nan and .inf: no setting means anything by them, and records of settings are strict JSON, which lacks them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class Params:

@@ -1,6 +1,7 @@
 """What a run may say, and what it is told when it says something else."""
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -81,6 +82,11 @@ def test_a_weight_may_be_left_to_be_found():
         ({"methods": [{"name": "aft"}]}, r"needs a `name` and a `weight`"),
         ({"methods": [{"name": "aft", "weight": -1.0}]}, r"numbers >= 0"),
         ({"methods": [{"name": "aft", "weight": []}]}, r"numbers >= 0"),
+        ({"methods": [{"name": "aft", "weight": math.nan}]}, r"weight\[0\]: should be a finite number, found nan"),
+        (
+            {"methods": [{"name": "aft", "weight": [0.0, math.inf]}]},
+            r"weight\[1\]: should be a finite number, found inf",
+        ),
         ({"methods": [{"name": "aft", "weight": "1e-4"}]}, r"write 1.0e-4"),
         ({"methods": {"name": "aft"}}, r"should be a list"),
         ({"methods": [{"name": "kd", "weight": 1.0}] * 2}, r"listed twice"),
