@@ -112,11 +112,11 @@ def train(
     run = runs.read(params, name)
     plan = Plan(name, params, root, run, params.read(Machine, "machine"), uuid4().hex)
     seeds = plan.settings({}).seeds
-    shutil.rmtree(plan.out, ignore_errors=True)
     fitter = Fitter(plan)  # opens and checks everything, so that what is wrong is said before any training starts
     for line in fitter.world.reading:
         say(f"train {plan.name}: {line}")
     candidates = fitter.candidates()
+    shutil.rmtree(plan.out, ignore_errors=True)  # only now: a mistake must not take a running training's students away
     # Trainings of one seed and one set of settings follow one another, since they share what was read of the data.
     order = sorted(candidates, key=lambda candidate: list(map(str, candidate.settings)))
     jobs = [(seed, candidate) for seed in seeds for candidate in order]

@@ -424,6 +424,16 @@ def test_a_chance_level_that_is_not_finite_is_a_divergence(
     assert result.chosen.weights == (0.0,)
 
 
+def test_a_mistake_leaves_what_a_running_training_has_written(project: Path, params: Params):
+    written = project / "runs" / ".trial.partial" / "candidates" / "3-0" / "weights.safetensors"
+    written.parent.mkdir(parents=True)
+    written.touch()
+    with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": 3.0, "combine": "outer_product"}])
+    with pytest.raises(UserError, match="needs two teachers"):
+        train("trial", params, project)
+    assert written.exists()
+
+
 def test_gates_of_two_methods_are_kept_apart(project: Path, params: Params):
     methods = [{"name": "aft", "weight": 3.0}, {"name": "aft_plus", "weight": 1.0}]
     with_run(params, teachers=["wise"], methods=methods)
