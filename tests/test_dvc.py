@@ -170,3 +170,9 @@ def test_a_kill_in_the_middle_of_extract_loses_no_finished_shard(tmp_path: Path)
 def finished_shards(store: Path) -> list[Path]:
     """The commit markers of a store's shards."""
     return sorted(store.glob("pooled/c.*.json"))
+
+
+def test_bytecode_does_not_make_a_stage_run_again():
+    """Folders of code are dependencies, and what was imported last leaves its bytecode in them."""
+    root = Path(__file__).parent.parent
+    assert "__pycache__/" in (root / ".dvcignore").read_text().splitlines()
