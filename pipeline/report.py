@@ -133,7 +133,7 @@ def report(
             are not the same.
     """
     if runs is None:
-        runs = sorted(path.parent.name for path in (root / "runs").glob("*/run.json"))
+        runs = sorted(path.parent.name for path in (root / "runs").glob("[!.]*/run.json"))
     if not runs:
         raise UserError(f"{root / 'runs'}: there are no runs to report; run `aft train <run>` first")
     comparisons = compare(root, runs)

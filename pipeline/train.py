@@ -34,6 +34,7 @@ from pipeline.prepared import Prepared, Split
 from pipeline.progress import progress
 from pipeline.provenance import commit, versions
 from pipeline.runs import Candidate
+from pipeline.store.disk import Lock
 from pipeline.students import Student
 from pipeline.world import Draw, Plan, TrainSettings, World
 
@@ -106,7 +107,7 @@ def train(
 
     Raises:
         UserError: a setting is wrong, a store or probe is missing or belongs to another dataset, a method needs what
-            is not there, or every candidate diverged.
+            is not there, another process is training the run, or every candidate diverged.
     """
     started = time.perf_counter()
     run = runs.read(params, name)
@@ -116,7 +117,19 @@ def train(
     for line in fitter.world.reading:
         say(f"train {plan.name}: {line}")
     candidates = fitter.candidates()
-    shutil.rmtree(plan.out, ignore_errors=True)  # only now: a mistake must not take a running training's students away
+    lock = Lock(root / "runs" / f".{name}.lock")
+    if not lock.acquire():
+        raise UserError(f"{lock.path}: {lock.owner()} is training `{name}`; wait for it, or give this run another name")
+    try:
+        return _train(fitter, seeds, candidates, started)
+    finally:
+        lock.release()
+
+
+def _train(fitter: "Fitter", seeds: list[int], candidates: list[Candidate], started: float) -> Training:
+    """All trainings of a run, and the choice; nobody else may be training it."""
+    plan, root, name = fitter.plan, fitter.plan.root, fitter.plan.name
+    shutil.rmtree(plan.out, ignore_errors=True)
     # Trainings of one seed and one set of settings follow one another, since they share what was read of the data.
     order = sorted(candidates, key=lambda candidate: list(map(str, candidate.settings)))
     jobs = [(seed, candidate) for seed in seeds for candidate in order]

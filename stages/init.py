@@ -54,10 +54,20 @@ def _shipped(name: str) -> Path:
 
 
 def _pipeline(folder: Path) -> str:
-    """The project's dvc.yaml, with the code it depends on found from `folder`."""
-    code = os.path.relpath(CODE, folder.resolve())
+    """The project's dvc.yaml, with the code it depends on found from `folder`.
+
+    Folders of code become lists of their modules: DVC's ignore rules do not reach outside the project, and the bytecode
+    that comes and goes there would make stages run again.
+    """
+    code = Path(os.path.relpath(CODE, folder.resolve())).as_posix()
+
+    def found(line: re.Match[str]) -> str:
+        indent, path = line["indent"], CODE / line["path"]
+        modules = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+        return "\n".join(f"{indent}{code}/{module.relative_to(CODE).as_posix()}" for module in modules)
+
     text = _shipped("dvc.yaml").read_text(encoding="utf-8")
-    return re.sub(r"^( +- )(pipeline|stages)/", rf"\g<1>{Path(code).as_posix()}/\2/", text, flags=re.MULTILINE)
+    return re.sub(r"^(?P<indent> +- )(?P<path>(pipeline|stages)/\S+)", found, text, flags=re.MULTILINE)
 
 
 def _init_dvc(folder: Path) -> Path:

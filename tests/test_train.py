@@ -26,6 +26,7 @@ from pipeline.params import Params
 from pipeline.prepared import Prepared, Split
 from pipeline.runs import Candidate, Run
 from pipeline.store import FeatureStore
+from pipeline.store.disk import Lock
 from pipeline.students.bag_of_words import BagOfWords
 from pipeline.targets import HeadLogits
 from pipeline.train import Fitted, Fitter, Lost, _batches, _choose, _losses, _rate, _shuffled, train
@@ -432,6 +433,17 @@ def test_a_mistake_leaves_what_a_running_training_has_written(project: Path, par
     with pytest.raises(UserError, match="needs two teachers"):
         train("trial", params, project)
     assert written.exists()
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(project: Path, params: Params):
+    with_run(params)
+    other = Lock(project / "runs" / ".trial.lock")
+    assert other.acquire()
+    with pytest.raises(UserError, match=r"is training `trial`; wait for it"):
+        train("trial", params, project)
+    other.release()
+    train("trial", params, project)
+    train("trial", params, project)
 
 
 def test_gates_of_two_methods_are_kept_apart(project: Path, params: Params):

@@ -244,7 +244,7 @@ class Lock:
                 os.close(handle)
                 self._handle = None
                 raise UserError(
-                    f"{self.path}: this file system has no locks ({error.strerror}); extract to a local disk"
+                    f"{self.path}: this file system has no locks ({error.strerror}); use a local disk"
                 ) from None
             # Somebody may have deleted the file between our open and our lock: then it protects nothing.
             if not _same_file(handle, self.path):
