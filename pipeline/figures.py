@@ -66,12 +66,13 @@ class Tried:
 
     Attributes:
         settings: in words; empty where nothing but weights is searched.
-        scores: per weight, the validation accuracy of every seed in percent; empty where it diverged.
+        scores: per weight, the validation accuracy of every seed in percent; empty where it diverged, None where the
+            line has no candidate.
         chosen: the number of the weight that was chosen, if it is among these.
     """
 
     settings: str
-    scores: Sequence[Sequence[float]]
+    scores: Sequence[Sequence[float] | None]
     chosen: int | None
 
 
@@ -173,19 +174,28 @@ def search(across: str, ticks: Sequence[str], lines: Sequence[Tried], name: str,
     for number, line in enumerate(lines):
         # Side by side, so that the seeds of one weight do not lie on one another.
         places = np.arange(len(ticks)) + 0.16 * (number - (len(lines) - 1) / 2) / max(1, len(lines) - 1)
-        for place, seeds in zip(places, line.scores, strict=True):
-            axes.scatter([place] * len(seeds), seeds, s=12, color=ACCENT, alpha=0.35, linewidths=0)
+        tried = [(at, seeds) for at, seeds in enumerate(line.scores) if seeds is not None]
+        for at, seeds in tried:
+            axes.scatter([places[at]] * len(seeds), seeds, s=12, color=ACCENT, alpha=0.35, linewidths=0)
             if not seeds:
-                axes.text(place, 0.03, "diverged", transform=axes.get_xaxis_transform(), rotation=90, color=SOFT,
+                axes.text(places[at], 0.03, "diverged", transform=axes.get_xaxis_transform(), rotation=90, color=SOFT,
                           fontsize=9, ha="center", va="bottom")  # fmt: skip
-        means = [float(np.mean(seeds)) if seeds else np.nan for seeds in line.scores]
+        means = {at: float(np.mean(seeds)) if seeds else np.nan for at, seeds in tried}
         dash = _DASHES[number % len(_DASHES)]
         axes.plot(
-            places, means, color=ACCENT, linewidth=1.6, linestyle=dash, marker="o", markersize=4.5, label=line.settings
-        )
+            places[list(means)], list(means.values()), color=ACCENT, linewidth=1.6, linestyle=dash, marker="o",
+            markersize=4.5, label=line.settings,
+        )  # fmt: skip
         if line.chosen is not None:
-            place, mean = places[line.chosen], means[line.chosen]
-            axes.scatter([place], [mean], s=110, facecolors="none", edgecolors=REFERENCE, linewidths=1.6, zorder=3)
+            axes.scatter(
+                [places[line.chosen]],
+                [means[line.chosen]],
+                s=110,
+                facecolors="none",
+                edgecolors=REFERENCE,
+                linewidths=1.6,
+                zorder=3,
+            )
     axes.set_xticks(range(len(ticks)), list(ticks), rotation=90 if crowded else 0)
     axes.set_xlim(-0.5, len(ticks) - 0.5)
     if len(lines) > 1:

@@ -22,7 +22,7 @@ from pydantic import Field
 from scipy import stats
 
 from pipeline import figures, wording
-from pipeline.comparison import Candidate, Comparison, Outcome, Record, compare, load
+from pipeline.comparison import Comparison, Outcome, Record, compare, load
 from pipeline.errors import UserError
 from pipeline.metrics import standard_error
 from pipeline.params import Params
@@ -272,18 +272,16 @@ def _search(outcome: Outcome) -> tuple[list[str], list[figures.Tried]]:
         scores = [[100 * score for score in candidate.reached] for candidate in run.candidates]
         chosen = [candidate.label for candidate in run.candidates].index(run.label)
         return ticks, [figures.Tried("", scores, chosen)]
-    weights = list(dict.fromkeys(candidate.weights for candidate in run.candidates))
-    lines: dict[str, dict[tuple[float, ...], Candidate]] = {}
-    for candidate in run.candidates:
-        lines.setdefault(settings_label(candidate.settings), {})[candidate.weights] = candidate
-    tried = [
-        figures.Tried(
-            settings,
-            [[100 * score for score in candidates[at].reached] for at in weights],
-            weights.index(run.chosen) if settings == settings_label(run.chosen_settings) else None,
-        )
-        for settings, candidates in lines.items()
-    ]
+    weights = sorted({candidate.weights for candidate in run.candidates})
+    each = [candidate.settings for candidate in run.candidates]
+    # A method of weight 0 has no settings, so its candidate belongs to every line that agrees with it on the others.
+    whole = [settings for settings in each if not any(settings.items() < other.items() for other in each)]
+    tried: list[figures.Tried] = []
+    for settings in (settings for number, settings in enumerate(whole) if settings not in whole[:number]):
+        own = {c.weights: c for c in run.candidates if c.settings.items() <= settings.items()}
+        scored = [[100 * x for x in own[at].reached] if at in own else None for at in weights]
+        ours = run.chosen in own and own[run.chosen].label == run.label and all(line.chosen is None for line in tried)
+        tried.append(figures.Tried(settings_label(settings), scored, weights.index(run.chosen) if ours else None))
     return [label(at) for at in weights], tried
 
 
@@ -326,9 +324,10 @@ def _edge(outcome: Outcome) -> str:
     """Where the search may have stopped too early, could not stand aside, or lost candidates."""
     notes = []
     for k, method in enumerate(outcome.run.methods):
-        tried = sorted({candidate.weights[k] for candidate in outcome.run.candidates})
-        if len(tried) > 1 and outcome.run.chosen[k] == tried[-1]:
-            notes.append(f"{tried[-1]:g} is the largest weight tried for {method.name}; a larger one may do better.")
+        tried = {candidate.weights[k] for candidate in outcome.run.candidates}
+        alike = [c.weights[k] for c in outcome.run.candidates if c.settings == outcome.run.chosen_settings]
+        if len(tried) > 1 and outcome.run.chosen[k] == max(alike):
+            notes.append(f"{max(alike):g} is the largest weight tried for {method.name}; a larger one may do better.")
         if 0 not in tried:
             notes.append(f"0 was not among the weights, so {method.name} could not stand aside.")
     if lost := _lost(outcome):

@@ -4,7 +4,7 @@ Read without torch, because `join` needs it often and quickly.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from types import MappingProxyType
@@ -48,8 +48,9 @@ class Run(Settings):
         shuffle_teachers: give every training row the features of another one, as a control: what is left of a
             method's gain then has nothing to do with what the teacher knows.
         train: settings of the `train` section that this run changes.
-        search: settings to be tried beside the weights: `student.<key>` or `train.<key>`, each with a list of values.
-            Give every run of a student the same search, plain training too, or they are not tuned equally.
+        search: settings to be tried beside the weights: `student.<key>`, `train.<key>` or `methods.<name>.<key>`, each
+            with a list of values. Give every run of a student the same search of the first two, plain training too, or
+            they are not tuned equally.
     """
 
     student: str
@@ -69,13 +70,34 @@ class Run(Settings):
     @property
     def heads(self) -> tuple[str, ...]:
         """What its methods read of its teachers' stores beside the features: `logits`, where one has `logits: head`."""
-        return (LOGITS,) if any(term.options.get("logits") == "head" for term in self.methods) else ()
+        asked = [term.options.get("logits") for term in self.methods]
+        asked += [value for term in self.methods for value in self.search.get(f"methods.{term.name}.logits", [])]
+        return (LOGITS,) if "head" in asked else ()
 
-    def candidates(self) -> list["Candidate"]:
-        """Every combination of settings and weights to try, smallest weights first. No weight may still be `auto`."""
-        weights = sorted(product(*(sorted(set(map(float, term.weight))) for term in self.methods)))
-        settings = list(product(*([(key, value) for value in values] for key, values in self.search.items())))
-        return [Candidate(chosen, tried) for chosen in weights for tried in settings]
+    def combinations(self) -> list["Candidate"]:
+        """Every combination of the settings to try, without weights."""
+        tried = product(*([(key, value) for value in values] for key, values in self.search.items()))
+        return [Candidate((), settings) for settings in tried]
+
+    def candidates(self, weights: Callable[["Candidate"], list[list[float]]] | None = None) -> list["Candidate"]:
+        """Every combination of settings and weights to try, smallest weights first, each once.
+
+        A method of weight 0 has no settings: combinations that differ in those alone are one candidate.
+
+        Args:
+            weights: per method, the weights to try with a combination of settings; by default those of the run, of
+                which none may still be `auto`.
+        """
+        tried: dict[Candidate, None] = {}
+        for combination in self.combinations():
+            lists = weights(combination) if weights else [term.weight for term in self.methods]
+            for chosen in product(*(sorted(set(map(float, each))) for each in lists)):
+                idle = {f"methods.{term.name}" for term, weight in zip(self.methods, chosen, strict=True) if not weight}
+                settings = [(key, value) for key, value in combination.settings if key.rpartition(".")[0] not in idle]
+                tried[Candidate(chosen, tuple(settings))] = None
+        return sorted(
+            tried, key=lambda candidate: candidate.weights
+        )  # stable: settings stay in the order of the search
 
 
 @dataclass(frozen=True)
@@ -84,15 +106,15 @@ class Candidate:
 
     Attributes:
         weights: one per method.
-        settings: `student.<key>` and `train.<key>`, and their values.
+        settings: `student.<key>`, `train.<key>` and `methods.<name>.<key>`, and their values.
     """
 
     weights: tuple[float, ...]
     settings: tuple[tuple[str, Any], ...] = ()
 
     def of(self, section: str) -> dict[str, Any]:
-        """The settings of one section, `student` or `train`."""
-        split = ((key.partition("."), value) for key, value in self.settings)
+        """The settings of one section, `student`, `train` or `methods.<name>`."""
+        split = ((key.rpartition("."), value) for key, value in self.settings)
         return {key: value for (owner, _, key), value in split if owner == section}
 
     @property
@@ -133,11 +155,14 @@ def read(params: Params, name: str) -> Run:
                 f"{where}: the weight of `{term.name}` is {term.weight}; give one or more numbers >= 0, or auto"
             )
     for key, values in run.search.items():
-        owner, _, setting = key.partition(".")
-        if owner not in ("student", "train") or not setting or key == "train.seeds" or not values:
+        owner, _, setting = key.rpartition(".")
+        owners = ["student", "train", *(f"methods.{term.name}" for term in run.methods)]
+        plain = not any(isinstance(value, list | dict) for value in values)
+        if owner not in owners or not setting or key == "train.seeds" or not values or not plain:
             raise UserError(
-                f"{where}.search: {key}: {values}; write student.<key> or train.<key>, but not train.seeds, and a "
-                "list of values, such as student.dropout: [0.3, 0.6]"
+                f"{where}.search: {key}: {values}; write student.<key>, train.<key> (but not train.seeds) or "
+                "methods.<name of one of the run's methods>.<key>, and a list of numbers or words, such as "
+                "student.dropout: [0.3, 0.6]"
             )
     if run.methods and not run.teachers:
         raise UserError(f"{where}: methods without teachers; add `teachers: [...]`, or drop `methods` to train plainly")

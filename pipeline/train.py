@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -33,7 +33,7 @@ from pipeline.params import Params, parse, part
 from pipeline.prepared import Prepared, Split
 from pipeline.progress import progress
 from pipeline.provenance import commit, versions
-from pipeline.runs import Candidate
+from pipeline.runs import Candidate, Run
 from pipeline.store.disk import Lock
 from pipeline.students import Student
 from pipeline.world import Draw, Plan, TrainSettings, World
@@ -130,8 +130,8 @@ def _train(fitter: "Fitter", seeds: list[int], candidates: list[Candidate], star
     """All trainings of a run, and the choice; nobody else may be training it."""
     plan, root, name = fitter.plan, fitter.plan.root, fitter.plan.name
     shutil.rmtree(plan.out, ignore_errors=True)
-    # Trainings of one seed and one set of settings follow one another, since they share what was read of the data.
-    order = sorted(candidates, key=lambda candidate: list(map(str, candidate.settings)))
+    # Trainings of one seed and like settings follow one another, since they share what was read of the data.
+    order = sorted(candidates, key=lambda candidate: (str(candidate.of("student")), str(candidate.of("train"))))
     jobs = [(seed, candidate) for seed in seeds for candidate in order]
     results = list(_fit_all(fitter, jobs))
     results.sort(key=lambda fitted: (seeds.index(fitted.seed), candidates.index(fitted.candidate)))
@@ -184,13 +184,22 @@ class Fitter:
 
     def __init__(self, plan: Plan):
         self.plan = plan
-        where = f"{plan.params.source}: runs.{plan.name}.methods"
-        modules = [part("methods", term.name) for term in plan.run.methods]
-        self.settings = [
-            parse(module.Settings, term.options, f"{where}.{term.name}")
-            for module, term in zip(modules, plan.run.methods, strict=True)
-        ]
+        self.modules = [part("methods", term.name) for term in plan.run.methods]
+        self.methods(Candidate(()))
         self.world = World(plan)
+
+    def methods(self, candidate: Candidate) -> list[Any]:
+        """The settings of each method, as a candidate tries them.
+
+        Raises:
+            UserError: one is wrong.
+        """
+        settings = []
+        for module, term in zip(self.modules, self.plan.run.methods, strict=True):
+            tried = candidate.of(f"methods.{term.name}")
+            where = self._where(term.name) + (f" (with runs.{self.plan.name}.search)" if tried else "")
+            settings.append(parse(module.Settings, term.options | tried, where))
+        return settings
 
     def candidates(self) -> list[Candidate]:
         """What to try, after one look at everything: each method is built once, and each `auto` is made a list.
@@ -199,21 +208,49 @@ class Fitter:
             UserError: a method misses something, or a candidate's settings are wrong.
         """
         self.world.check_what_heads_say()
-        run, seed = self.plan.run, self.plan.settings({}).seeds[0]
-        tried = run.model_copy(update={"methods": []}).candidates()
-        for candidate in reversed(tried):  # and so ends with the first one's draw, which the first training needs
-            draw = self.world.draw(seed, candidate)
-        torch.manual_seed(seed)
+        run, seed = self._searching(), self.plan.settings({}).seeds[0]
+        combinations = run.combinations()
+        for combination in reversed(combinations):  # and so ends with the first one's draw, which training needs first
+            draw = self.world.draw(seed, combination)
+        known: dict[tuple[Any, ...], list[list[float]]] = {}
+
+        def weights(combination: Candidate) -> list[list[float]]:
+            """The lists of weights; where one is `auto`, measured once for each way to set the methods."""
+            settings = self.methods(combination)
+            key = tuple(each.model_dump_json() for each in settings)
+            if key not in known:
+                known[key] = self._weights(draw, combination)
+            return known[key]
+
+        return run.candidates(weights)
+
+    def _searching(self) -> Run:
+        """The run, with what `weight: auto` searches of its methods' settings, where the run does not set them."""
+        run = self.plan.run
+        search = {
+            f"methods.{term.name}.{key}": values
+            for module, term in zip(self.modules, run.methods, strict=True)
+            if term.weight == "auto"
+            for key, values in getattr(module, "AUTO", {}).items()
+            if key not in term.options
+        }
+        return run.model_copy(update={"search": search | run.search})
+
+    def _weights(self, draw: Draw, combination: Candidate) -> list[list[float]]:
+        """Per method, the weights to try with a combination of settings, whatever else is tried."""
+        methods = self.plan.run.methods
+        torch.manual_seed(draw.seed)
         student = draw.recipe.build().to(self.world.device)
-        pulls = self._build(student, draw, tuple(1.0 for _ in run.methods))
-        even = self._even(draw, student, pulls) if any(term.weight == "auto" for term in run.methods) else {}
-        where = f"{self.plan.params.source}: runs.{self.plan.name}.methods"
-        weights = [
-            balance.candidates(even[t.name], f"{where}.{t.name}") if t.weight == "auto" else t.weight
-            for t in run.methods
+        pulls = self._build(student, draw, replace(combination, weights=tuple(1.0 for _ in methods)))
+        even = self._even(draw, student, pulls) if any(term.weight == "auto" for term in methods) else {}
+        return [
+            balance.candidates(even[term.name], self._where(term.name)) if term.weight == "auto" else term.weight
+            for term in methods
         ]
-        terms = [term.model_copy(update={"weight": w}) for term, w in zip(run.methods, weights, strict=True)]
-        return run.model_copy(update={"methods": terms}).candidates()
+
+    def _where(self, method: str) -> str:
+        """Where a method's settings are, for messages."""
+        return f"{self.plan.params.source}: runs.{self.plan.name}.methods.{method}"
 
     def fit(self, seed: int, candidate: Candidate, advance: Callable[[int], None], alone: bool) -> Fitted | Lost:
         """One training, or what became of it.
@@ -250,7 +287,7 @@ class Fitter:
         settings = draw.settings
         torch.manual_seed(seed)
         student = draw.recipe.build().to(device)
-        pulls = self._build(student, draw, candidate.weights)
+        pulls = self._build(student, draw, candidate)
         torch.manual_seed(seed + 1)  # whatever the methods drew
         optimizer = torch.optim.AdamW(
             student.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
@@ -289,10 +326,10 @@ class Fitter:
         seconds, accuracy = time.perf_counter() - started, log.lines[-1]["val_accuracy"]
         return Fitted(seed, candidate, accuracy, seconds, parameters, student.width, log.lines, log.guard, gates)
 
-    def _build(self, student: Student, draw: Draw, weights: tuple[float, ...]) -> dict[str, Pull]:
+    def _build(self, student: Student, draw: Draw, candidate: Candidate) -> dict[str, Pull]:
         """The methods at work on one student; those of weight 0 are not."""
         context = draw.context(student)
-        terms = zip(self.plan.run.methods, weights, self.settings, strict=True)
+        terms = zip(self.plan.run.methods, candidate.weights, self.methods(candidate), strict=True)
         return {
             term.name: Pull(weight, term.schedule, settings.build(context).to(self.world.device))
             for term, weight, settings in terms

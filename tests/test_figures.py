@@ -122,6 +122,18 @@ def test_candidates_of_each_setting_have_a_line_of_their_own():
     assert {"dropout 0.5", "dropout 0.8"} < set(texts(svg))
 
 
+def test_a_line_leaves_out_the_weights_that_it_did_not_try():
+    plain = [60.0, 62.0]
+    low = Tried("head 1", [plain, [64.0], None], None)
+    high = Tried("head 0", [plain, None, [66.0]], 2)
+    svg = search("weight", ["0", "3", "10"], [low, high], "a", "label")
+    lines = paths(svg, "--accent")[:2]
+    assert [len(line) for line in lines] == [2, 2]
+    ring = np.array(paths(svg, "--reference")[0])
+    assert (ring.max(0) + ring.min(0)) / 2 == pytest.approx(lines[1][1], abs=1e-3)
+    assert "diverged" not in texts(svg)
+
+
 def test_a_candidate_that_diverged_is_named_where_its_dots_would_be():
     svg = search("weight", ["0", "3", "10"], [Tried("", [[60.0, 62.0], [64.0, 66.0], []], 1)], "a", "label")
     (line,) = paths(svg, "--accent")

@@ -280,6 +280,21 @@ def test_what_was_searched_beside_weights_is_told(small):
     assert sum(all(f">{line}</text>" in svg for line in ("dropout 0.2", "dropout 0.5")) for svg in drawings) == 1
 
 
+def test_settings_of_a_method_have_a_line_each_that_starts_at_weight_0(small):
+    small.run("tuned", AFT, weights=(0.0, 3.0, 7.0), chosen=7.0, methods=["aft"], teachers=("minilm",))
+    plain, one, other = small.read("runs/tuned/run.json")["candidates"]
+    tried = [plain, *(c | {"settings": {"methods.aft.queue": q}} for c, q in ((one, 0), (other, 64)))]
+    small.change("runs/tuned/run.json", candidates=tried, chosen_settings={"methods.aft.queue": 64})
+    curves = small.root / "runs" / "tuned" / "curves.csv"
+    curves.write_text(re.sub(r"^(\d+),7,", r'\1,"7, aft.queue 64",', curves.read_text(), flags=re.M))
+    made, page = show(small)
+    text = " ".join(page.text.split())
+    assert "0, 3, 7; aft.queue 0, 64" in text
+    assert "7 is the largest weight tried for aft" in text
+    drawings = re.findall(r"<svg.*?</svg>", made.page.read_text(), flags=re.S)
+    assert sum(all(f">aft.queue {queue}</text>" in svg for queue in (0, 64)) for svg in drawings) == 1
+
+
 def test_candidates_that_diverged_are_told(small):
     small.run("wild", AFT, weights=(0.0, 3.0, 1e9), chosen=3.0, methods=["aft"], teachers=("minilm",))
     assert "iverged" not in show(small)[1].text

@@ -69,6 +69,33 @@ def test_settings_are_searched_together_with_weights():
     assert candidates[1].of("train") == {"learning_rate": 0.01}
 
 
+def test_settings_of_a_method_are_searched_where_the_method_is_at_work():
+    """At weight 0 it has no settings: two candidates that differ in those alone would be the same training."""
+    search = {"student.dropout": [0.2, 0.5], "methods.aft.kernel": ["linear", "rbf"]}
+    methods = [{"name": "aft", "weight": [3.0, 0.0]}, {"name": "kd", "weight": 1.0}]
+    candidates = runs.read(changed(methods=methods, search=search), "aft").candidates()
+    assert [c.label for c in candidates] == [
+        "0+1, dropout 0.2",
+        "0+1, dropout 0.5",
+        *(f"3+1, dropout {dropout}, aft.kernel {kernel}" for dropout in (0.2, 0.5) for kernel in ("linear", "rbf")),
+    ]
+    assert candidates[-1].of("methods.aft") == {"kernel": "rbf"}
+    assert candidates[-1].of("methods.kd") == candidates[0].of("methods.aft") == {}
+
+
+def test_each_combination_of_settings_may_have_weights_of_its_own():
+    methods = [{"name": "aft", "weight": "auto"}]
+    run = runs.read(changed(methods=methods, search={"methods.aft.queue": [0, 64]}), "aft")
+    candidates = run.candidates(lambda combination: [[0.0, 1.0 + combination.of("methods.aft")["queue"]]])
+    assert [c.label for c in candidates] == ["0", "1, aft.queue 0", "65, aft.queue 64"]
+
+
+def test_a_head_that_is_only_searched_is_read():
+    search = {"methods.logit_kd.logits": ["probe", "head"]}
+    assert runs.read(changed(methods=[{"name": "logit_kd", "weight": 1.0}], search=search), "aft").heads == ("logits",)
+    assert runs.read(changed(methods=[{"name": "logit_kd", "weight": 1.0}]), "aft").heads == ()
+
+
 def test_a_weight_may_be_left_to_be_found():
     assert runs.read(changed(methods=[{"name": "aft", "weight": "auto"}]), "aft").methods[0].weight == "auto"
 
@@ -92,9 +119,12 @@ def test_a_weight_may_be_left_to_be_found():
         ({"methods": [{"name": "kd", "weight": 1.0}] * 2}, r"listed twice"),
         ({"teachers": []}, r"methods without teachers"),
         ({"weight": 3.0}, r"unknown key `weight`"),
-        ({"search": {"dropout": [0.5]}}, r"search: dropout: \[0.5\]; write student.<key> or train.<key>"),
+        ({"search": {"dropout": [0.5]}}, r"search: dropout: \[0.5\]; write student.<key>, train.<key>"),
+        ({"search": {"methods.rkd.distance": [0.5]}}, r"methods.<name of one of the run's methods>.<key>"),
+        ({"search": {"methods.aft": [0.5]}}, r"methods.<name of one of the run's methods>.<key>"),
+        ({"search": {"student.width": [[4], [8]]}}, r"student.width: \[\[4\], \[8\]\]; .* a list of numbers or words"),
         ({"search": {"train.seeds": [[0], [1]]}}, r"not train.seeds"),
-        ({"search": {"student.dropout": []}}, r"and a list of values"),
+        ({"search": {"student.dropout": []}}, r"and a list of numbers or words"),
         ({"search": {"student.dropout": 0.5}}, r"search.student.dropout: should be a valid list"),
         ({"methods": [{"name": "aft", "weight": "much"}]}, r"methods\[0\]\.weight\[0\]: should be a valid number"),
     ],

@@ -464,7 +464,7 @@ def test_a_step_does_not_wait_for_the_gpu(project: Path, params: Params):
     candidate = run.candidates()[0]
     draw = fitter.world.draw(0, candidate)
     student = draw.recipe.build().to("cuda")
-    pulls = fitter._build(student, draw, candidate.weights)
+    pulls = fitter._build(student, draw, candidate)
     own = [parameter for pull in pulls.values() for parameter in pull.transfer.parameters()]
     optimizer = torch.optim.AdamW([*student.parameters(), *own], 0.01, fused=True)
     try:
@@ -503,6 +503,46 @@ def test_a_searched_setting_that_does_not_exist_is_refused_before_training(proje
     with_run(params, search={"student.dropuot": [0.1]})
     with pytest.raises(UserError, match=r"students.bag \(with runs.trial.search\): unknown key `dropuot`"):
         train("trial", params, project)
+
+
+def test_settings_of_a_method_are_searched(project: Path, params: Params):
+    methods = [{"name": "aft", "weight": [0.0, 30.0]}]
+    with_run(params, teachers=["wise"], methods=methods, search={"methods.aft.form": ["fixed", "dense"]})
+    result = train("trial", params, project)
+    assert list(result.candidates) == ["0", "30, aft.form fixed", "30, aft.form dense"]
+    for form in ("fixed", "dense"):
+        with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": 30.0, "form": form}])
+        assert train("trial", params, project).candidates == {"30": result.candidates[f"30, aft.form {form}"]}
+
+
+def test_a_searched_setting_of_a_method_that_is_wrong_is_refused_before_training(project: Path, params: Params):
+    methods = [{"name": "aft", "weight": 30.0}]
+    with_run(params, teachers=["wise"], methods=methods, search={"methods.aft.frm": ["fixed"]})
+    with pytest.raises(UserError, match=r"methods.aft \(with runs.trial.search\): unknown key `frm`"):
+        train("trial", params, project)
+    # Of the second value, and of what only building finds out.
+    with_run(params, teachers=["wise"], methods=methods, search={"methods.aft.queue": [0, 10**6]})
+    with pytest.raises(UserError, match=r"queue: 1000000 exceeds"):
+        train("trial", params, project)
+    assert not list(project.glob("runs/.trial.partial"))
+
+
+def test_an_automatic_weight_tries_the_settings_that_its_method_says_are_worth_it(project: Path, params: Params):
+    """Each at weights of its own, because another penalty pulls otherwise."""
+    with_run(params, teachers=["wise"], methods=[{"name": "aft_plus", "weight": "auto"}], train={"steps": 3})
+    tried = [label.partition(", ") for label in train("trial", params, project).candidates]
+    assert tried[0] == ("0", "", "")
+    by_head = {head: [float(weight) for weight, _, label in tried if label == head] for _, _, head in tried[1:]}
+    assert list(by_head) == ["aft_plus.head 1.0", "aft_plus.head 0.0"]
+    with_head, without = by_head.values()
+    assert len(with_head) == len(without) == len(balance.RATIOS) - 1
+    assert with_head[0] != without[0]
+    with_run(
+        params, teachers=["wise"], methods=[{"name": "aft_plus", "weight": "auto", "head": 0.0}], train={"steps": 3}
+    )
+    assert [float(label) for label in train("trial", params, project).candidates] == [0.0, *without]
+    with_run(params, teachers=["wise"], methods=[{"name": "aft_plus", "weight": 3.0}], train={"steps": 3})
+    assert list(train("trial", params, project).candidates) == ["3"]
 
 
 def test_an_automatic_weight_is_measured_and_nothing_is_among_what_it_tries(project: Path, params: Params):

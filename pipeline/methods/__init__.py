@@ -4,6 +4,9 @@ A method offers `Settings`, its own keys in a run, with `build(context)`, which 
 turns a step's `Signals` into a scalar penalty. The weight of the penalty belongs to the run, not to the method.
 Whatever parameters the module has (gates, projections) get an optimiser group of their own, at `learning_rate`, and
 are not exported with the student.
+
+A method may say what is worth trying of its settings: `AUTO`, lists of values by key, which `weight: auto` searches
+beside the weight where the run does not set them.
 """
 
 from abc import ABC, abstractmethod

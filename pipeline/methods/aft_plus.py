@@ -3,46 +3,61 @@
 Adaptive Feature Transfer shapes the student's features and leaves its last layer to the labels. With few labels both
 lack something: the kernel is dominated by what the teacher knows best, which need not be the task, so what a probe
 reads out of the teacher joins it; and the last layer, which no kernel reaches, follows the same probe's logits.
+
+Where a few labels are enough for the last layer, it does better without the probe's mistakes. Which of the two it is,
+validation rows say: `weight: auto` tries both.
 """
 
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from pipeline import params
 from pipeline.methods import Context, Signals, Transfer, aft, logit_kd
+
+AUTO = {"head": [1.0, 0.0]}
 
 
 class Settings(params.Settings):
     """Keys of the method. Those of `aft` and `logit_kd` are set to what did best; see docs/results.
 
     Attributes:
-        kernel: how much the kernels' gap counts beside the divergence of the logits.
+        head: how much the divergence of the logits counts; at 0 the last layer is left to the labels.
+        kernel: how much the gap of the kernels counts.
         temperature: of the logits. At 1 the student is told what the probe believes, and no softer.
         learning_rate: of the gates.
     """
 
+    head: float = Field(1.0, ge=0)
     kernel: float = Field(3.0, ge=0)
     temperature: float = Field(1.0, gt=0)
     learning_rate: float = Field(1e-2, gt=0)
+
+    @model_validator(mode="after")
+    def _something_counts(self) -> "Settings":
+        if not self.head and not self.kernel:
+            raise ValueError("head and kernel are both 0, so nothing is left; for plain training, set weight: 0.0")
+        return self
 
     def build(self, context: Context) -> Transfer:
         """Both parts; see `aft` and `logit_kd`."""
         kernel = aft.Settings(task_directions=True, probe="best", learning_rate=self.learning_rate)
         head = logit_kd.Settings(probe="best", cross_fit=True, temperature=self.temperature)
-        return AdaptiveTransferPlus(head.build(context), kernel.build(context), self.kernel)
+        return AdaptiveTransferPlus(head.build(context), kernel.build(context), self.head, self.kernel)
 
 
 class AdaptiveTransferPlus(Transfer):
-    """KL + share * R: the divergence of the logits as in `logit_kd`, and the gap of the kernels as in `aft`."""
+    """a KL + b R: the divergence of the logits as in `logit_kd`, and the gap of the kernels as in `aft`."""
 
-    def __init__(self, head: Transfer, kernel: Transfer, share: float):
+    def __init__(self, head: Transfer, kernel: Transfer, head_share: float, kernel_share: float):
         super().__init__()
-        self.head, self.kernel, self.share = head, kernel, share
+        self.head, self.kernel = head, kernel
+        self.head_share, self.kernel_share = head_share, kernel_share
         self.learning_rate = kernel.learning_rate
 
     def forward(self, signals: Signals) -> Float[Tensor, ""]:
-        return self.head(signals) + self.share * self.kernel(signals)
+        kernel = self.kernel_share * self.kernel(signals)
+        return kernel + self.head_share * self.head(signals) if self.head_share else kernel
 
     def gates(self) -> dict[str, Float[Tensor, " teacher"]]:
         return self.kernel.gates()

@@ -94,6 +94,21 @@ def test_without_the_kernel_it_is_logit_distillation(world: World) -> None:
     assert torch.equal(alone(signals), head(signals))
 
 
+def test_without_the_head_it_is_the_kernel_and_leaves_the_logits_alone(world: World) -> None:
+    signals = world.signals()
+    alone = aft_plus.Settings(head=0.0).build(world.context).double()
+    kernel = aft.Settings(task_directions=True, probe="best").build(world.context).double()
+    assert torch.equal(alone(signals), 3 * kernel(signals))
+    (gradient,) = torch.autograd.grad(alone(signals), [signals.logits], allow_unused=True)
+    assert gradient is None
+
+
+def test_the_share_of_the_head_counts(world: World) -> None:
+    signals = world.signals()
+    small, large, none = (aft_plus.Settings(head=h).build(world.context).double()(signals) for h in (0.5, 2.0, 0.0))
+    torch.testing.assert_close(4 * (small - none), large - none)
+
+
 def test_its_gates_train_at_their_own_rate_and_are_reported_by_block(world: World) -> None:
     method = aft_plus.Settings(learning_rate=0.5).build(world.context).double()
     assert method.learning_rate == 0.5
@@ -114,3 +129,8 @@ def test_head_and_features_both_learn(world: World) -> None:
 def test_its_keys_are_checked() -> None:
     with pytest.raises(UserError, match="unknown key `task_directions`"):
         parse(aft_plus.Settings, {"task_directions": True}, "params.yaml: runs.a.methods.aft_plus")
+
+
+def test_nothing_of_it_is_refused() -> None:
+    with pytest.raises(UserError, match=r"head and kernel are both 0.*set weight: 0.0"):
+        parse(aft_plus.Settings, {"head": 0.0, "kernel": 0.0}, "params.yaml: runs.a.methods.aft_plus")
