@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.methods import Signals, Transfer
-from pipeline.params import Settings, part, parts
+from pipeline.params import Settings, parse, part, parts
 from tests.methods.world import World, make_world
 
 NAMES = parts("methods")
@@ -54,6 +54,16 @@ def test_settings_are_strict_and_have_defaults(name: str) -> None:
     assert issubclass(settings, Settings)
     assert settings() == settings()
     assert settings.__doc__
+
+
+def test_what_it_says_is_worth_trying_can_be_tried_and_differs(name: str, world: World) -> None:
+    """Each value, with the others at their defaults; the first is the default, so that a tie leaves things as told."""
+    module, signals = part("methods", name), world.signals()
+    for key, values in getattr(module, "AUTO", {}).items():
+        tried = [parse(module.Settings, {key: value}, name) for value in values]
+        assert getattr(module.Settings(), key) == values[0]
+        penalties = [settings.build(world.context).double()(signals).item() for settings in tried]
+        assert len(set(penalties)) == len(values) > 1
 
 
 def test_the_penalty_is_a_finite_scalar_that_is_not_negative(name: str, world: World) -> None:
