@@ -6,6 +6,7 @@ was computed by the caller.
 """
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -170,7 +171,9 @@ def search(across: str, ticks: Sequence[str], lines: Sequence[Tried], name: str,
     """
     crowded = len(ticks) > 8
     below = round(6.4 * max(map(len, ticks))) if crowded else 0
-    figure, axes = _panel(across, "validation accuracy, %", below)
+    columns = 2 if max(len(line.settings) for line in lines) <= 16 else 1
+    above = 15 * (math.ceil(len(lines) / columns) - 1)
+    figure, axes = _panel(across, "validation accuracy, %", below, above)
     for number, line in enumerate(lines):
         # Side by side, so that the seeds of one weight do not lie on one another.
         places = np.arange(len(ticks)) + 0.16 * (number - (len(lines) - 1) / 2) / max(1, len(lines) - 1)
@@ -200,7 +203,7 @@ def search(across: str, ticks: Sequence[str], lines: Sequence[Tried], name: str,
     axes.set_xlim(-0.5, len(ticks) - 0.5)
     if len(lines) > 1:
         axes.margins(y=0.12)
-        axes.legend(frameon=False, fontsize=10, labelcolor=SOFT, handlelength=2.4, ncols=2, loc="lower center",
+        axes.legend(frameon=False, fontsize=10, labelcolor=SOFT, handlelength=2.4, ncols=columns, loc="lower center",
                     bbox_to_anchor=(0.5, 0.98), borderaxespad=0)  # fmt: skip
     return _svg(figure, name, label)
 
@@ -231,9 +234,9 @@ def _figure(width: int, height: int) -> Figure:
     return Figure(figsize=(width / 72, height / 72), dpi=72)
 
 
-def _panel(x: str, y: str, below: int = 0) -> tuple[Figure, Axes]:
-    """A small drawing with labelled axes, and `below` more pixels for the labels under them."""
-    width, height = PANEL[0], PANEL[1] + below
+def _panel(x: str, y: str, below: int = 0, above: int = 0) -> tuple[Figure, Axes]:
+    """A small drawing with labelled axes, with `below` and `above` more pixels for labels under and a legend over."""
+    width, height = PANEL[0], PANEL[1] + below + above
     figure = _figure(width, height)
     axes = figure.add_axes((48 / width, (42 + below) / height, (width - 60) / width, (PANEL[1] - 54) / height))
     _calm(axes, grid=True)

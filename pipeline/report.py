@@ -281,7 +281,10 @@ def _search(outcome: Outcome) -> tuple[list[str], list[figures.Tried]]:
         own = {c.weights: c for c in run.candidates if c.settings.items() <= settings.items()}
         scored = [[100 * x for x in own[at].reached] if at in own else None for at in weights]
         ours = run.chosen in own and own[run.chosen].label == run.label and all(line.chosen is None for line in tried)
-        tried.append(figures.Tried(settings_label(settings), scored, weights.index(run.chosen) if ours else None))
+        named = settings_label(settings)
+        if len(run.methods) == 1:  # whose settings they are goes without saying
+            named = named.replace(f"{run.methods[0].name}.", "")
+        tried.append(figures.Tried(named, scored, weights.index(run.chosen) if ours else None))
     return [label(at) for at in weights], tried
 
 
@@ -325,7 +328,8 @@ def _edge(outcome: Outcome) -> str:
     notes = []
     for k, method in enumerate(outcome.run.methods):
         tried = {candidate.weights[k] for candidate in outcome.run.candidates}
-        alike = [c.weights[k] for c in outcome.run.candidates if c.settings == outcome.run.chosen_settings]
+        chosen = outcome.run.chosen_settings.items()
+        alike = [c.weights[k] for c in outcome.run.candidates if chosen <= c.settings.items()]
         if len(tried) > 1 and outcome.run.chosen[k] == max(alike):
             notes.append(f"{max(alike):g} is the largest weight tried for {method.name}; a larger one may do better.")
         if 0 not in tried:

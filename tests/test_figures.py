@@ -134,6 +134,18 @@ def test_a_line_leaves_out_the_weights_that_it_did_not_try():
     assert "diverged" not in texts(svg)
 
 
+def test_a_long_legend_takes_height_of_its_own_and_leaves_the_axes_as_they_are():
+    def drawn(*names: str) -> tuple[float, float]:
+        svg = search("weight", ["0", "3"], [Tried(name, [[60.0], [64.0]], None) for name in names], "a", "label")
+        heights = np.array(paths(svg, "--accent")[0])[:, 1]
+        return float(re.search(r'viewBox="0 0 340 (\d+)"', svg)[1]), float(np.ptp(heights))
+
+    short, spread = drawn("dropout 0.5", "dropout 0.8")
+    tall, same = drawn(*(f"dropout {d}, temperature {t}" for d in (0.5, 0.8) for t in (1.0, 4.0)))
+    assert tall == short + 3 * 15
+    assert same == pytest.approx(spread, abs=0.01)
+
+
 def test_a_candidate_that_diverged_is_named_where_its_dots_would_be():
     svg = search("weight", ["0", "3", "10"], [Tried("", [[60.0, 62.0], [64.0, 66.0], []], 1)], "a", "label")
     (line,) = paths(svg, "--accent")

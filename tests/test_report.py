@@ -292,7 +292,11 @@ def test_settings_of_a_method_have_a_line_each_that_starts_at_weight_0(small):
     assert "0, 3, 7; aft.queue 0, 64" in text
     assert "7 is the largest weight tried for aft" in text
     drawings = re.findall(r"<svg.*?</svg>", made.page.read_text(), flags=re.S)
-    assert sum(all(f">aft.queue {queue}</text>" in svg for queue in (0, 64)) for svg in drawings) == 1
+    assert sum(all(f">queue {queue}</text>" in svg for queue in (0, 64)) for svg in drawings) == 1
+    # Weight 0 is not the largest of those tried with the settings that it does not have.
+    small.change("runs/tuned/run.json", chosen=[0.0], chosen_settings={})
+    curves.write_text(re.sub(r'^(\d+),"7, aft.queue 64",', r"\1,0,", curves.read_text(), flags=re.M))
+    assert "largest weight tried" not in show(small)[1].text
 
 
 def test_candidates_that_diverged_are_told(small):
