@@ -33,7 +33,7 @@ from pipeline.params import Params, parse, part
 from pipeline.prepared import Prepared, Split
 from pipeline.progress import progress
 from pipeline.provenance import commit, versions
-from pipeline.runs import Candidate, Run
+from pipeline.runs import Candidate, Run, Term
 from pipeline.store.disk import Lock
 from pipeline.students import Student
 from pipeline.world import Draw, Plan, TrainSettings, World
@@ -184,22 +184,21 @@ class Fitter:
 
     def __init__(self, plan: Plan):
         self.plan = plan
-        self.modules = [part("methods", term.name) for term in plan.run.methods]
-        self.methods(Candidate(()))
+        self.modules = {term.name: part("methods", term.name) for term in plan.run.methods}
+        for combination in self._searching().combinations():
+            for term in plan.run.methods:
+                self.method(term, combination)
         self.world = World(plan)
 
-    def methods(self, candidate: Candidate) -> list[Any]:
-        """The settings of each method, as a candidate tries them.
+    def method(self, term: Term, candidate: Candidate) -> Any:
+        """The settings of a method, as a candidate tries them.
 
         Raises:
             UserError: one is wrong.
         """
-        settings = []
-        for module, term in zip(self.modules, self.plan.run.methods, strict=True):
-            tried = candidate.of(f"methods.{term.name}")
-            where = self._where(term.name) + (f" (with runs.{self.plan.name}.search)" if tried else "")
-            settings.append(parse(module.Settings, term.options | tried, where))
-        return settings
+        tried = candidate.of(f"methods.{term.name}")
+        where = self._where(term.name) + (f" (with runs.{self.plan.name}.search)" if tried else "")
+        return parse(self.modules[term.name].Settings, term.options | tried, where)
 
     def candidates(self) -> list[Candidate]:
         """What to try, after one look at everything: each method is built once, and each `auto` is made a list.
@@ -216,8 +215,7 @@ class Fitter:
 
         def weights(combination: Candidate) -> list[list[float]]:
             """The lists of weights; where one is `auto`, measured once for each way to set the methods."""
-            settings = self.methods(combination)
-            key = tuple(each.model_dump_json() for each in settings)
+            key = tuple(self.method(term, combination).model_dump_json() for term in run.methods)
             if key not in known:
                 known[key] = self._weights(draw, combination)
             return known[key]
@@ -229,9 +227,9 @@ class Fitter:
         run = self.plan.run
         search = {
             f"methods.{term.name}.{key}": values
-            for module, term in zip(self.modules, run.methods, strict=True)
+            for term in run.methods
             if term.weight == "auto"
-            for key, values in getattr(module, "AUTO", {}).items()
+            for key, values in getattr(self.modules[term.name], "AUTO", {}).items()
             if key not in term.options
         }
         return run.model_copy(update={"search": search | run.search})
@@ -329,10 +327,9 @@ class Fitter:
     def _build(self, student: Student, draw: Draw, candidate: Candidate) -> dict[str, Pull]:
         """The methods at work on one student; those of weight 0 are not."""
         context = draw.context(student)
-        terms = zip(self.plan.run.methods, candidate.weights, self.methods(candidate), strict=True)
         return {
-            term.name: Pull(weight, term.schedule, settings.build(context).to(self.world.device))
-            for term, weight, settings in terms
+            term.name: Pull(weight, term.schedule, self.method(term, candidate).build(context).to(self.world.device))
+            for term, weight in zip(self.plan.run.methods, candidate.weights, strict=True)
             if weight > 0
         }
 

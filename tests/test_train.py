@@ -515,6 +515,13 @@ def test_settings_of_a_method_are_searched(project: Path, params: Params):
         assert train("trial", params, project).candidates == {"30": result.candidates[f"30, aft.form {form}"]}
 
 
+def test_settings_that_fit_only_what_is_searched_are_no_mistake(project: Path, params: Params):
+    """Alone, and at weight 0, `dense_start` would belong to no form."""
+    methods = [{"name": "aft", "weight": [0.0, 3.0], "dense_start": "identity"}]
+    with_run(params, teachers=["wise"], methods=methods, search={"methods.aft.form": ["dense"]}, train={"steps": 3})
+    assert list(train("trial", params, project).candidates) == ["0", "3, aft.form dense"]
+
+
 def test_a_searched_setting_of_a_method_that_is_wrong_is_refused_before_training(project: Path, params: Params):
     methods = [{"name": "aft", "weight": 30.0}]
     with_run(params, teachers=["wise"], methods=methods, search={"methods.aft.frm": ["fixed"]})
