@@ -433,7 +433,8 @@ def _choose(results: Sequence[Fitted | Lost]) -> Candidate:
     means = {candidate: mean for candidate in candidates if (mean := _mean(results, candidate)) is not None}
     if not means:
         raise UserError(next(result.why for result in results if isinstance(result, Lost)))
-    return max(means, key=means.__getitem__)  # max keeps the first, and they are sorted
+    # Rounded, because the same right answers spread over seeds in another way differ in the last digit of their mean.
+    return max(means, key=lambda candidate: round(means[candidate], 9))  # max keeps the first, and they are sorted
 
 
 def _mean(results: Sequence[Fitted | Lost], candidate: Candidate) -> float | None:

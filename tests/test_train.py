@@ -319,6 +319,17 @@ def test_the_smallest_of_tied_weights_is_chosen():
     assert _choose(tied) == Candidate((1.0,))
 
 
+def test_equal_means_tie_though_floating_point_tells_them_apart():
+    plain, other = (0.58, 0.75, 0.72, 0.61, 0.6), (0.65, 0.65, 0.65, 0.65, 0.66)
+    assert np.mean(plain) < np.mean(other)
+    tied = [
+        Fitted(seed, Candidate((weight,)), accuracy, 1.0, 10, 4, [], {}, {})
+        for weight, each in ((0.0, plain), (3.0, other))
+        for seed, accuracy in enumerate(each)
+    ]
+    assert _choose(tied) == Candidate((0.0,))
+
+
 def test_a_candidate_that_diverged_on_any_seed_is_not_chosen():
     fine = [Fitted(seed, Candidate((0.0,)), 0.5, 1.0, 10, 4, [], {}, {}) for seed in range(2)]
     half = Fitted(0, Candidate((9.0,)), 0.9, 1.0, 10, 4, [], {}, {})
