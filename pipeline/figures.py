@@ -177,28 +177,21 @@ def search(across: str, ticks: Sequence[str], lines: Sequence[Tried], name: str,
     for number, line in enumerate(lines):
         # Side by side, so that the seeds of one weight do not lie on one another.
         places = np.arange(len(ticks)) + 0.16 * (number - (len(lines) - 1) / 2) / max(1, len(lines) - 1)
-        tried = [(at, seeds) for at, seeds in enumerate(line.scores) if seeds is not None]
-        for at, seeds in tried:
-            axes.scatter([places[at]] * len(seeds), seeds, s=12, color=ACCENT, alpha=0.35, linewidths=0)
+        tried = [(weight, seeds) for weight, seeds in enumerate(line.scores) if seeds is not None]
+        for weight, seeds in tried:
+            axes.scatter([places[weight]] * len(seeds), seeds, s=12, color=ACCENT, alpha=0.35, linewidths=0)
             if not seeds:
-                axes.text(places[at], 0.03, "diverged", transform=axes.get_xaxis_transform(), rotation=90, color=SOFT,
-                          fontsize=9, ha="center", va="bottom")  # fmt: skip
-        means = {at: float(np.mean(seeds)) if seeds else np.nan for at, seeds in tried}
+                axes.text(places[weight], 0.03, "diverged", transform=axes.get_xaxis_transform(), rotation=90,
+                          color=SOFT, fontsize=9, ha="center", va="bottom")  # fmt: skip
+        means = {weight: float(np.mean(seeds)) if seeds else np.nan for weight, seeds in tried}
         dash = _DASHES[number % len(_DASHES)]
         axes.plot(
             places[list(means)], list(means.values()), color=ACCENT, linewidth=1.6, linestyle=dash, marker="o",
             markersize=4.5, label=line.settings,
         )  # fmt: skip
         if line.chosen is not None:
-            axes.scatter(
-                [places[line.chosen]],
-                [means[line.chosen]],
-                s=110,
-                facecolors="none",
-                edgecolors=REFERENCE,
-                linewidths=1.6,
-                zorder=3,
-            )
+            at = (places[line.chosen], means[line.chosen])
+            axes.scatter(*at, s=110, facecolors="none", edgecolors=REFERENCE, linewidths=1.6, zorder=3)
     axes.set_xticks(range(len(ticks)), list(ticks), rotation=90 if crowded else 0)
     axes.set_xlim(-0.5, len(ticks) - 0.5)
     if len(lines) > 1:

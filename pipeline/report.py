@@ -273,18 +273,18 @@ def _search(outcome: Outcome) -> tuple[list[str], list[figures.Tried]]:
         chosen = [candidate.label for candidate in run.candidates].index(run.label)
         return ticks, [figures.Tried("", scores, chosen)]
     weights = sorted({candidate.weights for candidate in run.candidates})
-    each = [candidate.settings for candidate in run.candidates]
+    distinct = list({settings_label(c.settings): c.settings for c in run.candidates}.values())
     # A method of weight 0 has no settings, so its candidate belongs to every line that agrees with it on the others.
-    whole = [settings for settings in each if not any(settings.items() < other.items() for other in each)]
-    tried: list[figures.Tried] = []
-    for settings in (settings for number, settings in enumerate(whole) if settings not in whole[:number]):
+    lines = [settings for settings in distinct if not any(settings.items() < other.items() for other in distinct)]
+    ringed = next(at for at, settings in enumerate(lines) if run.chosen_settings.items() <= settings.items())
+    tried = []
+    for number, settings in enumerate(lines):
         own = {c.weights: c for c in run.candidates if c.settings.items() <= settings.items()}
         scored = [[100 * x for x in own[at].reached] if at in own else None for at in weights]
-        ours = run.chosen in own and own[run.chosen].label == run.label and all(line.chosen is None for line in tried)
         named = settings_label(settings)
         if len(run.methods) == 1:  # whose settings they are goes without saying
             named = named.replace(f"{run.methods[0].name}.", "")
-        tried.append(figures.Tried(named, scored, weights.index(run.chosen) if ours else None))
+        tried.append(figures.Tried(named, scored, weights.index(run.chosen) if number == ringed else None))
     return [label(at) for at in weights], tried
 
 

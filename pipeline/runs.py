@@ -95,9 +95,8 @@ class Run(Settings):
                 idle = {f"methods.{term.name}" for term, weight in zip(self.methods, chosen, strict=True) if not weight}
                 settings = [(key, value) for key, value in combination.settings if key.rpartition(".")[0] not in idle]
                 tried[Candidate(chosen, tuple(settings))] = None
-        return sorted(
-            tried, key=lambda candidate: candidate.weights
-        )  # stable: settings stay in the order of the search
+        # The sort is stable, so candidates of the same weights stay in the order of the search.
+        return sorted(tried, key=lambda candidate: candidate.weights)
 
 
 @dataclass(frozen=True)
@@ -157,8 +156,8 @@ def read(params: Params, name: str) -> Run:
     for key, values in run.search.items():
         owner, _, setting = key.rpartition(".")
         owners = ["student", "train", *(f"methods.{term.name}" for term in run.methods)]
-        plain = not any(isinstance(value, list | dict) for value in values)
-        if owner not in owners or not setting or key == "train.seeds" or not values or not plain:
+        nested = any(isinstance(value, list | dict) for value in values)
+        if owner not in owners or not setting or key == "train.seeds" or not values or nested:
             raise UserError(
                 f"{where}.search: {key}: {values}; write student.<key>, train.<key> (but not train.seeds) or "
                 "methods.<name of one of the run's methods>.<key>, and a list of numbers or words, such as "

@@ -123,6 +123,8 @@ def train(
     try:
         return _train(fitter, seeds, candidates, started)
     finally:
+        # Deleted while it is held: who waits for the deleted file sees that it is not this one.
+        lock.path.unlink(missing_ok=True)
         lock.release()
 
 
@@ -185,8 +187,9 @@ class Fitter:
     def __init__(self, plan: Plan):
         self.plan = plan
         self.modules = {term.name: part("methods", term.name) for term in plan.run.methods}
-        for combination in self._searching().combinations():
-            for term in plan.run.methods:
+        self.run = self._searching()
+        for combination in self.run.combinations():
+            for term in self.run.methods:
                 self.method(term, combination)
         self.world = World(plan)
 
@@ -207,9 +210,9 @@ class Fitter:
             UserError: a method misses something, or a candidate's settings are wrong.
         """
         self.world.check_what_heads_say()
-        run, seed = self._searching(), self.plan.settings({}).seeds[0]
-        combinations = run.combinations()
-        for combination in reversed(combinations):  # and so ends with the first one's draw, which training needs first
+        run, seed = self.run, self.plan.settings({}).seeds[0]
+        # In reverse, and so ending with the first one's draw, which training needs first.
+        for combination in reversed(run.combinations()):
             draw = self.world.draw(seed, combination)
         known: dict[tuple[Any, ...], list[list[float]]] = {}
 
@@ -230,13 +233,14 @@ class Fitter:
             for term in run.methods
             if term.weight == "auto"
             for key, values in getattr(self.modules[term.name], "AUTO", {}).items()
-            if key not in term.options
+            if key not in term.options and f"methods.{term.name}.{key}" not in run.search
         }
-        return run.model_copy(update={"search": search | run.search})
+        # Last, so that they change fastest: combinations that differ in them alone share what is read of the data.
+        return run.model_copy(update={"search": run.search | search})
 
     def _weights(self, draw: Draw, combination: Candidate) -> list[list[float]]:
         """Per method, the weights to try with a combination of settings, whatever else is tried."""
-        methods = self.plan.run.methods
+        methods = self.run.methods
         torch.manual_seed(draw.seed)
         student = draw.recipe.build().to(self.world.device)
         pulls = self._build(student, draw, replace(combination, weights=tuple(1.0 for _ in methods)))
@@ -329,7 +333,7 @@ class Fitter:
         context = draw.context(student)
         return {
             term.name: Pull(weight, term.schedule, self.method(term, candidate).build(context).to(self.world.device))
-            for term, weight in zip(self.plan.run.methods, candidate.weights, strict=True)
+            for term, weight in zip(self.run.methods, candidate.weights, strict=True)
             if weight > 0
         }
 

@@ -185,9 +185,8 @@ def test_a_method_sees_the_same_rows_of_student_teachers_labels_and_folds(
 
     def method(self: kd.FeatureDistillation, signals: Signals) -> torch.Tensor:
         texts, features = read[-1]
-        if (
-            torch.is_grad_enabled()
-        ):  # the log's look at the chance level, which moves the rows on purpose, has no gradient
+        # The log's look at the chance level, which moves the rows on purpose, has no gradient.
+        if torch.is_grad_enabled():
             at = [int((features == row).all(1).nonzero()[0]) for row in signals.features]
             steps.append(([texts[i] for i in at], signals))
         return told_to(self, signals)
@@ -456,6 +455,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(project: Path, params: Params
     other.release()
     train("trial", params, project)
     train("trial", params, project)
+    assert not other.path.exists()
 
 
 def test_gates_of_two_methods_are_kept_apart(project: Path, params: Params):

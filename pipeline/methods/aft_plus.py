@@ -16,6 +16,7 @@ from pipeline import params
 from pipeline.methods import Context, Signals, Transfer, aft, logit_kd
 
 AUTO = {"head": [1.0, 0.0]}
+"""See `pipeline.methods`."""
 
 
 class Settings(params.Settings):
@@ -47,7 +48,7 @@ class Settings(params.Settings):
 
 
 class AdaptiveTransferPlus(Transfer):
-    """a KL + b R: the divergence of the logits as in `logit_kd`, and the gap of the kernels as in `aft`."""
+    """head * KL + kernel * R: the divergence of the logits as in `logit_kd`, the gap of the kernels as in `aft`."""
 
     def __init__(self, head: Transfer, kernel: Transfer, head_share: float, kernel_share: float):
         super().__init__()
