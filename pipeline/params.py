@@ -91,13 +91,13 @@ class Params:
         """The section `name` as a settings class. Raises `UserError` as `section` and `parse` do."""
         return parse(cls, self.section(name), f"{self.source}: {name}")
 
-    def part(self, kind: str, name: str, key: str = "family") -> tuple[ModuleType, Any]:
+    def plugin(self, kind: str, name: str, key: str = "family") -> tuple[ModuleType, Any]:
         """The plug-in module that section `name` asks for, and its `Settings` read from the other keys.
 
-        `part("teachers", "teachers.minilm")` with `family: transformers` gives `pipeline/teachers/transformers.py`
+        `plugin("teachers", "teachers.minilm")` with `family: transformers` gives `pipeline/teachers/transformers.py`
         and its settings.
         """
-        return read_part(kind, self.section(name), f"{self.source}: {name}", key)
+        return read_plugin(kind, self.section(name), f"{self.source}: {name}", key)
 
 
 def parse(cls: type[S], values: Mapping[str, Any], where: str) -> S:
@@ -116,28 +116,28 @@ def parse(cls: type[S], values: Mapping[str, Any], where: str) -> S:
         raise UserError(f"{where}{_explain(cls, first)}{more}") from None
 
 
-def read_part(kind: str, values: Mapping[str, Any], where: str, key: str = "family") -> tuple[ModuleType, Any]:
+def read_plugin(kind: str, values: Mapping[str, Any], where: str, key: str = "family") -> tuple[ModuleType, Any]:
     """The plug-in that `values[key]` names, and its `Settings` read from the remaining values."""
     if not isinstance(values, Mapping):
         raise UserError(f"{where}: expected a mapping with `{key}`, found {values!r}")
     if key not in values:
-        raise UserError(f"{where}: missing key `{key}`; one of {_names(parts(kind))}")
-    module = part(kind, values[key], f"{where}.{key}")
+        raise UserError(f"{where}: missing key `{key}`; one of {_names(plugins(kind))}")
+    module = plugin(kind, values[key], f"{where}.{key}")
     return module, parse(module.Settings, {k: v for k, v in values.items() if k != key}, where)
 
 
-def parts(kind: str) -> list[str]:
+def plugins(kind: str) -> list[str]:
     """The names of the plug-ins in `pipeline/<kind>/`: the file names, because the file name is the name."""
-    return sorted(module.name for module in iter_modules([str(LIBRARY / kind)]))
+    return sorted(m.name for m in iter_modules([str(LIBRARY / kind)]) if not m.name.startswith("_"))
 
 
-def part(kind: str, name: Any, where: str = "") -> ModuleType:
+def plugin(kind: str, name: Any, where: str = "") -> ModuleType:
     """The module `pipeline/<kind>/<name>.py`, imported only when asked for.
 
     Raises:
         UserError: there is no such file; the message lists those there are.
     """
-    names = parts(kind)
+    names = plugins(kind)
     if name not in names:
         place = f"{where}: " if where else ""
         raise UserError(
@@ -148,7 +148,7 @@ def part(kind: str, name: Any, where: str = "") -> ModuleType:
 
 def describe(kind: str) -> dict[str, str]:
     """Each plug-in of a kind and the first line of its documentation, without importing any of them."""
-    files = {name: ast.parse((LIBRARY / kind / f"{name}.py").read_text(encoding="utf-8")) for name in parts(kind)}
+    files = {name: ast.parse((LIBRARY / kind / f"{name}.py").read_text(encoding="utf-8")) for name in plugins(kind)}
     return {name: (ast.get_docstring(tree) or "").partition("\n")[0] for name, tree in files.items()}
 
 

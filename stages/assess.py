@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from stages import command
 
 if TYPE_CHECKING:
-    from pipeline.assessment import Assessment
+    from pipeline.probing.assessment import Assessment
 
 
 def main(params: command.File = command.PARAMS, overrides: command.Set = None, as_json: command.Json = False) -> None:
@@ -14,7 +14,7 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
 
     Probe, neighbours, LogME and kernels; recommends teachers by validation rows.
     """
-    from pipeline.assess import assess
+    from pipeline.probing.subsets import assess
 
     found = assess(command.settings(params, overrides))
     if sys.stdout.isatty() and not as_json:

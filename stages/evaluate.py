@@ -17,7 +17,7 @@ def main(
 
     And its teachers' probes on the same rows.
     """
-    from pipeline.evaluate import evaluate
+    from pipeline.training.evaluation import evaluate
 
     command.show(evaluate(run, command.settings(params, overrides)), as_json)
 

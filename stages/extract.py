@@ -17,14 +17,14 @@ def main(
 
     Keeps what it says in features/<teacher>.zarr; resumes after an interruption.
     """
-    from pipeline.extract import ExtractSettings, extract
+    from pipeline.data.dataset import Dataset
+    from pipeline.extraction.extractor import ExtractSettings, extract
     from pipeline.machine import Machine
-    from pipeline.prepared import Prepared
 
     loaded = command.settings(params, overrides)
     settings, machine = loaded.read(ExtractSettings, "extract"), loaded.read(Machine, "machine")
-    family, spec = loaded.part("teachers", f"teachers.{teacher}")
-    data = Prepared.open(command.DATA)
+    family, spec = loaded.plugin("teachers", f"teachers.{teacher}")
+    data = Dataset.open(command.DATA)
     model = family.load(spec, settings.precision, machine.torch_device())
     out = command.FEATURES / f"{teacher}.zarr"
     done = extract(data, model, out, settings, machine, name=f"extract {teacher}", say=command.say)

@@ -94,14 +94,14 @@ def export_features(
     """Write a head's features, with their ids and recipe, in another format."""
     import numpy as np
 
-    from pipeline.prepared import Prepared
+    from pipeline.data.dataset import Dataset
     from pipeline.store import FeatureStore
     from pipeline.store.interchange import export
 
     opened = FeatureStore.open(store)
     rows = parts = None
     if data is not None:
-        prepared = Prepared.open(data)
+        prepared = Dataset.open(data)
         opened.check(prepared.digest, prepared.ids)
         drawn = prepared.split(split)
         train = np.setdiff1d(np.arange(len(opened)), drawn.test)
@@ -120,11 +120,11 @@ def import_features(
     data: Data = None,
 ) -> None:
     """Make a store of features in another format: of ours, or of other tools."""
-    from pipeline.prepared import Prepared
+    from pipeline.data.dataset import Dataset
     from pipeline.store import RowIndex
     from pipeline.store.interchange import import_features
 
-    prepared = None if data is None else Prepared.open(data)
+    prepared = None if data is None else Dataset.open(data)
     rows = None if prepared is None else RowIndex(prepared.ids, prepared.row_digests)
     digest = None if prepared is None else prepared.digest
     made = import_features(sources, store, head, dtype, rows, digest)  # type: ignore[arg-type]
@@ -137,19 +137,19 @@ def _again(
     """Random rows through the teacher once more, against what the store has of them."""
     import numpy as np
 
+    from pipeline.data.dataset import Dataset
     from pipeline.errors import UserError
-    from pipeline.extract import ExtractSettings
+    from pipeline.extraction.extractor import ExtractSettings
     from pipeline.machine import Machine
-    from pipeline.prepared import Prepared
     from pipeline.store import FeatureStore
     from pipeline.store.differences import differences
     from pipeline.store.verify import compare
 
-    store, data = FeatureStore.open(path), Prepared.open(command.DATA)
+    store, data = FeatureStore.open(path), Dataset.open(command.DATA)
     store.check(data.digest, data.ids)
     name = store.head_name(head)
     settings = params.read(ExtractSettings, "extract")
-    family, spec = params.part("teachers", f"teachers.{teacher}")
+    family, spec = params.plugin("teachers", f"teachers.{teacher}")
     model = family.load(spec, settings.precision, params.read(Machine, "machine").torch_device())
     if changed := ", ".join(differences(dict(store.recipe), dict(model.recipe))):
         raise UserError(

@@ -8,7 +8,7 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
 
     Checks that stores, probes and dataset belong together; writes a bundle per run.
     """
-    from pipeline.join import join
+    from pipeline.runs.bundle import join
 
     command.show(join(command.settings(params, overrides)), as_json)
 

@@ -8,7 +8,7 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
 
     Reads the source, drops duplicates, draws the splits and writes data/.
     """
-    from pipeline.prepare import PrepareSettings, prepare
+    from pipeline.data.preparation import PrepareSettings, prepare
 
     settings = command.settings(params, overrides).read(PrepareSettings, "dataset")
     command.show(prepare(settings, command.DATA), as_json)

@@ -17,15 +17,15 @@ def main(
 
     Sees the labels of the labelled training rows only, on every draw of the splits.
     """
-    from pipeline.prepared import Prepared
-    from pipeline.probe import ProbeSettings, probe
+    from pipeline.data.dataset import Dataset
+    from pipeline.probing.probes import ProbeSettings, probe
     from pipeline.store import FeatureStore
 
     loaded = command.settings(params, overrides)
     settings = loaded.read(ProbeSettings, "probe")
     loaded.section(f"teachers.{teacher}")
     store = FeatureStore.open(command.FEATURES / f"{teacher}.zarr")
-    result = probe(teacher, Prepared.open(command.DATA), store, settings, command.PROBES / teacher)
+    result = probe(teacher, Dataset.open(command.DATA), store, settings, command.PROBES / teacher)
     command.show(result, as_json)
 
 

@@ -11,7 +11,7 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
 
     Means, paired differences with intervals, the share of the gap that is closed.
     """
-    from pipeline.report import Stored, report
+    from pipeline.reporting.page import Stored, report
     from pipeline.store import FeatureStore
 
     loaded = command.settings(params, overrides)

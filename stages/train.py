@@ -17,7 +17,7 @@ def main(
 
     Every seed and every candidate weight; the weight is chosen on validation rows.
     """
-    from pipeline.train import train
+    from pipeline.training.sweep import train
 
     command.show(train(run, command.settings(params, overrides), say=command.say), as_json)
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import yaml
 
+from pipeline.data.dataset import Dataset
+from pipeline.data.preparation import PrepareSettings, prepare
 from pipeline.params import Params
-from pipeline.prepare import PrepareSettings, prepare
-from pipeline.prepared import Prepared
-from pipeline.probe import ProbeSettings, probe
+from pipeline.probing.probes import ProbeSettings, probe
 from pipeline.store import FeatureStore, Head, RowIndex, StoreWriter
 
 CLASSES = ("bad", "good", "plain")
@@ -64,7 +64,7 @@ def write_table(path: Path, rows: int = 240, seed: int = 0) -> None:
             writer.writerow([f"r{row:04}", " ".join(random.permutation(words)), CLASSES[mood] if row % 10 else ""])
 
 
-def write_store(data: Prepared, path: Path, width: int, seed: int, logits: np.ndarray | None = None) -> FeatureStore:
+def write_store(data: Dataset, path: Path, width: int, seed: int, logits: np.ndarray | None = None) -> FeatureStore:
     """Features that know the class a row was made with, under noise; and a head `logits`, where there are any."""
     random = np.random.default_rng(seed)
     truth = np.array([int(name[1:]) % 3 for name in data.ids])
@@ -81,7 +81,7 @@ def write_store(data: Prepared, path: Path, width: int, seed: int, logits: np.nd
     return FeatureStore.open(path)
 
 
-def class_logits(data: Prepared) -> np.ndarray:
+def class_logits(data: Dataset) -> np.ndarray:
     """Logits [n, 3] of a head that knows the class a row was made with, no two rows alike."""
     truth = np.array([int(name[1:]) % 3 for name in data.ids])
     return np.eye(3)[truth] * 4 + np.random.default_rng(5).normal(size=(len(data), 3))
@@ -95,7 +95,7 @@ def made_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = Params(PARAMS).read(PrepareSettings, "dataset")
     source = settings.source | {"path": str(root / "raw" / "reviews.csv")}
     prepare(settings.model_copy(update={"source": source}), root / "data")
-    data = Prepared.open(root / "data")
+    data = Dataset.open(root / "data")
     for name, width, seed in (("wise", 24, 1), ("loud", 8, 2)):
         store = write_store(data, root / "features" / f"{name}.zarr", width, seed)
         probe(name, data, store, Params(PARAMS).read(ProbeSettings, "probe"), root / "probes" / name)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.params import parts
+from pipeline.params import plugins
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "100"}
@@ -31,8 +31,8 @@ def test_help_names_every_stage_in_order_and_does_not_wait_for_torch(tmp_path: P
 
 @pytest.mark.parametrize("kind", ["methods", "teachers", "students", "datasets"])
 def test_list_shows_what_params_may_name(kind: str, tmp_path: Path):
-    assert [line.split()[0] for line in aft("list", kind, cwd=tmp_path).stdout.splitlines()] == parts(kind)
-    assert sorted(json.loads(aft("list", kind, "--json", cwd=tmp_path).stdout)) == parts(kind)
+    assert [line.split()[0] for line in aft("list", kind, cwd=tmp_path).stdout.splitlines()] == plugins(kind)
+    assert sorted(json.loads(aft("list", kind, "--json", cwd=tmp_path).stdout)) == plugins(kind)
 
 
 def test_the_stages_after_extraction_work_one_by_one(project: Path):

@@ -7,7 +7,7 @@ import pytest
 from pydantic import Field
 
 from pipeline.errors import UserError
-from pipeline.params import Params, Settings, describe, parse, part, parts
+from pipeline.params import Params, Settings, describe, parse, plugin, plugins
 
 
 class Inner(Settings):
@@ -125,14 +125,14 @@ def test_a_malformed_override_is_refused(tmp_path: Path, override: str):
 
 
 def test_the_file_name_is_the_name():
-    assert "aft" in parts("methods")
-    assert part("methods", "aft").__name__ == "pipeline.methods.aft"
+    assert "aft" in plugins("methods")
+    assert plugin("methods", "aft").__name__ == "pipeline.methods.aft"
     with pytest.raises(UserError, match=r"no 'aff' in pipeline/methods/.*did you mean `aft`"):
-        part("methods", "aff")
+        plugin("methods", "aff")
 
 
 def test_plug_ins_are_described_by_their_first_line():
     for kind in ("methods", "teachers", "students", "datasets"):
         found = describe(kind)
-        assert list(found) == parts(kind)
+        assert list(found) == plugins(kind)
         assert all(line.endswith((".", ":")) or line for line in found.values())

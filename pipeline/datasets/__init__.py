@@ -6,7 +6,7 @@ A family offers
 - `Settings`: its keys in the `dataset` section of params.yaml;
 - `rows(settings)`: yields every `Row`, in an order that does not change between calls.
 
-It reads and yields; it does not split, deduplicate or drop. `pipeline.prepare` does that for all families alike.
+It reads and yields; it does not split, deduplicate or drop. `pipeline.data` does that for all families alike.
 """
 
 from dataclasses import dataclass

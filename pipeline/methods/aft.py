@@ -9,10 +9,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.gates import Activation, Combination, DenseGates, Gates
-from pipeline.kernels import centre, cka, cosine, debiased_cka, gram, off_diagonal_cka, radial, rms_gap
+from pipeline.functional.kernels import centre, cka, cosine, debiased_cka, gram, off_diagonal_cka, radial, rms_gap
 from pipeline.methods import Context, Signals, Transfer, full_precision
-from pipeline.targets import Targets, TargetSettings
+from pipeline.methods._gates import Activation, Combination, DenseGates, Gates
+from pipeline.methods._targets import Targets, TargetSettings
 
 WARM_UP_ROWS = 128
 ANOTHER = "the run's `teachers`, then run `aft extract NAME` and `aft probe NAME`"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline import params
 from pipeline.errors import UserError
-from pipeline.logme import logme
+from pipeline.functional.logme import logme
 from pipeline.methods import Context, Signals, Transfer, full_precision
 
 

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline import kernels
-from pipeline.kernels import TINY, centre, gram
+from pipeline.functional import kernels
+from pipeline.functional.kernels import TINY, centre, gram
 from pipeline.methods import Context, Signals, Transfer, full_precision
-from pipeline.targets import Targets, TargetSettings
+from pipeline.methods._targets import Targets, TargetSettings
 
 
 class Settings(TargetSettings):

@@ -4,7 +4,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.methods import Context, Signals, Transfer, full_precision
-from pipeline.targets import Targets, TargetSettings
+from pipeline.methods._targets import Targets, TargetSettings
 
 
 class Settings(TargetSettings):

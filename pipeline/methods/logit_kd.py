@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.methods import Context, Signals, Transfer, full_precision
-from pipeline.targets import LogitSettings
+from pipeline.methods._targets import LogitSettings
 
 
 class Settings(LogitSettings):

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from pipeline.errors import UserError
 from pipeline.methods import Context, Signals, Transfer, full_precision
-from pipeline.targets import LogitSettings
+from pipeline.methods._targets import LogitSettings
 
 EPSILON = 1e-7
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.kernels import TINY, centre, gram
+from pipeline.functional.kernels import TINY, centre, gram
 from pipeline.methods import Context, Signals, Transfer, full_precision
-from pipeline.targets import Targets, TargetSettings
+from pipeline.methods._targets import Targets, TargetSettings
 
 ENTRIES = 1 << 22
 """Angles held at a time, of the n^3 there are."""

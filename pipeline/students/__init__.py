@@ -12,35 +12,31 @@ A family offers
   if its settings ask for it, pretrained weights; with `pretrained=False` it only has the shape of one, because weights
   are about to be loaded, and needs no file but the checkpoint's own.
 
-`data` is the `Prepared` dataset. For a family that reads features it is a reader of each teacher's store instead, by
+`data` is the `Dataset` dataset. For a family that reads features it is a reader of each teacher's store instead, by
 the teacher's name and in the run's order; that the stores are of the dataset, and in `inputs` those of `fit`, was
 checked. Features do not train, so such a student takes no methods.
 """
 
-from abc import ABC, abstractmethod
-from typing import Any, Literal, Protocol, runtime_checkable
+from pipeline.students._checkpoints import (
+    Recipe,
+    load_student,
+    place,
+    predict,
+    save_student,
+    student_outputs,
+    student_recipe,
+)
+from pipeline.students._contract import Inputs, Kind, Student
 
-import numpy as np
-from jaxtyping import Float
-from torch import Tensor, nn
-
-Kind = Literal["text", "image", "features"]
-
-
-@runtime_checkable
-class Inputs(Protocol):
-    """A dataset as one student family reads it."""
-
-    def batch(self, rows: np.ndarray) -> Any:
-        """The input of `Student.forward` for rows of the dataset, in the order given."""
-        ...
-
-
-class Student(nn.Module, ABC):
-    """A classifier that shows its features. `width` is d, the width of the input of its last layer."""
-
-    width: int
-
-    @abstractmethod
-    def forward(self, inputs: Any) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
-        """The features and the logits of a batch that `Inputs.batch` made."""
+__all__ = [
+    "Inputs",
+    "Kind",
+    "Recipe",
+    "Student",
+    "load_student",
+    "place",
+    "predict",
+    "save_student",
+    "student_outputs",
+    "student_recipe",
+]

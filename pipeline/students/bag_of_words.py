@@ -19,8 +19,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline import students
+from pipeline.data.dataset import Dataset
 from pipeline.params import Settings as Base
-from pipeline.prepared import Prepared
 
 KIND: Literal["text"] = "text"
 WORD = re.compile(r"\w+|[^\w\s]")
@@ -44,7 +44,7 @@ class Settings(Base):
     dropout: float = Field(default=0.5, ge=0, lt=1)
 
 
-def fit(settings: Settings, data: Prepared, rows: np.ndarray) -> dict[str, Any]:
+def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
     """The words of the training rows and their weights: the most frequent, ties in alphabetical order."""
     counts: Counter[str] = Counter()
     for text in data.content(rows):
@@ -55,7 +55,7 @@ def fit(settings: Settings, data: Prepared, rows: np.ndarray) -> dict[str, Any]:
     return {"vocabulary": [word for _, word in kept], "weights": weights}
 
 
-def inputs(settings: Settings, fitted: dict[str, Any], data: Prepared) -> "Words":
+def inputs(settings: Settings, fitted: dict[str, Any], data: Dataset) -> "Words":
     """All texts as word numbers, once."""
     numbers = {word: number for number, word in enumerate(fitted["vocabulary"], start=1)}
     texts = data.content(np.arange(len(data)))

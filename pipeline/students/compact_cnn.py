@@ -14,9 +14,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline import students
-from pipeline.images import Images, statistics
+from pipeline.data.dataset import Dataset
 from pipeline.params import Settings as Base
-from pipeline.prepared import Prepared
+from pipeline.students._images import Images, statistics
 
 KIND: Literal["image"] = "image"
 
@@ -35,12 +35,12 @@ class Settings(Base):
     width: int = Field(default=128, ge=8, multiple_of=8)
 
 
-def fit(settings: Settings, data: Prepared, rows: np.ndarray) -> dict[str, Any]:
+def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
     """Mean and standard deviation of the training rows' pixels."""
     return statistics(data, rows, settings.size, settings.channels)
 
 
-def inputs(settings: Settings, fitted: dict[str, Any], data: Prepared) -> Images:
+def inputs(settings: Settings, fitted: dict[str, Any], data: Dataset) -> Images:
     """All images at this student's size."""
     return Images(data, settings.size, settings.channels, fitted["mean"], fitted["std"])
 

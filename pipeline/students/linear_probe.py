@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from pipeline import students
 from pipeline.errors import UserError
+from pipeline.functional.standardisation import statistics
 from pipeline.params import Settings as Base
-from pipeline.probe import statistics
 from pipeline.store import Reader
 
 KIND: Literal["features"] = "features"

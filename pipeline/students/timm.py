@@ -11,11 +11,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline import students
+from pipeline.data.dataset import Dataset
 from pipeline.errors import UserError
-from pipeline.images import Images
 from pipeline.params import Settings as Base
-from pipeline.prepared import Prepared
-from pipeline.weights import locate
+from pipeline.pretrained import locate
+from pipeline.students._images import Images
 
 KIND: Literal["image"] = "image"
 
@@ -38,7 +38,7 @@ class Settings(Base):
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
-def fit(settings: Settings, data: Prepared, rows: np.ndarray) -> dict[str, Any]:
+def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
     """Size and normalisation, from the model's configuration."""
     if not timm.is_model(settings.model):
         close = difflib.get_close_matches(settings.model, timm.list_models(), n=3)
@@ -49,7 +49,7 @@ def fit(settings: Settings, data: Prepared, rows: np.ndarray) -> dict[str, Any]:
     return {"size": size, "mean": list(config["mean"]), "std": list(config["std"])}
 
 
-def inputs(settings: Settings, fitted: dict[str, Any], data: Prepared) -> Images:
+def inputs(settings: Settings, fitted: dict[str, Any], data: Dataset) -> Images:
     """All images at this student's size."""
     return Images(data, fitted["size"], 3, fitted["mean"], fitted["std"])
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from pipeline import students
+from pipeline.data.dataset import Dataset
 from pipeline.errors import UserError
 from pipeline.params import Settings as Base
-from pipeline.prepared import Prepared
-from pipeline.weights import locate
+from pipeline.pretrained import locate
 
 KIND: Literal["text"] = "text"
 
@@ -37,7 +37,7 @@ class Settings(Base):
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
-def fit(settings: Settings, data: Prepared, rows: np.ndarray) -> dict[str, Any]:
+def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
     """The model's configuration and tokenizer, so that a checkpoint needs nothing else."""
     path = str(locate(settings.model))
     try:
@@ -52,7 +52,7 @@ def fit(settings: Settings, data: Prepared, rows: np.ndarray) -> dict[str, Any]:
     }
 
 
-def inputs(settings: Settings, fitted: dict[str, Any], data: Prepared) -> "Tokens":
+def inputs(settings: Settings, fitted: dict[str, Any], data: Dataset) -> "Tokens":
     """All texts as token numbers, once."""
     tokenizer = Tokenizer.from_str(fitted["tokenizer"])
     tokenizer.no_padding()

@@ -15,7 +15,7 @@ from timm.data import create_transform, resolve_model_data_config
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from pipeline import params, weights
+from pipeline import params, pretrained
 from pipeline.errors import UserError
 from pipeline.teachers import Precision, Teacher
 
@@ -68,7 +68,7 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Ima
         "family": "timm",
         "version": VERSION,
         "architecture": model.pretrained_cfg["architecture"],
-        "weights": weights.digest(model.state_dict()),
+        "weights": pretrained.digest(model.state_dict()),
         "transform": {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()},
         "precision": precision,
     }
@@ -176,7 +176,7 @@ def _pretrained(settings: Settings) -> tuple[Any, dict[str, Any]]:
 
 def _from_file(settings: Settings) -> tuple[Any, dict[str, Any]]:
     """A model with the weights of a file, and the preprocessing that the file's origin implies."""
-    path = weights.locate(settings.weights)
+    path = pretrained.locate(settings.weights)
     state = _read(path)
     options = _sized(settings)
     with torch.device("meta"):

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from pipeline import params, weights
+from pipeline import params, pretrained
 from pipeline.errors import UserError
 from pipeline.provenance import digest_files, digest_of
 from pipeline.teachers import Precision, Teacher
@@ -108,7 +108,7 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Tex
         "version": VERSION,
         "architecture": type(model).__name__,
         "config": digest_of(_config(folder)),
-        "weights": weights.digest(state),
+        "weights": pretrained.digest(state),
         "tokenizer": digest_files(folder, [name for name in TOKENIZER_FILES if (folder / name).is_file()]),
         "pooling": settings.pooling,
         "max_length": limit,
@@ -180,7 +180,7 @@ class TextEncoder(Teacher):
 
 def _folder(settings: Settings) -> Path:
     """The local folder of a model; what a hub has is brought here first: configuration, tokenizer and weights."""
-    folder = weights.locate(settings.model)
+    folder = pretrained.locate(settings.model)
     if folder.is_dir():
         return folder
     if folder.is_absolute() or settings.model.startswith((".", "~")) or len(folder.parts) > 2:

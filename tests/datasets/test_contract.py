@@ -16,9 +16,9 @@ from PIL import Image
 
 from pipeline.datasets import SPLITS, Row
 from pipeline.errors import UserError
-from pipeline.params import parts, read_part
+from pipeline.params import plugins, read_plugin
 
-FAMILIES = parts("datasets")
+FAMILIES = plugins("datasets")
 
 
 def png(value: int) -> bytes:
@@ -46,7 +46,7 @@ def example(family: str, folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(params=FAMILIES)
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[ModuleType, Any]]:
-    yield read_part("datasets", {"family": request.param, **example(request.param, tmp_path)}, "dataset.source")
+    yield read_plugin("datasets", {"family": request.param, **example(request.param, tmp_path)}, "dataset.source")
 
 
 def test_there_are_rows_with_unique_ids(source: tuple[ModuleType, Any]):
@@ -86,16 +86,16 @@ def test_labels_splits_and_groups_are_names_or_nothing(source: tuple[ModuleType,
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_unknown_setting_is_refused(family: str, tmp_path: Path):
     with pytest.raises(UserError, match="unknown key `colour`"):
-        read_part("datasets", {"family": family, "colour": "red", **example(family, tmp_path)}, "dataset.source")
+        read_plugin("datasets", {"family": family, "colour": "red", **example(family, tmp_path)}, "dataset.source")
 
 
 def test_preparing_imports_neither_torch_nor_the_packages_that_ship_rows(tmp_path: Path):
     code = """
 import json, sys
-import pipeline.prepare
-from pipeline.params import read_part
+import pipeline.data.preparation
+from pipeline.params import read_plugin
 for settings in json.loads(sys.argv[1]):
-    family, read = read_part("datasets", settings, "dataset.source")
+    family, read = read_plugin("datasets", settings, "dataset.source")
     next(family.rows(read))
 print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 """

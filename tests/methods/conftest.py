@@ -2,14 +2,14 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.methods.world import World, make_world
+from tests.methods.case import Case, make_case
 
 
 @pytest.fixture
-def world() -> World:
-    return make_world()
+def case() -> Case:
+    return make_case()
 
 
 @pytest.fixture
-def worlds() -> Callable[..., World]:
-    return make_world
+def worlds() -> Callable[..., Case]:
+    return make_case

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.kernels import centre, cosine, gram, rms_gap
+from pipeline.functional.kernels import centre, cosine, gram, rms_gap
 from pipeline.methods import Signals, Transfer
 from pipeline.methods.aft import Settings
-from tests.methods.world import World, make_world
+from tests.methods.case import Case, make_case
 
 
 def loops(features: list[list[float]], teacher: list[list[float]], scores: list[float]) -> float:
@@ -29,9 +29,9 @@ def loops(features: list[list[float]], teacher: list[list[float]], scores: list[
     return math.sqrt(sum(gaps) / n**2 + 1e-8)
 
 
-def build(world: World, **keys: object) -> Transfer:
+def build(case: Case, **keys: object) -> Transfer:
     torch.manual_seed(0)
-    return Settings(**keys).build(world.context).double()
+    return Settings(**keys).build(case.context).double()
 
 
 def scores_of(transfer: Transfer) -> list[torch.Tensor]:
@@ -50,41 +50,41 @@ def with_scores(transfer: Transfer, seed: int = 5) -> Transfer:
 @given(n=st.sampled_from([1, 2, 3, 4, 17]), seed=st.integers(0, 50))
 @settings(max_examples=25, deadline=None)
 def test_equals_its_definition(n: int, seed: int) -> None:
-    world = make_world()
-    transfer = with_scores(build(world), seed)
-    signals = world.signals(n, seed)
+    case = make_case()
+    transfer = with_scores(build(case), seed)
+    signals = case.signals(n, seed)
     scores = torch.cat(scores_of(transfer)).tolist()
     expected = loops(signals.features.tolist(), torch.cat(signals.teachers, 1).tolist(), scores)
     assert transfer(signals).item() == pytest.approx(expected, rel=1e-7)
 
 
-def test_gates_start_at_one_half_and_learn_at_the_published_rate(world: World) -> None:
-    transfer = build(world)
+def test_gates_start_at_one_half_and_learn_at_the_published_rate(case: Case) -> None:
+    transfer = build(case)
     assert all((gates == 0.5).all() for gates in transfer.gates().values())
     assert transfer.learning_rate == 1e-2
     assert {name: len(gates) for name, gates in transfer.gates().items()} == {"teacher0": 6, "teacher1": 5}
 
 
-def test_teachers_side_by_side_are_the_sum_of_their_gated_grams(world: World) -> None:
-    transfer, signals = with_scores(build(world)), world.signals()
+def test_teachers_side_by_side_are_the_sum_of_their_gated_grams(case: Case) -> None:
+    transfer, signals = with_scores(build(case)), case.signals()
     gates = torch.cat(list(transfer.gates().values()))
     whole = cosine(gram(centre(torch.cat(signals.teachers, 1) * gates)))
     expected = rms_gap(cosine(gram(centre(signals.features))), whole)
     torch.testing.assert_close(transfer(signals), expected)
 
 
-def test_only_ratios_of_gates_matter(world: World) -> None:
+def test_only_ratios_of_gates_matter(case: Case) -> None:
     """Scaling all gates changes nothing, so sum_d dR/ds_d / (1 - sigmoid(s_d)) is 0."""
-    transfer = with_scores(build(world))
-    transfer(world.signals()).backward()
+    transfer = with_scores(build(case))
+    transfer(case.signals()).backward()
     total = sum((score.grad / (1 - score.sigmoid())).sum() for score in scores_of(transfer))
     size = sum((score.grad / (1 - score.sigmoid())).abs().sum() for score in scores_of(transfer))
     assert abs(total) < 1e-7 * size  # not 0: the kernel's epsilon does not scale
 
 
-def test_the_gradient_of_the_gates_is_the_closed_form(world: World) -> None:
+def test_the_gradient_of_the_gates_is_the_closed_form(case: Case) -> None:
     """With v = g^2 and centred rows t: dR/dv_d = sum_i t_id (M t)_id - sum_i c_i t_id^2."""
-    transfer, signals = with_scores(build(world)), world.signals(9)
+    transfer, signals = with_scores(build(case)), case.signals(9)
     transfer(signals).backward()
     gates = torch.cat(list(transfer.gates().values()))
     t = centre(torch.cat(signals.teachers, 1))
@@ -102,8 +102,8 @@ def test_the_gradient_of_the_gates_is_the_closed_form(world: World) -> None:
     )
 
 
-def test_blind_to_shifting_scaling_and_rotating_the_student(world: World) -> None:
-    transfer, signals = with_scores(build(world)), world.signals()
+def test_blind_to_shifting_scaling_and_rotating_the_student(case: Case) -> None:
+    transfer, signals = with_scores(build(case)), case.signals()
     rotation = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64)).Q
     moved = replace(signals, features=(3 * signals.features + 7) @ rotation)
     torch.testing.assert_close(transfer(moved), transfer(signals), rtol=1e-6, atol=0)
@@ -111,8 +111,8 @@ def test_blind_to_shifting_scaling_and_rotating_the_student(world: World) -> Non
     assert abs(transfer(stretched) - transfer(signals)) > 1e-3
 
 
-def test_closing_a_gate_hides_that_feature(world: World) -> None:
-    transfer, signals = build(world), world.signals()
+def test_closing_a_gate_hides_that_feature(case: Case) -> None:
+    transfer, signals = build(case), case.signals()
     with torch.no_grad():
         scores_of(transfer)[1][2] = -60.0
     changed = signals.teachers[1].clone()
@@ -121,26 +121,26 @@ def test_closing_a_gate_hides_that_feature(world: World) -> None:
     torch.testing.assert_close(transfer(hidden), transfer(signals))
 
 
-def test_a_student_with_the_teachers_kernel_is_at_the_least(worlds: Callable[..., World]) -> None:
-    world = worlds(widths=(4,))
-    signals = world.signals()
+def test_a_student_with_the_teachers_kernel_is_at_the_least(worlds: Callable[..., Case]) -> None:
+    case = worlds(widths=(4,))
+    signals = case.signals()
     same = replace(signals, features=signals.teachers[0].clone().requires_grad_())
-    penalty = build(world)(same)
+    penalty = build(case)(same)
     penalty.backward()
     assert penalty.item() == pytest.approx(1e-4, rel=1e-6)
     assert same.features.grad.isfinite().all()
 
 
-def test_a_batch_of_two_teaches_nothing(world: World) -> None:
-    signals = world.signals(2)
-    penalty = build(world)(signals)
+def test_a_batch_of_two_teaches_nothing(case: Case) -> None:
+    signals = case.signals(2)
+    penalty = build(case)(signals)
     penalty.backward()
     assert penalty.item() == pytest.approx(1e-4, rel=1e-6)
     assert signals.features.grad.abs().max() < 1e-9
 
 
-def test_equal_rows_give_no_gradient(world: World) -> None:
-    transfer, signals = build(world).float(), world.signals()
+def test_equal_rows_give_no_gradient(case: Case) -> None:
+    transfer, signals = build(case).float(), case.signals()
     equal = torch.full((16, 4), 0.3, requires_grad=True)
     teachers = tuple(teacher.float() for teacher in signals.teachers)
     penalty = transfer(Signals(equal, signals.logits.float(), teachers, signals.labels, signals.folds))
@@ -164,25 +164,25 @@ def test_the_pull_does_not_fade_as_the_kernels_match() -> None:
         assert penalty.item() == pytest.approx(math.sqrt((n - 1) / n) * off.item(), rel=1e-2)
 
 
-def test_independent_features_are_as_far_apart_as_their_widths_say(worlds: Callable[..., World]) -> None:
-    world = worlds(widths=(64, 32), student_width=48)
+def test_independent_features_are_as_far_apart_as_their_widths_say(worlds: Callable[..., Case]) -> None:
+    case = worlds(widths=(64, 32), student_width=48)
     random = torch.Generator().manual_seed(0)
     features, a, b = (torch.randn(256, d, generator=random, dtype=torch.float64) for d in (48, 64, 32))
     unlabelled = torch.full((256,), -1)
     signals = Signals(features, torch.zeros(256, 3), (a, b), unlabelled, unlabelled)
-    assert build(world)(signals).item() == pytest.approx(math.sqrt(1 / 48 + 1 / 96), rel=0.03)
+    assert build(case)(signals).item() == pytest.approx(math.sqrt(1 / 48 + 1 / 96), rel=0.03)
 
 
-def test_gates_of_directions_have_a_name_of_their_own(world: World) -> None:
-    gates = build(world, task_directions=True).gates()
+def test_gates_of_directions_have_a_name_of_their_own(case: Case) -> None:
+    gates = build(case, task_directions=True).gates()
     assert {name: len(g) for name, g in gates.items()} == {
         "teacher0": 6, "teacher0: task": 3, "teacher1": 5, "teacher1: task": 3,
     }  # fmt: skip
 
 
-def test_gates_learn_to_keep_what_the_student_knows_and_drop_noise(worlds: Callable[..., World]) -> None:
-    world = worlds(widths=(8,))
-    transfer = build(world, learning_rate=0.05)
+def test_gates_learn_to_keep_what_the_student_knows_and_drop_noise(worlds: Callable[..., Case]) -> None:
+    case = worlds(widths=(8,))
+    transfer = build(case, learning_rate=0.05)
     random = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(transfer.parameters(), transfer.learning_rate)
     unlabelled = torch.full((64,), -1)

@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.kernels import centre, cka, cosine, debiased_cka, gram, off_diagonal_cka, rms_gap
+from pipeline.functional.kernels import centre, cka, cosine, debiased_cka, gram, off_diagonal_cka, rms_gap
 from pipeline.methods import Signals, Transfer
 from pipeline.methods.aft import Settings
 from pipeline.params import parse
-from tests.methods.world import World
+from tests.methods.case import Case
 
 
-def build(world: World, **keys: object) -> Transfer:
+def build(case: Case, **keys: object) -> Transfer:
     torch.manual_seed(0)
-    return parse(Settings, keys, "here").build(world.context).double()
+    return parse(Settings, keys, "here").build(case.context).double()
 
 
 def kernel(rows: torch.Tensor) -> torch.Tensor:
@@ -58,8 +58,8 @@ FORMS = [
 
 
 @pytest.mark.parametrize("keys", FORMS, ids=str)
-def test_every_form_teaches_the_student_and_what_it_learns_beside_it(world: World, keys: dict[str, object]) -> None:
-    transfer, signals = build(world, **keys), world.signals()
+def test_every_form_teaches_the_student_and_what_it_learns_beside_it(case: Case, keys: dict[str, object]) -> None:
+    transfer, signals = build(case, **keys), case.signals()
     own = [parameter for parameter in transfer.parameters() if parameter.requires_grad]
     assert bool(own) == (keys.get("form") != "fixed")
     penalty = transfer(signals)
@@ -83,12 +83,12 @@ def equal(rows: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("keys", FORMS, ids=str)
 def test_every_form_survives_a_collapsed_student_and_equal_teachers(
-    world: World, keys: dict[str, object], dtype: torch.dtype
+    case: Case, keys: dict[str, object], dtype: torch.dtype
 ) -> None:
-    signals = in_precision(world.signals(37), dtype)  # 37 equal numbers seldom have that very mean
+    signals = in_precision(case.signals(37), dtype)  # 37 equal numbers seldom have that very mean
     for teachers in (signals.teachers, tuple(equal(teacher) for teacher in signals.teachers)):
         features = torch.full((37, 4), 0.3, dtype=dtype, requires_grad=True)
-        transfer = build(world, **keys).to(dtype)
+        transfer = build(case, **keys).to(dtype)
         own = [parameter for parameter in transfer.parameters() if parameter.requires_grad]
         penalty = transfer(replace(signals, features=features, teachers=teachers))
         gradients = torch.autograd.grad(penalty, [features, *own])
@@ -98,9 +98,9 @@ def test_every_form_survives_a_collapsed_student_and_equal_teachers(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("combine", ["side_by_side", "outer_product"])
-def test_equal_rows_pull_at_nothing(world: World, combine: str, dtype: torch.dtype) -> None:
+def test_equal_rows_pull_at_nothing(case: Case, combine: str, dtype: torch.dtype) -> None:
     """What rounding leaves of the difference of equal rows would be made as long as any row, and its slope huge."""
-    transfer, signals = build(world, combine=combine).to(dtype), in_precision(world.signals(37), dtype)
+    transfer, signals = build(case, combine=combine).to(dtype), in_precision(case.signals(37), dtype)
     collapsed = replace(signals, features=equal(signals.features))
     penalty = transfer(collapsed)
     assert penalty.isfinite()
@@ -111,23 +111,23 @@ def test_equal_rows_pull_at_nothing(world: World, combine: str, dtype: torch.dty
 
 
 @pytest.mark.parametrize("keys", FORMS, ids=str)
-def test_no_form_waits_for_the_device(world: World, keys: dict[str, object]) -> None:
+def test_no_form_waits_for_the_device(case: Case, keys: dict[str, object]) -> None:
     """On the meta device there are no values, so `.item()`, `bool(tensor)` or a branch on data would raise."""
-    transfer, signals = build(world, **keys).to("meta"), world.signals()
+    transfer, signals = build(case, **keys).to("meta"), case.signals()
     features, logits = signals.features.detach().to("meta"), signals.logits.to("meta")
     teachers = tuple(teacher.to("meta") for teacher in signals.teachers)
     labels, folds = signals.labels.to("meta"), signals.folds.to("meta")
     transfer(Signals(features.requires_grad_(), logits, teachers, labels, folds)).backward()
 
 
-def test_fixed_gates_leave_the_teachers_features_as_they_are(world: World) -> None:
-    signals = world.signals()
+def test_fixed_gates_leave_the_teachers_features_as_they_are(case: Case) -> None:
+    signals = case.signals()
     expected = rms_gap(kernel(signals.features), kernel(torch.cat(signals.teachers, 1)))
-    torch.testing.assert_close(build(world, form="fixed")(signals), expected)
+    torch.testing.assert_close(build(case, form="fixed")(signals), expected)
 
 
-def test_a_gain_scales_a_whole_teacher(world: World) -> None:
-    transfer, signals = build(world, form="teacher_gain"), world.signals()
+def test_a_gain_scales_a_whole_teacher(case: Case) -> None:
+    transfer, signals = build(case, form="teacher_gain"), case.signals()
     with torch.no_grad():
         transfer.teacher_gram.scores[1].fill_(2.0)
     gains = [0.5, 1 / (1 + math.exp(-2.0))]
@@ -135,26 +135,26 @@ def test_a_gain_scales_a_whole_teacher(world: World) -> None:
     torch.testing.assert_close(transfer(signals), rms_gap(kernel(signals.features), kernel(teacher)))
 
 
-def test_dense_maps_the_teachers_features(world: World) -> None:
-    transfer, signals = build(world, form="dense"), world.signals()
+def test_dense_maps_the_teachers_features(case: Case) -> None:
+    transfer, signals = build(case, form="dense"), case.signals()
     teacher = torch.cat(signals.teachers, 1) @ transfer.teacher_gram.matrix
     torch.testing.assert_close(transfer(signals), rms_gap(kernel(signals.features), kernel(teacher)))
 
 
-def test_dense_from_the_identity_starts_as_fixed(world: World) -> None:
-    signals = world.signals()
-    identity = build(world, form="dense", dense_start="identity")
-    torch.testing.assert_close(identity(signals), build(world, form="fixed")(signals))
+def test_dense_from_the_identity_starts_as_fixed(case: Case) -> None:
+    signals = case.signals()
+    identity = build(case, form="dense", dense_start="identity")
+    torch.testing.assert_close(identity(signals), build(case, form="fixed")(signals))
 
 
-def test_kkd_maps_the_student(world: World) -> None:
-    transfer, signals = build(world, form="kkd"), world.signals()
+def test_kkd_maps_the_student(case: Case) -> None:
+    transfer, signals = build(case, form="kkd"), case.signals()
     student = signals.features @ transfer.student_map.weight.T
     torch.testing.assert_close(transfer(signals), rms_gap(kernel(student), kernel(torch.cat(signals.teachers, 1))))
 
 
-def test_without_a_kernel_it_is_a_regression_of_the_student_on_the_teachers(world: World) -> None:
-    transfer, signals = build(world, form="no_kernel"), world.signals(5)
+def test_without_a_kernel_it_is_a_regression_of_the_student_on_the_teachers(case: Case) -> None:
+    transfer, signals = build(case, form="no_kernel"), case.signals(5)
     mapped = torch.cat(signals.teachers, 1) @ transfer.map.weight.T
     total = 0.0
     for j in range(4):
@@ -164,8 +164,8 @@ def test_without_a_kernel_it_is_a_regression_of_the_student_on_the_teachers(worl
     assert transfer(signals).item() == pytest.approx(total / 20)
 
 
-def test_rbf_compares_distances_of_unit_rows(world: World) -> None:
-    signals = world.signals()
+def test_rbf_compares_distances_of_unit_rows(case: Case) -> None:
+    signals = case.signals()
 
     def radial(rows: torch.Tensor) -> torch.Tensor:
         rows = rows - rows.mean(0)
@@ -173,19 +173,19 @@ def test_rbf_compares_distances_of_unit_rows(world: World) -> None:
         return (-torch.cdist(unit, unit, compute_mode="donot_use_mm_for_euclid_dist").square()).exp()
 
     expected = rms_gap(radial(signals.features), radial(torch.cat(signals.teachers, 1)))
-    torch.testing.assert_close(build(world, kernel="rbf")(signals), expected)
+    torch.testing.assert_close(build(case, kernel="rbf")(signals), expected)
 
 
-def test_an_outer_product_of_modalities_is_one_of_their_features(world: World) -> None:
-    signals = world.signals()
+def test_an_outer_product_of_modalities_is_one_of_their_features(case: Case) -> None:
+    signals = case.signals()
     expected = rms_gap(kernel(signals.features), kernel(outer(*signals.teachers)))
-    transfer = build(world, combine="outer_product")
+    transfer = build(case, combine="outer_product")
     torch.testing.assert_close(transfer(signals), expected)
 
 
-def test_the_gradient_of_outer_product_gates_is_that_of_forming_it(world: World) -> None:
-    signals = world.signals()
-    transfer = build(world, combine="outer_product")
+def test_the_gradient_of_outer_product_gates_is_that_of_forming_it(case: Case) -> None:
+    signals = case.signals()
+    transfer = build(case, combine="outer_product")
     transfer(signals).backward()
     scores = [score.detach().clone().requires_grad_() for score in transfer.teacher_gram.scores]
     gated = [rows * score.sigmoid() for rows, score in zip(signals.teachers, scores, strict=True)]
@@ -197,18 +197,18 @@ def test_the_gradient_of_outer_product_gates_is_that_of_forming_it(world: World)
 @pytest.mark.parametrize(
     ("objective", "similarity"), [("cka", cka), ("off_diagonal_cka", off_diagonal_cka), ("debiased_cka", debiased_cka)]
 )
-def test_a_similarity_compares_the_same_two_kernels(world: World, objective: str, similarity: Callable) -> None:
-    signals = world.signals()
+def test_a_similarity_compares_the_same_two_kernels(case: Case, objective: str, similarity: Callable) -> None:
+    signals = case.signals()
     student, teacher = kernel(signals.features), kernel(torch.cat(signals.teachers, 1))
-    torch.testing.assert_close(build(world, objective=objective)(signals), 1 - similarity(student, teacher))
+    torch.testing.assert_close(build(case, objective=objective)(signals), 1 - similarity(student, teacher))
 
 
-def test_the_queue_joins_the_kernel_and_moves_on(world: World) -> None:
-    transfer = build(world, queue=10)
-    rows = np.sort(np.random.default_rng(0).choice(world.context.train_rows, 10, replace=False))
-    kept = [world.context.student_features(rows), *(world.context.teacher_features(k, rows) for k in range(2))]
+def test_the_queue_joins_the_kernel_and_moves_on(case: Case) -> None:
+    transfer = build(case, queue=10)
+    rows = np.sort(np.random.default_rng(0).choice(case.context.train_rows, 10, replace=False))
+    kept = [case.context.student_features(rows), *(case.context.teacher_features(k, rows) for k in range(2))]
     for step in range(3):
-        signals = world.signals(6, seed=step)
+        signals = case.signals(6, seed=step)
         new = [signals.features, *signals.teachers]
         joined = [torch.cat([a, b]) for a, b in zip(new, kept, strict=True)]
         expected = rms_gap(kernel(joined[0]), kernel(torch.cat(joined[1:], 1)))
@@ -216,28 +216,28 @@ def test_the_queue_joins_the_kernel_and_moves_on(world: World) -> None:
         kept = [rows[:10].detach() for rows in joined]
 
 
-def test_the_queue_stands_still_outside_training_and_is_part_of_the_state(world: World) -> None:
-    transfer = build(world, queue=10)
-    first = transfer(world.signals(6))
+def test_the_queue_stands_still_outside_training_and_is_part_of_the_state(case: Case) -> None:
+    transfer = build(case, queue=10)
+    first = transfer(case.signals(6))
     transfer.eval()
-    still = transfer(world.signals(6))
-    assert still == transfer(world.signals(6))
+    still = transfer(case.signals(6))
+    assert still == transfer(case.signals(6))
     assert still != first
-    fresh = build(world, queue=10).eval()
-    assert fresh(world.signals(6)) != still
+    fresh = build(case, queue=10).eval()
+    assert fresh(case.signals(6)) != still
     fresh.load_state_dict(transfer.state_dict())
-    assert fresh(world.signals(6)) == still
+    assert fresh(case.signals(6)) == still
 
 
-def test_a_queue_makes_a_batch_of_two_teach(world: World) -> None:
-    signals = world.signals(2)
-    build(world, queue=10)(signals).backward()
+def test_a_queue_makes_a_batch_of_two_teach(case: Case) -> None:
+    signals = case.signals(2)
+    build(case, queue=10)(signals).backward()
     assert signals.features.grad.abs().max() > 1e-4
 
 
-def test_warm_gates_fit_the_untrained_student_better_than_equal_ones(worlds: Callable[..., World]) -> None:
-    world = worlds(widths=(8,), student_width=4, rows=220)
-    context = world.context
+def test_warm_gates_fit_the_untrained_student_better_than_equal_ones(worlds: Callable[..., Case]) -> None:
+    case = worlds(widths=(8,), student_width=4, rows=220)
+    context = case.context
     known = torch.cat([context.student_features(np.arange(220)), 5 * torch.randn(220, 4, dtype=torch.float64)], 1)
     context = replace(context, teacher_features=lambda number, rows: known[rows])
     signals = Signals(
@@ -253,8 +253,8 @@ def test_warm_gates_fit_the_untrained_student_better_than_equal_ones(worlds: Cal
     assert all(parameter.grad is None for parameter in warm.parameters())
 
 
-def test_warming_up_does_not_move_the_queue(world: World) -> None:
-    cold, warm = (build(world, queue=5, warm_up=steps) for steps in (0, 3))
+def test_warming_up_does_not_move_the_queue(case: Case) -> None:
+    cold, warm = (build(case, queue=5, warm_up=steps) for steps in (0, 3))
     assert torch.equal(cold.queue.features, warm.queue.features)
 
 
@@ -276,22 +276,22 @@ def test_options_that_would_do_nothing_are_refused(keys: dict[str, object], mess
         parse(Settings, keys, "params.yaml: runs.a.methods[0]")
 
 
-def test_what_a_form_needs_and_does_not_have_is_said_before_training(worlds: Callable[..., World]) -> None:
-    world = worlds(widths=(5,))
+def test_what_a_form_needs_and_does_not_have_is_said_before_training(worlds: Callable[..., Case]) -> None:
+    case = worlds(widths=(5,))
     with pytest.raises(
         UserError, match=r"two teachers or more; add one to .*, then run `aft extract NAME` and `aft probe NAME`"
     ):
-        build(world, combine="outer_product")
+        build(case, combine="outer_product")
     with pytest.raises(UserError, match=r"use form: fixed, or add one to .*, then run `aft extract NAME`"):
-        build(world, form="teacher_gain")
+        build(case, form="teacher_gain")
     with pytest.raises(UserError, match="queue: 999 exceeds the 40 training rows"):
-        build(world, queue=999)
-    assert build(world, form="teacher_gain", task_directions=True).gates()
+        build(case, queue=999)
+    assert build(case, form="teacher_gain", task_directions=True).gates()
 
 
-def test_the_gram_path_equals_the_row_path_in_float32_too(world: World) -> None:
-    signals = world.signals()
+def test_the_gram_path_equals_the_row_path_in_float32_too(case: Case) -> None:
+    signals = case.signals()
     rows = [x.float() for x in (signals.features, *signals.teachers)]
     narrow = replace(signals, features=rows[0], logits=signals.logits.float(), teachers=tuple(rows[1:]))
     exact = rms_gap(cosine(gram(centre(signals.features))), cosine(gram(centre(torch.cat(signals.teachers, 1)))))
-    assert build(world).float()(narrow).item() == pytest.approx(exact.item(), rel=1e-5)
+    assert build(case).float()(narrow).item() == pytest.approx(exact.item(), rel=1e-5)

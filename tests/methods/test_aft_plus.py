@@ -6,12 +6,12 @@ import torch
 from pipeline.errors import UserError
 from pipeline.methods import TeacherProfile, aft, aft_plus, logit_kd
 from pipeline.params import parse
-from tests.methods.world import World, make_world
+from tests.methods.case import Case, make_case
 
 
 @pytest.fixture
-def world() -> World:
-    return make_world()
+def case() -> Case:
+    return make_case()
 
 
 Rows = list[list[float]]
@@ -59,15 +59,15 @@ def told(profile: TeacherProfile, raw: list[float], fold: int) -> tuple[list[flo
     return affine(seen, whole, bias) if fold < 0 else affine(seen, without, without_bias), features + task
 
 
-def test_equals_its_definition(world: World) -> None:
+def test_equals_its_definition(case: Case) -> None:
     """With floats and loops: the divergence of the logits at temperature 1, and 3 times the gap of the kernels."""
-    n, signals = 12, world.signals(12)
+    n, signals = 12, case.signals(12)
     folds = signals.folds.tolist()
     assert min(folds) < 0 <= max(folds)
-    assert {profile.kernel.better for profile in world.context.teachers} == {False, True}
+    assert {profile.kernel.better for profile in case.context.teachers} == {False, True}
     divergence, targets = 0.0, []
     for i in range(n):
-        pairs = zip(world.context.teachers, signals.teachers, strict=True)
+        pairs = zip(case.context.teachers, signals.teachers, strict=True)
         each = [told(profile, raw[i].tolist(), folds[i]) for profile, raw in pairs]
         said = zip(*(log_softmax(logits) for logits, _ in each), strict=True)
         p, q = log_softmax([sum(values) / 2 for values in said]), log_softmax(signals.logits[i].tolist())
@@ -75,53 +75,53 @@ def test_equals_its_definition(world: World) -> None:
         targets.append([0.5 * value for _, row in each for value in row])  # no gate has learned yet
     student, teacher = kernel(signals.features.tolist()), kernel(targets)
     gap = sum((student[i][j] - teacher[i][j]) ** 2 for i in range(n) for j in range(n)) / n**2
-    method = aft_plus.Settings().build(world.context).double()
+    method = aft_plus.Settings().build(case.context).double()
     assert method(signals).item() == pytest.approx(divergence + 3 * math.sqrt(gap + 1e-8), rel=1e-7)
 
 
-def test_it_is_the_gap_of_kernels_and_the_divergence_of_logits(world: World) -> None:
-    signals = world.signals()
-    both = aft_plus.Settings(kernel=0.25, temperature=3.0).build(world.context).double()
-    kernel = aft.Settings(task_directions=True, probe="best").build(world.context).double()
-    head = logit_kd.Settings(probe="best", cross_fit=True, temperature=3.0).build(world.context).double()
+def test_it_is_the_gap_of_kernels_and_the_divergence_of_logits(case: Case) -> None:
+    signals = case.signals()
+    both = aft_plus.Settings(kernel=0.25, temperature=3.0).build(case.context).double()
+    kernel = aft.Settings(task_directions=True, probe="best").build(case.context).double()
+    head = logit_kd.Settings(probe="best", cross_fit=True, temperature=3.0).build(case.context).double()
     torch.testing.assert_close(both(signals), head(signals) + 0.25 * kernel(signals))
 
 
-def test_without_the_kernel_it_is_logit_distillation(world: World) -> None:
-    signals = world.signals()
-    alone = aft_plus.Settings(kernel=0.0, temperature=3.0).build(world.context).double()
-    head = logit_kd.Settings(probe="best", cross_fit=True, temperature=3.0).build(world.context).double()
+def test_without_the_kernel_it_is_logit_distillation(case: Case) -> None:
+    signals = case.signals()
+    alone = aft_plus.Settings(kernel=0.0, temperature=3.0).build(case.context).double()
+    head = logit_kd.Settings(probe="best", cross_fit=True, temperature=3.0).build(case.context).double()
     assert torch.equal(alone(signals), head(signals))
 
 
-def test_without_the_head_it_is_the_kernel_and_leaves_the_logits_alone(world: World) -> None:
-    signals = world.signals()
-    alone = aft_plus.Settings(head=0.0).build(world.context).double()
-    kernel = aft.Settings(task_directions=True, probe="best").build(world.context).double()
+def test_without_the_head_it_is_the_kernel_and_leaves_the_logits_alone(case: Case) -> None:
+    signals = case.signals()
+    alone = aft_plus.Settings(head=0.0).build(case.context).double()
+    kernel = aft.Settings(task_directions=True, probe="best").build(case.context).double()
     assert torch.equal(alone(signals), 3 * kernel(signals))
     (gradient,) = torch.autograd.grad(alone(signals), [signals.logits], allow_unused=True)
     assert gradient is None
 
 
-def test_the_share_of_the_head_counts(world: World) -> None:
-    signals = world.signals()
-    small, large, none = (aft_plus.Settings(head=h).build(world.context).double()(signals) for h in (0.5, 2.0, 0.0))
+def test_the_share_of_the_head_counts(case: Case) -> None:
+    signals = case.signals()
+    small, large, none = (aft_plus.Settings(head=h).build(case.context).double()(signals) for h in (0.5, 2.0, 0.0))
     torch.testing.assert_close(4 * (small - none), large - none)
 
 
-def test_its_gates_train_at_their_own_rate_and_are_reported_by_block(world: World) -> None:
-    method = aft_plus.Settings(learning_rate=0.5).build(world.context).double()
+def test_its_gates_train_at_their_own_rate_and_are_reported_by_block(case: Case) -> None:
+    method = aft_plus.Settings(learning_rate=0.5).build(case.context).double()
     assert method.learning_rate == 0.5
     assert list(method.gates()) == ["teacher0", "teacher0: task", "teacher1", "teacher1: task"]
-    method(world.signals()).backward()
+    method(case.signals()).backward()
     assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in method.parameters())
     assert method.log() == {"gate_mean": pytest.approx(0.5), "gate_spread": pytest.approx(0.0)}
 
 
-def test_head_and_features_both_learn(world: World) -> None:
-    signals = world.signals()
+def test_head_and_features_both_learn(case: Case) -> None:
+    signals = case.signals()
     gradients = torch.autograd.grad(
-        aft_plus.Settings().build(world.context).double()(signals), [signals.features, signals.logits]
+        aft_plus.Settings().build(case.context).double()(signals), [signals.features, signals.logits]
     )
     assert all(gradient.abs().max() > 0 for gradient in gradients)
 

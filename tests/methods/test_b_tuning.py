@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.logme import logme
+from pipeline.functional.logme import logme
 from pipeline.methods.b_tuning import Settings
-from tests.methods.world import World
+from tests.methods.case import Case
 
 
-def test_equals_its_definition(world: World) -> None:
-    context, signals = world.context, world.signals(5)
+def test_equals_its_definition(case: Case) -> None:
+    context, signals = case.context, case.signals(5)
     rows = context.labelled_rows
     models = [logme(context.teacher_features(k, rows), context.labels[rows], 3) for k in range(2)]
     student = logme(context.student_features(rows), context.labels[rows], 3)
@@ -30,21 +30,21 @@ def test_equals_its_definition(world: World) -> None:
     assert transfer(signals).item() == pytest.approx(total / 15, rel=1e-5)
 
 
-def test_the_teacher_that_explains_the_labels_counts_most(world: World) -> None:
+def test_the_teacher_that_explains_the_labels_counts_most(case: Case) -> None:
     noise = torch.randn(60, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    features = world.context.teacher_features
-    context = replace(world.context, teacher_features=lambda k, rows: noise[rows] if k else features(k, rows))
+    features = case.context.teacher_features
+    context = replace(case.context, teacher_features=lambda k, rows: noise[rows] if k else features(k, rows))
     shares = Settings(temperature=0.02).build(context).log()
     assert shares["share of teacher0"] > 0.9
     assert sum(shares.values()) == pytest.approx(1)
 
 
-def test_the_published_scores_share_out_otherwise_where_features_outnumber_rows(worlds: Callable[..., World]) -> None:
+def test_the_published_scores_share_out_otherwise_where_features_outnumber_rows(worlds: Callable[..., Case]) -> None:
     context = worlds(widths=(6, 50)).context
     sound, published = Settings().build(context).log(), Settings(compat="published").build(context).log()
     assert abs(sound["share of teacher0"] - published["share of teacher0"]) > 0.1
 
 
-def test_without_labels_it_says_so_before_training(world: World) -> None:
+def test_without_labels_it_says_so_before_training(case: Case) -> None:
     with pytest.raises(UserError, match="labelled training rows, and there are none"):
-        Settings().build(replace(world.context, labelled_rows=np.array([], dtype=int)))
+        Settings().build(replace(case.context, labelled_rows=np.array([], dtype=int)))

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from pipeline.methods import Signals, Transfer
-from pipeline.params import Settings, parse, part, parts
-from tests.methods.world import World, make_world
+from pipeline.params import Settings, parse, plugin, plugins
+from tests.methods.case import Case, make_case
 
-NAMES = parts("methods")
+NAMES = plugins("methods")
 
 
 @pytest.fixture(params=NAMES)
@@ -23,7 +23,7 @@ def name(request: pytest.FixtureRequest) -> str:
 @cache
 def built(name: str, widths: tuple[int, ...]) -> Transfer:
     torch.manual_seed(0)
-    return part("methods", name).Settings().build(make_world(widths).context).double()
+    return plugin("methods", name).Settings().build(make_case(widths).context).double()
 
 
 def build(name: str, widths: tuple[int, ...] = (6, 5)) -> Transfer:
@@ -50,32 +50,32 @@ def shuffled(signals: Signals, order: torch.Tensor) -> Signals:
 
 
 def test_settings_are_strict_and_have_defaults(name: str) -> None:
-    settings = part("methods", name).Settings
+    settings = plugin("methods", name).Settings
     assert issubclass(settings, Settings)
     assert settings() == settings()
     assert settings.__doc__
 
 
-def test_what_it_says_is_worth_trying_can_be_tried_and_differs(name: str, world: World) -> None:
+def test_what_it_says_is_worth_trying_can_be_tried_and_differs(name: str, case: Case) -> None:
     """Each value, with the others at their defaults; the first is the default, so that a tie leaves things as told."""
-    module, signals = part("methods", name), world.signals()
+    module, signals = plugin("methods", name), case.signals()
     for key, values in getattr(module, "AUTO", {}).items():
         tried = [parse(module.Settings, {key: value}, name) for value in values]
         assert getattr(module.Settings(), key) == values[0]
-        penalties = [settings.build(world.context).double()(signals).item() for settings in tried]
+        penalties = [settings.build(case.context).double()(signals).item() for settings in tried]
         assert len(set(penalties)) == len(values) > 1
 
 
-def test_the_penalty_is_a_finite_scalar_that_is_not_negative(name: str, world: World) -> None:
-    penalty = build(name)(world.signals())
+def test_the_penalty_is_a_finite_scalar_that_is_not_negative(name: str, case: Case) -> None:
+    penalty = build(name)(case.signals())
     assert penalty.shape == ()
     assert penalty.isfinite()
     assert penalty >= 0
 
 
-def test_it_teaches_the_student_and_its_own_parameters(name: str, world: World) -> None:
+def test_it_teaches_the_student_and_its_own_parameters(name: str, case: Case) -> None:
     """The student from the second step at the latest: a map that starts at 0 must move first."""
-    transfer, signals = build(name), world.signals()
+    transfer, signals = build(name), case.signals()
     own = [parameter for parameter in transfer.parameters() if parameter.requires_grad]
     if own:
         step(transfer, signals)
@@ -84,15 +84,15 @@ def test_it_teaches_the_student_and_its_own_parameters(name: str, world: World) 
     assert all(g is not None and g.isfinite().all() and g.abs().max() > 0 for g in gradients[2:])
 
 
-def test_it_does_not_depend_on_the_order_of_the_batch(name: str, world: World) -> None:
-    signals = world.signals()
+def test_it_does_not_depend_on_the_order_of_the_batch(name: str, case: Case) -> None:
+    signals = case.signals()
     order = torch.randperm(16, generator=torch.Generator().manual_seed(3))
     transfer = build(name)
     torch.testing.assert_close(transfer(shuffled(signals, order)), transfer(signals), rtol=1e-9, atol=0)
 
 
-def test_equal_rows_and_a_collapsed_student_give_finite_numbers(name: str, world: World) -> None:
-    signals = world.signals(8)
+def test_equal_rows_and_a_collapsed_student_give_finite_numbers(name: str, case: Case) -> None:
+    signals = case.signals(8)
     features = torch.full_like(signals.features, 0.3).requires_grad_()
     logits = torch.full_like(signals.logits, 0.3).requires_grad_()
     teachers = tuple(teacher[:1].repeat(8, 1) for teacher in signals.teachers)
@@ -105,17 +105,17 @@ def test_equal_rows_and_a_collapsed_student_give_finite_numbers(name: str, world
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_the_smallest_batches_give_finite_numbers(name: str, world: World, n: int) -> None:
-    signals = world.signals(n)
+def test_the_smallest_batches_give_finite_numbers(name: str, case: Case, n: int) -> None:
+    signals = case.signals(n)
     penalty = build(name)(signals)
     gradients = torch.autograd.grad(penalty, [signals.features, signals.logits], allow_unused=True)
     assert penalty.isfinite()
     assert all(g is None or g.isfinite().all() for g in gradients)
 
 
-def test_autocast_and_half_precision_students_change_nothing(name: str, world: World) -> None:
+def test_autocast_and_half_precision_students_change_nothing(name: str, case: Case) -> None:
     transfer = build(name).float()
-    signals = world.signals()
+    signals = case.signals()
     teachers = tuple(teacher.float() for teacher in signals.teachers)
     features, logits = signals.features.bfloat16(), signals.logits.bfloat16()
     half = replace(signals, features=features, logits=logits, teachers=teachers)
@@ -126,8 +126,8 @@ def test_autocast_and_half_precision_students_change_nothing(name: str, world: W
     assert torch.equal(under_autocast, build(name).float()(full))
 
 
-def test_reloading_its_state_reproduces_it(name: str, world: World) -> None:
-    trained, signals = build(name), world.signals()
+def test_reloading_its_state_reproduces_it(name: str, case: Case) -> None:
+    trained, signals = build(name), case.signals()
     if any(parameter.requires_grad for parameter in trained.parameters()):
         before = trained(signals)
         step(trained, signals)
@@ -137,7 +137,7 @@ def test_reloading_its_state_reproduces_it(name: str, world: World) -> None:
     assert torch.equal(fresh(signals), trained(signals))
 
 
-def test_its_reports_are_plain_numbers_and_gates_fit_the_teachers(name: str, world: World) -> None:
+def test_its_reports_are_plain_numbers_and_gates_fit_the_teachers(name: str, case: Case) -> None:
     transfer = build(name)
     assert all(type(value) is float for value in transfer.log().values())
     widths = {"teacher0": 6, "teacher1": 5}
@@ -148,39 +148,39 @@ def test_its_reports_are_plain_numbers_and_gates_fit_the_teachers(name: str, wor
 
 
 def test_one_teacher_is_enough(name: str) -> None:
-    assert build(name, (5,))(make_world((5,)).signals()).isfinite()
+    assert build(name, (5,))(make_case((5,)).signals()).isfinite()
 
 
-def test_the_same_seed_builds_the_same_method(name: str, world: World) -> None:
+def test_the_same_seed_builds_the_same_method(name: str, case: Case) -> None:
     torch.manual_seed(0)
-    again = part("methods", name).Settings().build(world.context).double()
-    assert torch.equal(again(world.signals()), build(name)(world.signals()))
+    again = plugin("methods", name).Settings().build(case.context).double()
+    assert torch.equal(again(case.signals()), build(name)(case.signals()))
 
 
-def test_building_reads_only_rows_that_may_be_read(name: str, world: World) -> None:
+def test_building_reads_only_rows_that_may_be_read(name: str, case: Case) -> None:
     """Test rows are out of bounds; labels that are hidden are -1 in the context."""
-    allowed = set(world.context.train_rows) | set(world.context.val_rows)
+    allowed = set(case.context.train_rows) | set(case.context.val_rows)
     assert len(allowed) < 60
 
     def guarded(rows: np.ndarray) -> np.ndarray:
         assert set(rows.tolist()) <= allowed
         return rows
 
-    features, student = world.context.teacher_features, world.context.student_features
+    features, student = case.context.teacher_features, case.context.student_features
     context = replace(
-        world.context,
+        case.context,
         teacher_features=lambda k, rows: features(k, guarded(rows)),
         student_features=lambda rows: student(guarded(rows)),
     )
     torch.manual_seed(0)
-    transfer = part("methods", name).Settings().build(context).double()
-    assert transfer(world.signals()).isfinite()
+    transfer = plugin("methods", name).Settings().build(context).double()
+    assert transfer(case.signals()).isfinite()
 
 
 def test_a_step_asks_nothing_of_the_device_but_work(name: str) -> None:
     """On the meta device there are no values, so `.item()`, `bool(tensor)` or a branch on data would raise."""
     transfer = build(name).to("meta")
-    signals = make_world().signals()
+    signals = make_case().signals()
     teachers = tuple(teacher.to("meta") for teacher in signals.teachers)
     features, logits = signals.features.detach().to("meta"), signals.logits.detach().to("meta")
     labels, folds = signals.labels.to("meta"), signals.folds.to("meta")

@@ -9,12 +9,12 @@ import torch
 from pipeline.errors import UserError
 from pipeline.methods import Transfer
 from pipeline.methods.factor_transfer import Paraphraser, Settings
-from tests.methods.world import World
+from tests.methods.case import Case
 
 
-def build(world: World, **keys: object) -> Transfer:
+def build(case: Case, **keys: object) -> Transfer:
     torch.manual_seed(0)
-    return Settings(epochs=3, **keys).build(world.context).double()
+    return Settings(epochs=3, **keys).build(case.context).double()
 
 
 def layers(row: list[float], modules: torch.nn.Sequential) -> list[float]:
@@ -29,8 +29,8 @@ def layers(row: list[float], modules: torch.nn.Sequential) -> list[float]:
     return row
 
 
-def test_equals_its_definition(world: World) -> None:
-    transfer, signals = build(world), world.signals(5)
+def test_equals_its_definition(case: Case) -> None:
+    transfer, signals = build(case), case.signals(5)
     torch.nn.init.normal_(transfer.translator[-1].weight)
     total = 0.0
     for i in range(5):
@@ -41,8 +41,8 @@ def test_equals_its_definition(world: World) -> None:
     assert transfer(signals).item() == pytest.approx(total / 5, rel=1e-7)
 
 
-def test_factors_have_half_the_width_and_are_not_learned_with_the_student(world: World) -> None:
-    transfer, signals = build(world), world.signals()
+def test_factors_have_half_the_width_and_are_not_learned_with_the_student(case: Case) -> None:
+    transfer, signals = build(case), case.signals()
     factors = [encode(raw) for encode, raw in zip(transfer.encoders, signals.teachers, strict=True)]
     assert [factor.shape[1] for factor in factors] == [3, 2]
     assert all((factor >= 0).all() for factor in factors)
@@ -50,12 +50,12 @@ def test_factors_have_half_the_width_and_are_not_learned_with_the_student(world:
     assert all(parameter.requires_grad for parameter in transfer.translator.parameters())
 
 
-def test_the_translator_says_the_same_of_every_row_at_first(world: World) -> None:
-    said = build(world).translator(world.signals().features)
+def test_the_translator_says_the_same_of_every_row_at_first(case: Case) -> None:
+    said = build(case).translator(case.signals().features)
     assert (said == said[0]).all()
 
 
-def test_a_paraphraser_learns(world: World) -> None:
+def test_a_paraphraser_learns(case: Case) -> None:
     """More epochs never end with a larger validation error, though rows in training may fit ever better."""
 
     def error(epochs: int) -> float:
@@ -69,8 +69,8 @@ def test_a_paraphraser_learns(world: World) -> None:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Paraphraser, "__init__", remember)
-            Settings(epochs=epochs, paraphraser_learning_rate=0.03, patience=5).build(world.context)
-        val = world.context.teacher_features(0, world.context.val_rows).float()
+            Settings(epochs=epochs, paraphraser_learning_rate=0.03, patience=5).build(case.context)
+        val = case.context.teacher_features(0, case.context.val_rows).float()
         return made[0].error(val).item()
 
     errors = [error(epochs) for epochs in (1, 10, 60)]
@@ -79,7 +79,7 @@ def test_a_paraphraser_learns(world: World) -> None:
 
 
 def test_a_paraphraser_stops_after_its_patience_and_goes_back_to_its_best_state_on_val(
-    worlds: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+    worlds: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With errors that fall, rise, fall and rise: an epoch that does better ends the waiting, and the best is kept."""
     script = [9.0, 5.0, 6.0, 6.0, 4.0, 7.0, 4.0, 8.0, 1.0, 1.0]  # before the first epoch, and after each
@@ -101,19 +101,19 @@ def test_a_paraphraser_stops_after_its_patience_and_goes_back_to_its_best_state_
     ]
 
 
-def test_test_rows_and_labels_are_never_read(world: World) -> None:
-    allowed = set(world.context.train_rows) | set(world.context.val_rows)
+def test_test_rows_and_labels_are_never_read(case: Case) -> None:
+    allowed = set(case.context.train_rows) | set(case.context.val_rows)
     seen: set[int] = set()
-    features = world.context.teacher_features
+    features = case.context.teacher_features
 
     def watched(number: int, rows: np.ndarray) -> torch.Tensor:
         seen.update(rows.tolist())
         return features(number, rows)
 
-    Settings(epochs=1).build(replace(world.context, teacher_features=watched, labels=torch.full((60,), -1)))
+    Settings(epochs=1).build(replace(case.context, teacher_features=watched, labels=torch.full((60,), -1)))
     assert seen == allowed
 
 
-def test_without_validation_rows_it_says_so_before_training(world: World) -> None:
+def test_without_validation_rows_it_says_so_before_training(case: Case) -> None:
     with pytest.raises(UserError, match="stops its paraphrasers by validation rows, and there are none"):
-        Settings().build(replace(world.context, val_rows=np.array([], dtype=int)))
+        Settings().build(replace(case.context, val_rows=np.array([], dtype=int)))

@@ -2,12 +2,12 @@ import pytest
 import torch
 
 from pipeline.methods.kd import Settings
-from tests.methods.world import World
+from tests.methods.case import Case
 
 
-def test_equals_its_definition(world: World) -> None:
-    transfer = Settings().build(world.context).double()
-    signals = world.signals(5)
+def test_equals_its_definition(case: Case) -> None:
+    transfer = Settings().build(case.context).double()
+    signals = case.signals(5)
     weight, bias = transfer.map.weight.tolist(), transfer.map.bias.tolist()
     teacher = torch.cat(signals.teachers, dim=1).tolist()
     total = 0.0
@@ -17,9 +17,9 @@ def test_equals_its_definition(world: World) -> None:
     assert transfer(signals).item() == pytest.approx(total / (5 * 11), rel=1e-9)
 
 
-def test_is_zero_where_the_map_tells_the_teachers(world: World) -> None:
-    signals = world.signals(4)
-    transfer = Settings().build(world.context).double()
+def test_is_zero_where_the_map_tells_the_teachers(case: Case) -> None:
+    signals = case.signals(4)
+    transfer = Settings().build(case.context).double()
     teacher = torch.cat(signals.teachers, dim=1)
     ones = torch.cat([signals.features.detach(), torch.ones(4, 1, dtype=torch.float64)], dim=1)
     solution = torch.linalg.lstsq(ones, teacher, driver="gelsd").solution
@@ -29,10 +29,10 @@ def test_is_zero_where_the_map_tells_the_teachers(world: World) -> None:
     assert transfer(signals).item() < 1e-20
 
 
-def test_targets_are_scaled_as_the_settings_say(world: World) -> None:
-    signals = world.signals()
-    plain = Settings().build(world.context).double()
-    directed = Settings(task_directions=True).build(world.context).double()
+def test_targets_are_scaled_as_the_settings_say(case: Case) -> None:
+    signals = case.signals()
+    plain = Settings().build(case.context).double()
+    directed = Settings(task_directions=True).build(case.context).double()
     assert plain.map.out_features == 11
     assert directed.map.out_features == 17
     expected = (directed.map(signals.features) - directed.targets.side_by_side(signals.teachers)).square().mean()

@@ -8,8 +8,8 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.methods.logit_kd import Settings
-from pipeline.params import parse, part
-from tests.methods.world import World
+from pipeline.params import parse, plugin
+from tests.methods.case import Case
 
 
 def softmax(values: list[float]) -> list[float]:
@@ -19,9 +19,9 @@ def softmax(values: list[float]) -> list[float]:
 
 @pytest.mark.parametrize("logits", ["probe", "head"])
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_equals_its_definition(world: World, temperature: float, logits: str) -> None:
-    signals = world.signals(5)
-    probes = zip(world.context.teachers, signals.teachers, strict=True)
+def test_equals_its_definition(case: Case, temperature: float, logits: str) -> None:
+    signals = case.signals(5)
+    probes = zip(case.context.teachers, signals.teachers, strict=True)
     said = [profile.logits(raw).tolist() for profile, raw in probes]
     if logits == "head":
         said = [rows.tolist() for rows in signals.heads]
@@ -31,44 +31,44 @@ def test_equals_its_definition(world: World, temperature: float, logits: str) ->
         p = softmax([t / temperature for t in teacher])
         q = softmax([s / temperature for s in student])
         total += sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True))
-    transfer = Settings.model_validate({"temperature": temperature, "logits": logits}).build(world.context)
+    transfer = Settings.model_validate({"temperature": temperature, "logits": logits}).build(case.context)
     assert transfer(signals).item() == pytest.approx(temperature**2 * total / 5, rel=1e-9)
 
 
-def test_is_zero_where_the_student_says_what_the_probe_says(worlds: Callable[..., World]) -> None:
-    world = worlds(widths=(6,))
-    signals = world.signals()
-    agreeing = replace(signals, logits=world.context.teachers[0].logits(signals.teachers[0]) + 7)
-    assert abs(Settings().build(world.context)(agreeing).item()) < 1e-12
+def test_is_zero_where_the_student_says_what_the_probe_says(worlds: Callable[..., Case]) -> None:
+    case = worlds(widths=(6,))
+    signals = case.signals()
+    agreeing = replace(signals, logits=case.context.teachers[0].logits(signals.teachers[0]) + 7)
+    assert abs(Settings().build(case.context)(agreeing).item()) < 1e-12
 
 
-def test_works_for_two_classes_and_extreme_logits(worlds: Callable[..., World]) -> None:
-    world = worlds(classes=2)
-    signals = world.signals()
+def test_works_for_two_classes_and_extreme_logits(worlds: Callable[..., Case]) -> None:
+    case = worlds(classes=2)
+    signals = case.signals()
     extreme = replace(signals, logits=torch.tensor([[1e4, -1e4]], dtype=torch.float64).expand(16, 2))
-    assert Settings().build(world.context)(extreme).isfinite()
+    assert Settings().build(case.context)(extreme).isfinite()
 
 
 @pytest.mark.parametrize("name", ["logit_kd", "logit_standardisation"])
 @pytest.mark.parametrize("useless", [{"probe": "best"}, {"probe": "kernel"}, {"cross_fit": True}])
 def test_settings_of_the_probe_are_refused_beside_the_head(name: str, useless: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="probe and cross_fit do nothing with logits: head; drop them") as caught:
-        parse(part("methods", name).Settings, {"logits": "head"} | useless, "here")
+        parse(plugin("methods", name).Settings, {"logits": "head"} | useless, "here")
     assert "\n" not in str(caught.value)
-    parse(part("methods", name).Settings, {"logits": "head", "probe": "linear", "cross_fit": False}, "here")
+    parse(plugin("methods", name).Settings, {"logits": "head", "probe": "linear", "cross_fit": False}, "here")
 
 
-def test_the_head_is_followed_whatever_the_features_are(world: World) -> None:
-    signals = world.signals()
-    transfer = Settings(logits="head").build(world.context)
+def test_the_head_is_followed_whatever_the_features_are(case: Case) -> None:
+    signals = case.signals()
+    transfer = Settings(logits="head").build(case.context)
     blank = replace(signals, teachers=tuple(torch.zeros_like(rows) for rows in signals.teachers))
     assert torch.equal(transfer(blank), transfer(signals))
-    assert Settings().build(world.context)(blank) != Settings().build(world.context)(signals)
+    assert Settings().build(case.context)(blank) != Settings().build(case.context)(signals)
 
 
-def test_logits_of_half_precision_are_compared_in_full(world: World) -> None:
-    signals = world.signals()
-    transfer = Settings(logits="head", temperature=1.0).build(world.context)
+def test_logits_of_half_precision_are_compared_in_full(case: Case) -> None:
+    signals = case.signals()
+    transfer = Settings(logits="head", temperature=1.0).build(case.context)
     half = replace(signals, heads=tuple(rows.half() for rows in signals.heads), logits=signals.logits.half())
     full = replace(half, heads=tuple(rows.float() for rows in half.heads), logits=half.logits.float())
     assert torch.equal(transfer(half), transfer(full))

@@ -7,7 +7,7 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.methods.logit_standardisation import Settings
-from tests.methods.world import World
+from tests.methods.case import Case
 
 
 def softmax(values: list[float]) -> list[float]:
@@ -23,9 +23,9 @@ def standardise(row: list[float]) -> list[float]:
 
 @pytest.mark.parametrize("logits", ["probe", "head"])
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_equals_its_definition(world: World, temperature: float, logits: str) -> None:
-    signals = world.signals(5)
-    probes = zip(world.context.teachers, signals.teachers, strict=True)
+def test_equals_its_definition(case: Case, temperature: float, logits: str) -> None:
+    signals = case.signals(5)
+    probes = zip(case.context.teachers, signals.teachers, strict=True)
     said = [profile.logits(raw).tolist() for profile, raw in probes]
     if logits == "head":
         said = [rows.tolist() for rows in signals.heads]
@@ -35,27 +35,27 @@ def test_equals_its_definition(world: World, temperature: float, logits: str) ->
         p = softmax([t / temperature for t in standardise(teacher)])
         q = softmax([s / temperature for s in standardise(student)])
         total += sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True))
-    transfer = Settings.model_validate({"temperature": temperature, "logits": logits}).build(world.context)
+    transfer = Settings.model_validate({"temperature": temperature, "logits": logits}).build(case.context)
     assert transfer(signals).item() == pytest.approx(temperature**2 * total / 5, rel=1e-9)
 
 
-def test_blind_to_shifting_and_scaling_rows_of_the_students_logits(world: World) -> None:
-    signals = world.signals()
-    transfer = Settings().build(world.context)
+def test_blind_to_shifting_and_scaling_rows_of_the_students_logits(case: Case) -> None:
+    signals = case.signals()
+    transfer = Settings().build(case.context)
     scale = torch.linspace(0.5, 4, 16, dtype=torch.float64)[:, None]
     moved = replace(signals, logits=signals.logits * scale - 3 * scale)
     torch.testing.assert_close(transfer(moved), transfer(signals), rtol=1e-5, atol=0)
 
 
-def test_equal_logits_give_no_gradient(world: World) -> None:
-    signals = world.signals()
+def test_equal_logits_give_no_gradient(case: Case) -> None:
+    signals = case.signals()
     logits = torch.full((16, 3), 0.25, dtype=torch.float64, requires_grad=True)
-    penalty = Settings().build(world.context)(replace(signals, logits=logits))
+    penalty = Settings().build(case.context)(replace(signals, logits=logits))
     penalty.backward()
     assert penalty.isfinite()
     assert logits.grad.abs().max() == 0
 
 
-def test_two_classes_are_refused_before_training(worlds: Callable[..., World]) -> None:
+def test_two_classes_are_refused_before_training(worlds: Callable[..., Case]) -> None:
     with pytest.raises(UserError, match=r"needs three classes or more: .* use logit_kd"):
         Settings().build(worlds(classes=2).context)

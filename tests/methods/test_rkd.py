@@ -8,7 +8,7 @@ from pipeline.errors import UserError
 from pipeline.methods import rkd
 from pipeline.methods.rkd import Settings
 from pipeline.params import parse
-from tests.methods.world import World
+from tests.methods.case import Case
 
 
 def loops(student: list[list[float]], teacher: list[list[float]]) -> tuple[float, float]:
@@ -37,38 +37,38 @@ def loops(student: list[list[float]], teacher: list[list[float]]) -> tuple[float
 
 
 @pytest.mark.parametrize("n", [2, 3, 7])
-def test_equals_its_definition(world: World, n: int) -> None:
-    signals = world.signals(n)
+def test_equals_its_definition(case: Case, n: int) -> None:
+    signals = case.signals(n)
     distance, angle = loops(signals.features.tolist(), torch.cat(signals.teachers, 1).tolist())
-    assert Settings().build(world.context)(signals).item() == pytest.approx((distance + 2 * angle) / 2, rel=1e-9)
-    only = Settings(distance_weight=25.0, angle_weight=0.0).build(world.context)
+    assert Settings().build(case.context)(signals).item() == pytest.approx((distance + 2 * angle) / 2, rel=1e-9)
+    only = Settings(distance_weight=25.0, angle_weight=0.0).build(case.context)
     assert only(signals).item() == pytest.approx(25 * distance, rel=1e-9)
 
 
-def test_twins_in_a_batch_have_distance_zero_and_no_angle(world: World) -> None:
-    signals = world.signals(5)
+def test_twins_in_a_batch_have_distance_zero_and_no_angle(case: Case) -> None:
+    signals = case.signals(5)
     features = signals.features.detach().clone()
     features[3] = features[1]
     features.requires_grad_()
     twins = replace(signals, features=features)
     distance, angle = loops(features.tolist(), torch.cat(signals.teachers, 1).tolist())
-    penalty = Settings().build(world.context)(twins)
+    penalty = Settings().build(case.context)(twins)
     penalty.backward()
     assert penalty.item() == pytest.approx((distance + 2 * angle) / 2, rel=1e-9)
     assert features.grad.isfinite().all()
 
 
-def test_rounding_in_float32_makes_no_false_neighbours(world: World) -> None:
-    signals = world.signals(12)
+def test_rounding_in_float32_makes_no_false_neighbours(case: Case) -> None:
+    signals = case.signals(12)
     teachers = tuple(teacher.float() + 100 for teacher in signals.teachers)
     narrow = replace(signals, features=signals.features.float() + 100, logits=signals.logits.float(), teachers=teachers)
     wide = replace(signals, features=narrow.features.double(), teachers=tuple(t.double() for t in teachers))
-    transfer = Settings().build(world.context)
+    transfer = Settings().build(case.context)
     assert transfer(narrow).item() == pytest.approx(transfer(wide).item(), rel=1e-4)
 
 
-def test_angles_in_parts_are_the_same_and_so_is_their_gradient(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    signals, transfer = world.signals(9), Settings().build(world.context)
+def test_angles_in_parts_are_the_same_and_so_is_their_gradient(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    signals, transfer = case.signals(9), Settings().build(case.context)
     whole = transfer(signals)
     (gradient,) = torch.autograd.grad(whole, signals.features)
     monkeypatch.setattr(rkd, "ENTRIES", 2 * 9**2)
@@ -77,8 +77,8 @@ def test_angles_in_parts_are_the_same_and_so_is_their_gradient(world: World, mon
     torch.testing.assert_close(torch.autograd.grad(parts, signals.features)[0], gradient)
 
 
-def test_blind_to_shifting_scaling_and_rotating_the_student(world: World) -> None:
-    signals, transfer = world.signals(), Settings().build(world.context)
+def test_blind_to_shifting_scaling_and_rotating_the_student(case: Case) -> None:
+    signals, transfer = case.signals(), Settings().build(case.context)
     rotation = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64)).Q
     moved = replace(signals, features=(3 * signals.features + 7) @ rotation)
     torch.testing.assert_close(transfer(moved), transfer(signals), rtol=1e-8, atol=0)

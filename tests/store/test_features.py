@@ -64,11 +64,11 @@ def project(tmp_path: Path, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch)
     """A folder with a prepared dataset and the features of a real, tiny teacher."""
     import yaml
 
-    from pipeline.extract import ExtractSettings, extract
+    from pipeline.data.dataset import Dataset
+    from pipeline.data.preparation import PrepareSettings, prepare
+    from pipeline.extraction.extractor import ExtractSettings, extract
     from pipeline.machine import Machine
     from pipeline.params import Params
-    from pipeline.prepare import PrepareSettings, prepare
-    from pipeline.prepared import Prepared
 
     monkeypatch.chdir(tmp_path)
     lines = [
@@ -93,9 +93,9 @@ def project(tmp_path: Path, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch)
     params = Params(values)
     prepare(params.read(PrepareSettings, "dataset"), Path("data"))
     settings, machine = params.read(ExtractSettings, "extract"), params.read(Machine, "machine")
-    family, spec = params.part("teachers", "teachers.tiny")
+    family, spec = params.plugin("teachers", "teachers.tiny")
     teacher = family.load(spec, settings.precision, machine.torch_device())
-    extract(Prepared.open("data"), teacher, Path("features/tiny.zarr"), settings)
+    extract(Dataset.open("data"), teacher, Path("features/tiny.zarr"), settings)
     return tmp_path
 
 
@@ -128,17 +128,17 @@ def test_a_teacher_with_another_recipe_is_no_witness(project: Path):
 def test_an_export_may_follow_a_draw_of_the_dataset(project: Path):
     import torch
 
-    from pipeline.prepared import Prepared
+    from pipeline.data.dataset import Dataset
 
     aft("export", "features/tiny.zarr", "out.pt", "--data", "data")
     found = torch.load("out.pt", weights_only=True)
-    test = Prepared.open("data").split(0).test
+    test = Dataset.open("data").split(0).test
     assert found["test"].shape[0] == len(test) and found["train"].shape[0] == 60 - len(test)
     np.testing.assert_array_equal(found["test"], FeatureStore.open("features/tiny.zarr")[test])
     aft("import", "out.pt", "--store", "back")
     np.save("bare.npy", FeatureStore.open("features/tiny.zarr")[:])
     aft("import", "bare.npy", "--store", "known", "--data", "data")
-    FeatureStore.open("known").check(dataset=Prepared.open("data").digest, ids=Prepared.open("data").ids)
+    FeatureStore.open("known").check(dataset=Dataset.open("data").digest, ids=Dataset.open("data").ids)
 
 
 def test_stores_behind_a_url_are_looked_into_where_they_are(project: Path):

@@ -9,13 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline import checkpoints
+from pipeline.data.dataset import Dataset
+from pipeline.data.preparation import PrepareSettings, prepare
 from pipeline.errors import UserError
-from pipeline.params import part, parts
-from pipeline.prepare import PrepareSettings, prepare
-from pipeline.prepared import Prepared
+from pipeline.params import plugin, plugins
 from pipeline.store import FeatureStore
-from pipeline.students import Inputs
+from pipeline.students import Inputs, Recipe, load_student, predict, save_student, student_recipe
 
 from ..conftest import WORDS, write_encoder
 
@@ -29,7 +28,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Forty small pictures of uneven size in two classes."""
     root: Path = tmp_path_factory.mktemp("pictures")
     random = np.random.default_rng(0)
@@ -41,12 +40,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
         Image.fromarray(pixels).save(folder / f"{number:02}.png")
     source = {"family": "image_folder", "path": str(root / "raw")}
     prepare(PrepareSettings(source=source, val=6, test=8), root / "data")
-    return Prepared.open(root / "data")
+    return Dataset.open(root / "data")
 
 
 @pytest.fixture
-def texts(project: Path) -> Prepared:
-    return Prepared.open(project / "data")
+def texts(project: Path) -> Dataset:
+    return Dataset.open(project / "data")
 
 
 @pytest.fixture
@@ -55,7 +54,7 @@ def stores(project: Path) -> dict[str, FeatureStore]:
     return {name: FeatureStore.open(project / "features" / f"{name}.zarr") for name in ("wise", "loud")}
 
 
-@pytest.fixture(params=parts("students"))
+@pytest.fixture(params=plugins("students"))
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -65,15 +64,15 @@ class Case(NamedTuple):
 
     module: ModuleType
     section: dict[str, Any]
-    data: Prepared
+    data: Dataset
     stores: dict[str, FeatureStore]
 
-    def recipe(self, rows: np.ndarray) -> checkpoints.Recipe:
-        return checkpoints.recipe(self.section, "students.x", self.data, rows, self.stores)
+    def recipe(self, rows: np.ndarray) -> Recipe:
+        return student_recipe(self.section, "students.x", self.data, rows, self.stores)
 
 
 @pytest.fixture
-def case(family: str, encoder: Path, pictures: Prepared, texts: Prepared, stores: dict[str, FeatureStore]) -> Case:
+def case(family: str, encoder: Path, pictures: Dataset, texts: Dataset, stores: dict[str, FeatureStore]) -> Case:
     sections: dict[str, dict[str, Any]] = {
         "bag_of_words": {"family": family, "width": 8},
         "compact_cnn": {"family": family, "width": 16, "size": 16},
@@ -82,12 +81,12 @@ def case(family: str, encoder: Path, pictures: Prepared, texts: Prepared, stores
         "transformers": {"family": family, "model": str(encoder)},
     }
     assert family in sections, f"add a quick section for {family} here"
-    module = part("students", family)
+    module = plugin("students", family)
     data = pictures if module.KIND == "image" else texts
     return Case(module, sections[family], data, stores if data is texts else {})
 
 
-def made(case: Case) -> tuple[checkpoints.Recipe, Any, Inputs]:
+def made(case: Case) -> tuple[Recipe, Any, Inputs]:
     """A student as after some training: a head that starts at zero would make equal what is not."""
     torch.manual_seed(0)
     recipe = case.recipe(case.data.split(0).train)
@@ -145,15 +144,15 @@ def test_what_it_fits_comes_from_the_rows_it_is_given(case):
 def test_a_checkpoint_gives_the_same_predictions_without_any_other_file(case, tmp_path: Path, monkeypatch):
     recipe, student, inputs = made(case)
     rows = np.arange(10)
-    before = checkpoints.predict(student, inputs, rows, CPU)
-    checkpoints.save(tmp_path / "student", recipe, student)
+    before = predict(student, inputs, rows, CPU)
+    save_student(tmp_path / "student", recipe, student)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    found, again = checkpoints.load(tmp_path / "student", case.data.classes)
+    found, again = load_student(tmp_path / "student", case.data.classes)
     assert found.teachers == recipe.teachers
-    assert np.array_equal(before, checkpoints.predict(again, found.inputs(case.data, case.stores), rows, CPU))
+    assert np.array_equal(before, predict(again, found.inputs(case.data, case.stores), rows, CPU))
 
 
-def test_the_other_kind_of_rows_is_refused(case, texts: Prepared, pictures: Prepared):
+def test_the_other_kind_of_rows_is_refused(case, texts: Dataset, pictures: Dataset):
     other = texts if case.data is pictures else pictures
     message = f"reads {case.module.KIND}; the dataset holds {other.kind}"
     if case.module.KIND == "features":

@@ -11,18 +11,18 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch.profiler import ProfilerActivity, profile
 
-from pipeline import checkpoints, probe
+from pipeline.data.dataset import Dataset
+from pipeline.data.preparation import PrepareSettings, prepare
 from pipeline.errors import UserError
-from pipeline.evaluate import evaluate
-from pipeline.join import join
 from pipeline.params import Params
-from pipeline.prepare import PrepareSettings, prepare
-from pipeline.prepared import Prepared
-from pipeline.report import report
+from pipeline.probing import probes
+from pipeline.reporting.page import report
+from pipeline.runs.bundle import join
 from pipeline.store import FeatureStore, Reader
-from pipeline.students import linear_probe
+from pipeline.students import linear_probe, load_student, predict, student_recipe
 from pipeline.students.linear_probe import LinearProbe, Settings
-from pipeline.train import train
+from pipeline.training.evaluation import evaluate
+from pipeline.training.sweep import train
 
 from ..conftest import write_store
 
@@ -67,10 +67,10 @@ def scaled(raw: np.ndarray, train: np.ndarray, scaling: str) -> list[list[float]
 
 @pytest.mark.parametrize(("combine", "scaling"), FORMS)
 def test_it_equals_its_definition(project: Path, combine: str, scaling: str):
-    data, stores = Prepared.open(project / "data"), opened(project, "wise", "loud")
+    data, stores = Dataset.open(project / "data"), opened(project, "wise", "loud")
     train = data.split(0).train
     section = {"family": "linear_probe", "combine": combine, "scaling": scaling}
-    recipe = checkpoints.recipe(section, "here", data, train, stores)
+    recipe = student_recipe(section, "here", data, train, stores)
     student = recipe.build()
     waken(student)
     rows = np.array([3, 200, 3, 17])
@@ -133,11 +133,11 @@ def test_the_product_is_never_formed_forward_or_backward():
 
 def test_a_standardised_product_can_say_whatever_side_by_side_can(project: Path):
     """Also where a class is the mirror image of another, which products of centred features alone cannot tell apart."""
-    data, stores = Prepared.open(project / "data"), opened(project, "wise", "loud")
+    data, stores = Dataset.open(project / "data"), opened(project, "wise", "loud")
     train, rows = data.split(0).train, np.arange(20)
     answers = []
     for settings in ({}, PRODUCT):
-        recipe = checkpoints.recipe({"family": "linear_probe"} | settings, "here", data, train, stores)
+        recipe = student_recipe({"family": "linear_probe"} | settings, "here", data, train, stores)
         answers.append((recipe.build(), recipe.inputs(data, stores).batch(rows)))
     (beside, batch), (product, _) = answers
     waken(beside)
@@ -186,10 +186,10 @@ def hard(project: Path, params: Params) -> Params:
     settings = params.read(PrepareSettings, "dataset")
     source = settings.source | {"path": str(project / "raw" / "reviews.csv")}
     prepare(settings.model_copy(update={"source": source, "labelled": 120}), project / "data")
-    data = Prepared.open(project / "data")
+    data = Dataset.open(project / "data")
     for name, seed in (("wise", 5), ("loud", 6)):
         store = write_store(data, project / "features" / f"{name}.zarr", 2, seed)
-        probe.probe(name, data, store, params.read(probe.ProbeSettings, "probe"), project / "probes" / name)
+        probes.probe(name, data, store, params.read(probes.ProbeSettings, "probe"), project / "probes" / name)
     return params
 
 
@@ -197,9 +197,9 @@ def hard(project: Path, params: Params) -> Params:
 def test_trained_long_it_is_the_logistic_regression_of_scikit_learn(project: Path, hard: Params, combine: str):
     long = {"steps": 3000, "batch_size": 120, "learning_rate": 0.1, "seeds": [1]}
     train("trial", with_run(hard, "wise", "loud", student={"combine": combine}, train=long), project)
-    data, stores = Prepared.open(project / "data"), opened(project, "wise", "loud")
+    data, stores = Dataset.open(project / "data"), opened(project, "wise", "loud")
     split = data.split(1)
-    recipe, student = checkpoints.load(project / "runs" / "trial" / "students" / "1")
+    recipe, student = load_student(project / "runs" / "trial" / "students" / "1")
     u, v = (np.array(scaled(store[:], split.train, "standardised")) for store in stores.values())
     x = np.concatenate([u, v], axis=1)
     if combine == "outer_product":
@@ -207,7 +207,7 @@ def test_trained_long_it_is_the_logistic_regression_of_scikit_learn(project: Pat
         x = (first[:, :, None] * second[:, None, :]).reshape(len(x), -1)
     model = LogisticRegression(C=np.inf, max_iter=10000, tol=1e-8).fit(x[split.labelled], data.labels[split.labelled])
     assert model.score(x[split.labelled], data.labels[split.labelled]) < 1, "separable: there is no optimum"
-    mine = checkpoints.predict(student, recipe.inputs(data, stores), split.test, CPU)
+    mine = predict(student, recipe.inputs(data, stores), split.test, CPU)
     shares = np.exp(mine - mine.max(1, keepdims=True))
     shares /= shares.sum(1, keepdims=True)
     assert np.abs(shares - model.predict_proba(x[split.test])).max() < 0.01
@@ -229,11 +229,11 @@ def test_a_run_of_it_is_a_run_like_any_other(project: Path, params: Params):
     digests = {name: {key: bundle["teachers"][name][key] for key in ("recipe", "content")} for name in ("wise", "loud")}
     assert student["teachers"] == digests
     result = evaluate("trial", params, project)
-    data, stores = Prepared.open(project / "data"), opened(project, "wise", "loud")
+    data, stores = Dataset.open(project / "data"), opened(project, "wise", "loud")
     for score in result.results:
-        recipe, head = checkpoints.load(project / "runs" / "trial" / "students" / str(score.seed))
+        recipe, head = load_student(project / "runs" / "trial" / "students" / str(score.seed))
         rows = data.split(score.split).test
-        answers = checkpoints.predict(head, recipe.inputs(data, stores), rows, CPU).argmax(1)
+        answers = predict(head, recipe.inputs(data, stores), rows, CPU).argmax(1)
         assert score.accuracy == pytest.approx((answers == data.labels[rows]).mean())
         assert score.accuracy > 0.8
     train("none", params, project)
@@ -246,9 +246,9 @@ def test_a_run_of_it_is_a_run_like_any_other(project: Path, params: Params):
 def test_its_teachers_stand_in_the_runs_order(project: Path, params: Params):
     with_run(params, "loud", "wise", train={"steps": 2, "seeds": [0]})
     train("trial", params, project)
-    recipe, student = checkpoints.load(project / "runs" / "trial" / "students" / "0")
+    recipe, student = load_student(project / "runs" / "trial" / "students" / "0")
     assert (list(recipe.teachers), student.widths) == (["loud", "wise"], [8, 24])
-    batch = recipe.inputs(Prepared.open(project / "data"), opened(project, "wise", "loud")).batch(np.arange(3))
+    batch = recipe.inputs(Dataset.open(project / "data"), opened(project, "wise", "loud")).batch(np.arange(3))
     assert [part.shape for part in batch] == [(3, 8), (3, 24)]
 
 
@@ -263,12 +263,12 @@ def test_it_trains_in_low_precision(project: Path, params: Params, combine: str,
 
 def test_other_features_than_it_learned_from_are_refused(project: Path, params: Params):
     train("trial", with_run(params, "wise", "loud", train={"steps": 2, "seeds": [0]}), project)
-    data = Prepared.open(project / "data")
-    recipe, _ = checkpoints.load(project / "runs" / "trial" / "students" / "0")
+    data = Dataset.open(project / "data")
+    recipe, _ = load_student(project / "runs" / "trial" / "students" / "0")
     with pytest.raises(UserError, match="give the store of `loud`"):
         recipe.inputs(data, opened(project, "wise"))
     store = write_store(data, project / "features" / "loud.zarr", 8, seed=77)
-    probe.probe("loud", data, store, params.read(probe.ProbeSettings, "probe"), project / "probes" / "loud")
+    probes.probe("loud", data, store, params.read(probes.ProbeSettings, "probe"), project / "probes" / "loud")
     with pytest.raises(UserError, match=r"loud\.zarr: other features .* train it again") as caught:
         evaluate("trial", params, project)
     assert "\n" not in str(caught.value)
@@ -294,9 +294,9 @@ def test_what_makes_no_sense_is_said_before_training(
     project: Path, params: Params, teachers: list[str], student: dict[str, Any], run: dict[str, Any], message: str
 ):
     if "third" in teachers:
-        data = Prepared.open(project / "data")
+        data = Dataset.open(project / "data")
         store = write_store(data, project / "features" / "third.zarr", 8, seed=3)
-        probe.probe("third", data, store, params.read(probe.ProbeSettings, "probe"), project / "probes" / "third")
+        probes.probe("third", data, store, params.read(probes.ProbeSettings, "probe"), project / "probes" / "third")
         params.values["teachers"]["third"] = params.values["teachers"]["wise"]
     with pytest.raises(UserError, match=message) as caught:
         train("trial", with_run(params, *teachers, student=student, **run), project)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from pipeline.errors import UserError
-from pipeline.params import Settings, part, parts, read_part
+from pipeline.params import Settings, plugin, plugins, read_plugin
 from pipeline.provenance import digest_of
 from pipeline.teachers import Teacher
 
@@ -30,7 +30,7 @@ def pictures() -> list[bytes]:
     return encoded
 
 
-@pytest.fixture(params=parts("teachers"))
+@pytest.fixture(params=plugins("teachers"))
 def section(request: pytest.FixtureRequest, tiny_encoder: Path, tiny_vit: Path) -> dict[str, Any]:
     """A section of `teachers` for each family, with every head it has."""
     tiny = {
@@ -46,7 +46,7 @@ Load = Callable[..., Teacher]
 @pytest.fixture
 def load(section: dict[str, Any]) -> Load:
     def load(precision: str = "float32", **changes: Any) -> Teacher:
-        family, settings = read_part("teachers", section | changes, "teachers.tiny")
+        family, settings = read_plugin("teachers", section | changes, "teachers.tiny")
         return family.load(settings, precision, CPU)
 
     return load
@@ -124,14 +124,14 @@ def test_costs_are_positive_and_equal_where_rows_are_uniform(teacher: Teacher, r
 
 def test_unknown_keys_are_refused(section: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="unknown key `wieghts`"):
-        read_part("teachers", section | {"wieghts": "x"}, "teachers.tiny")
+        read_plugin("teachers", section | {"wieghts": "x"}, "teachers.tiny")
 
 
 def test_an_unknown_head_is_refused(section: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"heads\[0\].*'eyes'"):
-        read_part("teachers", section | {"heads": ["eyes"]}, "teachers.tiny")
+        read_plugin("teachers", section | {"heads": ["eyes"]}, "teachers.tiny")
 
 
-@pytest.mark.parametrize("family", parts("teachers"))
+@pytest.mark.parametrize("family", plugins("teachers"))
 def test_settings_are_strict_records(family: str) -> None:
-    assert issubclass(part("teachers", family).Settings, Settings)
+    assert issubclass(plugin("teachers", family).Settings, Settings)

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.params import parse
+from pipeline.pretrained import locate
 from pipeline.teachers import timm
 from pipeline.teachers.timm import ImageModel, Settings
-from pipeline.weights import locate
 
 CPU = torch.device("cpu")
 LITE = {

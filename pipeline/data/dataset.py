@@ -1,0 +1,196 @@
+"""A prepared dataset on disk: what `pipeline.data.preparation` writes, and all that later stages know of the data.
+
+A folder of three files and a list of what was left out:
+
+- `content.arrow`: id, content and its digest of every row, in an Arrow file that is mapped and not read. Its bytes hang
+  on ids and content alone, so a stage that depends on this file does not run again when labels or splits change.
+- `rows.parquet`: per row id, label (the number of its class, -1 for none), group, and its role in each draw.
+- `manifest.json`: kind, classes, counts, settings, and the content digest that feature stores are keyed on. Written
+  last: without it the folder is unfinished.
+- `quarantine.csv`: the rows of the source that are not here, and why.
+"""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Int64, UInt8
+from numpy.typing import DTypeLike
+from PIL import Image
+
+from pipeline.datasets import Kind
+from pipeline.errors import UserError
+
+FORMAT = 1
+CONTENT, ROWS, MANIFEST, QUARANTINE = "content.arrow", "rows.parquet", "manifest.json", "quarantine.csv"
+
+
+class Role(IntEnum):
+    """What a row is for in one draw."""
+
+    LABELLED = 0
+    """Training row whose label may be used."""
+    UNLABELLED = 1
+    """Training row that has no label, or whose label is hidden."""
+    VAL = 2
+    TEST = 3
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows of each role in one draw: sorted, disjoint, together all rows."""
+
+    labelled: Int64[np.ndarray, " a"]
+    unlabelled: Int64[np.ndarray, " b"]
+    val: Int64[np.ndarray, " c"]
+    test: Int64[np.ndarray, " d"]
+
+    @property
+    def train(self) -> Int64[np.ndarray, " e"]:
+        """All training rows, with a visible label or without, sorted."""
+        return np.sort(np.concatenate([self.labelled, self.unlabelled]))
+
+
+class Dataset:
+    """A prepared dataset, opened for reading. Rows are numbers from 0, in the order of the source.
+
+    It opens in milliseconds whatever its size, keeps no content in memory, and may be used after fork, in threads, and
+    pickled: a copy opens the same folder again.
+
+    Attributes:
+        path: the folder.
+        manifest: what `pipeline.data.preparation` recorded.
+        kind: "text" or "image".
+        classes: names of the classes; a label is a number into it.
+        digest: names the ids and the content of all rows, whatever their labels and roles.
+        splits: how many independent draws of the roles there are.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any], rows: pa.Table):
+        self.path = path
+        self.manifest = manifest
+        self.kind: Kind = manifest["kind"]
+        self.classes: tuple[str, ...] = tuple(manifest["classes"])
+        self.digest: str = manifest["digest"]
+        self.splits: int = manifest["splits"]
+        self._rows = rows
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Dataset":
+        """Open the folder `path`.
+
+        Raises:
+            UserError: there is nothing there, it is unfinished or damaged, or another version of aft wrote it.
+        """
+        path = Path(path)
+        if not (path / MANIFEST).is_file():
+            raise UserError(f"{path}: no prepared dataset there; run `aft prepare` first")
+        try:
+            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+            if manifest["format"] != FORMAT:
+                raise UserError(f"{path}: written in format {manifest['format']}, this is {FORMAT}; run `aft prepare`")
+            for name, size in manifest["files"].items():
+                if (found := (path / name).stat().st_size) != size:
+                    raise ValueError(f"{name} has {found:,} bytes instead of {size:,}")
+            rows = pa.ipc.open_file(pa.memory_map(str(path / CONTENT))).read_all()
+            if len(rows) != manifest["rows"]:
+                raise ValueError(f"{CONTENT} has {len(rows):,} rows instead of {manifest['rows']:,}")
+            return cls(path, manifest, rows)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+            what = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+            raise UserError(f"{path}: the prepared dataset is damaged ({what}); run `aft prepare` again") from None
+
+    def __len__(self) -> int:
+        return self._rows.num_rows
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Dataset.open, (self.path,)
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """The ids of all rows, as numpy strings [n]."""
+        return np.array(self._rows["id"].to_pylist(), dtype=np.str_)
+
+    @cached_property
+    def row_digests(self) -> UInt8[np.ndarray, "n 16"]:
+        """The digest of each row's content: blake2b of its bytes, or of its text in UTF-8."""
+        return _values(self._rows["digest"], np.dtype((np.uint8, 16)))
+
+    @cached_property
+    def labels(self) -> Int64[np.ndarray, " n"]:
+        """The class of every row, -1 where the source has none. Training code wants `visible_labels`."""
+        return self._column("label", np.int32).astype(np.int64)
+
+    def split(self, draw: int) -> Split:
+        """The rows of each role in a draw, 0 <= draw < splits. A run with seed k uses draw k mod splits."""
+        if not 0 <= draw < self.splits:
+            raise UserError(f"{self.path}: no draw {draw}; dataset.splits made {self.splits}, from 0")
+        roles = self._column(f"draw_{draw}", np.uint8)
+        return Split(*(np.flatnonzero(roles == role) for role in Role))
+
+    def visible_labels(self, draw: int) -> Int64[np.ndarray, " n"]:
+        """Labels of the labelled training rows of a draw, -1 everywhere else: what training may look at."""
+        visible = np.full(len(self), -1)
+        labelled = self.split(draw).labelled
+        visible[labelled] = self.labels[labelled]
+        return visible
+
+    def draw_digest(self, draw: int) -> str:
+        """Names what a draw lets training see: the rows, their roles and the visible labels, 32 hex digits.
+
+        What was fitted on one draw must not be used with another: its test rows may have been training rows.
+        """
+        hasher = blake2b(self.digest.encode(), digest_size=16)
+        hasher.update(self._column(f"draw_{draw}", np.uint8).tobytes())
+        hasher.update(self.visible_labels(draw).astype(np.int64).tobytes())
+        return hasher.hexdigest()
+
+    def content(self, rows: Sequence[int] | np.ndarray) -> list[str] | list[bytes]:
+        """Texts, or the encoded bytes of images, of `rows` in the order given."""
+        column = self._rows["content"]
+        return [column[int(row)].as_py() for row in rows]
+
+    def image(self, row: int) -> Image.Image:
+        """A row as an RGB image at its own size."""
+        return Image.open(io.BytesIO(self._rows["content"][int(row)].as_py())).convert("RGB")
+
+    def verify(self) -> None:
+        """Read all content and compare it with its digests.
+
+        Raises:
+            UserError: bytes have changed since they were written; the line names the first row.
+        """
+        for row, (content, digest) in enumerate(zip(self._rows["content"], self.row_digests, strict=True)):
+            if content_digest(content.as_py()) != digest.tobytes():
+                raise UserError(f"{self.path}: the content of row {self.ids[row]} has changed; run `aft prepare` again")
+
+    def _column(self, name: str, dtype: DTypeLike) -> np.ndarray:
+        try:
+            with pq.ParquetFile(self.path / ROWS) as file:  # read_table would do, but imports pandas
+                column = file.read(columns=[name])[name]
+        except (OSError, KeyError, pa.ArrowException) as error:
+            what = " ".join(str(error).split())
+            raise UserError(f"{self.path / ROWS}: damaged ({what}); run `aft prepare` again") from None
+        if len(column) != len(self):
+            raise UserError(f"{self.path / ROWS}: has {len(column):,} rows, not {len(self):,}; run `aft prepare` again")
+        return _values(column, dtype)
+
+
+def _values(column: pa.ChunkedArray, dtype: DTypeLike) -> np.ndarray:
+    """A column of fixed width without nulls, as its bytes are; Arrow's to_numpy would do, but imports pandas."""
+    chunks = [np.frombuffer(chunk.buffers()[1], dtype)[chunk.offset :][: len(chunk)] for chunk in column.chunks]
+    return np.concatenate(chunks)
+
+
+def content_digest(content: str | bytes) -> bytes:
+    """16 bytes that name a row's content."""
+    return blake2b(content.encode() if isinstance(content, str) else content, digest_size=16).digest()

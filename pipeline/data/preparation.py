@@ -1,0 +1,326 @@
+"""Prepare: one canonical local copy of a dataset, without duplicates, whose rows have their roles drawn ahead.
+
+Two passes over the source. The first, `pipeline.data.scan`, keeps some numbers a row, and all is decided on them; the
+second copies what stays. So memory does not grow with the content, and nothing is written before all that can be
+wrong has been looked for.
+"""
+
+import csv
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Int64, UInt8
+from pydantic import BeforeValidator, Field
+
+from pipeline.data.dataset import CONTENT, FORMAT, MANIFEST, QUARANTINE, ROWS, Role, content_digest
+from pipeline.data.duplicates import CONFLICT, KEPT, TWIN, resolve
+from pipeline.data.scan import Scan, row_hash, scan
+from pipeline.data.splits import Amount, apportion, assign, choose, sort_keys
+from pipeline.datasets import Kind, Row
+from pipeline.errors import UserError
+from pipeline.params import Settings, read_plugin
+from pipeline.progress import progress
+
+BATCH_ROWS, BATCH_BYTES = 1 << 16, 1 << 26
+"""A batch of `content.arrow` ends at either."""
+
+UNREADABLE, SEPARATED, LIMIT = 3, 4, 5
+REASONS = {
+    UNREADABLE: "unreadable",
+    TWIN: "twin",
+    CONFLICT: "label disagrees with twins",
+    SEPARATED: "no label, and its group is in val or test",
+    LIMIT: "over the limit",
+}
+
+
+def _rows_or_share(amount: Any) -> Any:
+    rows = isinstance(amount, int) and not isinstance(amount, bool) and amount > 0
+    if not rows and not (isinstance(amount, float) and 0 < amount < 1):
+        raise ValueError("should be a number of rows from 1, or a share between 0 and 1")
+    return amount
+
+
+_Amount = Annotated[Amount, BeforeValidator(_rows_or_share)]
+
+
+class PrepareSettings(Settings):
+    """The section `dataset` of params.yaml.
+
+    Attributes:
+        source: a family of `pipeline/datasets/` and its settings.
+        classes: the names of the classes, in order; None takes those that occur, sorted.
+        deduplicate: which rows are twins, of which one stays: `exact`, the same content; `token_set`, for text the same
+            set of words in lower case (which includes the former), for images the same bytes.
+        limit: keep so many rows, a stratified subset.
+        splits: how many independent draws of the roles to make.
+        val, test: rows, or a share of the rows there are to choose from, where the source does not fix them.
+        labelled: training rows whose label may be used, or a share of those that have one; None: all of them.
+        tolerance: the share of rows that may be unreadable.
+        seed: of all that is drawn.
+    """
+
+    source: dict[str, Any]
+    classes: tuple[str, ...] | None = Field(default=None, strict=False)
+    deduplicate: Literal["none", "exact", "token_set"] = "exact"
+    limit: int | None = Field(default=None, gt=0)
+    splits: int = Field(default=1, gt=0, le=1000)
+    val: _Amount = 0.1
+    test: _Amount = 0.2
+    labelled: _Amount | None = None
+    tolerance: float = Field(default=0.0, ge=0, lt=1)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What `prepare` did.
+
+    Attributes:
+        path: the folder.
+        kind: "text" or "image".
+        rows: how many rows the dataset has.
+        classes: names of the classes.
+        dropped: how many rows of the source it does not have, by reason.
+        roles: rows of each role in the first draw.
+        digest: names ids and content; feature stores are keyed on it.
+        seconds: how long it took.
+        notes: what a person should know of the data.
+    """
+
+    path: str
+    kind: Kind
+    rows: int
+    classes: tuple[str, ...]
+    dropped: dict[str, int]
+    roles: dict[str, int]
+    digest: str
+    seconds: float
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        roles = ", ".join(f"{count:,} {role}" for role, count in self.roles.items() if count)
+        lines = [f"{self.path}: {self.rows:,} {self.kind}s of {len(self.classes)} classes: {roles}"]
+        if any(self.dropped.values()):
+            reasons = "; ".join(f"{count:,} {reason}" for reason, count in self.dropped.items() if count)
+            lines.append(f"left out: {reasons} (listed in {self.path}/{QUARANTINE})")
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
+    """Write the dataset that `settings` describe to the folder `out`. The same settings and source give the same bytes.
+
+    Raises:
+        UserError: the source cannot be read; a row has a label or split that is not allowed; ids repeat; too many rows
+            are unreadable; the sizes of the splits do not fit. What was in `out` before is then as it was.
+    """
+    start = time.perf_counter()
+    out = Path(out)
+    family, source = read_plugin("datasets", settings.source, "dataset.source")
+    table = scan(family.rows(source), settings.classes, settings.deduplicate == "token_set")
+    fate, partner = _fates(table, settings)
+    if len(table.problems) > settings.tolerance * len(fate):
+        _refuse_unreadable(table, fate, out)
+    kept = np.flatnonzero(fate == KEPT)
+    labels = table.labels[kept]
+    _refuse_empty_classes(labels, table.classes)
+    draws = [
+        assign(
+            labels, table.splits[kept], table.rows[kept], table.units[kept], table.classes,
+            settings.val, settings.test, settings.labelled, settings.seed, draw,
+        )
+        for draw in range(settings.splits)
+    ]  # fmt: skip
+    dropped = {reason: int((fate == code).sum()) for code, reason in REASONS.items()}
+    notes = _notes(table)
+
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        roles = np.stack(draws, axis=1)
+        digest = _write_rows(partial, family.KIND, family.rows(source), table, fate == KEPT, roles)
+        _write_quarantine(partial / QUARANTINE, table, fate, partner)
+        manifest = {
+            "format": FORMAT,
+            "kind": family.KIND,
+            "rows": len(kept),
+            "digest": digest,
+            "classes": table.classes,
+            "without_label": int((labels < 0).sum()),
+            "splits": settings.splits,
+            "roles": {role.name.lower(): role.value for role in Role},
+            "rows_of_class": [
+                {role.name.lower(): _of_class(labels[draw == role], table.classes) for role in Role} for draw in draws
+            ],
+            "dropped": dropped,
+            "notes": notes,
+            "settings": settings.model_dump(mode="json"),
+            "files": {name: (partial / name).stat().st_size for name in (CONTENT, ROWS, QUARANTINE)},
+        }
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        out.mkdir(parents=True, exist_ok=True)
+        (out / MANIFEST).unlink(missing_ok=True)
+        for name in (CONTENT, ROWS, QUARANTINE, MANIFEST):
+            os.replace(partial / name, out / name)
+        _listed(out).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Preparation(
+        path=str(out),
+        kind=family.KIND,
+        rows=len(kept),
+        classes=tuple(table.classes),
+        dropped=dropped,
+        roles={role.name.lower(): int((draws[0] == role).sum()) for role in Role},
+        digest=digest,
+        seconds=time.perf_counter() - start,
+        notes=tuple(notes),
+    )
+
+
+def _fates(table: Scan, settings: PrepareSettings) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    """What becomes of every row: KEPT or a key of `REASONS`; and the twin for which it goes, or -1."""
+    fate, partner = np.full(len(table.labels), KEPT), np.full(len(table.labels), -1)
+    fate[list(table.problems)] = UNREADABLE
+    readable = np.flatnonzero(fate == KEPT)
+    if settings.deduplicate != "none":
+        fate[readable], twin = resolve(table.twins[readable], table.labels[readable], table.splits[readable])
+        partner[readable] = np.where(twin < 0, -1, readable[twin])
+    held_out = table.units[(fate == KEPT) & (table.splits > Role.LABELLED)]
+    fate[(fate == KEPT) & (table.labels < 0) & np.isin(table.units, held_out)] = SEPARATED
+    kept = np.flatnonzero(fate == KEPT)
+    if settings.limit is not None and settings.limit < len(kept):
+        kinds = np.stack([table.labels[kept], table.splits[kept]])
+        _, stratum, counts = np.unique(kinds, axis=1, return_inverse=True, return_counts=True)
+        if settings.limit < len(counts):
+            raise UserError(
+                f"dataset.limit: {settings.limit} rows are too few to have some of every class and split; raise it to "
+                f"{len(counts)} or more"
+            )
+        keys = sort_keys(table.rows[kept], settings.seed, "limit")
+        fate[kept[~choose(apportion(settings.limit, counts, counts), stratum, keys)]] = LIMIT
+    return fate, partner
+
+
+def _refuse_unreadable(table: Scan, fate: Int64[np.ndarray, " n"], out: Path) -> NoReturn:
+    row, problem = next(iter(table.problems.items()))
+    message = (
+        f"dataset.source: {len(table.problems):,} of {len(fate):,} rows cannot be read, the first is {table.ids[row]} "
+        f"({problem}); mend them, or raise dataset.tolerance"
+    )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _write_quarantine(_listed(out), table, np.where(fate == UNREADABLE, fate, KEPT), np.full(len(fate), -1))
+    except OSError as error:
+        raise UserError(f"{message} (no list of them: {_listed(out)} cannot be written: {error.strerror})") from None
+    raise UserError(f"{message} (all are listed in {_listed(out)})")
+
+
+def _listed(out: Path) -> Path:
+    """Where unreadable rows are listed if there are too many, since `out` stays as it was."""
+    return out.with_name(f"{out.name}.{QUARANTINE}")
+
+
+def _refuse_empty_classes(labels: Int64[np.ndarray, " n"], classes: list[str]) -> None:
+    counts = _of_class(labels, classes)
+    if 0 in counts:
+        raise UserError(f"dataset.classes: no row has the label {classes[counts.index(0)]!r}; add some, or remove it")
+    if len(classes) == 1:
+        raise UserError(f"dataset: all rows have the label {classes[0]!r}; there is nothing to tell apart")
+
+
+def _of_class(labels: Int64[np.ndarray, " n"], classes: list[str]) -> list[int]:
+    """How many rows each class has."""
+    return np.bincount(labels[labels >= 0], minlength=len(classes)).tolist()
+
+
+def _notes(table: Scan) -> list[str]:
+    notes = []
+    if table.moved:
+        notes.append(f"{table.moved:,} rows of val or test have no label; they are training rows without one")
+    if not table.classes:
+        notes.append("no row has a label; features can be extracted, but nothing can be trained")
+    return notes
+
+
+def _write_rows(
+    folder: Path,
+    kind: Kind,
+    source: Iterable[Row],
+    table: Scan,
+    keep: Bool[np.ndarray, " n"],
+    roles: UInt8[np.ndarray, "m draws"],
+) -> str:
+    """The second pass: write `content.arrow` and `rows.parquet`; returns the digest of ids and content."""
+    content_type = pa.large_string() if kind == "text" else pa.large_binary()
+    content_schema = pa.schema({"id": pa.string(), "digest": pa.binary(16), "content": content_type})
+    draws = {f"draw_{draw}": pa.uint8() for draw in range(roles.shape[1])}
+    rows_schema = pa.schema({"id": pa.string(), "label": pa.int32(), "group": pa.string(), **draws})
+    hasher = sha256()
+    written = 0
+    with (
+        pa.ipc.new_file(folder / CONTENT, content_schema) as content_file,
+        pq.ParquetWriter(folder / ROWS, rows_schema, compression="zstd") as rows_file,
+        progress("copy the data", len(roles), "rows") as advance,
+    ):
+        for numbers, batch in _batches(source, table, keep):
+            ids = [row.id for row in batch]
+            digests = [digest.tobytes() for digest in table.digests[numbers]]
+            contents, groups = [row.content for row in batch], [row.group for row in batch]
+            labels = table.labels[numbers].astype(np.int32)
+            drawn = roles[written : written + len(batch)].T
+            content_file.write_batch(pa.record_batch([ids, digests, contents], schema=content_schema))
+            rows_file.write_batch(pa.record_batch([ids, labels, groups, *drawn], schema=rows_schema))
+            for id, digest in zip(ids, digests, strict=True):
+                hasher.update(f"{len(id.encode())}:{id}".encode() + digest)
+            written += len(batch)
+            advance(len(batch))
+    return hasher.hexdigest()[:32]
+
+
+def _batches(source: Iterable[Row], table: Scan, keep: Bool[np.ndarray, " n"]) -> Iterator[tuple[list[int], list[Row]]]:
+    """The rows that stay, with their numbers in the source, which must be as it was when surveyed."""
+    numbers: list[int] = []
+    batch: list[Row] = []
+    size, surveyed = 0, iter(range(len(keep)))
+    for row in source:
+        number = next(surveyed, -1)
+        if number < 0 or row_hash(row) != table.rows[number].tobytes():
+            raise UserError(f"dataset.source: row {row.id} is new, the data changed meanwhile; run `aft prepare` again")
+        if not keep[number]:
+            continue
+        if content_digest(row.content) != table.digests[number].tobytes():
+            raise UserError(f"dataset.source: row {row.id} has changed meanwhile; run `aft prepare` again")
+        numbers.append(number)
+        batch.append(row)
+        size += len(row.content)
+        if len(batch) == BATCH_ROWS or size >= BATCH_BYTES:
+            yield numbers, batch
+            numbers, batch, size = [], [], 0
+    if (number := next(surveyed, -1)) >= 0:
+        raise UserError(f"dataset.source: row {table.ids[number]} has gone meanwhile; run `aft prepare` again")
+    if batch:
+        yield numbers, batch
+
+
+def _write_quarantine(path: Path, table: Scan, fate: Int64[np.ndarray, " n"], partner: Int64[np.ndarray, " n"]) -> None:
+    """List the rows that are left out: their number in the source from 1, id, reason, and what there is to add."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        lines = csv.writer(file, lineterminator="\n")
+        lines.writerow(["row", "id", "reason", "detail"])
+        for row in np.flatnonzero(fate != KEPT).tolist():
+            twin = "" if partner[row] < 0 else f"see {table.ids[partner[row]]}"
+            lines.writerow([row + 1, table.ids[row], REASONS[fate[row]], table.problems.get(row, twin)])

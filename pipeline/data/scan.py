@@ -1,0 +1,189 @@
+"""The first pass over a source: look at every row, refuse what must not be, and keep what deciding needs.
+
+Some 80 bytes a row stay in memory, none of them content.
+"""
+
+import io
+from array import array
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import islice
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Int64, UInt8, UInt64
+from PIL import Image
+
+from pipeline.data.dataset import Role, content_digest
+from pipeline.data.duplicates import words_digest
+from pipeline.data.splits import FREE
+from pipeline.datasets import SPLITS, Row
+from pipeline.errors import UserError
+from pipeline.progress import progress
+
+CHUNK = 1024
+ROLES = {"train": Role.LABELLED, "val": Role.VAL, "test": Role.TEST}
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What is known of n rows, in the order of the source.
+
+    Attributes:
+        ids: row ids.
+        rows: 64-bit hashes of the ids.
+        units: 64-bit hashes of what is never torn apart: the row's group, or the row itself.
+        digests: content digests; zeros where the content cannot be read.
+        twins: what rows share that say the same.
+        labels: class numbers, -1 for none.
+        splits: the role that the source fixes, LABELLED standing for train, or `splits.FREE`. A source that fixes any
+            leaves none free, and a row without a label is in train.
+        problems: by row number, why the content cannot be read.
+        classes: their names.
+        moved: how many rows without a label the source had in val or test.
+    """
+
+    ids: pa.ChunkedArray
+    rows: UInt64[np.ndarray, " n"]
+    units: UInt64[np.ndarray, " n"]
+    digests: UInt8[np.ndarray, "n 16"]
+    twins: UInt8[np.ndarray, "n 16"]
+    labels: Int64[np.ndarray, " n"]
+    splits: Int64[np.ndarray, " n"]
+    problems: dict[int, str]
+    classes: list[str]
+    moved: int
+
+
+def scan(source: Iterable[Row], classes: tuple[str, ...] | None, by_words: bool) -> Scan:
+    """Look at every row.
+
+    Args:
+        source: the rows.
+        classes: the names that labels may have; None takes what comes, sorted (as numbers, if all are).
+        by_words: whether texts with the same set of words are twins, or only equal ones.
+
+    Raises:
+        UserError: there are no rows; a label or split that is not allowed; an id twice; a group torn by the source.
+    """
+    numbers = {name: number for number, name in enumerate(classes or ())}
+    if len(numbers) < len(classes or ()):
+        raise UserError("dataset.classes: a name is there twice")
+    ids, problems, moved = [], {}, 0
+    rows, units, digests, twins = bytearray(), bytearray(), bytearray(), bytearray()
+    labels, splits = array("i"), array("b")
+    with ThreadPoolExecutor() as pool, progress("look at the data", None, "rows") as advance:
+        for chunk in _chunks(source):
+            ids.append(pa.array([row.id for row in chunk], pa.string()))
+            looked_at = pool.map(_problem, chunk) if isinstance(chunk[0].content, bytes) else map(_problem, chunk)
+            for row, problem in zip(chunk, looked_at, strict=True):
+                if problem:
+                    problems[len(labels)] = problem
+                if row.label is not None and classes is not None and row.label not in numbers:
+                    raise UserError(
+                        f"row {row.id}: label {row.label!r} is not in dataset.classes: {', '.join(classes)}"
+                    )
+                split = _split(row)
+                if row.label is None and split > Role.LABELLED:
+                    split, moved = Role.LABELLED, moved + 1
+                digest = bytes(16) if problem else content_digest(row.content)
+                hashed = row_hash(row)
+                rows += hashed
+                units += hashed if row.group is None else _hash(b"group", row.group)
+                digests += digest
+                if by_words and isinstance(row.content, str) and not problem:
+                    twins += words_digest(row.content)
+                else:
+                    twins += digest
+                labels.append(-1 if row.label is None else numbers.setdefault(row.label, len(numbers)))
+                splits.append(split)
+            advance(len(chunk))
+    if not labels:
+        raise UserError("dataset.source: it has no rows with these settings")
+    names = list(numbers)
+    if classes is None:
+        names.sort(key=(lambda name: (int(name), name)) if all(map(str.isdecimal, names)) else None)
+    final = {name: number for number, name in enumerate(names)}
+    renumbered = np.array([*(final[name] for name in numbers), -1])
+    fixed = np.frombuffer(splits, np.int8).astype(np.int64)
+    table = Scan(
+        ids=pa.chunked_array(ids),
+        rows=np.frombuffer(rows, "<u8"),
+        units=np.frombuffer(units, "<u8"),
+        digests=np.frombuffer(digests, np.uint8).reshape(-1, 16),
+        twins=np.frombuffer(twins, np.uint8).reshape(-1, 16),
+        labels=renumbered[np.frombuffer(labels, np.int32)],
+        splits=np.maximum(fixed, Role.LABELLED) if fixed.max() > Role.LABELLED else fixed,
+        problems=problems,
+        classes=names,
+        moved=moved,
+    )
+    _refuse_repeated_ids(table)
+    _refuse_torn_groups(table)
+    return table
+
+
+def row_hash(row: Row) -> bytes:
+    """8 bytes that stand for a row's id."""
+    return _hash(b"row", row.id)
+
+
+def _hash(kind: bytes, name: str) -> bytes:
+    return blake2b(name.encode(), digest_size=8, person=kind).digest()
+
+
+def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    rows = iter(rows)
+    while chunk := list(islice(rows, CHUNK)):
+        yield chunk
+
+
+def _problem(row: Row) -> str | None:
+    """Why a row cannot be read, or None."""
+    if isinstance(row.content, str):
+        try:
+            row.content.encode()
+        except UnicodeEncodeError:
+            return "not valid Unicode"
+        return None if row.content.strip() else "empty text"
+    try:
+        with Image.open(io.BytesIO(row.content)) as image:
+            # A JPEG at an eighth of its size: every byte is still decoded, but hardly a pixel computed.
+            image.draft(None, (1, 1))
+            image.load()
+    except Exception as error:  # decoders trip in many ways: OSError, SyntaxError, ValueError, struct.error ...
+        return f"not an image: {' '.join(str(error).split())}"
+    return None
+
+
+def _split(row: Row) -> int:
+    if row.split is None:
+        return FREE
+    if row.split.lower() not in SPLITS:
+        raise UserError(f"row {row.id}: no split is called {row.split!r}; write train, val or test")
+    return ROLES[SPLITS[row.split.lower()]]
+
+
+def _refuse_repeated_ids(table: Scan) -> None:
+    by_hash = np.argsort(table.rows, kind="stable")
+    same = np.flatnonzero(table.rows[by_hash[1:]] == table.rows[by_hash[:-1]])
+    if same.size:
+        first, second = by_hash[same[0]], by_hash[same[0] + 1]
+        raise UserError(
+            f"dataset.source: rows {first + 1:,} and {second + 1:,} have one id, {table.ids[first]}; ids must be unique"
+        )
+
+
+def _refuse_torn_groups(table: Scan) -> None:
+    """Rows with a label that are in one group must be in one split, if the source has splits."""
+    rows = np.flatnonzero(table.labels >= 0)
+    rows = rows[np.argsort(table.units[rows], kind="stable")]
+    torn = (np.diff(table.units[rows]) == 0) & (np.diff(np.maximum(table.splits[rows], Role.LABELLED)) != 0)
+    if torn.any():
+        one, other = rows[np.argmax(torn)], rows[np.argmax(torn) + 1]
+        raise UserError(
+            f"dataset.source: rows {table.ids[one]} and {table.ids[other]} are of one group, but in different splits; "
+            f"put the group into one"
+        )

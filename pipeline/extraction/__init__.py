@@ -1,0 +1,5 @@
+"""Stage one: run a frozen teacher over a dataset once, and write its features to a feature store."""
+
+from pipeline.extraction.extractor import Extraction, ExtractSettings, extract
+
+__all__ = ["ExtractSettings", "Extraction", "extract"]

@@ -1,0 +1,284 @@
+"""Stage one: run a frozen teacher over a dataset once, and keep what it says in a feature store."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, groupby, islice
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from pipeline.data.dataset import Dataset
+from pipeline.errors import UserError
+from pipeline.machine import Machine
+from pipeline.params import Settings
+from pipeline.progress import duration, progress
+from pipeline.provenance import versions
+from pipeline.store import Head, RowIndex, Shard, StoreWriter
+from pipeline.teachers import Precision, Teacher
+
+T = TypeVar("T")
+
+CHUNK = 1024
+"""Rows whose lengths are found by one task, where rows are sorted by length."""
+
+
+class ExtractSettings(Settings):
+    """The section `extract` of params.yaml.
+
+    Attributes:
+        precision: what the teacher computes in. bfloat16 is fast where the processor has it, and part of the recipe.
+        dtype: what is stored; int8 with a scale for each row (of tokens, for each token).
+        codec: raw, so that rows are read straight from the file; zstd; or auto, which is zstd where that halves them.
+        batch_size: rows in a batch; 32 on a CPU and 256 on a GPU if None.
+        shard_rows: rows a shard; chosen by the store if None.
+    """
+
+    precision: Precision = "float32"
+    dtype: Literal["float16", "bfloat16", "float32", "int8"] = "float16"
+    codec: Literal["raw", "zstd", "auto"] = "raw"
+    batch_size: int | None = Field(default=None, ge=1)
+    shard_rows: int | None = Field(default=None, ge=1)
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What an extraction did.
+
+    Attributes:
+        path: the store.
+        rows: how many rows it holds.
+        written: rows that the teacher was run on now.
+        reused: rows that were there already.
+        seconds: from opening the store to its last byte on disk.
+        rows_per_second: of the rows written now; 0 if there were none.
+        notes: what was found in the store, a line each.
+    """
+
+    path: Path
+    rows: int
+    written: int
+    reused: int
+    seconds: float
+    rows_per_second: float
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        if not self.written:
+            return f"{self.path}: complete, all {self.rows:,} rows were there"
+        reused = f", {self.reused:,} were there" if self.reused else ""
+        return (
+            f"{self.path}: {self.rows:,} rows; {self.written:,} extracted in {duration(self.seconds)}"
+            f" ({self.rows_per_second:,.0f} rows/s){reused}"
+        )
+
+
+def extract(
+    data: Dataset,
+    teacher: Teacher,
+    out: Path,
+    settings: ExtractSettings,
+    machine: Machine = Machine(),
+    name: str = "features",
+    say: Callable[[str], None] = lambda line: None,
+) -> Extraction:
+    """Run `teacher` over all rows of `data` and write the store `out`, or what is missing of it.
+
+    Rows are computed shard by shard. Which rows share a batch hangs on their shard alone, so a store that was
+    interrupted and continued has the same bits as one that was not (on the same hardware, with the same settings).
+
+    Args:
+        data: the dataset.
+        teacher: a loaded teacher, on the device that it shall use.
+        out: the store, new or there already.
+        settings: `precision` was the loader's business; the rest is used here.
+        machine: its `workers` are the threads that read and preprocess ahead of the model; by default one per core, at
+            most 16.
+        name: what to call the work in the progress line.
+        say: takes a line about what was found in the store, and one about the work to do, before it begins.
+
+    Raises:
+        UserError: the teacher reads another kind of rows, a row cannot be read (the line names its id), the features
+            are not finite or too large for `dtype`, or memory or disk are full. Finished shards are kept.
+    """
+    if teacher.kind != data.kind:
+        raise UserError(
+            f"{name}: this teacher reads {teacher.kind} rows, and the dataset {data.path} holds {data.kind}"
+        )
+    began = perf_counter()
+    dtype: torch.dtype = torch.float32 if settings.dtype == "int8" else getattr(torch, settings.dtype)
+    batch_size = settings.batch_size or (256 if teacher.device.type == "cuda" else 32)
+    writer = StoreWriter.open(
+        out,
+        rows=RowIndex(data.ids, data.row_digests),
+        dataset=data.digest,
+        recipe=teacher.recipe,
+        heads={head: Head(shape, settings.dtype, settings.codec) for head, shape in teacher.heads.items()},
+        shard_rows=settings.shard_rows,
+        created_by=versions("aft-pipeline", "torch", "timm", "transformers", "tokenizers", "pillow", "numpy"),
+    )
+    written = 0
+    with writer, Loader(data, teacher, batch_size, machine.workers) as loader:
+        for note in writer.notes:
+            say(f"{name}: {note}")
+        missing = writer.rows_missing()
+        if missing:
+            say(f"{name}: {missing:,} {data.kind}s, {teacher.recipe['precision']} on {teacher.device}, by {batch_size}")
+        with progress(name, len(data), f"{data.kind}s", len(data) - missing) as advance:
+            progressed = True
+            while progressed:  # a second pass finds nothing, unless another process has died over its shards
+                progressed = False
+                for shard, batches in loader.shards(writer.missing()):
+                    started = perf_counter()
+                    said = _run(teacher, batches, len(shard.rows), dtype, advance)
+                    writer.write(shard, said, seconds=perf_counter() - started)
+                    written += len(shard.rows)
+                    progressed = True
+    seconds = perf_counter() - began
+    return Extraction(
+        path=out,
+        rows=len(data),
+        written=written,
+        reused=len(data) - written,
+        seconds=seconds,
+        rows_per_second=written / seconds,
+        notes=tuple(writer.notes),
+    )
+
+
+Batch = tuple[np.ndarray, Mapping[str, Tensor]]
+"""Places of rows among those of their shard, and the rows as the teacher's `forward` takes them."""
+
+
+class Loader:
+    """Reads, preprocesses and batches rows in threads, ahead of the model.
+
+    Rows of uneven length are sorted by it within their shard, so that little of a batch is padding; the longest come
+    first, so that a batch too large for the memory fails at once.
+    """
+
+    def __init__(self, data: Dataset, teacher: Teacher, batch_size: int, workers: int | None = None):
+        self.data = data
+        self.teacher = teacher
+        self.batch_size = batch_size
+        self.workers = workers or min(16, torch.get_num_threads())
+        self.on_gpu = teacher.device.type == "cuda"
+        self.pool = ThreadPoolExecutor(self.workers, thread_name_prefix="aft-read")
+        # Sorted batches have a thread of their own: in the pool they would queue behind the reading of the next shard.
+        self.batcher = self.pool if teacher.uniform else ThreadPoolExecutor(1, thread_name_prefix="aft-batch")
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.batcher.shutdown(cancel_futures=True)
+        self.pool.shutdown(cancel_futures=True)
+
+    def shards(self, shards: Iterable[Shard]) -> Iterator[tuple[Shard, Iterator[Batch]]]:
+        """Each shard with its batches, which must be used up before the next shard is asked for.
+
+        Shards are taken from the iterable only a little before their turn, because taking one claims it.
+        """
+        tasks = self._in_order(shards) if self.teacher.uniform else self._by_cost(shards)
+        for _, group in groupby(self._ahead(tasks), key=lambda item: item[0].index):
+            first = next(group)
+            yield first[0], ((places, batch) for _, places, batch in chain([first], group))
+
+    def _in_order(self, shards: Iterable[Shard]) -> Iterator[tuple[Shard, np.ndarray, Callable[[], Any]]]:
+        for shard in shards:
+            for places in _slices(np.arange(len(shard.rows)), self.batch_size):
+                yield shard, places, partial(self._load, shard.rows[places])
+
+    def _by_cost(self, shards: Iterable[Shard]) -> Iterator[tuple[Shard, np.ndarray, Callable[[], Any]]]:
+        def reading() -> Iterator[tuple[Shard, list[Future[list[Any]]]]]:
+            for shard in shards:
+                yield shard, [self.pool.submit(self._read, rows) for rows in _slices(shard.rows, CHUNK)]
+
+        for shard, chunks in _one_ahead(reading()):
+            examples = [example for chunk in chunks for example in chunk.result()]
+            costs = np.array([self.teacher.cost(example) for example in examples])
+            for places in _slices(np.argsort(-costs, kind="stable"), self.batch_size):
+                yield shard, places, partial(self._collate, [examples[place] for place in places])
+
+    def _ahead(
+        self, tasks: Iterable[tuple[Shard, np.ndarray, Callable[[], Any]]]
+    ) -> Iterator[tuple[Shard, np.ndarray, Mapping[str, Tensor]]]:
+        """Batches in order, while the next few are under way."""
+        pending: deque[tuple[Shard, np.ndarray, Future[Any]]] = deque()
+        for shard, places, task in tasks:
+            pending.append((shard, places, self.batcher.submit(task)))
+            if len(pending) > self.workers + 1:
+                shard, places, batch = pending.popleft()
+                yield shard, places, batch.result()
+        for shard, places, batch in pending:
+            yield shard, places, batch.result()
+
+    def _read(self, rows: np.ndarray) -> list[Any]:
+        examples = []
+        contents: Sequence[str | bytes] = self.data.content(rows)
+        for row, content in zip(rows, contents, strict=True):
+            try:
+                examples.append(self.teacher.transform(content))
+            except ValueError as error:
+                raise UserError(f"{self.data.path}: row {self.data.ids[row]} cannot be read: {error}") from None
+        return examples
+
+    def _collate(self, examples: Sequence[Any]) -> Mapping[str, Tensor]:
+        batch = self.teacher.collate(examples)
+        return {key: tensor.pin_memory() for key, tensor in batch.items()} if self.on_gpu else batch
+
+    def _load(self, rows: np.ndarray) -> Mapping[str, Tensor]:
+        return self._collate(self._read(rows))
+
+
+def _run(
+    teacher: Teacher, batches: Iterator[Batch], rows: int, dtype: torch.dtype, advance: Callable[[int], None]
+) -> dict[str, np.ndarray]:
+    """All heads of one shard, in row order.
+
+    Nothing waits for the device until the shard is done: batches go there asynchronously, results are put in their
+    places there, and come back in one copy.
+    """
+    device = teacher.device
+    said = {head: torch.empty((rows, *shape), dtype=dtype, device=device) for head, shape in teacher.heads.items()}
+    try:
+        for places, batch in batches:
+            at = _to(device, torch.from_numpy(places))
+            for head, values in teacher.forward({key: _to(device, tensor) for key, tensor in batch.items()}).items():
+                said[head].index_copy_(0, at, values.to(dtype))
+            advance(len(places))
+        return {head: _array(values.cpu()) for head, values in said.items()}
+    except torch.OutOfMemoryError:
+        raise UserError("the GPU has too little memory for this batch; lower extract.batch_size") from None
+
+
+def _to(device: torch.device, tensor: Tensor) -> Tensor:
+    """On the device, without waiting: only from pinned memory does a copy run beside the model."""
+    if device.type == "cpu":
+        return tensor
+    return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
+
+
+def _array(values: Tensor) -> np.ndarray:
+    """numpy has no bfloat16: its bits go to the store as uint16."""
+    return values.view(torch.uint16).numpy() if values.dtype == torch.bfloat16 else values.numpy()
+
+
+def _slices(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _one_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each after its successor was asked for."""
+    ahead = list(islice(items, 1))
+    for item in items:
+        yield ahead.pop()
+        ahead.append(item)
+    yield from ahead

@@ -1,0 +1,1 @@
+"""Pure functions and small classes without input or output: kernels, scores, statistics, regressions."""

@@ -1,0 +1,201 @@
+"""What a run is: a student, the teachers it learns from, and the methods by which it does.
+
+Read without torch, because `join` needs it often and quickly.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from types import MappingProxyType
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from pipeline.errors import UserError
+from pipeline.functional.schedules import Schedule
+from pipeline.params import Params, Settings, plugin, plugins
+from pipeline.store import FeatureStore
+
+LOGITS = "logits"
+"""The head of a store that `logits: head` follows."""
+
+
+class Term(Settings):
+    """One method of a run, its weight, and the method's own settings under their own names.
+
+    Attributes:
+        name: the file in pipeline/methods/.
+        weight: multiplies the penalty; a list is searched on validation rows; `auto` makes the list, see
+            `pipeline.training.auto_weight`.
+        schedule: how the weight changes over training; see `pipeline.functional.schedules`.
+        options: the method's own settings, read by the method.
+    """
+
+    name: str
+    weight: list[float] | Literal["auto"]
+    schedule: Schedule = "constant"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Run(Settings):
+    """A section of `runs`.
+
+    Attributes:
+        student: a key of `students`.
+        teachers: keys of `teachers`, in the order that methods see them.
+        methods: each `{name, weight, schedule, ...the method's own settings}`; none of them is plain training.
+        shuffle_teachers: give every training row the features of another one, as a control: what is left of a
+            method's gain then has nothing to do with what the teacher knows.
+        train: settings of the `train` section that this run changes.
+        search: settings to be tried beside the weights: `student.<key>`, `train.<key>` or `methods.<name>.<key>`, each
+            with a list of values. Give every run of a student the same search of the first two, plain training too, or
+            they are not tuned equally.
+    """
+
+    student: str
+    teachers: list[str] = Field(default_factory=list)
+    methods: list[Term] = Field(default_factory=list)
+    shuffle_teachers: bool = False
+    train: dict[str, Any] = Field(default_factory=dict)
+    search: dict[str, list[Any]] = Field(default_factory=dict)
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _terms(cls, methods: Any) -> Any:
+        if not isinstance(methods, list) or not all(isinstance(term, Mapping) for term in methods):
+            raise ValueError("should be a list such as [{name: aft, weight: 10.0}]")
+        return [_term(term) for term in methods]
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """What its methods read of its teachers' stores beside the features: `logits`, where one has `logits: head`."""
+        asked = [term.options.get("logits") for term in self.methods]
+        asked += [value for term in self.methods for value in self.search.get(f"methods.{term.name}.logits", [])]
+        return (LOGITS,) if "head" in asked else ()
+
+    def combinations(self) -> list["Candidate"]:
+        """Every combination of the settings to try, without weights."""
+        tried = product(*([(key, value) for value in values] for key, values in self.search.items()))
+        return [Candidate((), settings) for settings in tried]
+
+    def candidates(self, weights: Callable[["Candidate"], list[list[float]]] | None = None) -> list["Candidate"]:
+        """Every combination of settings and weights to try, smallest weights first, each once.
+
+        A method of weight 0 has no settings: combinations that differ in those alone are one candidate.
+
+        Args:
+            weights: per method, the weights to try with a combination of settings; by default those of the run, of
+                which none may still be `auto`.
+        """
+        tried: dict[Candidate, None] = {}
+        for combination in self.combinations():
+            lists = weights(combination) if weights else [term.weight for term in self.methods]
+            for chosen in product(*(sorted(set(map(float, each))) for each in lists)):
+                idle = {f"methods.{term.name}" for term, weight in zip(self.methods, chosen, strict=True) if not weight}
+                settings = [(key, value) for key, value in combination.settings if key.rpartition(".")[0] not in idle]
+                tried[Candidate(chosen, tuple(settings))] = None
+        # The sort is stable, so candidates of the same weights stay in the order of the search.
+        return sorted(tried, key=lambda candidate: candidate.weights)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What one training of a run tries.
+
+    Attributes:
+        weights: one per method.
+        settings: `student.<key>`, `train.<key>` and `methods.<name>.<key>`, and their values.
+    """
+
+    weights: tuple[float, ...]
+    settings: tuple[tuple[str, Any], ...] = ()
+
+    def of(self, section: str) -> dict[str, Any]:
+        """The settings of one section, `student`, `train` or `methods.<name>`."""
+        split = ((key.rpartition("."), value) for key, value in self.settings)
+        return {key: value for (owner, _, key), value in split if owner == section}
+
+    @property
+    def label(self) -> str:
+        """Its name in tables; see `label`."""
+        return label(self.weights, dict(self.settings))
+
+
+def label(weights: Sequence[float], settings: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """What tables call a candidate: `10`, `10+1` or `none` without methods, then settings: `10, dropout 0.5`."""
+    named = "+".join(f"{weight:g}" for weight in weights) or "none"
+    return ", ".join(filter(None, [named, settings_label(settings)]))
+
+
+def settings_label(settings: Mapping[str, Any]) -> str:
+    """What tables call the settings that a candidate tries: `dropout 0.5, steps 400`; empty if there are none."""
+    return ", ".join(f"{key.partition('.')[2]} {value}" for key, value in settings.items())
+
+
+def read(params: Params, name: str) -> Run:
+    """The run `name`, checked against the students, teachers and methods that exist.
+
+    Raises:
+        UserError: it names something that does not exist, or its parts do not fit together.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise UserError(f"{params.source}: a run cannot be called {name!r}; use letters, digits, _ and -")
+    run = params.read(Run, f"runs.{name}")
+    where = f"{params.source}: runs.{name}"
+    for teacher in run.teachers:
+        params.section(f"teachers.{teacher}")
+    params.section(f"students.{run.student}")
+    for term in run.methods:
+        if term.name not in plugins("methods"):
+            plugin("methods", term.name, f"{where}.methods")
+        if term.weight != "auto" and (not term.weight or any(weight < 0 for weight in term.weight)):
+            raise UserError(
+                f"{where}: the weight of `{term.name}` is {term.weight}; give one or more numbers >= 0, or auto"
+            )
+    for key, values in run.search.items():
+        owner, _, setting = key.rpartition(".")
+        owners = ["student", "train", *(f"methods.{term.name}" for term in run.methods)]
+        nested = any(isinstance(value, list | dict) for value in values)
+        if owner not in owners or not setting or key == "train.seeds" or not values or nested:
+            raise UserError(
+                f"{where}.search: {key}: {values}; write student.<key>, train.<key> (but not train.seeds) or "
+                "methods.<name of one of the run's methods>.<key>, and a list of numbers or words, such as "
+                "student.dropout: [0.3, 0.6]"
+            )
+    if run.methods and not run.teachers:
+        raise UserError(f"{where}: methods without teachers; add `teachers: [...]`, or drop `methods` to train plainly")
+    names = [term.name for term in run.methods]
+    if len(set(names)) != len(names) or len(set(run.teachers)) != len(run.teachers):
+        raise UserError(f"{where}: a teacher or a method is listed twice")
+    return run
+
+
+def check_heads(run: Run, teacher: str, store: FeatureStore, classes: int) -> None:
+    """Make sure that the store of a run's teacher has what the run's methods read beside features.
+
+    Raises:
+        UserError: it has no such head, the head is not complete, or it is not of that many classes.
+    """
+    for head in run.heads:
+        if head not in store.heads and head not in store.incomplete:
+            raise UserError(
+                f"{store.path}: no head `{head}` for `logits: head` to follow; set `heads: [pooled, {head}]` at "
+                f"teachers.{teacher} in params.yaml and run `aft extract {teacher}`, or set `logits: probe`"
+            )
+        shape = store.heads[store.head_name(head)].shape
+        if shape != (classes,):
+            raise UserError(
+                f"{store.path}: head `{head}` has {' x '.join(map(str, shape))} columns and the dataset {classes} "
+                "classes; take a teacher that was trained on these classes, or set `logits: probe`"
+            )
+
+
+def _term(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Set a method's own settings apart from its name, weight and schedule, which every method has."""
+    own = {key: value for key, value in values.items() if key in ("name", "schedule")}
+    options = {key: value for key, value in values.items() if key not in ("name", "weight", "schedule")}
+    weight = values.get("weight")
+    if weight is None:
+        raise ValueError("every method needs a `name` and a `weight`, such as {name: aft, weight: [0.0, 3.0, 10.0]}")
+    return own | {"weight": weight if isinstance(weight, list) or weight == "auto" else [weight], "options": options}

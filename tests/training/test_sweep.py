@@ -1,0 +1,749 @@
+"""The loop: paired where it says so, exact at weight 0, and honest about what it saw."""
+
+import csv
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.numpy import load_file
+
+from pipeline.data.dataset import Dataset, Split
+from pipeline.errors import UserError
+from pipeline.functional import logistic
+from pipeline.machine import Machine
+from pipeline.methods import Signals, kd
+from pipeline.methods._targets import HeadLogits
+from pipeline.params import Params
+from pipeline.probing import probes
+from pipeline.runs.config import Candidate, Run
+from pipeline.store import FeatureStore
+from pipeline.store.disk import Lock
+from pipeline.students import Recipe, load_student
+from pipeline.students.bag_of_words import BagOfWords
+from pipeline.training import auto_weight
+from pipeline.training import train as training
+from pipeline.training.session import Plan, TrainSettings, TrialData
+from pipeline.training.sweep import Fitted, Fitter, Lost, _batches, _choose, _losses, _rate, _shuffled, train
+
+from ..conftest import class_logits, write_store
+
+
+def weights(root: Path, run: str, seed: int) -> dict[str, np.ndarray]:
+    return load_file(root / "runs" / run / "students" / str(seed) / "weights.safetensors")
+
+
+def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    return all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def with_run(params: Params, **run: Any) -> Params:
+    params.values["runs"]["trial"] = {"student": "bag"} | run
+    return params
+
+
+def test_a_run_leaves_its_students_its_record_and_its_curves(project: Path, params: Params):
+    params.values["runs"]["aft"]["methods"][0]["weight"] = [1.0, 3.0]
+    result = train("aft", params, project)
+    record = json.loads((project / "runs" / "aft" / "run.json").read_text())
+    assert sorted(path.name for path in (project / "runs" / "aft").iterdir()) == [
+        "curves.csv",
+        "gates.json",
+        "run.json",
+        "students",
+    ]
+    assert result.trainings == record["trainings"] == 6
+    assert record["seeds"] == [0, 1, 2]
+    assert tuple(record["chosen"]) == result.chosen.weights
+    chosen = next(c for c in record["candidates"] if c["weights"] == record["chosen"])
+    assert chosen["val_accuracy"] == result.val_accuracy
+    best = max(np.mean(c["val_accuracy"]) for c in record["candidates"])
+    assert np.mean(chosen["val_accuracy"]) == pytest.approx(best)
+    with (project / "runs" / "aft" / "curves.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert {(line["seed"], line["weight"]) for line in lines} == {(s, w) for s in "012" for w in ("1", "3")}
+    assert {line["step"] for line in lines} >= {"0", "29", "30"}
+
+
+def test_it_learns(project: Path, params: Params):
+    params.values["train"]["steps"] = 150
+    result = train("both", params, project)
+    assert np.mean(result.val_accuracy) > 0.6
+
+
+def test_weight_zero_is_plain_training_bit_for_bit(project: Path, params: Params):
+    train("none", params, project)
+    with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": 0.0}])
+    train("trial", params, project)
+    assert all(same(weights(project, "none", seed), weights(project, "trial", seed)) for seed in range(3))
+
+
+def test_training_again_gives_the_same_bits(project: Path, params: Params):
+    with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": 3.0}])
+    train("trial", params, project)
+    first = weights(project, "trial", 1)
+    train("trial", params, project)
+    assert same(first, weights(project, "trial", 1))
+
+
+def test_worker_processes_change_nothing(project: Path, params: Params):
+    params.values["train"]["steps"] = 5
+    train("aft", params, project)
+    first = {seed: weights(project, "aft", seed) for seed in range(3)}
+    params.values["machine"]["workers"] = 2
+    torch.set_num_threads(1)
+    train("aft", params, project)
+    for seed in range(3):
+        for name, values in weights(project, "aft", seed).items():
+            # The number of threads may change the order of a sum, never more.
+            assert np.allclose(values, first[seed][name], atol=1e-5)
+
+
+def test_worker_processes_see_what_changed_since_the_last_call(project: Path, params: Params):
+    params.values["train"]["steps"] = 3
+    params.values["machine"]["workers"] = 2
+    with_run(params, teachers=["wise"], methods=[{"name": "kd", "weight": 1.0}])
+    train("trial", params, project)
+    first = weights(project, "trial", 0)
+    data = Dataset.open(project / "data")
+    store = write_store(data, project / "features" / "wise.zarr", 24, seed=77)
+    probes.probe("wise", data, store, params.read(probes.ProbeSettings, "probe"), project / "probes" / "wise")
+    train("trial", params, project)
+    assert not same(first, weights(project, "trial", 0))
+
+
+def test_a_training_that_fails_leaves_the_last_one(project: Path, params: Params):
+    params.values["train"]["steps"] = 3
+    train("aft", params, project)
+    first = weights(project, "aft", 0)
+    params.values["runs"]["aft"]["methods"][0]["gats"] = "x"
+    with pytest.raises(UserError):
+        train("aft", params, project)
+    assert same(first, weights(project, "aft", 0))
+
+
+def test_a_seed_does_the_same_whatever_other_seeds_there_are(project: Path, params: Params):
+    train("none", params, project)
+    first = weights(project, "none", 2)
+    params.values["train"]["seeds"] = [2]
+    train("none", params, project)
+    assert same(first, weights(project, "none", 2))
+
+
+def test_hidden_labels_change_nothing(project: Path, params: Params, monkeypatch: pytest.MonkeyPatch):
+    params.values["train"]["seeds"] = [0]  # what draw 0 hides, draw 1 may show
+    with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": 3.0}])
+    train("trial", params, project)
+    first = weights(project, "trial", 0)
+    honest = Dataset.open(project / "data")
+    unseen = np.concatenate([honest.split(0).unlabelled, honest.split(0).test])
+    lies = honest.labels.copy()
+    lies[unseen] = (lies[unseen] + 1) % 3
+    monkeypatch.setattr(Dataset, "labels", property(lambda data: lies))
+    train("trial", params, project)
+    assert same(first, weights(project, "trial", 0))
+
+
+def test_unlabelled_rows_teach_a_method(project: Path, params: Params):
+    """A word that stands in unlabelled rows only is moved by a method, and by plain training is not."""
+    train("none", params, project)
+    with_run(params, teachers=["wise"], methods=[{"name": "kd", "weight": 1.0}])
+    train("trial", params, project)
+    data = Dataset.open(project / "data")
+    split = data.split(0)
+    vocabulary = json.loads((project / "runs" / "none" / "students" / "0" / "student.json").read_text())["fitted"]
+    labelled = set(" ".join(data.content(split.labelled)).split())
+    only = [n for n, word in enumerate(vocabulary["vocabulary"], start=1) if word not in labelled]
+    assert only
+    plain, aided = (weights(project, run, 0)["words.weight"] for run in ("none", "trial"))
+    recipe = load_student(project / "runs" / "none" / "students" / "0")[0]
+    torch.manual_seed(0)
+    start = recipe.build().state_dict()["words.weight"].numpy()
+    assert np.allclose(plain[only], start[only])
+    assert (np.abs(aided[only] - start[only]).max(1) > 1e-3).all()
+
+
+def test_a_method_sees_the_same_rows_of_student_teachers_labels_and_folds(
+    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+):
+    """Each row of a batch is known by the words that the student read when it made the features of that row."""
+    read: list[tuple[list[list[int]], torch.Tensor]] = []
+    steps: list[tuple[list[list[int]], Signals]] = []
+    read_by, told_to = BagOfWords.forward, kd.FeatureDistillation.forward
+
+    def student(self: BagOfWords, inputs: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        features, logits = read_by(self, inputs)
+        numbers, offsets = inputs
+        read.append(([words.tolist() for words in numbers.tensor_split(offsets[1:])], features))
+        return features, logits
+
+    def method(self: kd.FeatureDistillation, signals: Signals) -> torch.Tensor:
+        texts, features = read[-1]
+        # The log's look at the chance level, which moves the rows on purpose, has no gradient.
+        if torch.is_grad_enabled():
+            at = [int((features == row).all(1).nonzero()[0]) for row in signals.features]
+            steps.append(([texts[i] for i in at], signals))
+        return told_to(self, signals)
+
+    monkeypatch.setattr(BagOfWords, "forward", student)
+    monkeypatch.setattr(kd.FeatureDistillation, "forward", method)
+    with_run(params, teachers=["wise", "loud"], methods=[{"name": "kd", "weight": 1.0}])
+    params.values["runs"]["trial"]["train"] = {"steps": 4, "seeds": [0]}
+    train("trial", params, project)
+
+    data = Dataset.open(project / "data")
+    split, every = data.split(0), np.arange(len(data))
+    fitted = json.loads((project / "runs" / "trial" / "students" / "0" / "student.json").read_text())["fitted"]
+    numbers = {word: number for number, word in enumerate(fitted["vocabulary"], start=1)}
+    texts = [tuple(numbers[word] for word in text.split() if word in numbers) for text in data.content(every)]
+    row_of = dict(zip(texts, every, strict=True))
+    assert len(row_of) == len(data)
+    stores = [FeatureStore.open(project / "features" / f"{name}.zarr") for name in ("wise", "loud")]
+    labels, folds = np.full((2, len(data)), -1)
+    labels[split.labelled] = data.labels[split.labelled]
+    folds[split.labelled] = logistic.folds(data.labels[split.labelled], 0)
+    assert len(steps) == 4
+    for words, signals in steps:
+        rows = np.array([row_of[tuple(text)] for text in words])
+        assert len(set(rows)) == 32
+        for store, features in zip(stores, signals.teachers, strict=True):
+            assert np.array_equal(features.numpy(), store.reader(store.head_name())(rows))
+        assert np.array_equal(signals.labels.numpy(), labels[rows])
+        assert np.array_equal(signals.folds.numpy(), folds[rows])
+    assert {-1, 0, 1, 2} == {int(label) for _, signals in steps for label in signals.labels}
+
+
+@pytest.mark.parametrize("rate", [0.3, 0.002])
+def test_a_methods_own_parameters_learn_at_its_own_rate(project: Path, params: Params, rate: float):
+    """The first step of Adam moves a parameter by the rate, whatever the gradient; the gates' scores start at 0."""
+    with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": 3.0, "learning_rate": rate}])
+    params.values["runs"]["trial"]["train"] = {"steps": 1, "seeds": [0]}
+    train("trial", params, project)
+    gates = np.array(json.loads((project / "runs" / "trial" / "gates.json").read_text())["wise"][0])
+    scores = np.log(gates / (1 - gates))
+    assert np.abs(scores) == pytest.approx(np.full(24, rate), rel=1e-2)
+    assert min(scores) < 0 < max(scores)
+
+
+def test_a_schedule_multiplies_the_weight(project: Path, params: Params):
+    """A weight that starts at 0 leaves the first step to plain training; one that is constant does not."""
+    params.values["students"]["bag"]["dropout"] = 0.0
+    trained = {}
+    for name, method in (("plain", 0.0), ("rising", 3.0), ("constant", 3.0)):
+        schedule = "linear_rise" if name == "rising" else "constant"
+        with_run(params, teachers=["wise"], methods=[{"name": "kd", "weight": method, "schedule": schedule}])
+        params.values["runs"]["trial"]["train"] = {"steps": 1, "seeds": [0]}
+        train("trial", params, project)
+        trained[name] = weights(project, "trial", 0)
+    moved = {name: np.abs(w["head.weight"] - trained["plain"]["head.weight"]).max() for name, w in trained.items()}
+    assert moved["rising"] < 1e-6
+    words = {name: np.abs(w["words.weight"] - trained["plain"]["words.weight"]).max() for name, w in trained.items()}
+    assert words["rising"] < 1e-6 < 1e-3 < words["constant"]
+
+
+def test_a_shuffled_teacher_is_another_teacher(project: Path, params: Params):
+    method = [{"name": "kd", "weight": 1.0}]
+    with_run(params, teachers=["wise"], methods=method)
+    train("trial", params, project)
+    straight = weights(project, "trial", 0)
+    with_run(params, teachers=["wise"], methods=method, shuffle_teachers=True)
+    train("trial", params, project)
+    assert not same(straight, weights(project, "trial", 0))
+
+
+def test_a_run_changes_train_settings_for_itself(project: Path, params: Params):
+    with_run(params, train={"steps": 3, "seeds": [1]})
+    train("trial", params, project)
+    record = json.loads((project / "runs" / "trial" / "run.json").read_text())
+    assert (record["steps"], record["seeds"]) == (3, [1])
+
+
+def test_labels_on_all_rows_need_no_second_batch():
+    rows = np.arange(60)
+    split = Split(labelled=rows[:40], unlabelled=rows[:0], val=rows[40:50], test=rows[50:])
+    settings = TrainSettings(steps=4, batch_size=8, transfer_batch_size=16)
+    sizes = [(len(rows), count) for rows, count in _batches(split, 0, settings, True)]
+    assert sizes == [(8, 8)] * 4
+
+
+def test_methods_can_be_kept_from_unlabelled_rows():
+    rows = np.arange(60)
+    split = Split(labelled=rows[:12], unlabelled=rows[12:40], val=rows[40:50], test=rows[50:])
+    settings = TrainSettings(steps=6, batch_size=8, transfer_batch_size=16, unlabelled=False)
+    for seen, count in _batches(split, 0, settings, True):
+        assert len(seen) == count == 8
+        assert set(seen) <= set(split.labelled)
+
+
+def test_batches_are_shuffled_anew_and_whole():
+    batches = _shuffled(np.arange(10), 4, np.random.default_rng(0))
+    epochs = [np.concatenate([next(batches), next(batches)]) for _ in range(50)]
+    assert all(len(set(epoch)) == 8 for epoch in epochs)
+    assert set(np.concatenate(epochs)) == set(range(10))
+    assert len({tuple(epoch) for epoch in epochs}) == 50
+
+
+def test_the_labelled_batches_do_not_depend_on_the_method():
+    rows = np.arange(60)
+    split = Split(labelled=rows[:12], unlabelled=rows[12:40], val=rows[40:50], test=rows[50:])
+    settings = TrainSettings(steps=6, batch_size=8, transfer_batch_size=16)
+    plain = [rows[:count] for rows, count in _batches(split, 3, settings, False)]
+    aided = list(_batches(split, 3, settings, True))
+    assert all(np.array_equal(a, rows[:count]) for a, (rows, count) in zip(plain, aided, strict=True))
+    assert all(len(rows) == count + 16 for rows, count in aided)
+
+
+def test_the_learning_rate_rises_then_falls_to_nothing():
+    settings = TrainSettings(steps=100, warmup=0.1)
+    rates = [_rate(step, settings) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1.0)
+    assert np.argmax(rates) in (9, 10)
+    assert all(a >= b for a, b in pairwise(rates[10:]))
+    assert rates[100] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_smallest_of_tied_weights_is_chosen():
+    accuracies = {0.0: (0.5, 0.6), 1.0: (0.6, 0.8), 3.0: (0.7, 0.7), 9.0: (0.9, 0.4)}
+    tied = [
+        Fitted(seed, Candidate((weight,)), accuracy, 1.0, 10, 4, [], {}, {})
+        for weight, pair in accuracies.items()
+        for seed, accuracy in enumerate(pair)
+    ]
+    assert _choose(tied) == Candidate((1.0,))
+
+
+def test_equal_means_tie_though_floating_point_tells_them_apart():
+    plain, other = (0.58, 0.75, 0.72, 0.61, 0.6), (0.65, 0.65, 0.65, 0.65, 0.66)
+    assert np.mean(plain) < np.mean(other)
+    tied = [
+        Fitted(seed, Candidate((weight,)), accuracy, 1.0, 10, 4, [], {}, {})
+        for weight, each in ((0.0, plain), (3.0, other))
+        for seed, accuracy in enumerate(each)
+    ]
+    assert _choose(tied) == Candidate((0.0,))
+
+
+def test_a_candidate_that_diverged_on_any_seed_is_not_chosen():
+    fine = [Fitted(seed, Candidate((0.0,)), 0.5, 1.0, 10, 4, [], {}, {}) for seed in range(2)]
+    half = Fitted(0, Candidate((9.0,)), 0.9, 1.0, 10, 4, [], {}, {})
+    lost = Lost(1, Candidate((9.0,)), "seed 1, step 4: the loss is not finite")
+    assert _choose([*fine, half, lost]) == Candidate((0.0,))
+    with pytest.raises(UserError, match="seed 1, step 4: the loss is not finite"):
+        _choose([half, lost])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_diverging_candidate_does_not_end_the_search(project: Path, params: Params, workers: int):
+    params.values["machine"]["workers"] = workers
+    short = {"steps": 3, "seeds": [0, 1]}
+    with_run(params, search={"train.learning_rate": [1e30, 0.01]}, train=short)
+    result = train("trial", params, project)
+    strict = {"parse_constant": lambda text: pytest.fail(f"{text} is not JSON")}
+    record = json.loads((project / "runs" / "trial" / "run.json").read_text(), **strict)
+    assert record["chosen_settings"] == {"train.learning_rate": 0.01}
+    assert record["trainings"] == 4
+    assert [c["val_accuracy"] for c in record["candidates"]] == [[None, None], result.val_accuracy]
+    assert result.candidates["none, learning_rate 1e+30"] is None
+    (warning,) = result.warnings
+    assert re.match(
+        r"candidate `none, learning_rate 1e\+30` diverged and cannot be chosen: trial: seed 0.*not finite", warning
+    )
+    assert f"warning: {warning}" in str(result)
+    with (project / "runs" / "trial" / "curves.csv").open() as file:
+        assert {line["weight"] for line in csv.DictReader(file)} == {"none, learning_rate 0.01"}
+    assert sorted(path.name for path in (project / "runs" / "trial").iterdir()) == [
+        "curves.csv",
+        "run.json",
+        "students",
+    ]
+
+
+def test_a_weight_too_large_for_its_numbers_stands_aside(project: Path, params: Params):
+    with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": [0.0, 1e39]}], train={"steps": 3})
+    result = train("trial", params, project)
+    assert result.chosen == Candidate((0.0,)) and result.candidates["1e+39"] is None
+
+
+@pytest.mark.parametrize("rates", [[1e30], [1e30, 1e31]])
+def test_where_no_candidate_is_left_the_first_loss_is_told(project: Path, params: Params, rates: list[float]):
+    with_run(params, search={"train.learning_rate": rates}, train={"steps": 3})
+    with pytest.raises(UserError, match=r"trial: seed 0.*not finite; lower train.learning_rate") as caught:
+        train("trial", params, project)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_student_that_the_last_step_ruined_is_not_kept(project: Path, params: Params):
+    """Losses are looked at before their update, so what the last update does is seen by nothing else."""
+    with_run(params, train={"steps": 1, "seeds": [0], "learning_rate": 1e30})
+    with pytest.raises(UserError, match="seed 0: what the student says of validation rows is not finite"):
+        train("trial", params, project)
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_linear_algebra_that_fails_on_the_way_is_divergence(
+    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch, first: int
+):
+    losses, calls = training._losses, []
+
+    def failing(draw: Any, student: Any, pulls: Any, *rest: Any) -> Any:
+        calls.append(bool(pulls))
+        if sum(calls) > first and pulls:
+            raise torch.linalg.LinAlgError("linalg.eigh: the input is\nnot finite")
+        return losses(draw, student, pulls, *rest)
+
+    monkeypatch.setattr(training, "_losses", failing)
+    short = {"steps": 4, "seeds": [0]}
+    with_run(params, teachers=["wise"], methods=[{"name": "kd", "weight": [0.0, 1.0]}], train=short)
+    if first == 0:  # at the first step nothing has moved: that is no divergence
+        with pytest.raises(torch.linalg.LinAlgError):
+            train("trial", params, project)
+        return
+    result = train("trial", params, project)
+    assert result.chosen == Candidate((0.0,))
+    assert "seed 0, step 2: linalg.eigh: the input is not finite; lower train.learning_rate" in result.warnings[0]
+
+
+def test_every_method_is_logged_beside_its_chance_level(project: Path, params: Params):
+    methods = [{"name": "aft", "weight": 3.0}, {"name": "logit_kd", "weight": 1.0}]
+    with_run(params, teachers=["wise"], methods=methods)
+    train("trial", params, project)
+    guard = json.loads((project / "runs" / "trial" / "run.json").read_text())["guards"][0]
+    assert list(guard["penalties"]) == ["aft", "logit_kd"]
+    with (project / "runs" / "trial" / "curves.csv").open() as file:
+        last = [line for line in csv.DictReader(file) if line["seed"] == "0" and line["penalty_aft"]][-1]
+    for name, level in guard["penalties"].items():
+        assert float(last[f"penalty_{name}"]) == pytest.approx(level["end"])
+        assert float(last[f"chance_{name}"]) == pytest.approx(level["chance"])
+        assert level["end"] < 0.8 * level["chance"]  # the teacher knows the task, and so does the student by now
+
+
+def test_a_chance_level_that_is_not_finite_is_a_divergence(
+    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+):
+    """It could not be written into the record, and nothing sound gives it."""
+    params.values["machine"]["workers"] = 1
+    monkeypatch.setattr("pipeline.training.log.chance", lambda transfer, signals: math.inf)
+    with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": [0.0, 3.0]}])
+    result = train("trial", params, project)
+    assert result.candidates["3"] is None
+    assert result.chosen.weights == (0.0,)
+
+
+def test_a_mistake_leaves_what_a_running_training_has_written(project: Path, params: Params):
+    written = project / "runs" / ".trial.partial" / "candidates" / "3-0" / "weights.safetensors"
+    written.parent.mkdir(parents=True)
+    written.touch()
+    with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": 3.0, "combine": "outer_product"}])
+    with pytest.raises(UserError, match="needs two teachers"):
+        train("trial", params, project)
+    assert written.exists()
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(project: Path, params: Params):
+    with_run(params)
+    other = Lock(project / "runs" / ".trial.lock")
+    assert other.acquire()
+    with pytest.raises(UserError, match=r"is training `trial`; wait for it"):
+        train("trial", params, project)
+    other.release()
+    train("trial", params, project)
+    train("trial", params, project)
+    assert not other.path.exists()
+
+
+def test_gates_of_two_methods_are_kept_apart(project: Path, params: Params):
+    methods = [{"name": "aft", "weight": 3.0}, {"name": "aft_plus", "weight": 1.0}]
+    with_run(params, teachers=["wise"], methods=methods)
+    train("trial", params, project)
+    gates = json.loads((project / "runs" / "trial" / "gates.json").read_text())
+    assert list(gates) == ["aft, wise", "aft_plus, wise", "aft_plus, wise: task"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_step_does_not_wait_for_the_gpu(project: Path, params: Params):
+    methods = [{"name": "aft", "weight": 3.0}, {"name": "aft_plus", "weight": 1.0}]
+    with_run(params, teachers=["wise"], methods=methods)
+    run = Run.model_validate(params.values["runs"]["trial"])
+    fitter = Fitter(Plan("trial", params, project, run, Machine(device="cuda"), "id"))
+    candidate = run.candidates()[0]
+    draw = fitter.world.draw(0, candidate)
+    student = draw.recipe.build().to("cuda")
+    pulls = fitter._build(student, draw, candidate)
+    own = [parameter for pull in pulls.values() for parameter in pull.transfer.parameters()]
+    optimizer = torch.optim.AdamW([*student.parameters(), *own], 0.01, fused=True)
+    try:
+        for step, (rows, labelled) in enumerate(_batches(draw.split, 0, draw.settings, True)):
+            task, penalties, _, _ = _losses(draw, student, pulls, rows, labelled, 0.5)
+            optimizer.zero_grad(set_to_none=True)
+            sum(penalties.values(), start=task).backward()
+            optimizer.step()
+            torch.cuda.set_sync_debug_mode("error")  # from the second step on: the first one sets things up
+            if step == 3:
+                break
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_settings_are_searched_and_the_student_kept_is_the_one_of_the_best(project: Path, params: Params):
+    with_run(params, search={"student.width": [4, 8], "train.learning_rate": [1e-5, 0.02]})
+    result = train("trial", params, project)
+    record = json.loads((project / "runs" / "trial" / "run.json").read_text())
+    assert result.trainings == 12 and len(record["candidates"]) == 4
+    tried = {json.dumps(c["settings"]): np.mean(c["val_accuracy"]) for c in record["candidates"]}
+    assert tried[json.dumps(record["chosen_settings"])] == pytest.approx(max(tried.values()))
+    width, rate = record["chosen_settings"]["student.width"], record["chosen_settings"]["train.learning_rate"]
+    assert record["settings"]["learning_rate"] == rate
+    assert record["student"]["width"] == width
+    for seed in range(3):
+        assert weights(project, "trial", seed)["head.weight"].shape[1] == width
+    alone = {"student.width": [width], "train.learning_rate": [rate]}
+    with_run(params, search=alone)
+    train("trial", params, project)
+    again = json.loads((project / "runs" / "trial" / "run.json").read_text())
+    assert again["candidates"][0]["val_accuracy"] == result.val_accuracy
+
+
+def test_a_searched_setting_that_does_not_exist_is_refused_before_training(project: Path, params: Params):
+    with_run(params, search={"student.dropuot": [0.1]})
+    with pytest.raises(UserError, match=r"students.bag \(with runs.trial.search\): unknown key `dropuot`"):
+        train("trial", params, project)
+
+
+def test_settings_of_a_method_are_searched(project: Path, params: Params):
+    methods = [{"name": "aft", "weight": [0.0, 30.0]}]
+    with_run(params, teachers=["wise"], methods=methods, search={"methods.aft.form": ["fixed", "dense"]})
+    result = train("trial", params, project)
+    assert list(result.candidates) == ["0", "30, aft.form fixed", "30, aft.form dense"]
+    for form in ("fixed", "dense"):
+        with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": 30.0, "form": form}])
+        assert train("trial", params, project).candidates == {"30": result.candidates[f"30, aft.form {form}"]}
+
+
+def test_settings_that_fit_only_what_is_searched_are_no_mistake(project: Path, params: Params):
+    """Alone, and at weight 0, `dense_start` would belong to no form."""
+    methods = [{"name": "aft", "weight": [0.0, 3.0], "dense_start": "identity"}]
+    with_run(params, teachers=["wise"], methods=methods, search={"methods.aft.form": ["dense"]}, train={"steps": 3})
+    assert list(train("trial", params, project).candidates) == ["0", "3, aft.form dense"]
+
+
+def test_a_searched_setting_of_a_method_that_is_wrong_is_refused_before_training(project: Path, params: Params):
+    methods = [{"name": "aft", "weight": 30.0}]
+    with_run(params, teachers=["wise"], methods=methods, search={"methods.aft.frm": ["fixed"]})
+    with pytest.raises(UserError, match=r"methods.aft \(with runs.trial.search\): unknown key `frm`"):
+        train("trial", params, project)
+    # Of the second value, and of what only building finds out.
+    with_run(params, teachers=["wise"], methods=methods, search={"methods.aft.queue": [0, 10**6]})
+    with pytest.raises(UserError, match=r"queue: 1000000 exceeds"):
+        train("trial", params, project)
+    assert not list(project.glob("runs/.trial.partial"))
+
+
+def test_an_automatic_weight_tries_the_settings_that_its_method_says_are_worth_it(project: Path, params: Params):
+    """Each at weights of its own, because another penalty pulls otherwise."""
+    with_run(params, teachers=["wise"], methods=[{"name": "aft_plus", "weight": "auto"}], train={"steps": 3})
+    tried = [label.partition(", ") for label in train("trial", params, project).candidates]
+    assert tried[0] == ("0", "", "")
+    by_head = {head: [float(weight) for weight, _, label in tried if label == head] for _, _, head in tried[1:]}
+    assert list(by_head) == ["aft_plus.head 1.0", "aft_plus.head 0.0"]
+    with_head, without = by_head.values()
+    assert len(with_head) == len(without) == len(auto_weight.RATIOS) - 1
+    assert with_head[0] != without[0]
+    with_run(
+        params, teachers=["wise"], methods=[{"name": "aft_plus", "weight": "auto", "head": 0.0}], train={"steps": 3}
+    )
+    assert [float(label) for label in train("trial", params, project).candidates] == [0.0, *without]
+    with_run(params, teachers=["wise"], methods=[{"name": "aft_plus", "weight": 3.0}], train={"steps": 3})
+    assert list(train("trial", params, project).candidates) == ["3"]
+
+
+def test_an_automatic_weight_is_measured_and_nothing_is_among_what_it_tries(project: Path, params: Params):
+    with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": "auto"}])
+    result = train("trial", params, project)
+    record = json.loads((project / "runs" / "trial" / "run.json").read_text())
+    tried = [c["weights"][0] for c in record["candidates"]]
+    assert tried[0] == 0 and len(tried) == len(auto_weight.RATIOS)
+    assert max(result.candidates.values()) == pytest.approx(np.mean(result.val_accuracy))
+    train("none", params, project)
+    plain = json.loads((project / "runs" / "none" / "run.json").read_text())
+    assert record["candidates"][0]["val_accuracy"] == plain["candidates"][0]["val_accuracy"]
+    # At the first step of the first seed, the penalty at ratio 10 pulls about ten times as hard as the task.
+    with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": tried[auto_weight.RATIOS.index(10.0)]}])
+    train("trial", params, project)
+    guard = json.loads((project / "runs" / "trial" / "run.json").read_text())["guards"][0]
+    assert 5 < guard["gradient_ratio_start"] < 20
+
+
+@pytest.mark.parametrize("method", ["aft", "logit_kd", "aft_plus"])
+def test_an_automatic_weight_does_not_hang_on_the_size_of_the_first_head(
+    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch, method: str
+):
+    """Some students of timm start with a last layer of zeros, or nearly: through it the task does not pull."""
+    with_run(params, teachers=["wise"], methods=[{"name": method, "weight": "auto"}], train={"steps": 1, "seeds": [0]})
+    build = Recipe.build
+
+    def tried(size: float) -> list[float]:
+        def scaled(recipe: Recipe, pretrained: bool = True) -> Any:
+            student: Any = build(recipe, pretrained)
+            student.head.weight.data *= size
+            student.head.bias.data *= size
+            return student
+
+        monkeypatch.setattr(Recipe, "build", scaled)
+        train("trial", params, project)
+        record = json.loads((project / "runs" / "trial" / "run.json").read_text())
+        return [candidate["weights"][0] for candidate in record["candidates"]]
+
+    ordinary = tried(1.0)
+    with monkeypatch.context() as patch:  # whatever is done about small heads
+        patch.setattr(balance, "SMALL", 0.0)
+        assert tried(1.0) == ordinary
+    for size in (0.0, 1e-4):
+        assert tried(size)[0] == 0
+        assert tried(size)[1:] == pytest.approx(ordinary[1:], rel=0.7)
+
+
+def follow_heads(project: Path, params: Params, logits: np.ndarray | None = None, **run: Any) -> FeatureStore:
+    """A run of both teachers whose students follow their heads, and the store of the first, which has these logits."""
+    data = Dataset.open(project / "data")
+    logits = class_logits(data) if logits is None else logits
+    methods = [{"name": "logit_kd", "weight": 1.0, "logits": "head", "temperature": 1.0}]
+    with_run(params, teachers=["wise", "loud"], methods=methods, **run)
+    write_store(data, project / "features" / "loud.zarr", 8, 2, 0.5 * class_logits(data))
+    return write_store(data, project / "features" / "wise.zarr", 24, 1, logits)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_the_logits_of_a_head_are_those_of_the_rows_that_the_student_saw(
+    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch, shuffle: bool
+):
+    """Shuffled, the logits go with the teacher's row."""
+    seen: list[Signals] = []
+    batches: list[np.ndarray] = []
+    said, losses = HeadLogits.forward, _losses
+
+    def keep(module: HeadLogits, signals: Signals) -> torch.Tensor:
+        seen.append(signals)
+        return said(module, signals)
+
+    def keep_rows(draw: TrialData, student: Any, pulls: Any, rows: np.ndarray, labelled: int, progress: float) -> Any:
+        batches.append(draw.stand_in[rows[labelled:]])
+        return losses(draw, student, pulls, rows, labelled, progress)
+
+    wise = follow_heads(project, params, train={"seeds": [1], "steps": 3}, shuffle_teachers=shuffle)
+    loud = FeatureStore.open(project / "features" / "loud.zarr")
+    monkeypatch.setattr(HeadLogits, "forward", keep)
+    monkeypatch.setattr("pipeline.training.sweep._losses", keep_rows)
+    monkeypatch.setattr("pipeline.training.log.chance", lambda transfer, signals: 0.0)
+    train("trial", params, project)
+    assert len(seen) == len(batches) == 3
+    for signals, rows in zip(seen, batches, strict=True):
+        for store, features, logits in zip((wise, loud), signals.teachers, signals.heads, strict=True):
+            assert np.array_equal(logits.numpy(), store.reader("logits")(rows))
+            assert np.array_equal(features.numpy(), store[rows].astype(np.float32))
+
+
+def test_a_student_learns_from_the_heads_of_its_teachers(project: Path, params: Params):
+    follow_heads(project, params, train={"steps": 150})
+    lines: list[str] = []
+    result = train("trial", params, project, say=lines.append)
+    assert [line.partition(":")[2].split(" mapped")[0] for line in lines] == [
+        " wise", " loud", " wise (logits)", " loud (logits)"
+    ]  # fmt: skip
+    assert np.mean(result.val_accuracy) > 0.6
+    guard = json.loads((project / "runs" / "trial" / "run.json").read_text())["guards"][0]
+    assert guard["penalties"]["logit_kd"]["end"] < 0.8 * guard["penalties"]["logit_kd"]["chance"]
+
+
+def test_a_head_that_nobody_follows_changes_nothing(project: Path, params: Params):
+    with_run(params, teachers=["wise", "loud"], methods=[{"name": "logit_kd", "weight": 1.0}])
+    train("trial", params, project)
+    first = weights(project, "trial", 0)
+    follow_heads(project, params, np.zeros((240, 7)))
+    with_run(params, teachers=["wise", "loud"], methods=[{"name": "logit_kd", "weight": 1.0, "logits": "probe"}])
+    train("trial", params, project)
+    assert same(first, weights(project, "trial", 0))
+
+
+def refused(project: Path, params: Params) -> str:
+    """What is said of the run before a student is trained."""
+    with pytest.raises(UserError) as caught:
+        train("trial", params, project)
+    assert "\n" not in str(caught.value)
+    assert not list(project.glob("runs/.trial.partial/candidates/*"))
+    return str(caught.value)
+
+
+def test_a_head_that_cannot_be_followed_is_refused_before_training(project: Path, params: Params):
+    with_run(params, teachers=["wise"], methods=[{"name": "logit_kd", "weight": [0.0, 1.0], "logits": "head"}])
+    said = refused(project, params)
+    assert "wise.zarr: no head `logits`" in said
+    assert "set `heads: [pooled, logits]` at teachers.wise in params.yaml and run `aft extract wise`" in said
+    assert said.endswith("or set `logits: probe`")
+    follow_heads(project, params, np.zeros((240, 1000)))
+    assert "wise.zarr: head `logits` has 1000 columns and the dataset 3 classes" in refused(project, params)
+    (project / "params.yaml").write_text(yaml.safe_dump(params.values))
+    command = [sys.executable, "-m", "stages.train", "trial"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent.parent)}
+    ended = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1) and "1000 columns" in ended.stderr
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_head_of_classes_in_another_order_is_refused_before_training(project: Path, params: Params, shuffle: bool):
+    data = Dataset.open(project / "data")
+    follow_heads(project, params, class_logits(data)[:, [1, 2, 0]], shuffle_teachers=shuffle)
+    said = refused(project, params)
+    assert "its classes are likely in another order" in said and "labelled training rows" in said
+    labelled = np.unique(np.concatenate([data.split(draw).labelled for draw in (0, 1)]))  # of seeds 0, 1, 2
+    right = sum(class_logits(data)[row, [1, 2, 0]].argmax() == data.labels[row] for row in labelled)
+    most = max(sum(data.labels[row] == number for row in labelled) for number in range(3))
+    assert f"is right on {right} of {len(labelled)} labelled" in said and f" on {most}: " in said
+
+
+@pytest.mark.parametrize(("more", "passes"), [(0, False), (1, True)])
+def test_a_head_must_be_right_more_often_than_one_that_always_says_the_same(
+    project: Path, params: Params, more: int, passes: bool
+):
+    data = Dataset.open(project / "data")
+    labelled = data.split(0).labelled
+    counts = np.bincount(data.labels[labelled])
+    logits = np.tile(np.eye(3)[counts.argmax()], (len(data), 1))
+    others = labelled[data.labels[labelled] != counts.argmax()][:more]
+    logits[others] = np.eye(3)[data.labels[others]]
+    follow_heads(project, params, logits, train={"seeds": [0], "steps": 2})
+    if passes:
+        train("trial", params, project)
+    else:
+        assert "another order" in refused(project, params)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p.values["train"].update(step=3), "unknown key `step`"),
+        (lambda p: p.values["runs"]["aft"]["methods"][0].update(gats="x"), r"runs.aft.methods.aft: unknown key `gats`"),
+        (lambda p: p.values["runs"]["aft"].update(train={"lr": 1}), r"train \(for aft\): unknown key `lr`"),
+        (lambda p: p.values["students"]["bag"].update(width=0), "students.bag.width"),
+        (lambda p: p.values["students"]["bag"].update(family="bag"), "no 'bag' in pipeline/students/"),
+        (lambda p: p.values["machine"].update(device="cuda"), "no GPU"),
+        (lambda p: p.values["train"].update(learning_rate=1e30), "not finite"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(project: Path, params: Params, change: Any, message: str):
+    if "GPU" in message and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    change(params)
+    with pytest.raises(UserError, match=message) as caught:
+        train("aft", params, project)
+    assert "\n" not in str(caught.value)
