@@ -12,12 +12,14 @@ ROOT = Path(__file__).parent.parent
 PLUGINS = ("datasets", "methods", "students", "teachers")
 ROOMS = [
     {"errors", "progress", "provenance"},
-    {"params", "packages"},
-    {"pretrained", "machine"},
+    {"files", "params", "packages", "sources"},
+    {"pretrained", "machine", "project", "records"},
     {"functional"},
+    {"tasks"},
     {"datasets"},
     {"data"},
     {"store"},
+    {"engines"},
     {"teachers"},
     {"extraction"},
     {"students"},

@@ -15,6 +15,7 @@ from pydantic import Field, field_validator
 from pipeline.errors import UserError
 from pipeline.functional.schedules import Schedule
 from pipeline.params import Params, Settings, plugin, plugins
+from pipeline.sources import Source
 from pipeline.store import FeatureStore
 
 LOGITS = "logits"
@@ -66,6 +67,11 @@ class Run(Settings):
         if not isinstance(methods, list) or not all(isinstance(term, Mapping) for term in methods):
             raise ValueError("should be a list such as [{name: aft, weight: 10.0}]")
         return [_term(term) for term in methods]
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Its teachers, as sources of features."""
+        return tuple(Source.parse(text, "teachers") for text in self.teachers)
 
     @property
     def heads(self) -> tuple[str, ...]:

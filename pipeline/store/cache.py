@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.files import explained
 from pipeline.store.checksum import checksum
-from pipeline.store.disk import explained
 from pipeline.store.folder import Folder
 from pipeline.store.format import Layout
 from pipeline.store.shards import Damaged, marker, pack, settled, unpack

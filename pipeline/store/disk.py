@@ -5,8 +5,6 @@ import fcntl
 import math
 import os
 import shutil
-import socket
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,12 +12,11 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.errors import UserError
+from pipeline.files import PARTIAL, explained, make_folder, sync_folder, sync_path
 from pipeline.store.checksum import checksum
 
 Sync = Literal["name", "bytes", "nothing"]
 
-PARTIAL = ".partial"
 BLOCK = 64 << 20
 PAGE = 4096
 # From here on a file is worth a thread for its checksum, and the disk's full attention.
@@ -86,7 +83,7 @@ def sync_files(files: Iterable[Path]) -> None:
     """Flush files and the folders that they are in."""
     files = list(files)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(_sync, files))
+        list(pool.map(sync_path, files))
         list(pool.map(sync_folder, {file.parent for file in files}))
 
 
@@ -125,43 +122,6 @@ def _write_directly(handle: int, view: memoryview) -> int:
     return done
 
 
-def explained(error: OSError, path: Path) -> Exception:
-    """The user's version of a failed write, if it is theirs to mend; otherwise the error itself."""
-    match error.errno:
-        case errno.ENOSPC | errno.EDQUOT:
-            return UserError(f"{path}: the disk is full; finished shards are kept: free some space and run it again")
-        case errno.EACCES | errno.EPERM | errno.EROFS:
-            return UserError(f"{path}: cannot be written ({error.strerror}); check the folder's permissions")
-    return error
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk: renames and new names survive a power cut only after this."""
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def make_folder(folder: Path, sync_name: bool = True) -> None:
-    """Create a folder and its parents; durably, or with `sync_name` False as soon as its parent is flushed."""
-    if not folder.is_dir():
-        make_folder(folder.parent, sync_name)
-        try:
-            folder.mkdir(exist_ok=True)
-        except FileExistsError:
-            raise UserError(f"{folder}: is a file, and a folder is needed there; move it away") from None
-        except OSError as error:
-            raise explained(error, folder) from error
-        if sync_name:
-            sync_folder(folder.parent)
-
-
 def move(source: Path, target: Path) -> None:
     """Rename durably, within one file system."""
     os.replace(source, target)
@@ -187,83 +147,3 @@ def link(source: Path, target: Path) -> None:
 def remove_folder(folder: Path) -> None:
     """Delete a folder and all in it, if it is there."""
     shutil.rmtree(folder, ignore_errors=True)
-
-
-class Lock:
-    """An advisory lock on a file, which the kernel frees when its holder ends, however it ends.
-
-    So there are no stale locks: a file left behind by a dead process is simply not locked. The file's text says who
-    held it last, for messages.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._handle: int | None = None
-
-    def acquire(self, exclusive: bool = True, patience: float = 0.0) -> bool:
-        """Try for `patience` seconds; whether the lock is held now. A held lock changes its kind instead."""
-        deadline = time.monotonic() + patience
-        pause = 0.01
-        while not self._try(fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH):
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(pause)
-            pause = min(2 * pause, 0.25)
-        return True
-
-    def release(self) -> None:
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
-
-    def owner(self) -> str:
-        """Who holds the lock, as far as the file says."""
-        try:
-            return self.path.read_text(encoding="utf-8").strip() or "another process"
-        except OSError:
-            return "another process"
-
-    def _try(self, kind: int) -> bool:
-        while True:
-            handle = self._handle
-            if handle is None:
-                make_folder(self.path.parent, sync_name=False)  # nobody holds a lock after a power cut
-                try:
-                    handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-                except FileNotFoundError:  # the folder was tidied away in this very moment
-                    continue
-                except OSError as error:
-                    raise explained(error, self.path) from error
-            try:
-                fcntl.flock(handle, kind | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if self._handle is None:
-                    os.close(handle)
-                return False
-            except OSError as error:
-                os.close(handle)
-                self._handle = None
-                raise UserError(
-                    f"{self.path}: this file system has no locks ({error.strerror}); use a local disk"
-                ) from None
-            # Somebody may have deleted the file between our open and our lock: then it protects nothing.
-            if not _same_file(handle, self.path):
-                os.close(handle)
-                self._handle = None
-                continue
-            self._handle = handle
-            try:
-                os.truncate(handle, 0)
-                os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-            except OSError as error:
-                os.close(handle)
-                self._handle = None
-                raise explained(error, self.path) from error
-            return True
-
-
-def _same_file(handle: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), os.stat(path))
-    except FileNotFoundError:
-        return False

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.files import PARTIAL, Lock
 from pipeline.store.differences import differences
-from pipeline.store.disk import PARTIAL, Lock, remove_folder
+from pipeline.store.disk import remove_folder
 from pipeline.store.reader import Reader
 from pipeline.store.reuse import LOCKS, REPLACED
 from pipeline.store.store import FeatureStore

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.files import make_folder
 from pipeline.store.checksum import file_checksum
-from pipeline.store.disk import link, make_folder, move, publish, remove_folder
+from pipeline.store.disk import link, move, publish, remove_folder
 from pipeline.store.folder import LocalFolder
 from pipeline.store.format import Layout, Marker, marker_name
 from pipeline.store.rows import RowIndex, read_rows

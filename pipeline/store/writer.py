@@ -13,19 +13,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.files import PARTIAL, Lock, explained, make_folder, sync_folder
 from pipeline.store.differences import differences
-from pipeline.store.disk import (
-    PARTIAL,
-    Lock,
-    explained,
-    make_folder,
-    page_aligned,
-    publish,
-    publish_together,
-    remove_folder,
-    sync_files,
-    sync_folder,
-)
+from pipeline.store.disk import page_aligned, publish, publish_together, remove_folder, sync_files
 from pipeline.store.folder import LocalFolder
 from pipeline.store.format import (
     Head,

@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from pipeline.data.dataset import Dataset, Split
 from pipeline.errors import UserError
+from pipeline.files import Lock
 from pipeline.machine import Machine, cores
 from pipeline.methods import Signals
 from pipeline.params import Params, parse, plugin
@@ -33,7 +34,6 @@ from pipeline.progress import progress
 from pipeline.provenance import commit, versions
 from pipeline.runs import config
 from pipeline.runs.config import Candidate, Run, Term
-from pipeline.store.disk import Lock
 from pipeline.students import Student, place, save_student
 from pipeline.training import auto_weight
 from pipeline.training.log import Diverged, Log, WeightedPenalty

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UserError
+from pipeline.files import Lock, make_folder
 from pipeline.store import disk
 from pipeline.store.checksum import checksum
-from pipeline.store.disk import LARGE, PAGE, Lock, link, make_folder, page_aligned, publish, publish_together
+from pipeline.store.disk import LARGE, PAGE, link, page_aligned, publish, publish_together
 
 
 def test_a_file_is_published_whole_with_its_digest(tmp_path: Path):

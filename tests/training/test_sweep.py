@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 
 from pipeline.data.dataset import Dataset, Split
 from pipeline.errors import UserError
+from pipeline.files import Lock
 from pipeline.functional import logistic
 from pipeline.machine import Machine
 from pipeline.methods import Signals, kd
@@ -27,7 +28,6 @@ from pipeline.params import Params
 from pipeline.probing import probes
 from pipeline.runs.config import Candidate, Run
 from pipeline.store import FeatureStore
-from pipeline.store.disk import Lock
 from pipeline.students import Recipe, load_student
 from pipeline.students.bag_of_words import BagOfWords
 from pipeline.training import auto_weight

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.files import explained
 from pipeline.provenance import digest_files
-from pipeline.store.disk import explained
 from pipeline.store.format import Dtype, Head
 from pipeline.store.rows import DIGEST_BYTES, RowIndex
 from pipeline.store.store import FeatureStore

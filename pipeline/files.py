@@ -1,0 +1,153 @@
+"""Files and locks of this machine: written whole or not at all, and claimed by one process at a time."""
+
+import errno
+import fcntl
+import os
+import socket
+import time
+from pathlib import Path
+
+from pipeline.errors import UserError
+
+PARTIAL = ".partial"
+"""Suffix of a file that is being written."""
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a file whole or not at all: to a temporary name, flushed to the disk, then renamed.
+
+    A finished file is replaced and never changed in place, because it may be a hard link into DVC's cache.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; what was there before is untouched.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    make_folder(path.parent)
+    try:
+        with partial.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise explained(error, path) from error
+
+
+def explained(error: OSError, path: Path) -> Exception:
+    """The user's version of a failed write, if it is theirs to mend; otherwise the error itself."""
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return UserError(f"{path}: the disk is full; finished shards are kept: free some space and run it again")
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return UserError(f"{path}: cannot be written ({error.strerror}); check the folder's permissions")
+    return error
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to the disk: renames and new names survive a power cut only after this."""
+    sync_path(folder)
+
+
+def sync_path(path: Path) -> None:
+    """Flush one file or folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make_folder(folder: Path, sync_name: bool = True) -> None:
+    """Create a folder and its parents; durably, or with `sync_name` False as soon as its parent is flushed."""
+    if not folder.is_dir():
+        make_folder(folder.parent, sync_name)
+        try:
+            folder.mkdir(exist_ok=True)
+        except FileExistsError:
+            raise UserError(f"{folder}: is a file, and a folder is needed there; move it away") from None
+        except OSError as error:
+            raise explained(error, folder) from error
+        if sync_name:
+            sync_folder(folder.parent)
+
+
+class Lock:
+    """An advisory lock on a file, which the kernel frees when its holder ends, however it ends.
+
+    So there are no stale locks: a file left behind by a dead process is simply not locked. The file's text says who
+    held it last, for messages.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._handle: int | None = None
+
+    def acquire(self, exclusive: bool = True, patience: float = 0.0) -> bool:
+        """Try for `patience` seconds; whether the lock is held now. A held lock changes its kind instead."""
+        deadline = time.monotonic() + patience
+        pause = 0.01
+        while not self._try(fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(pause)
+            pause = min(2 * pause, 0.25)
+        return True
+
+    def release(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    def owner(self) -> str:
+        """Who holds the lock, as far as the file says."""
+        try:
+            return self.path.read_text(encoding="utf-8").strip() or "another process"
+        except OSError:
+            return "another process"
+
+    def _try(self, kind: int) -> bool:
+        while True:
+            handle = self._handle
+            if handle is None:
+                make_folder(self.path.parent, sync_name=False)  # nobody holds a lock after a power cut
+                try:
+                    handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                except FileNotFoundError:  # the folder was tidied away in this very moment
+                    continue
+                except OSError as error:
+                    raise explained(error, self.path) from error
+            try:
+                fcntl.flock(handle, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if self._handle is None:
+                    os.close(handle)
+                return False
+            except OSError as error:
+                os.close(handle)
+                self._handle = None
+                raise UserError(
+                    f"{self.path}: this file system has no locks ({error.strerror}); use a local disk"
+                ) from None
+            # Somebody may have deleted the file between our open and our lock: then it protects nothing.
+            if not _same_file(handle, self.path):
+                os.close(handle)
+                self._handle = None
+                continue
+            self._handle = handle
+            try:
+                os.truncate(handle, 0)
+                os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+            except OSError as error:
+                os.close(handle)
+                self._handle = None
+                raise explained(error, self.path) from error
+            return True
+
+
+def _same_file(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False

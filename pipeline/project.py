@@ -1,0 +1,80 @@
+"""Where everything is below a project's folder: the one place that spells a path."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.sources import Source
+
+
+@dataclass(frozen=True)
+class Project:
+    """The paths of a project.
+
+    Attributes:
+        root: the project's folder, which holds params.yaml.
+    """
+
+    root: Path = Path(".")
+
+    @property
+    def params(self) -> Path:
+        """All settings."""
+        return self.root / "params.yaml"
+
+    @property
+    def data(self) -> Path:
+        """The prepared dataset, written by `aft prepare`."""
+        return self.root / "data"
+
+    @property
+    def features(self) -> Path:
+        """The folder of all feature stores."""
+        return self.root / "features"
+
+    def store(self, teacher: str) -> Path:
+        """The feature store of one teacher, written by `aft extract TEACHER`."""
+        return self.features / f"{teacher}.zarr"
+
+    @property
+    def probes(self) -> Path:
+        """The folder of all probes."""
+        return self.root / "probes"
+
+    def probe(self, source: Source) -> Path:
+        """The folder with the probes of one source, written by `aft probe TEACHER`."""
+        return self.probes / source.teacher / source.slug
+
+    @property
+    def assessment(self) -> Path:
+        """The record of `aft assess`."""
+        return self.root / "assessments" / "teachers.json"
+
+    def bundle(self, run: str) -> Path:
+        """What the result of one run depends on, written by `aft join`."""
+        return self.root / "bundles" / f"{run}.json"
+
+    @property
+    def trials(self) -> Path:
+        """The ledger: the folder of finished trainings, by digest. All runs share it; it is not an output of a stage."""
+        return self.root / "trials"
+
+    def run(self, run: str) -> Path:
+        """The students, curves and record of one run, written by `aft train RUN`."""
+        return self.root / "runs" / run
+
+    def evaluation(self, run: str) -> Path:
+        """The test scores of one run, written by `aft evaluate RUN`."""
+        return self.root / "evaluations" / f"{run}.json"
+
+    @property
+    def report(self) -> Path:
+        """The folder of the report."""
+        return self.root / "report"
+
+    def log(self, stage: str, name: str = "") -> Path:
+        """When, where and how long a stage ran. Apart from results, so that the same inputs give the same results."""
+        return self.root / "logs" / stage / f"{name or stage}.json"
+
+    def lock(self, stage: str, name: str = "") -> Path:
+        """The lock of a stage that writes."""
+        return self.root / ".aft" / f"{'-'.join(filter(None, (stage, name)))}.lock"
