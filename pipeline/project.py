@@ -55,7 +55,7 @@ class Project:
 
     @property
     def trials(self) -> Path:
-        """The ledger: the folder of finished trainings, by digest. All runs share it; it is not an output of a stage."""
+        """The ledger: finished trainings by digest. All runs share it, and it is not an output of a stage."""
         return self.root / "trials"
 
     def run(self, run: str) -> Path:
