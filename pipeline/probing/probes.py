@@ -150,7 +150,7 @@ def load_probe(path: Path, split: int, data: Dataset, store: FeatureStore) -> Pr
         arrays = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: damaged ({error}); {again}") from None
-    if fitted_on.get("store") != store.head_digest(store.head_name()) or fitted_on.get(f"{split}") != data.draw_digest(
+    if fitted_on.get("store") != store.head_digest(store.head_name()) or fitted_on.get(f"{split}") != data.split_digest(
         split
     ):
         raise UserError(f"{path}: fitted on other features, splits or labels than these; {again}")
@@ -175,7 +175,7 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
 def training_labels(data: Dataset, number: int) -> np.ndarray:
     """The class numbers of a draw's labelled training rows. Raises `UserError` if a class has none of them."""
     labels: np.ndarray = data.labels[data.split(number).labelled]
-    if len(absent := np.setdiff1d(np.arange(len(data.classes)), labels)):
+    if len(absent := np.setdiff1d(np.arange(len(data.task.outputs)), labels)):
         raise UserError(
             f"draw {number}: no labelled training row of class {data.classes[absent[0]]!r}; label more rows"
         )
@@ -185,7 +185,7 @@ def training_labels(data: Dataset, number: int) -> np.ndarray:
 def _identity(data: Dataset, store: FeatureStore) -> dict[str, str]:
     """What a probe was fitted on: the store, and each draw."""
     return {"store": store.head_digest(store.head_name())} | {
-        f"{draw}": data.draw_digest(draw) for draw in range(data.splits)
+        f"{draw}": data.split_digest(draw) for draw in range(data.splits)
     }
 
 

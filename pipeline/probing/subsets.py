@@ -205,7 +205,7 @@ def _score(
 ) -> tuple[Score, np.ndarray]:
     """A subset on one draw, and which val rows its probe has right."""
     data, split = draw.data, draw.split
-    classes, val_labels = len(data.classes), data.labels[split.val]
+    classes, val_labels = len(data.task.outputs), data.labels[split.val]
     train, val = (draw.standardised(subset, rows) for rows in (split.labelled, split.val))
     fitted = logistic.fit(train, draw.labels, val, val_labels, strengths)
     hits = fitted.outputs(val).argmax(1) == val_labels

@@ -85,7 +85,7 @@ def _heads(root: Path, run: config.Run, name: str, data: Dataset) -> dict[str, s
     if not run.heads:
         return {}
     store = FeatureStore.open(root / "features" / f"{name}.zarr")
-    config.check_heads(run, name, store, len(data.classes))
+    config.check_heads(run, name, store, len(data.task.outputs))
     return {head: store.head_digest(head) for head in run.heads}
 
 

@@ -112,7 +112,7 @@ def student_recipe(
     settings = parse(module.Settings, values, where)
     source = _source(module, f"{where}: a {section['family']} student", data, stores or {})
     teachers = {name: _identity(store) for name, store in (stores or {}).items() if module.KIND == "features"}
-    return Recipe(section["family"], values, module.fit(settings, source, rows), data.classes, teachers)
+    return Recipe(section["family"], values, module.fit(settings, source, rows), data.task.outputs, teachers)
 
 
 def save_student(folder: Path, recipe: Recipe, student: Student) -> None:

@@ -91,7 +91,7 @@ class Session:
         self.stores = {name: FeatureStore.open(plan.root / "features" / f"{name}.zarr") for name in plan.run.teachers}
         for name, store in self.stores.items():
             store.check(dataset=self.data.digest, ids=self.data.ids)
-            config.check_heads(plan.run, name, store, len(self.data.classes))
+            config.check_heads(plan.run, name, store, len(self.data.task.outputs))
         budget = int(plan.machine.device_memory * 2**30)
         readers = open_readers(tuple(self.stores.values()), self.device, budget, plan.run.heads)
         self.readers, self.heads = readers[: len(self.stores)], readers[len(self.stores) :]
@@ -128,7 +128,7 @@ class Session:
             if right <= counts.max():
                 raise UserError(
                     f"{store.path}: head `{config.LOGITS}` is right on {right} of {len(rows):,} labelled training "
-                    f"rows, and always saying {self.data.classes[counts.argmax()]!r} on {counts.max()}: its classes "
+                    f"rows, and always saying {self.data.task.outputs[counts.argmax()]!r} on {counts.max()}: its classes "
                     f"are likely in another order than in {self.data.path}/manifest.json; train it on that "
                     "order, or set `logits: probe`"
                 )

@@ -473,7 +473,7 @@ def _write(plan: Plan, results: Sequence[Fitted | Lost], chosen: Candidate, seco
         "methods": [{"name": term.name, "settings": term.options} for term in plan.run.methods],
         "shuffled_teacher": plan.run.shuffle_teachers,
         "seeds": settings.seeds,
-        "draws": {seed: data.draw_digest(seed % data.splits) for seed in settings.seeds},
+        "draws": {seed: data.split_digest(seed % data.splits) for seed in settings.seeds},
         "labelled": len(split.labelled),
         "unlabelled": len(split.unlabelled),
         "steps": settings.steps,
