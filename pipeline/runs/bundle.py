@@ -15,7 +15,8 @@ from typing import Any
 
 from pipeline.data.dataset import Dataset
 from pipeline.errors import UserError
-from pipeline.params import LIBRARY, Params
+from pipeline.params import Params
+from pipeline.plugins import LIBRARY
 from pipeline.provenance import digest_files
 from pipeline.runs import config
 from pipeline.store import FeatureStore
