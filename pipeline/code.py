@@ -11,6 +11,7 @@ import ast
 import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -143,12 +144,10 @@ def _imports(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
 
 
 def plugins_of_run(params: Params, run: str) -> list[str]:
-    """The modules of the plug-ins that the training of a run uses: its student's family and its methods."""
-    section = params.section(f"runs.{run}")
-    methods = section.get("methods", [])
-    names = methods if isinstance(methods, dict) else [term["name"] for term in methods]
-    family = params.section(f"students.{section['student']}")["family"]
-    return _modules("students", [family]) + _modules("methods", list(names))
+    """The modules of the plug-ins that the result of a run depends on: the task, its student's family, its methods."""
+    methods = params.section(f"runs.{run}").get("methods", [])
+    names = list(methods) if isinstance(methods, dict) else [term["name"] for term in methods]
+    return _task(params) + _student(params, run) + _modules("methods", names)
 
 
 def digests(params: Params, code: Code | None = None) -> dict[str, Any]:
@@ -159,27 +158,32 @@ def digests(params: Params, code: Code | None = None) -> dict[str, Any]:
         code: the library's files.
     """
     code = code or Code()
-    families = {kind: {name: params.section(f"{kind}.{name}")["family"] for name in params.section(kind)}
-                for kind in ("teachers", "students")}  # fmt: skip
-    runs = {run: plugins_of_run(params, run) for run in params.section("runs")}
-    student = {run: _modules("students", [families["students"][params.section(f"runs.{run}")["student"]]])
-               for run in runs}  # fmt: skip
-    dataset = _modules("datasets", [params.section("dataset.source")["family"]])
-    students = _modules("students", sorted(families["students"].values()))
+    task, runs = _task(params), list(params.section("runs"))
+    plugins_of = {run: plugins_of_run(params, run) for run in runs}
+    dataset = params.section("dataset.source")["family"]
+    teachers = {name: params.section(f"teachers.{name}")["family"] for name in params.section("teachers")}
+    students = [params.section(f"students.{name}")["family"] for name in params.section("students")]
     return {
-        "prepare": code.digest("stages.prepare", *dataset),
-        "extract": {
-            name: code.digest("stages.extract", *_modules("teachers", [family]))
-            for name, family in families["teachers"].items()
-        },
-        "probe": code.digest("stages.probe"),
-        "assess": code.digest("stages.assess", *students),
-        "join": code.digest("stages.join", *sorted({module for modules in runs.values() for module in modules})),
-        "train": {run: code.digest("stages.train", *modules) for run, modules in runs.items()},
-        "evaluate": {run: code.digest("stages.evaluate", *modules) for run, modules in student.items()},
-        "report": code.digest("stages.report"),
+        "prepare": code.digest("stages.prepare", *task, *_modules("datasets", [dataset])),
+        "extract": {name: code.digest("stages.extract", *_modules("teachers", [of])) for name, of in teachers.items()},
+        "probe": code.digest("stages.probe", *task),
+        "assess": code.digest("stages.assess", *task, *_modules("students", students)),
+        "join": code.digest("stages.join", *chain.from_iterable(plugins_of.values())),
+        "train": {run: code.digest("stages.train", *plugins_of[run]) for run in runs},
+        "evaluate": {run: code.digest("stages.evaluate", *task, *_student(params, run)) for run in runs},
+        "report": code.digest("stages.report", *task),
     }
 
 
+def _task(params: Params) -> list[str]:
+    return _modules("tasks", [params.section("dataset").get("task", "classification")])
+
+
+def _student(params: Params, run: str) -> list[str]:
+    student = params.section(f"runs.{run}")["student"]
+    return _modules("students", [params.section(f"students.{student}")["family"]])
+
+
 def _modules(kind: str, names: Sequence[str]) -> list[str]:
+    """The modules of plug-ins, but for names that no plug-in has, which are not refused here."""
     return [f"pipeline.{kind}.{name}" for name in names if name in plugins(kind)]
