@@ -8,12 +8,14 @@ from collections.abc import Iterable
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import UserError
 from pipeline.files import write_atomically
+
+R = TypeVar("R", bound="Record")
 
 
 class Record(BaseModel):
@@ -34,7 +36,7 @@ class Record(BaseModel):
         write_atomically(path, text + "\n")
 
     @classmethod
-    def read(cls, path: Path, name: str = "") -> Self:
+    def read(cls: type[R], path: Path, name: str = "") -> R:
         """Read a record that `write` wrote.
 
         Args:
@@ -170,6 +172,33 @@ class DiagnosticsRecord(Record):
     penalties: dict[str, PenaltyRecord] = Field(default_factory=dict)
 
 
+class TrialRecord(Record):
+    """trials/<digest>/trial.json: one training: what its result depends on, and what came of it.
+
+    Attributes:
+        inputs: all that the result depends on; the digest of this is the trial's name.
+        diverged: when and why the training diverged; empty if it did not. The rest is then None or empty.
+        score: the primary score on validation rows after the last step.
+        parameters, width: of the student.
+        curve: the lines of the log, by column.
+        diagnostics: how the training behaved.
+        gates: learned gates of the methods, by block of features.
+        seconds: wall time of the training.
+    """
+
+    command: ClassVar[str] = "aft train RUN"
+
+    inputs: dict[str, Any]
+    diverged: str = ""
+    score: float | None = None
+    parameters: int | None = None
+    width: int | None = None
+    curve: tuple[dict[str, int | float], ...] = ()
+    diagnostics: DiagnosticsRecord | None = None
+    gates: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    seconds: float
+
+
 class GatesRecord(Record):
     """runs/<run>/gates.json: learned gates of the chosen student, for methods that have some.
 
@@ -215,7 +244,7 @@ class RunRecord(Record):
     students: dict[str, str]
 
     @model_validator(mode="after")
-    def _chosen_is_a_candidate(self) -> Self:
+    def _chosen_is_a_candidate(self) -> "RunRecord":
         tried = [(c.weights, c.settings) for c in self.candidates if c.complete]
         if len(self.chosen) != len(self.methods) or (self.chosen, self.chosen_settings) not in tried:
             raise ValueError("the chosen weights are not one per method, or not among the candidates, or diverged")
