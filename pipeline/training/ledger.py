@@ -26,7 +26,7 @@ from uuid import uuid4
 
 from pipeline.errors import UserError
 from pipeline.files import Lock, explained, make_folder, sync_folder, sync_path
-from pipeline.params import LIBRARY
+from pipeline.plugins import LIBRARY
 from pipeline.project import Project
 from pipeline.provenance import digest_files, digest_of
 from pipeline.records import TrialRecord
@@ -59,7 +59,10 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
         "outputs": recipe.classes,
         "train": {key: value for key, value in train.items() if at_work or key not in ONLY_WITH_METHODS},
         "device": session.device.type,
-        "code": trial_code((f"students/{recipe.family}", *(f"methods/{term.name}" for term, _ in at_work))),
+        "task": data.task.name,
+        "code": trial_code(
+            (f"tasks/{data.task.name}", f"students/{recipe.family}", *(f"methods/{term.name}" for term, _ in at_work))
+        ),
     }
     if at_work:
         found["methods"] = [
@@ -73,7 +76,7 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
         ]
         found["sources"] = [
             {"name": name, "heads": session.head_digests(name), "probe": session.probe_digest(name)}
-            for name in session.stores
+            for name in session.sources
         ]
         found["shuffled"] = plan.run.shuffle_teachers
     elif recipe.teachers:
