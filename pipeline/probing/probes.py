@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from pipeline.data.dataset import Dataset
 from pipeline.errors import UserError
-from pipeline.functional import kernel_probe, logistic
+from pipeline.functional import kernel_probe, linear, logistic
 from pipeline.functional.kernel_probe import KernelProbe
 from pipeline.functional.metrics import accuracy
 from pipeline.functional.standardisation import score_std, statistics
@@ -201,7 +201,7 @@ def _fit(
     raw = {role: reader(chosen).astype(np.float32) for role, chosen in rows.items()}
     standard = {role: (features - mean) / std for role, features in raw.items() if role != "test"}
     best = logistic.fit(standard["train"], labels, standard["val"], data.labels[split.val], settings.strengths)
-    folds = logistic.folds(labels, number)
+    folds = linear.folds(labels, number)
     fold_weight, fold_bias = logistic.cross_fit(standard["train"], labels, folds, best.strength)
     some = _some(labels, settings.kernel_rows, number)
     kernel = kernel_probe.fit(
@@ -212,13 +212,13 @@ def _fit(
     direction_std = score_std(split.train, reader, lambda raw: (raw - mean) / std @ directions)
     kernel_std = score_std(split.train, reader, lambda raw: kernel.logits((raw - mean) / std))
     fitted = Probe(
-        mean, std, row_norm, best.weight, best.bias, fold_weight, fold_bias, direction_std, best.val_log_loss,
+        mean, std, row_norm, best.weight, best.bias, fold_weight, fold_bias, direction_std, best.val_loss,
         kernel, kernel_std,
     )  # fmt: skip
     scores = {role: accuracy(fitted.logits(raw[role]), data.labels[rows[role]]) for role in ("val", "test")}
     kernel_accuracy = accuracy(kernel.logits((raw["test"] - mean) / std), data.labels[split.test])
     return fitted, SplitScore(
-        number, best.strength, scores["val"], best.val_log_loss, scores["test"], len(labels),
+        number, best.strength, scores["val"], best.val_loss, scores["test"], len(labels),
         kernel.sharpness, kernel.strength, kernel.val_log_loss, kernel_accuracy,
     )  # fmt: skip
 

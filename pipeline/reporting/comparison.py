@@ -6,7 +6,7 @@ from typing import cast
 
 import numpy as np
 
-from pipeline.functional.metrics import Paired, Share, gap_closed, holm, paired, standard_error
+from pipeline.functional.statistics import Paired, Share, gap_closed, holm, paired, standard_error
 from pipeline.records import EvaluationRecord, LogRecord, Metric, PenaltyRecord, RunRecord, SeedScores, StudentRecord
 from pipeline.runs.config import settings_label
 

@@ -99,7 +99,7 @@ def differences(
         narrow: lay it out for a phone.
     """
     widest = max(len(line) for row in rows for line in row.name.splitlines())
-    width, left, right, pitch = (340, 12, 12, 46) if narrow else (720, min(30 + 7 * widest, 220), 138, 38)
+    width, left, right, pitch = (340, 12, 12, 46) if narrow else (860, min(30 + 7 * widest, 220), 150, 38)
     pitch += 15 * max(0, max(row.name.count("\n") for row in rows) - (0 if narrow else 1))
     top, bottom = 34 if narrow else 28, 40
     height = top + bottom + pitch * len(rows)

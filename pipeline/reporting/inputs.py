@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.functional.metrics import standard_error
+from pipeline.functional.statistics import standard_error
 from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.records import (
@@ -195,13 +195,13 @@ def _check(run: RunRecord, evaluation: EvaluationRecord, path: Path) -> None:
 
 def _curve(path: Path, run: RunRecord) -> tuple[Point, ...]:
     """The validation scores of the chosen candidate, averaged over seeds."""
-    chosen = label(run.chosen, run.chosen_settings)
+    chosen, column = label(run.chosen, run.chosen_settings), f"val_{run.metric.name}"
     scores: dict[int, list[float]] = {}
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for line in csv.DictReader(file):
                 if line["weight"] == chosen:
-                    scores.setdefault(int(line["step"]), []).append(float(line["val_score"]))
+                    scores.setdefault(int(line["step"]), []).append(float(line[column]))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run `aft train {run.run}`") from None
     except (KeyError, ValueError, TypeError, OSError) as error:

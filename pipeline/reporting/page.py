@@ -16,7 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from pipeline.files import write_atomically
-from pipeline.functional.metrics import standard_error
+from pipeline.functional.statistics import standard_error
 from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.reporting import text
@@ -130,8 +130,9 @@ def _warnings(outcome: Outcome) -> list[str]:
     if not outcome.collapsed:
         return []
     which = "seed" if len(outcome.collapsed) == 1 else "seeds"
+    numbers = listed([str(seed) for seed in outcome.collapsed])
     return [
-        f"{outcome.name}: the student predicts the same for every row on {which} {listed(list(map(str, outcome.collapsed)))}. "
+        f"{outcome.name}: the student predicts the same for every row on {which} {numbers}. "
         "Its scores show a collapse and not the method; lower the weight or the learning rate, or normalise its "
         "features (LayerNorm)."
     ]

@@ -1,6 +1,6 @@
 """What may be said of runs in words: no more than their seeds carry."""
 
-from pipeline.functional.metrics import Share, standard_error
+from pipeline.functional.statistics import Share, standard_error
 from pipeline.reporting.comparison import Comparison, Outcome
 from pipeline.reporting.text import (
     change,

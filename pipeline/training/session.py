@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.data.dataset import Dataset, Split
 from pipeline.errors import UserError
-from pipeline.functional import logistic
+from pipeline.functional import linear
 from pipeline.machine import Machine
 from pipeline.methods import Context, KernelProfile, TeacherProfile
 from pipeline.params import Params, Settings, parse
@@ -180,7 +180,7 @@ class TrialData:
             # Among training rows only, and the same way for every weight, so that nothing else differs.
             self.stand_in[self.split.train] = np.random.default_rng([seed, 2]).permutation(self.split.train)
         folds = np.full(len(data), -1)
-        folds[self.split.labelled] = logistic.folds(data.labels[self.split.labelled], number)
+        folds[self.split.labelled] = linear.folds(data.labels[self.split.labelled], number)
         self.folds = folds[self.stand_in]
 
     def _check_batch(self) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.functional.metrics import standard_error
+from pipeline.functional.statistics import standard_error
 from pipeline.records import Metric
 from pipeline.reporting import figures
 from pipeline.reporting.comparison import Comparison, Outcome
@@ -32,13 +32,13 @@ def _block(comparison: Comparison, name: str, several: bool) -> dict[str, Any]:
         "comparison": comparison,
         "lead": lead(comparison),
         "sentences": [(outcome, sentence(outcome)) for outcome in comparison.others],
-        "headings": [heading(other) for other in outcome_metrics(comparison)[1:]],
+        "headings": [heading(other) for other in comparison.outcomes[0].evaluation.metrics[1:]],
         "rows": [_row(outcome) for outcome in comparison.outcomes],
         "references": [
             {
                 "name": probe(of.name).removeprefix("the "),
                 "score": score(of.mean, metric),
-                "error": error(of.standard_error, metric),
+                "error": _error(of.standard_error, metric),
                 "difference": change(of.difference, metric),
             }
             for of in comparison.references
@@ -48,12 +48,7 @@ def _block(comparison: Comparison, name: str, several: bool) -> dict[str, Any]:
     }
 
 
-def outcome_metrics(comparison: Comparison) -> tuple[Metric, ...]:
-    """The metrics of a student's runs, the primary one first."""
-    return comparison.outcomes[0].evaluation.metrics
-
-
-def error(value: float | None, metric: Metric) -> str:
+def _error(value: float | None, metric: Metric) -> str:
     """A standard error as text; empty where there is none."""
     return "" if value is None else score(value, metric)
 
@@ -72,7 +67,7 @@ def _row(outcome: Outcome) -> dict[str, Any]:
     return {
         "outcome": outcome,
         "score": score(outcome.score, metric),
-        "error": error(standard_error(outcome.scores), metric),
+        "error": _error(standard_error(outcome.scores), metric),
         "difference": change(difference.mean if difference else None, metric),
         "bounds": bounds,
         "wins": f"{difference.wins} of {difference.n}" if difference is not None and tested else "—",

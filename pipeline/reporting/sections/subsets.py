@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from pipeline.functional.metrics import standard_error
+from pipeline.functional.statistics import standard_error
 from pipeline.records import AssessmentRecord, DifferenceRecord, Metric, SubsetRecord
 from pipeline.reporting import figures
 from pipeline.reporting.comparison import direction

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.functional.metrics import standard_error
+from pipeline.functional.statistics import standard_error
 from pipeline.records import ProbeRecord, Scores, mean_score
 from pipeline.reporting.inputs import Inputs
 from pipeline.reporting.text import number, score
