@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pipeline.reporting.comparison import direction
 from pipeline.reporting.inputs import Inputs
 from pipeline.reporting.text import count, counted, duration, listed, short_duration, size
 
@@ -31,9 +32,10 @@ def _facts(inputs: Inputs) -> list[tuple[str, str]]:
             text += f", {size(sizes[0])} on disk"
         times = [o.log.seconds / o.log.trainings for o in runs if o.log is not None and o.log.trainings]
         if times:
-            low, high = short_duration(min(times)), short_duration(max(times))
+            low, high = duration(min(times)), duration(max(times))
             text += f"; one training takes {low}" + (f" to {high}" if high != low else "")
-        facts.append((f"student {student.name}", f"{text}. It is used without its teachers."))
+        use = "It reads its teachers' features." if student.reads == "features" else "It is used without its teachers."
+        facts.append((f"student {student.name}", f"{text}. {use}"))
     stores = {store.name: store for store in inputs.stores}
     for teacher in inputs.teachers:
         parts = []
@@ -77,7 +79,7 @@ def _stages(inputs: Inputs) -> list[dict[str, Any]]:
         work = f"{counted(run.trainings, 'training')} of {counted(run.steps, 'step')}"
         if log is not None and log.trainings is not None and log.trainings < run.trainings:
             work += f"; {count(run.trainings - log.trainings)} found, {count(log.trainings)} trained"
-        rate = f"{short_duration(log.seconds / log.trainings)} each" if log is not None and log.trainings else ""
+        rate = f"{duration(log.seconds / log.trainings)} each" if log is not None and log.trainings else ""
         add("train", run.run, work, rate)
     for outcome in inputs.outcomes:
         evaluation = outcome.evaluation
@@ -87,10 +89,11 @@ def _stages(inputs: Inputs) -> list[dict[str, Any]]:
 
 
 def _files(inputs: Inputs) -> list[tuple[str, str]]:
-    """What a run leaves and where, with one run as the example."""
-    outcome = next((o for o in inputs.outcomes if o.name in inputs.student_files), None)
-    if outcome is None:
+    """What a run leaves and where, with the best run as the example."""
+    there = [outcome for outcome in inputs.outcomes if outcome.name in inputs.student_files]
+    if not there:
         return []
+    outcome = max(there, key=lambda outcome: (not outcome.control, direction(outcome.metric) * outcome.score))
     files = [f"{name} ({size(value)})" for name, value in inputs.student_files[outcome.name].items()]
     others = ["run.json (what was tried and chosen)", "curves.csv (every step)"]
     if outcome.gates:
