@@ -103,7 +103,12 @@ def log(stage: str, name: str = "", project: Project = PROJECT) -> Iterator[Log]
 
 
 def run(app: typer.Typer, name: str | None = None) -> None:
-    """Run a command line, called `name` in its help. A `UserError` becomes one line and exit code 2; `--debug` keeps its traceback."""
+    """Run a command line. A `UserError` becomes one line and exit code 2; `--debug` keeps its traceback.
+
+    Args:
+        app: the commands.
+        name: what help calls the program; the name of its file if None.
+    """
     # Between two operations, GNU OpenMP's threads spin for milliseconds. With a core short, because others use the
     # machine or because rows are read alongside the model, they spin against each other: texts took 10 times as long on
     # two busy cores. Spinning for microseconds is as fast on idle ones. To be set before torch is imported.
