@@ -376,7 +376,7 @@ class ManifestRecord(Record):
 
 
 class DifferenceRecord(Record):
-    """A mean paired difference and its 95% interval: the fields of `pipeline.functional.metrics.Paired`."""
+    """A mean paired difference and its 95% interval: the fields of `pipeline.functional.statistics.Paired`."""
 
     mean: float
     standard_error: float | None

@@ -69,7 +69,10 @@ class Log:
         self.continued = False
         self._path, self._started = path, perf_counter()
         self._provenance = commit(project.root) | {"versions": versions("aft-pipeline", "numpy", "torch")}
-        self._earlier = LogRecord.read(path) if path.is_file() else None
+        try:
+            self._earlier = LogRecord.read(path)
+        except UserError:
+            self._earlier = None
 
     def write(self) -> None:
         """Write the log as far as the work has come."""
@@ -99,8 +102,13 @@ def log(stage: str, name: str = "", project: Project = PROJECT) -> Iterator[Log]
     kept.write()
 
 
-def run(app: typer.Typer) -> None:
-    """Run a command line. A `UserError` becomes one line and exit code 2; `--debug` keeps its traceback."""
+def run(app: typer.Typer, name: str | None = None) -> None:
+    """Run a command line. A `UserError` becomes one line and exit code 2; `--debug` keeps its traceback.
+
+    Args:
+        app: the commands.
+        name: what help calls the program; the name of its file if None.
+    """
     # Between two operations, GNU OpenMP's threads spin for milliseconds. With a core short, because others use the
     # machine or because rows are read alongside the model, they spin against each other: texts took 10 times as long on
     # two busy cores. Spinning for microseconds is as fast on idle ones. To be set before torch is imported.
@@ -109,7 +117,7 @@ def run(app: typer.Typer) -> None:
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
-        app()
+        app(prog_name=name)
     except UserError as error:
         if debug:
             raise
