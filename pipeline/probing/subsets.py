@@ -233,7 +233,7 @@ def _search(sources: Names, score: Callable[[Names], Scored], few: bool, metric:
     def worth(subset: Names) -> float:
         return scored[subset].mean(metric) * (1 if metric.higher_is_better else -1)
 
-    path = max((subset for subset in scored if len(subset) == 2), key=worth)
+    path: Names = max((subset for subset in scored if len(subset) == 2), key=worth)
     while len(path) < len(sources):
         grown = [tuple(t for t in sources if t in path or t == new) for new in sources if new not in path]
         scored |= {subset: score(subset) for subset in grown}

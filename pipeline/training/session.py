@@ -74,7 +74,7 @@ class Session:
         return lines
 
     def check_heads(self) -> None:
-        """Compare the outputs of teachers' own heads with the labels of training rows, of every split that the run uses.
+        """Compare the outputs of teachers' own heads with the labels of training rows, of every split of the run.
 
         Each row with its own label, even where the run shuffles teachers.
 

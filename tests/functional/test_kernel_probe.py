@@ -63,9 +63,7 @@ def test_the_candidate_with_the_least_validation_loss_is_kept(fitted: KernelFit)
     val, val_labels = crossed(60, 1)
     folds = linear.folds(labels, 0)
     losses = {
-        (sharp, strength): fit(
-            train, labels, folds, val, val_labels, train, [sharp], [strength]
-        ).linear.val_loss
+        (sharp, strength): fit(train, labels, folds, val, val_labels, train, [sharp], [strength]).linear.val_loss
         for sharp in SHARPNESS
         for strength in STRENGTHS
     }
@@ -89,9 +87,7 @@ def test_with_all_rows_as_landmarks_it_is_kernel_logistic_regression():
 
 def test_a_few_landmarks_are_enough_for_a_simple_task():
     train, labels = crossed(200, 0)
-    probe = fit(
-        train, labels, linear.folds(labels, 0), *crossed(60, 1), train[:20], SHARPNESS, STRENGTHS
-    )
+    probe = fit(train, labels, linear.folds(labels, 0), *crossed(60, 1), train[:20], SHARPNESS, STRENGTHS)
     rows, truth = crossed(300, 3)
     assert probe.landmarks.shape == (20, 2)
     assert (outputs(probe, rows).argmax(1) == truth).mean() > 0.85

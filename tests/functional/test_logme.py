@@ -55,7 +55,9 @@ def test_the_weights_are_ridge_regression_at_the_ratio_of_the_precisions(n: int,
     for number, (a, b) in enumerate(precisions):
         target = (labels == number).double()
         ridge = torch.linalg.solve(wide.T @ wide + a / b * torch.eye(d, dtype=torch.float64), wide.T @ target)
-        torch.testing.assert_close(logme(features, one_hot(labels)).weights[number], ridge.float(), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            logme(features, one_hot(labels)).weights[number], ridge.float(), rtol=1e-4, atol=1e-6
+        )
 
 
 def test_the_published_score_is_off_by_the_singular_values_it_leaves_out() -> None:
