@@ -238,7 +238,7 @@ def test_every_vector_head_of_a_store_gets_a_probe(project: Path, params: Params
     assert saved(project, 1, Source("heads", "layer:4")).outputs(np.array([3])).shape == (1, 3)
     with pytest.raises(UserError, match="a row of head `tokens` is 3 x 4 numbers and not one vector"):
         SourceFeatures.open(Project(project), Source("heads", "tokens"))
-    with pytest.raises(UserError, match=r"no head `cls`.*write heads or heads/layer:4"):
+    with pytest.raises(UserError, match=r"no head `cls`.*write heads/layer:4 or heads"):
         SourceFeatures.open(Project(project), Source("heads", "cls"))
 
 
