@@ -121,9 +121,7 @@ class Session:
 
     def where(self, term: config.Term, searched: bool = False) -> str:
         """Where a method's settings are, for messages."""
-        return f"{self.plan.where}.methods.{term.name}" + (
-            f" (with runs.{self.plan.name}.search)" if searched else ""
-        )
+        return f"{self.plan.where}.methods.{term.name}" + (f" (with runs.{self.plan.name}.search)" if searched else "")
 
     def recipe(self, split: int, candidate: config.Candidate) -> Recipe:
         """The student that a candidate trains on a split.
