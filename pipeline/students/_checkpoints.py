@@ -1,4 +1,4 @@
-"""A trained student on disk: a folder with its weights, its family and settings, and what it learned of its rows.
+"""A trained student on disk: a folder with its weights, its family and settings, and what was fitted on its rows.
 
     student.json          family, settings, what the family's `fit` returned, the classes, the features it reads if any
     weights.safetensors   the student's weights, nothing of the method that trained it
@@ -29,11 +29,11 @@ from pipeline.students._contract import Inputs, Kind, Student
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a student is, but its weights.
+    """All of a student but its weights.
 
     Attributes:
         family: the file in pipeline/students/.
-        settings: its section of params.yaml, without `family`.
+        settings: its section of params.yaml, without `family` and with all defaults.
         fitted: what `fit` of the family returned.
         classes: their names, in the order of the logits.
         teachers: for a family that reads features, the digests of those it learned from: by teacher, in the run's
@@ -63,7 +63,7 @@ class Recipe:
 
         Args:
             data: the dataset.
-            stores: features of it, by teacher; those that the student does not read are left alone.
+            stores: features of it, by teacher; those that the student does not read are ignored.
 
         Raises:
             UserError: the dataset holds another kind of rows, or the stores are not those that the student learned
@@ -112,7 +112,14 @@ def student_recipe(
     settings = parse(module.Settings, values, where)
     source = _source(module, f"{where}: a {section['family']} student", data, stores or {})
     teachers = {name: _identity(store) for name, store in (stores or {}).items() if module.KIND == "features"}
-    return Recipe(section["family"], values, module.fit(settings, source, rows), data.classes, teachers)
+    # With all defaults, so that a checkpoint keeps its meaning when a default changes.
+    return Recipe(
+        section["family"],
+        settings.model_dump(mode="json"),
+        module.fit(settings, source, rows),
+        data.classes,
+        teachers,
+    )
 
 
 def save_student(folder: Path, recipe: Recipe, student: Student) -> None:
@@ -125,25 +132,26 @@ def save_student(folder: Path, recipe: Recipe, student: Student) -> None:
 
 
 def load_student(folder: Path, classes: tuple[str, ...] | None = None) -> tuple[Recipe, Student]:
-    """Read a student that `save` wrote, ready to predict.
+    """Read a student that `save_student` wrote, ready to predict.
 
     Args:
         folder: where it is.
         classes: what the classes must be, if it matters.
 
     Raises:
-        UserError: it is not there, is damaged, or is a student of other classes.
+        UserError: it is missing or damaged, or a student of other classes.
     """
     try:
         values = json.loads((folder / "student.json").read_text(encoding="utf-8"))
         weights = load_file(folder / "weights.safetensors")
+        found = Recipe(
+            values["family"], values["settings"], values["fitted"], tuple(values["classes"]), values["teachers"]
+        )
     except FileNotFoundError as error:
         raise UserError(f"{error.filename or folder}: no such file; train the student first: `aft train RUN`") from None
     except Exception as error:
-        raise UserError(f"{folder}: damaged checkpoint ({' '.join(str(error).split())}); train it again") from None
-    found = Recipe(
-        values["family"], values["settings"], values["fitted"], tuple(values["classes"]), values.get("teachers", {})
-    )
+        problem = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise UserError(f"{folder}: damaged checkpoint ({problem}); train it again") from None
     if classes is not None and found.classes != tuple(classes):
         raise UserError(f"{folder}: a student of {len(found.classes)} other classes; train it again on this dataset")
     student = found.build(pretrained=False)
@@ -172,8 +180,8 @@ def student_outputs(
         for start in range(0, len(rows), batch_size):
             batch = place(inputs.batch(rows[start : start + batch_size]), device)
             with torch.inference_mode():
-                said = student(batch)
-            yield said
+                outputs = student(batch)
+            yield outputs
     finally:
         student.train(training)
 

@@ -101,9 +101,12 @@ def trial_code(plugins: tuple[str, ...]) -> str:
         seen.add(path)
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("pipeline"):
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-                places = [LIBRARY.joinpath(*name.split(".")[1:]) for name in names]
-                ahead += [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")]
+                place = LIBRARY.joinpath(*node.module.split(".")[1:])
+                modules = {alias.name: place / f"{alias.name}.py" for alias in node.names}
+                ahead += modules.values()
+                # A name that is no module comes from the file itself, or from the face of a room.
+                if not all(file.is_file() for file in modules.values()):
+                    ahead += [place.with_suffix(".py"), place / "__init__.py"]
     return digest_files(LIBRARY, [path.relative_to(LIBRARY).as_posix() for path in seen])
 
 
