@@ -32,9 +32,13 @@ class Page(HTMLParser):
         elif tag == "td":
             self._cell = True
             self.rows[self._row].append("")
+        elif tag == "br":
+            self.text += " "
         self._style = tag == "style"
 
     def handle_endtag(self, tag):
+        if tag in ("td", "th", "dt", "dd"):
+            self.text += " "
         if tag == "td":
             self._cell = False
         self._style = False

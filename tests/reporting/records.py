@@ -94,7 +94,7 @@ class Workspace:
         self, name, scores, weights=(0.0, 3.0), chosen=None, methods=None, shuffled=False, gates=None, student="bag",
         teachers=("minilm",), seeds=None, probe=0.697, collapsed=(), share=0.41, reads="text", trained=None,
     ):  # fmt: skip
-        """A run with these primary test scores, one per seed; methods=[] is plain training, unless it reads features."""
+        """A run with these test scores, one per seed; methods=[] is plain training, unless it reads features."""
         seeds = SEEDS[: len(scores)] if seeds is None else seeds
         methods = [name] if methods is None else methods
         random = np.random.default_rng([ord(letter) for letter in name])
