@@ -49,7 +49,7 @@ def test_without_logs_there_is_no_time_and_the_page_says_why(project):
     made = project.report(stores=STORES)
     told = page_of(made).told
     assert "extract minilm 9,000 rows of 384 numbers — 7 MB" in told
-    assert "A dash stands for a stage whose log is not here" in told
+    assert "A dash stands for a stage without a log here." in told
     assert "All stages" not in told
     assert made.metrics["aft"]["seconds"] is None
 
