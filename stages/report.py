@@ -11,7 +11,6 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
     Means, paired differences with intervals, the share of the gap to the linear probe that is closed, and costs.
     """
     from pipeline.errors import UserError
-    from pipeline.project import Project
     from pipeline.reporting import Stored, report
     from pipeline.store import FeatureStore
 
@@ -19,7 +18,7 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
     stores = []
     for name in loaded.values.get("teachers") or {}:
         try:
-            store = FeatureStore.open(Project().store(name))
+            store = FeatureStore.open(command.PROJECT.store(name))
         except UserError:
             # Its size is not shown. What the runs need is in the records.
             continue
