@@ -24,7 +24,7 @@ from pipeline.progress import duration
 from pipeline.project import Project
 from pipeline.records import LogRecord
 from pipeline.runs import Run, config
-from pipeline.sources import POOLED
+from pipeline.sources import POOLED, check_heads
 from pipeline.store import FeatureStore
 from pipeline.training import TrainSettings
 from pipeline.training import count as count_trials
@@ -58,6 +58,8 @@ def check_params(params: Params) -> None:
     params.read(Machine, "machine")
     params.read(TrainSettings, "train")
     teachers = {name: params.plugin("teachers", f"teachers.{name}")[1] for name in _names(params, "teachers")}
+    for name, settings in teachers.items():
+        check_heads(getattr(settings, "heads", (POOLED,)), f"{params.source}: teachers.{name}.heads")
     for name in _names(params, "students"):
         student, _ = params.plugin("students", f"students.{name}")
         if student.KIND not in (family.KIND, "features"):
@@ -84,11 +86,12 @@ def _check_heads(params: Params, name: str, run: Run, teachers: dict[str, Any]) 
     """Make sure that extraction will write the heads that a run reads."""
     for source in run.sources:
         kept = getattr(teachers[source.teacher], "heads", None)
-        for head in ({source.head} - {POOLED}) | set(run.heads):
+        for head in (source.head, *run.heads):
             if kept is not None and head not in kept:
                 raise UserError(
                     f"{params.source}: runs.{name} reads head `{head}` of `{source.teacher}`, and teachers."
-                    f"{source.teacher}.heads has {listed(kept)}; add it there"
+                    f"{source.teacher}.heads has {listed(kept)}; add it there, or "
+                    f"write another head, such as {source.teacher}/{kept[0]}"
                 )
 
 
@@ -161,9 +164,9 @@ def _data(params: Params, project: Project) -> Iterator[str]:
         return
     yield f"data: {len(data):,} {data.kind}s prepared"
     labels = data.labels[data.split(0).labelled]
-    if data.classes:
-        per_class = np.bincount(labels, minlength=len(data.classes))
-        rows = ", ".join(f"{name} {number:,}" for name, number in zip(data.classes, per_class, strict=True))
+    if len(strata := data.task.strata(labels)):
+        found = enumerate(np.bincount(strata).tolist())
+        rows = ", ".join(f"{data.task.stratum(stratum)} {number:,}" for stratum, number in found)
         yield f"data: labelled training rows of split 0: {rows}"
 
 

@@ -41,7 +41,19 @@ def settings(path: Path, overrides: list[str] | None) -> Params:
 
 def show(result: Any, as_json: bool) -> None:
     """Print what a library function returned: its own words for people, all of its fields for machines."""
-    print(json.dumps(dataclasses.asdict(result), default=str) if as_json else result)
+    if not as_json:
+        print(result)
+        return
+    print(json.dumps(result, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON does not know: records and dataclasses as their fields, anything else as text."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return str(value)
 
 
 def say(line: str) -> None:

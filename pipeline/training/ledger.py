@@ -53,12 +53,15 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
     train = plan.settings(candidate.of("train")).model_dump(exclude={"seeds"})
     found: dict[str, Any] = {
         "seed": seed,
-        "rows": {"split": split, "train": data.draw_digest(split), "val": _labels_digest(session, split)},
+        "rows": {"split": split, "train": data.split_digest(split), "val": _labels_digest(session, split)},
         "student": {"family": recipe.family, "settings": recipe.settings, "fitted": digest_of(recipe.fitted)},
         "outputs": recipe.classes,
         "train": {key: value for key, value in train.items() if at_work or key not in ONLY_WITH_METHODS},
         "device": session.device.type,
-        "code": _code(f"students.{recipe.family}", *(f"methods.{term.name}" for term, _ in at_work)),
+        "task": data.task.name,
+        "code": _code(
+            f"tasks.{data.task.name}", f"students.{recipe.family}", *(f"methods.{term.name}" for term, _ in at_work)
+        ),
     }
     if at_work:
         found["methods"] = [
@@ -72,7 +75,7 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
         ]
         found["sources"] = [
             {"name": name, "heads": session.head_digests(name), "probe": session.probe_digest(name)}
-            for name in session.stores
+            for name in session.sources
         ]
         found["shuffled"] = plan.run.shuffle_teachers
     elif recipe.teachers:

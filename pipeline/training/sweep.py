@@ -124,7 +124,9 @@ def train(
             for trial in missing:
                 record = ledger.read(trial.digest)
                 if record is None:
-                    raise UserError(f"{ledger.folder / trial.digest}: damaged as soon as it was written; check the disk")
+                    raise UserError(
+                        f"{ledger.folder / trial.digest}: damaged as soon as it was written; check the disk"
+                    )
                 results[trial] = record
             ordered = {trial: results[trial] for trial in trials}
             chosen = choose(ordered, name, session.task.primary.higher_is_better)
@@ -381,7 +383,7 @@ def _write(
         methods=tuple(MethodRecord(name=term.name, settings=term.options) for term in plan.run.methods),
         shuffled_teacher=plan.run.shuffle_teachers,
         seeds=tuple(settings.seeds),
-        splits={str(seed): data.draw_digest(seed % data.splits) for seed in settings.seeds},
+        splits={str(seed): data.split_digest(seed % data.splits) for seed in settings.seeds},
         labelled=len(split.labelled),
         unlabelled=len(split.unlabelled),
         steps=settings.steps,
