@@ -35,3 +35,18 @@ def test_a_file_that_the_package_does_not_have_is_named(package: str):
 def test_a_package_that_is_not_installed_or_a_lone_module_is_named_with_the_command(name: str):
     with pytest.raises(UserError, match=f"the package {name} is not installed; run pip install it"):
         packaged(name, "rows.csv", "pip install it")
+
+
+def test_no_command_is_made_up_from_a_name_and_installed_neighbours_are_named():
+    with pytest.raises(UserError) as caught:
+        packaged("pyarow", "rows.csv")
+    assert "the package pyarow is not installed; installed are" in str(caught.value)
+    assert "pyarrow" in str(caught.value)
+    assert "pip install" not in str(caught.value)
+
+
+def test_files_of_a_like_name_are_named(package: str):
+    with pytest.raises(UserError, match=r"has no data/row\.csv; it has data/rows\.csv"):
+        packaged(package, "data/row.csv")
+    with pytest.raises(UserError, match=r"has no nowhere/x\.csv; check the path"):
+        packaged(package, "nowhere/x.csv")

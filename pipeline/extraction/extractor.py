@@ -89,6 +89,7 @@ def extract(
     machine: Machine = Machine(),
     name: str = "features",
     say: Callable[[str], None] = lambda line: None,
+    done: Callable[[int, int], None] = lambda written, reused: None,
 ) -> Extraction:
     """Run `teacher` over all rows of `data` and write the store `out`, or what is missing of it.
 
@@ -104,6 +105,7 @@ def extract(
             most 16.
         name: what to call the work in the progress line.
         say: takes a line about what was found in the store, and one about the work to do, before it begins.
+        done: takes, after every shard, how many rows were computed so far, and how many were there already.
 
     Raises:
         UserError: the teacher reads another kind of rows, a row cannot be read (the line names its id), the features
@@ -129,6 +131,7 @@ def extract(
             for rows in engine(machine.engine)(partial(_same, worker), range(writer.layout.shards)):
                 advance(rows)
                 written += rows
+                done(written, len(data) - missing)
         if left := writer.rows_missing():
             raise UserError(f"{out}: {left:,} rows are still missing; run it again")
     seconds = perf_counter() - began

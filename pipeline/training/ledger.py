@@ -10,7 +10,6 @@ All runs share the ledger. A sweep looks its trials up and trains what is missin
 grid that grew trains only what is new, and a trial that two runs share, such as plain training, is trained once.
 """
 
-import ast
 import json
 import os
 import shutil
@@ -24,11 +23,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from pipeline.code import Code
 from pipeline.errors import UserError
 from pipeline.files import Lock, explained, make_folder, sync_folder, sync_path
-from pipeline.params import LIBRARY
 from pipeline.project import Project
-from pipeline.provenance import digest_files, digest_of
+from pipeline.provenance import digest_of
 from pipeline.records import TrialRecord
 from pipeline.runs import Candidate
 from pipeline.students import save_student
@@ -54,12 +53,15 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
     train = plan.settings(candidate.of("train")).model_dump(exclude={"seeds"})
     found: dict[str, Any] = {
         "seed": seed,
-        "rows": {"split": split, "train": data.draw_digest(split), "val": _labels_digest(session, split)},
+        "rows": {"split": split, "train": data.split_digest(split), "val": _labels_digest(session, split)},
         "student": {"family": recipe.family, "settings": recipe.settings, "fitted": digest_of(recipe.fitted)},
         "outputs": recipe.classes,
         "train": {key: value for key, value in train.items() if at_work or key not in ONLY_WITH_METHODS},
         "device": session.device.type,
-        "code": trial_code((f"students/{recipe.family}", *(f"methods/{term.name}" for term, _ in at_work))),
+        "task": data.task.name,
+        "code": _code(
+            f"tasks.{data.task.name}", f"students.{recipe.family}", *(f"methods.{term.name}" for term, _ in at_work)
+        ),
     }
     if at_work:
         found["methods"] = [
@@ -73,7 +75,7 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
         ]
         found["sources"] = [
             {"name": name, "heads": session.head_digests(name), "probe": session.probe_digest(name)}
-            for name in session.stores
+            for name in session.sources
         ]
         found["shuffled"] = plan.run.shuffle_teachers
     elif recipe.teachers:
@@ -90,24 +92,9 @@ def _labels_digest(session: Session, split: int) -> str:
 
 
 @cache
-def trial_code(plugins: tuple[str, ...]) -> str:
-    """A digest of the code that a trial runs: `trial.py`, these plug-ins, and all of the project that they import."""
-    ahead = [LIBRARY / "training" / "trial.py", *(LIBRARY / f"{plugin}.py" for plugin in plugins)]
-    seen: set[Path] = set()
-    while ahead:
-        path = ahead.pop()
-        if path in seen or not path.is_file():
-            continue
-        seen.add(path)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("pipeline"):
-                place = LIBRARY.joinpath(*node.module.split(".")[1:])
-                modules = {alias.name: place / f"{alias.name}.py" for alias in node.names}
-                ahead += modules.values()
-                # A name that is no module comes from the file itself, or from the face of a room.
-                if not all(file.is_file() for file in modules.values()):
-                    ahead += [place.with_suffix(".py"), place / "__init__.py"]
-    return digest_files(LIBRARY, [path.relative_to(LIBRARY).as_posix() for path in seen])
+def _code(*plugins: str) -> str:
+    """A digest of the code that a trial runs: `trial.py`, these plug-ins, and all of the library that they import."""
+    return Code().digest("pipeline.training.trial", *(f"pipeline.{plugin}" for plugin in plugins))
 
 
 @dataclass(frozen=True)

@@ -383,7 +383,7 @@ def _write(
         methods=tuple(MethodRecord(name=term.name, settings=term.options) for term in plan.run.methods),
         shuffled_teacher=plan.run.shuffle_teachers,
         seeds=tuple(settings.seeds),
-        splits={str(seed): data.draw_digest(seed % data.splits) for seed in settings.seeds},
+        splits={str(seed): data.split_digest(seed % data.splits) for seed in settings.seeds},
         labelled=len(split.labelled),
         unlabelled=len(split.unlabelled),
         steps=settings.steps,
