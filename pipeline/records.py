@@ -8,12 +8,14 @@ from collections.abc import Iterable
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import UserError
 from pipeline.files import write_atomically
+
+R = TypeVar("R", bound="Record")
 
 
 class Record(BaseModel):
@@ -34,7 +36,7 @@ class Record(BaseModel):
         write_atomically(path, text + "\n")
 
     @classmethod
-    def read(cls, path: Path, name: str = "") -> Self:
+    def read(cls: type[R], path: Path, name: str = "") -> R:
         """Read a record that `write` wrote.
 
         Args:
@@ -215,7 +217,7 @@ class RunRecord(Record):
     students: dict[str, str]
 
     @model_validator(mode="after")
-    def _chosen_is_a_candidate(self) -> Self:
+    def _chosen_is_a_candidate(self) -> "RunRecord":
         tried = [(c.weights, c.settings) for c in self.candidates if c.complete]
         if len(self.chosen) != len(self.methods) or (self.chosen, self.chosen_settings) not in tried:
             raise ValueError("the chosen weights are not one per method, or not among the candidates, or diverged")
