@@ -8,6 +8,7 @@ import torch
 
 from pipeline.errors import UserError
 
+
 def check_name(name: str) -> None:
     """Refuse a name that is not in timm's own list.
 

@@ -25,6 +25,8 @@ from pipeline.project import Project
 from pipeline.provenance import digest_files, digest_of
 from pipeline.records import Record
 
+ARRAYS = "arrays.json"
+
 Chunk = Mapping[str, np.ndarray]
 """Some more rows of each array, by name."""
 
@@ -46,9 +48,9 @@ class ArraysRecord(Record):
     arrays: dict[str, ArrayRecord]
 
 
-def folder_of(data: Dataset, key: Mapping[str, Any]) -> Path:
-    """Where the arrays of `key` are kept."""
-    return Project(data.path.parent).inputs / data.path.name / data.digest / digest_of(key)
+def kept(data: Dataset, key: Mapping[str, Any]) -> bool:
+    """Whether the arrays of `key` are on disk."""
+    return (_folder(data, key) / ARRAYS).is_file()
 
 
 def arrays(data: Dataset, key: Mapping[str, Any], chunks: Iterable[Chunk]) -> dict[str, np.ndarray]:
@@ -68,7 +70,7 @@ def arrays(data: Dataset, key: Mapping[str, Any], chunks: Iterable[Chunk]) -> di
     Raises:
         UserError: they cannot be written.
     """
-    folder = folder_of(data, key)
+    folder = _folder(data, key)
     found = _open(folder)
     if found is None:
         lock = Lock(folder / "lock")
@@ -81,10 +83,14 @@ def arrays(data: Dataset, key: Mapping[str, Any], chunks: Iterable[Chunk]) -> di
     return found
 
 
+def _folder(data: Dataset, key: Mapping[str, Any]) -> Path:
+    return Project(data.path.parent).inputs / data.path.name / data.digest / digest_of(key)
+
+
 def _open(folder: Path) -> dict[str, np.ndarray] | None:
     """The arrays of a folder, or None if they are not there, unfinished or damaged."""
     try:
-        record = ArraysRecord.read(folder / "arrays.json")
+        record = ArraysRecord.read(folder / ARRAYS)
         found = {}
         for name, array in record.arrays.items():
             path = folder / f"{name}.bin"
@@ -112,7 +118,7 @@ def _write(folder: Path, chunks: Iterable[Chunk]) -> dict[str, np.ndarray]:
     types: dict[str, np.dtype] = {}
     try:
         make_folder(folder, sync_name=False)
-        (folder / "arrays.json").unlink(missing_ok=True)
+        (folder / ARRAYS).unlink(missing_ok=True)
         with ExitStack() as stack:
             for chunk in chunks:
                 for name, values in chunk.items():
@@ -128,7 +134,7 @@ def _write(folder: Path, chunks: Iterable[Chunk]) -> dict[str, np.ndarray]:
             os.replace(path.with_name(path.name + PARTIAL), path)
             records[name] = ArrayRecord(dtype=types[name].str, shape=shapes[name], digest=digest_files(path))
             _verified.add((path, records[name].digest))
-        ArraysRecord(arrays=records).write(folder / "arrays.json")
+        ArraysRecord(arrays=records).write(folder / ARRAYS)
         return {name: _map(folder / f"{name}.bin", types[name], shapes[name]) for name in files}
     except OSError as error:
         raise UserError(

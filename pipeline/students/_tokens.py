@@ -53,7 +53,9 @@ def _encoded(data: Dataset, encode: Encode) -> Iterator[Chunk]:
             lengths = np.array([len(numbers) for numbers in encoded])
             if not lengths.all():
                 row = data.ids[start + int(lengths.argmin())]
-                raise UserError(f"{data.path}: row {row}: this student's tokenizer finds no token in it; remove the row")
+                raise UserError(
+                    f"{data.path}: row {row}: this student's tokenizer finds no token in it; remove the row"
+                )
             ends = total + np.cumsum(lengths)
             total = int(ends[-1])
             yield {"numbers": np.concatenate([np.array(numbers, np.int32) for numbers in encoded]), "offsets": ends}
