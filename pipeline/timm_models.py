@@ -37,7 +37,7 @@ def size_options(name: str, size: int | None) -> dict[str, Any]:
         return {}
     with torch.device("meta"):
         model: Any = timm.create_model(name)
-        options = {"img_size": size} if model.pretrained_cfg.get("fixed_input_size") else {}
+        options: dict[str, Any] = {"img_size": size} if model.pretrained_cfg.get("fixed_input_size") else {}
         try:
             model = timm.create_model(name, **options) if options else model
             model.eval()(torch.zeros(1, 3, size, size))
