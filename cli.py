@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.params import describe
+from pipeline.plugins import describe
 from stages import assess, command, evaluate, extract, features, init, join, prepare, probe, report, train
 
 app = typer.Typer(

@@ -26,7 +26,7 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.functional.kernels import centre, cosine, gram, rms_gap
-from pipeline.functional.logistic import FOLDS
+from pipeline.functional.linear import FOLDS
 from pipeline.methods import Context, KernelProfile, Signals, TeacherProfile, Transfer
 from pipeline.params import plugin, plugins
 

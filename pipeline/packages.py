@@ -5,35 +5,38 @@ from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, listed
 
 
-def packaged(package: str, path: str, install: str | None = None) -> Path:
+def packaged(package: str, path: str, install: str = "") -> Path:
     """The file or folder `path` inside the installed top-level package `package`.
 
     Args:
         package: what Python imports.
-        path: below the package's folder.
-        install: the command that installs the package, where it is known. It is never made up: what Python imports and
-            what pip installs often have different names, and a wrong one may be somebody else's package.
+        path: inside of the package, with slashes.
+        install: the command that installs the package, for the message, where it is known. No command is made up from
+            the name, because what is imported as `package` may be installed under any name.
 
     Raises:
         UserError: the package is not installed, or has no such file.
     """
-    spec = find_spec(package)  # finds a top-level package without running a line of it
+    # Finds a top-level package without running a line of it.
+    spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"the package {package} is not installed; {_what_to_do(package, install)}")
+        near = difflib.get_close_matches(package, set(packages_distributions()) - {package}, n=3)
+        remedy = f"run {install}" if install else "install the package that contains it, or check the name"
+        close = f"; installed are {listed(near)}" if near else ""
+        raise UserError(f"the package {package} is not installed{close}; {remedy}")
     for folder in spec.submodule_search_locations:
         if (found := Path(folder) / path).exists():
             return found
-    other = f"run {install}" if install else "check the path, or the package's version"
-    raise UserError(f"the installed package {package} has no {path}; {other}")
+    remedy = f"; run {install}" if install else _siblings(spec.submodule_search_locations, path)
+    raise UserError(f"the installed package {package} has no {path}{remedy}")
 
 
-def _what_to_do(package: str, install: str | None) -> str:
-    if install:
-        return f"run {install}"
-    close = difflib.get_close_matches(package, packages_distributions(), n=3)
-    if close:
-        return f"installed packages with a name like it: {', '.join(close)}"
-    return "no installed package has a name like it; check the name, or install the package that holds the file"
+def _siblings(folders: list[str], path: str) -> str:
+    """What is there instead, of names like the last part of a missing path."""
+    *above, name = path.split("/")
+    there = {entry.name for folder in folders if (at := Path(folder, *above)).is_dir() for entry in at.iterdir()}
+    near = difflib.get_close_matches(name, sorted(there), n=3)
+    return f"; it has {listed(['/'.join([*above, found]) for found in near])}" if near else "; check the path"

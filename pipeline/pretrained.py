@@ -1,4 +1,4 @@
-"""Weights of foundation models: where they are, and a digest that identifies them."""
+"""Weights of foundation models: where they are, and a digest of them."""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ PACKAGE = "package:"
 
 
 def locate(name: str) -> Path:
-    """The path that the name of a model or of a file of weights refers to.
+    """The path that a name of weights stands for.
 
     `package:NAME/PATH` is a file or folder inside the installed package NAME, found without importing it. Any other
     name is returned as it is: a path, or the name of a model on a hub.
@@ -27,7 +27,10 @@ def locate(name: str) -> Path:
     package, _, inside = name.removeprefix(PACKAGE).partition("/")
     if not package.isidentifier():
         raise UserError(f"{name}: write it as {PACKAGE}NAME/PATH, where NAME is what Python imports")
-    return packaged(package, inside)
+    try:
+        return packaged(package, inside)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
 
 
 def digest(state: Mapping[str, Tensor]) -> str:

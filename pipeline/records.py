@@ -172,6 +172,33 @@ class DiagnosticsRecord(Record):
     penalties: dict[str, PenaltyRecord] = Field(default_factory=dict)
 
 
+class TrialRecord(Record):
+    """trials/<digest>/trial.json: one training: what its result depends on, and what came of it.
+
+    Attributes:
+        inputs: all that the result depends on; the digest of this is the trial's name.
+        diverged: when and why the training diverged; empty if it did not. The rest is then None or empty.
+        score: the primary score on validation rows after the last step.
+        parameters, width: of the student.
+        curve: the lines of the log, by column.
+        diagnostics: how the training behaved.
+        gates: learned gates of the methods, by block of features.
+        seconds: wall time of the training.
+    """
+
+    command: ClassVar[str] = "aft train RUN"
+
+    inputs: dict[str, Any]
+    diverged: str = ""
+    score: float | None = None
+    parameters: int | None = None
+    width: int | None = None
+    curve: tuple[dict[str, int | float], ...] = ()
+    diagnostics: DiagnosticsRecord | None = None
+    gates: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    seconds: float
+
+
 class GatesRecord(Record):
     """runs/<run>/gates.json: learned gates of the chosen student, for methods that have some.
 

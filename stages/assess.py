@@ -16,7 +16,8 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
     """
     from pipeline.probing.subsets import assess
 
-    found = assess(command.settings(params, overrides))
+    with command.log("assess"):
+        found = assess(command.settings(params, overrides))
     if sys.stdout.isatty() and not as_json:
         _draw(found)
     command.show(found, as_json)

@@ -1,7 +1,6 @@
-"""Stage `report`: evaluations, runs, probes and stores -> report/, a page for people and metrics for DVC."""
+"""Stage `report`: the records and logs of all stages -> report/, a page for people and metrics for DVC."""
 
 import math
-from pathlib import Path
 
 from stages import command
 
@@ -15,13 +14,13 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
     from pipeline.store import FeatureStore
 
     loaded = command.settings(params, overrides)
-    stores = {name: FeatureStore.open(command.FEATURES / f"{name}.zarr") for name in loaded.section("teachers")}
+    stores = {name: FeatureStore.open(command.PROJECT.store(name)) for name in loaded.section("teachers")}
     stored = [
         Stored(name, len(store), store.nbytes, store.seconds, sum(math.prod(h.shape) for h in store.heads.values()))
         for name, store in stores.items()
     ]
     runs = list(loaded.section("runs"))
-    command.show(report(Path("."), command.REPORT, runs=runs, stores=stored, params=loaded), as_json)
+    command.show(report(command.PROJECT.root, command.PROJECT.report, runs=runs, stores=stored, params=loaded), as_json)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,23 @@ def main(
 ) -> None:
     """Train one run.
 
-    Every seed and every candidate weight; the weight is chosen on validation rows.
+    Trains every seed and every candidate weight; the weight is chosen on validation rows.
     """
+    import json
+
+    from pipeline.files import write_atomically
+    from pipeline.machine import Machine
+    from pipeline.provenance import digest_files
     from pipeline.training.sweep import train
 
-    command.show(train(run, command.settings(params, overrides), say=command.say), as_json)
+    loaded, project = command.settings(params, overrides), command.PROJECT
+    with command.log("train", run) as log:
+        log.device = loaded.read(Machine, "machine").device_name()
+        trained = train(run, loaded, say=command.say)
+        log.trainings = trained.trainings
+    digest = digest_files(project.run(run))
+    write_atomically(project.run_digest(run), json.dumps({"students_and_record": digest}) + "\n")
+    command.show(trained, as_json)
 
 
 if __name__ == "__main__":

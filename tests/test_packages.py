@@ -31,17 +31,22 @@ def test_a_file_that_the_package_does_not_have_is_named(package: str):
         packaged(package, "other.csv", "pip install it")
 
 
-def test_without_a_known_command_no_package_to_install_is_made_up(package: str):
-    with pytest.raises(UserError, match=r"has no other\.csv; check the path, or the package's version$"):
-        packaged(package, "other.csv")
-    with pytest.raises(UserError, match="check the name, or install the package that holds the file") as caught:
-        packaged("zzqx_nothing_like_it", "rows.csv")
-    assert "pip" not in str(caught.value)
+def test_a_mistyped_file_gets_its_neighbours(package: str):
+    with pytest.raises(UserError, match=r"has no data/row\.csv; it has data/rows\.csv$"):
+        packaged(package, "data/row.csv")
+    with pytest.raises(UserError, match=r"has no zzqx; check the path$"):
+        packaged(package, "zzqx")
 
 
 def test_a_mistyped_package_gets_the_installed_neighbours():
-    with pytest.raises(UserError, match=r"sklaern is not installed; installed packages with a name like it: .*sklearn"):
+    with pytest.raises(UserError, match=r"sklaern is not installed; installed are .*sklearn"):
         packaged("sklaern", "datasets")
+
+
+def test_without_a_known_command_no_package_to_install_is_made_up():
+    with pytest.raises(UserError, match="install the package that contains it, or check the name") as caught:
+        packaged("zzqx_nothing_like_it", "rows.csv")
+    assert "pip" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["not_installed_at_all", "token"])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool
 
-from pipeline.functional.metrics import Paired, paired
+from pipeline.functional.statistics import Paired, paired
 
 Hits = Sequence[Bool[np.ndarray, " _"]]
 """Per draw of the splits, which rows a classifier has right."""

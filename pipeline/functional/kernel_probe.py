@@ -81,7 +81,7 @@ def fit(
         whiten = axes[:, kept] / np.sqrt(variances[kept])
         near, near_val = ((kernel(rows, landmarks, sharp) @ whiten).astype(np.float32) for rows in (train, val))
         found = logistic.fit(near, labels, near_val, val_labels, strengths)
-        if best is None or found.val_log_loss < best[0].val_log_loss:
+        if best is None or found.val_loss < best[0].val_loss:
             best = found, sharp, whiten, near
     assert best is not None
     found, sharp, whiten, near = best
@@ -92,5 +92,5 @@ def fit(
 
     return KernelProbe(
         landmarks, sharp, of_landmarks(found.weight), found.bias, of_landmarks(fold_weight), fold_bias,
-        found.strength, found.val_log_loss,
+        found.strength, found.val_loss,
     )  # fmt: skip

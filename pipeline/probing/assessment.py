@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.functional.metrics import Paired, standard_error
+from pipeline.functional.statistics import Paired, standard_error
 
 PATH = "assessments/teachers.json"
 """Where it is, within the project's folder."""

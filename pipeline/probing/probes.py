@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from pipeline.data.dataset import Dataset
 from pipeline.errors import UserError
-from pipeline.functional import kernel_probe, logistic
+from pipeline.functional import kernel_probe, linear, logistic
 from pipeline.functional.kernel_probe import KernelProbe
 from pipeline.functional.metrics import accuracy
 from pipeline.functional.standardisation import score_std, statistics
@@ -150,7 +150,7 @@ def load_probe(path: Path, split: int, data: Dataset, store: FeatureStore) -> Pr
         arrays = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: damaged ({error}); {again}") from None
-    if fitted_on.get("store") != store.head_digest(store.head_name()) or fitted_on.get(f"{split}") != data.draw_digest(
+    if fitted_on.get("store") != store.head_digest(store.head_name()) or fitted_on.get(f"{split}") != data.split_digest(
         split
     ):
         raise UserError(f"{path}: fitted on other features, splits or labels than these; {again}")
@@ -175,7 +175,7 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
 def training_labels(data: Dataset, number: int) -> np.ndarray:
     """The class numbers of a draw's labelled training rows. Raises `UserError` if a class has none of them."""
     labels: np.ndarray = data.labels[data.split(number).labelled]
-    if len(absent := np.setdiff1d(np.arange(len(data.classes)), labels)):
+    if len(absent := np.setdiff1d(np.arange(len(data.task.outputs)), labels)):
         raise UserError(
             f"draw {number}: no labelled training row of class {data.classes[absent[0]]!r}; label more rows"
         )
@@ -185,7 +185,7 @@ def training_labels(data: Dataset, number: int) -> np.ndarray:
 def _identity(data: Dataset, store: FeatureStore) -> dict[str, str]:
     """What a probe was fitted on: the store, and each draw."""
     return {"store": store.head_digest(store.head_name())} | {
-        f"{draw}": data.draw_digest(draw) for draw in range(data.splits)
+        f"{draw}": data.split_digest(draw) for draw in range(data.splits)
     }
 
 
@@ -201,7 +201,7 @@ def _fit(
     raw = {role: reader(chosen).astype(np.float32) for role, chosen in rows.items()}
     standard = {role: (features - mean) / std for role, features in raw.items() if role != "test"}
     best = logistic.fit(standard["train"], labels, standard["val"], data.labels[split.val], settings.strengths)
-    folds = logistic.folds(labels, number)
+    folds = linear.folds(labels, number)
     fold_weight, fold_bias = logistic.cross_fit(standard["train"], labels, folds, best.strength)
     some = _some(labels, settings.kernel_rows, number)
     kernel = kernel_probe.fit(
@@ -212,13 +212,13 @@ def _fit(
     direction_std = score_std(split.train, reader, lambda raw: (raw - mean) / std @ directions)
     kernel_std = score_std(split.train, reader, lambda raw: kernel.logits((raw - mean) / std))
     fitted = Probe(
-        mean, std, row_norm, best.weight, best.bias, fold_weight, fold_bias, direction_std, best.val_log_loss,
+        mean, std, row_norm, best.weight, best.bias, fold_weight, fold_bias, direction_std, best.val_loss,
         kernel, kernel_std,
     )  # fmt: skip
     scores = {role: accuracy(fitted.logits(raw[role]), data.labels[rows[role]]) for role in ("val", "test")}
     kernel_accuracy = accuracy(kernel.logits((raw["test"] - mean) / std), data.labels[split.test])
     return fitted, SplitScore(
-        number, best.strength, scores["val"], best.val_log_loss, scores["test"], len(labels),
+        number, best.strength, scores["val"], best.val_loss, scores["test"], len(labels),
         kernel.sharpness, kernel.strength, kernel.val_log_loss, kernel_accuracy,
     )  # fmt: skip
 

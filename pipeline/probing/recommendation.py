@@ -5,7 +5,7 @@ It looks at validation scores and costs; test scores are in the same records and
 
 from collections.abc import Sequence
 
-from pipeline.functional.metrics import Paired
+from pipeline.functional.statistics import Paired
 from pipeline.probing.assessment import Pair, Subset
 
 

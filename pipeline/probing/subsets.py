@@ -205,10 +205,10 @@ def _score(
 ) -> tuple[Score, np.ndarray]:
     """A subset on one draw, and which val rows its probe has right."""
     data, split = draw.data, draw.split
-    classes, val_labels = len(data.classes), data.labels[split.val]
+    classes, val_labels = len(data.task.outputs), data.labels[split.val]
     train, val = (draw.standardised(subset, rows) for rows in (split.labelled, split.val))
     fitted = logistic.fit(train, draw.labels, val, val_labels, strengths)
-    hits = fitted.logits(val).argmax(1) == val_labels
+    hits = fitted.outputs(val).argmax(1) == val_labels
     del train, val
     bank, bank_labels = (
         unit(draw.standardised(subset, split.labelled[draw.bank], alike=True)), draw.labels[draw.bank]
@@ -227,12 +227,12 @@ def _score(
     test = knn_test = None
     if len(split.test):
         labels = data.labels[split.test]
-        logits = [fitted.logits(draw.standardised(subset, block)) for block in _blocks(split.test)]
+        logits = [fitted.outputs(draw.standardised(subset, block)) for block in _blocks(split.test)]
         test = accuracy(np.concatenate(logits), labels)
         knn_test = float((votes(split.test, [tried[best]])[0] == labels).mean())
     evidence = logme(_raw(draw, subset), torch.from_numpy(draw.labels), classes).score
     score = Score(
-        draw.number, fitted.strength, float(hits.mean()), fitted.val_log_loss, test, tried[best], knn[best], knn_test,
+        draw.number, fitted.strength, float(hits.mean()), fitted.val_loss, test, tried[best], knn[best], knn_test,
         evidence,
     )  # fmt: skip
     return score, hits

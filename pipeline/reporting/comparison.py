@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from pipeline.errors import UserError
-from pipeline.functional.metrics import Paired, Share, gap_closed, holm, paired, standard_error
+from pipeline.functional.statistics import Paired, Share, gap_closed, holm, paired, standard_error
 from pipeline.runs.config import label, settings_label
 
 

@@ -22,7 +22,7 @@ from pydantic import Field
 from scipy import stats
 
 from pipeline.errors import UserError
-from pipeline.functional.metrics import standard_error
+from pipeline.functional.statistics import standard_error
 from pipeline.params import Params
 from pipeline.reporting import figures, text
 from pipeline.reporting.comparison import Comparison, Outcome, Record, compare, load

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from math import floor, isfinite, log10
 
-from pipeline.functional.metrics import Share, standard_error
+from pipeline.functional.statistics import Share, standard_error
 from pipeline.reporting.comparison import Comparison, Outcome
 
 _FARED = {

@@ -22,7 +22,8 @@ from torch import Tensor
 from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.files import write_atomically
-from pipeline.params import parse, plugin
+from pipeline.params import parse
+from pipeline.plugins import plugin
 from pipeline.records import Record
 from pipeline.store import FeatureStore, Reader
 from pipeline.students._contract import Inputs, Kind, Student
@@ -123,7 +124,9 @@ def student_recipe(
     source = _source(module, f"{where}: a {section['family']} student", data, stores or {})
     teachers = {name: _identity(store) for name, store in (stores or {}).items() if module.KIND == "features"}
     fitted = module.fit(settings, source, rows)
-    return Recipe(family=section["family"], settings=values, fitted=fitted, classes=data.classes, teachers=teachers)
+    return Recipe(
+        family=section["family"], settings=values, fitted=fitted, classes=data.task.outputs, teachers=teachers
+    )
 
 
 def save_student(folder: Path, recipe: Recipe, student: Student) -> None:

@@ -81,12 +81,12 @@ def evaluate(name: str, params: Params, root: Path = Path(".")) -> Evaluation:
         rows = data.split(number).test
         if not len(rows):
             raise UserError(f"{root / 'data'}: no test rows in draw {number}; set dataset.test")
-        if record["draws"][str(seed)] != data.draw_digest(number):
+        if record["draws"][str(seed)] != data.split_digest(number):
             raise UserError(f"{folder}: trained on other rows, splits or labels than these; run `aft train {name}`")
-        recipe, student = load_student(folder / "students" / str(seed), data.classes)
+        recipe, student = load_student(folder / "students" / str(seed), data.task.outputs)
         logits = predict(student.to(device), recipe.inputs(data, stores), rows, device)
         labels = data.labels[rows]
-        share = np.bincount(logits.argmax(1), minlength=len(data.classes)).max() / len(rows)
+        share = np.bincount(logits.argmax(1), minlength=len(data.task.outputs)).max() / len(rows)
         scores = (accuracy(logits, labels), macro_f1(logits, labels), log_loss(logits, labels), float(share))
         results.append(SeedScore(seed, number, *scores))
         if stores:
@@ -94,7 +94,7 @@ def evaluate(name: str, params: Params, root: Path = Path(".")) -> Evaluation:
             references.append(ProbeScore(seed, accuracy(np.mean(votes, axis=0), labels)))
         test_rows = len(rows)
     evaluation = Evaluation(
-        name, record["student"]["name"], record["teachers"], list(data.classes), test_rows, results,
+        name, record["student"]["name"], record["teachers"], list(data.task.outputs), test_rows, results,
         references or None, time.perf_counter() - started,
     )  # fmt: skip
     out = root / "evaluations" / f"{name}.json"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.functional.agreement import gain, one_right
-from pipeline.functional.metrics import paired
+from pipeline.functional.statistics import paired
 
 
 def test_one_right_is_its_definition():

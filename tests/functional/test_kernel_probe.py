@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.functional import kernel_probe, logistic
+from pipeline.functional import kernel_probe, linear
 from pipeline.functional.kernel_probe import KernelProbe
 from pipeline.functional.metrics import log_loss
 
@@ -19,7 +19,7 @@ def crossed(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def fitted() -> KernelProbe:
     train, labels = crossed(80, 0)
-    return kernel_probe.fit(train, labels, logistic.folds(labels, 0), *crossed(60, 1), train, SHARPNESS, STRENGTHS)
+    return kernel_probe.fit(train, labels, linear.folds(labels, 0), *crossed(60, 1), train, SHARPNESS, STRENGTHS)
 
 
 def test_logits_are_kernels_with_the_landmarks(fitted: KernelProbe):
@@ -52,7 +52,7 @@ def test_two_classes_have_two_logits_of_opposite_sign(fitted: KernelProbe):
 def test_the_candidate_with_the_least_validation_loss_is_kept(fitted: KernelProbe):
     train, labels = crossed(80, 0)
     val, val_labels = crossed(60, 1)
-    folds = logistic.folds(labels, 0)
+    folds = linear.folds(labels, 0)
     losses = {
         (sharp, strength): kernel_probe.fit(
             train, labels, folds, val, val_labels, train, [sharp], [strength]
@@ -69,7 +69,7 @@ def test_with_all_rows_as_landmarks_it_is_kernel_logistic_regression():
     """At the optimum of strength * loss + |w|^2 / 2, w is strength * sum_i residual_i phi_i, phi centred."""
     rows = np.random.default_rng(0).standard_normal((30, 4)).astype(np.float32)
     labels = np.arange(30) % 3
-    probe = kernel_probe.fit(rows, labels, logistic.folds(labels, 0), rows, labels, rows, [1.0], [3.0])
+    probe = kernel_probe.fit(rows, labels, linear.folds(labels, 0), rows, labels, rows, [1.0], [3.0])
     logits = probe.logits(rows).astype(np.float64)
     said = np.exp(logits - logits.max(1, keepdims=True))
     residual = 3.0 * (np.eye(3)[labels] - said / said.sum(1, keepdims=True))
@@ -80,9 +80,7 @@ def test_with_all_rows_as_landmarks_it_is_kernel_logistic_regression():
 
 def test_a_few_landmarks_are_enough_for_a_simple_task():
     train, labels = crossed(200, 0)
-    probe = kernel_probe.fit(
-        train, labels, logistic.folds(labels, 0), *crossed(60, 1), train[:20], SHARPNESS, STRENGTHS
-    )
+    probe = kernel_probe.fit(train, labels, linear.folds(labels, 0), *crossed(60, 1), train[:20], SHARPNESS, STRENGTHS)
     rows, truth = crossed(300, 3)
     assert probe.landmarks.shape == (20, 2)
     assert (probe.logits(rows).argmax(1) == truth).mean() > 0.85
@@ -90,7 +88,7 @@ def test_a_few_landmarks_are_enough_for_a_simple_task():
 
 def test_the_fit_without_a_fold_does_not_see_its_labels(fitted: KernelProbe):
     train, labels = crossed(80, 0)
-    folds = logistic.folds(labels, 0)
+    folds = linear.folds(labels, 0)
     flipped = np.where(folds == 2, 1 - labels, labels)
     again = kernel_probe.fit(train, flipped, folds, *crossed(60, 1), train, [fitted.sharpness], [fitted.strength])
     assert np.array_equal(again.fold_weight[2], fitted.fold_weight[2])

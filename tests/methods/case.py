@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.functional.logistic import FOLDS
+from pipeline.functional.linear import FOLDS
 from pipeline.methods import Context, KernelProfile, Signals, TeacherProfile
 
 

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from pipeline.data.dataset import Dataset
 from pipeline.data.preparation import PrepareSettings, prepare
 from pipeline.errors import UserError
-from pipeline.functional import logistic
+from pipeline.functional import linear
 from pipeline.functional.metrics import log_loss
 from pipeline.functional.standardisation import statistics
 from pipeline.params import Params
@@ -89,8 +89,8 @@ def test_a_fold_is_judged_by_fits_that_did_not_see_its_labels(
     data = Dataset.open(project / "data")
     before, _ = probes._fit(data, 0, store.reader("pooled"), one)
     labelled = data.split(0).labelled
-    folds = logistic.folds(data.labels[labelled], 0)
-    monkeypatch.setattr(logistic, "folds", lambda labels, number: folds)
+    folds = linear.folds(data.labels[labelled], 0)
+    monkeypatch.setattr(linear, "folds", lambda labels, number: folds)
     lies = data.labels.copy()
     lies[labelled[folds == 3]] = (lies[labelled[folds == 3]] + 1) % 3
     monkeypatch.setattr(Dataset, "labels", property(lambda data: lies))
