@@ -23,15 +23,20 @@ def packaged(package: str, path: str, install: str = "") -> Path:
     # Finds a top-level package without running a line of it.
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        near = difflib.get_close_matches(package, set(packages_distributions()) - {package}, n=3)
-        remedy = f"run {install}" if install else "install the package that contains it, or check the name"
-        close = f"; installed are {listed(near)}" if near else ""
-        raise UserError(f"the package {package} is not installed{close}; {remedy}")
+        remedy = f"run {install}" if install else _neighbours(package)
+        raise UserError(f"the package {package} is not installed; {remedy}")
     for folder in spec.submodule_search_locations:
         if (found := Path(folder) / path).exists():
             return found
     remedy = f"; run {install}" if install else _siblings(spec.submodule_search_locations, path)
     raise UserError(f"the installed package {package} has no {path}{remedy}")
+
+
+def _neighbours(package: str) -> str:
+    """What to do about a package that is not there, whose name may be mistyped."""
+    near = difflib.get_close_matches(package, set(packages_distributions()) - {package}, n=3)
+    close = f" (installed are {listed(near)})" if near else ""
+    return f"check the name{close}, or install the package that contains it"
 
 
 def _siblings(folders: list[str], path: str) -> str:
