@@ -23,8 +23,7 @@ def packaged(package: str, path: str, install: str = "") -> Path:
     # Finds a top-level package without running a line of it.
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        remedy = f"run {install}" if install else _neighbours(package)
-        raise UserError(f"the package {package} is not installed; {remedy}")
+        raise UserError(f"the package {package} is not installed; {f'run {install}' if install else _near(package)}")
     for folder in spec.submodule_search_locations:
         if (found := Path(folder) / path).exists():
             return found
@@ -32,11 +31,10 @@ def packaged(package: str, path: str, install: str = "") -> Path:
     raise UserError(f"the installed package {package} has no {path}{remedy}")
 
 
-def _neighbours(package: str) -> str:
-    """What to do about a package that is not there, whose name may be mistyped."""
+def _near(package: str) -> str:
+    """What to do about a package that nobody knows how to install: perhaps another name was meant."""
     near = difflib.get_close_matches(package, set(packages_distributions()) - {package}, n=3)
-    close = f" (installed are {listed(near)})" if near else ""
-    return f"check the name{close}, or install the package that contains it"
+    return f"{f'installed are {listed(near)}; ' if near else ''}check the name, or install what contains it"
 
 
 def _siblings(folders: list[str], path: str) -> str:

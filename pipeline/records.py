@@ -291,6 +291,15 @@ class EvaluationRecord(Record):
         """The metric that runs are compared by."""
         return self.metrics[0]
 
+    def __str__(self) -> str:
+        def mean(of: Iterable[SeedScores]) -> str:
+            score = mean_score((each.scores for each in of), self.primary.name)
+            return "unknown" if score is None else f"{score:.4f}"
+
+        seeds = "1 seed" if len(self.results) == 1 else f"{len(self.results)} seeds"
+        reference = f", the probe of its teachers {mean(self.probe)}" if self.probe else ""
+        return f"{self.run}: test {self.primary.label} {mean(self.results)} over {seeds}{reference}"
+
 
 class ProbeSplitRecord(Record):
     """The probes of one source on one split: what validation rows chose, and the scores.
@@ -367,7 +376,7 @@ class ManifestRecord(Record):
 
 
 class DifferenceRecord(Record):
-    """A mean paired difference and its 95% interval: the fields of `pipeline.functional.metrics.Paired`."""
+    """A mean paired difference and its 95% interval: the fields of `pipeline.functional.statistics.Paired`."""
 
     mean: float
     standard_error: float | None

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
@@ -41,7 +41,19 @@ def settings(path: Path, overrides: list[str] | None) -> Params:
 
 def show(result: Any, as_json: bool) -> None:
     """Print what a library function returned: its own words for people, all of its fields for machines."""
-    print(json.dumps(dataclasses.asdict(result), default=str) if as_json else result)
+    if not as_json:
+        print(result)
+        return
+    print(json.dumps(result, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON does not know: records and dataclasses as their fields, anything else as text."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return str(value)
 
 
 def say(line: str) -> None:
@@ -69,7 +81,9 @@ class Log:
         self.continued = False
         self._path, self._started = path, perf_counter()
         self._provenance = commit(project.root) | {"versions": versions("aft-pipeline", "numpy", "torch")}
-        self._earlier = LogRecord.read(path) if path.is_file() else None
+        self._earlier: LogRecord | None = None
+        with suppress(UserError):
+            self._earlier = LogRecord.read(path)
 
     def write(self) -> None:
         """Write the log as far as the work has come."""
@@ -99,8 +113,13 @@ def log(stage: str, name: str = "", project: Project = PROJECT) -> Iterator[Log]
     kept.write()
 
 
-def run(app: typer.Typer) -> None:
-    """Run a command line. A `UserError` becomes one line and exit code 2; `--debug` keeps its traceback."""
+def run(app: typer.Typer, name: str | None = None) -> None:
+    """Run a command line. A `UserError` becomes one line and exit code 2; `--debug` keeps its traceback.
+
+    Args:
+        app: the commands.
+        name: what help calls the program; the name of its file if None.
+    """
     # Between two operations, GNU OpenMP's threads spin for milliseconds. With a core short, because others use the
     # machine or because rows are read alongside the model, they spin against each other: texts took 10 times as long on
     # two busy cores. Spinning for microseconds is as fast on idle ones. To be set before torch is imported.
@@ -109,7 +128,7 @@ def run(app: typer.Typer) -> None:
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
-        app()
+        app(prog_name=name)
     except UserError as error:
         if debug:
             raise

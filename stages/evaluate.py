@@ -18,7 +18,7 @@ def main(
     The probes of its teachers are scored on the same rows.
     """
     from pipeline.machine import Machine
-    from pipeline.training.evaluation import evaluate
+    from pipeline.training import evaluate
 
     loaded = command.settings(params, overrides)
     with command.log("evaluate", run) as log:

@@ -15,18 +15,15 @@ def main(
 ) -> None:
     """Fit probes on a teacher's features.
 
-    Uses the labels of the labelled training rows only, on every split.
+    Of every head that is one vector per row. Uses the labels of the labelled training rows only, on every split.
     """
-    from pipeline.data.dataset import Dataset
-    from pipeline.probing.probes import ProbeSettings, probe
-    from pipeline.store import FeatureStore
+    from pipeline.probing import ProbeSettings, probe
 
     loaded, project = command.settings(params, overrides), command.PROJECT
     settings = loaded.read(ProbeSettings, "probe")
     loaded.section(f"teachers.{teacher}")
     with command.log("probe", teacher):
-        store = FeatureStore.open(project.store(teacher))
-        result = probe(teacher, Dataset.open(project.data), store, settings, project.probes / teacher)
+        result = probe(teacher, settings, project)
     command.show(result, as_json)
 
 

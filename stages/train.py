@@ -20,17 +20,17 @@ def main(
     import json
 
     from pipeline.files import write_atomically
-    from pipeline.machine import Machine
     from pipeline.provenance import digest_files
-    from pipeline.training.sweep import train
+    from pipeline.training import train
 
     loaded, project = command.settings(params, overrides), command.PROJECT
     with command.log("train", run) as log:
-        log.device = loaded.read(Machine, "machine").device_name()
-        trained = train(run, loaded, say=command.say)
-        log.trainings = trained.trainings
+        trained = train(run, loaded, project, command.say)
+        log.trainings, log.device = trained.trainings - trained.found, trained.device
+    # For DVC: the evaluation depends on this file. A dependency on the folder would stop `dvc repro --dry` where the
+    # run is new and the folder is not there yet.
     digest = digest_files(project.run(run))
-    write_atomically(project.run_digest(run), json.dumps({"students_and_record": digest}) + "\n")
+    write_atomically(project.run_digest(run), json.dumps({"run": digest}) + "\n")
     command.show(trained, as_json)
 
 

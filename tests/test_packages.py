@@ -39,12 +39,12 @@ def test_a_mistyped_file_gets_its_neighbours(package: str):
 
 
 def test_a_mistyped_package_gets_the_installed_neighbours():
-    with pytest.raises(UserError, match=r"sklaern is not installed; check the name \(installed are .*sklearn"):
+    with pytest.raises(UserError, match=r"sklaern is not installed; installed are .*sklearn"):
         packaged("sklaern", "datasets")
 
 
 def test_without_a_known_command_no_package_to_install_is_made_up():
-    with pytest.raises(UserError, match="check the name, or install the package that contains it$") as caught:
+    with pytest.raises(UserError, match="is not installed; check the name, or install what contains it$") as caught:
         packaged("zzqx_nothing_like_it", "rows.csv")
     assert "pip" not in str(caught.value)
 
@@ -53,3 +53,18 @@ def test_without_a_known_command_no_package_to_install_is_made_up():
 def test_a_package_that_is_not_installed_or_a_lone_module_is_named_with_the_command(name: str):
     with pytest.raises(UserError, match=f"the package {name} is not installed; run pip install it"):
         packaged(name, "rows.csv", "pip install it")
+
+
+def test_no_command_is_made_up_from_a_name_and_installed_neighbours_are_named():
+    with pytest.raises(UserError) as caught:
+        packaged("pyarow", "rows.csv")
+    assert "the package pyarow is not installed; installed are" in str(caught.value)
+    assert "pyarrow" in str(caught.value)
+    assert "pip install" not in str(caught.value)
+
+
+def test_files_of_a_like_name_are_named(package: str):
+    with pytest.raises(UserError, match=r"has no data/row\.csv; it has data/rows\.csv"):
+        packaged(package, "data/row.csv")
+    with pytest.raises(UserError, match=r"has no nowhere/x\.csv; check the path"):
+        packaged(package, "nowhere/x.csv")

@@ -20,9 +20,7 @@ PAUSE = 0.5
 """Seconds between two looks at whether the parent process is still there."""
 
 
-def map(
-    make_worker: Callable[[], Worker[Item, Result]], items: Iterable[Item], workers: int = 1
-) -> Iterator[Result]:
+def map(make_worker: Callable[[], Worker[Item, Result]], items: Iterable[Item], workers: int = 1) -> Iterator[Result]:
     """Run all items; see `pipeline.engines`. The worker processes share the cores, and end when this process ends."""
     if workers == 1:
         yield from make_worker()(items)

@@ -23,8 +23,8 @@ class Settings(TargetSettings):
     """The defaults are the published method. The other forms are the paper's ablations, or ours where it says so.
 
     Attributes:
-        form: what is learned beside the student. `diagonal`: a gate on each teacher feature. `dense`: a matrix on all
-            of them. `fixed`: nothing, the gates are equal. `teacher_gain` (ours): one gate a teacher, and one on its
+        form: what is learned with the student. `diagonal`: a gate on each teacher feature. `dense`: a matrix on all of
+            them. `fixed`: nothing, the gates are equal. `teacher_gain` (ours): one gate a teacher, and one on its
             task directions. `kkd`: a linear map on the student, against equal gates. `no_kernel`: a linear map from the
             teachers' features to the student's, and the mean squared difference of the two, both centred.
         gate: from scores to gates: `sigmoid`, or `log` (ours), which has no level that could saturate.
@@ -105,7 +105,7 @@ class AdaptiveFeatureTransfer(Transfer):
         super().__init__()
         self.settings = settings
         self.learning_rate = settings.learning_rate
-        self.targets = targets
+        self.targets, self.reads = targets, targets.reads
         self.student_map: nn.Module = nn.Identity()
         self.teacher_gram: Gates | DenseGates
         match settings.form:
@@ -117,15 +117,15 @@ class AdaptiveFeatureTransfer(Transfer):
                 self.teacher_gram = Gates(targets, "fixed", combine=settings.combine)
         if settings.form == "kkd":
             self.student_map = nn.Linear(context.student_width, context.student_width, bias=False)
-        self.queue = Queue(context, settings.queue) if settings.queue else None
+        self.queue = Queue(targets, context, settings.queue) if settings.queue else None
 
     @full_precision
     def forward(self, signals: Signals) -> Float[Tensor, ""]:
-        features, teachers = signals.features, signals.teachers
+        features, blocks = signals.features, self.targets(signals)
         if self.queue is not None:
-            features, teachers = self.queue(features, teachers)
+            features, blocks = self.queue(features, blocks)
         student = cosine(gram(centre(self.student_map(features))))
-        teacher = cosine(self.teacher_gram(self.targets(teachers)))
+        teacher = cosine(self.teacher_gram(blocks))
         if self.settings.kernel == "rbf":
             student, teacher = radial(student), radial(teacher)
         if self.settings.objective == "rmse":
@@ -149,39 +149,44 @@ class FeatureRegression(Transfer):
     def __init__(self, targets: Targets, student_width: int, learning_rate: float):
         super().__init__()
         self.learning_rate = learning_rate
-        self.targets = targets
+        self.targets, self.reads = targets, targets.reads
         self.map = nn.Linear(targets.width, student_width, bias=False)
 
     @full_precision
     def forward(self, signals: Signals) -> Float[Tensor, ""]:
-        mapped = self.map(self.targets.side_by_side(signals.teachers))
+        mapped = self.map(self.targets.side_by_side(signals))
         return (centre(mapped) - centre(signals.features)).square().mean()
 
 
 class Queue(nn.Module):
-    """The newest rows of past batches, without gradient; at first, training rows as the untrained student sees them."""
+    """The newest rows of past batches, without gradient; at first, training rows as the untrained student sees them.
+
+    It keeps the student's features and the blocks of targets.
+    """
 
     features: Tensor
 
-    def __init__(self, context: Context, size: int):
+    def __init__(self, targets: Targets, context: Context, size: int):
         super().__init__()
         rows = np.sort(np.random.default_rng(context.seed).choice(context.train_rows, size, replace=False))
-        self.register_buffer("features", context.student_features(rows).detach().float())
-        self.teachers = len(context.teachers)
-        for number in range(self.teachers):
-            self.register_buffer(f"teacher{number}", context.teacher_features(number, rows).float())
+        signals = context.initial_signals(rows, targets.reads)
+        self.register_buffer("features", signals.features.float())
+        blocks = targets(signals)
+        self.count = len(blocks)
+        for number, block in enumerate(blocks):
+            self.register_buffer(f"block{number}", block.float())
 
     def forward(
-        self, features: Float[Tensor, "n d"], teachers: tuple[Float[Tensor, "n _"], ...]
+        self, features: Float[Tensor, "n d"], blocks: tuple[Float[Tensor, "n _"], ...]
     ) -> tuple[Float[Tensor, "m d"], tuple[Float[Tensor, "m _"], ...]]:
         """The batch followed by the queue; in training, the batch then takes the place of the oldest rows."""
         size = len(self.features)
-        queued = [self.features, *(self.get_buffer(f"teacher{number}") for number in range(self.teachers))]
-        joined = [torch.cat([new, old]) for new, old in zip([features, *teachers], queued, strict=True)]
+        queued = [self.features, *(self.get_buffer(f"block{number}") for number in range(self.count))]
+        joined = [torch.cat([new, old]) for new, old in zip([features, *blocks], queued, strict=True)]
         if self.training:
             self.features = joined[0][:size].detach().clone()
             for number, rows in enumerate(joined[1:]):
-                setattr(self, f"teacher{number}", rows[:size].detach().clone())
+                setattr(self, f"block{number}", rows[:size].detach().clone())
         return joined[0], tuple(joined[1:])
 
 
@@ -194,11 +199,8 @@ def _warm_up(transfer: AdaptiveFeatureTransfer, context: Context, steps: int) ->
     optimizer = torch.optim.Adam(own, transfer.learning_rate)
     for _ in range(steps):
         rows = np.sort(random.choice(context.train_rows, min(WARM_UP_ROWS, len(context.train_rows)), replace=False))
-        features = context.student_features(rows).detach()
-        teachers = tuple(context.teacher_features(number, rows) for number in range(len(context.teachers)))
-        logits = features.new_zeros(len(rows), context.classes)
         optimizer.zero_grad()
-        transfer(Signals(features, logits, teachers, context.labels[rows], context.folds[rows])).backward()
+        transfer(context.initial_signals(rows, transfer.reads)).backward()
         optimizer.step()
     optimizer.zero_grad()
     transfer.train()

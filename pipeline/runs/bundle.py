@@ -16,8 +16,8 @@ from pipeline.project import Project
 from pipeline.provenance import digest_files
 from pipeline.records import BundleRecord
 from pipeline.runs import config
-from pipeline.sources import POOLED, Source
-from pipeline.store import FeatureStore
+from pipeline.sources import Source
+from pipeline.store import FeatureStore, SourceFeatures
 
 
 @dataclass(frozen=True)
@@ -39,24 +39,22 @@ def join(params: Params, project: Project = Project()) -> Bundles:
             dataset, or lack a head that the run reads.
     """
     data, code = Dataset.open(project.data), Code()
-    stores: dict[str, FeatureStore] = {}
+    opened: dict[Source, SourceFeatures] = {}
     digests: dict[Source, dict[str, str]] = {}
     names = list(params.section("runs"))
     changed = []
     for name in names:
         run = config.read(params, name)
         for source in run.sources:
-            if source.teacher not in stores:
-                stores[source.teacher] = FeatureStore.open(project.store(source.teacher))
-                stores[source.teacher].check(dataset=data.digest, ids=data.ids)
-            if source not in digests:
-                digests[source] = _digests(project, source, stores[source.teacher])
+            if source not in opened:
+                opened[source] = SourceFeatures.open(project, source)
+                opened[source].store.check(dataset=data.digest, ids=data.ids)
+                digests[source] = _digests(project, opened[source])
         bundle = BundleRecord(
             run=name,
             dataset=data.digest,
             sources={
-                source.name: digests[source] | _heads(run, stores[source.teacher], source, data)
-                for source in run.sources
+                source.name: digests[source] | _heads(run, opened[source].store, source, data) for source in run.sources
             },
             code=code.digest(*plugins_of_run(params, name)),
         )
@@ -71,13 +69,23 @@ def join(params: Params, project: Project = Project()) -> Bundles:
     return Bundles(names, changed)
 
 
-def _digests(project: Project, source: Source, store: FeatureStore) -> dict[str, str]:
-    """Digests of the features of one head, and of their probes. Other heads of the store do not count."""
-    content = store.head_digest(store.head_name(None if source.head == POOLED else source.head))
-    probe = project.probes / f"{source.teacher}.safetensors"
-    if not probe.is_file():
-        raise UserError(f"{probe}: no probe of `{source}`; run `aft probe {source.teacher}`")
-    return {"recipe": store.recipe_digest, "content": content, "probe": digest_files(probe)}
+def _digests(project: Project, features: SourceFeatures) -> dict[str, str]:
+    """Digests of the features of a source, and of their probes. Other heads of the store do not count."""
+    probe = probe_digest(project, features.source)
+    return {"recipe": features.store.recipe_digest, "content": features.digest, "probe": probe}
+
+
+def probe_digest(project: Project, source: Source) -> str:
+    """A digest of the probes of a source: of their modules and scores, from which their cached outputs follow.
+
+    Raises:
+        UserError: there is no probe.
+    """
+    folder = project.probe(source)
+    if not (folder / "probe.json").is_file():
+        raise UserError(f"{folder}: no probe of `{source}`; run `aft probe {source.teacher}`")
+    modules = sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/probe.safetensors"))
+    return digest_files(folder, ["probe.json", *modules])
 
 
 def _heads(run: config.Run, store: FeatureStore, source: Source, data: Dataset) -> dict[str, str]:

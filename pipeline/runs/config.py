@@ -183,11 +183,11 @@ def read(params: Params, name: str) -> Run:
     return run
 
 
-def check_heads(run: Run, teacher: str, store: FeatureStore, classes: int) -> None:
+def check_heads(run: Run, teacher: str, store: FeatureStore, outputs: int) -> None:
     """Make sure that the store of a run's teacher has what the run's methods read beside features.
 
     Raises:
-        UserError: it has no such head, the head is not complete, or it is not of that many classes.
+        UserError: it has no such head, the head is not complete, or it does not have that many outputs.
     """
     for head in run.heads:
         if head not in store.heads and head not in store.incomplete:
@@ -196,10 +196,10 @@ def check_heads(run: Run, teacher: str, store: FeatureStore, classes: int) -> No
                 f"teachers.{teacher} in params.yaml and run `aft extract {teacher}`, or set `logits: probe`"
             )
         shape = store.heads[store.head_name(head)].shape
-        if shape != (classes,):
+        if shape != (outputs,):
             raise UserError(
-                f"{store.path}: head `{head}` has {' x '.join(map(str, shape))} columns and the dataset {classes} "
-                "classes; take a teacher that was trained on these classes, or set `logits: probe`"
+                f"{store.path}: head `{head}` has {' x '.join(map(str, shape))} columns and the task {outputs} "
+                "outputs; take a teacher that was trained for this task, or set `logits: probe`"
             )
 
 

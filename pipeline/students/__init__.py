@@ -11,9 +11,9 @@ A family offers
   if its settings ask for it, pretrained weights; with `pretrained=False` it only has the shape of one, because weights
   are about to be loaded, and needs no file but the checkpoint's own.
 
-`data` is the `Dataset` dataset. For a family that reads features it is a reader of each teacher's store instead, by
-the teacher's name and in the run's order; that the stores are of the dataset, and in `inputs` those of `fit`, was
-checked. Features do not train, so such a student takes no methods.
+`data` is the `Dataset` dataset. For a family that reads features it is a reader of each source's features instead, by
+the source's name and in the run's order; they are of the dataset, and
+in `inputs` the same as in `fit`. Features do not train, so such a student takes no methods.
 """
 
 from pipeline.students._checkpoints import (

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pipeline.functional.linear import LinearModel
-from pipeline.params import plugin
+from pipeline.plugins import plugin
 from pipeline.records import Metric
 
 if TYPE_CHECKING:

@@ -52,7 +52,6 @@ class Classification(tasks.Task):
         Metric(name="accuracy", label="accuracy", unit="%"),
         Metric(name="macro_f1", label="macro F1", unit="%"),
         Metric(name="log_loss", label="log loss", unit="nats", higher_is_better=False),
-        Metric(name="largest_class_share", label="largest class share", unit="%", higher_is_better=False),
     )
     dtype = np.dtype(np.int64)
     missing = -1
@@ -121,7 +120,6 @@ class Classification(tasks.Task):
             "accuracy": metrics.accuracy(outputs, labels),
             "macro_f1": metrics.macro_f1(outputs, labels),
             "log_loss": metrics.log_loss(outputs, labels),
-            "largest_class_share": metrics.largest_class_share(outputs),
         }
 
     def row_scores(self, outputs: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:

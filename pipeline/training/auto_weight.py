@@ -10,8 +10,8 @@ does not show how strong it is once the layer has grown; then both are measured 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 from statistics import median
+from typing import Any
 
 import torch
 from jaxtyping import Float

@@ -10,7 +10,6 @@ All runs share the ledger. A sweep looks its trials up and trains what is missin
 grid that grew trains only what is new, and a trial that two runs share, such as plain training, is trained once.
 """
 
-import ast
 import json
 import os
 import shutil
@@ -24,11 +23,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from pipeline.code import Code
 from pipeline.errors import UserError
 from pipeline.files import Lock, explained, make_folder, sync_folder, sync_path
-from pipeline.params import LIBRARY
 from pipeline.project import Project
-from pipeline.provenance import digest_files, digest_of
+from pipeline.provenance import digest_of
 from pipeline.records import TrialRecord
 from pipeline.runs import Candidate
 from pipeline.students import save_student
@@ -59,7 +58,10 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
         "outputs": recipe.classes,
         "train": {key: value for key, value in train.items() if at_work or key not in ONLY_WITH_METHODS},
         "device": session.device.type,
-        "code": trial_code((f"students/{recipe.family}", *(f"methods/{term.name}" for term, _ in at_work))),
+        "task": data.task.name,
+        "code": _code(
+            f"tasks.{data.task.name}", f"students.{recipe.family}", *(f"methods.{term.name}" for term, _ in at_work)
+        ),
     }
     if at_work:
         found["methods"] = [
@@ -73,12 +75,14 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
         ]
         found["sources"] = [
             {"name": name, "heads": session.head_digests(name), "probe": session.probe_digest(name)}
-            for name in session.stores
+            for name in session.sources
         ]
         found["shuffled"] = plan.run.shuffle_teachers
     elif recipe.teachers:
         found["sources"] = recipe.teachers
-    return json.loads(json.dumps(found))  # type: ignore[no-any-return]
+    # As it comes back from the record: lists for tuples.
+    inputs: dict[str, Any] = json.loads(json.dumps(found))
+    return inputs
 
 
 def _labels_digest(session: Session, split: int) -> str:
@@ -88,21 +92,9 @@ def _labels_digest(session: Session, split: int) -> str:
 
 
 @cache
-def trial_code(plugins: tuple[str, ...]) -> str:
-    """A digest of the code that a trial runs: `trial.py`, these plug-ins, and all of the project that they import."""
-    ahead = [LIBRARY / "training" / "trial.py", *(LIBRARY / f"{plugin}.py" for plugin in plugins)]
-    seen: set[Path] = set()
-    while ahead:
-        path = ahead.pop()
-        if path in seen or not path.is_file():
-            continue
-        seen.add(path)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("pipeline"):
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-                places = [LIBRARY.joinpath(*name.split(".")[1:]) for name in names]
-                ahead += [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")]
-    return digest_files(LIBRARY, [path.relative_to(LIBRARY).as_posix() for path in seen])
+def _code(*plugins: str) -> str:
+    """A digest of the code that a trial runs: `trial.py`, these plug-ins, and all of the library that they import."""
+    return Code().digest("pipeline.training.trial", *(f"pipeline.{plugin}" for plugin in plugins))
 
 
 @dataclass(frozen=True)
@@ -142,7 +134,8 @@ class Ledger:
         """What came of a trial; None if it is not finished. A damaged one is removed, so that it is trained again."""
         folder = self.folder / digest
         try:
-            sums = dict(reversed(line.split("  ")) for line in (folder / SUMS).read_text().splitlines())
+            lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+            sums = {name: value for value, _, name in (line.partition("  ") for line in lines)}
             record = TrialRecord.read(folder / RECORD)
             names = {RECORD} if record.diverged else {RECORD, *STUDENT}
             if set(sums) == names and all(_sha256(folder / name) == value for name, value in sums.items()):

@@ -1,7 +1,7 @@
 """The log of one trial: losses, validation score, and diagnostics that show a student collapsing or diverging."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -39,13 +39,12 @@ class WeightedPenalty:
 
 @torch.no_grad()
 def chance_level(transfer: Transfer, signals: Signals) -> float:
-    """The penalty of a batch in which each row has the teachers' features and logits of another row.
+    """The penalty of a batch in which each row has the teachers' features and outputs of another row.
 
     A student that has learned from its teachers is below; one that has learned the class shares only is not.
     """
-    teachers, heads = (tuple(rows.roll(1, 0) for rows in each) for each in (signals.teachers, signals.heads))
     transfer.eval()  # or a queue would take these rows in
-    level = transfer(replace(signals, teachers=teachers, folds=signals.folds.roll(1), heads=heads)).item()
+    level = transfer(signals.with_other_rows()).item()
     transfer.train()
     return level
 

@@ -1,7 +1,7 @@
 """What the trials of a run share: the dataset, the stores of its teachers, and one split of the rows at a time."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache, cached_property, lru_cache
 from typing import Any, cast
 
@@ -12,14 +12,12 @@ from torch import Tensor
 
 from pipeline.data.dataset import Dataset, Split
 from pipeline.errors import UserError
-from pipeline.functional import linear
-from pipeline.methods import Context, KernelProfile, TeacherProfile
+from pipeline.methods import Context, Directions, Reads, TeacherOutput, TeacherProfile
 from pipeline.params import parse, plugin
-from pipeline.probing import probes
-from pipeline.provenance import digest_files
-from pipeline.runs import config
-from pipeline.store import FeatureStore, Reader
-from pipeline.students import Inputs, Recipe, Student, student_outputs, student_recipe
+from pipeline.probing import SavedProbe
+from pipeline.runs import config, probe_digest
+from pipeline.store import FeatureStore, Reader, SourceFeatures
+from pipeline.students import Inputs, Recipe, Student, place, student_outputs, student_recipe
 from pipeline.training.config import FEWEST_ROWS, Plan
 
 BLOCK = 8192
@@ -35,8 +33,8 @@ class Session:
         device: where students are trained.
         data: the dataset.
         task: what is learned.
-        stores: the feature stores of the run's teachers, by name.
-        readers, heads: readers of the teachers' features, and of their own logits where a method follows those.
+        sources: the features of the run's sources, by name.
+        readers, heads: readers of these features, and of the teachers' own logits where a method follows those.
 
     Raises:
         UserError: a setting of a method is wrong, or a store is not what the run needs.
@@ -52,13 +50,15 @@ class Session:
         self.device = plan.machine.torch_device()
         self.data = Dataset.open(plan.project.data)
         self.task = self.data.task
-        self.stores = {name: FeatureStore.open(plan.project.store(name)) for name in plan.run.teachers}
-        for name, store in self.stores.items():
-            store.check(dataset=self.data.digest, ids=self.data.ids)
-            config.check_heads(plan.run, name, store, len(self.data.task.outputs))
+        self.sources = {source.name: SourceFeatures.open(plan.project, source) for source in plan.run.sources}
+        for features in self.sources.values():
+            features.store.check(dataset=self.data.digest, ids=self.data.ids)
+            config.check_heads(plan.run, features.source.teacher, features.store, len(self.task.outputs))
         budget = int(plan.machine.device_memory * 2**30)
-        readers = open_readers(tuple(self.stores.values()), self.device, budget, plan.run.heads)
-        self.readers, self.heads = readers[: len(self.stores)], readers[len(self.stores) :]
+        wanted = [(features.store, features.source.head) for features in self.sources.values()]
+        wanted += [(features.store, head) for head in plan.run.heads for features in self.sources.values()]
+        readers = open_readers(wanted, self.device, budget)
+        self.readers, self.heads = readers[: len(self.sources)], readers[len(self.sources) :]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Session, (self.plan,)
@@ -67,37 +67,42 @@ class Session:
     def reading(self) -> list[str]:
         """Where each teacher's features are read, and why, a line each."""
         lines = []
-        names = [*self.stores, *(f"{name} ({head})" for head in self.plan.run.heads for name in self.stores)]
+        names = [*self.sources, *(f"{name} ({head})" for head in self.plan.run.heads for name in self.sources)]
         for name, reader in zip(names, [*self.readers, *self.heads], strict=True):
             slow = "; steps take rows in random order, so the disk sets the pace" if reader.mode == "window" else ""
             lines.append(f"{name} {reader.why}{slow}")
         return lines
 
     def check_heads(self) -> None:
-        """Compare the logits of teachers' own heads with the labels of training rows, of every split that the run uses.
+        """Compare the outputs of teachers' own heads with the labels of training rows, of every split of the run.
 
         Each row with its own label, even where the run shuffles teachers.
 
         Raises:
-            UserError: a head is right no more often than the most frequent class.
+            UserError: a head scores no better than the same outputs for every row would.
         """
         if not self.heads:
             return
         splits = {seed % self.data.splits for seed in self.plan.settings({}).seeds}
         rows = np.unique(np.concatenate([self.data.split(number).labelled for number in splits]))
-        counts = np.bincount(self.data.labels[rows])
-        for store, reader in zip(self.stores.values(), self.heads, strict=True):
-            right = 0
-            for start in range(0, len(rows), BLOCK):
-                block = rows[start : start + BLOCK]
-                said = gather(reader, block, self.device).argmax(1).cpu().numpy()
-                right += int((said == self.data.labels[block]).sum())
-            if right <= counts.max():
+        task, labels = self.task, self.data.labels
+        constant = task.baseline(labels[rows])
+        blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
+
+        def mean(scores: list[np.ndarray]) -> float:
+            return float(np.concatenate(scores).mean())
+
+        baseline = mean([task.row_scores(np.tile(constant, (len(block), 1)), labels[block]) for block in blocks])
+        for features, reader in zip(self.sources.values(), self.heads, strict=True):
+            score = mean(
+                [task.row_scores(gather(reader, block, self.device).cpu().numpy(), labels[block]) for block in blocks]
+            )
+            if not task.better(score, baseline):
                 raise UserError(
-                    f"{store.path}: head `{config.LOGITS}` is right on {right} of {len(rows):,} labelled training "
-                    f"rows, and always saying {self.data.task.outputs[counts.argmax()]!r} on {counts.max()}: its classes "
-                    f"are likely in another order than in {self.data.path}/manifest.json; train it on that "
-                    "order, or set `logits: probe`"
+                    f"{features.store.path}: head `{config.LOGITS}` has {task.primary.label} {score:.4f} on "
+                    f"{len(rows):,} labelled training rows, and the same prediction for every row {baseline:.4f}: its "
+                    f"outputs are likely in another order than `outputs` in {self.data.path}/manifest.json; train it "
+                    "on that order, or set `logits: probe`"
                 )
 
     def method(self, term: config.Term, candidate: config.Candidate) -> Any:
@@ -109,20 +114,18 @@ class Session:
         tried = candidate.of(f"methods.{term.name}")
         return parse(self.modules[term.name].Settings, term.options | tried, self.where(term, bool(tried)))
 
-    def head_digests(self, store: str) -> dict[str, str]:
-        """Digests of what the run reads of a store, by head."""
-        found = self.stores[store]
-        return {head: found.head_digest(head) for head in (found.head_name(), *self.run.heads)}
+    def head_digests(self, source: str) -> dict[str, str]:
+        """Digests of what the run reads of a source's store, by head."""
+        features = self.sources[source]
+        return {head: features.store.head_digest(head) for head in (features.source.head, *self.run.heads)}
 
-    def probe_digest(self, store: str) -> str:
-        """A digest of the probes of a store."""
-        return digest_files(self.plan.project.probes / f"{store}.safetensors")
+    def probe_digest(self, source: str) -> str:
+        """A digest of the probes of a source."""
+        return probe_digest(self.plan.project, self.sources[source].source)
 
     def where(self, term: config.Term, searched: bool = False) -> str:
         """Where a method's settings are, for messages."""
-        return f"{self.plan.where}.methods.{term.name}" + (
-            f" (with runs.{self.plan.name}.search)" if searched else ""
-        )
+        return f"{self.plan.where}.methods.{term.name}" + (f" (with runs.{self.plan.name}.search)" if searched else "")
 
     def recipe(self, split: int, candidate: config.Candidate) -> Recipe:
         """The student that a candidate trains on a split.
@@ -138,7 +141,7 @@ class Session:
         where = f"{plan.params.source}: students.{plan.run.student}"
         where += f" (with runs.{plan.name}.search)" if tried else ""
         section = plan.params.section(f"students.{plan.run.student}") | tried
-        recipe = student_recipe(section, where, self.data, self.data.split(split).train, self.stores)
+        recipe = student_recipe(section, where, self.data, self.data.split(split).train, self.sources)
         if recipe.reads == "features" and (plan.run.methods or plan.run.shuffle_teachers):
             raise UserError(
                 f"{plan.where}: a {recipe.family} student reads its teachers' features, which do not train; drop "
@@ -182,10 +185,10 @@ class TrialData:
         split: the rows of every role.
         labels: of all rows [rows], missing where training must not see them.
         settings: the `train` section.
-        profiles: what is known of each teacher before training.
-        stand_in: the row whose teachers' features each row is given [rows]; the row itself, unless teachers are
-            shuffled.
-        folds: per row, the fold of the labelled rows that its teachers' row is in, or -1 [rows].
+        probes: of each source, on this split.
+        profiles: what is known of each source before training.
+        stand_in: the row whose teachers' features and outputs each row is given [rows]; the row itself, unless
+            teachers are shuffled.
     """
 
     def __init__(self, session: Session, seed: int, recipe: Recipe, changes: dict[str, Any]):
@@ -197,21 +200,14 @@ class TrialData:
         self.settings = plan.settings(changes)
         if plan.run.methods:
             self._check_batch()
+        self.probes = tuple(SavedProbe(plan.project, features, number, data) for features in session.sources.values())
         self.profiles = tuple(
-            _profile(
-                name,
-                probes.load_probe(plan.project.probes / f"{name}.safetensors", number, data, store),
-                session.device,
-            )
-            for name, store in session.stores.items()
+            _profile(name, saved, session.device) for name, saved in zip(session.sources, self.probes, strict=True)
         )
         self.stand_in = np.arange(len(data))
         if plan.run.shuffle_teachers:
             # Among training rows only, and the same for every weight, so that nothing else differs.
             self.stand_in[self.split.train] = np.random.default_rng([seed, 2]).permutation(self.split.train)
-        folds = np.full(len(data), -1)
-        folds[self.split.labelled] = linear.folds(data.labels[self.split.labelled], number)
-        self.folds = folds[self.stand_in]
 
     def _check_batch(self) -> None:
         """Refuse batches from which no method learns.
@@ -234,15 +230,27 @@ class TrialData:
     @cached_property
     def inputs(self) -> Inputs:
         """The dataset as the student reads it."""
-        return self.recipe.inputs(self.session.data, self.session.stores)
+        return self.recipe.inputs(self.session.data, self.session.sources)
 
     def teacher_features(self, teacher: int, rows: np.ndarray) -> Float[Tensor, "n teacher"]:
-        """Raw features of one teacher, float32, on the device."""
+        """Raw features of one source, float32, on the device."""
         return gather(self.session.readers[teacher], self.stand_in[rows], self.session.device).float()
 
-    def head_logits(self, teacher: int, rows: np.ndarray) -> Float[Tensor, "n classes"]:
-        """The logits of one teacher's own head, float32, on the device; where the run has methods that follow it."""
-        return gather(self.session.heads[teacher], self.stand_in[rows], self.session.device).float()
+    def teacher_outputs(self, kind: TeacherOutput, teacher: int, rows: np.ndarray) -> Float[Tensor, "n c"]:
+        """Outputs of one source for the task, float32, on the device. `head` is only there if a method follows it."""
+        rows, device = self.stand_in[rows], self.session.device
+        if kind == "head":
+            return gather(self.session.heads[teacher], rows, device).float()
+        return place(torch.from_numpy(self.probes[teacher].outputs(rows, kind)), device)
+
+    def teachers(
+        self, rows: np.ndarray, reads: Collection[Reads]
+    ) -> tuple[tuple[Float[Tensor, "n _"], ...], dict[TeacherOutput, tuple[Float[Tensor, "n c"], ...]]]:
+        """What methods read of every source for rows: raw features, and outputs by kind; see `Signals`."""
+        numbers = range(len(self.profiles))
+        features = tuple(self.teacher_features(k, rows) for k in numbers) if "features" in reads else ()
+        kinds = [kind for kind in reads if kind != "features"]
+        return features, {kind: tuple(self.teacher_outputs(kind, k, rows) for k in numbers) for kind in kinds}
 
     def context(self, student: Student) -> Context:
         """What methods may look at before training."""
@@ -253,26 +261,23 @@ class TrialData:
 
         return Context(
             student_width=student.width,
-            classes=len(self.recipe.classes),
+            task=self.session.task,
             teachers=self.profiles,
             train_rows=self.split.train,
             labelled_rows=self.split.labelled,
             val_rows=self.split.val,
             labels=torch.from_numpy(self.labels).to(self.session.device),
-            folds=torch.from_numpy(self.folds).to(self.session.device),
             teacher_features=self.teacher_features,
+            teacher_outputs=self.teacher_outputs,
             student_features=student_features,
             seed=self.seed,
         )
 
 
-def open_readers(
-    stores: Sequence[FeatureStore], device: torch.device, budget: int, heads: Sequence[str] = ()
-) -> list[Reader]:
-    """Readers of the teachers' features, and then of further heads of theirs: on a GPU, one after the other, while
-    `budget` bytes of it last."""
+def open_readers(wanted: Sequence[tuple[FeatureStore, str]], device: torch.device, budget: int) -> list[Reader]:
+    """Readers of heads of stores, in the order given: on a GPU, as long as there is room in `budget` bytes of it."""
     readers = []
-    for store, head in [(store, store.head_name(head)) for head in (None, *heads) for store in stores]:
+    for store, head in wanted:
         if device.type == "cpu":
             readers.append(store.reader(head))
             continue
@@ -295,28 +300,16 @@ def gather(reader: Reader, rows: np.ndarray, device: torch.device) -> Float[Tens
     return pinned.to(device, non_blocking=True)
 
 
-def _profile(name: str, fitted: probes.Probe, device: torch.device) -> TeacherProfile:
-    def tensor(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(device)
-
+def _profile(name: str, saved: SavedProbe, device: torch.device) -> TeacherProfile:
+    probe = saved.module
     return TeacherProfile(
         name=name,
-        mean=tensor(fitted.mean),
-        std=tensor(fitted.std),
-        row_norm=fitted.row_norm,
-        probe_weight=tensor(fitted.weight),
-        probe_bias=tensor(fitted.bias),
-        fold_weight=tensor(fitted.fold_weight),
-        fold_bias=tensor(fitted.fold_bias),
-        direction_std=tensor(fitted.direction_std),
-        kernel=KernelProfile(
-            tensor(fitted.kernel.landmarks),
-            fitted.kernel.sharpness,
-            tensor(fitted.kernel.weight),
-            tensor(fitted.kernel.bias),
-            tensor(fitted.kernel.fold_weight),
-            tensor(fitted.kernel.fold_bias),
-            tensor(fitted.kernel_std),
-            fitted.kernel.val_log_loss < fitted.val_log_loss,
-        ),
+        mean=probe.mean.to(device),
+        std=probe.std.to(device),
+        row_norm=probe.row_norm.item(),
+        better=probe.better,
+        directions={
+            kind: Directions(*(constant.to(device) for constant in probe.directions(kind)))
+            for kind in ("linear", "kernel")
+        },
     )

@@ -124,7 +124,9 @@ def train(
             for trial in missing:
                 record = ledger.read(trial.digest)
                 if record is None:
-                    raise UserError(f"{ledger.folder / trial.digest}: damaged as soon as it was written; check the disk")
+                    raise UserError(
+                        f"{ledger.folder / trial.digest}: damaged right after it was written; check the disk"
+                    )
                 results[trial] = record
             ordered = {trial: results[trial] for trial in trials}
             chosen = choose(ordered, name, session.task.primary.higher_is_better)

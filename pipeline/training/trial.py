@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.data.dataset import Split
-from pipeline.methods import Signals
+from pipeline.methods import Reads, Signals
 from pipeline.records import DiagnosticsRecord
 from pipeline.runs import Candidate
 from pipeline.students import Recipe, Student, place
@@ -112,11 +112,11 @@ def losses(
     """
     session = data.session
     inputs = place(data.inputs.batch(rows), session.device)  # [n, ...], or a tuple of such
-    labels, folds = (place(torch.from_numpy(known[rows]), session.device) for known in (data.labels, data.folds))
+    labels = place(torch.from_numpy(data.labels[rows]), session.device)  # [n, ...]
     # The methods see the rows after the labelled batch; where there are none, the labelled batch itself.
     start = labelled if labelled < len(rows) else 0
-    teachers = tuple(data.teacher_features(k, rows[start:]) for k in range(len(data.profiles))) if penalties else ()
-    heads = tuple(data.head_logits(k, rows[start:]) for k in range(len(session.heads))) if penalties else ()
+    reads = frozenset[Reads]().union(*(penalty.transfer.reads for penalty in penalties.values()))
+    teachers, teacher_outputs = data.teachers(rows[start:], reads)  # [m, D_k] and [m, c] of each source
     # Labelled and unlabelled rows in one forward pass: two would cost more, and BatchNorm would see two kinds of batch.
     with torch.autocast(session.device.type, torch.bfloat16, enabled=data.settings.precision == "bfloat16"):
         features, outputs = student(inputs)  # [n, d], [n, c]
@@ -124,7 +124,7 @@ def losses(
     task_loss = session.task.loss(outputs[:labelled], labels[:labelled])  # []
     if not penalties:
         return task_loss, {}, features, None
-    signals = Signals(features[start:], outputs[start:], teachers, labels[start:], folds[start:], progress, heads)
+    signals = Signals(features[start:], outputs[start:], labels[start:], teachers, teacher_outputs, progress)
     return task_loss, {name: penalty.transfer(signals) for name, penalty in penalties.items()}, features, signals
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.data.dataset import Role
-from pipeline.data.duplicates import CONFLICT, KEPT, DUPLICATE, resolve, words_digest
+from pipeline.data.duplicates import CONFLICT, DUPLICATE, KEPT, resolve, words_digest
 from pipeline.data.splits import FREE
 
 TRAIN, VAL, TEST = int(Role.LABELLED), int(Role.VAL), int(Role.TEST)
