@@ -1,4 +1,4 @@
-"""Files that arrive inside installed packages: data and weights, found without importing the package."""
+"""Files inside installed packages: data and weights, found without importing the package."""
 
 import difflib
 from importlib.metadata import packages_distributions

@@ -33,7 +33,7 @@ def test_a_package_that_is_not_there_is_a_users_error(name: str) -> None:
     assert "pip install" not in str(caught.value)
 
 
-def test_the_digest_hangs_on_names_types_shapes_and_values_alone() -> None:
+def test_the_digest_depends_on_names_types_shapes_and_values_alone() -> None:
     first = digest(STATE)
     assert len(first) == 32
     assert digest({"b": STATE["b"].clone(), "a": STATE["a"].T.contiguous().T}) == first
