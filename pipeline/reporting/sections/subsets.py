@@ -103,6 +103,7 @@ def _share(values: Sequence[float]) -> str:
 def _figures(found: AssessmentRecord, metric: Metric) -> dict[str, str] | None:
     """The best subsets against the best one, for a screen and for a phone; None where there is one subset."""
 
+    # As `pipeline.probing.recommendation`, whose room needs torch; the report does not.
     def order(subset: SubsetRecord) -> tuple[float, int, float, tuple[str, ...]]:
         mean = subset.mean("val", metric.name)
         worse = float("inf") if mean is None else -direction(metric) * mean
