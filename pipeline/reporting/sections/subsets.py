@@ -112,8 +112,8 @@ def _figures(found: AssessmentRecord, metric: Metric) -> dict[str, str] | None:
     shown = sorted(found.subsets, key=order)[:MOST]
     if len(shown) == 1:
         return None
-    told = ", ".join(f"{of.name} {score_with_unit(of.mean('val', metric.name), metric)}" for of in shown)
-    label = f"Validation {metric.label} of the linear probes of subsets of teachers: {told}"
+    values = ", ".join(f"{of.name} {score_with_unit(of.mean('val', metric.name), metric)}" for of in shown)
+    label = f"Validation {metric.label} of the linear probes of subsets of teachers: {values}"
     axis = f"validation {metric.label} minus that of the best" + (f", {change_unit(metric)}" if metric.unit else "")
     return {
         kind: figures.differences(
