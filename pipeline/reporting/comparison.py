@@ -1,4 +1,4 @@
-"""Runs compared with plain training of their student, seed by seed. Statistics only: nothing here reads or draws."""
+"""Runs compared with plain training of their student, seed by seed: statistics of records, without files or figures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace

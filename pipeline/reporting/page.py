@@ -9,7 +9,9 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jinja2
@@ -77,24 +79,29 @@ def report(params: Params, root: Path = Path("."), stores: Sequence[Stored] = ()
     return Report(page, metrics, [f"{o.name}: {sentence(o)}" for o in outcomes], warnings, list(inputs.missing))
 
 
+def render(section: ModuleType, inputs: Inputs) -> str:
+    """One section as HTML; empty where it is left out."""
+    variables: dict[str, Any] | None = section.context(inputs)
+    name = section.__name__.rpartition(".")[2]
+    return "" if variables is None else _environment().get_template(f"{name}.html.j2").render(variables)
+
+
 def _page(inputs: Inputs, warnings: Sequence[str]) -> str:
-    environment = _environment()
-    sections = []
-    for section in SECTIONS:
-        variables = section.context(inputs)
-        if variables is not None:
-            name = section.__name__.rpartition(".")[2]
-            sections.append(Markup(environment.get_template(f"{name}.html.j2").render(variables)))
-    return environment.get_template("page.html.j2").render(
-        title=_title(inputs),
-        subtitle=_subtitle(inputs),
-        style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
-        warnings=warnings,
-        missing=inputs.missing,
-        sections=sections,
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            title=_title(inputs),
+            subtitle=_subtitle(inputs),
+            style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
+            warnings=warnings,
+            missing=inputs.missing,
+            sections=[Markup(render(section, inputs)) for section in SECTIONS],
+        )
     )
 
 
+@cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,12 @@ from pipeline.records import (
     StudentRecord,
 )
 from pipeline.reporting import Stored, report
+from pipeline.reporting.inputs import Inputs, read_inputs
+from pipeline.reporting.page import render
 from pipeline.runs.config import label
 from pipeline.sources import Source
+
+from .html import Page
 
 SEEDS = [0, 1, 2, 3, 4]
 CLASSES = ["negative", "neutral", "positive"]
@@ -159,6 +164,14 @@ class Workspace:
     def params(self, *names: str, **sections: Any) -> Params:
         """Settings with these runs, or all."""
         return Params({"runs": {name: self.runs.get(name, {}) for name in names or self.runs}, **sections})
+
+    def inputs(self, *names: str, stores: tuple[Stored, ...] = (), **sections: Any) -> Inputs:
+        """What the report of these runs, or of all, is made from."""
+        return read_inputs(self.params(*names, **sections), self.project, stores)
+
+    def section(self, section: ModuleType, **options: Any) -> Page:
+        """One section of the page, alone."""
+        return Page(render(section, self.inputs(**options)))
 
     def report(self, *names: str, stores: tuple[Stored, ...] = (), **sections: Any):
         """The report of these runs, or all."""

@@ -117,7 +117,10 @@ def test_colours_follow_the_readers_light_or_dark(html):
 def test_two_processes_write_equal_bytes(tmp_path):
     root = demo(tmp_path).root
     (root / "params.yaml").write_text(json.dumps({"runs": {name: {} for name in RUNS}, **SETTINGS}))
-    code = "from stages.report import main; from stages import command; main(command.PARAMS)"
+    code = (
+        "from pathlib import Path; from pipeline.params import Params; from pipeline.reporting import report; "
+        "report(Params.load(Path('params.yaml')))"
+    )
     found = []
     for seed in ("1", "2"):
         # Another hash seed gives sets and dictionaries of objects another order.

@@ -16,7 +16,7 @@ from pipeline.data.preparation import PrepareSettings, prepare
 from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.probing import probes
-from pipeline.reporting.page import report
+from pipeline.reporting import report
 from pipeline.runs.bundle import join
 from pipeline.store import FeatureStore, Reader
 from pipeline.students import linear_probe, load_student, predict, student_recipe
@@ -238,7 +238,7 @@ def test_a_run_of_it_is_a_run_like_any_other(project: Path, params: Params):
         assert score.accuracy > 0.8
     train("none", params, project)
     evaluate("none", params, project)
-    made = report(project, project / "report", runs=["none", "trial"])
+    made = report(params, project)
     assert made.metrics["trial"]["accuracy"] == pytest.approx(np.mean([score.accuracy for score in result.results]))
     assert "linear_probe" in made.page.read_text()
 

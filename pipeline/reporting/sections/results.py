@@ -79,11 +79,11 @@ def _row(outcome: Outcome) -> dict[str, Any]:
 
 def _figures(rows: list[Outcome], name: str, metric: Metric) -> dict[str, str]:
     dots = [_dots(outcome) for outcome in rows]
-    told = ", ".join(f"{row.name} {row.written}" for row in dots)
+    values = ", ".join(f"{row.name} {row.written}" for row in dots)
     axis = f"test {metric.label} minus that of plain training"
     axis += f", {change_unit(metric)}" if metric.unit else ""
     axis += "" if metric.higher_is_better else " (lower is better)"
-    label = f"Difference in test {metric.label} to plain training, {counted(len(dots), 'run')}: {told}"
+    label = f"Difference in test {metric.label} to plain training, {counted(len(dots), 'run')}: {values}"
     return {
         kind: figures.differences(dots, f"{name}{kind}", label, axis, narrow=kind == "narrow")
         for kind in ("wide", "narrow")

@@ -103,6 +103,7 @@ def _share(values: Sequence[float]) -> str:
 def _figures(found: AssessmentRecord, metric: Metric) -> dict[str, str] | None:
     """The best subsets against the best one, for a screen and for a phone; None where there is one subset."""
 
+    # As `pipeline.probing.recommendation`, whose room needs torch; the report does not.
     def order(subset: SubsetRecord) -> tuple[float, int, float, tuple[str, ...]]:
         mean = subset.mean("val", metric.name)
         worse = float("inf") if mean is None else -direction(metric) * mean
@@ -111,8 +112,8 @@ def _figures(found: AssessmentRecord, metric: Metric) -> dict[str, str] | None:
     shown = sorted(found.subsets, key=order)[:MOST]
     if len(shown) == 1:
         return None
-    told = ", ".join(f"{of.name} {score_with_unit(of.mean('val', metric.name), metric)}" for of in shown)
-    label = f"Validation {metric.label} of the linear probes of subsets of teachers: {told}"
+    values = ", ".join(f"{of.name} {score_with_unit(of.mean('val', metric.name), metric)}" for of in shown)
+    label = f"Validation {metric.label} of the linear probes of subsets of teachers: {values}"
     axis = f"validation {metric.label} minus that of the best" + (f", {change_unit(metric)}" if metric.unit else "")
     return {
         kind: figures.differences(

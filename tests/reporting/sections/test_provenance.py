@@ -2,7 +2,8 @@
 
 import pytest
 
-from ..html import page_of
+from pipeline.reporting.sections import provenance
+
 from ..records import KD, NONE, Workspace
 
 
@@ -15,7 +16,7 @@ def project(tmp_path):
 
 
 def test_commit_device_versions_and_settings_are_shown(project):
-    told = page_of(project.report(train={"steps": 1000})).told
+    told = project.section(provenance, train={"steps": 1000}).told
     assert f"runs none and kd commit {'f' * 40} device cpu versions python 3.11.9, torch 2.14.0" in told
     assert "steps: 1000" in told
     assert "several commits" not in told
@@ -23,11 +24,11 @@ def test_commit_device_versions_and_settings_are_shown(project):
 
 def test_runs_of_two_commits_are_remarked(project):
     project.log("train", "kd", seconds=1.0, provenance={"commit": "a" * 40, "changed": True})
-    told = page_of(project.report()).told
+    told = project.section(provenance).told
     assert "The runs come from several commits, environments or devices." in told
     assert "a" * 40 + ", with uncommitted changes" in told
 
 
 def test_a_run_without_a_log_is_named(project):
     project.project.log("train", "kd").unlink()
-    assert "No training log here: kd." in page_of(project.report()).told
+    assert "No training log here: kd." in project.section(provenance).told

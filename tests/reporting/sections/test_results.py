@@ -2,7 +2,10 @@
 
 import pytest
 
-from ..html import T95, error_of, mean, page_of, points
+from pipeline.reporting.page import render
+from pipeline.reporting.sections import guide, results
+
+from ..html import T95, error_of, mean, points
 from ..records import AFT, KD, NONE, REGRESSION, Workspace, demo
 
 
@@ -13,7 +16,7 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(project):
-    return page_of(project.report())
+    return project.section(results)
 
 
 def scores(project, name):
@@ -53,8 +56,8 @@ def test_a_run_equal_to_plain_training_is_not_tested(page):
     assert page.classes["aft_shuffled"] == "control"
 
 
-def test_the_page_says_what_limits_its_intervals(page):
-    assert "the seeds are not fully independent" in page.told
+def test_the_page_says_what_limits_its_intervals(project, page):
+    assert "the seeds are not fully independent" in project.section(guide).told
     assert "adjusted after Holm for the 4 comparisons on this page" in page.told
     assert "Controls are grey." in page.told
 
@@ -63,7 +66,7 @@ def test_columns_follow_the_metrics_of_the_task(tmp_path):
     project = Workspace(tmp_path, REGRESSION)
     project.run("none", [2.0, 2.1, 1.9, 2.05, 2.0], methods=[])
     project.run("aft", [1.5, 1.7, 1.4, 1.6, 1.5], probe=1.2)
-    page = page_of(project.report())
+    page = project.section(results)
     cells = [cell.replace("\N{MINUS SIGN}", "-") for cell in page.rows["aft"]]
     assert cells[1:6] == ["1.54", "± 0.051", "-0.47", "-0.526 to -0.414", "5 of 5"]
     assert cells[10:] == ["1.52", "31 s"]
@@ -76,7 +79,7 @@ def test_the_mark_of_a_run_follows_the_direction_of_the_metric(tmp_path):
     project.run("none", [2.0, 2.1, 1.9, 2.05, 2.0], methods=[])
     project.run("lower", [1.5, 1.7, 1.4, 1.6, 1.5])
     project.run("higher", [2.5, 2.7, 2.4, 2.6, 2.5])
-    html = project.report().page.read_text()
+    html = render(results, project.inputs())
     assert '<li class="gain"><b>lower</b>' in html
     assert '<li class="loss"><b>higher</b>' in html
 
@@ -87,15 +90,14 @@ def test_a_log_loss_that_is_not_finite_is_a_dash_and_null(tmp_path):
     evaluation = project.read("evaluations/none.json")
     evaluation["results"][2]["scores"]["log_loss"] = None
     project.write("evaluations/none.json", evaluation)
-    made = project.report()
-    assert made.metrics["none"]["log_loss"] is None
-    assert page_of(made).rows["none"][-2] == "—"
+    assert project.report().metrics["none"]["log_loss"] is None
+    assert project.section(results).rows["none"][-2] == "—"
 
 
 def test_two_comparisons_have_two_p_values_adjusted_and_one_has_no_remark(tmp_path):
     project = Workspace(tmp_path)
     project.run("none", NONE, methods=[])
     project.run("aft", AFT)
-    assert "Holm" not in page_of(project.report()).told
+    assert "Holm" not in project.section(results).told
     project.run("kd", KD)
-    assert "adjusted after Holm for the 2 comparisons" in page_of(project.report()).told
+    assert "adjusted after Holm for the 2 comparisons" in project.section(results).told

@@ -16,10 +16,10 @@ from pipeline.records import (
     SubsetRecord,
     SubsetScores,
 )
-from pipeline.reporting.inputs import read_inputs
-from pipeline.reporting.sections.subsets import MOST, context
+from pipeline.reporting.sections import costs, subsets
+from pipeline.reporting.sections.subsets import MOST
 
-from ..html import T95, page_of, points
+from ..html import T95, points
 from ..records import CLASSIFICATION, NONE, REGRESSION, Workspace
 
 VAL = {
@@ -76,17 +76,17 @@ def project(tmp_path):
 
 def show(project, record):
     record.write(project.project.assessment)
-    return page_of(project.report())
+    return project.section(subsets)
 
 
 def drawn(project):
-    found = context(read_inputs(project.params(), project.project, ()))
+    found = subsets.context(project.inputs())
     assert found is not None
     return found
 
 
 def test_the_section_is_there_only_with_an_assessment(project):
-    assert "Choice of teachers" not in page_of(project.report()).text
+    assert "Choice of teachers" not in project.section(subsets).text
     page = show(project, assessment())
     assert "Choice of teachers" in page.text
     assert "A second teacher <shows> no gain." in page.text
@@ -120,7 +120,7 @@ def test_pairs_and_cost_are_on_the_page(project):
     page = show(project, assessment())
     assert page.rows["alike wide + fast"] == ["wide + fast", "0.506", "± 0.004", "20.00", "40.00"]
     assert page.rows["start wide bag"][1] == "0.102"
-    assert "assess wide, fast 3 subsets, 5 splits 12 s" in page.told
+    assert "assess wide, fast 3 subsets, 5 splits 12 s" in project.section(costs).told
 
 
 def test_a_task_without_right_and_wrong_has_no_such_columns(project):
@@ -168,16 +168,15 @@ def test_where_lower_is_better_the_lowest_is_the_best(tmp_path):
 
 def test_one_split_and_missing_test_rows_are_remarked(project):
     found = assessment().subsets
-    subsets = tuple(s.model_copy(update={"scores": (s.scores[0].model_copy(update={"test": {}}),)}) for s in found)
-    page = show(project, assessment(splits=1, subsets=subsets))
+    one = tuple(s.model_copy(update={"scores": (s.scores[0].model_copy(update={"test": {}}),)}) for s in found)
+    page = show(project, assessment(splits=1, subsets=one))
     assert "One split of" not in page.told and "One split; differences" in page.told
     assert page.rows["wide"][-1] == "—"
 
 
 def test_an_assessment_of_another_dataset_or_a_damaged_one_is_listed(project):
     assessment(dataset="1" * 32).write(project.project.assessment)
-    made = project.report()
-    assert "of another dataset; run `aft assess` again" in made.missing[0]
-    assert "Choice of teachers" not in page_of(made).text
+    assert "of another dataset; run `aft assess` again" in project.inputs().missing[0]
+    assert "Choice of teachers" not in project.section(subsets).text
     project.project.assessment.write_text("{}")
-    assert "damaged, or of another version" in project.report().missing[0]
+    assert "damaged, or of another version" in project.inputs().missing[0]

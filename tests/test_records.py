@@ -1,0 +1,126 @@
+"""Records: what is written is read back, equal records give equal bytes, and a damaged file is one line."""
+
+import math
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.functional.statistics import paired
+from pipeline.records import (
+    AssessmentRecord,
+    CandidateRecord,
+    DifferenceRecord,
+    GatesRecord,
+    LogRecord,
+    ManifestRecord,
+    Metric,
+    PairRecord,
+    SeedScores,
+    SourceRecord,
+    SubsetRecord,
+    SubsetScores,
+    mean_score,
+)
+
+ACCURACY = Metric(name="accuracy", label="accuracy", unit="%")
+
+
+def subset(values, tests=None, **changed):
+    scores = tuple(
+        SubsetScores(
+            split=k, strength=0.1, val={"accuracy": value}, test={} if tests is None else {"accuracy": tests[k]},
+            neighbours=3, knn_val={"accuracy": 0.5}, knn_test={}, logme=-0.5 - k,
+        )
+        for k, value in enumerate(values)
+    )  # fmt: skip
+    fields = {"sources": ("a", "b"), "width": 8, "bytes_per_row": 16.0, "against_best": None, "best_part": None}
+    return SubsetRecord(**fields | {"scores": scores, "gain": None} | changed)
+
+
+@pytest.fixture
+def assessment():
+    return AssessmentRecord(
+        dataset="d", stores={"a": "1"}, metrics=(ACCURACY,), splits=1, labelled=10, val=5, test=0, bank_rows=10,
+        cka_rows=20, sources=(SourceRecord(name="a", width=8, bytes_per_row=16.0),), subsets=(subset([0.7, 0.8]),),
+        pairs=(PairRecord(sources=("a", "b"), cka=(0.5,)),), starts=(), recommended=("a",), reasons=("Because.",),
+    )  # fmt: skip
+
+
+def test_a_record_is_read_back_as_it_was_written(tmp_path, assessment):
+    path = tmp_path / "folder" / "teachers.json"
+    assessment.write(path)
+    assert AssessmentRecord.read(path) == assessment
+    before = path.read_bytes()
+    AssessmentRecord.read(path).write(path)
+    assert path.read_bytes() == before
+
+
+def test_a_missing_or_damaged_file_is_one_line_with_the_command(tmp_path):
+    path = tmp_path / "gates.json"
+    with pytest.raises(UserError, match=r"gates\.json: no such file; run `aft train kd`$"):
+        GatesRecord.read(path, "kd")
+    for text in ("{", '{"gates": 3}', '{"gates": {}, "more": 1}', "NaN"):
+        path.write_text(text)
+        with pytest.raises(
+            UserError, match=r"damaged, or of another version \(.*\); run `aft train kd` again"
+        ) as error:
+            GatesRecord.read(path, "kd")
+        assert "\n" not in str(error.value)
+
+
+def test_a_record_cannot_be_changed_or_hold_a_number_that_json_has_not():
+    log = LogRecord(seconds=1.0)
+    with pytest.raises(ValueError, match="frozen"):
+        log.seconds = 2.0
+    with pytest.raises(ValueError, match="finite"):
+        LogRecord(seconds=math.nan)
+
+
+def test_a_score_that_is_not_finite_is_none():
+    result = SeedScores(seed=0, split=0, scores={"accuracy": 0.5, "log_loss": math.inf, "other": math.nan})
+    assert result.scores == {"accuracy": 0.5, "log_loss": None, "other": None}
+    assert SeedScores.model_validate_json(result.model_dump_json()) == result
+
+
+def test_a_mean_needs_every_value():
+    assert mean_score([{"a": 1.0}, {"a": 2.0}], "a") == 1.5
+    assert mean_score([{"a": 1.0}, {"a": None}], "a") is None
+    assert mean_score([{"a": 1.0}, {}], "a") is None
+    assert mean_score([], "a") is None
+
+
+def test_a_candidate_is_complete_with_a_score_on_every_seed():
+    assert CandidateRecord(weights=(), val_scores=(0.5, 0.6)).complete == (0.5, 0.6)
+    assert CandidateRecord(weights=(), val_scores=(0.5, None)).complete == ()
+
+
+def test_a_subset_has_means_over_splits():
+    found = subset([0.7, 0.8], tests=[0.6, 0.5])
+    assert found.name == "a + b"
+    assert found.mean("val", "accuracy") == pytest.approx(0.75)
+    assert found.mean("test", "accuracy") == pytest.approx(0.55)
+    assert found.mean("knn_test", "accuracy") is None
+    assert found.logme == pytest.approx(-1.0)
+
+
+@pytest.mark.parametrize(
+    ("differences", "inside"), [([0.1, -0.1, 0.02], True), ([0.1, 0.11, 0.1], False), ([0.1], True)]
+)
+def test_a_difference_is_within_the_noise_as_its_statistics_say(differences, inside):
+    statistics = paired(differences)
+    record = DifferenceRecord.model_validate(statistics, from_attributes=True)
+    assert record.inside_noise == statistics.inside_noise == inside
+    assert subset([0.7], against_best=record).inside_noise == inside
+    assert subset([0.7]).inside_noise
+
+
+def test_an_assessment_counts_in_singular_and_plural(assessment):
+    text = "neighbours among 10 labelled rows, CKA on 20 training rows"
+    assert str(assessment) == f"assessed 1 subset on 1 split ({text})\nBecause."
+    more = assessment.model_copy(update={"splits": 5, "subsets": assessment.subsets * 3})
+    assert str(more).startswith("assessed 3 subsets on 5 splits")
+
+
+def test_the_manifest_leaves_alone_what_the_report_does_not_show():
+    values = {"kind": "text", "rows": 3, "digest": "d", "splits": 1, "files": {"a": 1}}
+    assert ManifestRecord.model_validate(values).classes == ()
