@@ -49,11 +49,16 @@ class Gates(nn.Module):
         mean = torch.cat(list(self.scores)).mean()
         return [(score - mean).exp() for score in self.scores]
 
+    def rows(self, blocks: Sequence[Float[Tensor, "n _"]]) -> Float[Tensor, "n width"]:
+        """The centred, gated features side by side."""
+        gates = [values.expand(width) for values, width in zip(self.values(), self.widths, strict=True)]
+        return centre(torch.cat(list(blocks), dim=1)) * torch.cat(gates)
+
     def forward(self, blocks: Sequence[Float[Tensor, "n _"]]) -> Float[Tensor, "n n"]:
-        """The Gram matrix of the centred, gated features, without ever forming side-by-side features or products."""
-        gated = zip(blocks, (gates.square() for gates in self.values()), self.owners, strict=True)
+        """The Gram matrix of the centred, gated features; outer products are never formed."""
         if self.combine == "side_by_side":
-            return torch.stack([gram(centre(block), weight) for block, weight, _ in gated]).sum(0)
+            return gram(self.rows(blocks))
+        gated = zip(blocks, (gates.square() for gates in self.values()), self.owners, strict=True)
         factors: dict[int, SplitGram] = {}
         for block, weight, owner in gated:
             part = SplitGram.of(block, weight)
@@ -83,9 +88,13 @@ class DenseGates(nn.Module):
         super().__init__()
         self.matrix = nn.Parameter(torch.eye(width) if start == "identity" else torch.randn(width, width) / width**0.5)
 
+    def rows(self, blocks: Sequence[Float[Tensor, "n _"]]) -> Float[Tensor, "n width"]:
+        """The centred, mapped features."""
+        return centre(torch.cat(list(blocks), dim=1)) @ self.matrix
+
     def forward(self, blocks: Sequence[Float[Tensor, "n _"]]) -> Float[Tensor, "n n"]:
         """The Gram matrix of the centred, mapped features."""
-        return gram(centre(torch.cat(list(blocks), dim=1)) @ self.matrix)
+        return gram(self.rows(blocks))
 
     def report(self) -> dict[str, Tensor]:
         """Empty: a matrix that mixes features gives none of them a weight of its own."""

@@ -9,7 +9,17 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.functional.kernels import centre, cka, cosine, debiased_cka, gram, off_diagonal_cka, radial, rms_gap
+from pipeline.functional.kernels import (
+    centre,
+    cka,
+    cosine,
+    cosine_gap,
+    debiased_cka,
+    gram,
+    off_diagonal_cka,
+    radial,
+    rms_gap,
+)
 from pipeline.methods import Context, Signals, Transfer, full_precision
 from pipeline.methods._gates import Activation, Combination, DenseGates, Gates
 from pipeline.methods._targets import Targets, TargetSettings
@@ -124,13 +134,14 @@ class AdaptiveFeatureTransfer(Transfer):
         features, teachers = signals.features, signals.teachers
         if self.queue is not None:
             features, teachers = self.queue(features, teachers)
-        student = cosine(gram(centre(self.student_map(features))))
-        teacher = cosine(self.teacher_gram(self.targets(teachers)))
-        if self.settings.kernel == "rbf":
+        rows, blocks = centre(self.student_map(features)), self.targets(teachers)
+        kernel, objective, combine = self.settings.kernel, self.settings.objective, self.settings.combine
+        if (kernel, objective, combine) == ("linear", "rmse", "side_by_side"):
+            return cosine_gap(rows, self.teacher_gram.rows(blocks))
+        student, teacher = cosine(gram(rows)), cosine(self.teacher_gram(blocks))
+        if kernel == "rbf":
             student, teacher = radial(student), radial(teacher)
-        if self.settings.objective == "rmse":
-            return rms_gap(student, teacher)
-        return 1 - SIMILARITIES[self.settings.objective](student, teacher)
+        return rms_gap(student, teacher) if objective == "rmse" else 1 - SIMILARITIES[objective](student, teacher)
 
     def gates(self) -> dict[str, Float[Tensor, " _"]]:
         return self.teacher_gram.report()
