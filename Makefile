@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# The commands in dvc.yaml say `python`; here that is the environment's.
+# The commands in dvc.yaml say `aft`; here that is the environment's.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: demo demo-images test lint lock clean
@@ -14,7 +14,7 @@ demo: .venv/installed .dvc/tmp
 
 demo-images: .venv/installed .dvc/tmp
 	test -e images/dvc.yaml || $(BIN)/aft init images --params images
-	$(BIN)/dvc repro images/dvc.yaml
+	cd images && dvc repro
 	@echo "report: $(CURDIR)/images/report/index.html"
 
 test: .venv/installed lint
@@ -42,4 +42,4 @@ lock: .venv/installed
 	  --extra demo --extra dev --constraint constraints.txt --output-file requirements.lock pyproject.toml
 
 clean:
-	rm -rf .venv data features probes bundles runs evaluations report images dvc.lock
+	rm -rf .venv .aft code.json data features probes bundles trials runs evaluations assessments logs report images dvc.lock

@@ -1,4 +1,4 @@
-"""The `aft` command: the mains of the stages, as they are, and tools around them."""
+"""The `aft` command: the stages of the pipeline, and tools around them."""
 
 import json
 from enum import StrEnum
@@ -6,18 +6,20 @@ from typing import Annotated
 
 import typer
 
-from pipeline.params import describe
-from stages import assess, command, evaluate, extract, features, init, join, prepare, probe, report, train
+from pipeline import __version__
+from pipeline.plugins import describe
+from stages import assess, check, code, command, evaluate, extract, features, init, join, prepare, probe, report, train
+from stages import run as run_stage
 
 app = typer.Typer(
     help="Transfer what large foundation models know into small models, through a feature store.",
     epilog="Every command takes --debug, for a traceback where there is one line.",
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for stage in (prepare, extract, probe, assess, join, train, evaluate, report, init):
+for stage in (init, check, run_stage, code, prepare, extract, probe, assess, join, train, evaluate, report):
     app.command(stage.__name__.rpartition(".")[2])(stage.main)
 app.add_typer(features.app, name="features")
 
@@ -32,8 +34,8 @@ class Kind(StrEnum):
 
 
 @app.command("list")
-def list_parts(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_json: command.Json = False) -> None:
-    """What params.yaml may name, a line each."""
+def list_plugins(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_json: command.Json = False) -> None:
+    """List what params.yaml may name."""
     found = describe(kind)
     if as_json:
         print(json.dumps(found))
@@ -42,9 +44,24 @@ def list_parts(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_j
         print(f"{name:<22} {line}")
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"aft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of `aft` itself, in front of a command."""
+
+
 def main() -> None:
     """The entry point of `aft`."""
-    command.run(app)
+    command.run(app, "aft")
 
 
 if __name__ == "__main__":

@@ -25,9 +25,9 @@ import timm
 import torch
 from torch.nn import functional as F
 
+from pipeline import tasks
 from pipeline.functional.kernels import centre, cosine, gram, rms_gap
-from pipeline.functional.logistic import FOLDS
-from pipeline.methods import Context, KernelProfile, Signals, TeacherProfile, Transfer
+from pipeline.methods import Context, Directions, Signals, TeacherProfile, Transfer
 from pipeline.params import plugin, plugins
 
 CLASSES = 100
@@ -44,27 +44,33 @@ Actions = dict[str, Callable[[], None]]
 MODALITIES = (1024, 4096)
 
 
-def probe(*shape: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A random weight and a bias, and those of the folds."""
-    return torch.randn(shape), torch.zeros(CLASSES), torch.randn(FOLDS, *shape), torch.zeros(FOLDS, CLASSES)
+class AnyKind(dict[Any, Any]):
+    """Random outputs of teachers, the same for every kind that a method reads."""
+
+    def __init__(self, teachers: int, batch: int):
+        super().__init__()
+        self.outputs = tuple(torch.randn(batch, CLASSES) for _ in range(teachers))
+
+    def __missing__(self, kind: Any) -> tuple[torch.Tensor, ...]:
+        return self.outputs
 
 
 def context(student_width: int, widths: tuple[int, ...], rows: int = 512) -> Context:
-    """Random teachers, a random student, random labels: cost does not depend on what they say."""
+    """Random teachers, a random student, random labels: cost does not depend on values."""
     features = [torch.randn(rows, width) for width in widths]
     student, labels = torch.randn(rows, student_width), torch.arange(rows) % CLASSES
     profiles = [
         TeacherProfile(
-            f"teacher{number}", x.mean(0), x.std(0), x.shape[1] ** 0.5,
-            *probe(CLASSES, x.shape[1]), torch.ones(CLASSES),
-            KernelProfile(x[:64], 0.5, *probe(64, CLASSES), torch.ones(CLASSES), True),
+            f"teacher{number}", x.mean(0), x.std(0), x.shape[1] ** 0.5, "kernel",
+            dict.fromkeys(("linear", "kernel"), Directions(torch.zeros(CLASSES), torch.ones(CLASSES))),
         )
         for number, x in enumerate(features)
     ]  # fmt: skip
     every = np.arange(rows)
     return Context(
-        student_width, CLASSES, tuple(profiles), every, every, every[:64], labels, labels % FOLDS,
-        lambda number, chosen: features[number][chosen], lambda chosen: student[chosen], 0,
+        student_width, tasks.build("classification", [str(number) for number in range(CLASSES)]), tuple(profiles),
+        every, every, every[:64], labels, lambda number, chosen: features[number][chosen],
+        lambda kind, number, chosen: torch.randn(len(chosen), CLASSES), lambda chosen: student[chosen], 0,
     )  # fmt: skip
 
 
@@ -83,13 +89,14 @@ class Step:
         self.images = torch.randn(batch, 3, PIXELS, PIXELS)
         self.labels = torch.arange(batch) % CLASSES
         self.teachers = (torch.randn(batch, width),)
+        self.outputs = AnyKind(1, batch)
 
     def __call__(self) -> None:
         features = self.backbone(self.images)
         logits = self.head(features)
         loss = F.cross_entropy(logits, self.labels)
         if self.transfer is not None:
-            loss = loss + 10 * self.transfer(Signals(features, logits, self.teachers, self.labels, self.labels % FOLDS))
+            loss = loss + 10 * self.transfer(Signals(features, logits, self.labels, self.teachers, self.outputs))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -105,10 +112,11 @@ class Penalty:
         self.features = torch.randn(batch, student_width, requires_grad=True)
         self.logits = torch.randn(batch, CLASSES, requires_grad=True)
         self.teachers = tuple(torch.randn(batch, width) for width in widths)
+        self.outputs = AnyKind(len(widths), batch)
         self.labels = torch.arange(batch) % CLASSES
 
     def __call__(self) -> None:
-        self.transfer(Signals(self.features, self.logits, self.teachers, self.labels, self.labels % FOLDS)).backward()
+        self.transfer(Signals(self.features, self.logits, self.labels, self.teachers, self.outputs)).backward()
         if self.optimizer is not None:
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)

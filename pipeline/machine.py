@@ -1,12 +1,12 @@
 """Where the work is done: settings that change no result, so that no stage is run again for them."""
 
 import os
-from typing import Literal
+import re
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.params import Settings
 
 
@@ -14,21 +14,48 @@ class Machine(Settings):
     """The `machine` section.
 
     Attributes:
-        device: `auto` takes a GPU where there is one.
+        device: `cpu`, `cuda`, one GPU of several such as `cuda:1`, or `mps`; `auto` takes a CUDA GPU where there is
+            one, and the CPU elsewhere.
         workers: threads that read ahead of a teacher, or students trained at the same time; None chooses.
         device_memory: GiB of a GPU that features of a run's teachers may take while students learn from them (of each
             worker's own); those that do not fit are read from the disk and copied batch by batch.
+        engine: where extraction and training run, a file in pipeline/engines/.
     """
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: str = "auto"
     workers: int | None = Field(default=None, ge=1)
     device_memory: float = Field(default=2.0, ge=0)
+    engine: str = "local"
+
+    @field_validator("device")
+    @classmethod
+    def _known(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+            raise ValueError("should be auto, cpu, cuda, cuda:N (a number from 0) or mps")
+        return device
 
     def torch_device(self) -> torch.device:
-        """The device to use. Raises `UserError` for cuda on a machine without."""
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise UserError("machine.device: cuda, but torch finds no GPU here; set it to cpu or auto")
-        return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
+        """The device to use.
+
+        Raises:
+            UserError: it is not there.
+        """
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device(self.device)
+        if device.type == "mps" and not torch.backends.mps.is_available():
+            raise UserError("machine.device: mps, but torch finds no Apple GPU here; set it to cpu or auto")
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise UserError(f"machine.device: {self.device}, but torch finds no GPU here; set it to cpu or auto")
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            there = count(torch.cuda.device_count(), "GPU")
+            raise UserError(f"machine.device: {self.device}, but torch finds {there} here, numbered from 0")
+        return device
+
+    def device_name(self) -> str:
+        """The device as logs name it: `cpu`, `mps`, or the name of the GPU. Raises `UserError` as `torch_device`."""
+        device = self.torch_device()
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def cores() -> int:

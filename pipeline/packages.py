@@ -1,24 +1,42 @@
 """Files that arrive inside installed packages: data and weights, found without importing the package."""
 
+import difflib
+from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, listed
 
 
-def packaged(package: str, path: str, install: str) -> Path:
+def packaged(package: str, path: str, install: str = "") -> Path:
     """The file or folder `path` inside the installed top-level package `package`.
 
     Args:
-        install: the command that installs the package, for the message.
+        package: what Python imports.
+        path: inside of the package, with slashes.
+        install: the command that installs the package, for the message, where it is known. No command is made up from
+            the name, because what is imported as `package` may be installed under any name.
 
     Raises:
         UserError: the package is not installed, or has no such file.
     """
-    spec = find_spec(package)  # finds a top-level package without running a line of it
+    # Finds a top-level package without running a line of it.
+    spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"the package {package} is not installed; run {install}")
+        near = difflib.get_close_matches(package, set(packages_distributions()) - {package}, n=3)
+        remedy = f"run {install}" if install else "install the package that contains it, or check the name"
+        close = f"; installed are {listed(near)}" if near else ""
+        raise UserError(f"the package {package} is not installed{close}; {remedy}")
     for folder in spec.submodule_search_locations:
         if (found := Path(folder) / path).exists():
             return found
-    raise UserError(f"the installed package {package} has no {path}; run {install}")
+    remedy = f"; run {install}" if install else _siblings(spec.submodule_search_locations, path)
+    raise UserError(f"the installed package {package} has no {path}{remedy}")
+
+
+def _siblings(folders: list[str], path: str) -> str:
+    """What is there instead, of names like the last part of a missing path."""
+    *above, name = path.split("/")
+    there = {entry.name for folder in folders if (at := Path(folder, *above)).is_dir() for entry in at.iterdir()}
+    near = difflib.get_close_matches(name, sorted(there), n=3)
+    return f"; it has {listed(['/'.join([*above, found]) for found in near])}" if near else "; check the path"

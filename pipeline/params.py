@@ -1,28 +1,23 @@
 """Strict settings: params.yaml and `-S section.key=value` overrides, read into frozen records.
 
-Settings classes live next to the code they set. This module only knows how to find a section, refuse what does not
-belong there, and look up the plug-in file that a name stands for.
+Settings classes live next to the code they set. This module only knows how to find a section and to refuse what does
+not belong there.
 """
 
-import ast
 import copy
-import difflib
 import re
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
-from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, listed, suggestion
+from pipeline.plugins import plugin, plugins
 
 S = TypeVar("S", bound="Settings")
-
-LIBRARY = Path(__file__).parent
 
 
 class Settings(BaseModel):
@@ -80,7 +75,7 @@ class Params:
             if not isinstance(here, dict) or key not in here:
                 there = sorted(map(str, here)) if isinstance(here, dict) else []
                 inside = f"`{walked}` has" if walked else "there are"
-                raise UserError(f"{self.source}: no section `{name}`{_suggest(key, there)}; {inside} {_names(there)}")
+                raise UserError(f"{self.source}: no section `{name}`{suggestion(key, there)}; {inside} {listed(there)}")
             here = here[key]
             walked = f"{walked}.{key}" if walked else key
         if not isinstance(here, dict):
@@ -121,35 +116,9 @@ def read_plugin(kind: str, values: Mapping[str, Any], where: str, key: str = "fa
     if not isinstance(values, Mapping):
         raise UserError(f"{where}: expected a mapping with `{key}`, found {values!r}")
     if key not in values:
-        raise UserError(f"{where}: missing key `{key}`; one of {_names(plugins(kind))}")
+        raise UserError(f"{where}: missing key `{key}`; one of {listed(plugins(kind))}")
     module = plugin(kind, values[key], f"{where}.{key}")
     return module, parse(module.Settings, {k: v for k, v in values.items() if k != key}, where)
-
-
-def plugins(kind: str) -> list[str]:
-    """The names of the plug-ins in `pipeline/<kind>/`: the file names, because the file name is the name."""
-    return sorted(m.name for m in iter_modules([str(LIBRARY / kind)]) if not m.name.startswith("_"))
-
-
-def plugin(kind: str, name: Any, where: str = "") -> ModuleType:
-    """The module `pipeline/<kind>/<name>.py`, imported only when asked for.
-
-    Raises:
-        UserError: there is no such file; the message lists those there are.
-    """
-    names = plugins(kind)
-    if name not in names:
-        place = f"{where}: " if where else ""
-        raise UserError(
-            f"{place}no {name!r} in pipeline/{kind}/{_suggest(str(name), names)}; there are {_names(names)}"
-        )
-    return import_module(f"pipeline.{kind}.{name}")
-
-
-def describe(kind: str) -> dict[str, str]:
-    """Each plug-in of a kind and the first line of its documentation, without importing any of them."""
-    files = {name: ast.parse((LIBRARY / kind / f"{name}.py").read_text(encoding="utf-8")) for name in plugins(kind)}
-    return {name: (ast.get_docstring(tree) or "").partition("\n")[0] for name, tree in files.items()}
 
 
 def _override(values: dict[str, Any], override: str) -> None:
@@ -162,8 +131,13 @@ def _override(values: dict[str, Any], override: str) -> None:
         if not isinstance(here, dict) or not isinstance(here.get(section), dict):
             there = sorted(map(str, here)) if isinstance(here, dict) else []
             missing = ".".join(sections[: depth + 1])
+            if isinstance(here, dict) and section in here:
+                raise UserError(
+                    f"-S {override}: `{missing}` is {here[section]!r}, not a mapping; set all of it, or write it as a "
+                    "mapping in the file"
+                )
             raise UserError(
-                f"-S {override}: no section `{missing}`{_suggest(section, there)}; there are {_names(there)}"
+                f"-S {override}: no section `{missing}`{suggestion(section, there)}; there are {listed(there)}"
             )
         here = here[section]
     try:
@@ -181,7 +155,7 @@ def _explain(cls: type[Settings], problem: Any) -> str:
         case "extra_forbidden":
             allowed = sorted(_owner(cls, problem["loc"][:-1]).model_fields)
             key = str(problem["loc"][-1])
-            return f": unknown key `{place.lstrip('.')}`{_suggest(key, allowed)}; allowed are {_names(allowed)}"
+            return f": unknown key `{place.lstrip('.')}`{suggestion(key, allowed)}; allowed are {listed(allowed)}"
         case "missing":
             return f": missing key `{place.lstrip('.')}`"
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
@@ -209,12 +183,3 @@ def _spelling(text: str) -> str | None:
         return repr(float(text))
     except ValueError:
         return None
-
-
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(names) if names else "none"
-
-
-def _suggest(name: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1)
-    return f" (did you mean `{close[0]}`?)" if close else ""

@@ -1,4 +1,4 @@
-"""Weights of foundation models: where they lie, and what they are."""
+"""Weights of foundation models: where they are, and a digest of them."""
 
 import hashlib
 from collections.abc import Mapping
@@ -27,7 +27,10 @@ def locate(name: str) -> Path:
     package, _, inside = name.removeprefix(PACKAGE).partition("/")
     if not package.isidentifier():
         raise UserError(f"{name}: write it as {PACKAGE}NAME/PATH, where NAME is what Python imports")
-    return packaged(package, inside, f"pip install {package.replace('_', '-')}")
+    try:
+        return packaged(package, inside)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
 
 
 def digest(state: Mapping[str, Tensor]) -> str:

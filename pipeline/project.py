@@ -22,6 +22,11 @@ class Project:
         return self.root / "params.yaml"
 
     @property
+    def code(self) -> Path:
+        """A digest of the code that each stage depends on, written by `aft code`."""
+        return self.root / "code.json"
+
+    @property
     def data(self) -> Path:
         """The prepared dataset, written by `aft prepare`."""
         return self.root / "data"
@@ -61,6 +66,10 @@ class Project:
     def run(self, run: str) -> Path:
         """The students, curves and record of one run, written by `aft train RUN`."""
         return self.root / "runs" / run
+
+    def run_digest(self, run: str) -> Path:
+        """One digest of everything else in the folder of a run: what its evaluation depends on."""
+        return self.run(run) / "digest.json"
 
     def evaluation(self, run: str) -> Path:
         """The test scores of one run, written by `aft evaluate RUN`."""

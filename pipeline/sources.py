@@ -1,12 +1,16 @@
 """Sources of features: one head of one teacher's store, written `minilm` or `minilm/layer:4`."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import UserError
 
 POOLED = "pooled"
 """The head that a teacher's bare name stands for."""
+
+TOKENS = "tokens"
+"""The head with many vectors per row. It can be stored and exported, but nothing is probed or learned from it yet."""
 
 
 @dataclass(frozen=True)
@@ -52,3 +56,20 @@ class Source:
 
     def __str__(self) -> str:
         return self.name
+
+
+def check_heads(heads: Sequence[str], where: str) -> None:
+    """Make sure that a teacher keeps a head that later stages can use, before hours are spent on its features.
+
+    Args:
+        heads: those that it keeps.
+        where: their place in params.yaml, for messages.
+
+    Raises:
+        UserError: none of them is one vector per row.
+    """
+    if set(heads) == {TOKENS}:
+        raise UserError(
+            f"{where}: {TOKENS} alone has no vector per row, so nothing could be probed or learned; write "
+            f"[{POOLED}, {TOKENS}]"
+        )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from stages import command
 
 if TYPE_CHECKING:
-    from pipeline.probing.assessment import Assessment
+    from pipeline.records import AssessmentRecord, Metric, SubsetRecord
 
 
 def main(params: command.File = command.PARAMS, overrides: command.Set = None, as_json: command.Json = False) -> None:
@@ -14,32 +14,38 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
 
     Probe, neighbours, LogME and kernels; recommends teachers by validation rows.
     """
-    from pipeline.probing.subsets import assess
+    from pipeline.probing import assess
 
-    found = assess(command.settings(params, overrides))
+    with command.log("assess"):
+        found = assess(command.settings(params, overrides))
     if sys.stdout.isatty() and not as_json:
-        _draw(found)
+        _print_table(found)
     command.show(found, as_json)
 
 
-def _draw(found: "Assessment") -> None:
+def _print_table(found: "AssessmentRecord") -> None:
     """The subsets as a table, the recommended one in bold."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    caption = "probe, kNN: % of validation rows right; test: the probe, for the reader only"
-    table = Table("teachers", box=box.SIMPLE, caption=caption)
-    for column in ("probe", "kNN", "LogME", "width", "B/row", "rows/s", "test"):
+    metric = found.primary
+    caption = f"probe, kNN: {metric.label} on validation rows; test: of the probe, for the reader only"
+    table = Table("sources", box=box.SIMPLE, caption=caption)
+    for column in ("probe", "kNN", "LogME", "width", "B/row", "test"):
         table.add_column(column, justify="right", no_wrap=True)
     for subset in found.subsets:
-        error, test, rate = subset.error("val_accuracy"), subset.test_accuracy, subset.rows_per_second
-        cells = [f"{100 * subset.val_accuracy:.1f}" + ("" if error is None else f" ± {100 * error:.1f}")]
-        cells += [f"{100 * subset.mean('knn_val_accuracy'):.1f}", f"{subset.mean('logme'):.3f}", f"{subset.width:,}"]
-        cells += [f"{subset.bytes_per_row:,.0f}", "—" if rate is None else f"{rate:,.0f}"]
-        cells.append("—" if test is None else f"{100 * test:.1f}")
-        table.add_row(subset.name, *cells, style="bold" if subset.teachers == found.recommended else None)
+        cells = [_cell(subset, "val", metric), _cell(subset, "knn_val", metric), f"{subset.logme:.3f}"]
+        cells += [f"{subset.width:,}", f"{subset.bytes_per_row:,.0f}", _cell(subset, "test", metric)]
+        table.add_row(subset.name, *cells, style="bold" if subset.sources == found.recommended else None)
     Console().print(table)
+
+
+def _cell(subset: "SubsetRecord", what: str, metric: "Metric") -> str:
+    score = subset.mean(what, metric.name)
+    if score is None:
+        return "—"
+    return f"{100 * score:.1f}%" if metric.unit == "%" else f"{score:.4g}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every command shares: its options, how it prints a result, and how it ends when the user must mend something.
+"""What every command shares: its options, how it prints a result, the log of a stage, and how an error ends it.
 
 Mains import the library when they are called: `aft --help` need not wait for torch.
 """
@@ -7,13 +7,20 @@ import dataclasses
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from time import perf_counter
 from typing import Annotated, Any
 
 import typer
 
 from pipeline.errors import UserError
 from pipeline.params import Params
+from pipeline.project import Project
+
+PROJECT = Project()
+"""The project that commands work on is the current folder."""
 
 File = Annotated[Path, typer.Option("--params", help="The settings.", show_default=True)]
 Set = Annotated[
@@ -24,8 +31,7 @@ Set = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
-DATA, FEATURES, PROBES, REPORT = Path("data"), Path("features"), Path("probes"), Path("report")
-PARAMS = Path("params.yaml")
+DATA, FEATURES, PARAMS = PROJECT.data, PROJECT.features, PROJECT.params
 
 
 def settings(path: Path, overrides: list[str] | None) -> Params:
@@ -35,33 +41,108 @@ def settings(path: Path, overrides: list[str] | None) -> Params:
 
 def show(result: Any, as_json: bool) -> None:
     """Print what a library function returned: its own words for people, all of its fields for machines."""
-    print(json.dumps(dataclasses.asdict(result), default=str) if as_json else result)
+    if not as_json:
+        print(result)
+        return
+    print(json.dumps(result, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON does not know: records and dataclasses as their fields, anything else as text."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return str(value)
 
 
 def say(line: str) -> None:
-    """Tell people what is about to happen, beside what the command prints as its result."""
+    """Print a line about the work to stderr, apart from the result on stdout."""
     print(line, file=sys.stderr, flush=True)
 
 
-def run(app: typer.Typer) -> None:
-    """Run a command line. A `UserError` becomes one line and exit code 2; `--debug` keeps its traceback."""
+class Log:
+    """Where, when and how long a stage ran; see `LogRecord`. The stage sets the attributes as it comes to know them.
+
+    Attributes:
+        rows: rows processed by this call.
+        trainings: trainings done by this call.
+        device: where the work was done.
+        continued: whether this call continues the work of earlier ones, whose seconds and rows then count too.
+    """
+
+    def __init__(self, path: Path, project: Project):
+        from pipeline.provenance import commit, versions
+        from pipeline.records import LogRecord
+
+        self.rows: int | None = None
+        self.trainings: int | None = None
+        self.device = ""
+        self.continued = False
+        self._path, self._started = path, perf_counter()
+        self._provenance = commit(project.root) | {"versions": versions("aft-pipeline", "numpy", "torch")}
+        try:
+            self._earlier = LogRecord.read(path)
+        except UserError:
+            self._earlier = None
+
+    def write(self) -> None:
+        """Write the log as far as the work has come."""
+        from pipeline.records import LogRecord
+
+        seconds, rows = perf_counter() - self._started, self.rows
+        if self.continued and self._earlier:
+            seconds += self._earlier.seconds
+            rows = rows if self._earlier.rows is None else self._earlier.rows + (rows or 0)
+        LogRecord(
+            seconds=round(seconds, 3),
+            rows=rows,
+            trainings=self.trainings,
+            device=self.device,
+            provenance=self._provenance,
+        ).write(self._path)
+
+
+@contextmanager
+def log(stage: str, name: str = "", project: Project = PROJECT) -> Iterator[Log]:
+    """Time a stage and write logs/<stage>/<name>.json when it ends well.
+
+    Results hold no times and no machines, so that the same inputs give the same bytes; those are here.
+    """
+    kept = Log(project.log(stage, name), project)
+    yield kept
+    kept.write()
+
+
+def run(app: typer.Typer, name: str | None = None) -> None:
+    """Run a command line. A `UserError` becomes one line and exit code 2; `--debug` keeps its traceback.
+
+    Args:
+        app: the commands.
+        name: what help calls the program; the name of its file if None.
+    """
     # Between two operations, GNU OpenMP's threads spin for milliseconds. With a core short, because others use the
-    # machine or because rows are read beside the model, they spin against each other: texts took 10 times as long on
+    # machine or because rows are read alongside the model, they spin against each other: texts took 10 times as long on
     # two busy cores. Spinning for microseconds is as fast on idle ones. To be set before torch is imported.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
-        app()
+        app(prog_name=name)
     except UserError as error:
         if debug:
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        refuse(error)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept, run the same command to continue", file=sys.stderr)
         sys.exit(130)
+
+
+def refuse(error: UserError) -> None:
+    """Print an error that the user can fix, as one line."""
+    say(f"error: {' '.join(str(error).split())}")
 
 
 def single(main: Any) -> None:

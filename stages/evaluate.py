@@ -1,4 +1,4 @@
-"""Stage `evaluate`: runs/<run>/ -> evaluations/<run>.json, its test metrics."""
+"""Stage `evaluate`: runs/<run>/ -> evaluations/<run>.json, its test scores."""
 
 from typing import Annotated
 
@@ -15,11 +15,16 @@ def main(
 ) -> None:
     """Test one run's students.
 
-    And its teachers' probes on the same rows.
+    The probes of its teachers are scored on the same rows.
     """
-    from pipeline.training.evaluation import evaluate
+    from pipeline.machine import Machine
+    from pipeline.training import evaluate
 
-    command.show(evaluate(run, command.settings(params, overrides)), as_json)
+    loaded = command.settings(params, overrides)
+    with command.log("evaluate", run) as log:
+        log.device = loaded.read(Machine, "machine").device_name()
+        evaluation = evaluate(run, loaded)
+    command.show(evaluation, as_json)
 
 
 if __name__ == "__main__":

@@ -15,20 +15,29 @@ def main(
 ) -> None:
     """Run one frozen teacher over the data, once.
 
-    Keeps what it says in features/<teacher>.zarr; resumes after an interruption.
+    Writes its features to features/<teacher>.zarr; continues after an interruption.
     """
     from pipeline.data.dataset import Dataset
     from pipeline.extraction.extractor import ExtractSettings, extract
     from pipeline.machine import Machine
 
-    loaded = command.settings(params, overrides)
+    loaded, project = command.settings(params, overrides), command.PROJECT
     settings, machine = loaded.read(ExtractSettings, "extract"), loaded.read(Machine, "machine")
     family, spec = loaded.plugin("teachers", f"teachers.{teacher}")
-    data = Dataset.open(command.DATA)
-    model = family.load(spec, settings.precision, machine.torch_device())
-    out = command.FEATURES / f"{teacher}.zarr"
-    done = extract(data, model, out, settings, machine, name=f"extract {teacher}", say=command.say)
-    command.show(done, as_json)
+    data = Dataset.open(project.data)
+    with command.log("extract", teacher) as log:
+        log.device = machine.device_name()
+
+        def done(written: int, reused: int) -> None:
+            log.rows, log.continued = written, reused > 0
+            log.write()
+
+        model = family.load(spec, settings.precision, machine.torch_device())
+        extraction = extract(
+            data, model, project.store(teacher), settings, machine, f"extract {teacher}", command.say, done
+        )
+        done(extraction.written, extraction.reused)
+    command.show(extraction, as_json)
 
 
 if __name__ == "__main__":

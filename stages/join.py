@@ -1,16 +1,16 @@
-"""Stage `join`: stores and probes -> bundles/<run>.json, what each run stands on."""
+"""Stage `join`: stores and probes -> bundles/<run>.json, what the result of each run depends on."""
 
 from stages import command
 
 
 def main(params: command.File = command.PARAMS, overrides: command.Set = None, as_json: command.Json = False) -> None:
-    """Write what each run stands on.
+    """Write what each run depends on.
 
     Checks that stores, probes and dataset belong together; writes a bundle per run.
     """
-    from pipeline.runs.bundle import join
+    from pipeline.runs import join
 
-    command.show(join(command.settings(params, overrides)), as_json)
+    command.show(join(command.settings(params, overrides), command.PROJECT), as_json)
 
 
 if __name__ == "__main__":

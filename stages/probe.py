@@ -1,4 +1,4 @@
-"""Stage `probe`: one teacher's features and the labels -> probes/<teacher>, the reference and the task directions."""
+"""Stage `probe`: one teacher's features and the labels -> probes/<teacher>/, what a probe makes of them."""
 
 from typing import Annotated
 
@@ -13,19 +13,17 @@ def main(
     overrides: command.Set = None,
     as_json: command.Json = False,
 ) -> None:
-    """Fit a linear probe on a teacher's features.
+    """Fit probes on a teacher's features.
 
-    Sees the labels of the labelled training rows only, on every draw of the splits.
+    Of every head that is one vector per row. Uses the labels of the labelled training rows only, on every split.
     """
-    from pipeline.data.dataset import Dataset
-    from pipeline.probing.probes import ProbeSettings, probe
-    from pipeline.store import FeatureStore
+    from pipeline.probing import ProbeSettings, probe
 
-    loaded = command.settings(params, overrides)
+    loaded, project = command.settings(params, overrides), command.PROJECT
     settings = loaded.read(ProbeSettings, "probe")
     loaded.section(f"teachers.{teacher}")
-    store = FeatureStore.open(command.FEATURES / f"{teacher}.zarr")
-    result = probe(teacher, Dataset.open(command.DATA), store, settings, command.PROBES / teacher)
+    with command.log("probe", teacher):
+        result = probe(teacher, settings, project)
     command.show(result, as_json)
 
 

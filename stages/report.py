@@ -1,27 +1,30 @@
-"""Stage `report`: evaluations, runs, probes and stores -> report/, a page for people and metrics for DVC."""
+"""Stage `report`: runs, evaluations, probes and logs -> report/, a page for people and metrics for DVC."""
 
 import math
-from pathlib import Path
 
 from stages import command
 
 
 def main(params: command.File = command.PARAMS, overrides: command.Set = None, as_json: command.Json = False) -> None:
-    """Compare all runs on one page.
+    """Compare all finished runs on one page, and list what is missing.
 
-    Means, paired differences with intervals, the share of the gap that is closed.
+    Means, paired differences with intervals, the share of the gap to the linear probe that is closed, and costs.
     """
-    from pipeline.reporting.page import Stored, report
+    from pipeline.errors import UserError
+    from pipeline.reporting import Stored, report
     from pipeline.store import FeatureStore
 
     loaded = command.settings(params, overrides)
-    stores = {name: FeatureStore.open(command.FEATURES / f"{name}.zarr") for name in loaded.section("teachers")}
-    stored = [
-        Stored(name, len(store), store.nbytes, store.seconds, sum(math.prod(h.shape) for h in store.heads.values()))
-        for name, store in stores.items()
-    ]
-    runs = list(loaded.section("runs"))
-    command.show(report(Path("."), command.REPORT, runs=runs, stores=stored, params=loaded), as_json)
+    stores = []
+    for name in loaded.values.get("teachers") or {}:
+        try:
+            store = FeatureStore.open(command.PROJECT.store(name))
+        except UserError:
+            # Its size is not shown. What the runs need is in the records.
+            continue
+        width = sum(math.prod(head.shape) for head in store.heads.values())
+        stores.append(Stored(name, len(store), store.nbytes, width))
+    command.show(report(loaded, stores=stores), as_json)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,23 @@ def main(
 ) -> None:
     """Train one run.
 
-    Every seed and every candidate weight; the weight is chosen on validation rows.
+    Trains every seed and every candidate weight; the weight is chosen on validation rows.
     """
-    from pipeline.training.sweep import train
+    import json
 
-    command.show(train(run, command.settings(params, overrides), say=command.say), as_json)
+    from pipeline.files import write_atomically
+    from pipeline.provenance import digest_files
+    from pipeline.training import train
+
+    loaded, project = command.settings(params, overrides), command.PROJECT
+    with command.log("train", run) as log:
+        trained = train(run, loaded, project, command.say)
+        log.trainings, log.device = trained.trainings - trained.found, trained.device
+    # For DVC: the evaluation depends on this file. A dependency on the folder would stop `dvc repro --dry` where the
+    # run is new and the folder is not there yet.
+    digest = digest_files(project.run(run))
+    write_atomically(project.run_digest(run), json.dumps({"run": digest}) + "\n")
+    command.show(trained, as_json)
 
 
 if __name__ == "__main__":

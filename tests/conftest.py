@@ -12,7 +12,8 @@ import yaml
 from pipeline.data.dataset import Dataset
 from pipeline.data.preparation import PrepareSettings, prepare
 from pipeline.params import Params
-from pipeline.probing.probes import ProbeSettings, probe
+from pipeline.probing import ProbeSettings, probe
+from pipeline.project import Project
 from pipeline.store import FeatureStore, Head, RowIndex, StoreWriter
 
 CLASSES = ("bad", "good", "plain")
@@ -70,14 +71,14 @@ def write_store(data: Dataset, path: Path, width: int, seed: int, logits: np.nda
     truth = np.array([int(name[1:]) % 3 for name in data.ids])
     features = random.normal(size=(3, width))[truth] + random.normal(size=(len(data), width))
     rows = RowIndex(ids=data.ids, digests=data.row_digests)
-    said = {"pooled": features} | ({} if logits is None else {"logits": logits})
+    values_of = {"pooled": features} | ({} if logits is None else {"logits": logits})
     heads = {"pooled": Head(shape=(width,), dtype="float16")}
     if logits is not None:
         heads["logits"] = Head(shape=logits.shape[1:], dtype="float32")
     recipe = {"teacher": path.stem, "seed": seed}
     with StoreWriter.open(path, rows=rows, dataset=data.digest, recipe=recipe, heads=heads) as writer:
         for shard in writer.missing():
-            writer.write(shard, {name: values[shard.start : shard.stop] for name, values in said.items()})
+            writer.write(shard, {name: values[shard.start : shard.stop] for name, values in values_of.items()})
     return FeatureStore.open(path)
 
 
@@ -97,8 +98,8 @@ def made_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prepare(settings.model_copy(update={"source": source}), root / "data")
     data = Dataset.open(root / "data")
     for name, width, seed in (("wise", 24, 1), ("loud", 8, 2)):
-        store = write_store(data, root / "features" / f"{name}.zarr", width, seed)
-        probe(name, data, store, Params(PARAMS).read(ProbeSettings, "probe"), root / "probes" / name)
+        write_store(data, root / "features" / f"{name}.zarr", width, seed)
+        probe(name, Params(PARAMS).read(ProbeSettings, "probe"), Project(root))
     return root
 
 

@@ -2,11 +2,11 @@
 
 A folder of three files and a list of what was left out:
 
-- `content.arrow`: id, content and its digest of every row, in an Arrow file that is mapped and not read. Its bytes hang
-  on ids and content alone, so a stage that depends on this file does not run again when labels or splits change.
-- `rows.parquet`: per row id, label (the number of its class, -1 for none), group, and its role in each draw.
-- `manifest.json`: kind, classes, counts, settings, and the content digest that feature stores are keyed on. Written
-  last: without it the folder is unfinished.
+- `content.arrow`: id, content and its digest of every row, in an Arrow file that is mapped and not read. Its bytes
+  depend on ids and content alone, so a stage that depends on this file does not run again when labels or splits change.
+- `rows.parquet`: per row id, label as the task has it, group, and its role in each split.
+- `manifest.json`: kind, task, counts, settings, and the content digest that feature stores are keyed on. Written last:
+  without it the folder is unfinished.
 - `quarantine.csv`: the rows of the source that are not here, and why.
 """
 
@@ -29,13 +29,14 @@ from PIL import Image
 
 from pipeline.datasets import Kind
 from pipeline.errors import UserError
+from pipeline.tasks import Task, build
 
-FORMAT = 1
+FORMAT = 2
 CONTENT, ROWS, MANIFEST, QUARANTINE = "content.arrow", "rows.parquet", "manifest.json", "quarantine.csv"
 
 
 class Role(IntEnum):
-    """What a row is for in one draw."""
+    """What a row is for in one split."""
 
     LABELLED = 0
     """Training row whose label may be used."""
@@ -47,7 +48,7 @@ class Role(IntEnum):
 
 @dataclass(frozen=True)
 class Split:
-    """The rows of each role in one draw: sorted, disjoint, together all rows."""
+    """The rows of each role in one split: sorted, disjoint, together all rows."""
 
     labelled: Int64[np.ndarray, " a"]
     unlabelled: Int64[np.ndarray, " b"]
@@ -70,16 +71,16 @@ class Dataset:
         path: the folder.
         manifest: what `pipeline.data.preparation` recorded.
         kind: "text" or "image".
-        classes: names of the classes; a label is a number into it.
+        task: what a label is, and the names of a model's outputs.
         digest: names the ids and the content of all rows, whatever their labels and roles.
-        splits: how many independent draws of the roles there are.
+        splits: how many independent splits there are.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any], rows: pa.Table):
         self.path = path
         self.manifest = manifest
         self.kind: Kind = manifest["kind"]
-        self.classes: tuple[str, ...] = tuple(manifest["classes"])
+        self.task: Task = build(manifest["task"], manifest["outputs"])
         self.digest: str = manifest["digest"]
         self.splits: int = manifest["splits"]
         self._rows = rows
@@ -126,32 +127,35 @@ class Dataset:
         return _values(self._rows["digest"], np.dtype((np.uint8, 16)))
 
     @cached_property
-    def labels(self) -> Int64[np.ndarray, " n"]:
-        """The class of every row, -1 where the source has none. Training code wants `visible_labels`."""
-        return self._column("label", np.int32).astype(np.int64)
+    def labels(self) -> np.ndarray:
+        """The label of every row [n, ...], the task's `missing` where the source has none.
 
-    def split(self, draw: int) -> Split:
-        """The rows of each role in a draw, 0 <= draw < splits. A run with seed k uses draw k mod splits."""
-        if not 0 <= draw < self.splits:
-            raise UserError(f"{self.path}: no draw {draw}; dataset.splits made {self.splits}, from 0")
-        roles = self._column(f"draw_{draw}", np.uint8)
+        Training code wants `visible_labels`.
+        """
+        return self._column("label", (self.task.dtype, tuple(self.manifest["label_shape"])))
+
+    def split(self, number: int) -> Split:
+        """The rows of each role in a split, 0 <= number < splits. A run with seed k uses split k mod splits."""
+        if not 0 <= number < self.splits:
+            raise UserError(f"{self.path}: no split {number}; dataset.splits made {self.splits}, from 0")
+        roles = self._column(role_column(number), np.uint8)
         return Split(*(np.flatnonzero(roles == role) for role in Role))
 
-    def visible_labels(self, draw: int) -> Int64[np.ndarray, " n"]:
-        """Labels of the labelled training rows of a draw, -1 everywhere else: what training may look at."""
-        visible = np.full(len(self), -1)
-        labelled = self.split(draw).labelled
+    def visible_labels(self, number: int) -> np.ndarray:
+        """Labels of a split's labelled training rows, `missing` everywhere else: what training may look at."""
+        visible = np.full_like(self.labels, self.task.missing)
+        labelled = self.split(number).labelled
         visible[labelled] = self.labels[labelled]
         return visible
 
-    def draw_digest(self, draw: int) -> str:
-        """Names what a draw lets training see: the rows, their roles and the visible labels, 32 hex digits.
+    def split_digest(self, number: int) -> str:
+        """Names what a split lets training see: the rows, their roles and the visible labels, 32 hex digits.
 
-        What was fitted on one draw must not be used with another: its test rows may have been training rows.
+        What was fitted on one split must not be used with another: its test rows may have been training rows.
         """
         hasher = blake2b(self.digest.encode(), digest_size=16)
-        hasher.update(self._column(f"draw_{draw}", np.uint8).tobytes())
-        hasher.update(self.visible_labels(draw).astype(np.int64).tobytes())
+        hasher.update(self._column(role_column(number), np.uint8).tobytes())
+        hasher.update(self.visible_labels(number).tobytes())
         return hasher.hexdigest()
 
     def content(self, rows: Sequence[int] | np.ndarray) -> list[str] | list[bytes]:
@@ -189,6 +193,11 @@ def _values(column: pa.ChunkedArray, dtype: DTypeLike) -> np.ndarray:
     """A column of fixed width without nulls, as its bytes are; Arrow's to_numpy would do, but imports pandas."""
     chunks = [np.frombuffer(chunk.buffers()[1], dtype)[chunk.offset :][: len(chunk)] for chunk in column.chunks]
     return np.concatenate(chunks)
+
+
+def role_column(split: int) -> str:
+    """The column of `rows.parquet` with the roles of one split."""
+    return f"split_{split}"
 
 
 def content_digest(content: str | bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Twins: rows that say the same, of which one is enough, and of which none may be trained on and tested on."""
+"""Duplicates: rows of the same content, of which one is enough, and of which none may be in both train and test."""
 
 import re
 from collections import Counter
@@ -9,8 +9,8 @@ from jaxtyping import Int64, UInt8
 
 from pipeline.data.dataset import Role, content_digest
 
-KEPT, TWIN, CONFLICT = range(3)
-"""Stays; goes because a twin stays; goes because twins with another label are as many, or more."""
+KEPT, DUPLICATE, CONFLICT = range(3)
+"""Kept; dropped because a duplicate is kept; dropped because at least as many duplicates have another label."""
 
 
 def words_digest(text: str) -> bytes:
@@ -20,24 +20,25 @@ def words_digest(text: str) -> bytes:
 
 
 def resolve(
-    names: UInt8[np.ndarray, "n 16"], labels: Int64[np.ndarray, " n"], splits: Int64[np.ndarray, " n"]
+    keys: UInt8[np.ndarray, "n 16"], labels: Int64[np.ndarray, " n"], splits: Int64[np.ndarray, " n"]
 ) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-    """Decide which of twins stays.
+    """Decide which of several duplicates is kept.
 
-    All rows that the source puts into test stay, even twins, so that results on them compare with anybody's. They
-    send their twins elsewhere away. Among others the label that most of the twins have is right, and one row that has
-    it stays, rather one of val, rather the first. If no label has most votes, none can be trusted, and all go.
+    All rows that the source puts into test are kept, even duplicates, so that results on them compare with published
+    ones; their duplicates elsewhere are dropped. Otherwise the label that most of the duplicates have is taken as
+    right, and one row that has it is kept: one of val if possible, else the first. If no label has the most votes, none
+    can be trusted, and all are dropped.
 
     Args:
-        names: what twins share.
-        labels: class numbers, -1 for none.
+        keys: equal for rows that are duplicates of one another.
+        labels: codes, equal for equal labels; -1 for none.
         splits: the role that the source fixes, if any.
 
     Returns:
-        The fate of every row, and for one that goes a twin to name as the reason, else -1.
+        What becomes of every row, and for a dropped one a duplicate to name as the reason, else -1.
     """
-    fate, partner = np.full(len(names), KEPT), np.full(len(names), -1)
-    for members in _families(names):
+    fate, partner = np.full(len(keys), KEPT), np.full(len(keys), -1)
+    for members in _families(keys):
         votes = Counter(label for label in labels[members].tolist() if label >= 0)
         best = [label for label, count in votes.items() if count == max(votes.values())]
         stay = {row for row in members if splits[row] == Role.TEST}
@@ -48,16 +49,16 @@ def resolve(
         for row, following in pairwise([*members, members[0]]):
             if row not in stay:
                 agrees = bool(stay) and labels[row] in (-1, labels[first])
-                fate[row] = TWIN if agrees else CONFLICT
+                fate[row] = DUPLICATE if agrees else CONFLICT
                 partner[row] = first if stay else following
     return fate, partner
 
 
-def _families(names: UInt8[np.ndarray, "n 16"]) -> list[list[int]]:
-    """Row numbers, ascending, of each name that more than one row has."""
-    halves = np.ascontiguousarray(names).view("<u8")
-    by_name = np.lexsort((halves[:, 1], halves[:, 0]))
-    starts = np.flatnonzero(np.append(True, (np.diff(halves[by_name], axis=0) != 0).any(1)))
-    stops = np.append(starts[1:], len(names))
+def _families(keys: UInt8[np.ndarray, "n 16"]) -> list[list[int]]:
+    """Row numbers, ascending, of each key that more than one row has."""
+    halves = np.ascontiguousarray(keys).view("<u8")
+    by_key = np.lexsort((halves[:, 1], halves[:, 0]))
+    starts = np.flatnonzero(np.append(True, (np.diff(halves[by_key], axis=0) != 0).any(1)))
+    stops = np.append(starts[1:], len(keys))
     several = stops - starts > 1
-    return [by_name[a:b].tolist() for a, b in zip(starts[several], stops[several], strict=True)]
+    return [by_key[a:b].tolist() for a, b in zip(starts[several], stops[several], strict=True)]

@@ -1,8 +1,8 @@
-"""Prepare: one canonical local copy of a dataset, without duplicates, whose rows have their roles drawn ahead.
+"""Prepare: one canonical local copy of a dataset, without duplicates, with the roles of all rows in every split.
 
-Two passes over the source. The first, `pipeline.data.scan`, keeps some numbers a row, and all is decided on them; the
-second copies what stays. So memory does not grow with the content, and nothing is written before all that can be
-wrong has been looked for.
+Two passes over the source. The first, `pipeline.data.scan`, keeps some numbers a row, and all decisions are made on
+them; the second copies what is kept. So memory does not grow with the content, and nothing is written before all
+checks have passed.
 """
 
 import csv
@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -22,14 +22,15 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Int64, UInt8
 from pydantic import BeforeValidator, Field
 
-from pipeline.data.dataset import CONTENT, FORMAT, MANIFEST, QUARANTINE, ROWS, Role, content_digest
-from pipeline.data.duplicates import CONFLICT, KEPT, TWIN, resolve
+from pipeline.data.dataset import CONTENT, FORMAT, MANIFEST, QUARANTINE, ROWS, Role, content_digest, role_column
+from pipeline.data.duplicates import CONFLICT, DUPLICATE, KEPT, resolve
 from pipeline.data.scan import Scan, row_hash, scan
 from pipeline.data.splits import Amount, apportion, assign, choose, sort_keys
 from pipeline.datasets import Kind, Row
 from pipeline.errors import UserError
 from pipeline.params import Settings, read_plugin
 from pipeline.progress import progress
+from pipeline.tasks import DEFAULT
 
 BATCH_ROWS, BATCH_BYTES = 1 << 16, 1 << 26
 """A batch of `content.arrow` ends at either."""
@@ -37,8 +38,8 @@ BATCH_ROWS, BATCH_BYTES = 1 << 16, 1 << 26
 UNREADABLE, SEPARATED, LIMIT = 3, 4, 5
 REASONS = {
     UNREADABLE: "unreadable",
-    TWIN: "twin",
-    CONFLICT: "label disagrees with twins",
+    DUPLICATE: "duplicate",
+    CONFLICT: "label differs among duplicates",
     SEPARATED: "no label, and its group is in val or test",
     LIMIT: "over the limit",
 }
@@ -59,18 +60,20 @@ class PrepareSettings(Settings):
 
     Attributes:
         source: a family of `pipeline/datasets/` and its settings.
+        task: what a label is: a file in `pipeline/tasks/`.
         classes: the names of the classes, in order; None takes those that occur, sorted.
-        deduplicate: which rows are twins, of which one stays: `exact`, the same content; `token_set`, for text the same
-            set of words in lower case (which includes the former), for images the same bytes.
+        deduplicate: which rows are duplicates, of which one is kept: `exact`, the same content; `token_set`, for text
+            the same set of words in lower case (which includes the former), for images the same bytes.
         limit: keep so many rows, a stratified subset.
-        splits: how many independent draws of the roles to make.
-        val, test: rows, or a share of the rows there are to choose from, where the source does not fix them.
+        splits: how many independent splits to make.
+        val, test: rows, or a share of the rows to choose from, where the source does not fix them.
         labelled: training rows whose label may be used, or a share of those that have one; None: all of them.
         tolerance: the share of rows that may be unreadable.
-        seed: of all that is drawn.
+        seed: of all that is random.
     """
 
     source: dict[str, Any]
+    task: str = DEFAULT
     classes: tuple[str, ...] | None = Field(default=None, strict=False)
     deduplicate: Literal["none", "exact", "token_set"] = "exact"
     limit: int | None = Field(default=None, gt=0)
@@ -90,12 +93,12 @@ class Preparation:
         path: the folder.
         kind: "text" or "image".
         rows: how many rows the dataset has.
-        classes: names of the classes.
+        classes: names of the classes, if the task has any.
         dropped: how many rows of the source it does not have, by reason.
-        roles: rows of each role in the first draw.
+        roles: rows of each role in the first split.
         digest: names ids and content; feature stores are keyed on it.
         seconds: how long it took.
-        notes: what a person should know of the data.
+        notes: what the user should know of the data.
     """
 
     path: str
@@ -110,7 +113,8 @@ class Preparation:
 
     def __str__(self) -> str:
         roles = ", ".join(f"{count:,} {role}" for role, count in self.roles.items() if count)
-        lines = [f"{self.path}: {self.rows:,} {self.kind}s of {len(self.classes)} classes: {roles}"]
+        classes = f" of {len(self.classes)} classes" if self.classes else ""
+        lines = [f"{self.path}: {self.rows:,} {self.kind}s{classes}: {roles}"]
         if any(self.dropped.values()):
             reasons = "; ".join(f"{count:,} {reason}" for reason, count in self.dropped.items() if count)
             lines.append(f"left out: {reasons} (listed in {self.path}/{QUARANTINE})")
@@ -127,19 +131,21 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
     start = time.perf_counter()
     out = Path(out)
     family, source = read_plugin("datasets", settings.source, "dataset.source")
-    table = scan(family.rows(source), settings.classes, settings.deduplicate == "token_set")
+    table = scan(family.rows(source), settings.task, settings.classes, settings.deduplicate == "token_set")
     fate, partner = _fates(table, settings)
     if len(table.problems) > settings.tolerance * len(fate):
         _refuse_unreadable(table, fate, out)
     kept = np.flatnonzero(fate == KEPT)
-    labels = table.labels[kept]
-    _refuse_empty_classes(labels, table.classes)
-    draws = [
+    task, labels, known = table.task, table.labels[kept], table.codes[kept] >= 0
+    if known.any():
+        task.check(labels)
+    strata = task.strata(labels)
+    splits = [
         assign(
-            labels, table.splits[kept], table.rows[kept], table.units[kept], table.classes,
-            settings.val, settings.test, settings.labelled, settings.seed, draw,
+            strata, table.splits[kept], table.rows[kept], table.units[kept], task.stratum,
+            settings.val, settings.test, settings.labelled, settings.seed, split,
         )
-        for draw in range(settings.splits)
+        for split in range(settings.splits)
     ]  # fmt: skip
     dropped = {reason: int((fate == code).sum()) for code, reason in REASONS.items()}
     notes = _notes(table)
@@ -148,7 +154,7 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        roles = np.stack(draws, axis=1)
+        roles = np.stack(splits, axis=1)
         digest = _write_rows(partial, family.KIND, family.rows(source), table, fate == KEPT, roles)
         _write_quarantine(partial / QUARANTINE, table, fate, partner)
         manifest = {
@@ -156,12 +162,17 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
             "kind": family.KIND,
             "rows": len(kept),
             "digest": digest,
-            "classes": table.classes,
-            "without_label": int((labels < 0).sum()),
+            "task": task.name,
+            "outputs": task.outputs,
+            "label_shape": labels.shape[1:],
+            "classes": task.classes,
+            "without_label": int((~known).sum()),
             "splits": settings.splits,
             "roles": {role.name.lower(): role.value for role in Role},
             "rows_of_class": [
-                {role.name.lower(): _of_class(labels[draw == role], table.classes) for role in Role} for draw in draws
+                {role.name.lower(): _of_stratum(strata[split == role], task.classes) for role in Role}
+                for split in splits
+                if task.classes
             ],
             "dropped": dropped,
             "notes": notes,
@@ -182,9 +193,9 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
         path=str(out),
         kind=family.KIND,
         rows=len(kept),
-        classes=tuple(table.classes),
+        classes=task.classes,
         dropped=dropped,
-        roles={role.name.lower(): int((draws[0] == role).sum()) for role in Role},
+        roles={role.name.lower(): int((splits[0] == role).sum()) for role in Role},
         digest=digest,
         seconds=time.perf_counter() - start,
         notes=tuple(notes),
@@ -192,22 +203,22 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
 
 
 def _fates(table: Scan, settings: PrepareSettings) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-    """What becomes of every row: KEPT or a key of `REASONS`; and the twin for which it goes, or -1."""
-    fate, partner = np.full(len(table.labels), KEPT), np.full(len(table.labels), -1)
+    """What becomes of every row: KEPT or a key of `REASONS`; and the duplicate for which it is dropped, or -1."""
+    fate, partner = np.full(len(table.codes), KEPT), np.full(len(table.codes), -1)
     fate[list(table.problems)] = UNREADABLE
     readable = np.flatnonzero(fate == KEPT)
     if settings.deduplicate != "none":
-        fate[readable], twin = resolve(table.twins[readable], table.labels[readable], table.splits[readable])
-        partner[readable] = np.where(twin < 0, -1, readable[twin])
+        fate[readable], other = resolve(table.keys[readable], table.codes[readable], table.splits[readable])
+        partner[readable] = np.where(other < 0, -1, readable[other])
     held_out = table.units[(fate == KEPT) & (table.splits > Role.LABELLED)]
-    fate[(fate == KEPT) & (table.labels < 0) & np.isin(table.units, held_out)] = SEPARATED
+    fate[(fate == KEPT) & (table.codes < 0) & np.isin(table.units, held_out)] = SEPARATED
     kept = np.flatnonzero(fate == KEPT)
     if settings.limit is not None and settings.limit < len(kept):
-        kinds = np.stack([table.labels[kept], table.splits[kept]])
+        kinds = np.stack([table.task.strata(table.labels[kept]), table.splits[kept]])
         _, stratum, counts = np.unique(kinds, axis=1, return_inverse=True, return_counts=True)
         if settings.limit < len(counts):
             raise UserError(
-                f"dataset.limit: {settings.limit} rows are too few to have some of every class and split; raise it to "
+                f"dataset.limit: {settings.limit} rows are too few to have every class in every part; raise it to "
                 f"{len(counts)} or more"
             )
         keys = sort_keys(table.rows[kept], settings.seed, "limit")
@@ -219,7 +230,7 @@ def _refuse_unreadable(table: Scan, fate: Int64[np.ndarray, " n"], out: Path) ->
     row, problem = next(iter(table.problems.items()))
     message = (
         f"dataset.source: {len(table.problems):,} of {len(fate):,} rows cannot be read, the first is {table.ids[row]} "
-        f"({problem}); mend them, or raise dataset.tolerance"
+        f"({problem}); correct them, or raise dataset.tolerance"
     )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -234,24 +245,16 @@ def _listed(out: Path) -> Path:
     return out.with_name(f"{out.name}.{QUARANTINE}")
 
 
-def _refuse_empty_classes(labels: Int64[np.ndarray, " n"], classes: list[str]) -> None:
-    counts = _of_class(labels, classes)
-    if 0 in counts:
-        raise UserError(f"dataset.classes: no row has the label {classes[counts.index(0)]!r}; add some, or remove it")
-    if len(classes) == 1:
-        raise UserError(f"dataset: all rows have the label {classes[0]!r}; there is nothing to tell apart")
-
-
-def _of_class(labels: Int64[np.ndarray, " n"], classes: list[str]) -> list[int]:
-    """How many rows each class has."""
-    return np.bincount(labels[labels >= 0], minlength=len(classes)).tolist()
+def _of_stratum(strata: Int64[np.ndarray, " n"], names: Sequence[str]) -> list[int]:
+    """How many rows each stratum has."""
+    return np.bincount(strata[strata >= 0], minlength=len(names)).tolist()
 
 
 def _notes(table: Scan) -> list[str]:
     notes = []
     if table.moved:
         notes.append(f"{table.moved:,} rows of val or test have no label; they are training rows without one")
-    if not table.classes:
+    if (table.codes < 0).all():
         notes.append("no row has a label; features can be extracted, but nothing can be trained")
     return notes
 
@@ -262,13 +265,14 @@ def _write_rows(
     source: Iterable[Row],
     table: Scan,
     keep: Bool[np.ndarray, " n"],
-    roles: UInt8[np.ndarray, "m draws"],
+    roles: UInt8[np.ndarray, "m splits"],
 ) -> str:
     """The second pass: write `content.arrow` and `rows.parquet`; returns the digest of ids and content."""
     content_type = pa.large_string() if kind == "text" else pa.large_binary()
     content_schema = pa.schema({"id": pa.string(), "digest": pa.binary(16), "content": content_type})
-    draws = {f"draw_{draw}": pa.uint8() for draw in range(roles.shape[1])}
-    rows_schema = pa.schema({"id": pa.string(), "label": pa.int32(), "group": pa.string(), **draws})
+    columns = {role_column(split): pa.uint8() for split in range(roles.shape[1])}
+    label = pa.from_numpy_dtype(table.labels.dtype) if table.labels.ndim == 1 else pa.binary(table.labels[0].nbytes)
+    rows_schema = pa.schema({"id": pa.string(), "label": label, "group": pa.string(), **columns})
     hasher = sha256()
     written = 0
     with (
@@ -280,10 +284,11 @@ def _write_rows(
             ids = [row.id for row in batch]
             digests = [digest.tobytes() for digest in table.digests[numbers]]
             contents, groups = [row.content for row in batch], [row.group for row in batch]
-            labels = table.labels[numbers].astype(np.int32)
-            drawn = roles[written : written + len(batch)].T
+            labels = table.labels[numbers]
+            column = labels if labels.ndim == 1 else [row.tobytes() for row in labels]
+            assigned = roles[written : written + len(batch)].T
             content_file.write_batch(pa.record_batch([ids, digests, contents], schema=content_schema))
-            rows_file.write_batch(pa.record_batch([ids, labels, groups, *drawn], schema=rows_schema))
+            rows_file.write_batch(pa.record_batch([ids, column, groups, *assigned], schema=rows_schema))
             for id, digest in zip(ids, digests, strict=True):
                 hasher.update(f"{len(id.encode())}:{id}".encode() + digest)
             written += len(batch)
@@ -292,12 +297,12 @@ def _write_rows(
 
 
 def _batches(source: Iterable[Row], table: Scan, keep: Bool[np.ndarray, " n"]) -> Iterator[tuple[list[int], list[Row]]]:
-    """The rows that stay, with their numbers in the source, which must be as it was when surveyed."""
+    """The rows that are kept, with their numbers in the source, which must be as it was when scanned."""
     numbers: list[int] = []
     batch: list[Row] = []
-    size, surveyed = 0, iter(range(len(keep)))
+    size, expected = 0, iter(range(len(keep)))
     for row in source:
-        number = next(surveyed, -1)
+        number = next(expected, -1)
         if number < 0 or row_hash(row) != table.rows[number].tobytes():
             raise UserError(f"dataset.source: row {row.id} is new, the data changed meanwhile; run `aft prepare` again")
         if not keep[number]:
@@ -310,17 +315,17 @@ def _batches(source: Iterable[Row], table: Scan, keep: Bool[np.ndarray, " n"]) -
         if len(batch) == BATCH_ROWS or size >= BATCH_BYTES:
             yield numbers, batch
             numbers, batch, size = [], [], 0
-    if (number := next(surveyed, -1)) >= 0:
+    if (number := next(expected, -1)) >= 0:
         raise UserError(f"dataset.source: row {table.ids[number]} has gone meanwhile; run `aft prepare` again")
     if batch:
         yield numbers, batch
 
 
 def _write_quarantine(path: Path, table: Scan, fate: Int64[np.ndarray, " n"], partner: Int64[np.ndarray, " n"]) -> None:
-    """List the rows that are left out: their number in the source from 1, id, reason, and what there is to add."""
+    """List the rows that are left out: their number in the source from 1, id, reason, and details."""
     with path.open("w", encoding="utf-8", newline="") as file:
         lines = csv.writer(file, lineterminator="\n")
         lines.writerow(["row", "id", "reason", "detail"])
         for row in np.flatnonzero(fate != KEPT).tolist():
-            twin = "" if partner[row] < 0 else f"see {table.ids[partner[row]]}"
-            lines.writerow([row + 1, table.ids[row], REASONS[fate[row]], table.problems.get(row, twin)])
+            other = "" if partner[row] < 0 else f"see {table.ids[partner[row]]}"
+            lines.writerow([row + 1, table.ids[row], REASONS[fate[row]], table.problems.get(row, other)])

@@ -1,6 +1,6 @@
-"""The first pass over a source: look at every row, refuse what must not be, and keep what deciding needs.
+"""The first pass over a source: look at every row, refuse what is not allowed, and keep what decisions need.
 
-Some 80 bytes a row stay in memory, none of them content.
+Some 90 bytes a row stay in memory, and each distinct label, but no content.
 """
 
 import io
@@ -10,18 +10,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64, UInt8, UInt64
 from PIL import Image
 
+from pipeline import tasks
 from pipeline.data.dataset import Role, content_digest
 from pipeline.data.duplicates import words_digest
 from pipeline.data.splits import FREE
 from pipeline.datasets import SPLITS, Row
 from pipeline.errors import UserError
 from pipeline.progress import progress
+from pipeline.tasks import LabelError, Task
 
 CHUNK = 1024
 ROLES = {"train": Role.LABELLED, "val": Role.VAL, "test": Role.TEST}
@@ -34,14 +37,15 @@ class Scan:
     Attributes:
         ids: row ids.
         rows: 64-bit hashes of the ids.
-        units: 64-bit hashes of what is never torn apart: the row's group, or the row itself.
+        units: 64-bit hashes of what is never separated: the row's group, or the row itself.
         digests: content digests; zeros where the content cannot be read.
-        twins: what rows share that say the same.
-        labels: class numbers, -1 for none.
+        keys: equal for rows that are duplicates of one another.
+        labels: as the task has them, its `missing` for none.
+        codes: equal for equal labels, -1 for none.
         splits: the role that the source fixes, LABELLED standing for train, or `splits.FREE`. A source that fixes any
             leaves none free, and a row without a label is in train.
         problems: by row number, why the content cannot be read.
-        classes: their names.
+        task: with the names of its outputs.
         moved: how many rows without a label the source had in val or test.
     """
 
@@ -49,42 +53,41 @@ class Scan:
     rows: UInt64[np.ndarray, " n"]
     units: UInt64[np.ndarray, " n"]
     digests: UInt8[np.ndarray, "n 16"]
-    twins: UInt8[np.ndarray, "n 16"]
-    labels: Int64[np.ndarray, " n"]
+    keys: UInt8[np.ndarray, "n 16"]
+    labels: np.ndarray
+    codes: Int64[np.ndarray, " n"]
     splits: Int64[np.ndarray, " n"]
     problems: dict[int, str]
-    classes: list[str]
+    task: Task
     moved: int
 
 
-def scan(source: Iterable[Row], classes: tuple[str, ...] | None, by_words: bool) -> Scan:
+def scan(source: Iterable[Row], task: str, names: tuple[str, ...] | None, by_words: bool) -> Scan:
     """Look at every row.
 
     Args:
         source: the rows.
-        classes: the names that labels may have; None takes what comes, sorted (as numbers, if all are).
-        by_words: whether texts with the same set of words are twins, or only equal ones.
+        task: its name.
+        names: of the task's outputs, as the user wants them; see `pipeline.tasks.encode`.
+        by_words: whether texts with the same set of words are duplicates, or only equal ones.
 
     Raises:
-        UserError: there are no rows; a label or split that is not allowed; an id twice; a group torn by the source.
+        UserError: there are no rows; a label or split that is not allowed; an id twice; a divided group.
     """
-    numbers = {name: number for number, name in enumerate(classes or ())}
-    if len(numbers) < len(classes or ()):
-        raise UserError("dataset.classes: a name is there twice")
+    texts: dict[str, int] = {}
+    tasks.encode(task, [], names)  # what is wrong with the task or the names shows before anything is read
     ids, problems, moved = [], {}, 0
-    rows, units, digests, twins = bytearray(), bytearray(), bytearray(), bytearray()
-    labels, splits = array("i"), array("b")
+    rows, units, digests, keys = bytearray(), bytearray(), bytearray(), bytearray()
+    codes, splits = array("i"), array("b")
     with ThreadPoolExecutor() as pool, progress("look at the data", None, "rows") as advance:
         for chunk in _chunks(source):
             ids.append(pa.array([row.id for row in chunk], pa.string()))
             looked_at = pool.map(_problem, chunk) if isinstance(chunk[0].content, bytes) else map(_problem, chunk)
             for row, problem in zip(chunk, looked_at, strict=True):
                 if problem:
-                    problems[len(labels)] = problem
-                if row.label is not None and classes is not None and row.label not in numbers:
-                    raise UserError(
-                        f"row {row.id}: label {row.label!r} is not in dataset.classes: {', '.join(classes)}"
-                    )
+                    problems[len(codes)] = problem
+                if row.label is not None and row.label not in texts:
+                    _check_label(row, task, names)
                 split = _split(row)
                 if row.label is None and split > Role.LABELLED:
                     split, moved = Role.LABELLED, moved + 1
@@ -94,35 +97,56 @@ def scan(source: Iterable[Row], classes: tuple[str, ...] | None, by_words: bool)
                 units += hashed if row.group is None else _hash(b"group", row.group)
                 digests += digest
                 if by_words and isinstance(row.content, str) and not problem:
-                    twins += words_digest(row.content)
+                    keys += words_digest(row.content)
                 else:
-                    twins += digest
-                labels.append(-1 if row.label is None else numbers.setdefault(row.label, len(numbers)))
+                    keys += digest
+                codes.append(-1 if row.label is None else texts.setdefault(row.label, len(texts)))
                 splits.append(split)
             advance(len(chunk))
-    if not labels:
+    if not codes:
         raise UserError("dataset.source: it has no rows with these settings")
-    names = list(numbers)
-    if classes is None:
-        names.sort(key=(lambda name: (int(name), name)) if all(map(str.isdecimal, names)) else None)
-    final = {name: number for number, name in enumerate(names)}
-    renumbered = np.array([*(final[name] for name in numbers), -1])
+    values, outputs = tasks.encode(task, list(texts), names)
+    built = tasks.build(task, outputs)
+    labels, equal = _labels(np.frombuffer(codes, np.int32), values, built)
     fixed = np.frombuffer(splits, np.int8).astype(np.int64)
     table = Scan(
         ids=pa.chunked_array(ids),
         rows=np.frombuffer(rows, "<u8"),
         units=np.frombuffer(units, "<u8"),
         digests=np.frombuffer(digests, np.uint8).reshape(-1, 16),
-        twins=np.frombuffer(twins, np.uint8).reshape(-1, 16),
-        labels=renumbered[np.frombuffer(labels, np.int32)],
+        keys=np.frombuffer(keys, np.uint8).reshape(-1, 16),
+        labels=labels,
+        codes=equal,
         splits=np.maximum(fixed, Role.LABELLED) if fixed.max() > Role.LABELLED else fixed,
         problems=problems,
-        classes=names,
+        task=built,
         moved=moved,
     )
     _refuse_repeated_ids(table)
-    _refuse_torn_groups(table)
+    _refuse_divided_groups(table)
     return table
+
+
+def _check_label(row: Row, task: str, names: tuple[str, ...] | None) -> None:
+    """Make sure that the task can read a row's label, before a long pass ends with it."""
+    assert row.label is not None
+    try:
+        tasks.encode(task, [row.label], names)
+    except LabelError as error:
+        raise UserError(f"row {row.id}: {error}") from None
+
+
+def _labels(codes: np.ndarray, values: np.ndarray, task: Task) -> tuple[np.ndarray, Int64[np.ndarray, " n"]]:
+    """Labels of all rows, from numbers of distinct texts and the label of each; and codes that equal labels share."""
+    labels: np.ndarray[Any, Any] = np.full((len(codes), *values.shape[1:]), task.missing, task.dtype)
+    known = codes >= 0
+    labels[known] = values[codes[known]]
+    equal = np.full(len(codes), -1)
+    if known.any():
+        # Two texts may be one label, such as 1 and 1.0 of a regression.
+        _, same = np.unique(values, axis=0, return_inverse=True)
+        equal[known] = same.reshape(-1)[codes[known]]
+    return labels, equal
 
 
 def row_hash(row: Row) -> bytes:
@@ -176,13 +200,13 @@ def _refuse_repeated_ids(table: Scan) -> None:
         )
 
 
-def _refuse_torn_groups(table: Scan) -> None:
+def _refuse_divided_groups(table: Scan) -> None:
     """Rows with a label that are in one group must be in one split, if the source has splits."""
-    rows = np.flatnonzero(table.labels >= 0)
+    rows = np.flatnonzero(table.codes >= 0)
     rows = rows[np.argsort(table.units[rows], kind="stable")]
-    torn = (np.diff(table.units[rows]) == 0) & (np.diff(np.maximum(table.splits[rows], Role.LABELLED)) != 0)
-    if torn.any():
-        one, other = rows[np.argmax(torn)], rows[np.argmax(torn) + 1]
+    divided = (np.diff(table.units[rows]) == 0) & (np.diff(np.maximum(table.splits[rows], Role.LABELLED)) != 0)
+    if divided.any():
+        one, other = rows[np.argmax(divided)], rows[np.argmax(divided) + 1]
         raise UserError(
             f"dataset.source: rows {table.ids[one]} and {table.ids[other]} are of one group, but in different splits; "
             f"put the group into one"

@@ -88,6 +88,7 @@ def extract(
     machine: Machine = Machine(),
     name: str = "features",
     say: Callable[[str], None] = lambda line: None,
+    done: Callable[[int, int], None] = lambda written, reused: None,
 ) -> Extraction:
     """Run `teacher` over all rows of `data` and write the store `out`, or what is missing of it.
 
@@ -103,6 +104,7 @@ def extract(
             most 16.
         name: what to call the work in the progress line.
         say: takes a line about what was found in the store, and one about the work to do, before it begins.
+        done: takes, after every shard, how many rows were computed so far, and how many were there already.
 
     Raises:
         UserError: the teacher reads another kind of rows, a row cannot be read (the line names its id), the features
@@ -140,6 +142,7 @@ def extract(
                     said = _run(teacher, batches, len(shard.rows), dtype, advance)
                     writer.write(shard, said, seconds=perf_counter() - started)
                     written += len(shard.rows)
+                    done(written, len(data) - missing)
                     progressed = True
     seconds = perf_counter() - began
     return Extraction(

@@ -1,35 +1,33 @@
-"""Whether two classifiers know different things: how much they gain together, and how often only one of them is right.
-
-Both measures look at rows with known labels and at whether a classifier is right there, never at what it says instead.
-"""
+"""Whether two models know different things: how much one scores above the other, and how often only one is right."""
 
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
-from pipeline.functional.metrics import Paired, paired
+from pipeline.functional.statistics import Paired, paired
 
-Hits = Sequence[Bool[np.ndarray, " _"]]
-"""Per draw of the splits, which rows a classifier has right."""
+RowScores = Sequence[Float[np.ndarray, " _"]]
+"""Per split, the score of every row, such as 1 where a prediction is right and 0 where it is wrong."""
 
 
-def gain(hits: Hits, others: Hits) -> Paired:
-    """Accuracy minus the other's on the same rows, as a mean with its interval.
+def gain(scores: RowScores, others: RowScores) -> Paired:
+    """The mean score minus the other model's on the same rows, as a mean with its interval.
 
-    Over draws where there are several. A single draw is compared row by row: its interval tells how much other rows
+    Over splits where there are several. A single split is compared row by row: its interval tells how much other rows
     of the same kind would change, and nothing of how much other training labels would.
     """
-    if len(hits) == 1:
-        return paired(hits[0].astype(float) - others[0].astype(float))
-    return paired([float(mine.mean() - theirs.mean()) for mine, theirs in zip(hits, others, strict=True)])
+    if len(scores) == 1:
+        return paired(scores[0] - others[0])
+    return paired([float(mine.mean() - theirs.mean()) for mine, theirs in zip(scores, others, strict=True)])
 
 
 def one_right(hits: Bool[np.ndarray, " n"], others: Bool[np.ndarray, " n"]) -> tuple[float, float]:
     """The share of rows that exactly one of two classifiers has right, and what it would be by chance.
 
     By chance means that being right is independent between them at their accuracies p and q: p (1 - q) + q (1 - p).
-    Below chance they err on the same rows, as two teachers that know the same do; the same classifier twice has 0.
+    Below chance they are wrong on the same rows, as two teachers that know the same are; a classifier with itself has
+    0.
     """
     p, q = float(hits.mean()), float(others.mean())
     return float((hits != others).mean()), p * (1 - q) + q * (1 - p)

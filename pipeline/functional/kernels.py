@@ -62,47 +62,61 @@ def rms_gap(student: Float[Tensor, "n n"], teacher: Float[Tensor, "n n"]) -> Flo
     return ((student - teacher).square().mean() + EPSILON).sqrt()
 
 
-def cosine_gap(a: Float[Tensor, "n d"], b: Float[Tensor, "n e"]) -> Float[Tensor, ""]:
-    """`rms_gap(cosine(gram(a)), cosine(gram(b)))` of centred rows, with its gradient in closed form.
+def cosine_gap(
+    student: Float[Tensor, "n d"], teacher: Float[Tensor, "n e"], gates: Float[Tensor, " e"]
+) -> Float[Tensor, ""]:
+    """`rms_gap(cosine(gram(student)), cosine(gram(teacher * gates)))`, with its gradient in closed form.
 
-    Autograd would pass over dozens of [n, n] matrices, and multiply each side twice in its backward pass where the
-    symmetry of the kernels needs one product. The gradient cannot be differentiated again.
+    It passes over each matrix far fewer times than autograd does. The gradient cannot be differentiated again, and
+    `teacher` has none.
+
+    Args:
+        student, teacher: centred rows.
+        gates: of the teacher's features, not negative.
     """
-    gap: Tensor = _CosineGap.apply(a, b)
+    gap: Tensor = _CosineGap.apply(student, teacher, gates)
     return gap
 
 
 class _CosineGap(torch.autograd.Function):
-    """R = sqrt(mean(E^2) + EPSILON), E = A A^T - B B^T, rows A_i = a_i / N_i, N_i = |a_i| + EPSILON, and B likewise.
+    """R = sqrt(mean(E^2) + EPSILON), E = S S^T - T T^T. Rows are s_i = x_i / N_i with N_i = |x_i| + EPSILON, and t_i.
 
-    dR/dA = 2 E A / (n^2 R), and what that is along A_i itself changes N_i only:
-    dR/da_i = (dR/dA_i - (dR/dA_i . A_i) a_i / |a_i|) / N_i. For B the sign of E is the other.
+    E is symmetric, so dR/dS = c E S and dR/dT = -c E T with c = 2 / (n^2 R). The part along a row only changes the
+    row's norm: dR/dx_i = (dR/ds_i - (dR/ds_i . s_i) x_i / |x_i|) / N_i. For the teacher, x_id = y_id g_d, and
+    dR/dg_d = sum_i y_id dR/dx_id = sum_i x_id dR/dx_id / g_d.
     """
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        norms = [torch.linalg.vector_norm(rows, dim=1, keepdim=True) for rows in (a, b)]
-        unit = [rows / (norm + EPSILON) for rows, norm in zip((a, b), norms, strict=True)]
-        difference = torch.addmm(unit[0] @ unit[0].T, unit[1], unit[1].T, alpha=-1)
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, gates: Tensor) -> Tensor:
+        gated = teacher * gates
+        norms, gated_norms = (torch.linalg.vector_norm(rows, dim=1, keepdim=True) for rows in (student, gated))
+        unit, gated_unit = student / (norms + EPSILON), gated.div_(gated_norms + EPSILON)  # [n, d], [n, e]
+        difference = (unit @ unit.T).addmm_(gated_unit, gated_unit.T, alpha=-1)  # [n, n]
         gap = (torch.linalg.vector_norm(difference).square() / difference.numel() + EPSILON).sqrt()
-        ctx.save_for_backward(*unit, *norms, difference, gap)
+        ctx.save_for_backward(unit, norms, gated_unit, gated_norms, gates, difference, gap)
         return gap
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        *sides, difference, gap = ctx.saved_tensors
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+        unit, norms, gated_unit, gated_norms, gates, difference, gap = ctx.saved_tensors
         factor = 2 * slope / (gap * difference.numel())
-        gradients: list[Tensor | None] = []
-        for unit, norm, sign, needed in zip(sides[:2], sides[2:], (1, -1), ctx.needs_input_grad, strict=True):
-            if not needed:
-                gradients.append(None)
-                continue
-            pull = difference @ unit
-            # A unit row is a_i / N_i, and |a_i| can be 0.
-            along = (pull * unit).sum(1, keepdim=True) * ((norm + EPSILON) / norm.clamp_min(TINY))
-            gradients.append(torch.addcmul(pull, unit, along, value=-1).mul_(sign * factor / (norm + EPSILON)))
-        return tuple(gradients)
+        of_student = of_gates = None
+        if ctx.needs_input_grad[0]:
+            pull = difference @ unit  # [n, d]
+            along = (pull * unit).sum(1, keepdim=True) * _over(norms)
+            of_student = pull.addcmul_(unit, along, value=-1).mul_(factor / (norms + EPSILON))
+        if ctx.needs_input_grad[2]:
+            products = (difference @ gated_unit).mul_(gated_unit)  # [n, e]
+            along = products.sum(1) * _over(gated_norms).squeeze(1)
+            # Where a gate is 0 everything here is 0.
+            of_gates = (along @ gated_unit.square() - products.sum(0)) * (factor / gates.clamp_min(TINY))
+        return of_student, None, of_gates
+
+
+def _over(norms: Float[Tensor, "n 1"]) -> Float[Tensor, "n 1"]:
+    """(|x| + EPSILON) / |x|, finite where x is 0."""
+    return (norms + EPSILON) / norms.clamp_min(TINY)
 
 
 def alignment(a: Float[Tensor, "n n"], b: Float[Tensor, "n n"]) -> Float[Tensor, ""]:

@@ -1,9 +1,9 @@
-"""Classification by nearest neighbours: what the geometry of features knows without anything being fitted."""
+"""Predictions by nearest neighbours: what the geometry of features knows without anything being fitted."""
 
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 
 def unit(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
@@ -14,21 +14,19 @@ def unit(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
 
 def vote(
     bank: Float[np.ndarray, "m d"],
-    labels: Int[np.ndarray, " m"],
+    targets: Float[np.ndarray, "m c"],
     queries: Float[np.ndarray, "n d"],
     numbers: Sequence[int],
-    classes: int,
-) -> Int[np.ndarray, "k n"]:
-    """The class of each query by the votes of its nearest rows in the bank, for each number of neighbours.
+) -> Float[np.ndarray, "k n c"]:
+    """The mean target of the nearest rows in the bank of each query, for each number of neighbours.
 
-    Nearest is the largest cosine. The class with the most neighbours wins; among classes with as many, the one whose
-    neighbours have the larger sum of cosines.
+    Nearest is the largest cosine. With one-hot targets, the largest output is that of the class with the most
+    neighbours; among classes with as many, of the one whose neighbours have the larger sum of cosines.
 
     Args:
-        bank, labels: rows of unit norm and their class numbers.
+        bank, targets: rows of unit norm and their targets.
         queries: rows of unit norm; they and the bank give one matrix [n, m].
         numbers: how many neighbours vote, each at most m.
-        classes: C.
     """
     cosines = queries @ bank.T
     most = max(numbers)
@@ -36,11 +34,12 @@ def vote(
     order = np.argsort(-np.take_along_axis(cosines, near, 1), axis=1, kind="stable")
     near = np.take_along_axis(near, order, 1)
     close = np.take_along_axis(cosines, near, 1).astype(np.float64)
-    chosen = []
+    outputs = []
     for number in numbers:
-        score = np.zeros((len(queries), classes))
+        output = np.zeros((len(queries), targets.shape[1]))
         # A cosine divided by 2 (k + 1) sums to less than half a vote: it decides between equals and nothing else.
         ballots = 1 + close[:, :number] / (2 * (number + 1))
-        np.add.at(score, (np.arange(len(queries))[:, None], labels[near[:, :number]]), ballots)
-        chosen.append(score.argmax(1))
-    return np.stack(chosen)
+        for place in range(number):
+            output += ballots[:, place, None] * targets[near[:, place]]
+        outputs.append(output / ballots.sum(1, keepdims=True))
+    return np.stack(outputs)

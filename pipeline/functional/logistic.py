@@ -6,13 +6,13 @@ that some tens of steps suffice; with fewer rows than features the problem also 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
+from pipeline.functional.linear import FOLDS, Linear
 from pipeline.functional.metrics import log_loss
 
 GRADIENT = 1e-4
@@ -24,26 +24,8 @@ LOSS = 1e-10
 STEPS = 1000
 """Or after so many: an almost unpenalised fit of few rows has no finite minimum."""
 
-FOLDS = 5
-"""Parts of the rows: each is judged by a fit on the others."""
-
 BLOCK = 8192
 """Rows taken to double precision at a time."""
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A linear classifier of rows: weight [C, D] and bias [C], float32, and how it was chosen on validation rows."""
-
-    weight: Float[np.ndarray, "c d"]
-    bias: Float[np.ndarray, " c"]
-    strength: float
-    val_log_loss: float
-
-    def logits(self, rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
-        """Logits of rows."""
-        logits: np.ndarray = rows @ self.weight.T + self.bias
-        return logits
 
 
 def fit(
@@ -55,8 +37,8 @@ def fit(
 ) -> Linear:
     """The fit whose log loss on the validation rows is the least.
 
-    Strengths are tried from the least on, until one does worse on the validation rows than the one before: the rest
-    would fit the training rows closer still, and take the longest.
+    Strengths are tried in ascending order until one does worse on the validation rows than the best before: larger
+    ones fit the training rows even more closely, and take the longest.
 
     Args:
         train, labels: rows of every class, and their class numbers.
@@ -69,9 +51,9 @@ def fit(
         # safetensors writes memory as it lies, so it must lie row by row.
         weight, bias = np.ascontiguousarray(weight.T, np.float32), bias.astype(np.float32)
         found = Linear(weight, bias, strength, log_loss(val @ weight.T + bias, val_labels))
-        if best is not None and found.val_log_loss > best.val_log_loss:
+        if best is not None and found.val_loss > best.val_loss:
             break
-        if best is None or found.val_log_loss < best.val_log_loss:
+        if best is None or found.val_loss < best.val_loss:
             best = found
     assert best is not None
     return best
@@ -99,14 +81,6 @@ def minima(
         yield whole, bias - bias.mean() - centre @ whole
 
 
-def folds(labels: Int[np.ndarray, " n"], seed: int) -> Int[np.ndarray, " n"]:
-    """Of each row its fold, 0 to `FOLDS` - 1, at random, but with every class spread as evenly as it goes."""
-    order = np.random.default_rng([seed, 1]).permutation(len(labels))
-    folds = np.empty(len(labels), np.int64)
-    folds[order[np.argsort(labels[order], kind="stable")]] = np.arange(len(labels)) % FOLDS
-    return folds
-
-
 def cross_fit(
     rows: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], folds: Int[np.ndarray, " n"], strength: float
 ) -> tuple[Float[np.ndarray, "k c d"], Float[np.ndarray, "k c"]]:
@@ -114,7 +88,7 @@ def cross_fit(
 
     Args:
         rows, labels: rows of every class, and their class numbers.
-        folds: of each row, as `folds` gives them for these rows or for more.
+        folds: of each row, as `pipeline.functional.linear.folds` gives them for these rows or for more.
         strength: the inverse of the L2 penalty.
     """
     fitted = []
@@ -159,10 +133,10 @@ def _minimum(
     def loss_and_gradient(scaled: np.ndarray) -> tuple[float, np.ndarray]:
         point = scaled.reshape(k + 1, classes) * scale
         weight, bias = point[:k], point[k]
-        said = log_softmax(rows @ weight.astype(rows.dtype) + bias, axis=1)
-        error = np.exp(said) - wanted
+        log_probabilities = log_softmax(rows @ weight.astype(rows.dtype) + bias, axis=1)
+        error = np.exp(log_probabilities) - wanted
         pull = np.concatenate([rows.T @ error.astype(rows.dtype) + weight / strength, error.sum(0, keepdims=True)])
-        loss = -(said * wanted).sum() + np.square(weight).sum() / (2 * strength)
+        loss = -(log_probabilities * wanted).sum() + np.square(weight).sum() / (2 * strength)
         return float(loss), (pull * scale).ravel()
 
     start = np.concatenate([weight, bias[None]]) / scale

@@ -4,9 +4,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 ROUNDS = 11
 TOLERANCE = 1e-3
@@ -16,14 +15,14 @@ BLOCK = 8192
 
 @dataclass(frozen=True)
 class LogME:
-    """`score`: log evidence per row, mean over classes. `weights`: the posterior mean of each class's model."""
+    """`score`: log evidence per row, mean over columns. `weights`: the posterior mean of each column's model."""
 
     score: float
-    weights: Float[Tensor, "classes d"]
+    weights: Float[Tensor, "c d"]
 
 
-def logme(features: Float[Tensor, "n d"], labels: Int[Tensor, " n"], classes: int, compat: str | None = None) -> LogME:
-    """The evidence of a Bayesian linear regression of each class's 0-1 column on the features, at its best precisions.
+def logme(features: Float[Tensor, "n d"], targets: Float[Tensor, "n c"], compat: str | None = None) -> LogME:
+    """The evidence of a Bayesian linear regression of each target column on the features, at its best precisions.
 
     The prior precision a and the noise precision b are found by fixed-point iteration. With singular values s of the
     features F [n, D] and m the posterior mean, the log evidence of a column t is
@@ -32,13 +31,12 @@ def logme(features: Float[Tensor, "n d"], labels: Int[Tensor, " n"], classes: in
 
     Args:
         features: raw features of the labelled rows.
-        labels: their class numbers, on the same device.
-        classes: C.
+        targets: such as one-hot labels, on the same device.
         compat: "published" sums over min(n, D) singular values only, as the authors' code does. Where D > n that leaves
             (D - n)/2 log a in the score, and ranks wide features of few rows wrongly.
     """
     n, d = features.shape
-    targets = F.one_hot(labels, classes).double()
+    targets = targets.double()
     square, axes, along = _spectrum(features, targets)
     beyond = 0 if compat == "published" else d - len(square)
     scores, weights = [], []
@@ -57,12 +55,12 @@ def logme(features: Float[Tensor, "n d"], labels: Int[Tensor, " n"], classes: in
         evidence = d * math.log(a) + n * math.log(b) - determinant - b * rest - a * size - n * math.log(2 * math.pi)
         scores.append(evidence / 2 / n)
         weights.append(axes @ (seen / (square + a / b)))
-    return LogME(sum(scores) / classes, torch.stack(weights).float())
+    return LogME(sum(scores) / len(scores), torch.stack(weights).float())
 
 
 def _spectrum(
-    features: Float[Tensor, "n d"], targets: Float[Tensor, "n classes"]
-) -> tuple[Float[Tensor, " k"], Float[Tensor, "d k"], Float[Tensor, "k classes"]]:
+    features: Float[Tensor, "n d"], targets: Float[Tensor, "n c"]
+) -> tuple[Float[Tensor, " k"], Float[Tensor, "d k"], Float[Tensor, "k c"]]:
     """Squared singular values and right singular vectors of F, k = min(n, d), and V^T F^T t of every column t."""
     n, d = features.shape
     if n < d:

@@ -1,4 +1,4 @@
-"""Mean and spread of features, and of scores of them, over rows read block by block: memory does not grow with rows."""
+"""Mean and spread of features over rows that are read block by block: memory does not grow with rows."""
 
 from collections.abc import Callable
 
@@ -17,12 +17,3 @@ def statistics(rows: np.ndarray, reader: Callable[[np.ndarray], np.ndarray]) -> 
     std[std < 1e-6 * max(std.max(), 1e-12)] = 1.0  # a constant feature stays constant instead of becoming noise
     norm = sum(np.linalg.norm((reader(block) - mean) / std, axis=1).sum() for block in blocks) / len(rows)
     return mean.astype(np.float32), std.astype(np.float32), float(norm)
-
-
-def score_std(
-    rows: np.ndarray, reader: Callable[[np.ndarray], np.ndarray], scores: Callable[[np.ndarray], np.ndarray]
-) -> np.ndarray:
-    """The standard deviation over `rows` of each class's score [C], never 0."""
-    blocks = [rows[a : a + BLOCK] for a in range(0, len(rows), BLOCK)]
-    spread: np.ndarray = np.concatenate([scores(reader(block).astype(np.float32)) for block in blocks]).std(0)
-    return np.maximum(spread, 1e-12)

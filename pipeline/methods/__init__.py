@@ -1,24 +1,34 @@
-"""Ways to transfer, one file a method: `name: aft` is `aft.py`.
+"""Ways to transfer, one file a method: `aft: {weight: ...}` of a run is `aft.py`.
 
 A method offers `Settings`, its own keys in a run, with `build(context)`, which returns a `Transfer`: a module that
 turns a step's `Signals` into a scalar penalty. The weight of the penalty belongs to the run, not to the method.
 Whatever parameters the module has (gates, projections) get an optimiser group of their own, at `learning_rate`, and
 are not exported with the student.
 
-A method may say what is worth trying of its settings: `AUTO`, lists of values by key, which `weight: auto` searches
-beside the weight where the run does not set them.
+A method may say which of its settings are worth a search: `AUTO`, lists of values by key, which `weight: auto` searches
+along with the weight where the run does not set them.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import wraps
+from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+
+from pipeline.probing import OutputKind, ProbeKind
+from pipeline.tasks import Task
+
+TeacherOutput = OutputKind | Literal["head"]
+"""Outputs for the task on a teacher's side: of a probe on a source, or of the teacher's own head, its stored logits."""
+
+Reads = TeacherOutput | Literal["features"]
+"""What a method may read of each source: its raw features, or outputs."""
 
 
 @dataclass(frozen=True)
@@ -26,85 +36,66 @@ class Signals:
     """All that is known about the n rows of one step. Methods take what they need, by name.
 
     Attributes:
-        features: the student's features, the input of its last layer.
-        logits: the student's logits.
-        teachers: raw features of each teacher, in the run's order, float32.
-        labels: class numbers, -1 for rows without a label (hidden or missing).
-        folds: which part of the labelled rows the teachers' rows are in, for probes that were fitted without that part;
-            -1 for rows in none.
+        features: the student's features, the input of its last layer [n, d].
+        outputs: the student's outputs [n, C].
+        labels: as the task has them, its `missing` for rows whose label is hidden or missing [n, ...].
+        teachers: raw features of each source, in the run's order, float32 [n, D_k]; empty unless a method reads them.
+        teacher_outputs: by kind, the outputs of each source, in the run's order, float32 [n, C]; only the kinds that a
+            method reads.
         progress: how far training is, from 0 at the first step to 1 after the last.
-        heads: what each teacher's own head for the task says, its stored logits, float32; empty unless a method of the
-            run has `logits: head`.
     """
 
     features: Float[Tensor, "n student"]
-    logits: Float[Tensor, "n classes"]
-    teachers: tuple[Float[Tensor, "n _"], ...]
-    labels: Int[Tensor, " n"]
-    folds: Int[Tensor, " n"]
+    outputs: Float[Tensor, "n c"]
+    labels: Shaped[Tensor, "n *label"]
+    teachers: tuple[Float[Tensor, "n _"], ...] = ()
+    teacher_outputs: Mapping[TeacherOutput, tuple[Float[Tensor, "n c"], ...]] = field(default_factory=dict)
     progress: float = 0.0
-    heads: tuple[Float[Tensor, "n classes"], ...] = ()
+
+    def map_teachers(self, change: Callable[[Tensor], Tensor]) -> "Signals":
+        """The same with every teacher's features and outputs changed."""
+        outputs = {kind: tuple(map(change, each)) for kind, each in self.teacher_outputs.items()}
+        return replace(self, teachers=tuple(map(change, self.teachers)), teacher_outputs=outputs)
+
+    def with_other_rows(self) -> "Signals":
+        """The same with every row given the teachers' features and outputs of another row."""
+        return self.map_teachers(lambda rows: rows.roll(1, 0))
+
+
+@dataclass(frozen=True)
+class Directions:
+    """Task directions of one source: (outputs - shift) * scale, of mean-free columns with standard deviation 1.
+
+    Attributes:
+        shift, scale: per output of the probe [C].
+    """
+
+    shift: Float[Tensor, " c"]
+    scale: Float[Tensor, " c"]
 
 
 @dataclass(frozen=True)
 class TeacherProfile:
-    """What is known of one teacher's D features before training: statistics over the training rows, and a probe.
+    """What is known before training of the D features of one source, and of its probe's C outputs.
 
     Attributes:
-        name: its key in params.yaml.
+        name: of the source.
         mean, std: per feature, over all training rows, labelled or not [D]; std is never 0.
         row_norm: mean L2 norm of a standardised row, (x - mean) / std.
-        probe_weight: multinomial logistic regression on standardised features, fitted on labelled training rows
-            only [C, D].
-        probe_bias: [C].
-        fold_weight, fold_bias: the same of a probe fitted without the labelled rows of each fold [K, C, D], [K, C].
-        direction_std: per class, the standard deviation over training rows of a standardised row's product with the
-            unit-norm class direction [C].
-        kernel: a probe of the same labelled rows that need not be linear.
+        better: the kind of probe with the lower loss on validation rows.
+        directions: by kind of probe, how its outputs become task directions.
     """
 
     name: str
     mean: Float[Tensor, " teacher"]
     std: Float[Tensor, " teacher"]
     row_norm: float
-    probe_weight: Float[Tensor, "classes teacher"]
-    probe_bias: Float[Tensor, " classes"]
-    fold_weight: Float[Tensor, "folds classes teacher"]
-    fold_bias: Float[Tensor, "folds classes"]
-    direction_std: Float[Tensor, " classes"]
-    kernel: "KernelProfile"
+    better: ProbeKind
+    directions: Mapping[ProbeKind, Directions]
 
     def standardise(self, raw: Float[Tensor, "n teacher"]) -> Float[Tensor, "n teacher"]:
         """Raw features, each shifted and scaled to mean 0 and standard deviation 1 over the training rows."""
         return (raw - self.mean) / self.std
-
-    def logits(self, raw: Float[Tensor, "n teacher"]) -> Float[Tensor, "n classes"]:
-        """What the probe says of raw features."""
-        return self.standardise(raw) @ self.probe_weight.T + self.probe_bias
-
-
-@dataclass(frozen=True)
-class KernelProfile:
-    """A kernel probe: logits K(x, landmarks) weight + bias, K(x, y) = exp(-sharpness |x - y|^2) on unit rows.
-
-    Attributes:
-        landmarks: unit rows [m, D].
-        sharpness: of the kernel.
-        weight: [m, C].
-        bias: [C].
-        fold_weight, fold_bias: the same without the labelled rows of each fold [K, m, C], [K, C].
-        std: of the logits over the training rows [C].
-        better: whether its log loss on validation rows is below the linear probe's.
-    """
-
-    landmarks: Float[Tensor, "m teacher"]
-    sharpness: float
-    weight: Float[Tensor, "m classes"]
-    bias: Float[Tensor, " classes"]
-    fold_weight: Float[Tensor, "folds m classes"]
-    fold_bias: Float[Tensor, "folds classes"]
-    std: Float[Tensor, " classes"]
-    better: bool
 
 
 @dataclass(frozen=True)
@@ -113,35 +104,54 @@ class Context:
 
     Attributes:
         student_width: d, the width of the student's features.
-        classes: C, the number of classes.
-        teachers: a profile per teacher, in the run's order.
-        train_rows: all training rows, labelled or not.
-        labelled_rows: the training rows whose label may be used.
-        val_rows: validation rows, for stopping early; their labels are not for fitting.
-        labels: per row of the dataset, -1 where unknown or hidden: only `labelled_rows` have one.
-        folds: per row of the dataset, as in `Signals`.
-        teacher_features: raw features of teacher number k for rows, float32 [n, D].
-        student_features: features of the untrained student for rows, float32 [n, d].
-        seed: the run's seed.
+        task: what is learned; `len(task.outputs)` is C.
+        teachers: a profile per source, in the run's order.
+        train_rows: all training rows, labelled or not [t].
+        labelled_rows: the training rows whose label may be used [l].
+        val_rows: validation rows, for stopping early; their labels are not for fitting [v].
+        labels: per row of the dataset, the task's `missing` where unknown or hidden: only `labelled_rows` have one
+            [rows, ...].
+        teacher_features: raw features of source number k for rows: (k, rows) -> float32 [n, D_k].
+        teacher_outputs: outputs of one kind of source number k for rows: (kind, k, rows) -> float32 [n, C].
+        student_features: features of the untrained student: rows -> float32 [n, d].
+        seed: the trial's seed.
     """
 
     student_width: int
-    classes: int
+    task: Task
     teachers: tuple[TeacherProfile, ...]
     train_rows: np.ndarray
     labelled_rows: np.ndarray
     val_rows: np.ndarray
-    labels: Int[Tensor, " rows"]
-    folds: Int[Tensor, " rows"]
+    labels: Shaped[Tensor, "rows *label"]
     teacher_features: Callable[[int, np.ndarray], Tensor]
+    teacher_outputs: Callable[[TeacherOutput, int, np.ndarray], Tensor]
     student_features: Callable[[np.ndarray], Tensor]
     seed: int
 
+    def initial_signals(self, rows: np.ndarray, reads: Collection[Reads]) -> Signals:
+        """What a method that reads this sees of rows before training; the student's outputs are 0."""
+        numbers = range(len(self.teachers))
+        features = self.student_features(rows).detach()
+        return Signals(
+            features,
+            features.new_zeros(len(rows), len(self.task.outputs)),
+            self.labels[rows],
+            tuple(self.teacher_features(k, rows) for k in numbers) if "features" in reads else (),
+            {kind: tuple(self.teacher_outputs(kind, k, rows) for k in numbers) for kind in reads if kind != "features"},
+        )
+
 
 class Transfer(nn.Module, ABC):
-    """A method at work. `learning_rate` is that of its own parameters, where it has any."""
+    """A method at work.
+
+    Attributes:
+        learning_rate: of its own parameters, where it has any.
+        reads: what it reads of each source; nothing else is fetched for it.
+    """
 
     learning_rate: float = 1e-2
+    reads: frozenset[Reads] = frozenset({"features"})
 
     @abstractmethod
     def forward(self, signals: Signals) -> Float[Tensor, ""]:
@@ -152,7 +162,7 @@ class Transfer(nn.Module, ABC):
         return {}
 
     def gates(self) -> dict[str, Float[Tensor, " teacher"]]:
-        """How much each feature of each teacher counts, by teacher, for the report; empty if there is no such thing."""
+        """The weight of each feature, by source, for the report; empty if there is no such thing."""
         return {}
 
 
@@ -164,10 +174,7 @@ def full_precision(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @wraps(forward)
     def outside_autocast(self: Transfer, signals: Signals) -> Tensor:
-        teachers = tuple(up(teacher) for teacher in signals.teachers)
-        heads = tuple(up(head) for head in signals.heads)
-        features, logits = up(signals.features), up(signals.logits)
-        signals = replace(signals, features=features, logits=logits, teachers=teachers, heads=heads)
+        signals = replace(signals.map_teachers(up), features=up(signals.features), outputs=up(signals.outputs))
         device = signals.features.device.type
         with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
             return forward(self, signals)

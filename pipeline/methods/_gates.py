@@ -49,15 +49,14 @@ class Gates(nn.Module):
         mean = torch.cat(list(self.scores)).mean()
         return [(score - mean).exp() for score in self.scores]
 
-    def rows(self, blocks: Sequence[Float[Tensor, "n _"]]) -> Float[Tensor, "n width"]:
-        """The centred, gated features side by side."""
-        gates = [values.expand(width) for values, width in zip(self.values(), self.widths, strict=True)]
-        return centre(torch.cat(list(blocks), dim=1)) * torch.cat(gates)
+    def each_feature(self) -> Float[Tensor, " width"]:
+        """The gate of every feature, of all blocks."""
+        return torch.cat([gates.expand(width) for gates, width in zip(self.values(), self.widths, strict=True)])
 
     def forward(self, blocks: Sequence[Float[Tensor, "n _"]]) -> Float[Tensor, "n n"]:
         """The Gram matrix of the centred, gated features; outer products are never formed."""
         if self.combine == "side_by_side":
-            return gram(self.rows(blocks))
+            return gram(centre(torch.cat(list(blocks), dim=1)), self.each_feature().square())
         gated = zip(blocks, (gates.square() for gates in self.values()), self.owners, strict=True)
         factors: dict[int, SplitGram] = {}
         for block, weight, owner in gated:
@@ -88,13 +87,9 @@ class DenseGates(nn.Module):
         super().__init__()
         self.matrix = nn.Parameter(torch.eye(width) if start == "identity" else torch.randn(width, width) / width**0.5)
 
-    def rows(self, blocks: Sequence[Float[Tensor, "n _"]]) -> Float[Tensor, "n width"]:
-        """The centred, mapped features."""
-        return centre(torch.cat(list(blocks), dim=1)) @ self.matrix
-
     def forward(self, blocks: Sequence[Float[Tensor, "n _"]]) -> Float[Tensor, "n n"]:
         """The Gram matrix of the centred, mapped features."""
-        return gram(self.rows(blocks))
+        return gram(centre(torch.cat(list(blocks), dim=1)) @ self.matrix)
 
     def report(self) -> dict[str, Tensor]:
         """Empty: a matrix that mixes features gives none of them a weight of its own."""

@@ -1,15 +1,17 @@
-"""What a method compares a student with: teachers' raw features, scaled as its settings ask, batch by batch."""
+"""What a method compares a student with: teachers' features, scaled as its settings ask, and outputs for the task."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from pipeline.methods import Context, Signals, TeacherProfile
+from pipeline.methods import Context, Reads, Signals, TeacherOutput, TeacherProfile
 from pipeline.params import Settings
+from pipeline.probing import ProbeKind
+from pipeline.tasks import Task
 
 Scaling = Literal["as_published", "standardised", "whitened"]
 WhichProbe = Literal["linear", "kernel", "best"]
@@ -23,14 +25,14 @@ class TargetSettings(Settings):
     """How teachers' features become targets; every method that compares features has these.
 
     Attributes:
-        scaling: `as_published` leaves features raw, so the teacher with the longest rows counts most; `standardised`
-            gives each feature mean 0 and one scale, and each teacher's rows mean norm 1; `whitened` (ours) then turns
+        scaling: `as_published` leaves features raw, so the source with the longest rows counts most; `standardised`
+            gives each feature mean 0 and one scale, and each source's rows mean norm 1; `whitened` (ours) then rotates
             them to their principal axes, strongest first, and gives each of those one scale, as far as the number of
             rows allows. None means `as_published`, or `standardised` where there are task directions.
-        task_directions: append to each teacher's features what its probe looks at: the standardised features' products
-            with the unit-norm class directions, each at standard deviation 1.
-        probe: whose directions those are: of the `linear` probe; of the `kernel` probe, whose logits they are, each at
-            standard deviation 1; or of each teacher's `best` one by log loss on validation rows.
+        task_directions: append to each source's features what its probe looks at: its outputs without the bias, which
+            are the standardised features' products with the probe's directions, each at standard deviation 1.
+        probe: whose directions those are: of the `linear` probe; of the `kernel` probe, whose outputs they are, each at
+            standard deviation 1; or of each source's `best` one by loss on validation rows.
     """
 
     scaling: Scaling | None = None
@@ -47,15 +49,16 @@ class TargetSettings(Settings):
 
 
 class Targets(nn.Module):
-    """Turns raw features of each teacher into blocks of target features; the targets are the blocks side by side.
+    """Turns what is known of each source into blocks of target features; the targets are the blocks side by side.
 
-    With task directions the blocks of a teacher are `[Ts / mean row norm of Ts, Ts d_c / std(Ts d_c)]`, Ts its
-    standardised features and d_c the unit-norm rows of its probe.
+    With task directions the blocks of a source are `[Ts / mean row norm of Ts, directions]`, Ts its standardised
+    features. Blocks have no parameters.
 
     Attributes:
-        names: of each block: its teacher's, or `<teacher>: task` for the directions.
+        names: of each block: its source's, or `<source>: task` for the directions.
         widths: of each block.
-        owners: of each block, the number of its teacher.
+        owners: of each block, the number of its source.
+        reads: see `Transfer`.
     """
 
     def __init__(self, settings: TargetSettings, context: Context):
@@ -64,17 +67,22 @@ class Targets(nn.Module):
         self.names: list[str] = []
         self.widths: list[int] = []
         self.owners: list[int] = []
+        self.kinds: list[ProbeKind | None] = []
         self.blocks = nn.ModuleList()
         for number, profile in enumerate(context.teachers):
-            self._append(number, profile.name, len(profile.mean), _features(scaling, number, context))
+            self._append(number, profile.name, len(profile.mean), _features(scaling, number, context), None)
             if settings.task_directions:
-                block = _directions(profile, settings.probe)
-                self._append(number, f"{profile.name}: task", len(profile.probe_bias), block)
+                kind = kind_of(profile, settings.probe)
+                directions = profile.directions[kind]
+                block = Affine(directions.shift, directions.scale)
+                self._append(number, f"{profile.name}: task", len(directions.shift), block, kind)
+        self.reads: frozenset[Reads] = frozenset(kind or "features" for kind in self.kinds)
 
-    def _append(self, owner: int, name: str, width: int, block: nn.Module) -> None:
+    def _append(self, owner: int, name: str, width: int, block: nn.Module, kind: ProbeKind | None) -> None:
         self.owners.append(owner)
         self.names.append(name)
         self.widths.append(width)
+        self.kinds.append(kind)
         self.blocks.append(block)
 
     @property
@@ -82,24 +90,28 @@ class Targets(nn.Module):
         """Of all blocks side by side."""
         return sum(self.widths)
 
-    def forward(self, teachers: tuple[Float[Tensor, "n _"], ...]) -> tuple[Float[Tensor, "n _"], ...]:
-        """The blocks, for raw features of each teacher in the run's order."""
-        return tuple(block(teachers[owner]) for block, owner in zip(self.blocks, self.owners, strict=True))
+    def forward(self, signals: Signals) -> tuple[Float[Tensor, "n _"], ...]:
+        """The blocks."""
+        found = []
+        for block, owner, kind in zip(self.blocks, self.owners, self.kinds, strict=True):
+            of = signals.teachers if kind is None else signals.teacher_outputs[kind]
+            found.append(block(of[owner]))
+        return tuple(found)
 
-    def side_by_side(self, teachers: tuple[Float[Tensor, "n _"], ...]) -> Float[Tensor, "n width"]:
+    def side_by_side(self, signals: Signals) -> Float[Tensor, "n width"]:
         """The blocks as one matrix."""
-        return torch.cat(self(teachers), dim=1)
+        return torch.cat(self(signals), dim=1)
 
 
-class LogitSettings(Settings):
-    """Whose logits the student follows; every method that compares logits has these.
+class OutputSettings(Settings):
+    """Whose outputs the student follows; every method that compares outputs has these.
 
     Attributes:
-        logits: those of a `probe` on each teacher's features, or of the teacher's own `head` for the task: what its
-            store has under `logits`, for teachers that were trained on the dataset's own classes.
-        probe: each teacher's `linear` or `kernel` probe, or the `best` of both by log loss on validation rows.
-        cross_fit: take what is said of a labelled row from a probe that was fitted without it. What a probe says of
-            rows that it was fitted on is hardly more than it was told.
+        logits: those of a `probe` on each source, or of the teacher's own `head` for the task: what its store has under
+            `logits`, for teachers that were trained on the dataset's own task.
+        probe: each source's `linear` or `kernel` probe, or the `best` of both by loss on validation rows.
+        cross_fit: take the outputs for a labelled row from a probe that was fitted without it. For rows that a probe
+            was fitted on, it outputs hardly more than their labels.
     """
 
     logits: WhichLogits = "probe"
@@ -107,109 +119,61 @@ class LogitSettings(Settings):
     cross_fit: bool = False
 
     @model_validator(mode="after")
-    def _a_head_needs_no_probe(self) -> "LogitSettings":
+    def _a_head_needs_no_probe(self) -> "OutputSettings":
         if self.logits == "head" and (self.probe != "linear" or self.cross_fit):
             raise ValueError("probe and cross_fit do nothing with logits: head; drop them, or set logits: probe")
         return self
 
-    def teacher_logits(self, context: Context) -> nn.Module:
-        """A module that says, of a step's `Signals`, what the teachers say together [n, C]."""
-        return HeadLogits() if self.logits == "head" else ProbeLogits(context, self.probe, self.cross_fit)
+    def teacher_outputs(self, context: Context) -> "TeacherOutputs":
+        """The outputs that these settings ask for."""
+        if self.logits == "head":
+            return TeacherOutputs(context.task, ["head"] * len(context.teachers))
+        kinds = [kind_of(profile, self.probe) for profile in context.teachers]
+        return TeacherOutputs(context.task, [_crossfit(kind) if self.cross_fit else kind for kind in kinds])
 
 
-class HeadLogits(nn.Module):
-    """What the teachers' own heads say together: the mean over them of the log-softmax of their logits [n, C]."""
+class TeacherOutputs:
+    """The outputs of all sources together, as the task combines them.
 
-    def forward(self, signals: Signals) -> Float[Tensor, "n classes"]:
-        return torch.stack([logits.log_softmax(1) for logits in signals.heads]).mean(0)
-
-
-class ProbeLogits(nn.Module):
-    """What the teachers say together: the mean over them of the log-softmax of their probes' logits [n, C].
-
-    Cross-fitted, a row of a fold is judged by the probes that were fitted without that fold, and other rows by those
-    that were fitted on all labelled rows.
+    Args:
+        task: combines them.
+        kinds: of each source, the kind of its outputs.
     """
 
-    def __init__(self, context: Context, which: WhichProbe = "linear", cross_fit: bool = False):
-        super().__init__()
-        self.classes, self.cross_fit = context.classes, cross_fit
-        self.probes = nn.ModuleList(
-            _kernel_logits(profile, cross_fit) if by_kernel(profile, which) else _linear_logits(profile, cross_fit)
-            for profile in context.teachers
-        )
+    def __init__(self, task: Task, kinds: Sequence[TeacherOutput]):
+        self.task, self.kinds = task, tuple(kinds)
+        self.reads: frozenset[Reads] = frozenset(kinds)
 
-    def forward(self, signals: Signals) -> Float[Tensor, "n classes"]:
-        said = []
-        for probe, raw in zip(self.probes, signals.teachers, strict=True):
-            logits = probe(raw)
-            if self.cross_fit:
-                each = logits.unflatten(1, (-1, self.classes))  # [n, 1 + K, C]
-                mine = (signals.folds + 1)[:, None, None].expand(-1, 1, self.classes)
-                logits = each.gather(1, mine).squeeze(1)
-            said.append(logits.log_softmax(1))
-        return torch.stack(said).mean(0)
+    def __call__(self, signals: Signals) -> Float[Tensor, "n c"]:
+        return self.task.combine([signals.teacher_outputs[kind][number] for number, kind in enumerate(self.kinds)])
 
 
 class Affine(nn.Module):
-    """`(x - shift) * scale` for a scale per feature [D], `(x - shift) @ scale` for a matrix [D, width]; then `+ bias`.
+    """`(x - shift) * scale` for a scale per feature [D], `(x - shift) @ scale` for a matrix [D, width].
 
     Its constants follow the module to its device and stay out of checkpoints: they are rebuilt with the method.
     """
 
     shift: Tensor
     scale: Tensor
-    bias: Tensor | None
 
-    def __init__(self, shift: Float[Tensor, " d"], scale: Float[Tensor, "..."], bias: Tensor | None = None):
+    def __init__(self, shift: Float[Tensor, " d"], scale: Float[Tensor, "..."]):
         super().__init__()
         self.register_buffer("shift", shift, persistent=False)
         self.register_buffer("scale", scale, persistent=False)
-        self.register_buffer("bias", bias, persistent=False)
 
     def forward(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n _"]:
         shifted = rows - self.shift
-        scaled = shifted @ self.scale if self.scale.ndim == 2 else shifted * self.scale
-        return scaled if self.bias is None else scaled + self.bias
+        return shifted @ self.scale if self.scale.ndim == 2 else shifted * self.scale
 
 
-class KernelScores(nn.Module):
-    """K(rows, landmarks) weight + bias [n, width]. Its constants follow the module to its device, as in `Affine`."""
-
-    def __init__(self, profile: TeacherProfile, weight: Float[Tensor, "m width"], bias: Float[Tensor, " width"]):
-        super().__init__()
-        self.sharpness = profile.kernel.sharpness
-        self.standardise = Affine(profile.mean, 1 / profile.std)
-        self.landmarks: Tensor
-        self.register_buffer("landmarks", profile.kernel.landmarks, persistent=False)
-        self.score = Affine(torch.zeros_like(self.landmarks[:, 0]), weight, bias)
-
-    def forward(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n width"]:
-        rows = F.normalize(self.standardise(rows), dim=1)
-        return self.score((2 * self.sharpness * (rows @ self.landmarks.T - 1)).exp())
+def kind_of(profile: TeacherProfile, which: WhichProbe) -> ProbeKind:
+    """The kind of probe that is asked for of this source."""
+    return profile.better if which == "best" else which
 
 
-def by_kernel(profile: TeacherProfile, which: WhichProbe) -> bool:
-    """Whether it is the kernel probe of this teacher that is asked for."""
-    return which == "kernel" or (which == "best" and profile.kernel.better)
-
-
-def _linear_logits(profile: TeacherProfile, cross_fit: bool) -> nn.Module:
-    """Logits of the linear probe [n, C], or of that and, beside it, of those of the folds [n, (1 + K) C]."""
-    weight, bias = profile.probe_weight, profile.probe_bias
-    if cross_fit:
-        weight = torch.cat([weight, profile.fold_weight.flatten(0, 1)])
-        bias = torch.cat([bias, profile.fold_bias.flatten()])
-    return Affine(profile.mean, (weight / profile.std).T, bias)
-
-
-def _kernel_logits(profile: TeacherProfile, cross_fit: bool) -> nn.Module:
-    """The same of the kernel probe."""
-    weight, bias = profile.kernel.weight, profile.kernel.bias
-    if cross_fit:
-        weight = torch.cat([weight, *profile.kernel.fold_weight], 1)
-        bias = torch.cat([bias, profile.kernel.fold_bias.flatten()])
-    return KernelScores(profile, weight, bias)
+def _crossfit(kind: ProbeKind) -> TeacherOutput:
+    return "linear_crossfit" if kind == "linear" else "kernel_crossfit"
 
 
 def _features(scaling: Scaling, number: int, context: Context) -> nn.Module:
@@ -221,15 +185,6 @@ def _features(scaling: Scaling, number: int, context: Context) -> nn.Module:
             return Affine(profile.mean, 1 / (profile.std * profile.row_norm))
         case "whitened":
             return Affine(profile.mean, whitening(number, context) / profile.std[:, None])
-
-
-def _directions(profile: TeacherProfile, which: WhichProbe) -> nn.Module:
-    if by_kernel(profile, which):
-        kernel = profile.kernel
-        return KernelScores(profile, kernel.weight / kernel.std, kernel.bias / kernel.std)
-    # A class the probe says nothing about has direction 0, and stays 0.
-    directions = F.normalize(profile.probe_weight, dim=1) / profile.direction_std.clamp_min(1e-12)[:, None]
-    return Affine(profile.mean, (directions / profile.std).T)
 
 
 def whitening(number: int, context: Context) -> Float[Tensor, "teacher teacher"]:

@@ -33,8 +33,8 @@ class Settings(TargetSettings):
     """The defaults are the published method. The other forms are the paper's ablations, or ours where it says so.
 
     Attributes:
-        form: what is learned beside the student. `diagonal`: a gate on each teacher feature. `dense`: a matrix on all
-            of them. `fixed`: nothing, the gates are equal. `teacher_gain` (ours): one gate a teacher, and one on its
+        form: what is learned with the student. `diagonal`: a gate on each teacher feature. `dense`: a matrix on all of
+            them. `fixed`: nothing, the gates are equal. `teacher_gain` (ours): one gate a teacher, and one on its
             task directions. `kkd`: a linear map on the student, against equal gates. `no_kernel`: a linear map from the
             teachers' features to the student's, and the mean squared difference of the two, both centred.
         gate: from scores to gates: `sigmoid`, or `log` (ours), which has no level that could saturate.
@@ -78,6 +78,11 @@ class Settings(TargetSettings):
                 raise ValueError(f"{option} does nothing in form {self.form}; it belongs to {', '.join(forms)}")
         return self
 
+    @property
+    def as_published(self) -> bool:
+        """Whether kernels are compared as in the paper: cosines of features side by side, by their root mean square."""
+        return (self.kernel, self.combine, self.objective) == ("linear", "side_by_side", "rmse")
+
     def build(self, context: Context) -> Transfer:
         """Fresh gates or maps, random ones from torch's current random state; warmed up if so asked.
 
@@ -115,7 +120,7 @@ class AdaptiveFeatureTransfer(Transfer):
         super().__init__()
         self.settings = settings
         self.learning_rate = settings.learning_rate
-        self.targets = targets
+        self.targets, self.reads = targets, targets.reads
         self.student_map: nn.Module = nn.Identity()
         self.teacher_gram: Gates | DenseGates
         match settings.form:
@@ -127,21 +132,22 @@ class AdaptiveFeatureTransfer(Transfer):
                 self.teacher_gram = Gates(targets, "fixed", combine=settings.combine)
         if settings.form == "kkd":
             self.student_map = nn.Linear(context.student_width, context.student_width, bias=False)
-        self.queue = Queue(context, settings.queue) if settings.queue else None
+        self.queue = Queue(targets, context, settings.queue) if settings.queue else None
 
     @full_precision
     def forward(self, signals: Signals) -> Float[Tensor, ""]:
-        features, teachers = signals.features, signals.teachers
+        features, blocks = signals.features, self.targets(signals)
         if self.queue is not None:
-            features, teachers = self.queue(features, teachers)
-        rows, blocks = centre(self.student_map(features)), self.targets(teachers)
-        kernel, objective, combine = self.settings.kernel, self.settings.objective, self.settings.combine
-        if (kernel, objective, combine) == ("linear", "rmse", "side_by_side"):
-            return cosine_gap(rows, self.teacher_gram.rows(blocks))
+            features, blocks = self.queue(features, blocks)
+        rows = centre(self.student_map(features))
+        if isinstance(self.teacher_gram, Gates) and self.settings.as_published:
+            return cosine_gap(rows, centre(torch.cat(blocks, dim=1)), self.teacher_gram.each_feature())
         student, teacher = cosine(gram(rows)), cosine(self.teacher_gram(blocks))
-        if kernel == "rbf":
+        if self.settings.kernel == "rbf":
             student, teacher = radial(student), radial(teacher)
-        return rms_gap(student, teacher) if objective == "rmse" else 1 - SIMILARITIES[objective](student, teacher)
+        if self.settings.objective == "rmse":
+            return rms_gap(student, teacher)
+        return 1 - SIMILARITIES[self.settings.objective](student, teacher)
 
     def gates(self) -> dict[str, Float[Tensor, " _"]]:
         return self.teacher_gram.report()
@@ -160,39 +166,44 @@ class FeatureRegression(Transfer):
     def __init__(self, targets: Targets, student_width: int, learning_rate: float):
         super().__init__()
         self.learning_rate = learning_rate
-        self.targets = targets
+        self.targets, self.reads = targets, targets.reads
         self.map = nn.Linear(targets.width, student_width, bias=False)
 
     @full_precision
     def forward(self, signals: Signals) -> Float[Tensor, ""]:
-        mapped = self.map(self.targets.side_by_side(signals.teachers))
+        mapped = self.map(self.targets.side_by_side(signals))
         return (centre(mapped) - centre(signals.features)).square().mean()
 
 
 class Queue(nn.Module):
-    """The newest rows of past batches, without gradient; at first, training rows as the untrained student sees them."""
+    """The newest rows of past batches, without gradient; at first, training rows as the untrained student sees them.
+
+    It keeps the student's features and the blocks of targets.
+    """
 
     features: Tensor
 
-    def __init__(self, context: Context, size: int):
+    def __init__(self, targets: Targets, context: Context, size: int):
         super().__init__()
         rows = np.sort(np.random.default_rng(context.seed).choice(context.train_rows, size, replace=False))
-        self.register_buffer("features", context.student_features(rows).detach().float())
-        self.teachers = len(context.teachers)
-        for number in range(self.teachers):
-            self.register_buffer(f"teacher{number}", context.teacher_features(number, rows).float())
+        signals = context.initial_signals(rows, targets.reads)
+        self.register_buffer("features", signals.features.float())
+        blocks = targets(signals)
+        self.count = len(blocks)
+        for number, block in enumerate(blocks):
+            self.register_buffer(f"block{number}", block.float())
 
     def forward(
-        self, features: Float[Tensor, "n d"], teachers: tuple[Float[Tensor, "n _"], ...]
+        self, features: Float[Tensor, "n d"], blocks: tuple[Float[Tensor, "n _"], ...]
     ) -> tuple[Float[Tensor, "m d"], tuple[Float[Tensor, "m _"], ...]]:
         """The batch followed by the queue; in training, the batch then takes the place of the oldest rows."""
         size = len(self.features)
-        queued = [self.features, *(self.get_buffer(f"teacher{number}") for number in range(self.teachers))]
-        joined = [torch.cat([new, old]) for new, old in zip([features, *teachers], queued, strict=True)]
+        queued = [self.features, *(self.get_buffer(f"block{number}") for number in range(self.count))]
+        joined = [torch.cat([new, old]) for new, old in zip([features, *blocks], queued, strict=True)]
         if self.training:
             self.features = joined[0][:size].detach().clone()
             for number, rows in enumerate(joined[1:]):
-                setattr(self, f"teacher{number}", rows[:size].detach().clone())
+                setattr(self, f"block{number}", rows[:size].detach().clone())
         return joined[0], tuple(joined[1:])
 
 
@@ -205,11 +216,8 @@ def _warm_up(transfer: AdaptiveFeatureTransfer, context: Context, steps: int) ->
     optimizer = torch.optim.Adam(own, transfer.learning_rate)
     for _ in range(steps):
         rows = np.sort(random.choice(context.train_rows, min(WARM_UP_ROWS, len(context.train_rows)), replace=False))
-        features = context.student_features(rows).detach()
-        teachers = tuple(context.teacher_features(number, rows) for number in range(len(context.teachers)))
-        logits = features.new_zeros(len(rows), context.classes)
         optimizer.zero_grad()
-        transfer(Signals(features, logits, teachers, context.labels[rows], context.folds[rows])).backward()
+        transfer(context.initial_signals(rows, transfer.reads)).backward()
         optimizer.step()
     optimizer.zero_grad()
     transfer.train()

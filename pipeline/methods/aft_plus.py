@@ -1,11 +1,11 @@
-"""AFT that knows the task (ours): the head follows each teacher's best probe, the features the teachers' kernel.
+"""AFT that knows the task (ours): the head follows each source's best probe, the features the teachers' kernel.
 
 Adaptive Feature Transfer shapes the student's features and leaves its last layer to the labels. With few labels both
-lack something: the kernel is dominated by what the teacher knows best, which need not be the task, so what a probe
-reads out of the teacher joins it; and the last layer, which no kernel reaches, follows the same probe's logits.
+lack something. The kernel is dominated by what the teacher knows best, which need not be the task, so the outputs of a
+probe are added to it. The last layer, which no kernel reaches, follows the outputs of the same probe.
 
-Where a few labels are enough for the last layer, it does better without the probe's mistakes. Which of the two it is,
-validation rows say: `weight: auto` tries both.
+Where a few labels are enough for the last layer, it does better without the probe's mistakes. Validation rows decide
+between the two: `weight: auto` tries both.
 """
 
 from jaxtyping import Float
@@ -23,9 +23,9 @@ class Settings(params.Settings):
     """Keys of the method. Those of `aft` and `logit_kd` are set to what did best; see docs/results.
 
     Attributes:
-        head: how much the divergence of the logits counts; at 0 the last layer is left to the labels.
+        head: how much the divergence of the outputs counts; at 0 the last layer is left to the labels.
         kernel: how much the gap of the kernels counts.
-        temperature: of the logits. At 1 the student is told what the probe believes, and no softer.
+        temperature: of the outputs; at 1 the student follows the probe's probabilities as they are.
         learning_rate: of the gates.
     """
 
@@ -48,13 +48,14 @@ class Settings(params.Settings):
 
 
 class AdaptiveTransferPlus(Transfer):
-    """head * KL + kernel * R: the divergence of the logits as in `logit_kd`, the gap of the kernels as in `aft`."""
+    """head * KL + kernel * R: the divergence of the outputs as in `logit_kd`, the gap of the kernels as in `aft`."""
 
     def __init__(self, head: Transfer, kernel: Transfer, head_share: float, kernel_share: float):
         super().__init__()
         self.head, self.kernel = head, kernel
         self.head_share, self.kernel_share = head_share, kernel_share
         self.learning_rate = kernel.learning_rate
+        self.reads = kernel.reads | head.reads if head_share else kernel.reads
 
     def forward(self, signals: Signals) -> Float[Tensor, ""]:
         kernel = self.kernel_share * self.kernel(signals)

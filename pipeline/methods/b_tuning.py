@@ -34,12 +34,12 @@ class Settings(params.Settings):
         rows = context.labelled_rows
         if len(rows) == 0:
             raise UserError("b_tuning fits linear models on labelled training rows, and there are none; label some")
-        labels = context.labels[rows]
+        targets = torch.from_numpy(context.task.targets(context.labels[rows].cpu().numpy())).to(context.labels.device)
         teachers = [
-            logme(context.teacher_features(number, rows), labels, context.classes, self.compat)
+            logme(context.teacher_features(number, rows), targets, self.compat)
             for number in range(len(context.teachers))
         ]
-        student = logme(context.student_features(rows).detach(), labels, context.classes, self.compat)
+        student = logme(context.student_features(rows).detach(), targets, self.compat)
         shares = torch.softmax(torch.tensor([teacher.score for teacher in teachers]) / self.temperature, 0)
         names = [profile.name for profile in context.teachers]
         return BTuning(
@@ -48,7 +48,7 @@ class Settings(params.Settings):
 
 
 class BTuning(Transfer):
-    """mean((f M_S^T - sum_k pi_k psi_k M_k^T)^2), over rows and classes.
+    """mean((f M_S^T - sum_k pi_k psi_k M_k^T)^2), over rows and outputs.
 
     M_k [C, D_k] are the weights that LogME finds on teacher k's features psi_k, pi the softmax of its scores divided by
     the temperature; M_S [C, d] are those on the untrained student's features, and stay as they are.
@@ -58,8 +58,8 @@ class BTuning(Transfer):
 
     def __init__(
         self,
-        student: Float[Tensor, "classes d"],
-        teachers: list[Float[Tensor, "classes _"]],
+        student: Float[Tensor, "c d"],
+        teachers: list[Float[Tensor, "c _"]],
         shares: dict[str, Float[Tensor, ""]],
     ):
         super().__init__()
@@ -70,8 +70,8 @@ class BTuning(Transfer):
 
     @full_precision
     def forward(self, signals: Signals) -> Float[Tensor, ""]:
-        said = [raw @ self.get_buffer(f"teacher{number}").T for number, raw in enumerate(signals.teachers)]
-        return (signals.features @ self.student.T - torch.stack(said).sum(0)).square().mean()
+        predictions = [raw @ self.get_buffer(f"teacher{number}").T for number, raw in enumerate(signals.teachers)]
+        return (signals.features @ self.student.T - torch.stack(predictions).sum(0)).square().mean()
 
     def log(self) -> dict[str, float]:
         """How much each teacher counts."""

@@ -13,7 +13,7 @@ from pipeline.methods._targets import Targets, TargetSettings
 
 
 class Settings(TargetSettings):
-    """`estimate` is `plain`, as published, or `debiased`, which does not take width for likeness in small batches."""
+    """`estimate` is `plain`, as published, or `debiased`: in small batches, plain CKA is high for any wide features."""
 
     estimate: Literal["plain", "debiased"] = "plain"
 
@@ -24,18 +24,18 @@ class Settings(TargetSettings):
 class CentredKernelAlignment(Transfer):
     """1 - CKA of the linear kernels of the student's features and of the targets side by side.
 
-    Unlike AFT it lets long rows count more, has nothing to learn beside the student, and no scale to match.
+    Unlike AFT it lets long rows count more, has no parameters of its own, and no scale to match.
     """
 
     def __init__(self, targets: Targets, estimate: Literal["plain", "debiased"]):
         super().__init__()
-        self.targets = targets
+        self.targets, self.reads = targets, targets.reads
         self.estimate = estimate
 
     @full_precision
     def forward(self, signals: Signals) -> Float[Tensor, ""]:
         student = _unit_trace(gram(centre(signals.features)))
-        blocks = [gram(centre(block)) for block in self.targets(signals.teachers)]
+        blocks = [gram(centre(block)) for block in self.targets(signals)]
         teacher = _unit_trace(torch.stack(blocks).sum(0))
         similarity = kernels.cka if self.estimate == "plain" else kernels.debiased_cka
         return 1 - similarity(student, teacher)

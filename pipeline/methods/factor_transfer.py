@@ -60,15 +60,15 @@ class Paraphraser(nn.Module):
         )  # fmt: skip
 
     def error(self, raw: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-        """Mean squared error of telling the features from their factor."""
+        """Mean squared error of the features that are decoded from their factor."""
         return F.mse_loss(self.decode(self.encode(raw)), raw)
 
 
 class FactorTransfer(Transfer):
-    """mean over rows of |p / |p|_2 - q / |q|_2|_1: p is what the translator says, q the teachers' factors side by side.
+    """mean over rows of |p / |p|_2 - q / |q|_2|_1: p is the translator's output, q the teachers' factors side by side.
 
-    The translator is d -> d -> m -> m with ReLU between, m the width of q. Its last weights start at 0: at first it
-    says the same of every row, and teaches itself but not the student.
+    The translator is d -> d -> m -> m with ReLU between, m the width of q. Its last weights start at 0: at first
+    its output is the same for every row, and only the translator learns.
     """
 
     def __init__(self, paraphrasers: list[Paraphraser], student_width: int, learning_rate: float):

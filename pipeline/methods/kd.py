@@ -1,4 +1,4 @@
-"""Feature distillation by a linear map: the student's features tell the teachers' (KD in arXiv 2406.07337)."""
+"""Feature distillation by a linear map: from the student's features to the teachers' (KD in arXiv 2406.07337)."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -20,9 +20,9 @@ class FeatureDistillation(Transfer):
 
     def __init__(self, targets: Targets, student_width: int):
         super().__init__()
-        self.targets = targets
+        self.targets, self.reads = targets, targets.reads
         self.map = nn.Linear(student_width, targets.width)
 
     @full_precision
     def forward(self, signals: Signals) -> Float[Tensor, ""]:
-        return (self.map(signals.features) - self.targets.side_by_side(signals.teachers)).square().mean()
+        return (self.map(signals.features) - self.targets.side_by_side(signals)).square().mean()

@@ -2,15 +2,15 @@
 
 from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from pipeline.methods import Context, Signals, Transfer, full_precision
-from pipeline.methods._targets import LogitSettings
+from pipeline.methods._targets import OutputSettings, TeacherOutputs
+from pipeline.tasks import Task
 
 
-class Settings(LogitSettings):
-    """Keys of the method, beside whose logits the student follows.
+class Settings(OutputSettings):
+    """Keys of the method, and whose outputs the student follows.
 
     Attributes:
         temperature: softens both sides; its square multiplies the penalty, so that the gradient keeps its size.
@@ -19,22 +19,21 @@ class Settings(LogitSettings):
     temperature: float = Field(4.0, gt=0)
 
     def build(self, context: Context) -> Transfer:
-        return LogitDistillation(self.teacher_logits(context), self.temperature)
+        return LogitDistillation(context.task, self.teacher_outputs(context), self.temperature)
 
 
 class LogitDistillation(Transfer):
-    """T^2 * mean over rows of KL(softmax(t / T) || softmax(s / T)).
+    """The task's divergence between the student's outputs and those of the teachers together, at one temperature.
 
-    s are the student's logits, t the mean over the teachers of the log-softmax of what their probes or heads say.
+    For classification it is T^2 * mean over rows of KL(softmax(t / T) || softmax(s / T)): s are the student's logits, t
+    the mean over the sources of the log-softmax of their probes' or heads' logits.
     """
 
-    def __init__(self, teacher_logits: nn.Module, temperature: float):
+    def __init__(self, task: Task, teacher: TeacherOutputs, temperature: float):
         super().__init__()
-        self.teacher_logits = teacher_logits
+        self.task, self.teacher, self.reads = task, teacher, teacher.reads
         self.temperature = temperature
 
     @full_precision
     def forward(self, signals: Signals) -> Float[Tensor, ""]:
-        teacher = (self.teacher_logits(signals) / self.temperature).log_softmax(1)
-        student = (signals.logits / self.temperature).log_softmax(1)
-        return self.temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+        return self.task.divergence(signals.outputs, self.teacher(signals), self.temperature)

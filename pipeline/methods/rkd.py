@@ -44,14 +44,14 @@ class RelationalDistillation(Transfer):
 
     def __init__(self, targets: Targets, distance_weight: float, angle_weight: float):
         super().__init__()
-        self.targets = targets
+        self.targets, self.reads = targets, targets.reads
         self.distance_weight = distance_weight
         self.angle_weight = angle_weight
 
     @full_precision
     def forward(self, signals: Signals) -> Float[Tensor, ""]:
         student = gram(centre(signals.features))
-        teacher = torch.stack([gram(centre(block)) for block in self.targets(signals.teachers)]).sum(0)
+        teacher = torch.stack([gram(centre(block)) for block in self.targets(signals)]).sum(0)
         distances, teacher_distances = _distances(student), _distances(teacher)
         penalty = student.new_zeros(())
         if self.distance_weight:

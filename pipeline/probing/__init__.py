@@ -1,7 +1,18 @@
-"""What teachers know of the task: probes on their features, and which teachers to use."""
+"""What sources know of the task: probes on their features, and which sources to use."""
 
-from pipeline.probing.assessment import Assessment
-from pipeline.probing.probes import Probe, ProbeResult, ProbeSettings, probe
+from pipeline.probing.probe import Probe, ProbeKind
+from pipeline.probing.probes import ProbeResult, ProbeSettings, probe
+from pipeline.probing.saved import OutputKind, SavedProbe
 from pipeline.probing.subsets import AssessSettings, assess
 
-__all__ = ["AssessSettings", "Assessment", "Probe", "ProbeResult", "ProbeSettings", "assess", "probe"]
+__all__ = [
+    "AssessSettings",
+    "OutputKind",
+    "Probe",
+    "ProbeKind",
+    "ProbeResult",
+    "ProbeSettings",
+    "SavedProbe",
+    "assess",
+    "probe",
+]

@@ -1,41 +1,48 @@
-"""A linear probe on one teacher's cached features: what the teacher knows of the task, and in which directions.
+"""Fitting probes: linear and kernel models on one source's features, per split.
 
-Multinomial logistic regression on standardised features, one per draw of the splits. It sees the labels of the labelled
-training rows only; its strength is chosen by the log loss on validation rows. Its accuracy is the reference that the
-report compares students with, its class directions are what `task_directions` adds to a kernel, and its logits are what
-logit distillation follows where a teacher has no head for the task.
+A probe sees the labels of the labelled training rows only; validation rows choose its strength. The linear one is the
+reference that the report compares students with and gives task directions; both give outputs for methods that follow
+them, cross-fitted where asked. So outputs of every row are computed here, once, and kept next to the probe.
 """
 
-import json
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
 
-from pipeline.data.dataset import Dataset
+from pipeline.data.dataset import Dataset, Split
 from pipeline.errors import UserError
-from pipeline.functional import kernel_probe, logistic
-from pipeline.functional.kernel_probe import KernelProbe
-from pipeline.functional.metrics import accuracy
-from pipeline.functional.standardisation import score_std, statistics
+from pipeline.files import make_folder
+from pipeline.functional import kernel_probe
+from pipeline.functional.linear import Linear, folds
+from pipeline.functional.standardisation import statistics
 from pipeline.params import Settings
-from pipeline.store import FeatureStore
+from pipeline.probing.probe import Probe, ProbeKind
+from pipeline.probing.saved import MODULE, fitted_on, save_module
+from pipeline.progress import progress
+from pipeline.project import Project
+from pipeline.records import ProbeRecord, ProbeSplitRecord, mean_score
+from pipeline.store import Reader, SourceFeatures
+
+BLOCK = 8192
+"""Rows whose features are held at a time while outputs are computed."""
+
+KINDS: tuple[ProbeKind, ...] = ("linear", "kernel")
 
 
 class ProbeSettings(Settings):
     """The `probe` section.
 
     Attributes:
-        strengths: candidates for the inverse of the L2 penalty on standardised features; one is chosen on val.
-        sharpness: of the kernel probe's radial kernel on unit rows: candidates, one is chosen on val.
-        kernel_strengths: the same of the kernel probe.
-        kernel_rows: the kernel probe learns from at most so many labelled rows, drawn at random: its cost grows with
+        strengths: candidates for the inverse of the L2 penalty on standardised features; one is chosen on validation
+            rows.
+        sharpness: of the kernel probe's radial kernel on unit rows: candidates, one is chosen on validation rows.
+        kernel_strengths: the strengths of the kernel probe.
+        kernel_rows: the kernel probe learns from at most so many labelled rows, a random sample: its cost grows with
             rows times landmarks.
         landmarks: at most so many of those span the kernel probe.
     """
@@ -48,184 +55,201 @@ class ProbeSettings(Settings):
 
 
 @dataclass(frozen=True)
-class Probe:
-    """The probes of one teacher on one draw of the splits; arrays are float32, shapes as in `TeacherProfile`.
-
-    The linear one is the reference and gives the task directions; `fold_weight` and `fold_bias` are its fits without
-    the rows of each fold. `kernel` is the other, and `kernel_std` the spread over the training rows of its logits [C].
-    """
-
-    mean: np.ndarray
-    std: np.ndarray
-    row_norm: float
-    weight: np.ndarray
-    bias: np.ndarray
-    fold_weight: np.ndarray
-    fold_bias: np.ndarray
-    direction_std: np.ndarray
-    val_log_loss: float
-    kernel: KernelProbe
-    kernel_std: np.ndarray
-
-    def logits(self, raw: np.ndarray) -> np.ndarray:
-        """Logits [n, C] of raw features [n, D]."""
-        logits: np.ndarray = (raw.astype(np.float32) - self.mean) / self.std @ self.weight.T + self.bias
-        return logits
-
-
-@dataclass(frozen=True)
-class SplitScore:
-    """How well the probe of one draw does, and with which strength."""
-
-    split: int
-    strength: float
-    val_accuracy: float
-    val_log_loss: float
-    test_accuracy: float
-    train_rows: int
-    kernel_sharpness: float
-    kernel_strength: float
-    kernel_val_log_loss: float
-    kernel_test_accuracy: float
-
-
-@dataclass(frozen=True)
 class ProbeResult:
-    """What `probe` returns: a score per draw of the splits."""
+    """What `probe` returns: the record of every source."""
 
     teacher: str
-    splits: list[SplitScore]
-    seconds: float
+    probes: tuple[ProbeRecord, ...]
 
     def __str__(self) -> str:
-        scores = [s.test_accuracy for s in self.splits]
-        return (
-            f"probe of {self.teacher}: test accuracy {np.mean(scores):.4f}, {len(scores)} draws, {self.seconds:.1f} s"
-        )
+        return "\n".join(map(_line, self.probes))
 
 
-def probe(teacher: str, data: Dataset, store: FeatureStore, settings: ProbeSettings, out: Path) -> ProbeResult:
-    """Fit the teacher's probe on every draw of the splits; write `<out>.safetensors` and `<out>.json`.
+def probe(teacher: str, settings: ProbeSettings, project: Project = Project()) -> ProbeResult:
+    """Fit the probes of a teacher on every split; write probes/<teacher>/.
 
-    Args:
-        teacher: its name, for the record.
-        data: the prepared dataset that the store describes.
-        store: the teacher's features, with a `pooled` head.
-        settings: candidate strengths.
-        out: where to write, without a suffix.
+    Every head of its store that is one vector per row is a source and gets a probe, whether or not a run uses it yet:
+    so the result does not depend on the runs, and adding one needs no new probe.
 
     Raises:
-        UserError: the store is of another dataset, a class has no labelled training row, or the features are the same
-            for all rows.
+        UserError: the store is missing, of another dataset, or has no such head; the labels are not enough; or the
+            features are the same for all rows.
     """
-    started = time.perf_counter()
-    store.check(dataset=data.digest, ids=data.ids)
-    reader = store.reader(store.head_name())
-    arrays: dict[str, np.ndarray] = {}
-    scores = []
-    for number in range(data.splits):
-        fitted, score = _fit(data, number, reader, settings)
-        scores.append(score)
-        arrays |= {f"{number}.{key}": np.asarray(value, np.float32) for key, value in _flat(asdict(fitted)).items()}
-    result = ProbeResult(teacher, scores, time.perf_counter() - started)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(arrays, f"{out}.safetensors", _identity(data, store))
-    Path(f"{out}.json").write_text(json.dumps(asdict(result), indent=1) + "\n")
-    return result
+    data, sources = Dataset.open(project.data), SourceFeatures.all_of(project, teacher)
+    sources[0].store.check(dataset=data.digest, ids=data.ids)
+    folder = project.probe(sources[0].source).parent
+    partial = folder.with_name(f".{teacher}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        records = []
+        for features in sources:
+            records.append(_fit_source(features, data, settings, partial / features.source.slug))
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return ProbeResult(teacher, tuple(records))
 
 
-def load_probe(path: Path, split: int, data: Dataset, store: FeatureStore) -> Probe:
-    """The probe of one draw from the file that `probe` wrote.
+def _fit_source(features: SourceFeatures, data: Dataset, settings: ProbeSettings, folder: Path) -> ProbeRecord:
+    reader, task = features.reader(), data.task
+    splits = [data.split(number) for number in range(data.splits)]
+    fits = [fit(data, number, reader, settings) for number in range(data.splits)]
+    probes = [fitted.module for fitted in fits]
+    paths = [folder / str(number) for number in range(data.splits)]
+    for path in paths:
+        make_folder(path)
+    spreads = _write_outputs(probes, splits, data, reader, paths, f"probe {features.name}")
+    records = []
+    for number, (path, split, fitted) in enumerate(zip(paths, splits, fits, strict=True)):
+        for kind in KINDS:
+            fitted.module.register_buffer(f"{kind}_std", torch.from_numpy(spreads[number][kind]))
+        save_module(path / MODULE, fitted.module, fitted_on(data, number, features))
+        outputs = {kind: np.load(path / f"{kind}.npy", mmap_mode="r") for kind in KINDS}
+
+        def scores(kind: ProbeKind, rows: np.ndarray, of: dict[ProbeKind, np.ndarray] = outputs) -> dict[str, float]:
+            return task.scores(np.asarray(of[kind][rows]), data.labels[rows]) if len(rows) else {}
+
+        records.append(
+            ProbeSplitRecord(
+                split=number,
+                train_rows=len(split.labelled),
+                strength=fitted.linear.strength,
+                kernel_sharpness=fitted.kernel.sharpness,
+                kernel_strength=fitted.kernel.linear.strength,
+                val=scores("linear", split.val),
+                test=scores("linear", split.test),
+                kernel_val=scores("kernel", split.val),
+                kernel_test=scores("kernel", split.test),
+            )
+        )
+    record = ProbeRecord(source=features.name, metrics=task.metrics, splits=tuple(records))
+    record.write(folder / "probe.json")
+    return record
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The probe of one split, without the spread of its outputs, and the fits that it is made of."""
+
+    module: Probe
+    linear: Linear
+    kernel: kernel_probe.KernelFit
+
+
+def fit(data: Dataset, number: int, reader: Callable[[np.ndarray], np.ndarray], settings: ProbeSettings) -> Fitted:
+    """Fit the probe of one split on features that `reader` gives for rows.
 
     Raises:
-        UserError: there is none, or it was fitted on other features, rows or labels: those of another draw may be
-            test rows here.
+        UserError: there are no validation rows, the labels are not enough, or the features are the same for all rows.
     """
-    again = f"run `aft probe {path.stem}`"
-    if not path.is_file():
-        raise UserError(f"{path}: no probe of this teacher; {again}")
-    try:
-        with safe_open(path, "numpy") as file:
-            fitted_on = file.metadata() or {}
-        arrays = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: damaged ({error}); {again}") from None
-    if fitted_on.get("store") != store.head_digest(store.head_name()) or fitted_on.get(f"{split}") != data.draw_digest(
-        split
-    ):
-        raise UserError(f"{path}: fitted on other features, splits or labels than these; {again}")
-    fields: dict[str, Any] = {
-        key.partition(".")[2]: value if value.ndim else float(value)
-        for key, value in arrays.items()
-        if key.startswith(f"{split}.")
-    }
-    kernel = {key.partition(".")[2]: fields.pop(key) for key in list(fields) if key.startswith("kernel.")}
-    try:
-        return Probe(**fields, kernel=KernelProbe(**kernel))
-    except TypeError:
-        raise UserError(f"{path}: written by another version; {again}") from None
-
-
-def _flat(values: dict[str, Any]) -> dict[str, Any]:
-    """A record within a record as keys with a dot."""
-    kernel = {f"kernel.{key}": value for key, value in values["kernel"].items()}
-    return {key: value for key, value in values.items() if key != "kernel"} | kernel
-
-
-def training_labels(data: Dataset, number: int) -> np.ndarray:
-    """The class numbers of a draw's labelled training rows. Raises `UserError` if a class has none of them."""
-    labels: np.ndarray = data.labels[data.split(number).labelled]
-    if len(absent := np.setdiff1d(np.arange(len(data.classes)), labels)):
-        raise UserError(
-            f"draw {number}: no labelled training row of class {data.classes[absent[0]]!r}; label more rows"
-        )
-    return labels
-
-
-def _identity(data: Dataset, store: FeatureStore) -> dict[str, str]:
-    """What a probe was fitted on: the store, and each draw."""
-    return {"store": store.head_digest(store.head_name())} | {
-        f"{draw}": data.draw_digest(draw) for draw in range(data.splits)
-    }
-
-
-def _fit(
-    data: Dataset, number: int, reader: Callable[[np.ndarray], np.ndarray], settings: ProbeSettings
-) -> tuple[Probe, SplitScore]:
-    split = data.split(number)
+    split, task = data.split(number), data.task
+    if not len(split.val):
+        raise UserError(f"{data.path}: no validation rows in split {number} to choose a probe by; set dataset.val")
     mean, std, row_norm = statistics(split.train, reader)
     if row_norm == 0:
         raise UserError("the features are the same for every training row; look at the teacher and its preprocessing")
-    labels = training_labels(data, number)
-    rows = {"train": split.labelled, "val": split.val, "test": split.test}
-    raw = {role: reader(chosen).astype(np.float32) for role, chosen in rows.items()}
-    standard = {role: (features - mean) / std for role, features in raw.items() if role != "test"}
-    best = logistic.fit(standard["train"], labels, standard["val"], data.labels[split.val], settings.strengths)
-    folds = logistic.folds(labels, number)
-    fold_weight, fold_bias = logistic.cross_fit(standard["train"], labels, folds, best.strength)
-    some = _some(labels, settings.kernel_rows, number)
+    labels, val_labels = training_labels(data, number), data.labels[split.val]
+    train, val = ((reader(rows).astype(np.float32) - mean) / std for rows in (split.labelled, split.val))
+    strata = task.strata(labels)
+    fold_of = folds(strata, number)
+    linear = task.linear.fit(train, labels, val, val_labels, settings.strengths)
+    fold_weight, fold_bias = task.linear.cross_fit(train, labels, fold_of, linear.strength)
+    some = _sample(strata, settings.kernel_rows, number)
     kernel = kernel_probe.fit(
-        standard["train"][some], labels[some], folds[some], standard["val"], data.labels[split.val],
-        standard["train"][some[: settings.landmarks]], settings.sharpness, settings.kernel_strengths,
+        task.linear, train[some], labels[some], fold_of[some], val, val_labels,
+        train[some[: settings.landmarks]], settings.sharpness, settings.kernel_strengths,
     )  # fmt: skip
-    directions = (best.weight / np.maximum(np.linalg.norm(best.weight, axis=1, keepdims=True), 1e-12)).T
-    direction_std = score_std(split.train, reader, lambda raw: (raw - mean) / std @ directions)
-    kernel_std = score_std(split.train, reader, lambda raw: kernel.logits((raw - mean) / std))
-    fitted = Probe(
-        mean, std, row_norm, best.weight, best.bias, fold_weight, fold_bias, direction_std, best.val_log_loss,
-        kernel, kernel_std,
-    )  # fmt: skip
-    scores = {role: accuracy(fitted.logits(raw[role]), data.labels[rows[role]]) for role in ("val", "test")}
-    kernel_accuracy = accuracy(kernel.logits((raw["test"] - mean) / std), data.labels[split.test])
-    return fitted, SplitScore(
-        number, best.strength, scores["val"], best.val_log_loss, scores["test"], len(labels),
-        kernel.sharpness, kernel.strength, kernel.val_log_loss, kernel_accuracy,
-    )  # fmt: skip
+    tensors = {
+        "mean": mean,
+        "std": std,
+        "row_norm": np.float32(row_norm),
+        "landmarks": kernel.landmarks,
+        "sharpness": np.float32(kernel.sharpness),
+        "linear_weight": np.concatenate([linear.weight[None], fold_weight]),
+        "linear_bias": np.concatenate([linear.bias[None], fold_bias]),
+        "linear_val_loss": np.float64(linear.val_loss),
+        "kernel_weight": np.concatenate([kernel.linear.weight[None], kernel.fold_weight]),
+        "kernel_bias": np.concatenate([kernel.linear.bias[None], kernel.fold_bias]),
+        "kernel_val_loss": np.float64(kernel.linear.val_loss),
+    }
+    return Fitted(Probe(**{name: torch.from_numpy(np.array(array)) for name, array in tensors.items()}), linear, kernel)
 
 
-def _some(labels: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """At most so many numbers of rows, in random order, but one of every class at least."""
-    order = np.random.default_rng(seed).permutation(len(labels))
-    _, first = np.unique(labels[order], return_index=True)
+def training_labels(data: Dataset, number: int) -> np.ndarray:
+    """The labels of a split's labelled training rows. Raises `UserError` if they are not enough for a probe."""
+    labels: np.ndarray = data.labels[data.split(number).labelled]
+    data.task.check_training(labels, f"split {number}")
+    return labels
+
+
+@torch.no_grad()
+def _write_outputs(
+    probes: Sequence[Probe],
+    splits: Sequence[Split],
+    data: Dataset,
+    reader: Reader,
+    paths: Sequence[Path],
+    title: str,
+) -> list[dict[ProbeKind, np.ndarray]]:
+    """Write the outputs of every split's probe for all rows, in one pass over the features.
+
+    Returns:
+        Per split and kind, the standard deviation of each output over the training rows [C]; never 0.
+    """
+    rows, width = len(data), len(data.task.outputs)
+
+    def array(path: Path, length: int) -> np.ndarray:
+        return np.lib.format.open_memmap(path, "w+", np.float32, (length, width))
+
+    trained = [np.isin(np.arange(rows), split.train) for split in splits]
+    fold_of = [folds(data.task.strata(data.labels[split.labelled]), number) for number, split in enumerate(splits)]
+    moments = [{kind: np.zeros((2, width)) for kind in KINDS} for _ in splits]
+    arrays = [
+        {kind: (array(path / f"{kind}.npy", rows), array(path / f"{kind}_crossfit.npy", len(split.labelled)))
+         for kind in KINDS}
+        for path, split in zip(paths, splits, strict=True)
+    ]  # fmt: skip
+    with progress(title, rows, "rows") as advance:
+        for start in range(0, rows, BLOCK):
+            block = np.arange(start, min(start + BLOCK, rows))
+            raw = torch.from_numpy(reader(block)).float()
+            for number, (module, split) in enumerate(zip(probes, splits, strict=True)):
+                first, last = np.searchsorted(split.labelled, [start, start + BLOCK])
+                labelled = torch.from_numpy(split.labelled[first:last] - start)
+                fold = torch.from_numpy(fold_of[number][first:last])
+                for kind in KINDS:
+                    whole, crossed = arrays[number][kind]
+                    outputs = module(raw, kind).numpy()
+                    whole[block] = outputs
+                    crossed[first:last] = module(raw[labelled], kind, fold).numpy()
+                    seen = outputs[trained[number][block]].astype(np.float64)
+                    moments[number][kind] += [seen.sum(0), np.square(seen).sum(0)]
+            advance(len(block))
+    for kept in arrays:
+        for whole, crossed in kept.values():
+            whole.flush()  # type: ignore[attr-defined]
+            crossed.flush()  # type: ignore[attr-defined]
+    return [
+        {kind: _spread(of[kind], len(split.train)) for kind in KINDS} for of, split in zip(moments, splits, strict=True)
+    ]
+
+
+def _spread(moments: np.ndarray, rows: int) -> np.ndarray:
+    mean, square = moments / rows
+    return np.maximum(np.sqrt(np.maximum(square - mean**2, 0)), 1e-12).astype(np.float32)
+
+
+def _sample(strata: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """At most so many numbers of rows, in random order, but at least one of every stratum."""
+    order = np.random.default_rng(seed).permutation(len(strata))
+    _, first = np.unique(strata[order], return_index=True)
     rest = np.delete(order, first)
     return np.concatenate([order[first], rest[: max(0, most - len(first))]])
+
+
+def _line(record: ProbeRecord) -> str:
+    score = mean_score((split.test or split.val for split in record.splits), record.primary.name)
+    rows = "test" if record.splits[0].test else "validation"
+    count = "1 split" if len(record.splits) == 1 else f"{len(record.splits)} splits"
+    return f"probe of {record.source}: {rows} {record.primary.label} {score:.4f}, {count}"

@@ -1,115 +1,118 @@
-"""Which teachers to use, and why: the smallest subset whose score the noise cannot tell from the best one's.
+"""Which sources to use, and why: the smallest subset whose score the noise cannot distinguish from the best one's.
 
-It looks at validation scores and costs; test scores are in the same records and are not read.
+Only validation scores and costs count; test scores are in the same records and are not read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from pipeline.functional.metrics import Paired
-from pipeline.probing.assessment import Pair, Subset
+from pipeline.records import DifferenceRecord, Metric, PairRecord, SubsetRecord
 
-
-def order(subset: Subset) -> tuple[float, int, float, float, tuple[str, ...]]:
-    """Sorts subsets from the best to the worst: by val accuracy, then the smaller, the quicker, the lighter one."""
-    seconds = float("inf") if subset.seconds_per_row is None else subset.seconds_per_row
-    return -subset.val_accuracy, len(subset.teachers), seconds, subset.bytes_per_row, tuple(sorted(subset.teachers))
+Key = tuple[float, int, float, tuple[str, ...]]
 
 
-def recommend(subsets: Sequence[Subset], pairs: Sequence[Pair]) -> tuple[Subset, tuple[str, ...]]:
+def ranking_key(metric: Metric) -> Callable[[SubsetRecord], Key]:
+    """Sorts subsets from the best to the worst: by validation score, then smaller first, then fewer bytes a row."""
+
+    def key(subset: SubsetRecord) -> Key:
+        score = _score(subset, metric)
+        worse = -score if metric.higher_is_better else score
+        return worse, len(subset.sources), subset.bytes_per_row, tuple(sorted(subset.sources))
+
+    return key
+
+
+def recommend(
+    subsets: Sequence[SubsetRecord], pairs: Sequence[PairRecord], metric: Metric
+) -> tuple[SubsetRecord, tuple[str, ...]]:
     """The subset to use, and the reasons in one to three sentences.
 
-    Of the subsets inside the noise of the best one, those of the fewest teachers are taken, and of these the best.
+    Of the subsets within the noise of the best one, those of the fewest sources are taken, and of these the best.
     """
-    ranked = sorted(subsets, key=order)
+    ranked = sorted(subsets, key=ranking_key(metric))
     best = ranked[0]
     inside = [subset for subset in ranked if subset.inside_noise]
-    chosen = min(inside, key=lambda subset: len(subset.teachers))  # min keeps the first, which is the best of its size
+    chosen = min(inside, key=lambda subset: len(subset.sources))  # min keeps the first, which is the best of its size
     if len(subsets) == 1:
-        knn = _percent(chosen.mean("knn_val_accuracy"))
+        knn = chosen.mean("knn_val", metric.name)
         return chosen, (
-            f"{chosen.name} is the only teacher, so there is nothing to choose: its probe gets "
-            f"{_percent(chosen.val_accuracy)} of the validation rows right, its nearest neighbours {knn}.",
+            f"{chosen.name} is the only source, so there is nothing to choose: the validation {metric.label} of its "
+            f"probe is {_shown(_score(chosen, metric), metric)}, of its nearest neighbours "
+            f"{'unknown' if knn is None else _shown(knn, metric)}.",
         )
-    reasons = [_standing(chosen, best, ranked), _second(ranked, pairs), _cost(chosen, best, inside)]
+    reasons = [_standing(chosen, best, ranked, metric), _second(ranked, pairs, metric), _cost(chosen, best, inside)]
     return chosen, tuple(reason for reason in reasons if reason)
 
 
-def _standing(chosen: Subset, best: Subset, ranked: Sequence[Subset]) -> str:
-    """What it scores, and how that compares with the best, or with the best of the smaller ones."""
-    alone = " alone" if len(chosen.teachers) == 1 else ""
-    text = f"Use {chosen.name}{alone}: its probe gets {_percent(chosen.val_accuracy)} of the validation rows right, "
+def _standing(chosen: SubsetRecord, best: SubsetRecord, ranked: Sequence[SubsetRecord], metric: Metric) -> str:
+    """Its score, and how that compares with the best, or with the best of the smaller ones."""
+    alone = " alone" if len(chosen.sources) == 1 else ""
+    score = _shown(_score(chosen, metric), metric)
+    text = f"Use {chosen.name}{alone}: the validation {metric.label} of its probe is {score}, "
     if chosen.against_best is not None:
-        return f"{text}which is within the noise of the best, {best.name} ({_points(chosen.against_best)})."
-    text += f"the most of {len(ranked)} subsets"
-    smaller = [subset for subset in ranked if len(subset.teachers) < len(chosen.teachers)]
+        return f"{text}within the noise of the best, {best.name} ({_points(chosen.against_best, metric)})."
+    text += f"the best of {len(ranked)} subsets"
+    smaller = [subset for subset in ranked if len(subset.sources) < len(chosen.sources)]
     if not smaller or smaller[0].against_best is None:
         return f"{text}."
     text += ", and no smaller one is within the noise of it"
-    if smaller[0].teachers == chosen.best_part and len(chosen.teachers) == 2:
+    if smaller[0].sources == chosen.best_part and len(chosen.sources) == 2:
         return f"{text}."  # the next sentence has their difference
-    return f"{text} (the next is {smaller[0].name}: {_points(smaller[0].against_best)})."
+    return f"{text} (the next is {smaller[0].name}: {_points(smaller[0].against_best, metric)})."
 
 
-def _second(ranked: Sequence[Subset], pairs: Sequence[Pair]) -> str:
-    """What the best pair gains over the better of its two, and whether the two err on the same rows."""
-    pair = next(subset for subset in ranked if len(subset.teachers) == 2)
+def _second(ranked: Sequence[SubsetRecord], pairs: Sequence[PairRecord], metric: Metric) -> str:
+    """What the best pair gains over the better of its two, and whether the two are wrong on the same rows."""
+    pair = next(subset for subset in ranked if len(subset.sources) == 2)
     assert pair.gain is not None and pair.best_part is not None
+    helps = pair.gain.mean > 0 if metric.higher_is_better else pair.gain.mean < 0
     if pair.gain.inside_noise:
-        verdict = "A second teacher shows no gain beyond the noise"
+        verdict = "A second source shows no gain beyond the noise"
     else:
-        verdict = "A second teacher helps" if pair.gain.mean > 0 else "A second teacher does harm"
-    overlap = next(found for found in pairs if set(found.teachers) == set(pair.teachers))
+        verdict = "A second source helps" if helps else "A second source makes it worse"
+    text = f"{verdict}: the best pair, {pair.name}, against {pair.best_part[0]} alone is {_points(pair.gain, metric)}"
+    overlap = next(found for found in pairs if set(found.sources) == set(pair.sources))
+    if not overlap.one_right:
+        return f"{text}."
     right, chance = (sum(shares) / len(shares) for shares in (overlap.one_right, overlap.by_chance))
     return (
-        f"{verdict}: the best pair, {pair.name}, against {pair.best_part[0]} alone is {_points(pair.gain)}; exactly "
-        f"one of the two is right on {_percent(right)} of the rows, {_percent(chance)} were their errors independent."
+        f"{text}; exactly one of the two is right on {100 * right:.1f}% of the rows, {100 * chance:.1f}% if their "
+        "errors were independent."
     )
 
 
-def _cost(chosen: Subset, best: Subset, inside: Sequence[Subset]) -> str:
+def _cost(chosen: SubsetRecord, best: SubsetRecord, inside: Sequence[SubsetRecord]) -> str:
     """What the choice saves, or what another choice of the same size would."""
     if chosen is not best:
-        light = f"{_share(chosen.bytes_per_row, best.bytes_per_row)} of the bytes a row"
-        return f"{chosen.name} takes {light}{_time(chosen, best)} of {best.name}."
-    same = [subset for subset in inside if len(subset.teachers) == len(chosen.teachers) and subset is not chosen]
-    cheap = [subset for subset in same if _cheaper(subset, chosen)]
+        return f"{chosen.name} takes {_share(chosen, best)} of the bytes a row of {best.name}."
+    same = [subset for subset in inside if len(subset.sources) == len(chosen.sources) and subset is not chosen]
+    cheap = [subset for subset in same if 2 * subset.bytes_per_row <= chosen.bytes_per_row]
     if not cheap:
         return ""
-    light = f"{_share(cheap[0].bytes_per_row, chosen.bytes_per_row)} of the bytes a row"
-    return f"{cheap[0].name} is within the noise as well, and takes {light}{_time(cheap[0], chosen)}."
+    return f"{cheap[0].name} is within the noise as well, and takes {_share(cheap[0], chosen)} of the bytes a row."
 
 
-def _cheaper(one: Subset, other: Subset) -> bool:
-    """Whether it takes half or less of something and not more of the rest."""
-    costs = [(one.bytes_per_row, other.bytes_per_row)]
-    if one.seconds_per_row is not None and other.seconds_per_row is not None:
-        costs.append((one.seconds_per_row, other.seconds_per_row))
-    return all(mine <= theirs for mine, theirs in costs) and any(2 * mine <= theirs for mine, theirs in costs)
+def _score(subset: SubsetRecord, metric: Metric) -> float:
+    score = subset.mean("val", metric.name)
+    return (float("-inf") if metric.higher_is_better else float("inf")) if score is None else score
 
 
-def _time(one: Subset, other: Subset) -> str:
-    if one.seconds_per_row is None or not other.seconds_per_row:
-        return ""
-    return f" and {_share(one.seconds_per_row, other.seconds_per_row)} of the extraction time"
-
-
-def _points(difference: Paired) -> str:
-    """A difference in points, with its interval."""
-    text = f"{_signed(difference.mean)} points"
+def _points(difference: DifferenceRecord, metric: Metric) -> str:
+    """A difference with its interval."""
+    text = f"{_signed(difference.mean, metric)} {'points' if metric.unit == '%' else metric.unit}".rstrip()
     if difference.low is None or difference.high is None:
         return text
-    low, high = (_signed(end).removeprefix("+") for end in (difference.low, difference.high))
+    low, high = (_signed(end, metric).removeprefix("+") for end in (difference.low, difference.high))
     return f"{text}, 95% interval {low} to {high}"
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}%"
+def _shown(value: float, metric: Metric) -> str:
+    return f"{100 * value:.1f}%" if metric.unit == "%" else f"{value:.4g} {metric.unit}".rstrip()
 
 
-def _share(one: float, other: float) -> str:
-    return f"{100 * one / other:.0f}%"
+def _signed(value: float, metric: Metric) -> str:
+    rounded = f"{round(100 * value, 1):+.1f}" if metric.unit == "%" else f"{value:+.3g}"
+    return rounded.replace("-", "\N{MINUS SIGN}") if float(rounded) else "0.0"
 
 
-def _signed(value: float) -> str:
-    rounded = round(100 * value, 1)
-    return f"{rounded:+.1f}".replace("-", "\N{MINUS SIGN}") if rounded else "0.0"
+def _share(one: SubsetRecord, other: SubsetRecord) -> str:
+    return f"{100 * one.bytes_per_row / other.bytes_per_row:.0f}%"

@@ -1,21 +1,18 @@
-"""Choosing teachers before any student is trained: what each of them, and subsets of them, know of the task.
+"""Choosing sources before any student is trained: what each of them, and subsets of them, know of the task.
 
-Every subset is scored on every draw of the splits, its features side by side: by a linear probe, by nearest neighbours
-and by LogME. Labels come from the labelled training rows; validation rows choose strengths, numbers of neighbours and
-the recommendation; test rows are scored for the reader and choose nothing. Pairs of teachers, and teachers and
-untrained students, are compared by debiased CKA, which needs no labels.
+Every subset is scored on every split, its features side by side: by a linear probe, by nearest neighbours and by LogME.
+Labels come from the labelled training rows; validation rows choose strengths, numbers of neighbours and the
+recommendation; test rows are scored for the reader and choose nothing. Pairs of sources, and sources and untrained
+students, are compared by debiased CKA, which needs no labels.
 
 Labelled and validation features are held in memory, as the probe needs them; test rows pass in blocks, and neighbours
 are searched and kernels compared on samples of a bounded size.
 """
 
-import json
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,20 +21,30 @@ from torch import Tensor
 
 from pipeline.data.dataset import Dataset
 from pipeline.errors import UserError
-from pipeline.functional import logistic
 from pipeline.functional.agreement import gain, one_right
 from pipeline.functional.kernels import centre, debiased_cka, gram
 from pipeline.functional.knn import unit, vote
 from pipeline.functional.logme import logme
-from pipeline.functional.metrics import accuracy
+from pipeline.functional.statistics import Paired
 from pipeline.machine import Machine
 from pipeline.params import Params, Settings
-from pipeline.probing import assessment
-from pipeline.probing.assessment import Assessment, Pair, Score, Start, Subset, Teacher
-from pipeline.probing.probes import ProbeSettings, load_probe, training_labels
-from pipeline.probing.recommendation import order, recommend
+from pipeline.probing.probes import ProbeSettings, training_labels
+from pipeline.probing.recommendation import ranking_key, recommend
+from pipeline.probing.saved import SavedProbe
 from pipeline.progress import progress
-from pipeline.store import FeatureStore
+from pipeline.project import Project
+from pipeline.records import (
+    AssessmentRecord,
+    DifferenceRecord,
+    Metric,
+    PairRecord,
+    SourceRecord,
+    StartRecord,
+    SubsetRecord,
+    SubsetScores,
+)
+from pipeline.sources import POOLED, Source
+from pipeline.store import SourceFeatures
 from pipeline.students import student_outputs, student_recipe
 
 BLOCK = 1024
@@ -50,11 +57,11 @@ class AssessSettings(Settings):
     """The `assess` section; the strengths of the probes are those of the `probe` section.
 
     Attributes:
-        neighbours: candidates for how many neighbours vote; one is chosen on val.
+        neighbours: candidates for how many neighbours vote; one is chosen on validation rows.
         neighbour_rows: labelled rows that neighbours are searched in, at most.
         kernel_rows: training rows that CKA compares, at most; its time grows with their square.
-        exhaustive: up to so many teachers all subsets are scored; of more, single ones, pairs, and from the best pair
-            on the teacher that adds most, for as long as one adds anything on val.
+        exhaustive: up to so many sources all subsets are scored; of more, single ones, pairs, and from the best pair
+            on the source that adds most, for as long as one adds anything on validation rows.
     """
 
     neighbours: list[int] = Field(default=[1, 3, 5, 10, 20, 50], min_length=1)
@@ -65,51 +72,61 @@ class AssessSettings(Settings):
 
 @dataclass(frozen=True)
 class Scored:
-    """A subset's scores, and per draw which val rows its probe has right."""
+    """A subset on all splits.
 
-    scores: tuple[Score, ...]
-    hits: tuple[np.ndarray, ...]
-    seconds: float
+    Attributes:
+        scores: one per split.
+        val: per split, the primary score of every validation row.
+        correct: per split, which validation rows its probe has right; None for a task without right and wrong.
+    """
 
-    @property
-    def val_accuracy(self) -> float:
-        """Of the probe, mean over draws."""
-        return float(np.mean([score.val_accuracy for score in self.scores]))
+    scores: tuple[SubsetScores, ...]
+    val: tuple[np.ndarray, ...]
+    correct: tuple[np.ndarray | None, ...]
+
+    def mean(self, metric: Metric) -> float:
+        """Of the probe on validation rows, over splits."""
+        return float(np.mean([score.val[metric.name] for score in self.scores]))
 
 
 class SplitFeatures:
-    """One draw of the splits, and the features of its rows as this draw's training rows scale them."""
+    """One split, and the features of its rows as its training rows scale them."""
 
     def __init__(
-        self, number: int, data: Dataset, stores: dict[str, FeatureStore], probes: Path, settings: AssessSettings
+        self,
+        number: int,
+        data: Dataset,
+        sources: dict[str, SourceFeatures],
+        project: Project,
+        settings: AssessSettings,
     ):
         self.number, self.data, self.settings = number, data, settings
         self.split = data.split(number)
         if not len(self.split.val):
-            raise UserError(f"{data.path}: no validation rows in draw {number} to choose by; set dataset.val")
+            raise UserError(f"{data.path}: no validation rows in split {number} to choose by; set dataset.val")
         self.labels = training_labels(data, number)
-        self.readers = {name: store.reader(store.head_name()) for name, store in stores.items()}
-        # The probe stage has been through all training rows; its statistics are those of this draw, or it is refused.
-        self.scales = {
-            name: load_probe(probes / f"{name}.safetensors", number, data, store) for name, store in stores.items()
-        }
+        self.targets = data.task.targets(self.labels)
+        self.readers = {name: features.reader() for name, features in sources.items()}
+        # The probe stage has been through all training rows; its statistics are those of this split, or it is refused.
+        self.probes = {name: SavedProbe(project, features, number, data).module for name, features in sources.items()}
 
-    def raw(self, teacher: str, rows: np.ndarray) -> np.ndarray:
-        """Features [n, D] as the teacher gave them, float32."""
-        features: np.ndarray = self.readers[teacher](rows).astype(np.float32)
+    def raw(self, source: str, rows: np.ndarray) -> np.ndarray:
+        """Features [n, D] as they are stored, float32."""
+        features: np.ndarray = self.readers[source](rows).astype(np.float32)
         return features
 
-    def standardised(self, teachers: Names, rows: np.ndarray, alike: bool = False) -> np.ndarray:
-        """Features side by side [n, sum of D], each at mean 0 and variance 1 over the training rows.
+    def standardised(self, sources: Names, rows: np.ndarray, equal_norms: bool = False) -> np.ndarray:
+        """Features side by side [n, sum of D], each with mean 0 and variance 1 over the training rows.
 
-        With `alike` each teacher's rows are divided by their mean norm, so that a wide one counts no more than others.
+        With `equal_norms` each source's rows are divided by their mean norm, so that a wide one counts no more than
+        others.
         """
-        parts = []
-        for teacher in teachers:
-            scale = self.scales[teacher]
-            part = (self.raw(teacher, rows) - scale.mean) / scale.std
-            parts.append(part / scale.row_norm if alike else part)
-        return np.concatenate(parts, axis=1)
+        blocks = []
+        for source in sources:
+            probe = self.probes[source]
+            block = (self.raw(source, rows) - probe.mean.numpy()) / probe.std.numpy()
+            blocks.append(block / probe.row_norm.item() if equal_norms else block)
+        return np.concatenate(blocks, axis=1)
 
     @cached_property
     def bank(self) -> np.ndarray:
@@ -122,184 +139,232 @@ class SplitFeatures:
         return self.split.train[_sample(len(self.split.train), self.settings.kernel_rows, self.number)]
 
 
-def assess(params: Params, root: Path = Path(".")) -> Assessment:
-    """Score all teachers of params.yaml and subsets of them; write `<root>/assessments/teachers.json`.
+def assess(params: Params, project: Project = Project()) -> AssessmentRecord:
+    """Score sources and subsets of them; write assessments/teachers.json.
+
+    The sources are the pooled features of every teacher of params.yaml, and those that runs name.
 
     Args:
         params: all settings; the section `assess` may be missing.
-        root: the project's folder, which holds data/, features/ and probes/.
+        project: where data, features and probes are.
 
     Raises:
         UserError: a setting is wrong, there are no teachers, or a store or a probe is missing or of another dataset.
     """
-    started = time.perf_counter()
     settings = params.read(AssessSettings, "assess") if "assess" in params.values else AssessSettings()
     if any(number < 1 for number in settings.neighbours):
         raise UserError(f"{params.source}: assess.neighbours: {settings.neighbours}; give whole numbers from 1")
     strengths = params.read(ProbeSettings, "probe").strengths
-    names: Names = tuple(params.section("teachers"))
-    if not names:
-        raise UserError(f"{params.source}: `teachers` is empty; name one or more to assess")
-    data = Dataset.open(root / "data")
-    stores = {name: FeatureStore.open(root / "features" / f"{name}.zarr") for name in names}
-    for store in stores.values():
-        store.check(dataset=data.digest, ids=data.ids)
-    draws = [SplitFeatures(number, data, stores, root / "probes", settings) for number in range(data.splits)]
-    teachers = tuple(_teacher(name, store) for name, store in stores.items())
+    data = Dataset.open(project.data)
+    sources = {source.name: SourceFeatures.open(project, source) for source in assessed_sources(params)}
+    for features in sources.values():
+        features.store.check(dataset=data.digest, ids=data.ids)
+    names: Names = tuple(sources)
+    splits = [SplitFeatures(number, data, sources, project, settings) for number in range(data.splits)]
     few = len(names) <= settings.exhaustive
-    with progress("assess", (2 ** len(names) - 1) * len(draws) if few else None, "probes") as advance:
+    with progress("assess", (2 ** len(names) - 1) * len(splits) if few else None, "probes") as advance:
 
         def score(subset: Names) -> Scored:
-            began = time.perf_counter()
             found = []
-            for draw in draws:
-                found.append(_score(draw, subset, strengths, settings.neighbours))
+            for split in splits:
+                found.append(_score(split, subset, strengths, settings.neighbours))
                 advance(1)
-            scores, hits = zip(*found, strict=True)
-            return Scored(scores, hits, time.perf_counter() - began)
+            scores, val, correct = zip(*found, strict=True)
+            return Scored(scores, val, correct)
 
-        scored = _search(names, score, few)
-    subsets = _subsets(scored, teachers)
-    pairs, starts = _alignments(draws, names, scored, params)
-    chosen, reasons = recommend(subsets, pairs)
-    first = draws[0]
-    found = Assessment(
-        data.digest, {name: store.head_digest(store.head_name()) for name, store in stores.items()},
-        len(draws), len(first.split.labelled), len(first.split.val), len(first.split.test), len(first.bank),
-        len(first.compared), teachers, subsets, pairs, starts, chosen.teachers, reasons, time.perf_counter() - started,
-    )  # fmt: skip
-    _write(root / assessment.PATH, found)
+        scored = _search(names, score, few, data.task.primary)
+    kept = tuple(
+        SourceRecord(name=name, width=features.width, bytes_per_row=features.nbytes / len(data))
+        for name, features in sources.items()
+    )
+    subsets = _subsets(scored, kept, data.task.primary)
+    pairs, starts = _alignments(splits, names, scored, params)
+    chosen, reasons = recommend(subsets, pairs, data.task.primary)
+    first = splits[0]
+    found = AssessmentRecord(
+        dataset=data.digest,
+        stores={name: features.digest for name, features in sources.items()},
+        metrics=data.task.metrics,
+        splits=len(splits),
+        labelled=len(first.split.labelled),
+        val=len(first.split.val),
+        test=len(first.split.test),
+        bank_rows=len(first.bank),
+        cka_rows=len(first.compared),
+        sources=kept,
+        subsets=subsets,
+        pairs=pairs,
+        starts=starts,
+        recommended=chosen.sources,
+        reasons=reasons,
+    )
+    found.write(project.assessment)
     return found
 
 
-def _teacher(name: str, store: FeatureStore) -> Teacher:
-    head, rows = store.head_name(), len(store)
-    width = int(np.prod(store.heads[head].shape))
-    return Teacher(name, width, store.head_nbytes(head) / rows, store.seconds / rows if store.seconds else None)
+def assessed_sources(params: Params) -> list[Source]:
+    """The sources to assess: per teacher its pooled features, or its first head if it keeps none, and those of runs.
+
+    Raises:
+        UserError: there are no teachers, or a run names a source in another way than TEACHER or TEACHER/HEAD.
+    """
+    teachers = params.section("teachers")
+    if not teachers:
+        raise UserError(f"{params.source}: `teachers` is empty; name one or more to assess")
+    found: dict[Source, None] = {}
+    for teacher, settings in teachers.items():
+        heads = list(settings.get("heads") or [POOLED])
+        found[Source(teacher, POOLED if POOLED in heads else heads[0])] = None
+    for run, settings in (params.values.get("runs") or {}).items():
+        for text in settings.get("teachers") or ():
+            found[Source.parse(str(text), f"{params.source}: runs.{run}.teachers")] = None
+    # Grouped by teacher, in the order of `teachers`.
+    return sorted(found, key=lambda source: list(teachers).index(source.teacher) if source.teacher in teachers else -1)
 
 
-def _search(teachers: Names, score: Callable[[Names], Scored], few: bool) -> dict[Names, Scored]:
-    """The scores of all subsets of a few teachers; of many, of single ones, pairs, and the path of best additions."""
+def _search(sources: Names, score: Callable[[Names], Scored], few: bool, metric: Metric) -> dict[Names, Scored]:
+    """The scores of all subsets of a few sources; of many, of single ones, pairs, and the path of best additions."""
     scored: dict[Names, Scored] = {}
-    for size in range(1, (len(teachers) if few else 2) + 1):
-        scored |= {subset: score(subset) for subset in combinations(teachers, size)}
+    for size in range(1, (len(sources) if few else 2) + 1):
+        scored |= {subset: score(subset) for subset in combinations(sources, size)}
     if few:
         return scored
 
-    def best(subsets: Sequence[Names]) -> Names:
-        return max(subsets, key=lambda subset: scored[subset].val_accuracy)
+    def worth(subset: Names) -> float:
+        return scored[subset].mean(metric) * (1 if metric.higher_is_better else -1)
 
-    path = best([subset for subset in scored if len(subset) == 2])
-    while len(path) < len(teachers):
-        grown = [tuple(t for t in teachers if t in path or t == new) for new in teachers if new not in path]
+    path: Names = max((subset for subset in scored if len(subset) == 2), key=worth)
+    while len(path) < len(sources):
+        grown = [tuple(t for t in sources if t in path or t == new) for new in sources if new not in path]
         scored |= {subset: score(subset) for subset in grown}
-        longer = best(grown)
-        if scored[longer].val_accuracy <= scored[path].val_accuracy:
+        longer = max(grown, key=worth)
+        if worth(longer) <= worth(path):
             break
         path = longer
     return scored
 
 
 def _score(
-    draw: SplitFeatures, subset: Names, strengths: Sequence[float], numbers: Sequence[int]
-) -> tuple[Score, np.ndarray]:
-    """A subset on one draw, and which val rows its probe has right."""
-    data, split = draw.data, draw.split
-    classes, val_labels = len(data.classes), data.labels[split.val]
-    train, val = (draw.standardised(subset, rows) for rows in (split.labelled, split.val))
-    fitted = logistic.fit(train, draw.labels, val, val_labels, strengths)
-    hits = fitted.logits(val).argmax(1) == val_labels
+    split: SplitFeatures, subset: Names, strengths: Sequence[float], numbers: Sequence[int]
+) -> tuple[SubsetScores, np.ndarray, np.ndarray | None]:
+    """A subset on one split; the primary score of its probe on every validation row, and which it has right."""
+    task, rows = split.data.task, split.split
+    val_labels, test_labels = split.data.labels[rows.val], split.data.labels[rows.test]
+    train, val = (split.standardised(subset, some) for some in (rows.labelled, rows.val))
+    fitted = task.linear.fit(train, split.labels, val, val_labels, strengths)
+    val_outputs = fitted.outputs(val)
     del train, val
-    bank, bank_labels = (
-        unit(draw.standardised(subset, split.labelled[draw.bank], alike=True)), draw.labels[draw.bank]
-    )  # fmt: skip
+    bank = unit(split.standardised(subset, rows.labelled[split.bank], equal_norms=True))
     tried = sorted({min(number, len(bank)) for number in numbers})
 
-    def votes(rows: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
+    def neighbours(some: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
+        """Outputs [k, n, C] by the mean of the neighbours' targets."""
         near = [
-            vote(bank, bank_labels, unit(draw.standardised(subset, block, alike=True)), numbers, classes)
-            for block in _blocks(rows)
+            vote(bank, split.targets[split.bank], unit(split.standardised(subset, block, equal_norms=True)), numbers)
+            for block in _blocks(some)
         ]
         return np.concatenate(near, axis=1)
 
-    knn = [float(right.mean()) for right in votes(split.val, tried) == val_labels]
-    best = int(np.argmax(knn))  # the fewest neighbours of those that tie
-    test = knn_test = None
-    if len(split.test):
-        labels = data.labels[split.test]
-        logits = [fitted.logits(draw.standardised(subset, block)) for block in _blocks(split.test)]
-        test = accuracy(np.concatenate(logits), labels)
-        knn_test = float((votes(split.test, [tried[best]])[0] == labels).mean())
-    evidence = logme(_raw(draw, subset), torch.from_numpy(draw.labels), classes).score
-    score = Score(
-        draw.number, fitted.strength, float(hits.mean()), fitted.val_log_loss, test, tried[best], knn[best], knn_test,
-        evidence,
-    )  # fmt: skip
-    return score, hits
+    knn = [task.score(outputs, val_labels) for outputs in neighbours(rows.val, tried)]
+    best = 0  # the fewest neighbours of those that tie
+    for number, score in enumerate(knn):
+        best = number if task.better(score, knn[best]) else best
+    test: dict[str, float] = {}
+    knn_test: dict[str, float] = {}
+    if len(rows.test):
+        outputs = [fitted.outputs(split.standardised(subset, block)) for block in _blocks(rows.test)]
+        test = task.scores(np.concatenate(outputs), test_labels)
+        knn_test = {task.primary.name: task.score(neighbours(rows.test, [tried[best]])[0], test_labels)}
+    scores = SubsetScores(
+        split=split.number,
+        strength=fitted.strength,
+        val=task.scores(val_outputs, val_labels),
+        test=test,
+        neighbours=tried[best],
+        knn_val={task.primary.name: knn[best]},
+        knn_test=knn_test,
+        logme=logme(_raw(split, subset), torch.from_numpy(split.targets)).score,
+    )
+    return scores, task.row_scores(val_outputs, val_labels), task.correct(val_outputs, val_labels)
 
 
-def _raw(draw: SplitFeatures, subset: Names) -> Tensor:
-    """Raw features of the labelled rows side by side, each teacher's divided by their root mean square norm.
+def _raw(split: SplitFeatures, subset: Names) -> Tensor:
+    """Raw features of the labelled rows side by side, each source's divided by their root mean square norm.
 
-    LogME is defined on features that are not centred, and is blind to their common scale. Of several teachers, the
-    loudest would be the whole of it.
+    LogME is defined on features that are not centred, and does not depend on their common scale. Of several sources,
+    the one with the longest rows would decide alone.
     """
-    parts = [draw.raw(teacher, draw.split.labelled) for teacher in subset]
+    blocks = [split.raw(source, split.split.labelled) for source in subset]
     return torch.from_numpy(
-        np.concatenate([part / max(float(np.sqrt(np.square(part).sum(1).mean())), 1e-12) for part in parts], axis=1)
+        np.concatenate([block / max(float(np.sqrt(np.square(block).sum(1).mean())), 1e-12) for block in blocks], axis=1)
     )
 
 
-def _subsets(scored: dict[Names, Scored], teachers: Sequence[Teacher]) -> tuple[Subset, ...]:
+def _subsets(scored: dict[Names, Scored], sources: Sequence[SourceRecord], metric: Metric) -> tuple[SubsetRecord, ...]:
     """The scores with what each subset costs and how it compares with the best one and with its own best part."""
-    costs = {teacher.name: teacher for teacher in teachers}
-    found: dict[Names, Subset] = {}
+    costs = {source.name: source for source in sources}
+    key = ranking_key(metric)
+    found: dict[Names, SubsetRecord] = {}
     for names, of in scored.items():
-        members = [costs[name] for name in names]
-        seconds = [member.seconds_per_row for member in members]
-        parts = [part for part in found if set(part) < set(names)]
-        part = min((found[part] for part in parts), key=order) if parts else None
-        found[names] = Subset(
-            names, sum(m.width for m in members), sum(m.bytes_per_row for m in members),
-            None if None in seconds else sum(filter(None, seconds)), of.scores, None,
-            None if part is None else part.teachers,
-            None if part is None else gain(of.hits, scored[part.teachers].hits), of.seconds,
-        )  # fmt: skip
-    best = min(found.values(), key=order)
+        parts = [found[part] for part in found if set(part) < set(names)]
+        part = min(parts, key=key) if parts else None
+        found[names] = SubsetRecord(
+            sources=names,
+            width=sum(costs[name].width for name in names),
+            bytes_per_row=sum(costs[name].bytes_per_row for name in names),
+            scores=of.scores,
+            against_best=None,
+            best_part=None if part is None else part.sources,
+            gain=None if part is None else _difference(gain(of.val, scored[part.sources].val)),
+        )
+    best = min(found.values(), key=key)
     return tuple(
-        subset if subset is best else replace(subset, against_best=gain(of.hits, scored[best.teachers].hits))
+        subset
+        if subset is best
+        else subset.model_copy(update={"against_best": _difference(gain(of.val, scored[best.sources].val))})
         for subset, of in zip(found.values(), scored.values(), strict=True)
     )
 
 
+def _difference(of: Paired) -> DifferenceRecord:
+    return DifferenceRecord(**asdict(of))
+
+
 def _alignments(
-    draws: Sequence[SplitFeatures], names: Names, scored: dict[Names, Scored], params: Params
-) -> tuple[tuple[Pair, ...], tuple[Start, ...]]:
-    """Debiased CKA between teachers, and of teachers to untrained students, draw by draw."""
+    splits: Sequence[SplitFeatures], names: Names, scored: dict[Names, Scored], params: Params
+) -> tuple[tuple[PairRecord, ...], tuple[StartRecord, ...]]:
+    """Debiased CKA between sources, and of sources to untrained students, split by split."""
     students = [name for name in params.values.get("students") or () if _reads_rows(name, params)]
     device = params.read(Machine, "machine").torch_device()
     pairs: dict[tuple[str, str], list[float]] = {pair: [] for pair in combinations(names, 2)}
     starts: dict[tuple[str, str], list[float]] = {(name, student): [] for name in names for student in students}
-    for draw in draws:
-        kernels = {name: _kernel(torch.from_numpy(draw.raw(name, draw.compared))) for name in names}
+    for split in splits:
+        kernels = {name: _kernel(torch.from_numpy(split.raw(name, split.compared))) for name in names}
         for one, other in pairs:
             pairs[one, other].append(float(debiased_cka(kernels[one], kernels[other])))
         for student in students:
-            kernel = _kernel(_initial(student, draw, params, device))
+            kernel = _kernel(_initial(student, split, params, device))
             for name in names:
                 starts[name, student].append(float(debiased_cka(kernels[name], kernel)))
-    overlaps = {
-        pair: [one_right(*hits) for hits in zip(*(scored[(name,)].hits for name in pair), strict=True)]
-        for pair in pairs
-    }
     return (
-        tuple(Pair(pair, tuple(cka), *zip(*overlaps[pair], strict=True)) for pair, cka in pairs.items()),
-        tuple(Start(name, student, tuple(cka)) for (name, student), cka in starts.items()),
+        tuple(_pair(pair, tuple(cka), scored) for pair, cka in pairs.items()),
+        tuple(StartRecord(source=name, student=student, cka=tuple(cka)) for (name, student), cka in starts.items()),
+    )
+
+
+def _pair(pair: tuple[str, str], cka: tuple[float, ...], scored: dict[Names, Scored]) -> PairRecord:
+    both = zip(*(scored[(name,)].correct for name in pair), strict=True)
+    overlaps = [one_right(one, other) for one, other in both if one is not None and other is not None]
+    return PairRecord(
+        sources=pair,
+        cka=cka,
+        one_right=tuple(share for share, _ in overlaps),
+        by_chance=tuple(chance for _, chance in overlaps),
     )
 
 
 def _reads_rows(student: str, params: Params) -> bool:
-    """Whether it has a kernel of its own over the rows, instead of reading what teachers said of them."""
+    """Whether it has features of its own of the rows, instead of reading those of teachers."""
     family, _ = params.plugin("students", f"students.{student}")
     return bool(family.KIND != "features")
 
@@ -308,27 +373,20 @@ def _kernel(features: Tensor) -> Tensor:
     return gram(centre(features))
 
 
-def _initial(student: str, draw: SplitFeatures, params: Params, device: torch.device) -> Tensor:
-    """Features of the sample from the student as training with the draw's number for a seed would start it."""
+def _initial(student: str, split: SplitFeatures, params: Params, device: torch.device) -> Tensor:
+    """Features of the sample from the student as training with the split's number for a seed would start it."""
     where = f"students.{student}"
-    recipe = student_recipe(params.section(where), f"{params.source}: {where}", draw.data, draw.split.train)
-    torch.manual_seed(draw.number)
+    recipe = student_recipe(params.section(where), f"{params.source}: {where}", split.data, split.split.train)
+    torch.manual_seed(split.number)
     model = recipe.build().to(device)
-    batches = student_outputs(model, recipe.inputs(draw.data), draw.compared, device)
+    batches = student_outputs(model, recipe.inputs(split.data), split.compared, device)
     return torch.cat([features.float().cpu() for features, _ in batches])
 
 
 def _sample(rows: int, most: int, seed: int) -> np.ndarray:
-    """At most so many of `rows` places, drawn without replacement, sorted."""
+    """At most so many of `rows` places, sampled without replacement, sorted."""
     return np.sort(np.random.default_rng(seed).permutation(rows)[:most])
 
 
 def _blocks(rows: np.ndarray) -> list[np.ndarray]:
     return [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
-
-
-def _write(path: Path, found: Assessment) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(found), indent=1) + "\n")
-    partial.replace(path)

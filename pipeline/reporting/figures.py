@@ -1,8 +1,7 @@
-"""The report's drawings: numbers in, inline SVG out.
+"""The report's figures: numbers in, inline SVG out.
 
-Colours are names of the page's CSS variables, so that one drawing serves light and dark; text is real text in the
-page's own fonts. Equal input gives equal bytes: no dates, no random ids. Nothing here decides anything: what is drawn
-was computed by the caller.
+Colours are names of the page's CSS variables, so that one figure serves light and dark; text is real text in the
+page's own fonts. Equal input gives equal bytes: no dates, no random ids. Nothing is computed here but positions.
 """
 
 import io
@@ -22,39 +21,43 @@ INK, SOFT, HAIR, ACCENT, REFERENCE = "#010101", "#020202", "#030303", "#040404",
 _VARIABLES = {INK: "--ink", SOFT: "--soft", HAIR: "--hair", ACCENT: "--accent", REFERENCE: "--reference"}
 
 PANEL = (340, 210)
-"""Width and height of a small drawing, in CSS pixels at its natural size: it fits a phone."""
+"""Width and height of a small figure, in CSS pixels at its natural size: it fits a phone."""
 
 _DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
-"""Of the lines in one drawing, which have one colour."""
+"""Of the lines in one figure, which have one colour."""
 
 _MOST_POINTS = 300
-"""Points kept of a long line: more than pixels can show."""
+"""Points kept of a long line: about one a pixel."""
 
 
 @dataclass(frozen=True)
 class Dots:
-    """One row of the dot plot, in points of accuracy.
+    """One row of the dot plot.
 
     Attributes:
         name: its label, of one line or more.
         seeds: the paired difference of every seed.
         mean: their mean.
+        written: the mean as text, such as `+1.83`.
         interval: of that mean, from low to high; None where there is none.
+        bounds: the interval as text, such as `0.82, 2.34`.
         reference: the reference's mean paired difference, if it has one.
-        quiet: a control, drawn in grey.
+        muted: drawn in grey, as a control is.
     """
 
     name: str
     seeds: Sequence[float]
     mean: float
+    written: str
     interval: tuple[float, float] | None
+    bounds: str
     reference: float | None
-    quiet: bool
+    muted: bool
 
 
 @dataclass(frozen=True)
 class Band:
-    """A curve in percent: its mean over seeds and that mean's standard error, None for one seed."""
+    """A curve: its mean over seeds and that mean's standard error, None for one seed."""
 
     steps: Sequence[int]
     mean: Sequence[float]
@@ -66,10 +69,10 @@ class Tried:
     """Candidates of a search that share their settings, one per weight.
 
     Attributes:
-        settings: in words; empty where nothing but weights is searched.
-        scores: per weight, the validation accuracy of every seed in percent; empty where it diverged, None where the
-            line has no candidate.
-        chosen: the number of the weight that was chosen, if it is among these.
+        settings: as text; empty where nothing but weights is searched.
+        scores: per weight, the validation score of every seed; empty where the training diverged, None where the line
+            has no candidate.
+        chosen: the index of the weight that was chosen, if it is among these.
     """
 
     settings: str
@@ -81,27 +84,28 @@ def differences(
     rows: Sequence[Dots],
     name: str,
     label: str,
-    narrow: bool = False,
-    axis: str = "points of test accuracy over plain training",
+    axis: str,
     origin: str = "plain training",
+    narrow: bool = False,
 ) -> str:
-    """Paired differences to plain training: every seed a dot, the mean and its interval, the reference dashed.
+    """Paired differences: every seed a dot, the mean and its interval, the reference dashed.
 
     Args:
         rows: from top to bottom.
-        name: prefix of the ids inside the drawing; unique on its page.
-        label: what the drawing shows, for those who cannot see it.
+        name: prefix of the ids inside the figure; unique on its page.
+        label: a description for screen readers.
+        axis: label of the horizontal axis.
+        origin: what the differences are taken against.
         narrow: lay it out for a phone.
-        axis, origin: what is drawn, and what it is at 0, where that is something else.
     """
     widest = max(len(line) for row in rows for line in row.name.splitlines())
-    width, left, right, pitch = (340, 12, 12, 46) if narrow else (720, min(30 + 7 * widest, 220), 138, 38)
+    width, left, right, pitch = (340, 12, 12, 46) if narrow else (860, min(30 + 7 * widest, 220), 150, 38)
     pitch += 15 * max(0, max(row.name.count("\n") for row in rows) - (0 if narrow else 1))
     top, bottom = 34 if narrow else 28, 40
     height = top + bottom + pitch * len(rows)
     figure = _figure(width, height)
     axes = figure.add_axes((left / width, bottom / height, (width - left - right) / width, 1 - (top + bottom) / height))
-    _calm(axes, grid=False)
+    _style(axes, grid=False)
     axes.spines["left"].set_visible(False)
     axes.set_yticks([])
     axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -114,9 +118,9 @@ def differences(
     _above(axes, 0.0, lift, origin, SOFT)
     first = rows[0].reference
     if first is not None and abs(first) > (max(reach) - min(reach)) * (0.33 if narrow else 0.2):
-        _above(axes, first, lift, "probe", REFERENCE)
+        _above(axes, first, lift, "linear probe", REFERENCE)
     for y, row in enumerate(rows):
-        colour = SOFT if row.quiet else ACCENT
+        colour = SOFT if row.muted else ACCENT
         centre = y + 0.16 if narrow else y
         if row.reference is not None:
             axes.plot([row.reference] * 2, [y - 0.5, y + 0.5], color=REFERENCE, linewidth=1.2, linestyle=(0, (4, 3)))
@@ -126,28 +130,28 @@ def differences(
         if row.interval is not None:
             axes.plot(row.interval, [centre, centre], color=colour, linewidth=2.2, solid_capstyle="round")
         axes.scatter([row.mean], [centre], s=62, marker="D", color=colour, linewidths=0, zorder=3)
-        written = f"{row.mean:+.2f}" if round(row.mean, 2) else "0.00"
         if narrow:
-            _beside(axes, 0.0, y - 0.3, row.name, "left", INK)
-            _beside(axes, 1.0, y - 0.3, _minus(written), "right", INK)
+            _row_text(axes, 0.0, y - 0.3, row.name, "left")
+            _row_text(axes, 1.0, y - 0.3, row.written, "right")
         else:
             inner = width - left - right
-            interval = "  [{:.2f}, {:.2f}]".format(*row.interval) if row.interval else ""
-            _beside(axes, -left / inner, y, row.name, "left", INK)
-            _beside(axes, 1 + 14 / inner, y, _minus(written + interval), "left", INK)
+            _row_text(axes, -left / inner, y, row.name, "left")
+            bounds = f"  [{row.bounds}]" if row.bounds else ""
+            _row_text(axes, 1 + 14 / inner, y, row.written + bounds, "left")
     return _svg(figure, name, label)
 
 
-def curve(band: Band, baseline: Band | None, limits: tuple[float, float], name: str, label: str) -> str:
-    """Validation accuracy in percent against the step: the mean, one standard error around it, the baseline in grey.
+def curve(band: Band, baseline: Band | None, limits: tuple[float, float], name: str, label: str, axis: str) -> str:
+    """Validation score against the step: the mean, one standard error around it, the baseline in grey.
 
     Args:
         band: the run.
         baseline: plain training, if it is another run.
-        limits: of the accuracy axis, the same for panels that are compared.
+        limits: of the vertical axis, the same for panels that are compared.
         name, label: as in `differences`.
+        axis: label of the vertical axis.
     """
-    figure, axes = _panel("training step", "validation accuracy, %")
+    figure, axes = _panel("training step", axis)
     if baseline is not None:
         axes.plot(*_thin(baseline.steps, baseline.mean), color=SOFT, linewidth=1.2)
     if band.error is not None:
@@ -159,23 +163,24 @@ def curve(band: Band, baseline: Band | None, limits: tuple[float, float], name: 
     return _svg(figure, name, label)
 
 
-def search(across: str, ticks: Sequence[str], lines: Sequence[Tried], name: str, label: str) -> str:
-    """Validation accuracy of every candidate: each seed a dot, means joined by lines, the choice ringed.
+def search(ticks: Sequence[str], lines: Sequence[Tried], name: str, label: str, axis: str, across: str = "") -> str:
+    """Validation score of every candidate: each seed a dot, means joined by lines, the choice ringed.
 
     A candidate that diverged has the word in place of dots.
 
     Args:
-        across: what differs along the axis; empty where the ticks say it.
-        ticks: the weights (or, without methods, the settings), in words.
+        ticks: the weights (or, without methods, the settings), as text.
         lines: candidates that share their settings.
+        name, label: as in `differences`.
+        axis, across: labels of the vertical and of the horizontal axis.
     """
     crowded = len(ticks) > 8
     below = round(6.4 * max(map(len, ticks))) if crowded else 0
     columns = 2 if max(len(line.settings) for line in lines) <= 16 else 1
     above = 15 * (math.ceil(len(lines) / columns) - 1)
-    figure, axes = _panel(across, "validation accuracy, %", below, above)
+    figure, axes = _panel(across, axis, below, above)
     for number, line in enumerate(lines):
-        # Side by side, so that the seeds of one weight do not lie on one another.
+        # Slightly apart, so that the seeds of one weight do not overlap.
         places = np.arange(len(ticks)) + 0.16 * (number - (len(lines) - 1) / 2) / max(1, len(lines) - 1)
         tried = [(weight, seeds) for weight, seeds in enumerate(line.scores) if seeds is not None]
         for weight, seeds in tried:
@@ -205,7 +210,7 @@ def gates(sorted_gates: Sequence[Sequence[float]], name: str, label: str) -> str
     """Learned gates from the largest to the smallest: their mean over seeds and the range of the seeds.
 
     Args:
-        sorted_gates: per seed, its gates in falling order.
+        sorted_gates: per seed, its gates in descending order.
     """
     figure, axes = _panel("share of the teacher's features, %", "gate")
     values = np.asarray(sorted_gates, dtype=np.float64)
@@ -223,22 +228,22 @@ def gates(sorted_gates: Sequence[Sequence[float]], name: str, label: str) -> str
 
 
 def _figure(width: int, height: int) -> Figure:
-    # At 72 dots per inch a unit of the drawing is one CSS pixel of its natural size.
+    # At 72 dots per inch a unit of the figure is one CSS pixel of its natural size.
     return Figure(figsize=(width / 72, height / 72), dpi=72)
 
 
 def _panel(x: str, y: str, below: int = 0, above: int = 0) -> tuple[Figure, Axes]:
-    """A small drawing with labelled axes, with `below` and `above` more pixels for labels under and a legend over."""
+    """A small figure with labelled axes, with `below` and `above` more pixels for long ticks and for a legend."""
     width, height = PANEL[0], PANEL[1] + below + above
     figure = _figure(width, height)
     axes = figure.add_axes((48 / width, (42 + below) / height, (width - 60) / width, (PANEL[1] - 54) / height))
-    _calm(axes, grid=True)
+    _style(axes, grid=True)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     return figure, axes
 
 
-def _calm(axes: Axes, grid: bool) -> None:
+def _style(axes: Axes, grid: bool) -> None:
     axes.patch.set_visible(False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set(color=HAIR, linewidth=1)
@@ -252,22 +257,18 @@ def _calm(axes: Axes, grid: bool) -> None:
         axes.set_axisbelow(True)
 
 
-def _beside(axes: Axes, x: float, y: int | float, text: str, side: str, colour: str) -> None:
-    """Text at a share of the axes' width and a row's height. Names are no mathematics, even with a dollar in them."""
+def _row_text(axes: Axes, x: float, y: int | float, text: str, side: str) -> None:
+    """Text at a share of the axes' width and a row's height. A dollar in a name does not start a formula."""
     place = axes.get_yaxis_transform()
-    axes.text(x, y, text, transform=place, ha=side, va="center", color=colour, fontsize=12, parse_math=False)
+    axes.text(x, y, text, transform=place, ha=side, va="center", color=INK, fontsize=12, parse_math=False)
 
 
 def _above(axes: Axes, x: float, lift: int, text: str, colour: str) -> None:
-    """Text over the top of the axes, at a difference."""
+    """Text above the axes, at a difference."""
     axes.annotate(
         text, (x, 1), xytext=(0, lift), xycoords=axes.get_xaxis_transform(), textcoords="offset points",
         color=colour, fontsize=10.5, ha="center", va="bottom", parse_math=False,
     )  # fmt: skip
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def _thin(*lines: Sequence[float] | Sequence[int] | np.ndarray) -> list[np.ndarray]:
@@ -278,7 +279,7 @@ def _thin(*lines: Sequence[float] | Sequence[int] | np.ndarray) -> list[np.ndarr
 
 
 def _svg(figure: Figure, name: str, label: str) -> str:
-    """The drawing as an inline element: no header, no metadata, no fonts, ids of its own, the page's colours."""
+    """The figure as an inline element: no header, no metadata, no fonts, ids of its own, the page's colours."""
     file = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "axes.unicode_minus": True}):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})

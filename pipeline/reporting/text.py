@@ -1,103 +1,58 @@
-"""Numbers and verdicts in words: what may be said of a run, and how its numbers are written."""
+"""How the report writes numbers: scores of any metric, differences, p-values, counts, times and sizes."""
 
 from collections.abc import Callable, Sequence
 from math import floor, isfinite, log10
 
-from pipeline.functional.metrics import Share, standard_error
-from pipeline.reporting.comparison import Comparison, Outcome
-
-_FARED = {
-    "gain": ("is", "are", " above it by more than the noise"),
-    "noise": ("is", "are", " inside the noise"),
-    "aside": ("stood", "stood", " aside"),
-    "loss": ("is", "are", " below it by more than the noise"),
-    "single": ("has", "have", " one seed only, from which nothing follows"),
-}
+from pipeline.records import Metric
 
 
-def lead(comparison: Comparison) -> str:
-    """Where plain training and the teachers' probes stand, and how the other runs fared."""
-    first, baseline = comparison.outcomes[0], comparison.baseline
-    student, rows = comparison.student.name, count(first.evaluation.test_rows)
-    features = comparison.student.reads == "features"
-    if baseline is None:
-        learns, to_add = "has a method", "with"
-        if features:
-            learns, to_add = "learns from the teachers' own features", "of another student, on the same seeds, with"
-        return (
-            f"Every run of {student} {learns}, so there is nothing to compare them with. "
-            f"Add a run {to_add} `methods: []`, which is plain training."
-        )
-    trained = baseline.run.student.name
-    text = f"Plain training of {trained} gets {percent(baseline.accuracy)}% of {rows} test rows right"
-    error = standard_error(baseline.accuracies)
-    text += f" (standard error {percent(error)}, {seeds(baseline)})" if error is not None else f" ({seeds(baseline)})"
-    for reference in comparison.references:
-        text += f", the probe of {reference.name} {percent(reference.mean)}%"
-    verdicts = [outcome.verdict for outcome in comparison.outcomes if outcome is not baseline and not outcome.control]
-    if not verdicts:
-        return f"{text}."
-    what = f"of {student}" if features else "with a method"
-    if len(verdicts) == 1:
-        one, _, rest = _FARED[verdicts[0]]
-        return f"{text}. The one run {what} {one}{rest}."
-    parts = []
-    for verdict, (one, many, rest) in _FARED.items():
-        if times := verdicts.count(verdict):
-            parts.append(f"{times} {one if times == 1 else many}{rest}")
-    return f"{text}. Of {len(verdicts)} runs {what}, {listed(parts)}."
+def scaled(value: float, metric: Metric) -> float:
+    """A score as it is shown: percent instead of a share of 1 where the unit is `%`."""
+    return 100 * value if metric.unit == "%" else value
 
 
-def sentence(outcome: Outcome) -> str:
-    """What may be said of a run against plain training: no more than its seeds carry."""
-    difference = outcome.difference
-    if difference is None:
-        right = f"{percent(outcome.accuracy)}% of the test rows right"
-        return f"plain training, {right}." if outcome.plain else f"{right}, with nothing to compare it with."
-    points = f"{signed(difference.mean)} points against plain training"
-    if difference.low is not None and difference.high is not None:
-        interval = f"{percent(difference.low)} to {percent(difference.high)}"
-        points += f" (95% interval {interval}; better on {difference.wins} of {difference.n} seeds)"
-    match outcome.verdict:
-        case "aside" if outcome.identical:
-            text = "stood aside: validation chose weight 0, which is plain training."
-        case "aside":
-            text = f"stood aside: validation chose weight 0, which ought to be plain training; yet {points}."
-        case "single":
-            text = f"{points} on the one seed there is, from which nothing follows: run more seeds."
-        case "noise":
-            text = f"inside the noise: {points}."
-        case _:
-            text = f"{points}{_closing(outcome.gap)}."
-            if outcome.p is not None and outcome.p > 0.05:
-                text += f" Less sure than it looks: p = {p_value(outcome.p)} once all comparisons here are allowed for."
-    if not outcome.control:
-        return text
-    moral = {
-        "gain": " It ought not to gain: part of what methods gain here may not come from what the teachers know.",
-        "noise": " As expected, it gains nothing beyond the noise.",
-        "single": "",
-    }.get(outcome.verdict, " As expected, it does not gain.")
-    return f"a control, whose teachers tell of the wrong rows. {text[0].upper()}{text[1:]}{moral}"
+def score(value: float | None, metric: Metric) -> str:
+    """A score without its unit: `65.38` for a share of 1 in percent, three digits otherwise."""
+    return percent(value) if metric.unit == "%" else number(value)
 
 
-def _closing(gap: Share | None) -> str:
-    if gap is None or (gap.share is not None and gap.share <= 0):
-        return ""
-    if gap.share is None:
-        return f"; {gap.note}"
-    within = gap.note if gap.low is None or gap.high is None else f"{share(gap.low)} to {share(gap.high)}%"
-    return f"; closes {share(gap.share)}% of the gap to the probe ({within})"
+def score_with_unit(value: float | None, metric: Metric) -> str:
+    """A score with its unit: `65.38%`, `1.23 kWh`."""
+    if metric.unit == "%":
+        return f"{score(value, metric)}%"
+    return f"{score(value, metric)} {metric.unit}".rstrip()
 
 
-def seeds(outcome: Outcome) -> str:
-    """How many seeds: `5 seeds`, `one seed`."""
-    many = len(outcome.accuracies)
-    return "one seed" if many == 1 else f"{count(many)} seeds"
+def change(value: float | None, metric: Metric) -> str:
+    """A difference of scores with its sign: `+1.83` points for a share of 1 in percent, `−0.12`."""
+    if metric.unit == "%":
+        return signed(value)
+    written = number(value)
+    return f"+{written}" if value is not None and value > 0 and written not in ("0", "—") else written
+
+
+def change_unit(metric: Metric) -> str:
+    """The unit of a difference in a sentence: `points`, `kWh`, or the metric's label where it has no unit."""
+    return "points" if metric.unit == "%" else metric.unit or f"in {metric.label}"
+
+
+def heading(metric: Metric) -> str:
+    """A metric as the title of a column or an axis: `accuracy, %`, `log loss`."""
+    return f"{metric.label}, {metric.unit}" if metric.unit else metric.label
+
+
+def interval(low: float | None, high: float | None, write: Callable[[float | None], str]) -> str:
+    """`0.82 to 2.34`; empty where there is no interval."""
+    return "" if low is None or high is None else f"{write(low)} to {write(high)}"
+
+
+def counted(value: int, singular: str, plural: str = "") -> str:
+    """A number of things: `1 seed`, `5 seeds`, `1 class`, `3 classes` with the plural given."""
+    return f"{count(value)} {singular if value == 1 else plural or singular + 's'}"
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names in a row: `a`, `a and b`, `a, b and c`."""
+    """Names in a sentence: `a`, `a and b`, `a, b and c`."""
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 
 
@@ -133,7 +88,7 @@ def p_value(value: float | None) -> str:
 
 
 def count(value: int) -> str:
-    """A whole number with thousands set apart: `5,200`."""
+    """A whole number with a comma between thousands: `5,200`."""
     return f"{value:,}"
 
 
@@ -152,16 +107,28 @@ def duration(seconds: float | None) -> str:
     return _written(seconds, write)
 
 
-def size(value: int) -> str:
+def short_duration(seconds: float | None) -> str:
+    """A short time, such as that of one row: `6.05 ms`, `230 µs`, `1.2 s`."""
+
+    def write(x: float) -> str:
+        if x >= 1 or x == 0:
+            return f"{number(x)} s"
+        return f"{number(1e3 * x)} ms" if x >= 1e-3 else f"{number(1e6 * x)} µs"
+
+    return _written(seconds, write)
+
+
+def size(value: float) -> str:
     """Bytes in decimal units: `4.61 MB`."""
     power = min(int(log10(value) // 3), 4) if value >= 1 else 0
     return f"{number(value / 1000**power)} {['bytes', 'kB', 'MB', 'GB', 'TB'][power]}"
 
 
 def _written(value: float | None, write: Callable[[float], str]) -> str:
-    """A dash for what is not known or not finite, and a true minus sign."""
+    """A dash for a value that is None or not finite, and a true minus sign."""
     return "—" if value is None or not isfinite(value) else write(value).replace("-", "\N{MINUS SIGN}")
 
 
 def _round(value: float, places: int) -> float:
-    return round(value, places) + 0.0  # adding 0 turns -0.0 into 0.0
+    # Adding 0 turns -0.0 into 0.0.
+    return round(value, places) + 0.0

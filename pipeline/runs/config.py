@@ -14,7 +14,8 @@ from pydantic import Field, field_validator
 
 from pipeline.errors import UserError
 from pipeline.functional.schedules import Schedule
-from pipeline.params import Params, Settings, plugin, plugins
+from pipeline.params import Params, Settings
+from pipeline.plugins import plugin, plugins
 from pipeline.sources import Source
 from pipeline.store import FeatureStore
 
@@ -44,14 +45,15 @@ class Run(Settings):
 
     Attributes:
         student: a key of `students`.
-        teachers: keys of `teachers`, in the order that methods see them.
-        methods: each `{name, weight, schedule, ...the method's own settings}`; none of them is plain training.
-        shuffle_teachers: give every training row the features of another one, as a control: what is left of a
-            method's gain then has nothing to do with what the teacher knows.
+        teachers: keys of `teachers`, in the order that methods see them; `minilm/layer:4` is a head of one.
+        methods: by name, `{weight, schedule, ...the method's own settings}`, such as `{aft: {weight: auto}}`; or a
+            list of the same, each with its `name`. Without methods, it is plain training.
+        shuffle_teachers: give every training row the features of another one, as a control: what remains of a
+            method's gain then does not come from what the teacher knows.
         train: settings of the `train` section that this run changes.
-        search: settings to be tried beside the weights: `student.<key>`, `train.<key>` or `methods.<name>.<key>`, each
-            with a list of values. Give every run of a student the same search of the first two, plain training too, or
-            they are not tuned equally.
+        search: settings to be tried along with the weights: `student.<key>`, `train.<key>` or `methods.<name>.<key>`,
+            each with a list of values. Give every run of a student the same search of the first two, plain training
+            too, or they are not tuned equally.
     """
 
     student: str
@@ -64,8 +66,12 @@ class Run(Settings):
     @field_validator("methods", mode="before")
     @classmethod
     def _terms(cls, methods: Any) -> Any:
+        if isinstance(methods, Mapping) and all(isinstance(term, Mapping) for term in methods.values()):
+            if named := [name for name, term in methods.items() if "name" in term]:
+                raise ValueError(f"the key `{named[0]}` is the method's name; drop `name` inside of it")
+            methods = [{"name": name} | dict(term) for name, term in methods.items()]
         if not isinstance(methods, list) or not all(isinstance(term, Mapping) for term in methods):
-            raise ValueError("should be a list such as [{name: aft, weight: 10.0}]")
+            raise ValueError("should be a mapping such as {aft: {weight: 10.0}}")
         return [_term(term) for term in methods]
 
     @property
@@ -75,7 +81,7 @@ class Run(Settings):
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """What its methods read of its teachers' stores beside the features: `logits`, where one has `logits: head`."""
+        """Further heads of its teachers' stores that its methods read: `logits`, where one has `logits: head`."""
         asked = [term.options.get("logits") for term in self.methods]
         asked += [value for term in self.methods for value in self.search.get(f"methods.{term.name}.logits", [])]
         return (LOGITS,) if "head" in asked else ()
@@ -149,8 +155,8 @@ def read(params: Params, name: str) -> Run:
         raise UserError(f"{params.source}: a run cannot be called {name!r}; use letters, digits, _ and -")
     run = params.read(Run, f"runs.{name}")
     where = f"{params.source}: runs.{name}"
-    for teacher in run.teachers:
-        params.section(f"teachers.{teacher}")
+    for text in run.teachers:
+        params.section(f"teachers.{Source.parse(text, f'{where}.teachers').teacher}")
     params.section(f"students.{run.student}")
     for term in run.methods:
         if term.name not in plugins("methods"):
@@ -172,16 +178,16 @@ def read(params: Params, name: str) -> Run:
     if run.methods and not run.teachers:
         raise UserError(f"{where}: methods without teachers; add `teachers: [...]`, or drop `methods` to train plainly")
     names = [term.name for term in run.methods]
-    if len(set(names)) != len(names) or len(set(run.teachers)) != len(run.teachers):
+    if len(set(names)) != len(names) or len(set(run.sources)) != len(run.teachers):
         raise UserError(f"{where}: a teacher or a method is listed twice")
     return run
 
 
-def check_heads(run: Run, teacher: str, store: FeatureStore, classes: int) -> None:
+def check_heads(run: Run, teacher: str, store: FeatureStore, outputs: int) -> None:
     """Make sure that the store of a run's teacher has what the run's methods read beside features.
 
     Raises:
-        UserError: it has no such head, the head is not complete, or it is not of that many classes.
+        UserError: it has no such head, the head is not complete, or it does not have that many outputs.
     """
     for head in run.heads:
         if head not in store.heads and head not in store.incomplete:
@@ -190,18 +196,20 @@ def check_heads(run: Run, teacher: str, store: FeatureStore, classes: int) -> No
                 f"teachers.{teacher} in params.yaml and run `aft extract {teacher}`, or set `logits: probe`"
             )
         shape = store.heads[store.head_name(head)].shape
-        if shape != (classes,):
+        if shape != (outputs,):
             raise UserError(
-                f"{store.path}: head `{head}` has {' x '.join(map(str, shape))} columns and the dataset {classes} "
-                "classes; take a teacher that was trained on these classes, or set `logits: probe`"
+                f"{store.path}: head `{head}` has {' x '.join(map(str, shape))} columns and the task {outputs} "
+                "outputs; take a teacher that was trained for this task, or set `logits: probe`"
             )
 
 
 def _term(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Set a method's own settings apart from its name, weight and schedule, which every method has."""
+    """Separate a method's own settings from its name, weight and schedule, which every method has."""
     own = {key: value for key, value in values.items() if key in ("name", "schedule")}
     options = {key: value for key, value in values.items() if key not in ("name", "weight", "schedule")}
     weight = values.get("weight")
+    if "name" not in values:
+        raise ValueError("every method of a list needs its name, such as [{name: aft, weight: 10.0}]")
     if weight is None:
-        raise ValueError("every method needs a `name` and a `weight`, such as {name: aft, weight: [0.0, 3.0, 10.0]}")
+        raise ValueError("every method needs a weight, such as {aft: {weight: [0.0, 3.0, 10.0]}}")
     return own | {"weight": weight if isinstance(weight, list) or weight == "auto" else [weight], "options": options}

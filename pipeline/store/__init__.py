@@ -15,7 +15,8 @@ compressed heads only.
 from pipeline.store.format import Head, Shard
 from pipeline.store.reader import Reader, Together
 from pipeline.store.rows import RowIndex
+from pipeline.store.source import SourceFeatures
 from pipeline.store.store import FeatureStore
 from pipeline.store.writer import StoreWriter
 
-__all__ = ["FeatureStore", "Head", "Reader", "RowIndex", "Shard", "StoreWriter", "Together"]
+__all__ = ["FeatureStore", "Head", "Reader", "RowIndex", "Shard", "SourceFeatures", "StoreWriter", "Together"]

@@ -2,8 +2,8 @@
 
 A family offers
 
-- `KIND`: what it reads: "text" or "image", which are the dataset's rows, or "features", which are what the run's
-  teachers said of them;
+- `KIND`: what it reads: "text" or "image", which are the dataset's rows, or "features", those of the run's
+  teachers;
 - `Settings`: its keys in a section of `students`;
 - `fit(settings, data, rows)`: what the student must know of its training rows before it exists, such as a vocabulary,
   as JSON-like data; it never sees other rows;
@@ -12,9 +12,9 @@ A family offers
   if its settings ask for it, pretrained weights; with `pretrained=False` it only has the shape of one, because weights
   are about to be loaded, and needs no file but the checkpoint's own.
 
-`data` is the `Dataset` dataset. For a family that reads features it is a reader of each teacher's store instead, by
-the teacher's name and in the run's order; that the stores are of the dataset, and in `inputs` those of `fit`, was
-checked. Features do not train, so such a student takes no methods.
+`data` is the `Dataset` dataset. For a family that reads features it is a reader of each source's features instead, by
+the source's name and in the run's order; they are of the dataset, and
+in `inputs` the same as in `fit`. Features do not train, so such a student takes no methods.
 """
 
 from pipeline.students._checkpoints import (

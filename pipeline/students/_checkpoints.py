@@ -23,7 +23,7 @@ from torch import Tensor
 from pipeline.data.dataset import Dataset
 from pipeline.errors import UserError
 from pipeline.params import parse, plugin
-from pipeline.store import FeatureStore, Reader
+from pipeline.store import Reader, SourceFeatures
 from pipeline.students._contract import Inputs, Kind, Student
 
 
@@ -36,8 +36,8 @@ class Recipe:
         settings: its section of params.yaml, without `family`.
         fitted: what `fit` of the family returned.
         classes: their names, in the order of the logits.
-        teachers: for a family that reads features, the digests of those it learned from: by teacher, in the run's
-            order, `recipe` and `content` of the store.
+        teachers: for a family that reads features, the digests of those it learned from: by source, in the run's
+            order, `recipe` and `content`.
     """
 
     family: str
@@ -58,25 +58,25 @@ class Recipe:
         student: Student = module.build(self._settings(), self.fitted, len(self.classes), pretrained=pretrained)
         return student
 
-    def inputs(self, data: Dataset, stores: Mapping[str, FeatureStore] | None = None) -> Inputs:
+    def inputs(self, data: Dataset, sources: Mapping[str, SourceFeatures] | None = None) -> Inputs:
         """A dataset as this student reads it.
 
         Args:
             data: the dataset.
-            stores: features of it, by teacher; those that the student does not read are left alone.
+            sources: features of it, by source; those that the student does not read are ignored.
 
         Raises:
-            UserError: the dataset holds another kind of rows, or the stores are not those that the student learned
+            UserError: the dataset holds another kind of rows, or the features are not those that the student learned
                 from.
         """
         module = plugin("students", self.family)
-        known = stores or {}
+        known = sources or {}
         for name, learned in self.teachers.items():
             if name not in known:
-                raise UserError(f"a {self.family} student of `{name}` reads its features; give the store of `{name}`")
+                raise UserError(f"a {self.family} student of `{name}` reads its features; give those of `{name}`")
             if _identity(known[name]) != learned:
                 raise UserError(
-                    f"{known[name].path}: other features than those that this {self.family} student learned from; "
+                    f"{known[name].store.path}: other features than this {self.family} student learned from; "
                     "train it again"
                 )
         source = _source(module, f"a {self.family} student", data, {name: known[name] for name in self.teachers})
@@ -92,7 +92,7 @@ def student_recipe(
     where: str,
     data: Dataset,
     rows: np.ndarray,
-    stores: Mapping[str, FeatureStore] | None = None,
+    sources: Mapping[str, SourceFeatures] | None = None,
 ) -> Recipe:
     """The recipe of a student that will learn from `rows` of `data`.
 
@@ -101,7 +101,7 @@ def student_recipe(
         where: its name, for messages.
         data: the dataset.
         rows: training rows.
-        stores: features of the dataset, by teacher, for a family that reads those.
+        sources: features of the dataset, by source, for a family that reads those.
 
     Raises:
         UserError: the section names no family or has a wrong key, or the family reads another kind of rows, or
@@ -110,9 +110,9 @@ def student_recipe(
     values = {key: value for key, value in section.items() if key != "family"}
     module = plugin("students", section.get("family"), f"{where}.family")
     settings = parse(module.Settings, values, where)
-    source = _source(module, f"{where}: a {section['family']} student", data, stores or {})
-    teachers = {name: _identity(store) for name, store in (stores or {}).items() if module.KIND == "features"}
-    return Recipe(section["family"], values, module.fit(settings, source, rows), data.classes, teachers)
+    source = _source(module, f"{where}: a {section['family']} student", data, sources or {})
+    teachers = {name: _identity(features) for name, features in (sources or {}).items() if module.KIND == "features"}
+    return Recipe(section["family"], values, module.fit(settings, source, rows), data.task.outputs, teachers)
 
 
 def save_student(folder: Path, recipe: Recipe, student: Student) -> None:
@@ -172,8 +172,8 @@ def student_outputs(
         for start in range(0, len(rows), batch_size):
             batch = place(inputs.batch(rows[start : start + batch_size]), device)
             with torch.inference_mode():
-                said = student(batch)
-            yield said
+                outputs = student(batch)
+            yield outputs
     finally:
         student.train(training)
 
@@ -184,19 +184,19 @@ def predict(student: Student, inputs: Inputs, rows: np.ndarray, device: torch.de
 
 
 def _source(
-    module: ModuleType, who: str, data: Dataset, stores: Mapping[str, FeatureStore]
+    module: ModuleType, who: str, data: Dataset, sources: Mapping[str, SourceFeatures]
 ) -> Dataset | dict[str, Reader]:
-    """What a family reads: the dataset, or its teachers' features of it."""
+    """What a family reads: the dataset, or readers of features of it."""
     if module.KIND != "features":
         if data.kind != module.KIND:
             raise UserError(f"{who} reads {module.KIND}; the dataset holds {data.kind}")
         return data
-    if not stores:
+    if not sources:
         raise UserError(f"{who} reads the features of its run's teachers; add `teachers: [...]` to the run")
-    for store in stores.values():
-        store.check(dataset=data.digest, ids=data.ids)
-    return {name: store.reader(store.head_name()) for name, store in stores.items()}
+    for features in sources.values():
+        features.store.check(dataset=data.digest, ids=data.ids)
+    return {name: features.reader() for name, features in sources.items()}
 
 
-def _identity(store: FeatureStore) -> dict[str, str]:
-    return {"recipe": store.recipe_digest, "content": store.head_digest(store.head_name())}
+def _identity(features: SourceFeatures) -> dict[str, str]:
+    return {"recipe": features.store.recipe_digest, "content": features.digest}

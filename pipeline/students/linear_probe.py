@@ -1,15 +1,15 @@
-r"""A linear head on the features that teachers left in their stores: no student at all, and the rival to beat.
+r"""A linear head on the features in the stores: not a student that can be served alone, but a baseline.
 
-Side by side, the head is linear in the teachers' features. As an outer product, which is for two teachers of different
-modalities, it is linear in every product of a feature of the one and a feature of the other,
+Side by side, the head is linear in the features of all sources. As an outer product, which is for two sources of
+different modalities, it is linear in every product of a feature of the one and a feature of the other,
 
 $$ z_c = \sum_{ij} W_{cij} u_i v_j + b_c, $$
 
-a bilinear form, computed class by class: the n x d_u d_v products are never formed. With `scaling: as_published` these
-are the linear probes of Qiu et al. 2024 (https://arxiv.org/abs/2406.07337); the other scaling is ours. Either is
+a bilinear form, computed output by output: the n x d_u d_v products are never formed. With `scaling: as_published`
+these are the linear probes of Qiu et al. 2024 (https://arxiv.org/abs/2406.07337); the other scaling is ours. Either is
 trained with the run's own optimiser, seeds and rows.
 
-The features that it shows are the scaled ones of all teachers side by side. They do not train.
+The features that it returns are the scaled ones of all sources side by side. They do not train.
 """
 
 from collections.abc import Mapping
@@ -33,11 +33,11 @@ class Settings(Base):
     """Keys of a student of this family.
 
     Attributes:
-        combine: `side_by_side`, or `outer_product` of two teachers.
+        combine: `side_by_side`, or `outer_product` of two sources.
         scaling: `as_published` leaves features raw; `standardised` gives each feature mean 0 and one scale, and each
-            teacher's rows mean norm 1, over the training rows. Products of features that are 0 on average cannot tell
-            a row from its negative: a standardised outer product therefore gives each teacher a feature that is always
-            1, so that what a teacher says alone is among the products.
+            source's rows mean norm 1, over the training rows. Products of features that are 0 on average cannot
+            distinguish a row from its negative: a standardised outer product therefore gives each source a feature
+            that is always 1, so that the features of each alone are among the products.
     """
 
     combine: Literal["side_by_side", "outer_product"] = "side_by_side"
@@ -45,10 +45,10 @@ class Settings(Base):
 
 
 def fit(settings: Settings, teachers: Mapping[str, Reader], rows: np.ndarray) -> dict[str, Any]:
-    """How wide each teacher is, and the shift and scale of every feature, from the training rows."""
+    """The width of each source, and the shift and scale of every feature, from the training rows."""
     if settings.combine == "outer_product" and len(teachers) != 2:
         raise UserError(
-            f"linear_probe: combine: outer_product multiplies the features of two teachers, and the run has "
+            f"linear_probe: combine: outer_product multiplies the features of two sources, and the run has "
             f"{len(teachers)}: name two, or set combine: side_by_side"
         )
     widths = [reader.dim for reader in teachers.values()]
@@ -65,23 +65,23 @@ def fit(settings: Settings, teachers: Mapping[str, Reader], rows: np.ndarray) ->
 
 
 def inputs(settings: Settings, fitted: dict[str, Any], teachers: Mapping[str, Reader]) -> "Cached":
-    """The teachers' features as they are stored."""
+    """The features as they are stored."""
     return Cached(tuple(teachers.values()))
 
 
 def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: bool = True) -> "LinearProbe":
-    """A head for C classes that starts at zero; `pretrained` changes nothing."""
+    """A head for C outputs that starts at zero; `pretrained` changes nothing."""
     return LinearProbe(settings, fitted, classes)
 
 
 class Cached:
-    """Raw features of each teacher, in the run's order."""
+    """Raw features of each source, in the run's order."""
 
     def __init__(self, readers: tuple[Reader, ...]):
         self.readers = readers
 
     def batch(self, rows: np.ndarray) -> tuple[Float[Tensor, "n _"], ...]:
-        """Features of the rows, [n, D] per teacher, in the precision that the store gives them."""
+        """Features of the rows, [n, D] per source, in the precision that the store gives them."""
         return tuple(torch.from_numpy(reader(rows)) for reader in self.readers)
 
 
@@ -103,12 +103,12 @@ class LinearProbe(students.Student):
         if self.product:
             one, other = (width + self.constants for width in self.widths)
             self.head = nn.Bilinear(one, other, classes)
-        # The loss is convex, so any start will do; from zero, nothing is in the answer that the rows did not put there.
+        # The loss is convex, so any start gives the same minimum; from zero, no random numbers are needed.
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
 
     def forward(self, inputs: tuple[Float[Tensor, "n _"], ...]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
-        """Scaled features side by side, and logits, of n rows; see `Cached.batch`."""
+        """Scaled features side by side, and outputs, of n rows; see `Cached.batch`."""
         features = (torch.cat([raw.to(self.scale.dtype) for raw in inputs], 1) - self.shift) * self.scale
         if not self.product:
             return features, self.head(features)

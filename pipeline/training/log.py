@@ -1,31 +1,32 @@
-"""The log of one training: losses, validation accuracy, and the guards that show a student collapsing."""
+"""The log of one trial: losses, validation score, and diagnostics that show a student collapsing or diverging."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.errors import UserError
-from pipeline.functional.metrics import accuracy
 from pipeline.functional.schedules import Schedule, factor
 from pipeline.methods import Signals, Transfer
+from pipeline.records import DiagnosticsRecord
 from pipeline.students import Student, predict
-from pipeline.training import auto_weight
+from pipeline.training.auto_weight import gradient_norm
 from pipeline.training.session import TrialData
 
 LINES = 20
-"""Lines per training in the log of losses and guards."""
+"""Lines per trial in the log. A line waits for the device and runs the student on validation rows."""
 
 
-class Diverged(UserError):
-    """A training has left the numbers: a loss, a gradient, a weight or an answer is not finite."""
+class Diverged(Exception):
+    """A training diverged: a loss, a gradient, a weight or an output is NaN or infinite. The message has no run."""
 
 
 @dataclass(frozen=True)
 class WeightedPenalty:
-    """One method at work in one training, its weight, and how the weight changes."""
+    """One method in one trial, its weight, and how the weight changes."""
 
     weight: float
     schedule: Schedule
@@ -37,90 +38,107 @@ class WeightedPenalty:
 
 
 @torch.no_grad()
-def chance(transfer: Transfer, signals: Signals) -> float:
-    """The penalty of a batch in which each row has the teachers' features and logits of another.
+def chance_level(transfer: Transfer, signals: Signals) -> float:
+    """The penalty of a batch in which each row has the teachers' features and outputs of another row.
 
-    A student that has learned from its teachers is below; one that has learned the shares of the classes only is not.
+    A student that has learned from its teachers is below; one that has learned the class shares only is not.
     """
-    teachers, heads = (tuple(rows.roll(1, 0) for rows in each) for each in (signals.teachers, signals.heads))
     transfer.eval()  # or a queue would take these rows in
-    level = transfer(replace(signals, teachers=teachers, folds=signals.folds.roll(1), heads=heads)).item()
+    level = transfer(signals.with_other_rows()).item()
     transfer.train()
     return level
 
 
 class Log:
-    """Losses, validation accuracy and guards of one training, on `LINES` of its steps and after the last."""
+    """Losses, validation score and diagnostics of one trial, on about `LINES` of its steps and after the last.
 
-    def __init__(self, draw: TrialData, student: Student, pulls: dict[str, WeightedPenalty]):
-        self.draw, self.student, self.pulls = draw, student, pulls
-        self.steps = draw.settings.steps
+    Attributes:
+        lines: by column, for curves.csv.
+    """
+
+    def __init__(self, data: TrialData, student: Student, penalties: Mapping[str, WeightedPenalty]):
+        self.data, self.student, self.penalties = data, student, penalties
+        self.steps = data.settings.steps
         self.every = max(1, self.steps // LINES)
         self.lines: list[dict[str, int | float]] = []
-        self.guard: dict[str, Any] = {"seed": draw.seed}
+        self._diagnostics: dict[str, Any] = {"seed": data.seed}
 
     def due(self, step: int) -> bool:
-        """Whether this step is worth a line: waiting for the device is not for every step."""
+        """Whether this step gets a line."""
         return step % self.every == 0 or step == self.steps - 1
 
     def line(
         self,
         step: int,
-        task: Tensor,
-        penalties: dict[str, Tensor],
-        weighted: dict[str, Tensor],
-        features: Tensor,
+        task_loss: Float[Tensor, ""],
+        penalties: Mapping[str, Float[Tensor, ""]],
+        weighted: Mapping[str, Float[Tensor, ""]],
+        features: Float[Tensor, "n d"],
         signals: Signals | None,
     ) -> None:
-        """Measure one step, before its update. `weighted` are the penalties as the loss has them, `signals` what the
-        methods saw, if there are any.
+        """Measure one step, before its update.
+
+        Args:
+            step: from 0.
+            task_loss: of the labelled rows.
+            penalties: of each method, unweighted.
+            weighted: the same as they are in the loss.
+            features: the student's, of all rows of the step.
+            signals: the methods' input; None without methods.
 
         Raises:
-            Diverged: a loss or an answer is not a number.
+            Diverged: a loss or an output is not finite.
         """
         line: dict[str, int | float] = {
             "step": step,
-            "task_loss": task.item(),
-            "penalty": sum(p.item() for p in weighted.values()),
+            "task_loss": task_loss.item(),
+            "penalty": sum(penalty.item() for penalty in weighted.values()),
         }
         if not np.isfinite([line["task_loss"], line["penalty"]]).all():
-            raise Diverged(
-                f"{self.draw.world.plan.name}: seed {self.draw.seed}, step {step}: the loss is not finite; "
-                "lower train.learning_rate or the method's weight"
-            )
+            raise Diverged(f"step {step}: the loss is not finite")
         when = "start" if step == 0 else "end"
-        spread = (features - features.mean(0)).norm(dim=1).mean()
-        self.guard[f"feature_spread_{when}"] = spread.item()
+        self._diagnostics[f"feature_spread_{when}"] = (features - features.mean(0)).norm(dim=1).mean().item()
         for name, penalty in penalties.items():
             assert signals is not None
             line[f"penalty_{name}"] = penalty.item()
-            line[f"chance_{name}"] = chance(self.pulls[name].transfer, signals)
-            line |= {f"{name}_{key}": value for key, value in self.pulls[name].transfer.log().items()}
+            line[f"chance_{name}"] = chance_level(self.penalties[name].transfer, signals)
+            line |= {f"{name}_{key}": value for key, value in self.penalties[name].transfer.log().items()}
         if weighted:
-            strength = auto_weight.pull(sum(weighted.values(), start=torch.zeros_like(task)), features)
-            ratio = strength / max(auto_weight.pull(task, features), 1e-12)
-            line["gradient_ratio"] = self.guard[f"gradient_ratio_{when}"] = ratio
-            self.guard["penalties"] = {
+            strength = gradient_norm(sum(weighted.values(), start=torch.zeros_like(task_loss)), features)
+            ratio = strength / max(gradient_norm(task_loss, features), 1e-12)
+            line["gradient_ratio"] = self._diagnostics[f"gradient_ratio_{when}"] = ratio
+            self._diagnostics["penalties"] = {
                 name: {"end": line[f"penalty_{name}"], "chance": line[f"chance_{name}"]} for name in penalties
             }
-        self.lines.append(line | self._validate())
+        self.lines.append(line | self._validate(f"step {step}"))
 
-    def last(self) -> None:
-        """The line after the last step, and the share of the class that is predicted most.
+    def finish(self) -> DiagnosticsRecord:
+        """Add the line after the last step, and sum the trial up.
 
         Raises:
-            Diverged: an answer is not a number.
+            Diverged: an output, a level or a weight is not finite.
         """
-        self.lines.append({"step": self.steps} | self._validate())
+        when = "after the last step"
+        self.lines.append({"step": self.steps} | self._validate(when))
+        levels = [value for level in self._diagnostics.get("penalties", {}).values() for value in level.values()]
+        numbers = levels + [value for value in self._diagnostics.values() if isinstance(value, float)]
+        if not np.isfinite(numbers).all():
+            raise Diverged(f"{when}: a penalty or a gradient is not finite")
+        # Lines are measured before the update of their step, so only this sees what the last update did.
+        modules = [self.student, *(penalty.transfer for penalty in self.penalties.values())]
+        if not all(bool(tensor.isfinite().all()) for module in modules for tensor in module.state_dict().values()):
+            raise Diverged(f"{when}: a weight is not finite")
+        return DiagnosticsRecord(**self._diagnostics)
 
-    def _validate(self) -> dict[str, float]:
-        draw = self.draw
-        logits = predict(self.student, draw.inputs, draw.split.val, draw.world.device)
-        if not np.isfinite(logits).all():
-            raise Diverged(
-                f"{draw.world.plan.name}: seed {draw.seed}: what the student says of validation rows is not finite; "
-                "lower train.learning_rate or the method's weight"
-            )
-        share = np.bincount(logits.argmax(1), minlength=logits.shape[1]).max() / len(logits)
-        self.guard |= {"largest_class_share": float(share), "one_class": bool(share == 1.0)}
-        return {"val_accuracy": accuracy(logits, draw.world.data.labels[draw.split.val])}
+    @property
+    def score(self) -> float:
+        """The validation score of the last line."""
+        return self.lines[-1][f"val_{self.data.session.task.primary.name}"]
+
+    def _validate(self, when: str) -> dict[str, float]:
+        data, task = self.data, self.data.session.task
+        outputs = predict(self.student, data.inputs, data.split.val, data.session.device)  # [val, c]
+        if not np.isfinite(outputs).all():
+            raise Diverged(f"{when}: the outputs on validation rows are not finite")
+        self._diagnostics |= {"collapsed": task.collapsed(outputs), "largest_share": task.largest_share(outputs)}
+        return {f"val_{task.primary.name}": task.score(outputs, data.session.data.labels[data.split.val])}

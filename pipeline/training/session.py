@@ -1,246 +1,283 @@
-"""What a training stands on: the plan of a run, the data and stores it opens, one draw of the splits."""
+"""What the trials of a run share: the dataset, the stores of its teachers, and one split of the rows at a time."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from pathlib import Path
-from typing import Any, Literal, cast
+from collections.abc import Collection, Sequence
+from functools import cache, cached_property, lru_cache
+from typing import Any, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from pipeline.data.dataset import Dataset, Split
 from pipeline.errors import UserError
-from pipeline.functional import logistic
-from pipeline.machine import Machine
-from pipeline.methods import Context, KernelProfile, TeacherProfile
-from pipeline.params import Params, Settings, parse
-from pipeline.probing import probes
-from pipeline.runs import config
-from pipeline.store import FeatureStore, Reader
-from pipeline.students import Inputs, Student, student_outputs, student_recipe
-
-LEAST = 3
-"""Rows that methods must see at a time: fewer have no kernel to learn from."""
+from pipeline.methods import Context, Directions, Reads, TeacherOutput, TeacherProfile
+from pipeline.params import parse, plugin
+from pipeline.probing import SavedProbe
+from pipeline.runs import config, probe_digest
+from pipeline.store import FeatureStore, Reader, SourceFeatures
+from pipeline.students import Inputs, Recipe, Student, place, student_outputs, student_recipe
+from pipeline.training.config import FEWEST_ROWS, Plan
 
 BLOCK = 8192
 """Rows of teachers' logits held at a time while they are compared with labels."""
 
 
-class TrainSettings(Settings):
-    """The `train` section.
+class Session:
+    """What the trials of a run share. It may be pickled: a copy in another process opens the same files again.
 
     Attributes:
-        steps: of the optimiser, AdamW.
-        batch_size: labelled rows per step; at least 3 where methods see these.
-        transfer_batch_size: rows per step that the methods see, drawn from labelled and unlabelled training rows
-            together; where all training rows have labels, the methods see the labelled batch instead.
-        unlabelled: whether methods see unlabelled rows at all; if not, they see the labelled batch.
-        learning_rate: of the student, at its peak; then a cosine down to 0.
-        weight_decay: of the student.
-        warmup: share of the steps on which the learning rate rises.
-        seeds: one training each; seed k uses draw k of the splits.
-        precision: float32, or bfloat16 autocast; penalties are computed in float32 in any case.
+        plan: the run.
+        run: the run with the settings that `weight: auto` searches; see `pipeline.methods`.
+        device: where students are trained.
+        data: the dataset.
+        task: what is learned.
+        sources: the features of the run's sources, by name.
+        readers, heads: readers of these features, and of the teachers' own logits where a method follows those.
+
+    Raises:
+        UserError: a setting of a method is wrong, or a store is not what the run needs.
     """
-
-    steps: int = Field(default=1000, ge=1)
-    batch_size: int = Field(default=128, ge=1)
-    transfer_batch_size: int = Field(default=256, ge=LEAST)
-    unlabelled: bool = True
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    warmup: float = Field(default=0.05, ge=0, lt=1)
-    seeds: list[int] = Field(default=[0, 1, 2, 3, 4], min_length=1)
-    precision: Literal["float32", "bfloat16"] = "float32"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that determines a run; small enough to send to a worker process, which opens the data itself."""
-
-    name: str
-    params: Params
-    root: Path
-    run: config.Run
-    machine: Machine
-    id: str
-    """Of this call of `train`."""
-
-    def settings(self, changes: dict[str, Any]) -> TrainSettings:
-        """The `train` section, as this run changes it, and then a candidate."""
-        values = self.params.section("train") | self.run.train | changes
-        return parse(TrainSettings, values, f"{self.params.source}: train (for {self.name})")
-
-    @property
-    def out(self) -> Path:
-        """Where the run is written, until it is whole."""
-        return self.root / "runs" / f".{self.name}.partial"
-
-
-class Session:
-    """What a run's trainings share: the dataset, the stores of its teachers, the student's view of the data."""
 
     def __init__(self, plan: Plan):
         self.plan = plan
+        self.modules = {term.name: plugin("methods", term.name) for term in plan.run.methods}
+        self.run = self._with_auto_settings()
+        for combination in self.run.combinations():
+            for term in self.run.methods:
+                self.method(term, combination)
         self.device = plan.machine.torch_device()
-        self.data = Dataset.open(plan.root / "data")
-        self.stores = {name: FeatureStore.open(plan.root / "features" / f"{name}.zarr") for name in plan.run.teachers}
-        for name, store in self.stores.items():
-            store.check(dataset=self.data.digest, ids=self.data.ids)
-            config.check_heads(plan.run, name, store, len(self.data.classes))
+        self.data = Dataset.open(plan.project.data)
+        self.task = self.data.task
+        self.sources = {source.name: SourceFeatures.open(plan.project, source) for source in plan.run.sources}
+        for features in self.sources.values():
+            features.store.check(dataset=self.data.digest, ids=self.data.ids)
+            config.check_heads(plan.run, features.source.teacher, features.store, len(self.task.outputs))
         budget = int(plan.machine.device_memory * 2**30)
-        readers = open_readers(tuple(self.stores.values()), self.device, budget, plan.run.heads)
-        self.readers, self.heads = readers[: len(self.stores)], readers[len(self.stores) :]
+        wanted = [(features.store, features.source.head) for features in self.sources.values()]
+        wanted += [(features.store, head) for head in plan.run.heads for features in self.sources.values()]
+        readers = open_readers(wanted, self.device, budget)
+        self.readers, self.heads = readers[: len(self.sources)], readers[len(self.sources) :]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Session, (self.plan,)
 
     @property
     def reading(self) -> list[str]:
         """Where each teacher's features are read, and why, a line each."""
         lines = []
-        names = [*self.stores, *(f"{name} ({head})" for head in self.plan.run.heads for name in self.stores)]
+        names = [*self.sources, *(f"{name} ({head})" for head in self.plan.run.heads for name in self.sources)]
         for name, reader in zip(names, [*self.readers, *self.heads], strict=True):
             slow = "; steps take rows in random order, so the disk sets the pace" if reader.mode == "window" else ""
             lines.append(f"{name} {reader.why}{slow}")
         return lines
 
-    def check_what_heads_say(self) -> None:
-        """Compare what teachers' own heads say with the labels of training rows, of every draw that the run uses.
+    def check_heads(self) -> None:
+        """Compare the outputs of teachers' own heads with the labels of training rows, of every split of the run.
 
-        Of each row itself, even where the run gives it another one's.
+        Each row with its own label, even where the run shuffles teachers.
 
         Raises:
-            UserError: a head is right no more often than one that always says the same.
+            UserError: a head scores no better than the same outputs for every row would.
         """
         if not self.heads:
             return
-        draws = {seed % self.data.splits for seed in self.plan.settings({}).seeds}
-        rows = np.unique(np.concatenate([self.data.split(number).labelled for number in draws]))
-        counts = np.bincount(self.data.labels[rows])
-        for store, reader in zip(self.stores.values(), self.heads, strict=True):
-            right = 0
-            for start in range(0, len(rows), BLOCK):
-                block = rows[start : start + BLOCK]
-                said = gather(reader, block, self.device).argmax(1).cpu().numpy()
-                right += int((said == self.data.labels[block]).sum())
-            if right <= counts.max():
+        splits = {seed % self.data.splits for seed in self.plan.settings({}).seeds}
+        rows = np.unique(np.concatenate([self.data.split(number).labelled for number in splits]))
+        task, labels = self.task, self.data.labels
+        constant = task.baseline(labels[rows])
+        blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
+
+        def mean(scores: list[np.ndarray]) -> float:
+            return float(np.concatenate(scores).mean())
+
+        baseline = mean([task.row_scores(np.tile(constant, (len(block), 1)), labels[block]) for block in blocks])
+        for features, reader in zip(self.sources.values(), self.heads, strict=True):
+            score = mean(
+                [task.row_scores(gather(reader, block, self.device).cpu().numpy(), labels[block]) for block in blocks]
+            )
+            if not task.better(score, baseline):
                 raise UserError(
-                    f"{store.path}: head `{config.LOGITS}` is right on {right} of {len(rows):,} labelled training "
-                    f"rows, and always saying {self.data.classes[counts.argmax()]!r} on {counts.max()}: its classes "
-                    f"are likely in another order than in {self.data.path}/manifest.json; train it on that "
-                    "order, or set `logits: probe`"
+                    f"{features.store.path}: head `{config.LOGITS}` has {task.primary.label} {score:.4f} on "
+                    f"{len(rows):,} labelled training rows, and the same prediction for every row {baseline:.4f}: its "
+                    f"outputs are likely in another order than `outputs` in {self.data.path}/manifest.json; train it "
+                    "on that order, or set `logits: probe`"
                 )
 
-    def draw(self, seed: int, candidate: config.Candidate) -> "TrialData":
-        """What depends on the seed, on its draw of the splits, and on the settings that the candidate tries."""
-        return self._draw(seed, json.dumps(candidate.of("student")), json.dumps(candidate.of("train")))
+    def method(self, term: config.Term, candidate: config.Candidate) -> Any:
+        """The settings of a method, with those that the candidate tries.
 
-    @lru_cache(maxsize=1)  # noqa: B019  (a world lives as long as its process)
-    def _draw(self, seed: int, student: str, train: str) -> "TrialData":
-        return TrialData(self, seed, json.loads(student), json.loads(train))
+        Raises:
+            UserError: one is wrong.
+        """
+        tried = candidate.of(f"methods.{term.name}")
+        return parse(self.modules[term.name].Settings, term.options | tried, self.where(term, bool(tried)))
+
+    def head_digests(self, source: str) -> dict[str, str]:
+        """Digests of what the run reads of a source's store, by head."""
+        features = self.sources[source]
+        return {head: features.store.head_digest(head) for head in (features.source.head, *self.run.heads)}
+
+    def probe_digest(self, source: str) -> str:
+        """A digest of the probes of a source."""
+        return probe_digest(self.plan.project, self.sources[source].source)
+
+    def where(self, term: config.Term, searched: bool = False) -> str:
+        """Where a method's settings are, for messages."""
+        return f"{self.plan.where}.methods.{term.name}" + (f" (with runs.{self.plan.name}.search)" if searched else "")
+
+    def recipe(self, split: int, candidate: config.Candidate) -> Recipe:
+        """The student that a candidate trains on a split.
+
+        Raises:
+            UserError: a setting of the student is wrong, or it cannot learn by the run's methods.
+        """
+        return self._recipe(split, json.dumps(candidate.of("student")))
+
+    @cache  # noqa: B019  (a session lives as long as its process)
+    def _recipe(self, split: int, changes: str) -> Recipe:
+        plan, tried = self.plan, json.loads(changes)
+        where = f"{plan.params.source}: students.{plan.run.student}"
+        where += f" (with runs.{plan.name}.search)" if tried else ""
+        section = plan.params.section(f"students.{plan.run.student}") | tried
+        recipe = student_recipe(section, where, self.data, self.data.split(split).train, self.sources)
+        if recipe.reads == "features" and (plan.run.methods or plan.run.shuffle_teachers):
+            raise UserError(
+                f"{plan.where}: a {recipe.family} student reads its teachers' features, which do not train; drop "
+                "`methods` and `shuffle_teachers`, or choose another student"
+            )
+        return recipe
+
+    def trial_data(self, seed: int, candidate: config.Candidate) -> "TrialData":
+        """What depends on the seed, on its split, and on the settings that the candidate tries."""
+        return self._trial_data(seed, json.dumps(candidate.of("student")), json.dumps(candidate.of("train")))
+
+    @lru_cache(maxsize=1)  # noqa: B019  (a session lives as long as its process)
+    def _trial_data(self, seed: int, student: str, train: str) -> "TrialData":
+        recipe = self._recipe(seed % self.data.splits, student)
+        return TrialData(self, seed, recipe, json.loads(train))
+
+    def _with_auto_settings(self) -> config.Run:
+        """The run, with what `weight: auto` searches of its methods' settings, where the run does not set them."""
+        run = self.plan.run
+        search = {
+            f"methods.{term.name}.{key}": values
+            for term in run.methods
+            if term.weight == "auto"
+            for key, values in getattr(self.modules[term.name], "AUTO", {}).items()
+            if key not in term.options and f"methods.{term.name}.{key}" not in run.search
+        }
+        # Last, so that they change fastest: combinations that differ in them alone share what is read of the data.
+        return run.model_copy(update={"search": run.search | search})
 
 
 class TrialData:
-    """One draw of the splits: who is what, the student's inputs, the teachers' profiles and features.
+    """What one seed trains on: who has which role, the student's inputs, the teachers' profiles and features.
 
     Args:
-        world: what all trainings share.
-        seed: of the training.
-        student, train: the settings of the student and of `train` that a candidate tries.
+        session: what all trials share.
+        seed: of the trial.
+        recipe: of the student.
+        changes: the settings of `train` that a candidate tries.
+
+    Attributes:
+        split: the rows of every role.
+        labels: of all rows [rows], missing where training must not see them.
+        settings: the `train` section.
+        probes: of each source, on this split.
+        profiles: what is known of each source before training.
+        stand_in: the row whose teachers' features and outputs each row is given [rows]; the row itself, unless
+            teachers are shuffled.
     """
 
-    def __init__(self, world: Session, seed: int, student: dict[str, Any], train: dict[str, Any]):
-        data, plan = world.data, world.plan
+    def __init__(self, session: Session, seed: int, recipe: Recipe, changes: dict[str, Any]):
+        data, plan = session.data, session.plan
         number = seed % data.splits
-        self.world, self.seed = world, seed
+        self.session, self.seed, self.recipe = session, seed, recipe
         self.split: Split = data.split(number)
         self.labels = data.visible_labels(number)
-        self.settings = plan.settings(train)
+        self.settings = plan.settings(changes)
         if plan.run.methods:
             self._check_batch()
-        where = f"{plan.params.source}: students.{plan.run.student}"
-        where += f" (with runs.{plan.name}.search)" if student else ""
-        section = plan.params.section(f"students.{plan.run.student}") | student
-        self.recipe = student_recipe(section, where, data, self.split.train, world.stores)
-        if self.recipe.reads == "features" and (plan.run.methods or plan.run.shuffle_teachers):
-            raise UserError(
-                f"{plan.params.source}: runs.{plan.name}: the features of a {self.recipe.family} student are its "
-                "teachers' own and do not train; drop `methods` and `shuffle_teachers`, or choose another student"
-            )
+        self.probes = tuple(SavedProbe(plan.project, features, number, data) for features in session.sources.values())
         self.profiles = tuple(
-            _profile(
-                name, probes.load_probe(plan.root / "probes" / f"{name}.safetensors", number, data, store), world.device
-            )
-            for name, store in world.stores.items()
+            _profile(name, saved, session.device) for name, saved in zip(session.sources, self.probes, strict=True)
         )
         self.stand_in = np.arange(len(data))
         if plan.run.shuffle_teachers:
-            # Among training rows only, and the same way for every weight, so that nothing else differs.
+            # Among training rows only, and the same for every weight, so that nothing else differs.
             self.stand_in[self.split.train] = np.random.default_rng([seed, 2]).permutation(self.split.train)
-        folds = np.full(len(data), -1)
-        folds[self.split.labelled] = logistic.folds(data.labels[self.split.labelled], number)
-        self.folds = folds[self.stand_in]
 
     def _check_batch(self) -> None:
-        """Refuse batches from which no method learns: two rows, once centred, are opposite whatever they are.
+        """Refuse batches from which no method learns.
 
         Raises:
-            UserError: methods would see fewer than `LEAST` rows at a time.
+            UserError: methods would see fewer than `FEWEST_ROWS` rows at a time.
         """
-        plan, split = self.world.plan, self.split
+        plan, split = self.session.plan, self.split
         where = f"{plan.params.source}: train (for {plan.name})"
-        if len(split.train) < LEAST:
-            raise UserError(f"{where}: methods need {LEAST} training rows, and there are {len(split.train)}; add rows")
-        if not (self.settings.unlabelled and len(split.unlabelled)) and self.settings.batch_size < LEAST:
+        if len(split.train) < FEWEST_ROWS:
+            raise UserError(
+                f"{where}: methods need {FEWEST_ROWS} training rows, and there are {len(split.train)}; add rows"
+            )
+        if not (self.settings.unlabelled and len(split.unlabelled)) and self.settings.batch_size < FEWEST_ROWS:
             raise UserError(
                 f"{where}: batch_size: {self.settings.batch_size}: where no row without a label is used, methods "
-                f"see the labelled batch, and learn nothing from so few; set it to {LEAST} or more"
+                f"see the labelled batch, and learn nothing from so few; set it to {FEWEST_ROWS} or more"
             )
 
     @cached_property
     def inputs(self) -> Inputs:
         """The dataset as the student reads it."""
-        return self.recipe.inputs(self.world.data, self.world.stores)
+        return self.recipe.inputs(self.session.data, self.session.sources)
 
     def teacher_features(self, teacher: int, rows: np.ndarray) -> Float[Tensor, "n teacher"]:
-        """Raw features of one teacher, float32, on the device."""
-        return gather(self.world.readers[teacher], self.stand_in[rows], self.world.device).float()
+        """Raw features of one source, float32, on the device."""
+        return gather(self.session.readers[teacher], self.stand_in[rows], self.session.device).float()
 
-    def head_logits(self, teacher: int, rows: np.ndarray) -> Float[Tensor, "n classes"]:
-        """What one teacher's own head says, float32, on the device; where the run has methods that follow it."""
-        return gather(self.world.heads[teacher], self.stand_in[rows], self.world.device).float()
+    def teacher_outputs(self, kind: TeacherOutput, teacher: int, rows: np.ndarray) -> Float[Tensor, "n c"]:
+        """Outputs of one source for the task, float32, on the device. `head` is only there if a method follows it."""
+        rows, device = self.stand_in[rows], self.session.device
+        if kind == "head":
+            return gather(self.session.heads[teacher], rows, device).float()
+        return place(torch.from_numpy(self.probes[teacher].outputs(rows, kind)), device)
+
+    def teachers(
+        self, rows: np.ndarray, reads: Collection[Reads]
+    ) -> tuple[tuple[Float[Tensor, "n _"], ...], dict[TeacherOutput, tuple[Float[Tensor, "n c"], ...]]]:
+        """What methods read of every source for rows: raw features, and outputs by kind; see `Signals`."""
+        numbers = range(len(self.profiles))
+        features = tuple(self.teacher_features(k, rows) for k in numbers) if "features" in reads else ()
+        kinds = [kind for kind in reads if kind != "features"]
+        return features, {kind: tuple(self.teacher_outputs(kind, k, rows) for k in numbers) for kind in kinds}
 
     def context(self, student: Student) -> Context:
         """What methods may look at before training."""
 
         def student_features(rows: np.ndarray) -> Tensor:
-            batches = student_outputs(student, self.inputs, rows, self.world.device)
+            batches = student_outputs(student, self.inputs, rows, self.session.device)
             return torch.cat([features.float() for features, _ in batches]).clone()
 
         return Context(
             student_width=student.width,
-            classes=len(self.recipe.classes),
+            task=self.session.task,
             teachers=self.profiles,
             train_rows=self.split.train,
             labelled_rows=self.split.labelled,
             val_rows=self.split.val,
-            labels=torch.from_numpy(self.labels).to(self.world.device),
-            folds=torch.from_numpy(self.folds).to(self.world.device),
+            labels=torch.from_numpy(self.labels).to(self.session.device),
             teacher_features=self.teacher_features,
+            teacher_outputs=self.teacher_outputs,
             student_features=student_features,
             seed=self.seed,
         )
 
 
-def open_readers(
-    stores: Sequence[FeatureStore], device: torch.device, budget: int, heads: Sequence[str] = ()
-) -> list[Reader]:
-    """Readers of the teachers' features, and then of further heads of theirs: on a GPU, one after the other, while
-    `budget` bytes of it last."""
+def open_readers(wanted: Sequence[tuple[FeatureStore, str]], device: torch.device, budget: int) -> list[Reader]:
+    """Readers of heads of stores, in the order given: on a GPU, as long as there is room in `budget` bytes of it."""
     readers = []
-    for store, head in [(store, store.head_name(head)) for head in (None, *heads) for store in stores]:
+    for store, head in wanted:
         if device.type == "cpu":
             readers.append(store.reader(head))
             continue
@@ -263,28 +300,16 @@ def gather(reader: Reader, rows: np.ndarray, device: torch.device) -> Float[Tens
     return pinned.to(device, non_blocking=True)
 
 
-def _profile(name: str, fitted: probes.Probe, device: torch.device) -> TeacherProfile:
-    def tensor(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(device)
-
+def _profile(name: str, saved: SavedProbe, device: torch.device) -> TeacherProfile:
+    probe = saved.module
     return TeacherProfile(
         name=name,
-        mean=tensor(fitted.mean),
-        std=tensor(fitted.std),
-        row_norm=fitted.row_norm,
-        probe_weight=tensor(fitted.weight),
-        probe_bias=tensor(fitted.bias),
-        fold_weight=tensor(fitted.fold_weight),
-        fold_bias=tensor(fitted.fold_bias),
-        direction_std=tensor(fitted.direction_std),
-        kernel=KernelProfile(
-            tensor(fitted.kernel.landmarks),
-            fitted.kernel.sharpness,
-            tensor(fitted.kernel.weight),
-            tensor(fitted.kernel.bias),
-            tensor(fitted.kernel.fold_weight),
-            tensor(fitted.kernel.fold_bias),
-            tensor(fitted.kernel_std),
-            fitted.kernel.val_log_loss < fitted.val_log_loss,
-        ),
+        mean=probe.mean.to(device),
+        std=probe.std.to(device),
+        row_norm=probe.row_norm.item(),
+        better=probe.better,
+        directions={
+            kind: Directions(*(constant.to(device) for constant in probe.directions(kind)))
+            for kind in ("linear", "kernel")
+        },
     )

@@ -1,68 +1,56 @@
-"""Stage two: train small students from a feature store.
+"""All trials of a run: what to try, what is found in the ledger, what is missing, and the choice.
 
 A run is trained once per seed and per candidate: a weight for each method, and the settings that the run searches.
-Validation rows choose the candidate, and its students are kept; one that diverges on any seed is recorded and cannot be
-chosen. Runs with the same seed share the draw of the splits, the student's initial weights and the order of the
-labelled batches, whatever their methods do, so their differences are paired. A weight of 0 is plain training, exactly.
+Validation rows choose the candidate, and its students become the run's. A candidate that diverges on any seed is
+recorded and cannot be chosen.
 """
 
 import csv
-import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed, parallel_config
-from torch import Tensor
-from torch.nn import functional
 
-from pipeline.data.dataset import Dataset, Split
+from pipeline.engines import engine
 from pipeline.errors import UserError
 from pipeline.files import Lock
 from pipeline.machine import Machine, cores
-from pipeline.methods import Signals
-from pipeline.params import Params, parse, plugin
+from pipeline.params import Params, plugin
 from pipeline.progress import progress
-from pipeline.provenance import commit, versions
-from pipeline.runs import config
-from pipeline.runs.config import Candidate, Run, Term
-from pipeline.students import Student, place, save_student
+from pipeline.project import Project
+from pipeline.provenance import digest_of
+from pipeline.records import (
+    CandidateRecord,
+    DiagnosticsRecord,
+    GatesRecord,
+    MethodRecord,
+    RunRecord,
+    StudentRecord,
+    TrialRecord,
+)
+from pipeline.runs import Candidate, config
 from pipeline.training import auto_weight
-from pipeline.training.log import Diverged, Log, WeightedPenalty
-from pipeline.training.session import Plan, Session, TrainSettings, TrialData
+from pipeline.training.config import Plan
+from pipeline.training.ledger import Ledger, Unused, inputs_of
+from pipeline.training.session import Session, TrialData
+from pipeline.training.trial import Diverged, batches, build_penalties, losses, run_trial
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """One training: its seed, the candidate it tried, what became of it."""
+class Trial:
+    """One training of a run: its seed, what it tries, and the digest that is its name in the ledger."""
 
     seed: int
     candidate: Candidate
-    val_accuracy: float
-    seconds: float
-    parameters: int
-    width: int
-    curve: list[dict[str, int | float]]
-    guard: dict[str, Any]
-    gates: dict[str, list[float]] = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Lost:
-    """One training that diverged: its seed, the candidate it tried, what went wrong."""
-
-    seed: int
-    candidate: Candidate
-    why: str
-    val_accuracy: None = None
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -72,445 +60,392 @@ class Training:
     Attributes:
         run: its name.
         chosen: the candidate that did best on validation rows.
-        val_accuracy: per seed, of the chosen candidate.
-        candidates: mean validation accuracy of every candidate; None where it diverged on any seed.
-        seconds: wall time of the stage.
-        warnings: what should be looked at, such as a candidate that diverged or a student that predicts one class only.
+        val_scores: per seed, of the chosen candidate.
+        candidates: mean validation score of every candidate; None where it diverged on any seed.
+        metric: what the score is.
+        trainings: trials of the run.
+        found: how many of them were in the ledger.
+        seconds: of all the run's trials, whenever they were trained, added up.
+        device: where they were trained.
+        warnings: what should be looked at, such as a candidate that diverged or a student that collapsed.
     """
 
     run: str
     chosen: Candidate
-    val_accuracy: list[float]
+    val_scores: list[float]
     candidates: dict[str, float | None]
+    metric: str
     trainings: int
+    found: int
     seconds: float
+    device: str
     warnings: list[str]
 
     def __str__(self) -> str:
         weight = f" with weight {self.chosen.label}" if self.chosen != Candidate(()) else ""
-        mean = f"{np.mean(self.val_accuracy):.4f}"
-        lines = [f"{self.run}: val accuracy {mean}{weight}, {self.trainings} trainings in {self.seconds:.0f} s"]
+        mean = f"{fmean(self.val_scores):.4f}"
+        trials = f"{self.trainings - self.found} of {self.trainings} trials trained, {self.found} found"
+        lines = [f"{self.run}: validation {self.metric} {mean}{weight}; {trials}"]
         return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
 
 
 def train(
-    name: str, params: Params, root: Path = Path("."), say: Callable[[str], None] = lambda line: None
+    name: str, params: Params, project: Project = Project(), say: Callable[[str], None] = lambda line: None
 ) -> Training:
-    """Train the run `name` of params.yaml; write its students, curves and record to `<root>/runs/<name>/`.
+    """Train what is missing of the run `name`; write its students, curves and record to `runs/<name>/`.
 
-    What an earlier training wrote there stays until this one is whole.
+    What was there before stays until the new result is whole.
 
     Args:
         name: a key of `runs`.
         params: all settings.
-        root: the project's folder, which holds data/, features/ and probes/.
-        say: takes a line per teacher, on where its features are read and why, before the work begins.
+        project: where data, features and probes are.
+        say: takes a line on where each teacher's features are read, and one on the trials, before the work begins.
 
     Raises:
-        UserError: a setting is wrong, a store or probe is missing or belongs to another dataset, a method needs what
-            is not there, another process is training the run, or every candidate diverged.
+        UserError: a setting is wrong, a store or probe is missing or belongs to another dataset, another process is
+            training the run, or every candidate diverged.
     """
-    started = time.perf_counter()
-    run = config.read(params, name)
-    plan = Plan(name, params, root, run, params.read(Machine, "machine"), uuid4().hex)
-    seeds = plan.settings({}).seeds
-    fitter = Fitter(plan)  # opens and checks everything, so that what is wrong is said before any training starts
-    for line in fitter.world.reading:
-        say(f"train {plan.name}: {line}")
-    candidates = fitter.candidates()
-    lock = Lock(root / "runs" / f".{name}.lock")
+    session = Session(_plan(name, params, project))
+    for line in session.reading:
+        say(f"train {name}: {line}")
+    trials = trials_of(session)
+    lock = Lock(project.lock("train", name))
     if not lock.acquire():
         raise UserError(f"{lock.path}: {lock.owner()} is training `{name}`; wait for it, or give this run another name")
+    ledger = Ledger(project)
     try:
-        return _train(fitter, seeds, candidates, started)
+        with ledger.in_use():
+            results = {trial: record for trial in trials if (record := ledger.read(trial.digest))}
+            missing = [trial for trial in trials if trial not in results]
+            say(f"train {name}: {_count(len(trials), 'trial')}, {len(results)} found, {len(missing)} to train")
+            found = len(results)
+            _train_missing(session, missing, single=len({trial.candidate for trial in trials}) == 1)
+            for trial in missing:
+                record = ledger.read(trial.digest)
+                if record is None:
+                    raise UserError(
+                        f"{ledger.folder / trial.digest}: damaged as soon as it was written; check the disk"
+                    )
+                results[trial] = record
+            ordered = {trial: results[trial] for trial in trials}
+            chosen = choose(ordered, name, session.task.primary.higher_is_better)
+            return _write(session, ledger, ordered, chosen, found)
     finally:
-        # Deleted while it is held: who waits for the deleted file sees that it is not this one.
-        lock.path.unlink(missing_ok=True)
         lock.release()
 
 
-def _train(fitter: "Fitter", seeds: list[int], candidates: list[Candidate], started: float) -> Training:
-    """All trainings of a run, and the choice; nobody else may be training it."""
-    plan, root, name = fitter.plan, fitter.plan.root, fitter.plan.name
-    shutil.rmtree(plan.out, ignore_errors=True)
-    # Trainings of one seed and like settings follow one another, since they share what was read of the data.
-    order = sorted(candidates, key=lambda candidate: (str(candidate.of("student")), str(candidate.of("train"))))
-    jobs = [(seed, candidate) for seed in seeds for candidate in order]
-    results = list(_fit_all(fitter, jobs))
-    results.sort(key=lambda fitted: (seeds.index(fitted.seed), candidates.index(fitted.candidate)))
-    chosen = _choose(results)
-    (plan.out / "students").mkdir(parents=True)
-    for seed in seeds:
-        _folder(plan, seed, chosen).rename(plan.out / "students" / str(seed))
-    shutil.rmtree(plan.out / "candidates")
-    training = _write(plan, results, chosen, time.perf_counter() - started)
-    shutil.rmtree(root / "runs" / name, ignore_errors=True)
-    plan.out.rename(root / "runs" / name)
-    return training
-
-
-def _fit_all(fitter: "Fitter", jobs: list[tuple[int, Candidate]]) -> Iterator[Fitted | Lost]:
-    plan = fitter.plan
-    alone = len({candidate for _, candidate in jobs}) == 1
-    workers = min(plan.machine.workers or (1 if fitter.world.device.type == "cuda" else cores()), len(jobs))
-    total = sum(plan.settings(candidate.of("train")).steps for _, candidate in jobs)
-    with progress(f"train {plan.name}", total, "step") as advance:
-        if workers == 1:
-            for seed, candidate in jobs:
-                yield fitter.fit(seed, candidate, advance, alone)
-            return
-        # loky rather than multiprocessing: it does not import the caller's script again, guarded or not.
-        with parallel_config("loky", inner_max_num_threads=max(1, cores() // workers)):
-            pool = Parallel(n_jobs=workers, return_as="generator_unordered")
-            for fitted in pool(delayed(_fit_there)(plan, seed, candidate, alone) for seed, candidate in jobs):
-                yield fitted
-                advance(plan.settings(fitted.candidate.of("train")).steps)
-
-
-def _fit_there(plan: Plan, seed: int, candidate: Candidate, alone: bool) -> Fitted | Lost:
-    """One training in a worker process, which opens the data for its first training and keeps it for the rest."""
-    if plan.id not in _THERE:
-        _THERE.clear()  # workers outlive a call of `train`, and what they opened may have changed since
-        _THERE[plan.id] = Fitter(plan)
-    return _THERE[plan.id].fit(seed, candidate, lambda steps: None, alone)
-
-
-_THERE: dict[str, "Fitter"] = {}
-
-
-class Fitter:
-    """Trains the candidates of a run, one after the other, in one process.
+def count(name: str, params: Params, project: Project = Project()) -> tuple[int, int]:
+    """How many trials of a run are in the ledger, and how many are missing.
 
     Raises:
-        UserError: a setting of a method is wrong, or a store, probe or student is not what the run needs.
+        UserError: as `train` does.
     """
+    trials = trials_of(Session(_plan(name, params, project)))
+    ledger = Ledger(project)
+    found = sum(trial.digest in ledger for trial in trials)
+    return found, len(trials) - found
 
-    def __init__(self, plan: Plan):
-        self.plan = plan
-        self.modules = {term.name: plugin("methods", term.name) for term in plan.run.methods}
-        self.run = self._searching()
-        for combination in self.run.combinations():
-            for term in self.run.methods:
-                self.method(term, combination)
-        self.world = Session(plan)
 
-    def method(self, term: Term, candidate: Candidate) -> Any:
-        """The settings of a method, as a candidate tries them.
+def unused_trials(params: Params, project: Project = Project(), delete: bool = False) -> Unused:
+    """Trials that no run of params.yaml uses; deleted if asked.
 
-        Raises:
-            UserError: one is wrong.
-        """
-        tried = candidate.of(f"methods.{term.name}")
-        where = self._where(term.name) + (f" (with runs.{self.plan.name}.search)" if tried else "")
-        return parse(self.modules[term.name].Settings, term.options | tried, where)
+    Raises:
+        UserError: a run cannot be read, so what it uses is not known; or a training is running.
+    """
+    sessions = (Session(_plan(name, params, project)) for name in params.section("runs"))
+    used = {trial.digest for session in sessions for trial in trials_of(session)}
+    return Ledger(project).unused(used, delete)
 
-    def candidates(self) -> list[Candidate]:
-        """What to try, after one look at everything: each method is built once, and each `auto` is made a list.
 
-        Raises:
-            UserError: a method misses something, or a candidate's settings are wrong.
-        """
-        self.world.check_what_heads_say()
-        run, seed = self.run, self.plan.settings({}).seeds[0]
-        # In reverse, and so ending with the first one's draw, which training needs first.
-        for combination in reversed(run.combinations()):
-            draw = self.world.draw(seed, combination)
-        known: dict[tuple[Any, ...], list[list[float]]] = {}
+def _plan(name: str, params: Params, project: Project) -> Plan:
+    return Plan(name, params, project, config.read(params, name), params.read(Machine, "machine"))
 
-        def weights(combination: Candidate) -> list[list[float]]:
-            """The lists of weights; where one is `auto`, measured once for each way to set the methods."""
-            key = tuple(self.method(term, combination).model_dump_json() for term in run.methods)
-            if key not in known:
-                known[key] = self._weights(draw, combination)
-            return known[key]
 
-        return run.candidates(weights)
+def trials_of(session: Session) -> list[Trial]:
+    """All trials of a run: seed by seed, candidates with the smallest weights first.
 
-    def _searching(self) -> Run:
-        """The run, with what `weight: auto` searches of its methods' settings, where the run does not set them."""
-        run = self.plan.run
-        search = {
-            f"methods.{term.name}.{key}": values
-            for term in run.methods
-            if term.weight == "auto"
-            for key, values in getattr(self.modules[term.name], "AUTO", {}).items()
-            if key not in term.options and f"methods.{term.name}.{key}" not in run.search
-        }
-        # Last, so that they change fastest: combinations that differ in them alone share what is read of the data.
-        return run.model_copy(update={"search": run.search | search})
+    Raises:
+        UserError: a method misses something, or a candidate's settings are wrong.
+    """
+    candidates = find_candidates(session)
+    return [
+        Trial(seed, candidate, digest_of(inputs_of(session, seed, candidate)))
+        for seed in session.plan.settings({}).seeds
+        for candidate in candidates
+    ]
 
-    def _weights(self, draw: TrialData, combination: Candidate) -> list[list[float]]:
-        """Per method, the weights to try with a combination of settings, whatever else is tried."""
-        methods = self.run.methods
-        torch.manual_seed(draw.seed)
-        student = draw.recipe.build().to(self.world.device)
-        pulls = self._build(student, draw, replace(combination, weights=tuple(1.0 for _ in methods)))
-        even = self._even(draw, student, pulls) if any(term.weight == "auto" for term in methods) else {}
-        return [
-            auto_weight.candidates(even[term.name], self._where(term.name)) if term.weight == "auto" else term.weight
-            for term in methods
-        ]
 
-    def _where(self, method: str) -> str:
-        """Where a method's settings are, for messages."""
-        return f"{self.plan.params.source}: runs.{self.plan.name}.methods.{method}"
+def find_candidates(session: Session) -> list[Candidate]:
+    """What to try. Every method is built once, so that what is wrong is found now, and each `auto` becomes a list.
 
-    def fit(self, seed: int, candidate: Candidate, advance: Callable[[int], None], alone: bool) -> Fitted | Lost:
-        """One training, or what became of it.
+    Raises:
+        UserError: a method misses something, or a candidate's settings are wrong.
+    """
+    session.check_heads()
+    run, seed = session.run, session.plan.settings({}).seeds[0]
+    # In reverse, and so ending with the data of the first one, which training needs first.
+    for combination in reversed(run.combinations()):
+        data = session.trial_data(seed, combination)
+    known: dict[tuple[Any, ...], list[list[float]]] = {}
 
-        Raises:
-            Diverged: it did, and its candidate is alone: there is no other to choose.
-        """
-        left = steps = self.plan.settings(candidate.of("train")).steps
+    def weights(combination: Candidate) -> list[list[float]]:
+        """The weights of each method; where one is `auto`, measured once for each way to set the methods."""
+        key = tuple(session.method(term, combination).model_dump_json() for term in run.methods)
+        if key not in known:
+            known[key] = _weights(session, data, combination)
+        return known[key]
 
-        def count(done: int) -> None:
-            nonlocal left
-            left -= done
+    return run.candidates(weights)
+
+
+def _weights(session: Session, data: TrialData, combination: Candidate) -> list[list[float]]:
+    """The weights to try of each method, with a combination of settings."""
+    methods = session.run.methods
+    torch.manual_seed(data.seed)
+    student = data.recipe.build().to(session.device)
+    candidate = replace(combination, weights=tuple(1.0 for _ in methods))
+    penalties = build_penalties(session, data, student, candidate)
+    automatic = any(term.weight == "auto" for term in methods)
+    measured = _equal_weights(session, data, student, penalties) if automatic else {}
+    return [
+        auto_weight.weights_to_try(measured[term.name], session.where(term)) if term.weight == "auto" else term.weight
+        for term in methods
+    ]
+
+
+def _equal_weights(session: Session, data: TrialData, student: Any, penalties: Any) -> dict[str, list[float]]:
+    """Per method and batch, the weight at which its gradient on the untrained student is as strong as the task's."""
+    student.train()
+
+    def measure() -> tuple[dict[str, list[float]], float]:
+        """Those weights, and the task's gradient as a share of that through an ordinary last layer."""
+        weights: dict[str, list[float]] = {name: [] for name in penalties}
+        shares = []
+        steps = batches(data.split, data.seed, data.settings, bool(penalties))
+        for rows, labelled in islice(steps, auto_weight.BATCHES):
+            task_loss, unweighted, features, _ = losses(data, student, penalties, rows, labelled, 0.0)
+            at_outputs = session.task.initial_gradient(data.labels[rows[:labelled]])
+            ordinary = auto_weight.ordinary_gradient(at_outputs)
+            shares.append(auto_weight.gradient_norm(task_loss, features) / ordinary)
+            for name, penalty in unweighted.items():
+                weights[name].append(auto_weight.equal_weight(task_loss, penalty, features))
+        return weights, median(shares)
+
+    weights, share = measure()
+    if share < auto_weight.SMALL:
+        head = torch.nn.Linear(student.width, len(session.task.outputs)).to(session.device)
+        with auto_weight.ordinary_head(student, head):
+            weights, _ = measure()
+    return weights
+
+
+def _train_missing(session: Session, missing: Sequence[Trial], single: bool) -> None:
+    """Train trials and commit them to the ledger."""
+    if not missing:
+        return
+    plan = session.plan
+    # Trials that share what is read of the data follow one another.
+    jobs = sorted(missing, key=lambda trial: (trial.seed, str(trial.candidate.of("student")), trial.candidate.label))
+    workers = min(plan.machine.workers or (1 if session.device.type == "cuda" else cores()), len(jobs))
+    steps = sum(plan.settings(trial.candidate.of("train")).steps for trial in jobs)
+    with progress(f"train {plan.name}", steps, "step") as advance:
+        for done in engine(plan.machine.engine)(partial(TrialWorker, session, single), jobs, workers):
             advance(done)
 
-        try:
-            return self._fit(seed, candidate, count)
-        except Diverged as error:
-            lost = error
-        except (np.linalg.LinAlgError, torch.linalg.LinAlgError) as error:
-            if left == steps:  # nothing has moved yet, so nothing has diverged
-                raise
-            line = " ".join(str(error).split())[:200]
-            where = f"{self.plan.name}: seed {seed}, step {steps - left}"
-            lost = Diverged(f"{where}: {line}; lower train.learning_rate or the method's weight")
-        if alone:
-            raise lost
-        advance(left)
-        return Lost(seed, candidate, str(lost))
 
-    def _fit(self, seed: int, candidate: Candidate, advance: Callable[[int], None]) -> Fitted:
-        """One training. Its random numbers depend on the seed alone, never on the methods or their weights."""
-        started = time.perf_counter()
-        draw, device = self.world.draw(seed, candidate), self.world.device
-        settings = draw.settings
-        torch.manual_seed(seed)
-        student = draw.recipe.build().to(device)
-        pulls = self._build(student, draw, candidate)
-        torch.manual_seed(seed + 1)  # whatever the methods drew
-        optimizer = torch.optim.AdamW(
-            student.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-        )
-        for pull in pulls.values():
-            if own := list(pull.transfer.parameters()):
-                optimizer.add_param_group({"params": own, "lr": pull.transfer.learning_rate, "weight_decay": 0.0})
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings))
-        log = Log(draw, student, pulls)
-        student.train()
-        for step, (rows, labelled) in enumerate(_batches(draw.split, seed, settings, bool(pulls))):
-            task, penalties, features, signals = _losses(draw, student, pulls, rows, labelled, step / settings.steps)
-            weighted = {name: pulls[name].at(step / settings.steps) * loss for name, loss in penalties.items()}
-            if log.due(step):
-                log.line(step, task, penalties, weighted, features, signals)
-            loss = sum(weighted.values(), start=task)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            advance(1)
-        log.last()
-        if not _finite(log.guard, [student, *(pull.transfer for pull in pulls.values())]):
-            raise Diverged(
-                f"{self.plan.name}: seed {seed}, after the last step: a weight or a gradient is not finite; "
-                "lower train.learning_rate or the method's weight"
-            )
-        save_student(_folder(self.plan, seed, candidate), draw.recipe, student)
-        several = sum(bool(pull.transfer.gates()) for pull in pulls.values()) > 1
-        gates = {
-            f"{method}, {block}" if several else block: values.detach().float().cpu().tolist()
-            for method, pull in pulls.items()
-            for block, values in pull.transfer.gates().items()
-        }
-        parameters = sum(p.numel() for p in student.parameters())
-        seconds, accuracy = time.perf_counter() - started, log.lines[-1]["val_accuracy"]
-        return Fitted(seed, candidate, accuracy, seconds, parameters, student.width, log.lines, log.guard, gates)
+class TrialWorker:
+    """Trains trials one after the other, in one process, and commits each to the ledger.
 
-    def _build(self, student: Student, draw: TrialData, candidate: Candidate) -> dict[str, WeightedPenalty]:
-        """The methods at work on one student; those of weight 0 are not."""
-        context = draw.context(student)
-        return {
-            term.name: WeightedPenalty(
-                weight, term.schedule, self.method(term, candidate).build(context).to(self.world.device)
-            )
-            for term, weight in zip(self.run.methods, candidate.weights, strict=True)
-            if weight > 0
-        }
-
-    def _even(self, draw: TrialData, student: Student, pulls: dict[str, WeightedPenalty]) -> dict[str, list[float]]:
-        """Per method and batch, the weight at which it pulls as hard on the untrained student as the task does."""
-        classes = len(draw.recipe.classes)
-        student.train()
-
-        def measure() -> tuple[dict[str, list[float]], float]:
-            """Those weights, and the task's pull as a share of that through an ordinary last layer."""
-            even: dict[str, list[float]] = {name: [] for name in pulls}
-            shares = []
-            batches = _batches(draw.split, draw.seed, draw.settings, bool(pulls))
-            for rows, labelled in islice(batches, auto_weight.BATCHES):
-                task, penalties, features, _ = _losses(draw, student, pulls, rows, labelled, 0.0)
-                shares.append(auto_weight.pull(task, features) / auto_weight.ordinary_pull(labelled, classes))
-                for name, penalty in penalties.items():
-                    even[name].append(auto_weight.even(task, penalty, features))
-            return even, median(shares)
-
-        even, share = measure()
-        if share < auto_weight.SMALL:
-            head = torch.nn.Linear(student.width, classes).to(self.world.device)
-            with auto_weight.ordinary_head(student, head):
-                even, _ = measure()
-        return even
-
-
-def _losses(
-    draw: TrialData,
-    student: Student,
-    pulls: dict[str, WeightedPenalty],
-    rows: np.ndarray,
-    labelled: int,
-    progress: float,
-) -> tuple[Tensor, dict[str, Tensor], Tensor, Signals | None]:
-    """Of one batch: the task's loss, each method's penalty, the student's features [n, d] that both pull at, and what
-    the methods saw, if there are any.
-
-    All that is copied to the device is copied before the student runs, and nothing waits for the device.
+    Args:
+        session: of the run.
+        single: the run has one candidate: if it diverges, there is no other to choose, and no need to go on.
     """
-    device = draw.world.device
-    inputs = place(draw.inputs.batch(rows), device)
-    labels, folds = (place(torch.from_numpy(known[rows]), device) for known in (draw.labels, draw.folds))
-    # Where there are unlabelled rows, the transfer batch follows the labelled one; else they are the same.
-    start = labelled if labelled < len(rows) else 0
-    teachers = tuple(draw.teacher_features(k, rows[start:]) for k in range(len(draw.profiles))) if pulls else ()
-    heads = tuple(draw.head_logits(k, rows[start:]) for k in range(len(draw.world.heads))) if pulls else ()
-    with torch.autocast(device.type, torch.bfloat16, enabled=draw.settings.precision == "bfloat16"):
-        features, logits = student(inputs)  # [n, d], [n, c]
-    features, logits = features.float(), logits.float()
-    task = functional.cross_entropy(logits[:labelled], labels[:labelled])
-    if not pulls:
-        return task, {}, features, None
-    signals = Signals(features[start:], logits[start:], teachers, labels[start:], folds[start:], progress, heads)
-    return task, {name: pull.transfer(signals) for name, pull in pulls.items()}, features, signals
+
+    def __init__(self, session: Session, single: bool):
+        self.session, self.single = session, single
+        self.ledger = Ledger(session.plan.project)
+
+    def __call__(self, trials: Iterable[Trial]) -> Iterator[int]:
+        """Train trials; yields steps that are done.
+
+        Raises:
+            UserError: the run's only candidate diverged.
+        """
+        session = self.session
+        for trial in trials:
+            left = steps = session.plan.settings(trial.candidate.of("train")).steps
+            if trial.digest in self.ledger:
+                # Another run has trained it by now.
+                yield steps
+                continue
+            started = time.perf_counter()
+            training = run_trial(session, trial.seed, trial.candidate)
+            result, diverged = None, ""
+            try:
+                while result is None:
+                    try:
+                        yield next(training)
+                        left -= 1
+                    except StopIteration as stop:
+                        result = stop.value
+            except Diverged as error:
+                diverged = f"seed {trial.seed}, {error}"
+            except (np.linalg.LinAlgError, torch.linalg.LinAlgError) as error:
+                # At the first step nothing has moved yet, so nothing has diverged.
+                if left == steps:
+                    raise
+                diverged = f"seed {trial.seed}, step {steps - left}: {' '.join(str(error).split())[:200]}"
+            inputs, seconds = inputs_of(session, trial.seed, trial.candidate), time.perf_counter() - started
+            if result is None:
+                self.ledger.commit(trial.digest, TrialRecord(inputs=inputs, diverged=diverged, seconds=seconds), None)
+                if self.single:
+                    raise UserError(_advice(session.plan.name, diverged))
+                yield left
+                continue
+            record = TrialRecord(
+                inputs=inputs,
+                score=result.score,
+                parameters=sum(parameter.numel() for parameter in result.student.parameters()),
+                width=result.student.width,
+                curve=tuple(result.curve),
+                diagnostics=result.diagnostics,
+                gates={name: tuple(values) for name, values in result.gates.items()},
+                seconds=seconds,
+            )
+            self.ledger.commit(trial.digest, record, result)
 
 
-def _folder(plan: Plan, seed: int, candidate: Candidate) -> Path:
-    """Where the student of one training waits for the choice."""
-    return plan.out / "candidates" / f"{candidate.label}-{seed}".replace("/", "_")
-
-
-def _rate(step: int, settings: TrainSettings) -> float:
-    """The learning rate at a step, as a share of its peak: a linear rise, then a cosine to 0."""
-    rise = max(1, round(settings.warmup * settings.steps))
-    if step < rise:
-        return (step + 1) / rise
-    return 0.5 * (1 + float(np.cos(np.pi * (step - rise) / max(1, settings.steps - rise))))
-
-
-def _batches(split: Split, seed: int, settings: TrainSettings, transfer: bool) -> Iterator[tuple[np.ndarray, int]]:
-    """Rows of each step and how many of them, at the start, form the labelled batch."""
-    labelled = _shuffled(split.labelled, settings.batch_size, np.random.default_rng([seed, 0]))
-    everyone = _shuffled(split.train, settings.transfer_batch_size, np.random.default_rng([seed, 1]))
-    apart = transfer and settings.unlabelled and len(split.unlabelled) > 0
-    for _ in range(settings.steps):
-        rows = next(labelled)
-        yield (np.concatenate([rows, next(everyone)]), len(rows)) if apart else (rows, len(rows))
-
-
-def _shuffled(rows: np.ndarray, size: int, random: np.random.Generator) -> Iterator[np.ndarray]:
-    """Batches without end, in a new order every epoch; the last short batch is dropped, kernels need whole ones."""
-    size = min(size, len(rows))
-    while True:
-        order = random.permutation(rows)
-        for start in range(0, len(order) - size + 1, size):
-            yield order[start : start + size]
-
-
-def _finite(guard: dict[str, Any], modules: Sequence[torch.nn.Module]) -> bool:
-    """Whether a training ended among the numbers, its last update and the chance levels included."""
-    levels = [value for level in guard.get("penalties", {}).values() for value in level.values()]
-    numbers = levels + [value for value in guard.values() if isinstance(value, float)]
-    tensors = [tensor for module in modules for tensor in module.state_dict().values()]
-    return bool(np.isfinite(numbers).all()) and all(bool(tensor.isfinite().all()) for tensor in tensors)
-
-
-def _choose(results: Sequence[Fitted | Lost]) -> Candidate:
-    """The candidate with the best mean validation accuracy over seeds; of those that tie, the smallest weights.
+def choose(results: Mapping[Trial, TrialRecord], run: str, higher_is_better: bool = True) -> Candidate:
+    """The candidate with the best mean validation score over seeds; of those that tie, the smallest weights.
 
     Raises:
-        UserError: every one diverged.
+        UserError: every candidate diverged.
     """
-    candidates = dict.fromkeys(result.candidate for result in results)
+    candidates = dict.fromkeys(trial.candidate for trial in results)
     means = {candidate: mean for candidate in candidates if (mean := _mean(results, candidate)) is not None}
     if not means:
-        raise UserError(next(result.why for result in results if isinstance(result, Lost)))
-    # Rounded, because the same right answers spread over seeds in another way differ in the last digit of their mean.
-    return max(means, key=lambda candidate: round(means[candidate], 9))  # max keeps the first, and they are sorted
+        raise UserError(_advice(run, next(record.diverged for record in results.values() if record.diverged)))
+    sign = 1 if higher_is_better else -1
+    # Rounded, because the same predictions distributed over seeds in another way differ in the last digit of their
+    # mean. max keeps the first, and candidates are sorted by weight.
+    return max(means, key=lambda candidate: sign * round(means[candidate], 9))
 
 
-def _mean(results: Sequence[Fitted | Lost], candidate: Candidate) -> float | None:
-    """The mean over seeds; None where one diverged."""
-    scores = [result.val_accuracy for result in results if result.candidate == candidate]
+def _scores(results: Mapping[Trial, TrialRecord], candidate: Candidate) -> tuple[float | None, ...]:
+    """The validation score on every seed; None where the training diverged."""
+    return tuple(record.score for trial, record in results.items() if trial.candidate == candidate)
+
+
+def _mean(results: Mapping[Trial, TrialRecord], candidate: Candidate) -> float | None:
+    """The mean score over seeds; None where one diverged."""
+    scores = _scores(results, candidate)
     known = [score for score in scores if score is not None]
     return float(np.mean(known)) if len(known) == len(scores) else None
 
 
-def _write(plan: Plan, results: Sequence[Fitted | Lost], chosen: Candidate, seconds: float) -> Training:
-    fits = [result for result in results if isinstance(result, Fitted)]
-    kept = [fitted for fitted in fits if fitted.candidate == chosen]
-    candidates = list(dict.fromkeys(result.candidate for result in results))
+def _advice(run: str, diverged: str) -> str:
+    return f"{run}: {diverged}; lower train.learning_rate or the method's weight"
+
+
+def _count(number: int, what: str) -> str:
+    return f"1 {what}" if number == 1 else f"{number} {what}s"
+
+
+def _write(
+    session: Session, ledger: Ledger, results: Mapping[Trial, TrialRecord], chosen: Candidate, found: int
+) -> Training:
+    """Write the run: the same trials give the same bytes."""
+    plan, data = session.plan, session.data
+    kept = {trial: record for trial, record in results.items() if trial.candidate == chosen}
+    candidates = list(dict.fromkeys(trial.candidate for trial in results))
     settings = plan.settings(chosen.of("train"))
-    data = Dataset.open(plan.root / "data")
     split = data.split(settings.seeds[0] % data.splits)
-    section = plan.params.section(f"students.{plan.run.student}")
-    family = section["family"]
-    student = {"name": plan.run.student, "family": family, "reads": plugin("students", family).KIND}
-    record = {
-        "run": plan.name,
-        "student": student | {"parameters": kept[0].parameters, "width": kept[0].width},
-        "teachers": plan.run.teachers,
-        "methods": [{"name": term.name, "settings": term.options} for term in plan.run.methods],
-        "shuffled_teacher": plan.run.shuffle_teachers,
-        "seeds": settings.seeds,
-        "draws": {seed: data.draw_digest(seed % data.splits) for seed in settings.seeds},
-        "labelled": len(split.labelled),
-        "unlabelled": len(split.unlabelled),
-        "steps": settings.steps,
-        "settings": settings.model_dump(),
-        "candidates": [
-            {
-                "weights": candidate.weights,
-                "settings": dict(candidate.settings),
-                "val_accuracy": [r.val_accuracy for r in results if r.candidate == candidate],  # null: it diverged
-            }
-            for candidate in candidates
-        ],
-        "chosen": chosen.weights,
-        "chosen_settings": dict(chosen.settings),
-        "trainings": len(results),
-        "seconds": seconds,
-        "guards": [fitted.guard for fitted in kept],
-        "provenance": commit(plan.root)
-        | {"versions": versions("aft-pipeline", "torch", "numpy"), "device": str(plan.machine.torch_device())},
+    out = plan.project.run(plan.name)
+    partial_out = out.with_name(f".{plan.name}.partial")
+    shutil.rmtree(partial_out, ignore_errors=True)
+    students = {
+        str(trial.seed): ledger.copy_student(trial.digest, partial_out / "students" / str(trial.seed)) for trial in kept
     }
-    (plan.out / "run.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-    lines = [{"seed": f.seed, "weight": f.candidate.label} | line for f in fits for line in f.curve]
+    diagnostics = tuple(record.diagnostics for record in kept.values() if record.diagnostics)
+    first = next(iter(kept.values()))
+    family = plan.params.section(f"students.{plan.run.student}")["family"]
+    RunRecord(
+        run=plan.name,
+        student=StudentRecord(
+            name=plan.run.student,
+            family=family,
+            reads=plugin("students", family).KIND,
+            parameters=first.parameters or 0,
+            width=first.width or 0,
+        ),
+        sources=tuple(source.name for source in plan.run.sources),
+        methods=tuple(MethodRecord(name=term.name, settings=term.options) for term in plan.run.methods),
+        shuffled_teacher=plan.run.shuffle_teachers,
+        seeds=tuple(settings.seeds),
+        splits={str(seed): data.split_digest(seed % data.splits) for seed in settings.seeds},
+        labelled=len(split.labelled),
+        unlabelled=len(split.unlabelled),
+        steps=settings.steps,
+        settings=settings.model_dump(),
+        metric=session.task.primary,
+        candidates=tuple(
+            CandidateRecord(
+                weights=candidate.weights, settings=dict(candidate.settings), val_scores=_scores(results, candidate)
+            )
+            for candidate in candidates
+        ),
+        chosen=chosen.weights,
+        chosen_settings=dict(chosen.settings),
+        trainings=len(results),
+        diagnostics=diagnostics,
+        students=students,
+    ).write(partial_out / "run.json")
+    _write_curves(partial_out / "curves.csv", results)
+    if first.gates:
+        gates = {name: tuple(record.gates[name] for record in kept.values()) for name in first.gates}
+        GatesRecord(gates=gates).write(partial_out / "gates.json")
+    shutil.rmtree(out, ignore_errors=True)
+    partial_out.rename(out)
+    return Training(
+        run=plan.name,
+        chosen=chosen,
+        val_scores=[score for score in _scores(results, chosen) if score is not None],
+        candidates={candidate.label: _mean(results, candidate) for candidate in candidates},
+        metric=session.task.primary.label,
+        trainings=len(results),
+        found=found,
+        seconds=sum(record.seconds for record in results.values()),
+        device=str(session.device),
+        warnings=_warnings(diagnostics, results),
+    )
+
+
+def _write_curves(path: Path, results: Mapping[Trial, TrialRecord]) -> None:
+    lines = [
+        {"seed": trial.seed, "weight": trial.candidate.label} | line
+        for trial, record in results.items()
+        for line in record.curve
+    ]
     columns = list(dict.fromkeys(key for line in lines for key in line))
-    with (plan.out / "curves.csv").open("w", newline="") as file:
+    with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(lines)
-    if kept[0].gates:
-        gates = {name: [fitted.gates[name] for fitted in kept] for name in kept[0].gates}
-        (plan.out / "gates.json").write_text(json.dumps(gates) + "\n")
+
+
+def _warnings(diagnostics: Iterable[DiagnosticsRecord], results: Mapping[Trial, TrialRecord]) -> list[str]:
     warnings = [
-        f"seed {fitted.seed} predicts one class only: raise the LayerNorm'ed width or lower the weight"
-        for fitted in kept
-        if fitted.guard["one_class"]
+        f"seed {each.seed} predicts the same for every row: lower the weight, or train longer"
+        for each in diagnostics
+        if each.collapsed
     ]
-    lost = {result.candidate: result for result in reversed(results) if isinstance(result, Lost)}
-    warnings += [f"candidate `{c.label}` diverged and cannot be chosen: {lost[c].why}" for c in candidates if c in lost]
-    means = {candidate.label: _mean(results, candidate) for candidate in candidates}
-    accuracies = [fitted.val_accuracy for fitted in kept]
-    return Training(plan.name, chosen, accuracies, means, len(results), seconds, warnings)
+    diverged: dict[Candidate, str] = {}
+    for trial, record in results.items():
+        if record.diverged:
+            diverged.setdefault(trial.candidate, record.diverged)
+    return warnings + [
+        f"candidate `{candidate.label}` diverged and cannot be chosen: {why}; lower train.learning_rate or the "
+        "method's weight"
+        for candidate, why in diverged.items()
+    ]

@@ -47,9 +47,9 @@ def test_roles_are_sorted_disjoint_and_together_all_rows(folder: Path):
 def test_draws_differ_and_one_that_is_not_there_is_refused(folder: Path):
     data = Dataset.open(folder)
     assert not np.array_equal(data.split(0).test, data.split(1).test)
-    with pytest.raises(UserError, match=r"no draw 3; dataset\.splits made 3, from 0"):
+    with pytest.raises(UserError, match=r"no split 3; dataset\.splits made 3, from 0"):
         data.split(3)
-    with pytest.raises(UserError, match="no draw -1"):
+    with pytest.raises(UserError, match="no split -1"):
         data.split(-1)
 
 
@@ -112,7 +112,7 @@ def test_a_missing_or_truncated_file_is_named(copy: Path, name: str, damage: str
     assert "\n" not in str(bad.value)
 
 
-@pytest.mark.parametrize("manifest", [b"", b"{", b"[]", b"{}", b'{"format": 1}', b"\xff\xfe", b"null"])
+@pytest.mark.parametrize("manifest", [b"", b"{", b"[]", b"{}", b'{"format": 2}', b"\xff\xfe", b"null"])
 def test_a_manifest_that_is_no_manifest_is_damage(copy: Path, manifest: bytes):
     (copy / "manifest.json").write_bytes(manifest)
     with pytest.raises(UserError, match="damaged") as bad:

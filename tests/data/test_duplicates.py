@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.data.dataset import Role
-from pipeline.data.duplicates import CONFLICT, KEPT, TWIN, resolve, words_digest
+from pipeline.data.duplicates import CONFLICT, DUPLICATE, KEPT, resolve, words_digest
 from pipeline.data.splits import FREE
 
 TRAIN, VAL, TEST = int(Role.LABELLED), int(Role.VAL), int(Role.TEST)
@@ -64,13 +64,13 @@ def test_outside_test_no_twins_are_left(rows):
 
 def test_the_first_of_twins_stays_and_the_others_name_it():
     assert fates([("a", 0, FREE), ("b", 1, FREE), ("a", 0, FREE), ("a", -1, FREE)]) == (
-        [KEPT, KEPT, TWIN, TWIN],
+        [KEPT, KEPT, DUPLICATE, DUPLICATE],
         [-1, -1, 0, 0],
     )
 
 
 def test_the_label_of_the_majority_is_right():
-    assert fates([("a", 0, FREE), ("a", 1, FREE), ("a", 1, FREE)]) == ([CONFLICT, KEPT, TWIN], [1, -1, 1])
+    assert fates([("a", 0, FREE), ("a", 1, FREE), ("a", 1, FREE)]) == ([CONFLICT, KEPT, DUPLICATE], [1, -1, 1])
 
 
 def test_twins_that_contradict_each_other_evenly_all_go():
@@ -78,12 +78,12 @@ def test_twins_that_contradict_each_other_evenly_all_go():
 
 
 def test_a_row_with_a_label_stays_rather_than_one_without():
-    assert fates([("a", -1, FREE), ("a", 2, FREE)]) == ([TWIN, KEPT], [1, -1])
+    assert fates([("a", -1, FREE), ("a", 2, FREE)]) == ([DUPLICATE, KEPT], [1, -1])
 
 
 def test_rows_of_test_stay_whatever_their_twins_say():
     rows = [("a", 0, TRAIN), ("a", 1, TEST), ("a", 1, TEST), ("a", 1, VAL)]
-    assert fates(rows) == ([CONFLICT, KEPT, KEPT, TWIN], [1, -1, -1, 1])
+    assert fates(rows) == ([CONFLICT, KEPT, KEPT, DUPLICATE], [1, -1, -1, 1])
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_the_manifest_counts_what_is_there(tmp_path: Path, sizes: dict):
             labels = data.labels[getattr(split, role)]
             assert counts == [int((labels == number).sum()) for number in range(3)]
     table = pq.read_table(tmp_path / "data" / "rows.parquet")
-    assert table.column_names == ["id", "label", "group", "draw_0", "draw_1"]
+    assert table.column_names == ["id", "label", "group", "split_0", "split_1"]
     assert table["id"].to_pylist() == data.ids.tolist()
 
 
@@ -132,7 +132,7 @@ def test_the_tweets_have_no_twins_across_splits(tmp_path: Path):
     undecided = [labels for labels in votes.values() if list(labels.values()).count(max(labels.values())) > 1]
     assert len(votes) == 29_712
     assert done.rows == len(votes) - len(undecided)
-    assert done.dropped["twin"] + done.dropped["label disagrees with twins"] == 30_640 - done.rows
+    assert done.dropped["duplicate"] + done.dropped["label differs among duplicates"] == 30_640 - done.rows
     data = Dataset.open(tmp_path / "data")
     everything = data.content(range(len(data)))
     assert len({words_digest(text) for text in everything}) == len(everything)
@@ -148,7 +148,7 @@ def test_the_tweets_have_no_twins_across_splits(tmp_path: Path):
 def test_every_row_left_out_is_listed_with_its_reason(tmp_path: Path):
     rows = [
         *texts(60),
-        {"id": "twin", "text": "TEXT number: 3", "label": "a"},
+        {"id": "duplicate", "text": "TEXT number: 3", "label": "a"},
         {"id": "against", "text": "number text 3", "label": "b"},
         {"id": "even 1", "text": "so so", "label": "a"},
         {"id": "even 2", "text": "so", "label": "b"},
@@ -159,17 +159,17 @@ def test_every_row_left_out_is_listed_with_its_reason(tmp_path: Path):
     done = run(tmp_path / "data", source, deduplicate="token_set", tolerance=0.05, limit=50)
     listed = quarantine(tmp_path / "data")
     assert [line for line in listed if line[2] != "over the limit"] == [
-        ["61", "twin", "twin", "see r003"],
-        ["62", "against", "label disagrees with twins", "see r003"],
-        ["63", "even 1", "label disagrees with twins", "see even 2"],
-        ["64", "even 2", "label disagrees with twins", "see even 1"],
+        ["61", "duplicate", "duplicate", "see r003"],
+        ["62", "against", "label differs among duplicates", "see r003"],
+        ["63", "even 1", "label differs among duplicates", "see even 2"],
+        ["64", "even 2", "label differs among duplicates", "see even 1"],
         ["65", "blank", "unreadable", "empty text"],
         ["66", "half an emoji", "unreadable", "not valid Unicode"],
     ]
     assert done.dropped == {
         "unreadable": 2,
-        "twin": 1,
-        "label disagrees with twins": 3,
+        "duplicate": 1,
+        "label differs among duplicates": 3,
         "no label, and its group is in val or test": 0,
         "over the limit": 10,
     }
@@ -183,7 +183,7 @@ def test_a_result_says_in_words_what_was_done(tmp_path: Path, sizes: dict):
     done = run(tmp_path / "data", write(tmp_path / "t.jsonl", rows), **sizes)
     assert str(done).splitlines() == [
         f"{tmp_path}/data: 89 texts of 3 classes: 12 labelled, 53 unlabelled, 9 val, 15 test",
-        f"left out: 1 twin (listed in {tmp_path}/data/quarantine.csv)",
+        f"left out: 1 duplicate (listed in {tmp_path}/data/quarantine.csv)",
     ]
 
 

@@ -25,16 +25,16 @@ def table(labels: list[int], groups: list[int | None] | None = None, splits: lis
     named = zip(names, groups or [None] * len(names), strict=True)
     units = [name if group is None else f"group {group}" for name, group in named]
     return {
-        "labels": np.array(labels),
+        "strata": np.array(labels),
         "splits": np.full(len(labels), FREE) if splits is None else np.array(splits),
         "rows": hashes(names),
         "units": hashes(units),
-        "classes": CLASSES,
+        "name": lambda number: f"class {CLASSES[number]!r}",
     }
 
 
 def draw(known: dict, val: float = 10, test: float = 20, labelled: float | None = None, seed: int = 0, number: int = 0):
-    return assign(**known, val=val, test=test, labelled=labelled, seed=seed, draw=number)
+    return assign(**known, val=val, test=test, labelled=labelled, seed=seed, split=number)
 
 
 @st.composite
@@ -53,7 +53,7 @@ amounts = st.one_of(st.integers(3, 12), st.floats(0.1, 0.3))
 @given(tables(grouped=False), amounts, amounts, st.one_of(st.none(), amounts), st.integers(0, 9))
 def test_single_rows_are_drawn_in_exact_numbers_and_every_class_within_one_row(known, val, test, labelled, seed):
     roles = draw(known, val, test, labelled, seed)
-    labels = known["labels"]
+    labels = known["strata"]
     assert (roles[labels < 0] == Role.UNLABELLED).all()
     left = labels >= 0
     sizes = [(Role.TEST, test), (Role.VAL, val), *([] if labelled is None else [(Role.LABELLED, labelled)])]
@@ -80,8 +80,8 @@ def test_groups_are_whole_and_rows_without_a_label_are_in_train(known, seed, num
     side = np.maximum(roles, Role.UNLABELLED)  # train, val or test
     for unit in np.unique(known["units"]):
         assert len(set(side[known["units"] == unit])) == 1
-    assert set(roles[known["labels"] < 0]) <= {Role.UNLABELLED}
-    assert set(roles[known["labels"] >= 0]) <= {Role.LABELLED, Role.VAL, Role.TEST}
+    assert set(roles[known["strata"] < 0]) <= {Role.UNLABELLED}
+    assert set(roles[known["strata"] >= 0]) <= {Role.LABELLED, Role.VAL, Role.TEST}
 
 
 def test_groups_of_like_size_come_close_to_the_size_asked_for_and_are_drawn_in_proportion():
@@ -122,7 +122,7 @@ def test_roles_hang_on_who_a_row_is_and_not_on_where_it_stands(known, random):
         reject()
     order = np.arange(len(roles))
     random.shuffle(order)
-    shuffled = {name: value if name == "classes" else value[order] for name, value in known.items()}
+    shuffled = {name: value if name == "name" else value[order] for name, value in known.items()}
     np.testing.assert_array_equal(draw(shuffled, 0.2, 0.2, 0.5), roles[order])
 
 
@@ -186,7 +186,7 @@ def test_an_official_val_stays_and_test_is_drawn_from_the_rest():
 
 
 def test_without_any_label_all_rows_are_unlabelled():
-    known = table([-1] * 10) | {"classes": ()}
+    known = table([-1] * 10)
     assert (draw(known) == Role.UNLABELLED).all()
 
 

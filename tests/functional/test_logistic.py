@@ -5,6 +5,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from pipeline.functional import logistic
+from pipeline.functional.linear import FOLDS
+from pipeline.functional.linear import folds as folds_of
 from pipeline.functional.metrics import log_loss
 
 
@@ -91,12 +93,12 @@ def test_rows_that_are_all_equal_give_the_share_of_each_class():
 def test_validation_rows_choose_among_strengths_in_any_order():
     train, val = blobs(60, 20, 3), blobs(60, 20, 3, seed=1)
     strengths = [10.0, 0.001, 0.01, 1.0, 0.1]
-    losses = {strength: logistic.fit(*train, *val, [strength]).val_log_loss for strength in strengths}
+    losses = {strength: logistic.fit(*train, *val, [strength]).val_loss for strength in strengths}
     fitted = logistic.fit(*train, *val, strengths)
     assert min(losses, key=losses.__getitem__) not in (0.001, 10.0)
     assert fitted.strength == min(losses, key=losses.__getitem__)
-    assert fitted.val_log_loss == pytest.approx(losses[fitted.strength], rel=1e-3)
-    assert log_loss(fitted.logits(val[0]), val[1]) == pytest.approx(fitted.val_log_loss, rel=1e-5)
+    assert fitted.val_loss == pytest.approx(losses[fitted.strength], rel=1e-3)
+    assert log_loss(fitted.outputs(val[0]), val[1]) == pytest.approx(fitted.val_loss, rel=1e-5)
 
 
 def test_strengths_past_the_first_that_does_worse_are_not_tried(monkeypatch: pytest.MonkeyPatch):
@@ -113,22 +115,22 @@ def test_strengths_past_the_first_that_does_worse_are_not_tried(monkeypatch: pyt
 
 def test_folds_spread_every_class_evenly_and_at_random():
     labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [40, 13, 2]))
-    folds = logistic.folds(labels, 3)
+    folds = folds_of(labels, 3)
     for c, rows in ((0, 40), (1, 13), (2, 2)):
-        counts = np.bincount(folds[labels == c], minlength=logistic.FOLDS)
+        counts = np.bincount(folds[labels == c], minlength=FOLDS)
         assert counts.sum() == rows
         assert counts.max() - counts.min() <= 1
-    assert np.array_equal(folds, logistic.folds(labels, 3))
-    assert not np.array_equal(folds, logistic.folds(labels, 4))
+    assert np.array_equal(folds, folds_of(labels, 3))
+    assert not np.array_equal(folds, folds_of(labels, 4))
 
 
 def test_a_cross_fit_never_sees_the_labels_of_the_fold():
     rows, labels = blobs(60, 4, 3)
-    folds = logistic.folds(labels, 0)
+    folds = folds_of(labels, 0)
     weights, biases = logistic.cross_fit(rows, labels, folds, 1.0)
-    assert weights.shape == (logistic.FOLDS, 3, 4)
-    assert biases.shape == (logistic.FOLDS, 3)
-    for fold in range(logistic.FOLDS):
+    assert weights.shape == (FOLDS, 3, 4)
+    assert biases.shape == (FOLDS, 3)
+    for fold in range(FOLDS):
         others = folds != fold
         weight, bias = next(logistic.minima(rows[others], labels[others], [1.0]))
         np.testing.assert_allclose(weights[fold], weight.T, atol=1e-4)
@@ -142,6 +144,6 @@ def test_a_class_of_one_row_does_not_vanish_from_its_folds_fit():
     rows, labels = blobs(30, 4, 3)
     labels[labels == 2] = 0
     labels[7] = 2
-    weights, biases = logistic.cross_fit(rows, labels, logistic.folds(labels, 0), 1.0)
+    weights, biases = logistic.cross_fit(rows, labels, folds_of(labels, 0), 1.0)
     assert np.isfinite(weights).all()
     assert np.abs(biases).max() < 10

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.functional.metrics import paired
+from pipeline.functional.statistics import paired
 from pipeline.probing.assessment import Pair, Score, Subset
 from pipeline.probing.recommendation import recommend
 

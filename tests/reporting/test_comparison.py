@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.functional.metrics import holm, paired
+from pipeline.functional.statistics import holm, paired
 from pipeline.reporting.comparison import compare
 
 from .records import AFT, KD, NONE, Project

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.functional.metrics import paired
+from pipeline.functional.statistics import paired
 from pipeline.params import Params
 from pipeline.reporting.page import Stored, report
 

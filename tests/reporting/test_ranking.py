@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.functional.metrics import paired
+from pipeline.functional.statistics import paired
 from pipeline.probing.assessment import PATH, Assessment, Pair, Score, Start, Subset, Teacher
 from pipeline.reporting.page import report
 from pipeline.reporting.ranking import MOST, ranking

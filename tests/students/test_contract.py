@@ -101,7 +101,7 @@ def test_gives_features_of_its_width_and_a_logit_per_class(case):
     _, student, inputs = made(case)
     features, logits = student(inputs.batch(np.array([5, 0, 3])))
     assert features.shape == (3, student.width)
-    assert logits.shape == (3, len(case.data.classes))
+    assert logits.shape == (3, len(case.data.task.outputs))
     assert torch.isfinite(features).all()
     assert torch.isfinite(logits).all()
 
@@ -147,7 +147,7 @@ def test_a_checkpoint_gives_the_same_predictions_without_any_other_file(case, tm
     before = predict(student, inputs, rows, CPU)
     save_student(tmp_path / "student", recipe, student)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    found, again = load_student(tmp_path / "student", case.data.classes)
+    found, again = load_student(tmp_path / "student", case.data.task.outputs)
     assert found.teachers == recipe.teachers
     assert np.array_equal(before, predict(again, found.inputs(case.data, case.stores), rows, CPU))
 

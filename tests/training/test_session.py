@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from pipeline.data.dataset import Dataset, Split
 from pipeline.errors import UserError
-from pipeline.functional import logistic
+from pipeline.functional import linear
 from pipeline.machine import Machine
 from pipeline.params import Params
 from pipeline.runs.config import Run
@@ -166,7 +166,7 @@ def test_a_teachers_row_is_judged_by_the_fits_that_did_not_see_it(project: Path,
     for seed in (0, 1):
         draw = world.Session(plan).draw(seed, run.candidates()[0])
         labelled = data.split(seed).labelled
-        known = dict(zip(labelled, logistic.folds(data.labels[labelled], seed), strict=True))
+        known = dict(zip(labelled, linear.folds(data.labels[labelled], seed), strict=True))
         assert any(row in known for row in draw.split.train)
         for row in range(len(data)):
             said = draw.teacher_features(0, np.array([row]))

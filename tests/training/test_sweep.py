@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 from pipeline.data.dataset import Dataset, Split
 from pipeline.errors import UserError
 from pipeline.files import Lock
-from pipeline.functional import logistic
+from pipeline.functional import linear
 from pipeline.machine import Machine
 from pipeline.methods import Signals, kd
 from pipeline.methods._targets import HeadLogits
@@ -210,7 +210,7 @@ def test_a_method_sees_the_same_rows_of_student_teachers_labels_and_folds(
     stores = [FeatureStore.open(project / "features" / f"{name}.zarr") for name in ("wise", "loud")]
     labels, folds = np.full((2, len(data)), -1)
     labels[split.labelled] = data.labels[split.labelled]
-    folds[split.labelled] = logistic.folds(data.labels[split.labelled], 0)
+    folds[split.labelled] = linear.folds(data.labels[split.labelled], 0)
     assert len(steps) == 4
     for words, signals in steps:
         rows = np.array([row_of[tuple(text)] for text in words])

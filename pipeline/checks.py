@@ -1,0 +1,239 @@
+"""Before anything expensive: whether params.yaml can be run, what there is to do, and what it will take.
+
+Nothing here changes a result: it only refuses, and estimates.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from pipeline.data import Dataset, PrepareSettings
+from pipeline.errors import UserError, count, listed, suggestion
+from pipeline.extraction import ExtractSettings
+from pipeline.machine import Machine
+from pipeline.params import Params, parse, read_plugin
+from pipeline.plugins import plugin
+from pipeline.probing import AssessSettings, ProbeSettings
+from pipeline.progress import duration
+from pipeline.project import Project
+from pipeline.records import LogRecord
+from pipeline.runs import Run, config
+from pipeline.sources import POOLED, check_heads
+from pipeline.store import FeatureStore
+from pipeline.training import TrainSettings
+from pipeline.training import count as count_trials
+
+SECTIONS = ("dataset", "extract", "teachers", "probe", "assess", "students", "train", "machine", "runs")
+
+ROWS = 32
+"""Rows that a teacher is timed on."""
+
+BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "int8": 1}
+"""Per number, by `extract.dtype`."""
+
+
+def check_params(params: Params) -> None:
+    """Read every section of params.yaml with its settings class, and every run with all that it searches.
+
+    Raises:
+        UserError: the first thing that is wrong, as one line.
+    """
+    for name in params.values:
+        if name not in SECTIONS:
+            raise UserError(
+                f"{params.source}: unknown section `{name}`{suggestion(str(name), SECTIONS)}; allowed are "
+                f"{listed(SECTIONS)}"
+            )
+    dataset = params.read(PrepareSettings, "dataset")
+    family, _ = read_plugin("datasets", dataset.source, f"{params.source}: dataset.source")
+    params.read(ExtractSettings, "extract")
+    params.read(ProbeSettings, "probe")
+    params.read(AssessSettings, "assess")
+    params.read(Machine, "machine")
+    params.read(TrainSettings, "train")
+    teachers = {name: params.plugin("teachers", f"teachers.{name}")[1] for name in _names(params, "teachers")}
+    for name, settings in teachers.items():
+        check_heads(getattr(settings, "heads", (POOLED,)), f"{params.source}: teachers.{name}.heads")
+    for name in _names(params, "students"):
+        student, _ = params.plugin("students", f"students.{name}")
+        if student.KIND not in (family.KIND, "features"):
+            raise UserError(
+                f"{params.source}: students.{name}: this family reads {student.KIND}, and the dataset holds "
+                f"{family.KIND}; choose another family"
+            )
+    for name in params.section("runs"):
+        run = config.read(params, name)
+        _check_heads(params, name, run, teachers)
+        _check_candidates(params, name, run)
+
+
+def _names(params: Params, section: str) -> list[str]:
+    """The names in a section. They become names of files, and keys that DVC and `-S` take apart at dots."""
+    names = list(params.section(section))
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", str(name)):
+            raise UserError(f"{params.source}: {section}: {name!r} is no name; use letters, digits, _ and -")
+    return names
+
+
+def _check_heads(params: Params, name: str, run: Run, teachers: dict[str, Any]) -> None:
+    """Make sure that extraction will write the heads that a run reads."""
+    for source in run.sources:
+        kept = getattr(teachers[source.teacher], "heads", None)
+        for head in (source.head, *run.heads):
+            if kept is not None and head not in kept:
+                raise UserError(
+                    f"{params.source}: runs.{name} reads head `{head}` of `{source.teacher}`, and teachers."
+                    f"{source.teacher}.heads has {listed(kept)}; add it there, or "
+                    f"write another head, such as {source.teacher}/{kept[0]}"
+                )
+
+
+def _check_candidates(params: Params, name: str, run: Run) -> None:
+    """Read the settings of every combination that a run tries."""
+    student, train = params.section(f"students.{run.student}"), params.section("train") | run.train
+    for candidate in run.combinations():
+        place = f" (with runs.{name}.search)" if candidate.settings else ""
+        read_plugin("students", student | candidate.of("student"), f"{params.source}: students.{run.student}{place}")
+        parse(TrainSettings, train | candidate.of("train"), f"{params.source}: train (for {name})")
+        for term in run.methods:
+            where = f"{params.source}: runs.{name}.methods.{term.name}"
+            options = term.options | candidate.of(f"methods.{term.name}")
+            parse(plugin("methods", term.name).Settings, options, where)
+
+
+@dataclass(frozen=True)
+class Check:
+    """What `check` found.
+
+    Attributes:
+        found: what is there and what there is to do, a line each.
+        problems: what has to be changed first, a line each.
+    """
+
+    found: list[str]
+    problems: list[str]
+
+    def __str__(self) -> str:
+        return "\n".join(self.found)
+
+
+def check(params: Params, project: Project = Project()) -> Check:
+    """Check params.yaml, and then everything that it names: the data, packages and weights, the trials to train.
+
+    Teachers whose features are missing are loaded, and timed on a few rows.
+
+    Raises:
+        UserError: params.yaml cannot be run as it is.
+    """
+    check_params(params)
+    found: list[str] = [f"{params.source}: {count(len(params.section('runs')), 'run')}, all settings are valid"]
+    problems: list[str] = []
+
+    def attempt(lines: Callable[[], Iterator[str]]) -> None:
+        try:
+            found.extend(lines())
+        except UserError as error:
+            problems.append(str(error))
+
+    attempt(lambda: _data(params, project))
+    for name in params.section("teachers"):
+        attempt(lambda name=name: _features(params, project, name))  # type: ignore[misc]
+    for name in params.section("runs"):
+        attempt(lambda name=name: _trials(params, project, name))  # type: ignore[misc]
+    return Check(found, problems)
+
+
+def _prepared(project: Project) -> Dataset | None:
+    return Dataset.open(project.data) if project.data.exists() else None
+
+
+def _data(params: Params, project: Project) -> Iterator[str]:
+    family, source = read_plugin("datasets", params.section("dataset.source"), f"{params.source}: dataset.source")
+    if next(family.rows(source), None) is None:
+        raise UserError(f"{params.source}: dataset.source: it has no rows")
+    data = _prepared(project)
+    if data is None:
+        yield "data: the source can be read; `aft prepare` has not run yet"
+        return
+    yield f"data: {len(data):,} {data.kind}s prepared"
+    labels = data.labels[data.split(0).labelled]
+    if len(strata := data.task.strata(labels)):
+        found = enumerate(np.bincount(strata).tolist())
+        rows = ", ".join(f"{data.task.stratum(stratum)} {number:,}" for stratum, number in found)
+        yield f"data: labelled training rows of split 0: {rows}"
+
+
+def _features(params: Params, project: Project, name: str) -> Iterator[str]:
+    """Whether a teacher's features are there; if not, what they will take."""
+    data, path = _prepared(project), project.store(name)
+    if data is not None and path.exists():
+        try:
+            store = FeatureStore.open(path)
+            store.check(dataset=data.digest, ids=data.ids)
+        except UserError:
+            pass
+        else:
+            yield f"teacher {name}: features of all {count(len(store), 'row')} are there, {_size(store.nbytes)}"
+            return
+    settings, machine = params.read(ExtractSettings, "extract"), params.read(Machine, "machine")
+    family, spec = params.plugin("teachers", f"teachers.{name}")
+    teacher = family.load(spec, settings.precision, machine.torch_device())
+    row_bytes = BYTES[settings.dtype] * sum(math.prod(shape) for shape in teacher.heads.values())
+    heads = ", ".join(f"{head} {'x'.join(map(str, shape))}" for head, shape in teacher.heads.items())
+    content = _content(params, data)
+    examples = [teacher.transform(row) for row in content]
+    for _ in range(2):
+        # The first time is not typical: memory is allocated, kernels are chosen.
+        started = perf_counter()
+        batch = {key: value.to(teacher.device) for key, value in teacher.collate(examples).items()}
+        for values in teacher.forward(batch).values():
+            values.float().cpu()
+        seconds = (perf_counter() - started) / len(examples)
+    amount = f"about {1 / seconds:,.0f} rows/s on {machine.device_name()}, {row_bytes:,} bytes a row"
+    if data is not None:
+        amount += f"; all {len(data):,} rows: {duration(len(data) * seconds)}, {_size(len(data) * row_bytes)}"
+    yield f"teacher {name}: can be loaded ({heads}); {amount}"
+
+
+def _content(params: Params, data: Dataset | None) -> list[Any]:
+    """A few rows: of the prepared dataset, spread over it, or the first of the source."""
+    if data is not None:
+        return data.content(np.unique(np.linspace(0, len(data) - 1, ROWS).astype(int)))
+    family, source = read_plugin("datasets", params.section("dataset.source"), f"{params.source}: dataset.source")
+    return [row.content for row in islice(family.rows(source), ROWS)]
+
+
+def _trials(params: Params, project: Project, name: str) -> Iterator[str]:
+    """How many trials of a run are found, how many there are to train, and how long that took before."""
+    run = config.read(params, name)
+    probed = all(project.store(source.teacher).exists() for source in run.sources) and project.probes.exists()
+    if not project.data.exists() or not probed:
+        seeds = len(parse(TrainSettings, params.section("train") | run.train, f"{params.source}: train").seeds)
+        if any(term.weight == "auto" for term in run.methods):
+            yield f"run {name}: the weights to try are measured before training, for {count(seeds, 'seed')}"
+        else:
+            yield f"run {name}: {count(len(run.candidates()) * seeds, 'trial')}"
+        return
+    there, missing = count_trials(name, params, project)
+    time = ""
+    if missing and (log := _log(project, name)) and log.trainings:
+        time = f", about {duration(missing * log.seconds / log.trainings)} at the rate of the last time"
+    yield f"run {name}: {count(there + missing, 'trial')}, {there:,} found, {missing:,} to train{time}"
+
+
+def _log(project: Project, run: str) -> LogRecord | None:
+    try:
+        return LogRecord.read(project.log("train", run))
+    except UserError:
+        return None
+
+
+def _size(size: float) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"

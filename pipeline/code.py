@@ -1,0 +1,189 @@
+"""Which code a result depends on: a digest over the files that a stage imports, plug-ins included.
+
+The files are found by reading import statements, without importing anything. Of a package, `__init__.py` belongs to
+whatever imports from the package; what it only passes on is followed where it is asked for by name. So a stage that
+imports one function of a room depends on that function's module, and not on the rest of the room.
+
+The digests depend on names and contents of files alone, never on where the library is installed.
+"""
+
+import ast
+import hashlib
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from pipeline.params import Params
+from pipeline.plugins import LIBRARY, plugins
+
+NO_RESULT_DEPENDS_ON = frozenset(
+    {
+        # The version alone.
+        "pipeline/__init__.py",
+        # Refuses settings, and changes none.
+        "pipeline/checks.py",
+        # Messages.
+        "pipeline/errors.py",
+        "pipeline/progress.py",
+        # Options of the command line, messages and logs.
+        "stages/command.py",
+    }
+)
+"""Files that only change messages: stages do not run again for them, and what these import is not followed."""
+
+
+class Code:
+    """The source files of the library.
+
+    Args:
+        root: the folder that holds `pipeline/` and `stages/`.
+    """
+
+    def __init__(self, root: Path = LIBRARY.parent):
+        self.root = root
+        self._tree = cache(lambda file: ast.parse((self.root / file).read_text(encoding="utf-8")))
+
+    def digest(self, *modules: str) -> str:
+        """One digest over all files that modules depend on, 32 hex digits. Line endings do not count."""
+        hasher = hashlib.sha256()
+        for name in self.files(*modules):
+            content = (self.root / name).read_bytes().replace(b"\r\n", b"\n")
+            hasher.update(f"{name}:{len(content)}:".encode() + content)
+        return hasher.hexdigest()[:32]
+
+    def files(self, *modules: str) -> list[str]:
+        """The files that modules depend on, relative to the root and sorted.
+
+        Args:
+            modules: dotted names, such as `stages.train` and `pipeline.methods.aft`.
+
+        Raises:
+            ModuleNotFoundError: there is no such module.
+        """
+        # A file and the name that is asked of it; the empty name stands for what the file needs itself.
+        ahead: list[tuple[Path, str]] = []
+        for module in modules:
+            if self._file(module) is None:
+                raise ModuleNotFoundError(f"no module {module} in {self.root}")
+            ahead += self._module(module)
+        seen: set[tuple[Path, str]] = set()
+        while ahead:
+            step = ahead.pop()
+            if step not in seen and step[0].as_posix() not in NO_RESULT_DEPENDS_ON:
+                seen.add(step)
+                ahead += self._followed(*step)
+        found = {file for file, _ in seen}
+        return sorted(file.as_posix() for file in found | self._data_of(found))
+
+    def _followed(self, file: Path, name: str) -> Iterator[tuple[Path, str]]:
+        """What a file imports: all of it; of an `__init__.py`, what its own lines use, or the one name."""
+        tree = self._tree(file)
+        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        package = file.parent if file.name == "__init__.py" else None
+        for node in _imports(tree):
+            for alias in node.names:
+                bound = (alias.asname or alias.name).partition(".")[0]
+                if package is None or name in (bound, "*") or (not name and bound in used):
+                    yield from self._import(file, node, alias.name)
+
+    def _import(self, file: Path, node: ast.Import | ast.ImportFrom, name: str) -> Iterator[tuple[Path, str]]:
+        if isinstance(node, ast.Import):
+            yield from self._module(name)
+            return
+        above = file.parents[node.level - 1].parts if node.level else ()
+        module = ".".join([*above, *filter(None, [node.module])])
+        if self._file(f"{module}.{name}"):
+            yield from self._module(f"{module}.{name}")
+        elif target := self._file(module):
+            yield from self._packages(module)
+            yield target, name if target.name == "__init__.py" else ""
+
+    def _module(self, module: str) -> Iterator[tuple[Path, str]]:
+        """A module as a whole, and the packages it is in; nothing if it is not ours."""
+        if target := self._file(module):
+            yield from self._packages(module)
+            yield target, "*" if target.name == "__init__.py" else ""
+
+    def _packages(self, module: str) -> Iterator[tuple[Path, str]]:
+        """The `__init__.py` of every package that importing a module runs."""
+        folder = Path()
+        for part in module.split("."):
+            folder /= part
+            if (self.root / folder / "__init__.py").is_file():
+                yield folder / "__init__.py", ""
+
+    def _file(self, module: str) -> Path | None:
+        path = Path(*module.split("."))
+        candidates = (path / "__init__.py", path.with_name(f"{path.name}.py"))
+        return next((file for file in candidates if (self.root / file).is_file()), None)
+
+    def _data_of(self, modules: set[Path]) -> set[Path]:
+        """Templates, style sheets and the like: whatever is no code in the rooms of these modules."""
+        rooms = {Path(*module.parts[:2]) for module in modules if len(module.parts) > 2}
+        return {
+            path.relative_to(self.root)
+            for room in rooms
+            for path in (self.root / room).rglob("*")
+            if path.is_file() and path.suffix not in (".py", ".pyc")
+        }
+
+
+def _imports(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Import statements at any depth, but for those that only a type checker reads."""
+    ahead: list[ast.AST] = [tree]
+    while ahead:
+        node = ahead.pop()
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            ahead += node.orelse
+        else:
+            ahead += ast.iter_child_nodes(node)
+
+
+def plugins_of_run(params: Params, run: str) -> list[str]:
+    """The modules of the plug-ins that the result of a run depends on: the task, its student's family, its methods."""
+    methods = params.section(f"runs.{run}").get("methods", [])
+    names = list(methods) if isinstance(methods, dict) else [term["name"] for term in methods]
+    return _task(params) + _student(params, run) + _modules("methods", names)
+
+
+def digests(params: Params, code: Code | None = None) -> dict[str, Any]:
+    """What code.json holds: a digest per stage, or per item of a stage, for the plug-ins that params.yaml names.
+
+    Args:
+        params: all settings, checked.
+        code: the library's files.
+    """
+    code = code or Code()
+    task, runs = _task(params), list(params.section("runs"))
+    plugins_of = {run: plugins_of_run(params, run) for run in runs}
+    dataset = params.section("dataset.source")["family"]
+    teachers = {name: params.section(f"teachers.{name}")["family"] for name in params.section("teachers")}
+    students = [params.section(f"students.{name}")["family"] for name in params.section("students")]
+    return {
+        "prepare": code.digest("stages.prepare", *task, *_modules("datasets", [dataset])),
+        "extract": {name: code.digest("stages.extract", *_modules("teachers", [of])) for name, of in teachers.items()},
+        "probe": code.digest("stages.probe", *task),
+        "assess": code.digest("stages.assess", *task, *_modules("students", students)),
+        "join": code.digest("stages.join", *chain.from_iterable(plugins_of.values())),
+        "train": {run: code.digest("stages.train", *plugins_of[run]) for run in runs},
+        "evaluate": {run: code.digest("stages.evaluate", *task, *_student(params, run)) for run in runs},
+        "report": code.digest("stages.report", *task),
+    }
+
+
+def _task(params: Params) -> list[str]:
+    return _modules("tasks", [params.section("dataset").get("task", "classification")])
+
+
+def _student(params: Params, run: str) -> list[str]:
+    student = params.section(f"runs.{run}")["student"]
+    return _modules("students", [params.section(f"students.{student}")["family"]])
+
+
+def _modules(kind: str, names: Sequence[str]) -> list[str]:
+    """The modules of plug-ins, but for names that no plug-in has, which are not refused here."""
+    return [f"pipeline.{kind}.{name}" for name in names if name in plugins(kind)]

@@ -1,0 +1,48 @@
+"""Where work runs, one file per engine: `machine.engine: local` is `local.py`.
+
+An engine offers one function,
+
+    map(make_worker, items, workers=1) -> Iterator[result]
+
+which hands out all items, each to one worker, and yields what the workers yield, in any order.
+
+- `make_worker()` makes a worker, once for each process. It is called in that process and must be picklable, so it
+  carries paths and settings, not open files.
+- A worker is a function of an iterable of items that yields results. It may read ahead in the items, so an engine
+  passes as many of them to one call as it can.
+- Results only show progress. What is done is decided by markers on disk, so a worker may be lost, restarted, or given
+  an item that is done already, and nothing is done twice or lost.
+
+Extraction (items are shards) and training (items are trials) both run through an engine.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeVar
+
+from pipeline.params import plugin
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+Worker = Callable[[Iterable[Item]], Iterator[Result]]
+
+
+class Map(Protocol):
+    """The function of an engine; see the module."""
+
+    def __call__(
+        self, make_worker: Callable[[], Worker[Item, Result]], items: Iterable[Item], workers: int = 1
+    ) -> Iterator[Result]: ...
+
+
+def engine(name: str) -> Map:
+    """The engine in `pipeline/engines/<name>.py`.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    found: Map = plugin("engines", name, "machine.engine").map
+    return found
+
+
+__all__ = ["Map", "Worker", "engine"]

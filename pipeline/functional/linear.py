@@ -1,0 +1,63 @@
+"""Linear models of rows, as probes use them: what a fit gives, and what fits one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Int
+
+FOLDS = 5
+"""Parts of the labelled rows for cross-fitting: the outputs of each come from a fit on the others."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """outputs(x) = weight x + bias, float32, and how it was chosen on validation rows.
+
+    Attributes:
+        weight: [C, D].
+        bias: [C].
+        strength: the inverse of the L2 penalty.
+        val_loss: on the validation rows, which chose the strength.
+    """
+
+    weight: Float[np.ndarray, "c d"]
+    bias: Float[np.ndarray, " c"]
+    strength: float
+    val_loss: float
+
+    def outputs(self, rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
+        """Outputs of rows."""
+        outputs: np.ndarray = rows @ self.weight.T + self.bias
+        return outputs
+
+
+@runtime_checkable
+class LinearModel(Protocol):
+    """Fits linear models to labels of one kind. A module with these two functions is one."""
+
+    def fit(
+        self,
+        train: Float[np.ndarray, "n d"],
+        labels: np.ndarray,
+        val: Float[np.ndarray, "v d"],
+        val_labels: np.ndarray,
+        strengths: Sequence[float],
+    ) -> Linear:
+        """The fit on the training rows whose loss on the validation rows is the least, of all strengths."""
+        ...
+
+    def cross_fit(
+        self, rows: Float[np.ndarray, "n d"], labels: np.ndarray, folds: Int[np.ndarray, " n"], strength: float
+    ) -> tuple[Float[np.ndarray, "k c d"], Float[np.ndarray, "k c"]]:
+        """Weights and biases, float32: number k is fitted on all rows but those of fold k."""
+        ...
+
+
+def folds(strata: Int[np.ndarray, " n"], seed: int) -> Int[np.ndarray, " n"]:
+    """Of each row its fold, 0 to `FOLDS` - 1, at random, with every stratum spread as evenly as possible."""
+    order = np.random.default_rng([seed, 1]).permutation(len(strata))
+    folds = np.empty(len(strata), np.int64)
+    folds[order[np.argsort(strata[order], kind="stable")]] = np.arange(len(strata)) % FOLDS
+    return folds

@@ -1,0 +1,41 @@
+"""Plug-ins: a file in pipeline/methods/, teachers/, students/ or datasets/ is one, and its file name is its name.
+
+Files whose name starts with `_` are shared machinery of the folder, not plug-ins.
+"""
+
+import ast
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from types import ModuleType
+from typing import Any
+
+from pipeline.errors import UserError, listed, suggestion
+
+LIBRARY = Path(__file__).parent
+
+
+def plugins(kind: str) -> list[str]:
+    """The names of the plug-ins in `pipeline/<kind>/`."""
+    return sorted(m.name for m in iter_modules([str(LIBRARY / kind)]) if not m.name.startswith("_"))
+
+
+def plugin(kind: str, name: Any, where: str = "") -> ModuleType:
+    """The module `pipeline/<kind>/<name>.py`, imported only when asked for.
+
+    Raises:
+        UserError: there is no such file; the message lists those there are.
+    """
+    names = plugins(kind)
+    if name not in names:
+        place = f"{where}: " if where else ""
+        raise UserError(
+            f"{place}no {name!r} in pipeline/{kind}/{suggestion(str(name), names)}; there are {listed(names)}"
+        )
+    return import_module(f"pipeline.{kind}.{name}")
+
+
+def describe(kind: str) -> dict[str, str]:
+    """Each plug-in of a kind and the first line of its documentation, without importing any of them."""
+    files = {name: ast.parse((LIBRARY / kind / f"{name}.py").read_text(encoding="utf-8")) for name in plugins(kind)}
+    return {name: (ast.get_docstring(tree) or "").partition("\n")[0] for name, tree in files.items()}

@@ -1,0 +1,56 @@
+"""Runs: what each of them trains, learns from, and tried."""
+
+from typing import Any
+
+from pipeline.reporting.comparison import Comparison, Outcome
+from pipeline.reporting.inputs import Inputs
+from pipeline.runs.config import label
+
+
+def context(inputs: Inputs) -> dict[str, Any]:
+    """A table for each student."""
+    several = len(inputs.comparisons) > 1
+    return {"blocks": [_block(comparison, several) for comparison in inputs.comparisons]}
+
+
+def _block(comparison: Comparison, several: bool) -> dict[str, Any]:
+    return {
+        "title": f"Runs of {comparison.student.name}" if several else "Runs",
+        "student": comparison.student,
+        "rows": [_row(outcome) for outcome in comparison.outcomes],
+    }
+
+
+def _row(outcome: Outcome) -> dict[str, str]:
+    methods = []
+    for method in outcome.run.methods:
+        settings = ", ".join(f"{key} {value}" for key, value in method.settings.items())
+        methods.append(f"{method.name} ({settings})" if settings else method.name)
+    return {
+        "run": outcome.name,
+        "methods": "; ".join(methods) or "none",
+        "teachers": ", ".join(outcome.run.sources) + (", rows shuffled" if outcome.control else ""),
+        "tried": tried(outcome) if len(outcome.run.candidates) > 1 else "",
+    }
+
+
+def tried(outcome: Outcome) -> str:
+    """What a search tried, as text: `0, 10, 100; dropout 0.5, 0.8; diverged: 100, dropout 0.5`."""
+    candidates = outcome.run.candidates
+    weights = list(dict.fromkeys(label(candidate.weights) for candidate in candidates if candidate.weights))
+    settings: dict[str, list[str]] = {}
+    for candidate in candidates:
+        for key, value in candidate.settings.items():
+            values = settings.setdefault(key.partition(".")[2], [])
+            if str(value) not in values:
+                values.append(str(value))
+    parts = [", ".join(weights), *(f"{key} {', '.join(values)}" for key, values in settings.items())]
+    if lost := diverged(outcome):
+        parts.append(f"diverged: {lost}")
+    return "; ".join(filter(None, parts))
+
+
+def diverged(outcome: Outcome) -> str:
+    """The candidates whose training diverged on a seed or more; empty if none did."""
+    lost = [candidate for candidate in outcome.run.candidates if not candidate.complete]
+    return " and ".join(label(candidate.weights, candidate.settings) for candidate in lost)

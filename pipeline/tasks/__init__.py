@@ -1,0 +1,184 @@
+"""What a label is and what a model makes of it, one file a task: `dataset.task: classification` is `classification.py`.
+
+Splits, probes, methods, training, evaluation and the report ask the task, so nothing else knows of classes. A file
+offers
+
+- `encode(texts, names)`: the labels of a source, as numbers, and the names of a model's outputs;
+- `build(outputs)`: a `Task` for models with these outputs.
+
+Read without torch, because `aft prepare` needs no torch: a file imports it where it computes with tensors.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from pipeline.functional.linear import LinearModel
+from pipeline.plugins import plugin
+from pipeline.records import Metric
+
+if TYPE_CHECKING:
+    from torch import Tensor
+else:
+    # A task is read without torch; jaxtyping then checks the shapes of any array.
+    Tensor = Any
+
+DEFAULT = "classification"
+"""The task of a dataset that names none."""
+
+
+class LabelError(ValueError):
+    """A label of a source that a task cannot read.
+
+    Args:
+        text: the label.
+        problem: what is wrong with it, and what to do.
+    """
+
+    def __init__(self, text: str, problem: str):
+        super().__init__(problem)
+        self.text = text
+
+
+class Task(ABC):
+    """What is learned. Labels are arrays [n, ...] of `dtype`; a model's outputs are float [n, C].
+
+    Attributes:
+        name: the file in pipeline/tasks/.
+        metrics: what `scores` gives; the first is the primary one, by which weights and sources are chosen.
+        dtype: of labels.
+        missing: stands for the label of a row that has none, or whose label is hidden.
+        linear: fits linear models for probes, such as `pipeline.functional.logistic`.
+        outputs: names of the C outputs of a model.
+        classes: names of the classes, for tasks that have classes.
+    """
+
+    name: ClassVar[str]
+    metrics: ClassVar[tuple[Metric, ...]]
+    dtype: ClassVar[np.dtype[Any]]
+    missing: ClassVar[int | float]
+    linear: ClassVar[LinearModel]
+    classes: tuple[str, ...]
+
+    def __init__(self, outputs: Sequence[str]):
+        self.outputs = tuple(outputs)
+        self.classes = ()
+
+    @property
+    def primary(self) -> Metric:
+        """The metric that everything is chosen and compared by."""
+        return self.metrics[0]
+
+    def score(self, outputs: Float[np.ndarray, "n c"], labels: np.ndarray) -> float:
+        """The primary score."""
+        return self.scores(outputs, labels)[self.primary.name]
+
+    def better(self, score: float, other: float) -> bool:
+        """Whether a primary score is better than another one."""
+        return score > other if self.primary.higher_is_better else score < other
+
+    # Labels
+
+    @abstractmethod
+    def strata(self, labels: np.ndarray) -> Int[np.ndarray, " n"]:
+        """The stratum of every row, from 0; -1 for a row without a label. Each stratum is in every part of a split."""
+
+    @abstractmethod
+    def stratum(self, number: int) -> str:
+        """How messages call a stratum, such as `class 'good'`."""
+
+    @abstractmethod
+    def check(self, labels: np.ndarray) -> None:
+        """Make sure that the labels of a whole dataset can be learned. Raises `UserError` if not."""
+
+    @abstractmethod
+    def check_training(self, labels: np.ndarray, where: str) -> None:
+        """Make sure that the labels of the labelled training rows are enough for a probe.
+
+        Raises:
+            UserError: they are not; the line starts with `where`.
+        """
+
+    @abstractmethod
+    def targets(self, labels: np.ndarray) -> Float[np.ndarray, "n c"]:
+        """Labels as columns for a regression, float64: one column per output."""
+
+    # Training, on torch tensors
+
+    @abstractmethod
+    def loss(self, outputs: Float[Tensor, "n c"], labels: Tensor) -> Float[Tensor, ""]:
+        """The mean loss of labelled rows."""
+
+    @abstractmethod
+    def divergence(
+        self, outputs: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"], temperature: float
+    ) -> Float[Tensor, ""]:
+        """How far a student's outputs are from a teacher's, mean over rows; 0 where they agree.
+
+        A higher temperature compares softer outputs. The scale of its gradient does not depend on the temperature.
+        """
+
+    @abstractmethod
+    def combine(self, outputs: Sequence[Float[Tensor, "n c"]]) -> Float[Tensor, "n c"]:
+        """The outputs of several teachers together."""
+
+    @abstractmethod
+    def initial_gradient(self, labels: np.ndarray) -> float:
+        """The norm of the gradient of `loss` with respect to the outputs of an untrained model, for these labels."""
+
+    # Scores
+
+    @abstractmethod
+    def scores(self, outputs: Float[np.ndarray, "n c"], labels: np.ndarray) -> dict[str, float]:
+        """Scores by the names in `metrics`."""
+
+    @abstractmethod
+    def row_scores(self, outputs: Float[np.ndarray, "n c"], labels: np.ndarray) -> Float[np.ndarray, " n"]:
+        """The primary score of every row; their mean is that of `scores`."""
+
+    @abstractmethod
+    def baseline(self, labels: np.ndarray) -> Float[np.ndarray, " c"]:
+        """The outputs that are best if they must be the same for every row."""
+
+    @abstractmethod
+    def collapsed(self, outputs: Float[np.ndarray, "n c"]) -> bool:
+        """Whether all rows are given the same prediction."""
+
+    def correct(self, outputs: Float[np.ndarray, "n c"], labels: np.ndarray) -> Bool[np.ndarray, " n"] | None:
+        """Which predictions are right; None for a task without right and wrong."""
+        return None
+
+    def largest_share(self, outputs: Float[np.ndarray, "n c"]) -> float | None:
+        """The share of rows with the most frequent prediction; None where predictions are not classes."""
+        return None
+
+
+def encode(name: str, texts: Sequence[str], names: Sequence[str] | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels as numbers.
+
+    Args:
+        name: of the task.
+        texts: the distinct labels of a source, in any order.
+        names: the names of the outputs that the user wants, in their order, for tasks that allow it.
+
+    Returns:
+        The label of each text [len(texts), ...], in the task's dtype, and the names of the outputs.
+
+    Raises:
+        LabelError: the task cannot read a label.
+        UserError: there is no such task, or it cannot have these names.
+    """
+    found: tuple[np.ndarray, tuple[str, ...]] = plugin("tasks", name, "dataset.task").encode(texts, names)
+    return found
+
+
+def build(name: str, outputs: Sequence[str]) -> Task:
+    """The task of a dataset, for models with these outputs. Raises `UserError` if there is no such task."""
+    task: Task = plugin("tasks", name, "dataset.task").build(outputs)
+    return task
+
+
+__all__ = ["DEFAULT", "LabelError", "Task", "build", "encode"]

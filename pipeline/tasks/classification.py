@@ -1,0 +1,146 @@
+"""Single-label classification: a label is one of C classes, and a model's outputs are logits."""
+
+from collections.abc import Sequence
+from math import sqrt
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from pipeline import tasks
+from pipeline.errors import UserError
+from pipeline.functional import logistic, metrics
+from pipeline.functional.linear import LinearModel
+from pipeline.records import Metric
+
+if TYPE_CHECKING:
+    from torch import Tensor
+else:
+    # A task is read without torch; jaxtyping then checks the shapes of any array.
+    Tensor = Any
+
+
+def encode(texts: Sequence[str], names: Sequence[str] | None = None) -> tuple[Int[np.ndarray, " n"], tuple[str, ...]]:
+    """Class numbers, and the classes: `names`, or all texts, sorted (as numbers, if all are).
+
+    Raises:
+        LabelError: a text is not among the names.
+        UserError: a name is there twice.
+    """
+    if names is None:
+        as_numbers = all(map(str.isdecimal, texts))
+        names = sorted(set(texts), key=(lambda text: (int(text), text)) if as_numbers else None)
+    numbers = {name: number for number, name in enumerate(names)}
+    if len(numbers) < len(names):
+        raise UserError("dataset.classes: a name is there twice")
+    for text in texts:
+        if text not in numbers:
+            raise tasks.LabelError(text, f"label {text!r} is not in dataset.classes: {', '.join(names)}")
+    return np.array([numbers[text] for text in texts], np.int64), tuple(names)
+
+
+def build(outputs: Sequence[str]) -> "Classification":
+    """The task of telling these classes apart."""
+    return Classification(outputs)
+
+
+class Classification(tasks.Task):
+    """Labels are class numbers int64 [n], -1 where unknown; outputs are logits [n, C], one per class."""
+
+    name = "classification"
+    metrics = (
+        Metric(name="accuracy", label="accuracy", unit="%"),
+        Metric(name="macro_f1", label="macro F1", unit="%"),
+        Metric(name="log_loss", label="log loss", unit="nats", higher_is_better=False),
+    )
+    dtype = np.dtype(np.int64)
+    missing = -1
+    linear: ClassVar[LinearModel] = logistic
+
+    def __init__(self, outputs: Sequence[str]):
+        super().__init__(outputs)
+        self.classes = self.outputs
+
+    def strata(self, labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        """The classes themselves."""
+        return labels
+
+    def stratum(self, number: int) -> str:
+        return f"class {self.classes[number]!r}"
+
+    def check(self, labels: Int[np.ndarray, " n"]) -> None:
+        """Every class has a row, and there are two or more; no class at all, in a dataset without labels, is fine.
+
+        Raises:
+            UserError: a class has no row, or there is only one.
+        """
+        counts = np.bincount(labels[labels >= 0], minlength=len(self.classes))
+        if self.classes and counts.min() == 0:
+            name = self.classes[int(counts.argmin())]
+            raise UserError(f"dataset.classes: no row has the label {name!r}; add some, or remove it")
+        if len(self.classes) == 1:
+            raise UserError(f"dataset: all rows have the label {self.classes[0]!r}; there is nothing to tell apart")
+
+    def check_training(self, labels: Int[np.ndarray, " n"], where: str) -> None:
+        if len(absent := np.setdiff1d(np.arange(len(self.classes)), labels)):
+            raise UserError(f"{where}: no labelled training row of {self.stratum(int(absent[0]))}; label more rows")
+
+    def targets(self, labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n c"]:
+        """One-hot rows."""
+        targets: np.ndarray = np.eye(len(self.classes))[labels]
+        return targets
+
+    def loss(self, outputs: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Float[Tensor, ""]:
+        """Cross-entropy."""
+        from torch.nn import functional
+
+        return functional.cross_entropy(outputs, labels)
+
+    def divergence(
+        self, outputs: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"], temperature: float
+    ) -> Float[Tensor, ""]:
+        """T^2 * mean over rows of KL(softmax(t / T) || softmax(s / T)) (Hinton et al., arXiv 1503.02531)."""
+        from torch.nn import functional
+
+        student, teacher = ((logits / temperature).log_softmax(1) for logits in (outputs, teacher))
+        return temperature**2 * functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+    def combine(self, outputs: Sequence[Float[Tensor, "n c"]]) -> Float[Tensor, "n c"]:
+        """The mean of the teachers' log-probabilities."""
+        import torch
+
+        return torch.stack([logits.log_softmax(1) for logits in outputs]).mean(0)
+
+    def initial_gradient(self, labels: Int[np.ndarray, " n"]) -> float:
+        """sqrt((1 - 1/C) / n): an untrained model gives all C classes the same probability."""
+        return sqrt((1 - 1 / len(self.classes)) / len(labels))
+
+    def scores(self, outputs: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]) -> dict[str, float]:
+        return {
+            "accuracy": metrics.accuracy(outputs, labels),
+            "macro_f1": metrics.macro_f1(outputs, labels),
+            "log_loss": metrics.log_loss(outputs, labels),
+        }
+
+    def row_scores(self, outputs: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """1 where the largest logit is at the label, else 0."""
+        return self.correct(outputs, labels).astype(np.float64)
+
+    def correct(self, outputs: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """Whether the largest logit is at the label."""
+        right: np.ndarray = outputs.argmax(1) == labels
+        return right
+
+    def baseline(self, labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, " c"]:
+        """The logarithm of the share of each class; the largest is that of the majority."""
+        counts = np.bincount(labels, minlength=len(self.classes))
+        shares: np.ndarray = np.log(np.maximum(counts, 1e-12) / len(labels))
+        return shares
+
+    def collapsed(self, outputs: Float[np.ndarray, "n c"]) -> bool:
+        """Whether one class is predicted for every row."""
+        return metrics.largest_class_share(outputs) == 1.0
+
+    def largest_share(self, outputs: Float[np.ndarray, "n c"]) -> float:
+        """The share of rows with the most frequent class."""
+        return metrics.largest_class_share(outputs)

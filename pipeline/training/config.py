@@ -1,0 +1,73 @@
+"""The `train` section of params.yaml, and a run with all that its trainings need to know."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from pipeline.machine import Machine
+from pipeline.params import Params, Settings, parse
+from pipeline.project import Project
+from pipeline.runs.config import Run
+
+FEWEST_ROWS = 3
+"""Rows that methods must see at a time. Two rows, once centred, are opposite whatever they are."""
+
+
+class TrainSettings(Settings):
+    """The `train` section.
+
+    Attributes:
+        steps: of the optimiser, AdamW.
+        batch_size: labelled rows per step; at least 3 where the methods see these.
+        transfer_batch_size: rows per step that the methods see, sampled from labelled and unlabelled training rows
+            together. Where all training rows have labels, the methods see the labelled batch instead.
+        unlabelled: whether methods see unlabelled rows at all; if not, they see the labelled batch.
+        learning_rate: of the student, at its peak; it then falls to 0 as a cosine.
+        weight_decay: of the student.
+        warmup: share of the steps on which the learning rate rises.
+        seeds: one training each; seed k uses split k modulo `dataset.splits`.
+        precision: float32, or bfloat16 autocast; penalties are computed in float32 in any case.
+    """
+
+    steps: int = Field(default=1000, ge=1)
+    batch_size: int = Field(default=128, ge=1)
+    transfer_batch_size: int = Field(default=256, ge=FEWEST_ROWS)
+    unlabelled: bool = True
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    seeds: list[int] = Field(default=[0, 1, 2, 3, 4], min_length=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: list[int]) -> list[int]:
+        if min(seeds) < 0 or len(set(seeds)) != len(seeds):
+            raise ValueError("should be different numbers >= 0, such as [0, 1, 2]")
+        return seeds
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run and its surroundings; small enough to send to a worker process, which opens the data itself."""
+
+    name: str
+    params: Params
+    project: Project
+    run: Run
+    machine: Machine
+
+    def settings(self, changes: dict[str, Any]) -> TrainSettings:
+        """The `train` section, with the changes of the run and then those of a candidate.
+
+        Raises:
+            UserError: a setting is wrong.
+        """
+        values = self.params.section("train") | self.run.train | changes
+        return parse(TrainSettings, values, f"{self.params.source}: train (for {self.name})")
+
+    @property
+    def where(self) -> str:
+        """The run's place in params.yaml, for messages."""
+        return f"{self.params.source}: runs.{self.name}"

@@ -1,0 +1,226 @@
+"""The ledger of trials: every finished training of a project, by a digest of all that its result depends on.
+
+    trials/<digest>/trial.json            what it depended on and what came of it
+    trials/<digest>/student.json          the student, unless the training diverged; see `pipeline.students`
+    trials/<digest>/weights.safetensors
+    trials/<digest>/SHA256SUMS            digests of these files; `sha256sum -c` checks them
+
+A trial is written into a folder of another name and renamed when it is whole, so one that has its name is finished.
+All runs share the ledger. A sweep looks its trials up and trains what is missing: a sweep that was killed continues, a
+grid that grew trains only what is new, and a trial that two runs share, such as plain training, is trained once.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from hashlib import file_digest, sha256
+from math import inf
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from pipeline.code import Code
+from pipeline.errors import UserError
+from pipeline.files import Lock, explained, make_folder, sync_folder, sync_path
+from pipeline.project import Project
+from pipeline.provenance import digest_of
+from pipeline.records import TrialRecord
+from pipeline.runs import Candidate
+from pipeline.students import save_student
+from pipeline.training.session import Session
+from pipeline.training.trial import TrialResult
+
+RECORD, SUMS = "trial.json", "SHA256SUMS"
+STUDENT = ("student.json", "weights.safetensors")
+
+ONLY_WITH_METHODS = ("transfer_batch_size", "unlabelled")
+"""Settings of `train` that change nothing where no method is at work."""
+
+
+def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, Any]:
+    """All that the result of a trial depends on, as JSON-like data. Its digest is the trial's name.
+
+    Plain training depends on no teacher, method or transfer batch, whatever run it belongs to.
+    """
+    data, plan = session.data, session.plan
+    split = seed % data.splits
+    recipe = session.recipe(split, candidate)
+    at_work = [(term, weight) for term, weight in zip(session.run.methods, candidate.weights, strict=True) if weight]
+    train = plan.settings(candidate.of("train")).model_dump(exclude={"seeds"})
+    found: dict[str, Any] = {
+        "seed": seed,
+        "rows": {"split": split, "train": data.split_digest(split), "val": _labels_digest(session, split)},
+        "student": {"family": recipe.family, "settings": recipe.settings, "fitted": digest_of(recipe.fitted)},
+        "outputs": recipe.classes,
+        "train": {key: value for key, value in train.items() if at_work or key not in ONLY_WITH_METHODS},
+        "device": session.device.type,
+        "task": data.task.name,
+        "code": _code(
+            f"tasks.{data.task.name}", f"students.{recipe.family}", *(f"methods.{term.name}" for term, _ in at_work)
+        ),
+    }
+    if at_work:
+        found["methods"] = [
+            {
+                "name": term.name,
+                "weight": weight,
+                "schedule": term.schedule,
+                "settings": session.method(term, candidate).model_dump(mode="json"),
+            }
+            for term, weight in at_work
+        ]
+        found["sources"] = [
+            {"name": name, "heads": session.head_digests(name), "probe": session.probe_digest(name)}
+            for name in session.sources
+        ]
+        found["shuffled"] = plan.run.shuffle_teachers
+    elif recipe.teachers:
+        found["sources"] = recipe.teachers
+    return json.loads(json.dumps(found))  # type: ignore[no-any-return]
+
+
+def _labels_digest(session: Session, split: int) -> str:
+    """Of the validation rows' labels, which choose."""
+    rows = session.data.split(split).val
+    return sha256(session.data.labels[rows].tobytes()).hexdigest()[:32]
+
+
+@cache
+def _code(*plugins: str) -> str:
+    """A digest of the code that a trial runs: `trial.py`, these plug-ins, and all of the library that they import."""
+    return Code().digest("pipeline.training.trial", *(f"pipeline.{plugin}" for plugin in plugins))
+
+
+@dataclass(frozen=True)
+class Unused:
+    """Trials that no run uses, and folders that killed processes left.
+
+    Attributes:
+        folders: where they are.
+        bytes: their size together.
+        deleted: whether they were deleted; if not, they are only listed.
+    """
+
+    folders: tuple[Path, ...]
+    bytes: int
+    deleted: bool
+
+    def __str__(self) -> str:
+        trials = "1 trial" if len(self.folders) == 1 else f"{len(self.folders)} trials"
+        size = f"{trials} that no run of params.yaml uses, {self.bytes / 1e6:,.1f} MB"
+        if self.deleted or not self.folders:
+            return f"{size}{' deleted' if self.deleted else ''}"
+        return "\n".join([*map(str, self.folders), f"{size}; pass --delete to delete them"])
+
+
+class Ledger:
+    """The finished trials of a project. Safe to use from several processes."""
+
+    def __init__(self, project: Project):
+        self.folder = project.trials
+        self._lock = Lock(project.lock("trials"))
+
+    def __contains__(self, digest: str) -> bool:
+        """Whether the trial is finished. Its files are not looked at; see `read`."""
+        return (self.folder / digest / SUMS).is_file()
+
+    def read(self, digest: str) -> TrialRecord | None:
+        """What came of a trial; None if it is not finished. A damaged one is removed, so that it is trained again."""
+        folder = self.folder / digest
+        try:
+            sums = dict(reversed(line.split("  ")) for line in (folder / SUMS).read_text().splitlines())
+            record = TrialRecord.read(folder / RECORD)
+            names = {RECORD} if record.diverged else {RECORD, *STUDENT}
+            if set(sums) == names and all(_sha256(folder / name) == value for name, value in sums.items()):
+                return record
+        except (OSError, ValueError, UserError):
+            pass
+        if folder.exists():
+            self._remove(folder)
+        return None
+
+    def commit(self, digest: str, record: TrialRecord, result: TrialResult | None) -> None:
+        """Keep a finished trial: all of it or nothing. If another process has committed it first, that one is kept.
+
+        Raises:
+            UserError: the disk is full, or the folder cannot be written.
+        """
+        partial = self.folder / f".{uuid4().hex}"
+        make_folder(partial)
+        try:
+            record.write(partial / RECORD)
+            if result is not None:
+                save_student(partial, result.recipe, result.student)
+            names = sorted(path.name for path in partial.iterdir())
+            (partial / SUMS).write_text("".join(f"{_sha256(partial / name)}  {name}\n" for name in names))
+            for name in (*names, SUMS):
+                sync_path(partial / name)
+            sync_folder(partial)
+            try:
+                os.rename(partial, self.folder / digest)
+            except OSError:
+                # A folder that is there and not empty: another process was first.
+                if digest not in self:
+                    raise
+            sync_folder(self.folder)
+        except OSError as error:
+            raise explained(error, self.folder) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def copy_student(self, digest: str, folder: Path) -> str:
+        """Copy a trial's student to a folder; returns the sha256 of its weights. A copy, so that nothing is shared."""
+        folder.mkdir(parents=True)
+        for name in STUDENT:
+            shutil.copyfile(self.folder / digest / name, folder / name)
+        return _sha256(folder / STUDENT[1])
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Inside, `remove_unused` waits: what was found here stays. Any number of processes may be inside."""
+        self._lock.acquire(exclusive=False, patience=inf)
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def unused(self, used: Collection[str], delete: bool = False) -> Unused:
+        """Trials other than `used`, and what killed processes left of trials that were not finished.
+
+        Args:
+            used: digests to keep.
+            delete: remove the others, not only list them.
+
+        Raises:
+            UserError: they cannot be deleted now, because a training is running.
+        """
+        if not self._lock.acquire():
+            raise UserError(f"{self.folder}: a training is running ({self._lock.owner()}); try again when it is done")
+        try:
+            folders = sorted(path for path in self.folder.glob("*") if path.is_dir() and path.name not in used)
+            size = sum(file.stat().st_size for folder in folders for file in folder.iterdir())
+            for folder in folders if delete else ():
+                self._remove(folder)
+        finally:
+            self._lock.release()
+        return Unused(tuple(folders), size, delete)
+
+    def _remove(self, folder: Path) -> None:
+        """Delete a trial. It loses its name first: a kill on the way must not leave half of it under that."""
+        gone = self.folder / f".{uuid4().hex}"
+        try:
+            folder.rename(gone)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise explained(error, folder) from error
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,83 @@
+"""`aft run`: check, and then all stages, through DVC where the project is in a DVC repository."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.errors import UserError
+from stages import assess, command, evaluate, extract, join, prepare, probe, report, train
+
+
+def main(
+    params: command.File = command.PARAMS,
+    overrides: command.Set = None,
+    direct: Annotated[
+        bool, typer.Option("--direct", help="Run the stages without DVC, even in its repository.")
+    ] = False,
+) -> None:
+    """Check params.yaml and run all stages.
+
+    A run that fails does not stop the others, and the report lists it.
+    """
+    from pipeline.checks import check_params
+
+    loaded = command.settings(params, overrides)
+    check_params(loaded)
+    if direct or not _in_dvc():
+        failed = _stages(list(loaded.section("teachers")), list(loaded.section("runs")), params, overrides)
+    else:
+        if overrides or params != command.PARAMS:
+            raise UserError(
+                "aft run: DVC reads the params.yaml of this folder; change that, use `dvc exp run -S "
+                "SECTION.KEY=VALUE`, or pass --direct"
+            )
+        failed = _dvc()
+    if failed:
+        raise typer.Exit(2)
+
+
+def _in_dvc() -> bool:
+    root = command.PROJECT.root.resolve()
+    return (root / "dvc.yaml").is_file() and any((folder / ".dvc").is_dir() for folder in (root, *root.parents))
+
+
+def _dvc() -> bool:
+    """All stages through DVC; whether one failed. What depends on a failed stage is left out, but for the report."""
+    # The commands in dvc.yaml are `aft ...`, of this environment.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "repro", "--keep-going", "dvc.yaml"], env=os.environ | {"PATH": path}
+    )
+    if done.returncode:
+        command.say("not everything could be run; this is a report of what is there:")
+        _attempt(report.main)
+    return done.returncode != 0
+
+
+def _stages(teachers: list[str], runs: list[str], params: Any, overrides: list[str] | None) -> bool:
+    """All stages in order, in this process; whether a run failed. Each continues where it was interrupted."""
+    given = {"params": params, "overrides": overrides, "as_json": False}
+    prepare.main(**given)
+    for teacher in teachers:
+        extract.main(teacher, **given)
+        probe.main(teacher, **given)
+    if teachers:
+        assess.main(**given)
+    join.main(**given)
+    failed = [run for run in runs if not (_attempt(train.main, run, **given) and _attempt(evaluate.main, run, **given))]
+    return not _attempt(report.main, **given) or bool(failed)
+
+
+def _attempt(main: Callable[..., None], *arguments: str, **given: Any) -> bool:
+    """Run a stage; print what is wrong if it cannot be run, and go on."""
+    try:
+        main(*arguments, **given)
+    except UserError as error:
+        command.refuse(error)
+        return False
+    return True

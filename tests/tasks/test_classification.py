@@ -1,0 +1,113 @@
+"""Classification: labels, losses and scores against their definitions in plain loops."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import tasks
+from pipeline.errors import UserError
+
+
+@pytest.fixture
+def task() -> tasks.Task:
+    return tasks.build("classification", ["bad", "good", "plain"])
+
+
+def log_softmax(row: list[float]) -> list[float]:
+    total = math.log(sum(math.exp(x) for x in row))
+    return [x - total for x in row]
+
+
+def test_classes_are_sorted_unless_they_are_given():
+    labels, classes = tasks.encode("classification", ["good", "bad", "plain"])
+    assert (labels.tolist(), classes) == ([1, 0, 2], ("bad", "good", "plain"))
+    labels, classes = tasks.encode("classification", ["10", "9", "1"])
+    assert (labels.tolist(), classes) == ([2, 1, 0], ("1", "9", "10"))
+    labels, classes = tasks.encode("classification", ["b"], ["b", "a"])
+    assert (labels.tolist(), classes) == ([0], ("b", "a"))
+
+
+def test_what_cannot_be_encoded_is_told():
+    with pytest.raises(tasks.LabelError, match=r"label 'c' is not in dataset.classes: b, a") as caught:
+        tasks.encode("classification", ["b", "c"], ["b", "a"])
+    assert caught.value.text == "c"
+    with pytest.raises(UserError, match="a name is there twice"):
+        tasks.encode("classification", [], ["a", "a"])
+    with pytest.raises(UserError, match=r"dataset.task: no 'clasification'.*did you mean `classification`"):
+        tasks.build("clasification", [])
+
+
+def test_every_class_needs_rows(task: tasks.Task):
+    task.check(np.array([0, 1, 2, -1]))
+    with pytest.raises(UserError, match="no row has the label 'good'"):
+        task.check(np.array([0, 2, -1]))
+    with pytest.raises(UserError, match="nothing to tell apart"):
+        tasks.build("classification", ["a"]).check(np.zeros(3, np.int64))
+    tasks.build("classification", []).check(np.full(3, -1))
+    with pytest.raises(UserError, match="split 1: no labelled training row of class 'plain'; label more rows"):
+        task.check_training(np.array([0, 1]), "split 1")
+
+
+def test_loss_divergence_and_combination_are_their_definitions(task: tasks.Task):
+    random = torch.Generator().manual_seed(0)
+    student, one, other = (torch.randn(7, 3, generator=random, dtype=torch.float64) for _ in range(3))
+    labels = torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    losses = [-log_softmax(row)[label] for row, label in zip(student.tolist(), labels.tolist(), strict=True)]
+    assert task.loss(student, labels).item() == pytest.approx(sum(losses) / 7)
+    both = task.combine([one, other])
+    total = 0.0
+    for i in range(7):
+        mean = [(a + b) / 2 for a, b in zip(log_softmax(one[i].tolist()), log_softmax(other[i].tolist()), strict=True)]
+        assert both[i].tolist() == pytest.approx(mean)
+        teacher = log_softmax([x / 3 for x in mean])
+        pupil = log_softmax([x / 3 for x in student[i].tolist()])
+        total += sum(math.exp(p) * (p - q) for p, q in zip(teacher, pupil, strict=True))
+    assert task.divergence(student, both, 3.0).item() == pytest.approx(9 * total / 7)
+    assert abs(task.divergence(student, student + 5, 1.0).item()) < 1e-12
+
+
+def test_the_initial_gradient_is_that_of_equal_logits(task: tasks.Task):
+    labels = torch.tensor([0, 1, 2, 2, 2])
+    outputs = torch.zeros(5, 3, requires_grad=True)
+    task.loss(outputs, labels).backward()
+    assert outputs.grad is not None
+    assert task.initial_gradient(labels.numpy()) == pytest.approx(outputs.grad.norm().item())
+
+
+def test_scores_are_counted(task: tasks.Task):
+    outputs = np.array([[2.0, 1, 0], [0, 2, 1], [0, 2, 1], [2, 0, 1]])
+    labels = np.array([0, 1, 2, 2])
+    scores = task.scores(outputs, labels)
+    assert list(scores) == [metric.name for metric in task.metrics]
+    assert scores["accuracy"] == task.score(outputs, labels) == 0.5
+    assert scores["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
+    assert scores["log_loss"] == pytest.approx(
+        sum(-log_softmax(r)[y] for r, y in zip(outputs.tolist(), labels, strict=True)) / 4
+    )
+    assert task.largest_share(outputs) == 0.5
+    assert task.row_scores(outputs, labels).tolist() == [1, 1, 0, 0]
+    assert not task.collapsed(outputs)
+    assert task.collapsed(outputs[1:3])
+    assert task.better(0.6, 0.5)
+
+
+def test_the_baseline_predicts_the_most_frequent_class_with_its_share(task: tasks.Task):
+    labels = np.array([2, 2, 2, 1])
+    best = np.tile(task.baseline(labels), (4, 1))
+    assert task.score(best, labels) == 0.75
+    assert task.scores(best, labels)["log_loss"] == pytest.approx(-(3 * math.log(0.75) + math.log(0.25)) / 4)
+
+
+def test_targets_are_one_hot(task: tasks.Task):
+    assert task.targets(np.array([2, 0])).tolist() == [[0, 0, 1], [1, 0, 0]]
+
+
+def test_it_is_read_without_torch():
+    code = (
+        "import sys; from pipeline import tasks; tasks.build('classification', 'ab'); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
