@@ -106,8 +106,9 @@ class BagOfWords(students.Student):
         numbers, offsets = inputs
         lengths = torch.diff(offsets, append=offsets.new_tensor([len(numbers)]))
         scale = 1.0
-        if self.training:
-            # Dropped words are left out rather than weighed 0: the backward pass takes time for each word.
+        if self.training and self.dropout:
+            # Dropped words are left out rather than weighed 0: the backward pass takes time for each word. To know how
+            # many are left, this waits for the device.
             kept = _kept(numbers.shape, self.dropout, numbers.device)
             offsets = nn.functional.pad(kept.cumsum(0), (1, 0))[offsets]
             numbers, scale = numbers[kept], 1 / (1 - self.dropout)
@@ -126,7 +127,7 @@ class Dropout(nn.Module):
         self.probability = probability
 
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        if not self.training:
+        if not self.training or not self.probability:
             return x
         return x * _kept(x.shape, self.probability, x.device).to(x.dtype).div_(1 - self.probability)
 
