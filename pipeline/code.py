@@ -10,6 +10,7 @@ The digests depend on names and contents of files alone, never on where the libr
 import ast
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -43,7 +44,8 @@ class Code:
 
     def __init__(self, root: Path = LIBRARY.parent):
         self.root = root
-        self._tree = cache(lambda file: ast.parse((self.root / file).read_text(encoding="utf-8")))
+        self._imports = cache(lambda file: _imports((root / file).read_text(encoding="utf-8")))
+        self._file = cache(self._find)
 
     def digest(self, *modules: str) -> str:
         """One digest over all files that modules depend on, 32 hex digits. Line endings do not count."""
@@ -79,26 +81,20 @@ class Code:
 
     def _followed(self, file: Path, name: str) -> Iterator[tuple[Path, str]]:
         """What a file imports: all of it; of an `__init__.py`, what its own lines use, or the one name."""
-        tree = self._tree(file)
-        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-        package = file.parent if file.name == "__init__.py" else None
-        for node in _imports(tree):
-            for alias in node.names:
-                bound = (alias.asname or alias.name).partition(".")[0]
-                if package is None or name in (bound, "*") or (not name and bound in used):
-                    yield from self._import(file, node, alias.name)
+        for found in self._imports(file):
+            wanted = found.used if not name else name in (found.bound, "*")
+            if wanted or file.name != "__init__.py":
+                yield from self._import(file, found)
 
-    def _import(self, file: Path, node: ast.Import | ast.ImportFrom, name: str) -> Iterator[tuple[Path, str]]:
-        if isinstance(node, ast.Import):
-            yield from self._module(name)
-            return
-        above = file.parents[node.level - 1].parts if node.level else ()
-        module = ".".join([*above, *filter(None, [node.module])])
-        if self._file(f"{module}.{name}"):
-            yield from self._module(f"{module}.{name}")
+    def _import(self, file: Path, found: "_Import") -> Iterator[tuple[Path, str]]:
+        above = file.parents[found.level - 1].parts if found.level else ()
+        module = ".".join([*above, *filter(None, [found.module])])
+        whole = f"{module}.{found.name}" if found.name else module
+        if self._file(whole):
+            yield from self._module(whole)
         elif target := self._file(module):
             yield from self._packages(module)
-            yield target, name if target.name == "__init__.py" else ""
+            yield target, found.name if target.name == "__init__.py" else ""
 
     def _module(self, module: str) -> Iterator[tuple[Path, str]]:
         """A module as a whole, and the packages it is in; nothing if it is not ours."""
@@ -114,7 +110,7 @@ class Code:
             if (self.root / folder / "__init__.py").is_file():
                 yield folder / "__init__.py", ""
 
-    def _file(self, module: str) -> Path | None:
+    def _find(self, module: str) -> Path | None:
         path = Path(*module.split("."))
         candidates = (path / "__init__.py", path.with_name(f"{path.name}.py"))
         return next((file for file in candidates if (self.root / file).is_file()), None)
@@ -130,17 +126,47 @@ class Code:
         }
 
 
-def _imports(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
-    """Import statements at any depth, but for those that only a type checker reads."""
-    ahead: list[ast.AST] = [tree]
+@dataclass(frozen=True)
+class _Import:
+    """One name that a file imports: `module` alone, or `name` from it.
+
+    Attributes:
+        level: dots in front of the module.
+        bound: what the file calls it.
+        used: whether the file itself uses it, and does not only pass it on.
+    """
+
+    module: str
+    name: str
+    level: int
+    bound: str
+    used: bool
+
+
+def _imports(source: str) -> list[_Import]:
+    """What a file imports, at any depth, but for what only a type checker reads."""
+    nodes: list[ast.Import | ast.ImportFrom] = []
+    used: set[str] = set()
+    ahead: list[ast.AST] = [ast.parse(source)]
     while ahead:
         node = ahead.pop()
         if isinstance(node, ast.Import | ast.ImportFrom):
-            yield node
-        elif isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            nodes.append(node)
+        elif isinstance(node, ast.Name):
+            used.add(node.id)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             ahead += node.orelse
         else:
             ahead += ast.iter_child_nodes(node)
+    found = []
+    for node in nodes:
+        for alias in node.names:
+            bound = (alias.asname or alias.name).partition(".")[0]
+            if isinstance(node, ast.Import):
+                found.append(_Import(alias.name, "", 0, bound, bound in used))
+            else:
+                found.append(_Import(node.module or "", alias.name, node.level, bound, bound in used))
+    return found
 
 
 def plugins_of_run(params: Params, run: str) -> list[str]:

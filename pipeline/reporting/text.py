@@ -118,7 +118,7 @@ def short_duration(seconds: float | None) -> str:
     return _written(seconds, write)
 
 
-def size(value: float) -> str:
+def size(value: int) -> str:
     """Bytes in decimal units: `4.61 MB`."""
     power = min(int(log10(value) // 3), 4) if value >= 1 else 0
     return f"{number(value / 1000**power)} {['bytes', 'kB', 'MB', 'GB', 'TB'][power]}"

@@ -8,25 +8,57 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.params import Params
+from pipeline.project import Project
+from pipeline.records import (
+    CandidateRecord,
+    DiagnosticsRecord,
+    EvaluationRecord,
+    GatesRecord,
+    LogRecord,
+    Metric,
+    PenaltyRecord,
+    ProbeRecord,
+    ProbeSplitRecord,
+    RunRecord,
+    SeedScores,
+    StudentRecord,
+)
+from pipeline.reporting import Stored, report
+from pipeline.runs.config import label
+from pipeline.sources import Source
+
 SEEDS = [0, 1, 2, 3, 4]
 CLASSES = ["negative", "neutral", "positive"]
 LABELLED, UNLABELLED, TEST = 400, 5200, 3000
 
+CLASSIFICATION = (
+    Metric(name="accuracy", label="accuracy", unit="%"),
+    Metric(name="macro_f1", label="macro F1", unit="%"),
+    Metric(name="log_loss", label="log loss", unit="nats", higher_is_better=False),
+)
+REGRESSION = (
+    Metric(name="rmse", label="RMSE", unit="kWh", higher_is_better=False),
+    Metric(name="r2", label="R²"),
+)
 
-class Project:
+
+class Workspace:
     """A folder with a prepared dataset and a probed teacher; `run` adds trained and evaluated runs."""
 
-    def __init__(self, root: Path):
-        self.root = root
+    def __init__(self, root: Path, metrics: tuple[Metric, ...] = CLASSIFICATION):
+        self.root, self.project, self.metrics = root, Project(root), metrics
+        self.runs: dict[str, dict[str, Any]] = {}
         per_class = {"labelled": [133, 134, 133], "unlabelled": [1700, 1800, 1700], "val": [133, 134, 133],
                      "test": [1000, 1000, 1000]}  # fmt: skip
         self.write("data/manifest.json", {
             "format": 1, "kind": "text", "rows": 9000, "digest": "0" * 32, "classes": CLASSES, "without_label": 0,
             "splits": 5, "rows_of_class": [per_class] * 5, "notes": [],
-            "dropped": {"unreadable": 0, "twin": 1204, "twins disagree about the label": 310},
+            "dropped": {"unreadable": 0, "duplicate": 1204, "duplicates disagree about the label": 310},
             "settings": {"source": {"family": "tweets", "min_confidence": 0.6}, "deduplicate": "token_set"},
         })  # fmt: skip
         self.probe("minilm")
+        self.log("extract", "minilm", seconds=60.0, rows=9000)
 
     def write(self, path: str, record: object) -> None:
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -38,81 +70,99 @@ class Project:
     def change(self, path: str, **values: object) -> None:
         self.write(path, self.read(path) | values)
 
-    def probe(self, teacher: str) -> None:
+    def log(self, stage: str, name: str, **values: Any) -> None:
+        LogRecord(device="cpu", **values).write(self.project.log(stage, name))
+
+    def scores(self, primary: float) -> dict[str, float]:
+        others = {metric.name: 0.8 if metric.unit == "nats" else primary - 0.02 for metric in self.metrics[1:]}
+        return {self.metrics[0].name: primary} | others
+
+    def probe(self, source: str) -> None:
         splits = [
-            {"split": k, "strength": 0.01, "val_accuracy": 0.7, "val_log_loss": 0.7, "test_accuracy": 0.69 + k / 1000,
-             "train_rows": LABELLED, "kernel_test_accuracy": 0.71}
+            ProbeSplitRecord(
+                split=k, train_rows=LABELLED, strength=0.01, kernel_sharpness=0.5, kernel_strength=10.0,
+                val=self.scores(0.7), test=self.scores(0.69 + k / 1000),
+                kernel_val=self.scores(0.71), kernel_test=self.scores(0.71),
+            )
             for k in range(5)
         ]  # fmt: skip
-        self.write(f"probes/{teacher}.json", {"teacher": teacher, "splits": splits, "seconds": 1.2})
+        record = ProbeRecord(source=source, metrics=self.metrics, splits=tuple(splits))
+        record.write(self.project.probe(Source.parse(source)) / "probe.json")
+        self.log("probe", Source.parse(source).teacher, seconds=1.2)
 
     def run(
-        self, name, accuracies, weights=(0.0, 3.0), chosen=None, methods=None, shuffled=False, gates=None,
-        student="bag", teachers=("minilm",), seeds=None, probe=0.697, one_class=(), share=0.41, reads="text",
+        self, name, scores, weights=(0.0, 3.0), chosen=None, methods=None, shuffled=False, gates=None, student="bag",
+        teachers=("minilm",), seeds=None, probe=0.697, collapsed=(), share=0.41, reads="text", trained=None,
     ):  # fmt: skip
-        """A run with these test accuracies, one per seed; methods=[] is plain training, unless it reads features."""
-        seeds = SEEDS[: len(accuracies)] if seeds is None else seeds
+        """A run with these test scores, one per seed; methods=[] is plain training, unless it reads features."""
+        seeds = SEEDS[: len(scores)] if seeds is None else seeds
         methods = [name] if methods is None else methods
         random = np.random.default_rng([ord(letter) for letter in name])
-        candidates = [[weight] * len(methods) for weight in weights] if methods else [[]]
-        teachers = list(teachers) if methods or reads == "features" else []
-        chosen = [chosen if chosen is not None else weights[-1]] * len(methods)
-        self.write(f"runs/{name}/run.json", {
-            "run": name, "teachers": teachers,
-            "student": {
-                "name": student, "family": "bag_of_words", "reads": reads, "parameters": 612345, "width": 64,
-            },
-            "methods": [{"name": m, "settings": {}} for m in methods],
-            "shuffled_teacher": shuffled, "seeds": seeds, "labelled": LABELLED, "unlabelled": UNLABELLED, "steps": 1000,
-            "settings": {"steps": 1000}, "chosen": chosen, "trainings": len(candidates) * len(seeds), "seconds": 31.2,
-            "candidates": [
-                {"weights": w, "val_accuracy": [a + 0.01 * (w == chosen) for a in accuracies]} for w in candidates
-            ],
-            "guards": [
-                {"seed": s, "one_class": s in one_class, "largest_class_share": share, "feature_spread_start": 7.9,
-                 "feature_spread_end": 8.0}
-                | ({"gradient_ratio_start": 0.8, "gradient_ratio_end": 0.3,
-                    "penalties": {name: {"end": 0.21, "chance": 0.35} for name in methods or []}}
-                   if methods and any(chosen) else {})
-                for s in seeds
-            ],
-            "provenance": {"commit": "f" * 40, "changed": False, "versions": {"python": "3.11.9", "torch": "2.14.0"},
-                           "device": "cpu"},
-        })  # fmt: skip
-        with (self.root / f"runs/{name}/curves.csv").open("w", newline="") as file:
-            columns = ["seed", "weight", "step", "task_loss", "penalty", "val_accuracy", "gradient_ratio"]
-            writer = csv.DictWriter(file, columns)
+        candidates = [(weight,) * len(methods) for weight in weights] if methods else [()]
+        sources = tuple(teachers) if methods or reads == "features" else ()
+        chosen = (chosen if chosen is not None else weights[-1],) * len(methods)
+        penalties = {method: PenaltyRecord(end=0.21, chance=0.35) for method in methods}
+        pulled = {"gradient_ratio_start": 0.8, "gradient_ratio_end": 0.3, "penalties": penalties} if any(chosen) else {}
+        folder = self.project.run(name)
+        RunRecord(
+            run=name, sources=sources, shuffled_teacher=shuffled, seeds=tuple(seeds), labelled=LABELLED,
+            student=StudentRecord(name=student, family="bag_of_words", reads=reads, parameters=612345, width=64),
+            methods=tuple({"name": method} for method in methods), splits={str(seed): "d" * 32 for seed in seeds},
+            unlabelled=UNLABELLED, steps=1000, settings={"steps": 1000}, metric=self.metrics[0], chosen=chosen,
+            candidates=tuple(
+                CandidateRecord(weights=w, val_scores=tuple(a + 0.01 * (w == chosen) for a in scores))
+                for w in candidates
+            ),
+            trainings=len(candidates) * len(seeds), students={str(seed): "e" * 64 for seed in seeds},
+            diagnostics=tuple(
+                DiagnosticsRecord(
+                    seed=seed, collapsed=seed in collapsed, largest_share=share, feature_spread_start=7.9,
+                    feature_spread_end=8.0, **pulled,
+                )
+                for seed in seeds
+            ),
+        ).write(folder / "run.json")  # fmt: skip
+        column = f"val_{self.metrics[0].name}"
+        with (folder / "curves.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["seed", "weight", "step", "task_loss", column])
             writer.writeheader()
             for w in candidates:
-                for seed, final in zip(seeds, accuracies, strict=True):
+                for seed, final in zip(seeds, scores, strict=True):
                     for step in range(0, 1001, 50):
                         value = 0.4 + (final - 0.4) * (1 - math.exp(-step / 150)) + 0.004 * random.normal()
-                        line = {"task_loss": 1.0, "penalty": 0.2} if step < 1000 else {}
-                        writer.writerow(
-                            {
-                                "seed": seed,
-                                "weight": "+".join(f"{x:g}" for x in w) or "none",
-                                "step": step,
-                                "val_accuracy": value,
-                            }
-                            | line
-                        )
+                        writer.writerow({"seed": seed, "weight": label(w), "step": step, column: value})
         if gates is not None:
             values = {
-                teacher: [list(1 / (1 + np.exp(-random.normal(size=width)))) for _ in seeds]
-                for teacher, width in gates.items()
+                source: tuple(tuple(1 / (1 + np.exp(-random.normal(size=width)))) for _ in seeds)
+                for source, width in gates.items()
             }
-            self.write(f"runs/{name}/gates.json", values)
-        self.write(f"evaluations/{name}.json", {
-            "run": name, "student": student, "teachers": teachers,
-            "classes": CLASSES, "test_rows": TEST, "seconds": 2.1,
-            "results": [
-                {"seed": s, "split": s % 5, "accuracy": a, "macro_f1": a - 0.02, "log_loss": 0.8,
-                 "largest_class_share": share}
-                for s, a in zip(seeds, accuracies, strict=True)
-            ],
-            "probe": [{"seed": s, "accuracy": probe + 0.002 * math.sin(s)} for s in seeds] if teachers else None,
-        })  # fmt: skip
+            GatesRecord(gates=values).write(folder / "gates.json")
+        for seed in seeds:
+            self.write(f"runs/{name}/students/{seed}/student.json", {"family": "bag_of_words"})
+            (folder / "students" / str(seed) / "weights.safetensors").write_bytes(b"0" * 1975)
+        EvaluationRecord(
+            run=name, student=student, sources=sources, task="classification", metrics=self.metrics,
+            outputs=tuple(CLASSES), test_rows=TEST,
+            results=tuple(
+                SeedScores(seed=s, split=s % 5, scores=self.scores(a)) for s, a in zip(seeds, scores, strict=True)
+            ),
+            probe=tuple(
+                SeedScores(seed=s, split=s % 5, scores=self.scores(probe + 0.002 * math.sin(s))) for s in seeds
+            ) if sources else None,
+        ).write(self.project.evaluation(name))  # fmt: skip
+        trained = len(candidates) * len(seeds) if trained is None else trained
+        provenance = {"commit": "f" * 40, "changed": False, "versions": {"python": "3.11.9", "torch": "2.14.0"}}
+        self.log("train", name, seconds=31.2, trainings=trained, provenance=provenance)
+        self.log("evaluate", name, seconds=2.1, rows=TEST * len(seeds))
+        self.runs[name] = {"student": student}
+
+    def params(self, *names: str, **sections: Any) -> Params:
+        """Settings with these runs, or all."""
+        return Params({"runs": {name: self.runs.get(name, {}) for name in names or self.runs}, **sections})
+
+    def report(self, *names: str, stores: tuple[Stored, ...] = (), **sections: Any):
+        """The report of these runs, or all."""
+        return report(self.params(*names, **sections), self.root, stores)
 
 
 NONE = [0.651, 0.657, 0.646, 0.660, 0.655]
@@ -120,16 +170,15 @@ AFT = [0.676, 0.679, 0.674, 0.681, 0.683]
 KD = [0.655, 0.654, 0.652, 0.659, 0.661]
 
 
-def demo(root):
-    """Plain training, a run inside the noise, two that gain, one that stood aside, and a control."""
-    project = Project(root)
-    project.run("none", NONE, methods=[])
-    project.run("kd", KD, weights=(0.0, 1.0, 10.0), chosen=1.0)
-    project.run("logit_kd", [a + d for a, d in zip(AFT, (0.001, -0.002, 0.004, 0.0, 0.001), strict=True)],
-                weights=(0.0, 1.0, 3.0))  # fmt: skip
-    project.run("aft", NONE, weights=(0.0, 3.0, 10.0), chosen=0.0)
-    project.run("aft_task", AFT, weights=(0.0, 3.0, 10.0), methods=["aft"],
-                gates={"minilm": 384, "minilm: task": 3})  # fmt: skip
-    project.run("aft_shuffled", [0.566, 0.601, 0.580, 0.612, 0.571], weights=(3.0, 30.0), chosen=3.0, methods=["aft"],
-                shuffled=True, gates={"minilm": 384})  # fmt: skip
-    return project
+def demo(root: Path) -> Workspace:
+    """Plain training, a run within the noise, two that gain, one of weight 0, and a control."""
+    space = Workspace(root)
+    space.run("none", NONE, methods=[])
+    space.run("kd", KD, weights=(0.0, 1.0, 10.0), chosen=1.0)
+    space.run("logit_kd", [a + d for a, d in zip(AFT, (0.001, -0.002, 0.004, 0.0, 0.001), strict=True)],
+              weights=(0.0, 1.0, 3.0))  # fmt: skip
+    space.run("aft", NONE, weights=(0.0, 3.0, 10.0), chosen=0.0)
+    space.run("aft_task", AFT, weights=(0.0, 3.0, 10.0), methods=["aft"], gates={"minilm": 384, "minilm: task": 3})
+    space.run("aft_shuffled", [0.566, 0.601, 0.580, 0.612, 0.571], weights=(3.0, 30.0), chosen=3.0, methods=["aft"],
+              shuffled=True, gates={"minilm": 384})  # fmt: skip
+    return space

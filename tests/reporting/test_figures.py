@@ -1,4 +1,4 @@
-"""Drawings: what is drawn where, in which order, and how much of it."""
+"""Figures: what is drawn where, in which order, and how much of it."""
 
 import re
 
@@ -8,9 +8,15 @@ import pytest
 from pipeline.reporting.figures import Band, Dots, Tried, curve, differences, gates, search
 
 ROWS = [
-    Dots("kd", seeds=[0.5, -1.0, 2.0], mean=0.5, interval=(-3.2, 4.2), reference=6.0, quiet=False),
-    Dots("control", seeds=[-4.0, -5.0, -6.0], mean=-5.0, interval=(-7.5, -2.5), reference=6.0, quiet=True),
-]
+    Dots("kd", seeds=[0.5, -1.0, 2.0], mean=0.5, written="+0.50", interval=(-3.2, 4.2), bounds="-3.20, 4.20",
+         reference=6.0, muted=False),
+    Dots("control", seeds=[-4.0, -5.0, -6.0], mean=-5.0, written="-5.00", interval=(-7.5, -2.5), bounds="-7.50, -2.50",
+         reference=6.0, muted=True),
+]  # fmt: skip
+
+
+def one(name, seeds, mean):
+    return Dots(name, seeds, mean, f"{mean:+.2f}", None, "", None, False)
 
 
 def marks(svg):
@@ -32,8 +38,8 @@ def paths(svg, variable):
 
 
 @pytest.mark.parametrize("narrow", [False, True])
-def test_every_seed_and_mean_stands_at_its_difference(narrow):
-    svg = differences(ROWS, "a", "label", narrow)
+def test_every_seed_and_mean_is_at_its_difference(narrow):
+    svg = differences(ROWS, "a", "label", "points", narrow=narrow)
     expected = [*ROWS[0].seeds, *ROWS[1].seeds, ROWS[0].mean, ROWS[1].mean]
     places = [x for x, _ in marks(svg)]
     scale, zero = np.polyfit(expected[:2], places[:2], 1)
@@ -42,7 +48,7 @@ def test_every_seed_and_mean_stands_at_its_difference(narrow):
 
 
 def test_intervals_reach_from_low_to_high_and_plain_training_is_at_zero():
-    svg = differences(ROWS, "a", "label")
+    svg = differences(ROWS, "a", "label", "points")
     scale, zero = np.polyfit(ROWS[0].seeds, [x for x, _ in marks(svg)][:3], 1)
     at = lambda value: pytest.approx(zero + scale * value, abs=1e-3)  # noqa: E731
     assert [[x for x, _ in line] for line in paths(svg, "--accent")] == [[at(-3.2), at(4.2)]]
@@ -51,32 +57,32 @@ def test_intervals_reach_from_low_to_high_and_plain_training_is_at_zero():
     assert [[x for x, _ in line] for line in paths(svg, "--reference")] == [[at(6), at(6)]] * 2
 
 
-def test_numbers_are_written_beside_the_rows():
-    written = [text.replace("\N{MINUS SIGN}", "-") for text in texts(differences(ROWS, "a", "label"))]
-    assert "kd" in written
+def test_numbers_are_written_next_to_the_rows():
+    written = texts(differences(ROWS, "a", "label", "points", origin="the best"))
+    assert {"kd", "points", "the best", "linear probe"} <= set(written)
     assert "+0.50  [-3.20, 4.20]" in written
     assert "-5.00  [-7.50, -2.50]" in written
 
 
 def test_a_name_with_dollars_is_written_as_it_is():
-    assert "$x_1$" in texts(differences([Dots("$x_1$", [1.0, 2.0], 1.5, None, None, False)], "a", "label"))
+    assert "$x_1$" in texts(differences([one("$x_1$", [1.0, 2.0], 1.5)], "a", "label", "points"))
 
 
 def test_rows_are_drawn_from_top_to_bottom():
-    heights = [y for _, y in marks(differences(ROWS, "a", "label"))]
+    heights = [y for _, y in marks(differences(ROWS, "a", "label", "points"))]
     assert max(heights[:3]) < min(heights[3:6])
     assert heights[6] < heights[7]
 
 
 def test_one_seed_is_drawn_without_an_interval():
-    svg = differences([Dots("aft", [1.0], 1.0, None, None, False)], "a", "label")
+    svg = differences([one("aft", [1.0], 1.0)], "a", "label", "points")
     assert paths(svg, "--accent") == []
     assert "+1.00" in texts(svg)
 
 
 def test_a_long_curve_keeps_its_ends_and_few_points():
     steps = list(range(5000))
-    svg = curve(Band(steps, [float(s) / 100 for s in steps], None), None, (0.0, 50.0), "a", "label")
+    svg = curve(Band(steps, [float(s) / 100 for s in steps], None), None, (0.0, 50.0), "a", "label", "accuracy, %")
     (line,) = paths(svg, "--accent")
     assert len(line) <= 300
     assert line[0][0] < line[-1][0]
@@ -84,7 +90,7 @@ def test_a_long_curve_keeps_its_ends_and_few_points():
 
 
 def test_the_band_is_one_standard_error_around_the_mean():
-    svg = curve(Band([0, 10], [50.0, 60.0], [1.0, 2.0]), None, (0.0, 100.0), "a", "label")
+    svg = curve(Band([0, 10], [50.0, 60.0], [1.0, 2.0]), None, (0.0, 100.0), "a", "label", "accuracy, %")
     (line,) = paths(svg, "--accent")
     shape, base = re.search(
         r'<path id="[^"]*" d="([^"]*)"/>\s*</defs>\s*<g [^>]*>\s*<use [^>]*y="([^"]*)" style="fill: var\(--accent\)',
@@ -96,14 +102,19 @@ def test_the_band_is_one_standard_error_around_the_mean():
         assert (min(heights), max(heights)) == pytest.approx((y - 1.56 * error, y + 1.56 * error), abs=0.01)
 
 
-def test_plain_training_is_drawn_in_grey_beside_a_run():
+def test_plain_training_is_drawn_in_grey_with_a_run():
     band = Band([0, 10], [50.0, 60.0], None)
-    assert paths(curve(band, None, (0.0, 100.0), "a", "label"), "--soft") == []
-    assert len(paths(curve(band, Band([0, 10], [40.0, 50.0], None), (0.0, 100.0), "a", "label"), "--soft")) == 1
+    assert paths(curve(band, None, (0.0, 100.0), "a", "label", "accuracy, %"), "--soft") == []
+    assert (
+        len(paths(curve(band, Band([0, 10], [40.0, 50.0], None), (0.0, 100.0), "a", "label", "accuracy, %"), "--soft"))
+        == 1
+    )
 
 
 def test_the_ring_is_around_the_mean_of_the_chosen_weight():
-    svg = search("weight", ["0", "3", "10"], [Tried("", [[60.0, 62.0], [64.0, 66.0], [61.0, 63.0]], 1)], "a", "label")
+    svg = search(
+        ["0", "3", "10"], [Tried("", [[60.0, 62.0], [64.0, 66.0], [61.0, 63.0]], 1)], "a", "label", "accuracy, %"
+    )
     (line,) = paths(svg, "--accent")
     ring = np.array(paths(svg, "--reference")[0])
     assert (ring.max(0) + ring.min(0)) / 2 == pytest.approx(line[1], abs=1e-3)
@@ -113,7 +124,7 @@ def test_the_ring_is_around_the_mean_of_the_chosen_weight():
 def test_candidates_of_each_setting_have_a_line_of_their_own():
     low = Tried("dropout 0.5", [[60.0], [64.0], [62.0]], None)
     high = Tried("dropout 0.8", [[61.0], [63.0], [66.0]], 2)
-    svg = search("weight", ["0", "3", "10"], [low, high], "a", "label")
+    svg = search(["0", "3", "10"], [low, high], "a", "label", "accuracy, %")
     lines = paths(svg, "--accent")[:2]  # those of the legend follow
     heights = np.array(lines)[:, :, 1]
     assert (heights[0] > heights[1]).tolist() == [True, False, True]  # down the page is less accurate
@@ -126,7 +137,7 @@ def test_a_line_leaves_out_the_weights_that_it_did_not_try():
     plain = [60.0, 62.0]
     low = Tried("head 1", [plain, [64.0], None], None)
     high = Tried("head 0", [plain, None, [66.0]], 2)
-    svg = search("weight", ["0", "3", "10"], [low, high], "a", "label")
+    svg = search(["0", "3", "10"], [low, high], "a", "label", "accuracy, %")
     lines = paths(svg, "--accent")[:2]
     assert [len(line) for line in lines] == [2, 2]
     ring = np.array(paths(svg, "--reference")[0])
@@ -136,7 +147,7 @@ def test_a_line_leaves_out_the_weights_that_it_did_not_try():
 
 def test_a_long_legend_takes_height_of_its_own_and_leaves_the_axes_as_they_are():
     def drawn(*names: str) -> tuple[float, float]:
-        svg = search("weight", ["0", "3"], [Tried(name, [[60.0], [64.0]], None) for name in names], "a", "label")
+        svg = search(["0", "3"], [Tried(name, [[60.0], [64.0]], None) for name in names], "a", "label", "accuracy, %")
         heights = np.array(paths(svg, "--accent")[0])[:, 1]
         return float(re.search(r'viewBox="0 0 340 (\d+)"', svg)[1]), float(np.ptp(heights))
 
@@ -147,7 +158,7 @@ def test_a_long_legend_takes_height_of_its_own_and_leaves_the_axes_as_they_are()
 
 
 def test_a_candidate_that_diverged_is_named_where_its_dots_would_be():
-    svg = search("weight", ["0", "3", "10"], [Tried("", [[60.0, 62.0], [64.0, 66.0], []], 1)], "a", "label")
+    svg = search(["0", "3", "10"], [Tried("", [[60.0, 62.0], [64.0, 66.0], []], 1)], "a", "label", "accuracy, %")
     (line,) = paths(svg, "--accent")
     assert len(line) == 2
     assert texts(svg).count("diverged") == 1
@@ -156,7 +167,7 @@ def test_a_candidate_that_diverged_is_named_where_its_dots_would_be():
 
 def test_many_weights_get_room_for_their_names():
     def height(names):
-        svg = search("weight", names, [Tried("", [[60.0]] * len(names), None)], "a", "label")
+        svg = search(names, [Tried("", [[60.0]] * len(names), None)], "a", "label", "accuracy, %")
         return float(re.search(r'viewBox="0 0 340 (\d+)"', svg)[1])
 
     assert height(["0+0"] * 8) == 210
@@ -164,22 +175,22 @@ def test_many_weights_get_room_for_their_names():
 
 
 @pytest.mark.parametrize("width", [3, 384, 20_000])
-def test_gates_of_any_number_make_a_small_drawing(width):
-    falling = np.sort(np.random.default_rng(0).random((3, width)))[:, ::-1]
-    svg = gates([list(seed) for seed in falling], "a", "label")
+def test_gates_of_any_number_make_a_small_figure(width):
+    descending = np.sort(np.random.default_rng(0).random((3, width)))[:, ::-1]
+    svg = gates([list(seed) for seed in descending], "a", "label")
     assert len(svg) < 40_000
     heights = [y for _, y in paths(svg, "--accent")[0]]
-    assert heights == sorted(heights)  # falling gates, and y points down
-    mean = falling.mean(0)
+    assert heights == sorted(heights)  # descending gates, and y points down
+    mean = descending.mean(0)
     assert heights[-1] - heights[0] == pytest.approx(156 * (mean[0] - mean[-1]), abs=0.1)
 
 
-def test_drawings_are_labelled_and_their_ids_are_their_own():
-    one, other = (differences(ROWS, name, 'of "two" <runs>') for name in ("a", "b"))
-    assert 'aria-label="of &quot;two&quot; &lt;runs&gt;"' in one
-    ids = [set(re.findall(r' id="([^"]*)"', svg)) for svg in (one, other)]
+def test_figures_are_labelled_and_their_ids_are_their_own():
+    first, second = (differences(ROWS, name, 'of "two" <runs>', "points") for name in ("a", "b"))
+    assert 'aria-label="of &quot;two&quot; &lt;runs&gt;"' in first
+    ids = [set(re.findall(r' id="([^"]*)"', svg)) for svg in (first, second)]
     assert ids[0] and not ids[0] & ids[1]
 
 
-def test_equal_numbers_make_equal_drawings():
-    assert differences(ROWS, "a", "label") == differences(ROWS, "a", "label")
+def test_equal_numbers_make_equal_figures():
+    assert differences(ROWS, "a", "label", "points") == differences(ROWS, "a", "label", "points")

@@ -15,7 +15,7 @@ def context(inputs: Inputs) -> dict[str, Any]:
         "facts": _facts(inputs),
         "stages": stages,
         "longest": max(known, default=0.0) or 1.0,
-        "total": duration(sum(known)),
+        "total": duration(sum(known, 0.0)),
         "known": len(known),
         "files": _files(inputs),
     }

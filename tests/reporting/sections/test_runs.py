@@ -1,0 +1,44 @@
+"""What a run is and what it tried, as text."""
+
+import re
+
+from ..html import page_of
+from ..records import AFT, Workspace
+
+
+def test_methods_teachers_and_candidates_are_shown(tmp_path):
+    project = Workspace(tmp_path)
+    project.run("both", AFT, weights=(0.0, 3.0), methods=["aft", "kd"], shuffled=True)
+    settings = [{"name": "aft", "settings": {"task_directions": True, "scaling": "whitened"}}, {"name": "kd"}]
+    project.change("runs/both/run.json", methods=settings)
+    told = page_of(project.report()).told
+    for words in ("aft (task_directions True, scaling whitened); kd", "minilm, rows shuffled", "0+0, 3+3"):
+        assert words in told
+    assert "bag, of the family bag_of_words, has 612,345 parameters and features of width 64" in told
+
+
+def test_settings_that_were_searched_are_shown(tmp_path):
+    project = Workspace(tmp_path)
+    project.run("tuned", AFT, weights=(0.0, 3.0), methods=["aft"])
+    record = project.read("runs/tuned/run.json")
+    tried = [c | {"settings": {"student.dropout": d}} for c in record["candidates"] for d in (0.2, 0.5)]
+    project.change("runs/tuned/run.json", candidates=tried, chosen_settings={"student.dropout": 0.5})
+    curves = project.root / "runs" / "tuned" / "curves.csv"
+    curves.write_text(re.sub(r"^(\d+),3,", r'\1,"3, dropout 0.5",', curves.read_text(), flags=re.M))
+    made = project.report()
+    for words in ("3, dropout 0.5", "0, 3; dropout 0.2, 0.5"):
+        assert words in page_of(made).told
+    figures = re.findall(r"<svg.*?</svg>", made.page.read_text(), flags=re.S)
+    assert sum(all(f">{line}</text>" in svg for line in ("dropout 0.2", "dropout 0.5")) for svg in figures) == 1
+
+
+def test_candidates_that_diverged_are_named(tmp_path):
+    project = Workspace(tmp_path)
+    project.run("wild", AFT, weights=(0.0, 3.0, 1e9), chosen=3.0, methods=["aft"])
+    assert "iverged" not in page_of(project.report()).told
+    candidates = project.read("runs/wild/run.json")["candidates"]
+    candidates[2]["val_scores"] = [None] * len(AFT)
+    project.change("runs/wild/run.json", candidates=candidates)
+    told = page_of(project.report()).told
+    assert "0, 3, 1e+09; diverged: 1e+09" in told
+    assert "Diverged (NaN or inf) on one seed or more, and could not be chosen: 1e+09." in told
