@@ -49,11 +49,15 @@ class Gates(nn.Module):
         mean = torch.cat(list(self.scores)).mean()
         return [(score - mean).exp() for score in self.scores]
 
+    def each_feature(self) -> Float[Tensor, " width"]:
+        """The gate of every feature, of all blocks."""
+        return torch.cat([gates.expand(width) for gates, width in zip(self.values(), self.widths, strict=True)])
+
     def forward(self, blocks: Sequence[Float[Tensor, "n _"]]) -> Float[Tensor, "n n"]:
-        """The Gram matrix of the centred, gated features, without ever forming side-by-side features or products."""
-        gated = zip(blocks, (gates.square() for gates in self.values()), self.owners, strict=True)
+        """The Gram matrix of the centred, gated features; outer products are never formed."""
         if self.combine == "side_by_side":
-            return torch.stack([gram(centre(block), weight) for block, weight, _ in gated]).sum(0)
+            return gram(centre(torch.cat(list(blocks), dim=1)), self.each_feature().square())
+        gated = zip(blocks, (gates.square() for gates in self.values()), self.owners, strict=True)
         factors: dict[int, SplitGram] = {}
         for block, weight, owner in gated:
             part = SplitGram.of(block, weight)

@@ -9,7 +9,17 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.functional.kernels import centre, cka, cosine, debiased_cka, gram, off_diagonal_cka, radial, rms_gap
+from pipeline.functional.kernels import (
+    centre,
+    cka,
+    cosine,
+    cosine_gap,
+    debiased_cka,
+    gram,
+    off_diagonal_cka,
+    radial,
+    rms_gap,
+)
 from pipeline.methods import Context, Signals, Transfer, full_precision
 from pipeline.methods._gates import Activation, Combination, DenseGates, Gates
 from pipeline.methods._targets import Targets, TargetSettings
@@ -68,6 +78,11 @@ class Settings(TargetSettings):
                 raise ValueError(f"{option} does nothing in form {self.form}; it belongs to {', '.join(forms)}")
         return self
 
+    @property
+    def as_published(self) -> bool:
+        """Whether kernels are compared as in the paper: cosines of features side by side, by their root mean square."""
+        return (self.kernel, self.combine, self.objective) == ("linear", "side_by_side", "rmse")
+
     def build(self, context: Context) -> Transfer:
         """Fresh gates or maps, random ones from torch's current random state; warmed up if so asked.
 
@@ -124,8 +139,10 @@ class AdaptiveFeatureTransfer(Transfer):
         features, blocks = signals.features, self.targets(signals)
         if self.queue is not None:
             features, blocks = self.queue(features, blocks)
-        student = cosine(gram(centre(self.student_map(features))))
-        teacher = cosine(self.teacher_gram(blocks))
+        rows = centre(self.student_map(features))
+        if isinstance(self.teacher_gram, Gates) and self.settings.as_published:
+            return cosine_gap(rows, centre(torch.cat(blocks, dim=1)), self.teacher_gram.each_feature())
+        student, teacher = cosine(gram(rows)), cosine(self.teacher_gram(blocks))
         if self.settings.kernel == "rbf":
             student, teacher = radial(student), radial(teacher)
         if self.settings.objective == "rmse":

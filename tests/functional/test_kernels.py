@@ -10,6 +10,7 @@ from pipeline.functional.kernels import (
     centre,
     cka,
     cosine,
+    cosine_gap,
     debiased_cka,
     double_centre,
     gram,
@@ -89,6 +90,49 @@ def test_the_gap_is_the_root_of_the_mean_square_plus_epsilon() -> None:
     expected = math.sqrt(sum((x - y) ** 2 for x, y in zip(a.flatten().tolist(), b.flatten().tolist(), strict=True)) / 9)
     assert rms_gap(a, b).item() == pytest.approx(math.sqrt(expected**2 + 1e-8), rel=1e-12)
     assert rms_gap(a, a).item() == pytest.approx(1e-4, rel=1e-12)
+
+
+def loops_gap(student: list[list[float]], teacher: list[list[float]], gates: list[float]) -> float:
+    """The root of the mean squared difference of two kernels, plus epsilon: floats and loops only."""
+    gated = [[x * g for x, g in zip(row, gates, strict=True)] for row in teacher]
+    a, b, n = loops_kernel(student), loops_kernel(gated), len(student)
+    return math.sqrt(sum((a[i][j] - b[i][j]) ** 2 for i in range(n) for j in range(n)) / n**2 + 1e-8)
+
+
+@given(n=st.integers(1, 9), d=st.integers(1, 7), e=st.integers(1, 7), seed=st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_the_cosine_gap_is_its_definition(n: int, d: int, e: int, seed: int) -> None:
+    student, teacher, gates = normal(n, d, seed=seed), normal(n, e, seed=seed + 1), normal(e, seed=seed + 2).sigmoid()
+    gap = cosine_gap(centre(student), centre(teacher), gates)
+    assert gap.item() == pytest.approx(loops_gap(student.tolist(), teacher.tolist(), gates.tolist()), rel=1e-9)
+
+
+def test_the_closed_form_is_the_gradient_of_the_cosine_gap() -> None:
+    student, gates = normal(7, 3).requires_grad_(), normal(4, seed=1).sigmoid().requires_grad_()
+    teacher = centre(normal(7, 4, seed=2))
+    assert torch.autograd.gradcheck(lambda s, g: cosine_gap(s, teacher, g), (student, gates))
+
+
+def test_short_rows_have_the_gradient_that_autograd_finds() -> None:
+    """Rows about as long as the epsilon of the norms, which gradcheck's steps cannot tell from 0."""
+    teacher, student = centre(normal(7, 4, seed=2)) * 1e-8, centre(normal(7, 3)) * 1e-8
+    slopes = []
+    for gap in (cosine_gap, lambda s, t, g: rms_gap(cosine(gram(s)), cosine(gram(t * g)))):
+        inputs = student.clone().requires_grad_(), normal(4, seed=1).sigmoid().requires_grad_()
+        slopes.append(torch.autograd.grad(gap(inputs[0], teacher, inputs[1]), inputs))
+    for closed, found in zip(*slopes, strict=True):
+        torch.testing.assert_close(closed, found, rtol=1e-6, atol=0)
+
+
+def test_a_closed_gate_and_equal_rows_have_a_gradient_of_zero() -> None:
+    gates = torch.tensor([0.0, 0.5, 0.5], dtype=torch.float64, requires_grad=True)
+    student = torch.full((7, 2), 0.1, dtype=torch.float64, requires_grad=True)
+    cosine_gap(centre(student), centre(normal(7, 3)), gates).backward()
+    assert student.grad is not None
+    assert gates.grad is not None
+    assert student.grad.abs().max() == 0
+    assert gates.grad[0] == 0
+    assert gates.grad[1:].abs().min() > 0
 
 
 def outer(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
