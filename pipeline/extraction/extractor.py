@@ -136,9 +136,7 @@ def extract(
             while progressed:  # a second pass finds nothing, unless another process has died over its shards
                 progressed = False
                 for shard, batches in loader.shards(writer.missing()):
-                    started = perf_counter()
-                    said = _run(teacher, batches, len(shard.rows), dtype, advance)
-                    writer.write(shard, said, seconds=perf_counter() - started)
+                    writer.write(shard, _run(teacher, batches, len(shard.rows), dtype, advance))
                     written += len(shard.rows)
                     progressed = True
     seconds = perf_counter() - began

@@ -86,9 +86,9 @@ def test_a_remote_store_reads_as_a_local_one(url: str, store: FeatureStore, tmp_
 
 def test_what_a_remote_store_cannot_do_is_told(url: str):
     remote = FeatureStore.open(url)
-    with pytest.raises(UserError, match="on another machine and cannot be mapped"):
+    with pytest.raises(UserError, match="not on this machine and cannot be mapped"):
         remote.reader("pooled", mode="mapped")
-    assert remote.reader("pooled").why.startswith("resident: on another machine, 1.2 kB fit")
+    assert remote.reader("pooled").why.startswith("resident: not on this machine, 1.2 kB fit")
 
 
 def test_a_remote_store_that_is_not_there_or_damaged_is_told(url: str):

@@ -32,7 +32,7 @@ with StoreWriter.open(sys.argv[1], rows=RowIndex(ids, digests), dataset="d", rec
         random = np.random.default_rng(shard.index)
         time.sleep(0.002)
         features = {{name: random.standard_normal((len(shard), *head.shape)) for name, head in heads.items()}}
-        writer.write(shard, features, seconds=0.002)
+        writer.write(shard, features)
         print(shard.index, flush=True)
 """
 
