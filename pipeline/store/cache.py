@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 from pipeline.errors import UserError
@@ -15,7 +16,7 @@ from pipeline.store.format import Layout
 from pipeline.store.shards import checked, pack, resolved_codec, unpack
 
 # How long to wait for another process that makes the copy.
-PATIENCE = 3600.0
+PATIENCE, PAUSE = 3600.0, 0.05
 
 FILES, USERS = "files.json", "used_by"
 
@@ -45,15 +46,24 @@ def cached(store: Backend, layout: Layout, head: str, digest: str, cache: Path) 
     target = cache / digest
     lock = Lock(lock_file(target))
     try:
+        deadline = time.monotonic() + PATIENCE
         while True:
-            _acquire(lock, exclusive=False)
-            files = whole_files(target)
-            if files is not None:
-                _note_user(target, store)
-                return target, lock, {name: about["checksum"] for name, about in files.items()}
-            _acquire(lock, exclusive=True)
-            if whole_files(target) is None:
-                _make(target, store, layout, head)
+            if lock.acquire(exclusive=False):
+                checksums = whole_files(target)
+                if checksums is not None:
+                    _note_user(target, store)
+                    return target, lock, checksums
+                # Between the two kinds of lock another process may have made it, or be making it.
+                if lock.acquire():
+                    if whole_files(target) is None:
+                        _make(target, store, layout, head)
+                    continue
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"{target}: {lock.owner()} has been making this raw copy for long; wait for it or stop it"
+                )
+            lock.release()
+            time.sleep(PAUSE)
     except BaseException as error:
         lock.release()
         raise (explained(error, cache) if isinstance(error, OSError) else error) from None
@@ -64,25 +74,20 @@ def lock_file(copy: Path) -> Path:
     return copy.with_name(f"{copy.name}.lock")
 
 
-def whole_files(copy: Path) -> dict[str, dict[str, str]] | None:
-    """Bytes and checksum of each file of a raw copy, None if one of them is missing or has another size."""
+def whole_files(copy: Path) -> dict[str, str] | None:
+    """The checksum of each file of a raw copy, None if one of them is missing or has another size."""
     try:
         files = json.loads((copy / FILES).read_bytes())
         whole = all((copy / name).stat().st_size == about["bytes"] for name, about in files.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return files if whole else None
+    return {name: about["checksum"] for name, about in files.items()} if whole else None
 
 
 def users(copy: Path) -> list[str]:
     """The stores that a raw copy was made or used for: their absolute paths or URLs."""
     folder = copy / USERS
     return [file.read_text() for file in sorted(folder.iterdir())] if folder.is_dir() else []
-
-
-def _acquire(lock: Lock, exclusive: bool) -> None:
-    if not lock.acquire(exclusive, PATIENCE):
-        raise UserError(f"{lock.path}: {lock.owner()} has been using this raw copy for long; wait for it or stop it")
 
 
 def _note_user(copy: Path, store: Backend) -> None:

@@ -44,7 +44,7 @@ def choose(
     if mode == "cache":
         folder, lock, checksums = cached(store, layout, name, digest, place)
         why += f", raw copy in {folder}"
-        remedy = "delete this folder, it is made again from the store"
+        remedy = f"delete {folder}, it is made again from the store"
         files = VerifiedFiles(folder, checksums, place, remedy)
     else:
         assert store.folder is not None

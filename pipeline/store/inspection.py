@@ -288,7 +288,7 @@ def leftovers(folder: Path, cache: Path, delete: bool = False) -> Leftovers:
 def _leftovers_of(store: LocalBackend, delete: bool) -> dict[str, int]:
     """What is not needed in one store, unless it is being written."""
     there = store.files()
-    names = [*replaced_folders(store), *(file for file in there if file.endswith(PARTIAL) and "/" in file)]
+    names = [*_replaced(store), *(file for file in there if file.endswith(PARTIAL) and "/" in file)]
     names = [name for name in names if all(STORE_FILE.fullmatch(file) for file in store.files(name) or [name])]
     names = [name for name in names if not any(name.startswith(f"{other}/") for other in names)]
     locks = [file for file in there if file.startswith(f"{LOCKS}/")]
@@ -313,13 +313,20 @@ def _leftovers_of(store: LocalBackend, delete: bool) -> dict[str, int]:
 
 def _is_store(store: LocalBackend) -> bool:
     """Whether a folder is a feature store, complete or not."""
-    for folder in ("", *(f"{name}/" for name in replaced_folders(store))):
-        try:
-            Layout.read(store.read(f"{folder}zarr.json") or b"", store.name)
-        except UserError:
-            continue
-        return True
-    return False
+    return _has_layout(store, "zarr.json") or bool(_replaced(store))
+
+
+def _replaced(store: LocalBackend) -> list[str]:
+    """The folders of replaced stores in a store, without others of such names."""
+    return [name for name in replaced_folders(store) if _has_layout(store, f"{name}/zarr.json")]
+
+
+def _has_layout(store: LocalBackend, file: str) -> bool:
+    try:
+        Layout.read(store.read(file) or b"", store.name)
+    except UserError:
+        return False
+    return True
 
 
 def _is_raw_copy(path: Path) -> bool:

@@ -181,8 +181,10 @@ class StoreWriter:
         finally:
             for claim in self._claims.values():
                 claim.release()
-            self._finish()
-            self._life.release()
+            try:
+                self._finish()
+            finally:
+                self._life.release()
         if error is None:
             self._raise_failure()
 

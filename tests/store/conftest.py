@@ -68,7 +68,7 @@ class Maker:
 
 @pytest.fixture(autouse=True)
 def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here cuts the power, so flushing to the disk only takes time; tests/store/backends test that it is done."""
+    """Nothing here cuts the power, so flushing only takes time; tests/store/backends test that it is done."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 

@@ -468,6 +468,34 @@ def test_damaged_metadata_stops_a_writer_and_loses_nothing(make: Any, ids: list[
     assert make.computed == []
 
 
+@pytest.mark.parametrize(
+    "foreign",
+    ["a.txt", "x.zarr/zarr.json", "old/zarr.json", "old/zarr.json old/c.0", "replaced/1/a", "locks/a", "rows/a.csv"],
+)
+def test_a_folder_with_other_files_is_not_made_a_store_and_keeps_them(
+    make: Any, ids: list[str], tmp_path: Path, foreign: str
+):
+    files = [tmp_path / "home" / name for name in foreign.split()]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text('{"zarr_format": 3, "node_type": "array"}')
+    with pytest.raises(UserError, match=r"home: holds other files, such as .*; choose a new or empty folder"):
+        make(ids, path=tmp_path / "home")
+    assert sorted(path for path in (tmp_path / "home").rglob("*") if path.is_file()) == sorted(files)
+
+
+def test_files_of_the_user_in_a_store_outlive_its_changes(make: Any, ids: list[str]):
+    make(ids)
+    kept = [make.path / name for name in ("notes.txt", "figures/a.png", ".gitignore")]
+    for file in kept:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("mine")
+    make(ids[3:])
+    make(ids, recipe={"model": "n"}, stop_after=1)
+    make(ids, recipe={"model": "n"})
+    assert all(file.read_text() == "mine" for file in kept)
+
+
 def test_a_store_needs_heads_and_a_folder(make: Any, ids: list[str], index: Any, tmp_path: Path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="file: is a file"):

@@ -24,7 +24,7 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.files import explained
 from pipeline.provenance import digest_files
-from pipeline.store.backends import backend_at
+from pipeline.store.backends import Backend, backend_at
 from pipeline.store.format import Dtype, Head, Layout
 from pipeline.store.rows import DIGEST_BYTES, RowIndex
 from pipeline.store.store import FeatureStore
@@ -131,7 +131,7 @@ def export(
 
 def import_features(
     source: str | Path | Sequence[Path],
-    target: str | Path,
+    target: str | Path | Backend,
     head: str | None = None,
     dtype: Dtype | None = None,
     rows: RowIndex | None = None,
@@ -187,11 +187,12 @@ def import_features(
         return found[0] if len(found) == 1 else np.concatenate(found)
 
     recipe = about.get("recipe") or {"imported": digests}
-    metadata = backend_at(target).read("zarr.json")
-    if metadata is not None and Layout.read(metadata, f"{target}/zarr.json").recipe != recipe:
-        raise UserError(f"{target}: another store is there; delete it, or import to another place")
+    place = backend_at(target)
+    metadata = place.read("zarr.json")
+    if metadata is not None and Layout.read(metadata, f"{place.name}/zarr.json").recipe != recipe:
+        raise UserError(f"{place.name}: another store is there; delete it, or import to another place")
     with StoreWriter.open(
-        target,
+        place,
         rows=index,
         dataset=dataset or about.get("dataset") or index.digest(),
         recipe=recipe,
@@ -200,10 +201,10 @@ def import_features(
         created_by=about.get("created_by") or {"imported_from": [file.name for file in files]},
     ) as writer:
         for note in writer.notes:
-            say(f"{target}: {note}")
+            say(f"{place.name}: {note}")
         for shard in writer.missing():
             writer.write(shard, {name: read(shard.start, shard.stop)})
-    return FeatureStore.open(target)
+    return FeatureStore.open(place)
 
 
 def _format(path: Path) -> ModuleType:
