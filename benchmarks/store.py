@@ -217,7 +217,7 @@ def hollow(path: Path, rows: int, head: Head, shard_rows: int) -> None:
             size = file.tell()
         start, stop = grid.span(shard)
         files = {"pooled": {"bytes": size, "checksum": "hollow"}}
-        mark = Marker(start, stop, "hollow", layout.identity("pooled"), files, 1.0, 0)
+        mark = Marker(start, stop, "hollow", layout.identity("pooled"), files)
         (path / "pooled" / marker_name(shard)).write_bytes(mark.text())
     (path / "zarr.json").write_bytes(layout.metadata())
 

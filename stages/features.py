@@ -10,7 +10,7 @@ from stages import command
 if TYPE_CHECKING:
     from pipeline.store.verify import Comparison
 
-app = typer.Typer(help="Look into feature stores, prove them, and move them.", no_args_is_help=True)
+app = typer.Typer(help="Inspect, verify, clean, export and import feature stores.", no_args_is_help=True)
 
 Store = Annotated[str, typer.Argument(help="A store, such as features/minilm.zarr, or its URL.")]
 HeadName = Annotated[str | None, typer.Option("--head", help="Which head, if the store has several.")]
@@ -46,7 +46,7 @@ def verify(
     overrides: command.Set = None,
     as_json: command.Json = False,
 ) -> None:
-    """Look at every byte of a store; exit code 1 if anything is not as it was written."""
+    """Read every byte of a store; exit code 1 if anything is not as it was written."""
     from dataclasses import replace
 
     from pipeline.store.verify import verify
@@ -76,7 +76,11 @@ def gc(
     delete: Annotated[bool, typer.Option("--delete", help="Delete them, not only list them.")] = False,
     as_json: command.Json = False,
 ) -> None:
-    """Leftovers: features set aside, locks of nobody, raw copies of stores that are no more."""
+    """List what interrupted work left behind, with sizes; --delete deletes it.
+
+    These are replaced features, locks and temporary files in the folder's stores that nobody is writing, and raw copies
+    that nobody reads of stores that were in the folder.
+    """
     from pipeline.store.cache import default_cache
     from pipeline.store.inspection import leftovers
 
@@ -89,7 +93,7 @@ def export_features(
     target: Annotated[Path, typer.Argument(help="A file: .h5, .hdf5, .npy, .parquet, .pt or .safetensors.")],
     head: HeadName = None,
     data: Data = None,
-    split: Annotated[int, typer.Option(help="With --data and .pt: the draw whose test rows become `test`.")] = 0,
+    split: Annotated[int, typer.Option(help="With --data and .pt: the split whose test rows become `test`.")] = 0,
 ) -> None:
     """Write a head's features, with their ids and recipe, in another format."""
     import numpy as np
@@ -103,9 +107,9 @@ def export_features(
     if data is not None:
         prepared = Dataset.open(data)
         opened.check(prepared.digest, prepared.ids)
-        drawn = prepared.split(split)
-        train = np.setdiff1d(np.arange(len(opened)), drawn.test)
-        rows, parts = np.concatenate([train, drawn.test]), {"train": len(train), "test": len(drawn.test)}
+        test = prepared.split(split).test
+        train = np.setdiff1d(np.arange(len(opened)), test)
+        rows, parts = np.concatenate([train, test]), {"train": len(train), "test": len(test)}
     print(f"{len(opened):,} rows -> {export(opened, target, head, rows, parts)}")
 
 
@@ -113,13 +117,13 @@ def export_features(
 def import_features(
     sources: Annotated[list[Path], typer.Argument(help="One file, or several, such as an .h5 for each slide.")],
     store: Annotated[Path, typer.Option("--store", help="The store to make.")],
-    head: Annotated[str | None, typer.Option("--head", help="What to call the features.")] = None,
+    head: Annotated[str | None, typer.Option("--head", help="The head's name in the store.")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float16, bfloat16, float32 or int8; as in the file if none.")
     ] = None,
     data: Data = None,
 ) -> None:
-    """Make a store of features in another format: of ours, or of other tools."""
+    """Make a store of features in another format. An interrupted import continues."""
     from pipeline.data.dataset import Dataset
     from pipeline.store import RowIndex
     from pipeline.store.interchange import import_features
@@ -127,14 +131,13 @@ def import_features(
     prepared = None if data is None else Dataset.open(data)
     rows = None if prepared is None else RowIndex(prepared.ids, prepared.row_digests)
     digest = None if prepared is None else prepared.digest
-    made = import_features(sources, store, head, dtype, rows, digest)  # type: ignore[arg-type]
-    print(made)
+    print(import_features(sources, store, head, dtype, rows, digest, say=command.say))  # type: ignore[arg-type]
 
 
 def _again(
     path: str, head: str | None, params: Any, teacher: str, count: int, tolerance: float, seed: int
 ) -> "Comparison":
-    """Random rows through the teacher once more, against what the store has of them."""
+    """Compare stored features of random rows with what the teacher computes of them now."""
     import numpy as np
 
     from pipeline.data.dataset import Dataset

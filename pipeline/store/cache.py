@@ -1,16 +1,24 @@
 """A raw local copy of a head that cannot be mapped where it is: compressed, or on another machine."""
 
+import json
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.files import explained
-from pipeline.store.checksum import checksum
-from pipeline.store.folder import Folder
+from pipeline.files import Lock, explained, write_atomically
+from pipeline.provenance import digest_of
+from pipeline.store.backends import Backend
+from pipeline.store.backends.local import LocalBackend
 from pipeline.store.format import Layout
-from pipeline.store.shards import Damaged, marker, pack, settled, unpack
+from pipeline.store.shards import checked, pack, resolved_codec, unpack
+
+# How long to wait for another process that makes the copy.
+PATIENCE, PAUSE = 3600.0, 0.05
+
+FILES, USERS = "files.json", "used_by"
 
 
 def default_cache() -> Path:
@@ -20,68 +28,94 @@ def default_cache() -> Path:
     return Path(chosen) if chosen else Path(home) / "aft"
 
 
-def cached(store: Folder, layout: Layout, head: str, digest: str, cache: Path) -> Path:
-    """The folder of raw shards of a head, filled in one pass over the store if it is not there yet.
+def cached(store: Backend, layout: Layout, head: str, digest: str, cache: Path) -> tuple[Path, Lock, dict[str, str]]:
+    """The folder of raw shards of a head, made in one pass over the store if it does not exist or is not whole.
 
     It is named by the head's digest, so it can never be that of other features; every shard is compared with its
-    marker on the way. Several processes may fill one cache at once: the first to finish is used by all.
+    marker on the way. Several processes may want it at once: one makes it, the others wait.
 
     Args:
         digest: `FeatureStore.head_digest` of the head.
+
+    Returns:
+        The folder, the lock on it, which is held and shared while the folder is read, and the checksums of its files.
 
     Raises:
         UserError: the disk is too small, or a shard does not hold what was written into it.
     """
     target = cache / digest
-    if target.is_dir():
-        return target
-    needed = sum(
-        grid.data_bytes(shard) + grid.index_bytes
-        for grid in layout.grids(head, "raw").values()
-        for shard in range(grid.shards)
-    )
-    partial = None
+    lock = Lock(lock_file(target))
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(cache).free
-        if free < needed:
-            raise UserError(f"{cache}: a raw copy needs {needed:,} bytes, {free:,} are free; set AFT_CACHE elsewhere")
-        partial = Path(tempfile.mkdtemp(prefix=f"{digest}.", suffix=".partial", dir=cache))
-        _fill(partial, store, layout, head)
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            if lock.acquire(exclusive=False):
+                checksums = whole_files(target)
+                if checksums is not None:
+                    _note_user(target, store)
+                    return target, lock, checksums
+                # Between the two kinds of lock another process may have made it, or be making it.
+                if lock.acquire():
+                    if whole_files(target) is None:
+                        _make(target, store, layout, head)
+                    continue
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"{target}: {lock.owner()} has been making this raw copy for long; wait for it or stop it"
+                )
+            lock.release()
+            time.sleep(PAUSE)
+    except BaseException as error:
+        lock.release()
+        raise (explained(error, cache) if isinstance(error, OSError) else error) from None
+
+
+def lock_file(copy: Path) -> Path:
+    """The file of the lock of a raw copy: readers share it, whoever makes or deletes the copy has it alone."""
+    return copy.with_name(f"{copy.name}.lock")
+
+
+def whole_files(copy: Path) -> dict[str, str] | None:
+    """The checksum of each file of a raw copy, None if one of them is missing or has another size."""
+    try:
+        files = json.loads((copy / FILES).read_bytes())
+        whole = all((copy / name).stat().st_size == about["bytes"] for name, about in files.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return {name: about["checksum"] for name, about in files.items()} if whole else None
+
+
+def users(copy: Path) -> list[str]:
+    """The stores that a raw copy was made or used for: their absolute paths or URLs."""
+    folder = copy / USERS
+    return [file.read_text() for file in sorted(folder.iterdir())] if folder.is_dir() else []
+
+
+def _note_user(copy: Path, store: Backend) -> None:
+    name = str(store.folder.resolve()) if store.folder is not None else store.name
+    note = copy / USERS / digest_of(name)
+    if not note.exists():
+        write_atomically(note, name)
+
+
+def _make(target: Path, store: Backend, layout: Layout, head: str) -> None:
+    raw = layout.grids(head, "raw")
+    needed = sum(grid.data_bytes(shard) + grid.index_bytes for grid in raw.values() for shard in range(grid.shards))
+    shutil.rmtree(target, ignore_errors=True)
+    free = shutil.disk_usage(target.parent).free
+    if free < needed:
+        raise UserError(
+            f"{target.parent}: a raw copy needs {needed:,} bytes, {free:,} are free; set AFT_CACHE elsewhere"
+        )
+    partial = Path(tempfile.mkdtemp(prefix=f"{target.name}.", suffix=".partial", dir=target.parent))
+    try:
+        copy, files = LocalBackend(partial), {}
+        for array, grid in layout.grids(head, resolved_codec(store, layout, head) or "raw").items():
+            for shard in range(grid.shards):
+                name, data = f"{array}/{grid.key(shard)}", checked(store, layout, head, array, shard)
+                parts = [data] if grid == raw[array] else pack(raw[array], shard, unpack(grid, shard, data))
+                check = copy.put(name, parts)
+                files[name] = {"bytes": (partial / name).stat().st_size, "checksum": check}
+        copy.put(FILES, [json.dumps(files).encode()])
         os.rename(partial, target)
-    except OSError as error:
-        if not target.is_dir():  # else somebody was faster
-            raise explained(error, cache) from error
     finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
-    return target
-
-
-def _fill(folder: Path, store: Folder, layout: Layout, head: str) -> None:
-    for array, grid in layout.grids(head, settled(store, layout, head) or "raw").items():
-        raw = layout.grids(head, "raw")[array]
-        (folder / array).mkdir()
-        for shard in range(grid.shards):
-            data = checked(store, layout, head, array, shard)
-            with (folder / array / grid.key(shard)).open("wb") as file:
-                file.writelines([data] if grid == raw else pack(raw, shard, unpack(grid, shard, data)))
-
-
-def checked(store: Folder, layout: Layout, head: str, array: str, shard: int) -> bytes:
-    """The bytes of a shard's file, after comparing them with its marker.
-
-    Raises:
-        UserError: they are not what was written.
-    """
-    start, stop = layout.span(shard)
-    name = f"{array}/{layout.grids(head, 'raw')[array].key(shard)}"
-    where = f"{store.name}: {name} (rows {start}-{stop - 1})"
-    try:
-        found = marker(store, layout, head, shard)
-    except Damaged as error:
-        raise UserError(f"{where}: {error}; run the extraction again") from None
-    data = store.read(name)
-    if found is None or data is None or checksum([data]) != found.files[array]["checksum"]:
-        raise UserError(f"{where}: damaged; run `aft features verify`, then the extraction again")
-    return data
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,29 +1,31 @@
 """Where a head is best read from, and why."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.store.backends import Backend
 from pipeline.store.cache import cached, default_cache
-from pipeline.store.folder import Folder, LocalFolder
-from pipeline.store.format import Layout
+from pipeline.store.format import Layout, Marker
 from pipeline.store.memory import available_memory
 from pipeline.store.reader import WINDOW_BYTES, HostReader, Mode, Reader
-from pipeline.store.shards import settled
+from pipeline.store.shards import REMEDY, resolved_codec
+from pipeline.store.verified import VerifiedFiles
 
 DEVICE_BYTES = 2 << 30
 RESIDENT_SHARE = 0.25
 
 
 def choose(
-    store: Folder, layout: Layout, name: str, digest: str, *, mode: Mode, memory: int | None, window: int | None,
-    cache: Path | None, device: str | None, device_memory: int | None,
+    store: Backend, layout: Layout, name: str, digest: str, markers: Sequence[Marker], *, mode: Mode,
+    memory: int | None, window: int | None, cache: Path | None, device: str | None, device_memory: int | None,
 ) -> Reader:  # fmt: skip
-    """The reader for a head, as `FeatureStore.reader` describes it; `digest` is the head's."""
+    """The reader for a head, as `FeatureStore.reader` describes it; `digest` and `markers` are the head's."""
     size = layout.rows * layout.heads[name].row_bytes
     obstacle = None
-    if not isinstance(store, LocalFolder):
-        obstacle = "on another machine"
-    elif settled(store, layout, name) != "raw":
+    if store.folder is None:
+        obstacle = "not on this machine"
+    elif resolved_codec(store, layout, name) != "raw":
         obstacle = "compressed"
     if mode in ("mapped", "window") and obstacle:
         raise UserError(f"{store.name}: head `{name}` is {obstacle} and cannot be mapped; use auto, resident or cache")
@@ -36,14 +38,27 @@ def choose(
         from pipeline.store.device import DeviceReader
 
         return DeviceReader(store, layout, name, why, str(device))
-    folder = store.path if isinstance(store, LocalFolder) else None
-    if mode == "cache":
-        folder = cached(store, layout, name, digest, default_cache() if cache is None else cache)
-        why += f", raw copy in {folder}"
     if mode == "resident":
-        folder = None
-    window = WINDOW_BYTES if window is None else window
-    return HostReader(store, layout, name, mode, why, folder, window, fits=size <= available_memory())
+        return HostReader(store, layout, name, mode, why)
+    place = default_cache() if cache is None else cache
+    if mode == "cache":
+        folder, lock, checksums = cached(store, layout, name, digest, place)
+        why += f", raw copy in {folder}"
+        remedy = f"delete {folder}, it is made again from the store"
+        files = VerifiedFiles(folder, checksums, place, remedy)
+    else:
+        assert store.folder is not None
+        folder, lock = store.folder, None
+        checksums = {
+            f"{array}/{grid.key(shard)}": markers[shard].files[array]["checksum"]
+            for array, grid in layout.grids(name, "raw").items()
+            for shard in range(grid.shards)
+        }
+        files = VerifiedFiles(folder, checksums, place, REMEDY)
+    return HostReader(
+        store, layout, name, mode, why, folder, WINDOW_BYTES if window is None else window,
+        size <= available_memory(), files, lock,
+    )  # fmt: skip
 
 
 def _automatic(

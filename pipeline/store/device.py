@@ -1,4 +1,4 @@
-"""Rows that live on a GPU: for stores that fit there, a step then waits for no copy at all."""
+"""Rows in a GPU's memory: for stores that fit there, a step waits for no copy."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.store.folder import Folder
+from pipeline.store.backends import Backend
 from pipeline.store.format import Layout
 from pipeline.store.order import batched, shuffled
 from pipeline.store.reader import Reader, in_memory
@@ -20,7 +20,7 @@ class DeviceReader(Reader):
     Row numbers may be a tensor on the device; then they are not checked, because that would wait for the device.
     """
 
-    def __init__(self, store: Folder, layout: Layout, name: str, why: str, device: str):
+    def __init__(self, store: Backend, layout: Layout, name: str, why: str, device: str):
         self.mode, self.why = "device", f"device: {why}"
         self._store, self._layout, self._name, self._device = store, layout, name, device
         self._head = layout.heads[name]

@@ -1,6 +1,6 @@
-"""What a store looks like on disk: plain Zarr v3, with a commit marker beside each shard.
+"""What a store looks like on disk: plain Zarr v3, with a commit marker alongside each shard.
 
-    zarr.json                    the group; its attribute `feature_store` says what this is, and of which rows
+    zarr.json                    the group; its attribute `feature_store` holds the layout
     rows/{id_bytes,id_ends,digests}
                                  the row index, three unsharded arrays whose one chunk is the array's bytes
     <head>/zarr.json             an array [rows, *shape], sharded along rows only
@@ -9,8 +9,9 @@
     <head>.scale/                for int8: the scale of each row (of each vector of a row), float32
     locks/, replaced/            while a store is being written: who writes what, and earlier rows that may be reused
 
-Every JSON file is written one way only (sorted keys, one space) and can be written again from what it says, so that
-any edit shows. No file holds a path: names of files follow from heads and shard numbers.
+Every JSON file is written one way only (sorted keys, one space) and can be written again from its contents, so that any
+edit shows. No file holds a path or a time: names of files follow from heads and shard numbers, and the same features
+give the same bytes.
 """
 
 import json
@@ -34,7 +35,19 @@ SHARDS_AT_LEAST = 8
 SHARD_BYTES = 256 << 20
 ATTRIBUTE = "feature_store"
 HEAD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_:@-]{0,99}")
-RESERVED = frozenset({"rows", "locks", "replaced"})
+LOCKS, REPLACED = "locks", "replaced"
+MOVED = "moved"
+"""Name of the file that marks a replaced store as complete in its folder."""
+RESERVED = frozenset({"rows", LOCKS, REPLACED})
+_FILE = (
+    r"zarr\.json|rows/zarr\.json|rows/(id_bytes|id_ends)/(zarr\.json|c\.0)|rows/digests/(zarr\.json|c\.0\.0)"
+    rf"|(?!rows/){HEAD_NAME.pattern}(\.scale)?/(zarr\.json|c\.[0-9]+(\.0)*|c\.[0-9]+\.json)"
+)
+STORE_FILE = re.compile(
+    rf"({_FILE})(\.partial)?|{LOCKS}/(setup|writers|create|shard-[0-9]+)"
+    rf"|{REPLACED}/[0-9]+/(({_FILE})(\.partial)?|{MOVED})"
+)
+"""The names that files of a store can have."""
 
 Dtype = Literal["float16", "bfloat16", "float32", "int8"]
 Codec = Literal["raw", "zstd", "auto"]
@@ -227,7 +240,7 @@ def flat_metadata(array: np.ndarray) -> bytes:
 
 @dataclass(frozen=True)
 class Layout:
-    """Everything a store says about itself, apart from its features.
+    """Everything about a store but its features.
 
     Attributes:
         rows: how many.
@@ -323,15 +336,13 @@ class Layout:
 
 @dataclass(frozen=True)
 class Marker:
-    """Says that a shard of a head is complete and on the disk.
+    """Its existence means that a shard of a head is complete and on the disk.
 
     Attributes:
         start, stop: its rows.
         rows_digest: of those rows (`RowIndex.digest(start, stop)`).
         identity: `Layout.identity` of the head.
         files: `bytes` and `checksum` of the shard's file in each array of the head.
-        seconds: that computing it took.
-        reused: how many of its rows were taken from earlier features.
     """
 
     start: int
@@ -339,12 +350,6 @@ class Marker:
     rows_digest: str
     identity: str
     files: Mapping[str, Mapping[str, Any]]
-    seconds: float
-    reused: int
-
-    @property
-    def rows_per_second(self) -> float:
-        return round((self.stop - self.start - self.reused) / self.seconds, 3) if self.seconds else 0.0
 
     def text(self) -> bytes:
         record = {
@@ -353,9 +358,6 @@ class Marker:
             "rows_digest": self.rows_digest,
             "identity": self.identity,
             "files": {name: dict(file) for name, file in self.files.items()},
-            "seconds": self.seconds,
-            "rows_per_second": self.rows_per_second,
-            "reused": self.reused,
         }
         return written(signed(record))
 
@@ -363,17 +365,14 @@ class Marker:
     def read(cls, text: bytes) -> "Marker":
         """The inverse of `text`. Raises `ValueError` for anything that `text` did not write."""
         record = json.loads(text)
-        if not is_signed(record):
+        names = ("start", "stop", "rows_digest", "identity", "files")
+        if not is_signed(record) or record.keys() - OLD_KEYS != {*names, "digest"} or written(record) != text:
             raise ValueError("damaged or changed by hand")
-        names = ("start", "stop", "rows_digest", "identity", "files", "seconds", "reused")
-        try:
-            marker = cls(*(record[name] for name in names))
-            sound = marker.text() == text
-        except (KeyError, TypeError):
-            sound = False
-        if not sound:
-            raise ValueError("damaged or changed by hand")
-        return marker
+        return cls(*(record[name] for name in names))
+
+
+OLD_KEYS = frozenset({"seconds", "rows_per_second", "reused"})
+"""Of markers up to version 0.1: they are ignored."""
 
 
 def marker_name(shard: int) -> str:
@@ -406,3 +405,7 @@ def is_signed(record: Any) -> bool:
     if not isinstance(record, dict) or "digest" not in record:
         return False
     return record["digest"] == digest_of({key: value for key, value in record.items() if key != "digest"})
+
+
+ROWS_METADATA = written({"zarr_format": 3, "node_type": "group", "attributes": {}})
+"""The zarr.json of the group with the row index."""

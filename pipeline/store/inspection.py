@@ -1,4 +1,4 @@
-"""What is in a store, for people: lists, statistics, differences, and what may be deleted."""
+"""What is in a store, for people: lists, statistics, differences, and what can be deleted."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,10 +9,13 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.files import PARTIAL, Lock
+from pipeline.store.backends import Backend
+from pipeline.store.backends.local import LocalBackend
+from pipeline.store.cache import lock_file, users
 from pipeline.store.differences import differences
-from pipeline.store.disk import remove_folder
+from pipeline.store.format import LOCKS, STORE_FILE, Layout
 from pipeline.store.reader import Reader
-from pipeline.store.reuse import LOCKS, REPLACED
+from pipeline.store.reuse import replaced_folders
 from pipeline.store.store import FeatureStore
 from pipeline.store.verify import Comparison, compare
 
@@ -49,7 +52,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class HeadInfo:
-    """One head of a store: how it is kept, and of which kind its numbers are."""
+    """One head of a store: how it is kept, and statistics of its features."""
 
     name: str
     shape: tuple[int, ...]
@@ -81,7 +84,6 @@ class StoreInfo:
     shards: int
     shard_rows: int
     nbytes: int
-    seconds: float
     dataset: str
     recipe: Any
     recipe_digest: str
@@ -90,10 +92,9 @@ class StoreInfo:
     heads: tuple[HeadInfo, ...]
 
     def __str__(self) -> str:
-        speed = f", {self.rows / self.seconds:,.0f} rows/s" if self.seconds else ""
         lines = [
             f"{self.path}: {self.rows:,} rows in {self.shards} shards of {self.shard_rows:,}, {self.nbytes:,} bytes",
-            f"computed in {self.seconds:,.1f} s{speed}, by {_flat(self.created_by)}",
+            f"created by {_flat(self.created_by)}",
             f"dataset {self.dataset}",
             f"content {self.content_digest}",
             f"recipe  {self.recipe_digest}: {_flat(self.recipe)}",
@@ -103,7 +104,7 @@ class StoreInfo:
 
 @dataclass(frozen=True)
 class Listing:
-    """The stores of a folder; those that cannot be opened say why."""
+    """The stores of a folder; for those that cannot be opened, the reason."""
 
     folder: str
     stores: tuple[dict[str, Any], ...]
@@ -123,7 +124,7 @@ class Difference:
         heads: heads that only one of them has, or that are kept in another way.
         only_first, only_second: ids of how many rows only one has.
         changed: how many rows have the same id and another content.
-        moved: how many rows of both stand at another place.
+        moved: how many rows of both have another row number.
         features: per head of both, the rows of both with the same content compared (a sample of at most 10,000).
     """
 
@@ -142,7 +143,7 @@ class Difference:
         lines += [f"recipe: {line}" for line in self.recipe] or ["recipe: the same"]
         lines += [f"head: {line}" for line in self.heads]
         lines.append(
-            f"rows: {self.only_first:,} gone, {self.only_second:,} new, {self.changed:,} with other content, "
+            f"rows: {self.only_first:,} removed, {self.only_second:,} added, {self.changed:,} with other content, "
             f"{self.moved:,} moved"
         )
         for name, found in self.features.items():
@@ -155,7 +156,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Leftovers:
-    """Folders and files that nothing needs any more, with their bytes; `deleted` tells whether they are gone."""
+    """Folders and files that nothing needs any more, with their bytes; `deleted` is whether they were deleted."""
 
     found: dict[str, int]
     deleted: bool
@@ -186,9 +187,9 @@ def list_stores(folder: Path) -> Listing:
     return Listing(str(folder), tuple(stores))
 
 
-def describe(path: str | Path, seed: int = 0) -> StoreInfo:
-    """All about one store, with statistics of a sample of its rows. Raises `UserError` as `FeatureStore.open`."""
-    store = FeatureStore.open(path)
+def describe(place: str | Path | Backend, seed: int = 0) -> StoreInfo:
+    """One store in detail, with statistics of a sample of its rows. Raises `UserError` as `FeatureStore.open`."""
+    store = FeatureStore.open(place)
     heads = []
     for name, head in store.layout.heads.items():
         complete = name in store.heads
@@ -206,7 +207,7 @@ def describe(path: str | Path, seed: int = 0) -> StoreInfo:
         )  # fmt: skip
     layout = store.layout
     return StoreInfo(
-        store.path, len(store), layout.shards, layout.shard_rows, store.nbytes, store.seconds, store.dataset,
+        store.path, len(store), layout.shards, layout.shard_rows, store.nbytes, store.dataset,
         dict(store.recipe), store.recipe_digest, store.content_digest, dict(store.created_by), tuple(heads),
     )  # fmt: skip
 
@@ -226,7 +227,7 @@ def statistics(features: np.ndarray) -> Statistics:
     )
 
 
-def diff(first: str | Path, second: str | Path, seed: int = 0) -> Difference:
+def diff(first: str | Path | Backend, second: str | Path | Backend, seed: int = 0) -> Difference:
     """How two stores differ. Raises `UserError` as `FeatureStore.open`."""
     one, two = FeatureStore.open(first), FeatureStore.open(second)
     where = two.rows.positions(list(one.rows.names(0, len(one))))
@@ -236,7 +237,7 @@ def diff(first: str | Path, second: str | Path, seed: int = 0) -> Difference:
     heads, features = [], {}
     for name in sorted(one.heads.keys() | two.heads.keys()):
         if name not in one.heads or name not in two.heads:
-            heads.append(f"`{name}` is only in {first if name in one.heads else second}")
+            heads.append(f"`{name}` is only in {one.path if name in one.heads else two.path}")
             continue
         heads += [
             f"`{name}` {line}" for line in differences(one.heads[name].record(), two.heads[name].record())
@@ -244,8 +245,8 @@ def diff(first: str | Path, second: str | Path, seed: int = 0) -> Difference:
         if one.heads[name].shape == two.heads[name].shape and len(sample):
             features[name] = compare(one.reader(name), _elsewhere(two.reader(name), where), sample)
     return Difference(
-        str(first),
-        str(second),
+        one.path,
+        two.path,
         tuple(differences(dict(one.recipe), dict(two.recipe))),
         tuple(heads),
         len(one) - len(both),
@@ -257,34 +258,97 @@ def diff(first: str | Path, second: str | Path, seed: int = 0) -> Difference:
 
 
 def leftovers(folder: Path, cache: Path, delete: bool = False) -> Leftovers:
-    """What an interrupted extraction or a store that is no more left behind; stores being written are left alone.
+    """What interrupted work left behind: earlier features and temporary files in stores, raw copies of deleted stores.
+
+    Only files that a store has written are listed, and nothing that a running writer or reader uses.
 
     Args:
-        folder: of the stores. Features that a store set aside (other rows, another recipe) go too.
-        cache: of the raw copies; those that no store in `folder` would use.
-        delete: do it, and not only tell.
+        folder: of the stores. Features that a store replaced (other rows, another recipe) are leftovers too: work that
+            was interrupted would reuse them.
+        cache: of the raw copies. Those that stores in `folder` were read through, and that no store uses any more.
+        delete: also delete what was found.
     """
     found: dict[str, int] = {}
-    used = set()
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if not path.is_dir():
-            continue
-        try:
-            store = FeatureStore.open(path)
-            used |= {store.head_digest(name) for name in store.heads}
-        except UserError:
-            pass  # not complete, or no store at all: then it has no raw copies either
-        life = Lock(path / LOCKS / "writers")
-        if (path / LOCKS).is_dir() and not life.acquire():
-            continue
-        for leftover in [path / REPLACED, path / LOCKS, *path.glob(f"*/*{PARTIAL}")]:
-            if leftover.exists():
-                found[str(leftover)] = _delete(leftover, delete)
-        life.release()
+        store = LocalBackend(path)
+        if path.is_dir() and _is_store(store):
+            found |= _leftovers_of(store, delete)
     for copy in sorted(cache.iterdir()) if cache.is_dir() else []:
-        if _is_raw_copy(copy) and copy.name not in used:
-            found[str(copy)] = _delete(copy, delete)
+        if _is_raw_copy(copy) and _is_unused(copy, folder):
+            lock = Lock(lock_file(copy))
+            if lock.acquire():
+                found[str(copy)] = _bytes(copy)
+                if delete:
+                    LocalBackend(cache).delete(copy.name)
+                    lock.path.unlink()
+                lock.release()
     return Leftovers(found, delete)
+
+
+def _leftovers_of(store: LocalBackend, delete: bool) -> dict[str, int]:
+    """What is not needed in one store, unless it is being written."""
+    there = store.files()
+    names = [*_replaced(store), *(file for file in there if file.endswith(PARTIAL) and "/" in file)]
+    names = [name for name in names if all(STORE_FILE.fullmatch(file) for file in store.files(name) or [name])]
+    names = [name for name in names if not any(name.startswith(f"{other}/") for other in names)]
+    locks = [file for file in there if file.startswith(f"{LOCKS}/")]
+    if locks and all(STORE_FILE.fullmatch(file) for file in locks):
+        names.append(LOCKS)
+    if not names:
+        return {}
+    setup, writers = store.claim("setup"), store.claim("writers")
+    try:
+        if not (setup.acquire() and writers.acquire()):
+            return {}
+        found = {str(store.folder / name): _bytes(store.folder / name) for name in names}
+        for name in names if delete else []:
+            store.delete(name)
+        if delete or not locks:
+            store.delete(LOCKS)
+        return found
+    finally:
+        writers.release()
+        setup.release()
+
+
+def _is_store(store: LocalBackend) -> bool:
+    """Whether a folder is a feature store, complete or not."""
+    return _has_layout(store, "zarr.json") or bool(_replaced(store))
+
+
+def _replaced(store: LocalBackend) -> list[str]:
+    """The folders of replaced stores in a store, without others of such names."""
+    return [name for name in replaced_folders(store) if _has_layout(store, f"{name}/zarr.json")]
+
+
+def _has_layout(store: LocalBackend, file: str) -> bool:
+    try:
+        Layout.read(store.read(file) or b"", store.name)
+    except UserError:
+        return False
+    return True
+
+
+def _is_raw_copy(path: Path) -> bool:
+    """Whether a name in the cache is one that the store gave: a digest."""
+    return path.is_dir() and len(path.name) == 32 and set(path.name) <= set("0123456789abcdef")
+
+
+def _is_unused(copy: Path, folder: Path) -> bool:
+    """Whether a raw copy is of stores in `folder`, and no store that it was made or used for has these features."""
+    stores = users(copy)
+    if not any(Path(store).parent == folder.resolve() for store in stores):
+        return False
+    for store in stores:
+        if "://" in store:
+            return False
+        try:
+            opened = FeatureStore.open(store)
+        except UserError:
+            continue  # it is gone, or not complete: then it has no raw copies either
+        if copy.name in {opened.head_digest(head) for head in opened.heads}:
+            return False
+    return True
 
 
 def _elsewhere(reader: Reader, where: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -292,21 +356,10 @@ def _elsewhere(reader: Reader, where: np.ndarray) -> Callable[[np.ndarray], np.n
     return lambda rows: reader(where[rows])
 
 
-def _is_raw_copy(path: Path) -> bool:
-    """Whether a name in the cache is one that the store gave: a digest, with what a killed process left unfinished."""
-    digest = path.name.partition(".")[0]
-    return path.is_dir() and len(digest) == 32 and set(digest) <= set("0123456789abcdef")
-
-
-def _delete(path: Path, really: bool) -> int:
-    size = (
-        sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else path.stat().st_size
-    )
-    if really and path.is_dir():
-        remove_folder(path)
-    elif really:
-        path.unlink()
-    return size
+def _bytes(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder."""
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)
 
 
 def _holds(store: dict[str, Any]) -> str:
@@ -315,7 +368,7 @@ def _holds(store: dict[str, Any]) -> str:
 
 def _flat(record: Any, name: str = "") -> str:
     """A JSON-like record on one line."""
-    return ", ".join(_leaves(record, name)) or "nobody said"
+    return ", ".join(_leaves(record, name)) or "unknown"
 
 
 def _leaves(record: Any, name: str) -> Iterator[str]:

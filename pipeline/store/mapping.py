@@ -1,4 +1,4 @@
-"""One array over all shards of a raw Zarr array: their files, mapped side by side in memory, read-only."""
+"""One array over all shards of a raw Zarr array: their files, mapped one after the other in memory, read-only."""
 
 import ctypes
 import math
@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.store.format import Grid
+from pipeline.store.shards import REMEDY
 
 # Linux and macOS agree on these, except for the two of the reserve: anonymous, and without swap set aside.
 PROT_NONE, PROT_READ, MAP_SHARED, MAP_PRIVATE, MAP_FIXED = 0, 1, 1, 2, 16
@@ -31,7 +32,7 @@ class Mapping:
     that are a multiple of a row, together they are one array with a constant stride, with some unused rows between
     shards. Where a shard's rows fill whole pages there are none, and places are row numbers.
 
-    Mapped pages belong to the page cache: all processes share them, and they count as nobody's memory.
+    Mapped pages belong to the page cache: all processes share them, and no process is charged for them.
 
     Args:
         folder: the array's folder.
@@ -100,7 +101,7 @@ class _Region:
             advise(self._address, ctypes.sizeof(self.memory), MADV_HUGEPAGE)  # a refusal changes nothing
 
     def place(self, file: Path, offset: int, size: int, index: bytes) -> None:
-        """Map the first `size` bytes of a file at `offset`, after a look at the shard index that must follow them."""
+        """Map the first `size` bytes of a file at `offset`, after checking the shard index that must follow them."""
         try:
             handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -108,7 +109,7 @@ class _Region:
         try:
             # A page beyond the end of a file kills the process that touches it: look before mapping.
             if os.fstat(handle).st_size != size + len(index) or os.pread(handle, len(index), size) != index:
-                raise UserError(f"{file}: the shard is damaged; run `aft features verify`, then the extraction again")
+                raise UserError(f"{file}: the shard is damaged; {REMEDY}")
             flags = MAP_SHARED | MAP_FIXED
             if self._mmap(self._address + offset, size, PROT_READ, flags, handle, 0) != self._address + offset:
                 raise OSError(ctypes.get_errno(), f"{file}: cannot be mapped")

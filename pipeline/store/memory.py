@@ -1,7 +1,20 @@
-"""How much memory this process may still take."""
+"""Memory: how much this process may still take, and arrays that begin at a page."""
 
+import math
 import os
 from pathlib import Path
+
+import numpy as np
+
+PAGE = 4096
+
+
+def page_aligned(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """An uninitialised array that begins at a page, so that a disk can take it from there without a copy."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + PAGE, np.uint8)
+    start = -memory.ctypes.data % PAGE
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def available_memory() -> int:

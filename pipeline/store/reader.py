@@ -1,5 +1,6 @@
 """Reading rows of one head, and of several together."""
 
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from collections.abc import Mapping as Named
@@ -9,13 +10,15 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.store.folder import Folder
+from pipeline.files import Lock
+from pipeline.store.backends import Backend
 from pipeline.store.format import Layout
 from pipeline.store.mapping import Mapping
 from pipeline.store.order import batched, shuffled, windows
 from pipeline.store.rows import as_rows
-from pipeline.store.shards import settled, unpack
+from pipeline.store.shards import checked, resolved_codec, unpack
 from pipeline.store.values import arriving_dtype, decode
+from pipeline.store.verified import VerifiedFiles
 
 Mode = Literal["auto", "mapped", "window", "resident", "cache", "device"]
 
@@ -32,7 +35,7 @@ class Reader(ABC):
         why: the mode and the reason for it, one line for the user.
         shape: of one row.
         dim: how many numbers a row has.
-        dtype: that rows arrive in: float16 or float32 (bfloat16 and int8 arrive as float32).
+        dtype: of the rows it returns: float16 or float32 (bfloat16 and int8 become float32).
         rows_digest: which rows these are; equal for readers whose row numbers mean the same rows.
     """
 
@@ -42,6 +45,7 @@ class Reader(ABC):
     dim: int
     dtype: np.dtype
     rows_digest: str
+    _files: VerifiedFiles | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -64,7 +68,7 @@ class Reader(ABC):
 
     @abstractmethod
     def batches(self, size: int, rows: Any = None, seed: int = 0, drop_last: bool = False) -> Iterator[np.ndarray]:
-        """One epoch: every row once, in an order that this reader reads well, in batches of row numbers.
+        """One epoch: every row once, in an order that suits this reader, in batches of row numbers.
 
         The order is a plain shuffle, except in the mode `window`: there rows are shuffled within windows of blocks
         drawn from the whole store, which the disk reads ahead in long stretches.
@@ -76,26 +80,47 @@ class Reader(ABC):
             drop_last: leave out a last batch with fewer rows.
         """
 
+    def verify_in_background(self) -> None:
+        """Begin what `verified` waits for, in a thread of its own."""
+        if self._files is not None:
+            self._files.begin()
+
+    def verified(self) -> None:
+        """Make sure, by checksums, that the files hold what was written. Call it before results are kept.
+
+        In the modes `resident` and `device` that was done when the rows were read. Files that are unchanged since an
+        earlier call, in any process, are not read again: see `store/verified.py`.
+
+        Raises:
+            UserError: a shard is damaged.
+        """
+        if self._files is not None:
+            self._files.finish()
+
 
 class HostReader(Reader):
     """Rows in this machine's memory or page cache, as numpy arrays.
 
     Args:
         store: where the head's files are.
-        layout: what the store says about itself.
+        layout: of the store.
         name: the head.
         mode: mapped, window or cache (`folder` has raw shards to map), or resident (`store` is read once).
         why: the reason for the mode.
         folder: of the raw shards.
         window: bytes of a window.
         fits: whether the page cache can hold all of the head's shards.
+        files: those in `folder`, to be verified.
+        lock: a lock to share while `folder` is in use.
     """
 
     def __init__(
-        self, store: Folder, layout: Layout, name: str, mode: Mode, why: str, folder: Path | None = None,
-        window: int = WINDOW_BYTES, fits: bool = False,
+        self, store: Backend, layout: Layout, name: str, mode: Mode, why: str, folder: Path | None = None,
+        window: int = WINDOW_BYTES, fits: bool = False, files: VerifiedFiles | None = None,
+        lock: Lock | None = None,
     ):  # fmt: skip
         self.mode, self.why = mode, f"{mode}: {why}"
+        self._files, self._lock = files, lock
         self._store, self._layout, self._name, self._folder, self._window = store, layout, name, folder, window
         self._fits = fits and mode != "window"
         self._head = layout.heads[name]
@@ -127,13 +152,17 @@ class HostReader(Reader):
         return batched(parts, size, drop_last)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_arrays"}
+        lock = None if self._lock is None else Lock(self._lock.path)
+        return {**{key: value for key, value in self.__dict__.items() if key != "_arrays"}, "_lock": lock}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._open()
 
     def _open(self) -> None:
+        if self._lock is not None:
+            self._lock.acquire(exclusive=False)
+            weakref.finalize(self, self._lock.release)
         self._arrays: dict[str, Mapping | np.ndarray]
         if self._folder is not None:
             grids = self._layout.grids(self._name, "raw")
@@ -158,7 +187,7 @@ class HostReader(Reader):
 
 
 class Together:
-    """Several readers over the same rows: heads of a store, or stores of several teachers.
+    """Several readers of the same rows: heads of a store, or stores of several teachers.
 
     >>> both = Together({"minilm": first.reader("pooled"), "mpnet": second.reader("pooled")})
     >>> both([3, 1, 4])["mpnet"].shape
@@ -185,22 +214,17 @@ class Together:
         return {name: reader(rows) for name, reader in self.readers.items()}
 
     def batches(self, size: int, rows: Any = None, seed: int = 0, drop_last: bool = False) -> Iterator[np.ndarray]:
-        """One epoch as the first reader in the mode `window` likes it best; a plain shuffle if there is none."""
+        """One epoch, in the order of the first reader in the mode `window`; a plain shuffle if there is none."""
         readers = list(self.readers.values())
         chosen = next((reader for reader in readers if reader.mode == "window"), readers[0])
         return chosen.batches(size, rows, seed, drop_last)
 
 
-def in_memory(store: Folder, layout: Layout, name: str) -> dict[str, np.ndarray]:
-    """The arrays of a head, read once from start to end."""
+def in_memory(store: Backend, layout: Layout, name: str) -> dict[str, np.ndarray]:
+    """The arrays of a head, read once from start to end, each shard compared with its checksum."""
     arrays = {}
-    for array, grid in layout.grids(name, settled(store, layout, name) or "raw").items():
+    for array, grid in layout.grids(name, resolved_codec(store, layout, name) or "raw").items():
         arrays[array] = np.empty((grid.rows, *grid.row_shape), grid.dtype)
         for shard in range(grid.shards):
-            data = store.read(f"{array}/{grid.key(shard)}")
-            try:
-                arrays[array][slice(*grid.span(shard))] = unpack(grid, shard, data or b"")
-            except ValueError as error:
-                place = f"{store.name}: {array}/{grid.key(shard)}"
-                raise UserError(f"{place}: damaged ({error}); run `aft features verify`") from None
+            arrays[array][slice(*grid.span(shard))] = unpack(grid, shard, checked(store, layout, name, array, shard))
     return arrays

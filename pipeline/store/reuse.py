@@ -1,48 +1,49 @@
 """Earlier features of the same rows: what a store held before its rows, heads or recipe changed."""
 
+import json
+import re
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
-from pipeline.files import make_folder
-from pipeline.store.checksum import file_checksum
-from pipeline.store.disk import link, move, publish, remove_folder
-from pipeline.store.folder import LocalFolder
-from pipeline.store.format import Layout, Marker, marker_name
+from pipeline.errors import UserError
+from pipeline.store.backends import Backend, WritableBackend
+from pipeline.store.checksum import checksum
+from pipeline.store.format import LOCKS, MOVED, REPLACED, STORE_FILE, Layout, Marker, marker_name, written
 from pipeline.store.rows import RowIndex, read_rows
-from pipeline.store.shards import Damaged, load, marker, settled
+from pipeline.store.shards import Damaged, load, marker, resolved_codec
 
-REPLACED = "replaced"
-LOCKS = "locks"
+REPLACED_STORE = re.compile(rf"{REPLACED}/[0-9]+/zarr\.json")
 
 
 class Earlier:
     """A store that was set aside, as a source of rows.
 
     Args:
-        path: its folder.
+        root: the store that is being written.
+        folder: the replaced store's folder in it.
         wanted: what is being written now; only heads of the same identity are offered.
         rows: the rows being written now.
     """
 
-    def __init__(self, path: Path, wanted: Layout, rows: RowIndex):
-        self.path = path
-        self.layout = Layout.read((path / "zarr.json").read_bytes(), str(path / "zarr.json"))
+    def __init__(self, root: WritableBackend, folder: str, wanted: Layout, rows: RowIndex):
+        self._root, self._folder = root, folder
+        self._store = root.below(folder)
+        self.layout = Layout.read(self._store.read("zarr.json") or b"", f"{self._store.name}/zarr.json")
         self.heads = [
             head for head in self.layout.heads
             if head in wanted.heads and self.layout.identity(head) == wanted.identity(head)
         ]  # fmt: skip
         self._rows = rows
-        self._codecs = {head: settled(LocalFolder(path), self.layout, head) for head in self.heads}
+        self._codecs = {head: resolved_codec(self._store, self.layout, head) for head in self.heads}
         self._checked: set[tuple[str, int]] = set()
 
     @cached_property
     def positions(self) -> np.ndarray:
-        """Where the rows being written stand here, -1 where they do not; int64 [rows]."""
+        """Where the rows being written are here, -1 for those that are not; int64 [rows]."""
         if self._rows.digest() == self.layout.rows_digest:
             return np.arange(len(self._rows))
-        return read_rows(LocalFolder(self.path), self.layout).locate(self._rows)
+        return read_rows(self._store, self.layout).locate(self._rows)
 
     def available(self, head: str, start: int, stop: int) -> np.ndarray:
         """Which of the rows start .. stop - 1 are here with features of a head; bool [stop - start]."""
@@ -60,21 +61,22 @@ class Earlier:
         for array, grid in self.layout.grids(head, self._codecs[head] or "raw").items():
             for shard in np.unique(shards[keep]).tolist():
                 here = keep & (shards == shard)
-                out[array][here] = load(self.path / array, grid, shard)[where[here] - shard * self.layout.shard_rows]
+                out[array][here] = load(self._store, array, grid, shard)[where[here] - shard * self.layout.shard_rows]
 
-    def adopt(self, head: str, shard: int, target: Path, wanted: Layout, rows_digest: str) -> bool:
-        """Give the new store a whole shard of this one as it is, if it holds just the rows wanted: link, not copy."""
+    def adopt(self, head: str, shard: int, wanted: Layout, rows_digest: str) -> bool:
+        """Give the new store a whole shard of this one as it is, if it holds just the rows wanted."""
         if head not in self.heads or self.layout.shard_rows != wanted.shard_rows:
             return False
         codec = self._codecs[head]
-        if codec is None or codec != settled(LocalFolder(target), wanted, head) or not self._sound(head, shard):
+        if codec is None or codec != resolved_codec(self._root, wanted, head) or not self._sound(head, shard):
             return False
-        text = (self.path / head / marker_name(shard)).read_bytes()
-        if Marker.read(text).rows_digest != rows_digest or self.layout.span(shard) != wanted.span(shard):
+        mark = Marker.read(self._store.read(f"{head}/{marker_name(shard)}") or b"")
+        if mark.rows_digest != rows_digest or self.layout.span(shard) != wanted.span(shard):
             return False
         for array, grid in self.layout.grids(head, codec).items():
-            link(self.path / array / grid.key(shard), target / array / grid.key(shard))
-        publish(target / head / marker_name(shard), [text])
+            file = f"{array}/{grid.key(shard)}"
+            self._root.copy(f"{self._folder}/{file}", file)
+        self._root.put(f"{head}/{marker_name(shard)}", [mark.text()])
         return True
 
     def _sound(self, head: str, shard: int) -> bool:
@@ -84,51 +86,90 @@ class Earlier:
         if shard >= self.layout.shards:
             return False
         try:
-            found = marker(LocalFolder(self.path), self.layout, head, shard)
+            found = marker(self._store, self.layout, head, shard)
         except Damaged:
             return False
         if found is None:
             return False
         for array, grid in self.layout.grids(head, "raw").items():
-            if file_checksum(self.path / array / grid.key(shard)) != found.files[array]["checksum"]:
+            if checksum(self._store.blocks(f"{array}/{grid.key(shard)}")) != found.files[array]["checksum"]:
                 return False
         self._checked.add((head, shard))
         return True
 
 
-def set_aside(store: Path) -> None:
-    """Move what a store holds into a new folder of `replaced`, whatever happens in between."""
-    folder = store / REPLACED
-    taken = [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()] if folder.is_dir() else []
-    target = folder / str(max(taken, default=0) + 1)
-    make_folder(target)
-    # From here on the store has no metadata, and `recover` finishes what remains, should we end here.
-    move(store / "zarr.json", target / "zarr.json")
+def refuse_other_files(store: WritableBackend) -> None:
+    """A new store must not take over a folder that holds something else.
+
+    Raises:
+        UserError: there is no store, and there are files that are not of one.
+    """
+    if store.size("zarr.json") is not None or replaced_folders(store):
+        return
+    arrays = _unfinished_arrays(store)
+    for file in store.files():
+        folder, _, name = file.partition("/")
+        ours = folder in arrays or (STORE_FILE.fullmatch(file) and (not name or folder == LOCKS))
+        if not ours and not file.startswith("."):
+            raise UserError(f"{store.name}: holds other files, such as {file}; choose a new or empty folder")
+
+
+def set_aside(store: WritableBackend) -> None:
+    """Move everything in a store into a new folder of `replaced`, whatever happens in between."""
+    folder = f"{REPLACED}/{max(map(_number, replaced_folders(store)), default=0) + 1}"
+    # From here on the store has no metadata, and `recover` finishes what remains, should this process end.
+    store.move("zarr.json", f"{folder}/zarr.json")
     recover(store)
 
 
-def recover(store: Path) -> None:
-    """Tidy up after a change of layout that was cut short: without metadata, the store's arrays are leftovers.
+def recover(store: WritableBackend) -> None:
+    """Tidy up after a change of layout that was cut short.
 
-    Those that the last replaced store lacks belong there; the others are of a layout that never came to be.
+    Without metadata, the arrays of a store belong to the last replaced one, until all of them have moved there. Then
+    they are of a layout that was never completed.
     """
-    if (store / "zarr.json").exists():
+    if store.size("zarr.json") is not None:
         return
-    replaced = earlier_folders(store)
-    lost: set[str] = set()
-    if replaced:
-        layout = Layout.read((replaced[0] / "zarr.json").read_bytes(), str(replaced[0] / "zarr.json"))
-        arrays = {array for name, head in layout.heads.items() for array in head.arrays(name)}
-        lost = {name for name in {"rows", *arrays} if not (replaced[0] / name).exists()}
-    for entry in store.iterdir():
-        if entry.name in lost:
-            move(entry, replaced[0] / entry.name)
-        elif entry.is_dir() and entry.name not in (REPLACED, LOCKS) and (entry / "zarr.json").exists():
-            remove_folder(entry)
+    last = next(iter(replaced_folders(store)), None)
+    if last is not None and store.size(f"{last}/{MOVED}") is None:
+        layout = Layout.read(store.read(f"{last}/zarr.json") or b"", f"{store.name}/{last}/zarr.json")
+        for array in ["rows", *(array for name, head in layout.heads.items() for array in head.arrays(name))]:
+            store.move(array, f"{last}/{array}")
+        store.put(f"{last}/{MOVED}", [])
+        return
+    for array in _unfinished_arrays(store):
+        store.delete(array)
 
 
-def earlier_folders(store: Path) -> list[Path]:
+def replaced_folders(store: Backend) -> list[str]:
     """The folders of replaced stores, the last one first."""
-    folder = store / REPLACED
-    found = [entry for entry in folder.iterdir() if (entry / "zarr.json").exists()] if folder.is_dir() else []
-    return sorted(found, key=lambda entry: int(entry.name), reverse=True)
+    found = [file.removesuffix("/zarr.json") for file in store.files(REPLACED) if REPLACED_STORE.fullmatch(file)]
+    return sorted(found, key=_number, reverse=True)
+
+
+def _number(folder: str) -> int:
+    return int(folder.rpartition("/")[2])
+
+
+def _unfinished_arrays(store: Backend) -> set[str]:
+    """Folders that a writer of stores has made: by the names of all their files, and by the form of their metadata."""
+    folders: dict[str, list[str]] = {}
+    for file in store.files():
+        if "/" in file and not file.startswith((f"{REPLACED}/", f"{LOCKS}/")):
+            folders.setdefault(file.partition("/")[0], []).append(file)
+    return {
+        folder
+        for folder, files in folders.items()
+        if all(STORE_FILE.fullmatch(file) and _is_written_here(store, file) for file in files)
+    }
+
+
+def _is_written_here(store: Backend, file: str) -> bool:
+    """Whether a zarr.json has the form that this package writes; true for other files."""
+    if not file.endswith("/zarr.json"):
+        return True
+    text = store.read(file) or b""
+    try:
+        return written(json.loads(text)) == text
+    except (ValueError, AttributeError):
+        return False

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.store.folder import Folder, LocalFolder
+from pipeline.store.backends import Backend
 from pipeline.store.format import Layout
 
 DIGEST_BYTES = 16
@@ -115,7 +115,7 @@ class RowIndex:
         return (int(self.id_ends[first - 1]) if first else 0), np.asarray(self.id_ends[first:last])
 
 
-def read_rows(store: Folder, layout: Layout) -> RowIndex:
+def read_rows(store: Backend, layout: Layout) -> RowIndex:
     """The row index of a store, mapped if it is local.
 
     Raises:
@@ -124,8 +124,8 @@ def read_rows(store: Folder, layout: Layout) -> RowIndex:
 
     def read(name: str, dtype: str) -> np.ndarray:
         # An empty file cannot be mapped, and the ids of a store may be one empty string.
-        if isinstance(store, LocalFolder) and store.size(name):
-            return np.memmap(store.path / name, dtype, "r")
+        if store.folder is not None and store.size(name):
+            return np.memmap(store.folder / name, dtype, "r")
         return np.frombuffer(store.read(name) or b"", dtype)
 
     try:

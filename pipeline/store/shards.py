@@ -1,17 +1,17 @@
 """Shards as files: their bytes, and whether they are complete."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.store.disk import publish
-from pipeline.store.folder import Folder
+from pipeline.store.backends import Backend, WritableBackend
+from pipeline.store.checksum import checksum
 from pipeline.store.format import Grid, Layout, Marker, marker_name
 
 # A codec of `auto` compresses what becomes at most this much of its size.
 WORTHWHILE = 0.5
+REMEDY = "delete this file and run the extraction again, it writes the shard anew"
 
 
 class Damaged(ValueError):
@@ -53,14 +53,20 @@ def unpack(grid: Grid, shard: int, data: bytes | np.ndarray) -> np.ndarray:
     return rows.reshape(stop - start, *grid.row_shape)
 
 
-def load(folder: Path, grid: Grid, shard: int) -> np.ndarray:
-    """The rows of a shard in an array's folder; raw ones are mapped, read-only."""
-    file = folder / grid.key(shard)
-    return unpack(grid, shard, file.read_bytes() if grid.codec == "zstd" else np.memmap(file, np.uint8, "r"))
+def load(store: Backend, array: str, grid: Grid, shard: int) -> np.ndarray:
+    """The rows of a shard of an array; raw ones are mapped where they can be, read-only.
+
+    Raises:
+        ValueError: it does not exist, or these are not the bytes of such a shard.
+    """
+    file = f"{array}/{grid.key(shard)}"
+    if grid.codec == "raw" and store.folder is not None:
+        return unpack(grid, shard, np.memmap(store.folder / file, np.uint8, "r"))
+    return unpack(grid, shard, store.read(file) or b"")
 
 
-def settled(store: Folder, layout: Layout, head: str) -> str | None:
-    """The codec of a head's array, as its zarr.json says; None if there is no zarr.json yet.
+def resolved_codec(store: Backend, layout: Layout, head: str) -> str | None:
+    """The codec of a head's array, according to its zarr.json; None if there is no zarr.json yet.
 
     Raises:
         UserError: the zarr.json is not one that this layout can have.
@@ -77,18 +83,39 @@ def settled(store: Folder, layout: Layout, head: str) -> str | None:
     return codec
 
 
-def settle(store: Path, layout: Layout, head: str, sample: np.ndarray) -> str:
-    """Write the zarr.json of a head's arrays. `auto` becomes zstd if that at least halves the sample's bytes."""
-    codec = layout.heads[head].codec
-    if codec == "auto":
-        packed = size_of(pack(layout.grids(head, "zstd")[head], 0, sample))
-        codec = "zstd" if packed <= WORTHWHILE * sample.nbytes else "raw"
+def resolve_codec(store: WritableBackend, layout: Layout, head: str, sample: np.ndarray) -> str:
+    """Write the zarr.json of a head whose codec is `auto`, once for all processes, and return the codec.
+
+    It is zstd if that at least halves the sample's bytes. The first process decides: the others read its choice.
+    """
+    packed = size_of(pack(layout.grids(head, "zstd")[head], 0, sample))
+    codec = "zstd" if packed <= WORTHWHILE * sample.nbytes else "raw"
+    # The head's own array comes last: its zarr.json means that all are written.
     for array, grid in reversed(layout.grids(head, codec).items()):
-        publish(store / array / "zarr.json", [grid.metadata()])
-    return codec
+        store.put_new(f"{array}/zarr.json", [grid.metadata()])
+    return resolved_codec(store, layout, head) or codec
 
 
-def marker(store: Folder, layout: Layout, head: str, shard: int) -> Marker | None:
+def checked(store: Backend, layout: Layout, head: str, array: str, shard: int) -> bytes:
+    """The bytes of a shard's file, after comparing them with its marker.
+
+    Raises:
+        UserError: they are not what was written.
+    """
+    start, stop = layout.span(shard)
+    name = f"{array}/{layout.grids(head, 'raw')[array].key(shard)}"
+    where = f"{store.name}: {name} (rows {start}-{stop - 1})"
+    try:
+        found = marker(store, layout, head, shard)
+    except Damaged as error:
+        raise UserError(f"{where}: {error}; {REMEDY}") from None
+    data = store.read(name)
+    if found is None or data is None or checksum([data]) != found.files[array]["checksum"]:
+        raise UserError(f"{where}: damaged; {REMEDY}")
+    return data
+
+
+def marker(store: Backend, layout: Layout, head: str, shard: int) -> Marker | None:
     """The marker of a shard, if the shard counts: its files have their sizes and are of this recipe and these rows.
 
     Contents are not read, digests of rows not compared: `pipeline.store.verify` does that.

@@ -1,4 +1,4 @@
-"""Opening a store and asking it: what it holds, of which rows, and for rows of it."""
+"""Opening a store: what it holds, of which rows, and the rows themselves."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -9,8 +9,8 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.provenance import digest_of
+from pipeline.store.backends import Backend, backend_at
 from pipeline.store.choice import choose
-from pipeline.store.folder import Folder, folder_at
 from pipeline.store.format import Head, Layout, Marker
 from pipeline.store.reader import Mode, Reader
 from pipeline.store.rows import RowIndex, read_rows
@@ -34,10 +34,10 @@ class FeatureStore:
     """
 
     def __init__(
-        self, folder: Folder, layout: Layout, markers: Mapping[str, Sequence[Marker]], incomplete: dict[str, int]
+        self, backend: Backend, layout: Layout, markers: Mapping[str, Sequence[Marker]], incomplete: dict[str, int]
     ):
-        self.path = folder.name
-        self._folder = folder
+        self.path = backend.name
+        self._backend = backend
         self.layout = layout
         self.heads: dict[str, Head] = {name: layout.heads[name] for name in markers}
         self.incomplete = incomplete
@@ -48,26 +48,27 @@ class FeatureStore:
         self._markers = markers
 
     @classmethod
-    def open(cls, path: str | Path) -> "FeatureStore":
+    def open(cls, place: str | Path | Backend) -> "FeatureStore":
         """Open a store, after checking its metadata and that every shard has its marker and its size.
 
         Args:
-            path: a folder, or a URL that fsspec understands, such as s3://bucket/minilm.zarr.
+            place: a folder, or a URL that fsspec understands, such as s3://bucket/minilm.zarr; or a backend.
 
         Raises:
             UserError: there is no store, its metadata is damaged, or no head of it is complete.
         """
-        folder = folder_at(path)
-        text = folder.read("zarr.json")
+        backend = backend_at(place)
+        path = backend.name
+        text = backend.read("zarr.json")
         if text is None:
-            raise UserError(f"{path}: no feature store there; {_remedy(str(path))}")
+            raise UserError(f"{path}: no feature store there; {_remedy(path)}")
         layout = Layout.read(text, f"{path}/zarr.json")
         complete, incomplete = {}, {}
         for head in layout.heads:
             found = []
             for shard in range(layout.shards):
                 try:
-                    found.append(marker(folder, layout, head, shard))
+                    found.append(marker(backend, layout, head, shard))
                 except Damaged as error:
                     start, stop = layout.span(shard)
                     raise UserError(
@@ -83,7 +84,7 @@ class FeatureStore:
             there = max(incomplete.values())
             state = f"not complete, {there} of {layout.shards} shards are there"
             raise UserError(f"{path}: {state}; run the extraction again, it continues")
-        return cls(folder, layout, complete, incomplete)
+        return cls(backend, layout, complete, incomplete)
 
     def __len__(self) -> int:
         return self.layout.rows
@@ -95,7 +96,7 @@ class FeatureStore:
     @cached_property
     def rows(self) -> RowIndex:
         """Ids and content digests of the rows, in order."""
-        return read_rows(self._folder, self.layout)
+        return read_rows(self._backend, self.layout)
 
     @cached_property
     def ids(self) -> np.ndarray:
@@ -113,13 +114,8 @@ class FeatureStore:
         return sum(file["bytes"] for mark in marks for file in mark.files.values())
 
     @property
-    def seconds(self) -> float:
-        """Seconds that computing the features took; heads of one forward pass share them."""
-        return max(sum(mark.seconds for mark in marks) for marks in self._markers.values())
-
-    @property
     def content_digest(self) -> str:
-        """Changes when any feature, row id, row content or the recipe does; timings and versions do not matter."""
+        """Changes when any feature, row id, row content or the recipe does; versions do not matter."""
         heads = {name: self.head_digest(name) for name in self.heads}
         return digest_of({"rows": self.layout.rows_digest, "heads": heads})
 
@@ -157,7 +153,10 @@ class FeatureStore:
         device: str | None = None,
         device_memory: int | None = None,
     ) -> Reader:
-        """A reader of one head; it says in `why` where it reads from, and for what reason.
+        """A reader of one head. Its attribute `why` gives the mode and the reason for it.
+
+        Rows in the modes `resident`, `device` and `cache` were compared with their checksums once this returns. In the
+        modes `mapped` and `window` that is what `Reader.verified` does.
 
         - `device`: all rows on a GPU, as tensors. Chosen if a `device` is given and the rows fit `device_memory`.
         - `mapped`: straight from the files' pages. Chosen for local, uncompressed shards.
@@ -171,7 +170,7 @@ class FeatureStore:
             memory: bytes that `resident` may take; a quarter of the free memory if None.
             window: bytes of a window, 256 MiB if None.
             cache: folder of raw copies; $AFT_CACHE, or `aft` in the user's cache folder, if None.
-            device: where torch shall put the rows, such as "cuda".
+            device: where to keep the rows, as torch names it, such as "cuda".
             device_memory: bytes that they may take there, 2 GiB if None.
 
         Raises:
@@ -179,8 +178,8 @@ class FeatureStore:
         """
         name = self.head_name(head)
         return choose(
-            self._folder, self.layout, name, self.head_digest(name), mode=mode, memory=memory, window=window,
-            cache=None if cache is None else Path(cache), device=device, device_memory=device_memory,
+            self._backend, self.layout, name, self.head_digest(name), self._markers[name], mode=mode, memory=memory,
+            window=window, cache=None if cache is None else Path(cache), device=device, device_memory=device_memory,
         )  # fmt: skip
 
     def __getitem__(self, rows: Any) -> np.ndarray:

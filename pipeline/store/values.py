@@ -5,8 +5,8 @@ import math
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.store.disk import page_aligned
 from pipeline.store.format import STORED, Head
+from pipeline.store.memory import page_aligned
 
 # The bits of the exponent: all set means NaN or infinity.
 EXPONENT = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F800000}

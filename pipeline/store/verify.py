@@ -1,4 +1,4 @@
-"""Proof that a store holds what was written: every byte is looked at, and every fault is named by shard and rows."""
+"""Proof that a store holds what was written: every byte is read, and every fault is named by shard and rows."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.store.backends import Backend, backend_at
 from pipeline.store.checksum import checksum
-from pipeline.store.folder import Folder, folder_at
-from pipeline.store.format import Layout, flat_metadata, marker_name, written
-from pipeline.store.reuse import LOCKS, REPLACED
+from pipeline.store.format import LOCKS, REPLACED, ROWS_METADATA, Layout, flat_metadata, marker_name
 from pipeline.store.rows import read_rows
 from pipeline.store.shards import Damaged, marker
 
@@ -25,7 +24,7 @@ class Fault:
     Attributes:
         what: one line.
         file: relative to the store.
-        head, shard, start, stop: what it makes unusable: rows start .. stop - 1 of a head; None if that is all rows.
+        head, shard, start, stop: what it makes unusable: rows start .. stop - 1 of a head; None for all rows.
     """
 
     what: str
@@ -43,13 +42,13 @@ class Fault:
 
 @dataclass(frozen=True)
 class Verification:
-    """What a look at every byte found.
+    """What reading every byte found.
 
     Attributes:
         path: the store.
-        shards: how many shards of all heads were looked at.
+        shards: how many shards of all heads were read.
         nbytes: how many bytes.
-        faults: what is wrong; nothing, one hopes.
+        faults: what is wrong; empty for a sound store.
         comparison: of recomputed rows, if that was asked for.
     """
 
@@ -72,31 +71,31 @@ class Verification:
         return "\n".join(lines)
 
 
-def verify(path: str | Path) -> Verification:
-    """Look at every byte of a store.
+def verify(place: str | Path | Backend) -> Verification:
+    """Read every byte of a store and compare it with its checksum.
 
     Args:
-        path: a folder, or a URL that fsspec understands; then every byte is fetched once, and none is kept.
+        place: a folder, or a URL that fsspec understands; then every byte is fetched once, and none is kept.
 
     Raises:
         UserError: there is no store, or the group's own metadata is damaged, so that nothing else can be judged.
     """
-    folder = folder_at(path)
-    text = folder.read("zarr.json")
+    store = backend_at(place)
+    text = store.read("zarr.json")
     if text is None:
-        raise UserError(f"{path}: no feature store there")
-    layout = Layout.read(text, f"{path}/zarr.json")
-    faults = [*_rows(folder, layout), *_strays(folder, layout)]
+        raise UserError(f"{store.name}: no feature store there")
+    layout = Layout.read(text, f"{store.name}/zarr.json")
+    faults = [*_rows(store, layout), *_strays(store, layout)]
     jobs = [(head, shard) for head in layout.heads for shard in range(layout.shards)]
-    heads = {head: list(_head(folder, layout, head)) for head in layout.heads}
-    digests = _row_digests(folder, layout)
+    heads = {head: list(_head(store, layout, head)) for head in layout.heads}
+    digests = _row_digests(store, layout)
     with ThreadPoolExecutor(THREADS) as pool:
-        results = list(pool.map(lambda job: _shard(folder, layout, job[0], job[1], digests), jobs))
+        results = list(pool.map(lambda job: _shard(store, layout, job[0], job[1], digests), jobs))
     for found in heads.values():
         faults.extend(found)
     for _, found in results:
         faults.extend(found)
-    return Verification(folder.name, len(jobs), sum(size for size, _ in results), tuple(faults))
+    return Verification(store.name, len(jobs), sum(size for size, _ in results), tuple(faults))
 
 
 @dataclass(frozen=True)
@@ -155,46 +154,46 @@ def compare(
     )
 
 
-def _rows(folder: Folder, layout: Layout) -> Iterator[Fault]:
+def _rows(store: Backend, layout: Layout) -> Iterator[Fault]:
     """The row index."""
     try:
-        rows = read_rows(folder, layout)
+        rows = read_rows(store, layout)
     except UserError as error:
         yield Fault(f"the row index is unreadable: {error}", "rows")
         return
     if rows.digest() != layout.rows_digest:
         yield Fault("the row index is not the one that was written: ids or contents were changed", "rows")
     expected = {
-        "rows/zarr.json": written({"zarr_format": 3, "node_type": "group", "attributes": {}}),
+        "rows/zarr.json": ROWS_METADATA,
         "rows/id_bytes/zarr.json": flat_metadata(rows.id_bytes),
         "rows/id_ends/zarr.json": flat_metadata(rows.id_ends),
         "rows/digests/zarr.json": flat_metadata(rows.digests),
     }
     for name, text in expected.items():
-        if folder.read(name) != text:
+        if store.read(name) != text:
             yield Fault("missing, damaged or changed by hand", name)
 
 
-def _row_digests(folder: Folder, layout: Layout) -> list[str] | None:
+def _row_digests(store: Backend, layout: Layout) -> list[str] | None:
     """The digest of each shard's rows; None if the row index is unreadable."""
     try:
-        rows = read_rows(folder, layout)
+        rows = read_rows(store, layout)
     except UserError:
         return None
     return [rows.digest(*layout.span(shard)) for shard in range(layout.shards)]
 
 
-def _head(folder: Folder, layout: Layout, head: str) -> Iterator[Fault]:
+def _head(store: Backend, layout: Layout, head: str) -> Iterator[Fault]:
     """The metadata of a head's arrays."""
     for array in layout.heads[head].arrays(head):
-        text = folder.read(f"{array}/zarr.json")
+        text = store.read(f"{array}/zarr.json")
         if text is None:
             yield Fault("missing", f"{array}/zarr.json", head)
         elif text not in {layout.grids(head, codec)[array].metadata() for codec in ("raw", "zstd")}:
             yield Fault("damaged or changed by hand", f"{array}/zarr.json", head)
 
 
-def _shard(folder: Folder, layout: Layout, head: str, shard: int, rows: list[str] | None) -> tuple[int, list[Fault]]:
+def _shard(store: Backend, layout: Layout, head: str, shard: int, rows: list[str] | None) -> tuple[int, list[Fault]]:
     """How many bytes a shard has, and what is wrong with it."""
     start, stop = layout.span(shard)
 
@@ -203,7 +202,7 @@ def _shard(folder: Folder, layout: Layout, head: str, shard: int, rows: list[str
 
     name = f"{head}/{marker_name(shard)}"
     try:
-        found = marker(folder, layout, head, shard)
+        found = marker(store, layout, head, shard)
     except Damaged as error:
         return fault(str(error), error.file)
     if found is None:
@@ -215,7 +214,7 @@ def _shard(folder: Folder, layout: Layout, head: str, shard: int, rows: list[str
         file = f"{array}/{grid.key(shard)}"
         size += found.files[array]["bytes"]
         try:
-            same = checksum(folder.blocks(file)) == found.files[array]["checksum"]
+            same = checksum(store.blocks(file)) == found.files[array]["checksum"]
         except OSError as error:
             faults.append(Fault(f"cannot be read: {error.strerror or error}", file, head, shard, start, stop))
             continue
@@ -224,7 +223,7 @@ def _shard(folder: Folder, layout: Layout, head: str, shard: int, rows: list[str
     return size, faults
 
 
-def _strays(folder: Folder, layout: Layout) -> Iterator[Fault]:
+def _strays(store: Backend, layout: Layout) -> Iterator[Fault]:
     """Files that no store has."""
     expected = {"zarr.json", "rows/zarr.json"}
     expected |= {f"rows/{name}" for array in ("id_bytes", "id_ends") for name in (f"{array}/zarr.json", f"{array}/c.0")}
@@ -233,6 +232,6 @@ def _strays(folder: Folder, layout: Layout) -> Iterator[Fault]:
         expected |= {f"{head}/{marker_name(shard)}" for shard in range(layout.shards)}
         for array, grid in layout.grids(head, "raw").items():
             expected |= {f"{array}/zarr.json", *(f"{array}/{grid.key(shard)}" for shard in range(layout.shards))}
-    for name in folder.files():
+    for name in store.files():
         if name not in expected and not name.startswith((f"{LOCKS}/", f"{REPLACED}/")):
             yield Fault("does not belong in a store", name)

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.files import PARTIAL, Lock, explained, make_folder, sync_folder
+from pipeline.files import PARTIAL
+from pipeline.store.backends import Backend, Claim, WritableBackend, backend_at
 from pipeline.store.differences import differences
-from pipeline.store.disk import page_aligned, publish, publish_together, remove_folder, sync_files
-from pipeline.store.folder import LocalFolder
 from pipeline.store.format import (
+    LOCKS,
+    ROWS_METADATA,
+    STORE_FILE,
     Head,
     Layout,
     Marker,
@@ -25,11 +27,11 @@ from pipeline.store.format import (
     default_shard_rows,
     flat_metadata,
     marker_name,
-    written,
 )
-from pipeline.store.reuse import LOCKS, REPLACED, Earlier, earlier_folders, recover, set_aside
+from pipeline.store.memory import page_aligned
+from pipeline.store.reuse import Earlier, recover, refuse_other_files, replaced_folders, set_aside
 from pipeline.store.rows import RowIndex
-from pipeline.store.shards import Damaged, marker, pack, settle, settled, size_of
+from pipeline.store.shards import Damaged, marker, pack, resolve_codec, resolved_codec, size_of
 from pipeline.store.values import NotFinite, encode
 
 # How long to wait for another process that decides on the layout, and for one that must leave before it changes.
@@ -51,7 +53,7 @@ class StoreWriter:
 
     Attributes:
         notes: what was found and done, one line each, for the user.
-        layout: what the store says about itself.
+        layout: everything about the store but its features.
     """
 
     notes: list[str]
@@ -59,33 +61,33 @@ class StoreWriter:
 
     def __init__(
         self,
-        path: Path,
+        store: WritableBackend,
         rows: RowIndex,
         layout: Layout,
         heads: tuple[str, ...],
         notes: list[str],
-        life: Lock,
+        life: Claim,
         earlier: list[Earlier],
     ):
-        self.path = path
+        self.path = store.name
+        self._store = store
         self.layout = layout
         self.notes = notes
         self._rows = rows
         self._heads = heads
         self._life = life
         self._earlier = earlier
-        self._folder = LocalFolder(path)
-        self._claims: dict[int, Lock] = {}
+        self._claims: dict[int, Claim] = {}
         self._unwritten: set[int] = set()
         self._claims_guard = threading.Lock()
-        self._queue: queue.Queue[tuple[int, int, dict[str, dict[str, np.ndarray]], float] | None] = queue.Queue(1)
+        self._queue: queue.Queue[tuple[int, dict[str, dict[str, np.ndarray]]] | None] = queue.Queue(1)
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
 
     @classmethod
     def open(
         cls,
-        path: str | Path,
+        place: str | Path | Backend,
         *,
         rows: RowIndex,
         dataset: str,
@@ -94,14 +96,14 @@ class StoreWriter:
         shard_rows: int | None = None,
         created_by: Mapping[str, Any] | None = None,
     ) -> "StoreWriter":
-        """Open a store for writing; create it, continue it, or replace it, as `notes` then tell.
+        """Open a store for writing: create it, continue it, or replace it; `notes` say which.
 
         A store under another recipe is set aside and started again. With the same recipe, features of rows that are
         still in the dataset, by id and content, are reused; heads that the store has not are added beside the others.
         What was set aside is deleted when the new store is complete, not before.
 
         Args:
-            path: the store's folder.
+            place: the store's folder; or a backend.
             rows: the rows to hold, in order.
             dataset: digest of the dataset they are from.
             recipe: JSON-like; all that determines a feature's value besides the row, the head and its view. Neither
@@ -111,22 +113,26 @@ class StoreWriter:
             created_by: versions and the like, for people.
 
         Raises:
-            UserError: the folder cannot be written, its metadata is damaged, or another process is writing it under
-                other settings.
+            UserError: the folder cannot be written or holds other files, its metadata is damaged, or another process is
+                writing it with other settings.
         """
-        path = Path(path)
+        store = backend_at(place)
+        path = store.name
+        if not isinstance(store, WritableBackend):
+            raise UserError(f"{path}: stores can only be read there; write to a local folder, then copy it")
         if not heads:
             raise UserError(f"{path}: a store needs at least one head")
         if shard_rows is not None and shard_rows < 1:
             raise UserError(f"{path}: shard_rows must be at least 1, found {shard_rows}")
-        make_folder(path)
-        setup, life = Lock(path / LOCKS / "setup"), Lock(path / LOCKS / "writers")
+        store.prepare()
+        refuse_other_files(store)
+        setup, life = store.claim("setup"), store.claim("writers")
         if not setup.acquire(patience=PATIENCE):
             raise UserError(f"{path}: {setup.owner()} has been setting it up for long; wait for it or stop it")
         try:
-            recover(path)
-            text = LocalFolder(path).read("zarr.json")
-            current = None if text is None else Layout.read(text, str(path / "zarr.json"))
+            recover(store)
+            text = store.read("zarr.json")
+            current = None if text is None else Layout.read(text, f"{path}/zarr.json")
             wanted = Layout(
                 rows=len(rows),
                 rows_digest=rows.digest(),
@@ -140,8 +146,8 @@ class StoreWriter:
             if replaces and not life.acquire(patience=PATIENCE):
                 raise UserError(f"{path}: {life.owner()} is writing it with other settings; wait for it or stop it")
             if replaces and current is not None:
-                set_aside(path)
-            earlier = [Earlier(folder, layout, rows) for folder in earlier_folders(path)]
+                set_aside(store)
+            earlier = [Earlier(store, folder, layout, rows) for folder in replaced_folders(store)]
             extra = {name for name in layout.heads if name not in heads}
             carried = {name for name in extra if any(e.available(name, 0, len(rows)).all() for e in earlier)}
             if replaces:
@@ -149,11 +155,11 @@ class StoreWriter:
                     notes.append(f"head `{name}` is not asked for and lacks some of these rows: dropped")
                 left = {name: head for name, head in layout.heads.items() if name not in extra - carried}
                 layout = replace(layout, heads=left)
-                _create(path, layout, layout.heads, _row_files(path, rows))
+                _create(store, layout, layout.heads, _row_files(rows))
             elif current is not None and layout != current:
-                _create(path, layout, layout.heads.keys() - current.heads.keys(), {})
+                _create(store, layout, layout.heads.keys() - current.heads.keys(), {})
             life.acquire(exclusive=False)
-            writer = cls(path, rows, layout, (*heads, *sorted(carried)), notes, life, earlier)
+            writer = cls(store, rows, layout, (*heads, *sorted(carried)), notes, life, earlier)
             writer._take_stock(current if not replaces else None)
             return writer
         except BaseException:
@@ -175,8 +181,10 @@ class StoreWriter:
         finally:
             for claim in self._claims.values():
                 claim.release()
-            self._finish()
-            self._life.release()
+            try:
+                self._finish()
+            finally:
+                self._life.release()
         if error is None:
             self._raise_failure()
 
@@ -196,7 +204,7 @@ class StoreWriter:
                 self._raise_failure()
                 if not self._wanting(index):
                     continue
-                claim = Lock(self.path / LOCKS / f"shard-{index}")
+                claim = self._store.claim(f"shard-{index}")
                 if not claim.acquire():
                     held.append(index)
                     continue
@@ -210,23 +218,22 @@ class StoreWriter:
                 if shard is not None:
                     self._unwritten.add(index)
                     yield shard
-            # Who holds shards that he does not compute while he waits would wait for ever for another who does so.
+            # Two processes that hold shards, and compute none while they wait, would wait for each other forever.
             waiting = [] if self._unwritten else held
             if waiting:
                 time.sleep(pause)
                 pause = min(2 * pause, 1.0)
 
-    def write(self, shard: Shard, features: Mapping[str, np.ndarray], seconds: float = 0.0) -> None:
+    def write(self, shard: Shard, features: Mapping[str, np.ndarray]) -> None:
         """Write a shard. Values are checked and copied before this returns; the disk follows in the background.
 
         One shard is on its way to the disk at a time: the next call waits for it. So memory stays bounded when the disk
-        is slower than the model, and a killed process loses that shard at most, besides the one it was computing.
+        is slower than the model, and a killed process loses at most that shard and the one it was computing.
 
         Args:
             shard: from `missing`.
             features: per head, rows [len(shard.rows), *shape] in the order of `shard.rows`, floats (or the bits of
                 bfloat16 as uint16); rows start .. stop - 1 all together are welcome too. Other heads are ignored.
-            seconds: that computing them took, for the record.
 
         Raises:
             UserError: features are NaN or infinite or do not fit the dtype (names shard and row ids), or an earlier
@@ -258,7 +265,7 @@ class StoreWriter:
                     merged[array][~known] = fresh
                 arrays = merged
             encoded[name] = arrays
-        self._enqueue(shard.index, whole - len(shard.rows), encoded, seconds)
+        self._enqueue(shard.index, encoded)
         self._unwritten.discard(shard.index)
 
     def rows_missing(self) -> int:
@@ -287,7 +294,7 @@ class StoreWriter:
         heads = []
         for head in self._heads:
             try:
-                found = marker(self._folder, self.layout, head, index)
+                found = marker(self._store, self.layout, head, index)
             except Damaged as error:
                 note = f"shard {index} of `{head}` is damaged ({error}): writing it again"
                 if note not in self.notes:
@@ -304,7 +311,7 @@ class StoreWriter:
         wanting = tuple(
             head
             for head in wanting
-            if not any(earlier.adopt(head, index, self.path, self.layout, digest) for earlier in self._earlier)
+            if not any(earlier.adopt(head, index, self.layout, digest) for earlier in self._earlier)
         )
         if not wanting:
             with self._claims_guard:
@@ -313,7 +320,7 @@ class StoreWriter:
         known = self._known(index, wanting)
         if known.all():
             encoded = {head: self._gather(head, start, stop, known) for head in wanting}
-            self._enqueue(index, stop - start, encoded, 0.0)
+            self._enqueue(index, encoded)
             return None
         return Shard(index, start, stop, start + np.flatnonzero(~known), wanting)
 
@@ -342,78 +349,58 @@ class StoreWriter:
                 left &= ~here
         return arrays
 
-    def _enqueue(self, index: int, reused: int, encoded: dict[str, dict[str, np.ndarray]], seconds: float) -> None:
+    def _enqueue(self, index: int, encoded: dict[str, dict[str, np.ndarray]]) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._drain, name="store-writer", daemon=True)
             self._thread.start()
         self._queue.join()  # so that at most one finished shard is not on the disk yet, and lost if we are killed
-        self._queue.put((index, reused, encoded, seconds))
+        self._queue.put((index, encoded))
 
     def _drain(self) -> None:
         """The background thread: commits one shard after the other, and after a failure none."""
         while (job := self._queue.get()) is not None:
-            index, reused, encoded, seconds = job
+            index, encoded = job
             try:
                 if self._failure is None:
                     for head, arrays in encoded.items():
-                        self._commit(index, reused, head, arrays, seconds)
-            except (
-                BaseException
-            ) as error:  # whatever it is: this thread must go on answering, or the model waits for ever
+                        self._commit(index, head, arrays)
+            # Whatever it is: this thread must go on taking jobs, or the model waits forever.
+            except BaseException as error:
                 self._failure = error
             finally:
                 with self._claims_guard:
                     self._claims.pop(index).release()
                 self._queue.task_done()
 
-    def _commit(self, index: int, reused: int, head: str, arrays: dict[str, np.ndarray], seconds: float) -> None:
-        codec = settled(self._folder, self.layout, head) or self._settle(head, arrays[head])
+    def _commit(self, index: int, head: str, arrays: dict[str, np.ndarray]) -> None:
+        known = resolved_codec(self._store, self.layout, head)
+        codec = known or resolve_codec(self._store, self.layout, head, arrays[head])
         start, stop = self.layout.span(index)
         files = {}
         for array, grid in self.layout.grids(head, codec).items():
             parts = pack(grid, index, arrays[array])
-            check = publish(self.path / array / grid.key(index), parts)
+            check = self._store.put(f"{array}/{grid.key(index)}", parts)
             files[array] = {"bytes": size_of(parts), "checksum": check}
-        mark = Marker(
-            start,
-            stop,
-            self._rows.digest(start, stop),
-            self.layout.identity(head),
-            files,
-            round(float(seconds), 3),
-            reused,
-        )
-        # A marker that a power cut takes, or leaves torn, which it would show, costs its shard; when the store is
-        # complete, `_finish` makes all of them safe.
-        publish(self.path / head / marker_name(index), [mark.text()], "nothing")
-
-    def _settle(self, head: str, sample: np.ndarray) -> str:
-        """Choose the codec of an `auto` head, once for all processes."""
-        setup = Lock(self.path / LOCKS / "setup")
-        if not setup.acquire(patience=PATIENCE):
-            raise UserError(f"{self.path}: {setup.owner()} has been setting it up for long; wait for it or stop it")
-        try:
-            return settled(self._folder, self.layout, head) or settle(self.path, self.layout, head, sample)
-        finally:
-            setup.release()
+        mark = Marker(start, stop, self._rows.digest(start, stop), self.layout.identity(head), files)
+        # A marker that a power cut takes, or leaves torn, which its digest shows, costs its shard; when the store is
+        # complete, `_finish` makes all of them durable.
+        self._store.put(f"{head}/{marker_name(index)}", [mark.text()], durable=False)
 
     def _finish(self) -> None:
-        """If the store is complete and nobody else is at it, delete what only writing needs."""
-        setup = Lock(self.path / LOCKS / "setup")
+        """If the store is complete and nobody else is writing it, delete what only writing needs."""
+        setup = self._store.claim("setup")
         if any(self._wanting(index) for index in range(self.layout.shards)) or not setup.acquire(patience=PATIENCE):
             return
         try:
             if self._life.acquire():
-                sync_files(
-                    self.path / head / marker_name(index) for head in self._heads for index in range(self.layout.shards)
-                )
-                remove_folder(self.path / REPLACED)
-                for partial in self.path.glob(f"*/*{PARTIAL}"):
-                    partial.unlink()
-                remove_folder(self.path / LOCKS)
-                sync_folder(self.path)
-        except OSError as error:
-            raise explained(error, self.path) from error
+                shards = range(self.layout.shards)
+                self._store.sync(f"{head}/{marker_name(index)}" for head in self._heads for index in shards)
+                for folder in replaced_folders(self._store):
+                    self._store.delete(folder)
+                for file in self._store.files():
+                    if file.endswith(PARTIAL) and STORE_FILE.fullmatch(file):
+                        self._store.delete(file)
+                self._store.delete(LOCKS)
         finally:
             setup.release()
 
@@ -453,7 +440,7 @@ def _resolve(current: Layout | None, wanted: Layout, fixed: bool) -> tuple[Layou
     changed_heads = [name for name in current.heads if layout.heads[name] != current.heads[name]]
     if same_rows and shard_rows == current.shard_rows and not changed_heads:
         if added := sorted(layout.heads.keys() - current.heads.keys()):
-            notes.append(f"adding {', '.join(f'`{name}`' for name in added)} beside what is there")
+            notes.append(f"adding {', '.join(f'`{name}`' for name in added)} alongside existing heads")
         if changed := ", ".join(differences(dict(current.created_by), dict(wanted.created_by))):
             notes.append(f"begun by other versions ({changed})")
         return layout, notes, False
@@ -465,24 +452,21 @@ def _resolve(current: Layout | None, wanted: Layout, fixed: bool) -> tuple[Layou
     return layout, notes, True
 
 
-def _row_files(path: Path, rows: RowIndex) -> dict[Path, bytes | memoryview]:
+def _row_files(rows: RowIndex) -> dict[str, bytes | memoryview]:
     """The row index of a store, as files."""
-    group = written({"zarr_format": 3, "node_type": "group", "attributes": {}})
-    files: dict[Path, bytes | memoryview] = {path / "rows" / "zarr.json": group}
+    files: dict[str, bytes | memoryview] = {"rows/zarr.json": ROWS_METADATA}
     for name, array in {"id_bytes": rows.id_bytes, "id_ends": rows.id_ends, "digests": rows.digests}.items():
-        files[path / "rows" / name / "zarr.json"] = flat_metadata(array)
-        files[path / "rows" / name / ("c" + ".0" * array.ndim)] = np.ascontiguousarray(array).data
+        files[f"rows/{name}/zarr.json"] = flat_metadata(array)
+        files[f"rows/{name}/c{'.0' * array.ndim}"] = np.ascontiguousarray(array).data
     return files
 
 
-def _create(path: Path, layout: Layout, heads: Iterable[str], files: dict[Path, bytes | memoryview]) -> None:
+def _create(store: WritableBackend, layout: Layout, heads: Iterable[str], files: dict[str, bytes | memoryview]) -> None:
     """Write `files` and the metadata of `heads`, and last, so that they count, the layout that they belong to."""
     for name in heads:
         codec = layout.heads[name].codec
-        for array, grid in layout.grids(name, codec).items():
-            if codec == "auto":  # its first shard decides
-                make_folder(path / array)
-            else:
-                files[path / array / "zarr.json"] = grid.metadata()
-    publish_together(files)
-    publish(path / "zarr.json", [layout.metadata()])
+        # Where the codec is `auto`, its first shard decides.
+        if codec != "auto":
+            files |= {f"{array}/zarr.json": grid.metadata() for array, grid in layout.grids(name, codec).items()}
+    store.put_together(files)
+    store.put("zarr.json", [layout.metadata()])

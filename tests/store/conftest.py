@@ -1,6 +1,5 @@
-"""Small stores, in a moment: what the tests of the store share."""
+"""Small stores, quickly made: what the tests of the store share."""
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,16 +9,17 @@ import numpy as np
 import pytest
 
 from pipeline.store import FeatureStore, Head, RowIndex, StoreWriter
+from pipeline.store.backends import Backend
 
 
 def row_index(ids: Sequence[str]) -> RowIndex:
-    """Rows whose content hangs on their id alone."""
+    """Rows whose content depends on their id alone."""
     digests = np.array([np.frombuffer(name.encode().rjust(16)[:16], np.uint8) for name in ids])
     return RowIndex(ids, digests)
 
 
 def features_of(ids: Sequence[str], shape: tuple[int, ...], salt: int = 0) -> np.ndarray:
-    """Features that hang on the id alone: the same row has the same ones wherever it stands. float32 [n, *shape]."""
+    """Features that depend on the id alone: a row has the same ones at any place. float32 [n, *shape]."""
     seeds = [[salt, *name.encode()] for name in ids]
     rows = [np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) for seed in seeds]
     return np.stack(rows) if rows else np.zeros((0, *shape), np.float32)
@@ -43,7 +43,7 @@ class Maker:
         ids: Sequence[str],
         heads: Mapping[str, Head] | None = None,
         recipe: Mapping[str, Any] | None = None,
-        path: Path | None = None,
+        path: Path | Backend | None = None,
         stop_after: int | None = None,
         features: Callable[[Sequence[str], tuple[int, ...]], np.ndarray] = features_of,
         **options: Any,
@@ -62,14 +62,22 @@ class Maker:
                     return None
                 names = [ids[row] for row in shard.rows]
                 self.computed += names
-                writer.write(shard, {name: features(names, head.shape) for name, head in heads.items()}, seconds=0.5)
+                writer.write(shard, {name: features(names, head.shape) for name, head in heads.items()})
         return FeatureStore.open(path)
 
 
 @pytest.fixture(autouse=True)
 def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here pulls the plug, so flushing to the disk only takes time; that it is done, test_disk tests."""
+    """Nothing here cuts the power, so flushing only takes time; tests/store/backends test that it is done."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache for each test, not the user's."""
+    path = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("AFT_CACHE", str(path))
+    return path
 
 
 @pytest.fixture
@@ -84,18 +92,8 @@ def ids() -> list[str]:
 
 
 def tree(path: Path) -> dict[str, bytes]:
-    """All files of a store, without what says how long things took."""
-    files = {}
-    for file in sorted(path.rglob("*")):
-        if file.is_file():
-            data = file.read_bytes()
-            if file.name.startswith("c.") and file.name.endswith(".json"):
-                record = json.loads(data)
-                for key in ("seconds", "rows_per_second", "digest"):
-                    del record[key]
-                data = json.dumps(record).encode()
-            files[file.relative_to(path).as_posix()] = data
-    return files
+    """All files of a store, with their bytes."""
+    return {f.relative_to(path).as_posix(): f.read_bytes() for f in sorted(path.rglob("*")) if f.is_file()}
 
 
 @pytest.fixture

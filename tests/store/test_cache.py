@@ -1,6 +1,7 @@
 """Compressed and remote stores: one pass into a raw local copy, which can only be that of the right features."""
 
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pipeline.store import FeatureStore, Head, cache
 from pipeline.store.cache import default_cache
 from pipeline.store.verify import verify
 
-HEADS = {"pooled": Head((6,), "float32"), "sparse": Head((16,), "float32", codec="zstd"), "small": Head((5,), "int8")}
+HEADS = {"pooled": Head((6,), "float32"), "sparse": Head((16,), "float32", codec="zstd"), "layer:4": Head((5,), "int8")}
 
 
 @pytest.fixture
@@ -29,9 +30,14 @@ def url(store: FeatureStore, make: Any, tmp_path: Path) -> str:
     return f"memory://{tmp_path.name}/store"
 
 
+def copies(cache: Path) -> list[Path]:
+    """The raw copies in a cache, finished or not."""
+    return [path for path in cache.iterdir() if path.is_dir() and path.name != "verified"]
+
+
 def test_a_raw_copy_is_made_once_and_used_again(store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     reader = store.reader("sparse", mode="cache", cache=tmp_path / "cache")
-    (copy,) = (tmp_path / "cache").iterdir()
+    (copy,) = copies(tmp_path / "cache")
     assert copy.name == store.head_digest("sparse") and str(copy) in reader.why
     monkeypatch.setattr(cache, "checked", None)  # nothing is fetched a second time
     again = store.reader("sparse", mode="cache", cache=tmp_path / "cache")
@@ -43,7 +49,7 @@ def test_a_raw_copy_is_never_that_of_other_features(make: Any, ids: list[str], f
     other = make(ids, heads=HEADS, recipe={"model": "n"}, features=lambda names, shape: features(names, shape, 1))
     reader = other.reader("sparse", mode="cache", cache=tmp_path / "cache")
     np.testing.assert_array_equal(reader(range(50)), features(ids, (16,), 1))
-    assert len(list((tmp_path / "cache").iterdir())) == 2
+    assert len(copies(tmp_path / "cache")) == 2
 
 
 def test_a_damaged_shard_is_found_on_the_way_and_leaves_no_copy(store: FeatureStore, make: Any, tmp_path: Path):
@@ -53,7 +59,47 @@ def test_a_damaged_shard_is_found_on_the_way_and_leaves_no_copy(store: FeatureSt
     shard.write_bytes(data)
     with pytest.raises(UserError, match=r"sparse/c\.3\.0 \(rows 24-31\): damaged"):
         store.reader("sparse", mode="cache", cache=tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert copies(tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize("damage", ["cut short", "missing", "no list of files", "list of files cut short", "empty"])
+def test_a_raw_copy_that_is_not_whole_is_made_anew(store: FeatureStore, tmp_path: Path, damage: str):
+    exact = store.reader("sparse", mode="resident")(range(50))
+    store.reader("sparse", mode="cache", cache=tmp_path / "cache")
+    (copy,) = copies(tmp_path / "cache")
+    match damage:
+        case "cut short":
+            with (copy / "sparse" / "c.3.0").open("r+b") as file:
+                file.truncate(100)
+        case "missing":
+            (copy / "sparse" / "c.3.0").unlink()
+        case "no list of files":
+            (copy / "files.json").unlink()
+        case "list of files cut short":
+            (copy / "files.json").write_text((copy / "files.json").read_text()[:20])
+        case "empty":
+            shutil.rmtree(copy)
+            copy.mkdir()
+    reader = store.reader("sparse", mode="cache", cache=tmp_path / "cache")
+    np.testing.assert_array_equal(reader(range(50)), exact)
+    reader.verified()
+    assert copies(tmp_path / "cache") == [copy]
+
+
+def test_two_that_want_a_raw_copy_make_it_once(store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    made, make = [], cache._make
+    monkeypatch.setattr(cache, "_make", lambda target, *rest: (made.append(target.name), make(target, *rest)))
+    readers: list[Any] = []
+
+    def want() -> None:
+        readers.append(store.reader("sparse", mode="cache", cache=tmp_path / "cache"))
+
+    threads = [threading.Thread(target=want) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1 and len(readers) == 4
 
 
 def test_a_disk_too_small_for_the_copy_is_told_before_it_is_filled(
@@ -86,9 +132,9 @@ def test_a_remote_store_reads_as_a_local_one(url: str, store: FeatureStore, tmp_
 
 def test_what_a_remote_store_cannot_do_is_told(url: str):
     remote = FeatureStore.open(url)
-    with pytest.raises(UserError, match="on another machine and cannot be mapped"):
+    with pytest.raises(UserError, match="not on this machine and cannot be mapped"):
         remote.reader("pooled", mode="mapped")
-    assert remote.reader("pooled").why.startswith("resident: on another machine, 1.2 kB fit")
+    assert remote.reader("pooled").why.startswith("resident: not on this machine, 1.2 kB fit")
 
 
 def test_a_remote_store_that_is_not_there_or_damaged_is_told(url: str):
@@ -108,16 +154,16 @@ def test_every_byte_of_a_remote_store_is_verified(url: str):
     assert found.sound and found.shards == 21 and found.path == url
     files = fsspec.filesystem("memory")
     root = url.removeprefix("memory:/")
-    for name in ("pooled/c.2.0", "small.scale/c.4", "sparse/c.6.0"):
+    for name in ("pooled/c.2.0", "layer:4.scale/c.4", "sparse/c.6.0"):
         good = files.cat_file(f"{root}/{name}")
         files.pipe_file(f"{root}/{name}", good[:-9] + bytes([good[-9] ^ 4]) + good[-8:])
     files.pipe_file(f"{root}/pooled/notes.txt", b"mine")
-    files.rm_file(f"{root}/small/c.1.json")
+    files.rm_file(f"{root}/layer:4/c.1.json")
     assert sorted(map(str, verify(url).faults)) == [
         "pooled/c.2.0: its bytes are not those that were written (head `pooled`, shard 2, rows 16-23)",
         "pooled/notes.txt: does not belong in a store",
-        "small.scale/c.4: its bytes are not those that were written (head `small`, shard 4, rows 32-39)",
-        "small/c.1.json: not there: the shard is not complete (head `small`, shard 1, rows 8-15)",
+        "layer:4.scale/c.4: its bytes are not those that were written (head `layer:4`, shard 4, rows 32-39)",
+        "layer:4/c.1.json: not there: the shard is not complete (head `layer:4`, shard 1, rows 8-15)",
         "sparse/c.6.0: its bytes are not those that were written (head `sparse`, shard 6, rows 48-49)",
     ]
     with pytest.raises(UserError, match="no feature store there"):

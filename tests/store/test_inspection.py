@@ -1,5 +1,6 @@
 """What people are told about stores is true."""
 
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -99,9 +100,69 @@ def test_leftovers_are_listed_first_and_deleted_on_request(make: Any, ids: list[
     assert done.deleted and done.found.keys() == told.found.keys()
     assert leftovers(folder, cache).found == {}
     kept = FeatureStore.open(folder / "kept")
-    assert {path.name for path in cache.iterdir()} == {"mine", kept.head_digest("pooled")}
+    assert {path.name for path in cache.iterdir() if path.is_dir()} == {"mine", kept.head_digest("pooled")}
     assert make(ids, path=folder / "half", recipe={"model": "n"}) is not None
     assert make.notes == ["continuing: 2 of 7 shards are there"]
+
+
+def fill(folder: Path, *names: str) -> None:
+    """Files of a user."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("mine")
+
+
+def everything(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+def test_folders_that_merely_have_the_names_of_leftovers_are_not_touched(make: Any, ids: list[str], tmp_path: Path):
+    """As in a home folder, or in a folder where other tools keep things."""
+    home, cache = tmp_path / "home", tmp_path / "cache"
+    for folder in ("work", "work/deep"):
+        fill(home / folder, "replaced/1/thesis.txt", "replaced/thesis.txt", "locks/keys.txt", "a/b.partial")
+    fill(home, "replaced/1/zarr.json", "replaced/photo.jpg", "locks/setup", "x.partial")
+    make(ids, path=home / "s.zarr")
+    fill(home / "s.zarr", "replaced/1/thesis.txt", "replaced/2/zarr.json", "locks/keys.txt", "notes/x.partial")
+    fill(home / "s.zarr", "pooled/thesis.partial", "notes.txt.partial")
+    fill(cache, "0" * 32 + "/mine.txt", "photos/mine.txt")
+    before = everything(tmp_path)
+    assert leftovers(home, cache, delete=True).found == {}
+    assert leftovers(home / "s.zarr", cache, delete=True).found == {}
+    assert everything(tmp_path) == before
+
+
+def test_sizes_of_leftovers_are_listed(make: Any, ids: list[str], tmp_path: Path):
+    folder = tmp_path / "features"
+    make(ids, path=folder / "a")
+    make(ids, path=folder / "a", recipe={"model": "n"}, stop_after=1)
+    (folder / "a" / "pooled" / "c.4.0.partial").write_bytes(bytes(1234))
+    before = everything(folder)
+    text = str(leftovers(folder, tmp_path / "cache"))
+    replaced = sum(file.stat().st_size for file in (folder / "a" / "replaced" / "1").rglob("*") if file.is_file())
+    assert f"{folder}/a/replaced/1: {replaced:,} bytes" in text
+    assert f"{folder}/a/pooled/c.4.0.partial: 1,234 bytes" in text and "would be deleted with --delete" in text
+    assert everything(folder) == before
+
+
+def test_raw_copies_of_other_projects_and_those_in_use_are_left(make: Any, ids: list[str], tmp_path: Path):
+    cache, heads = tmp_path / "cache", {"pooled": Head((6,), "float32", codec="zstd")}
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for folder, name in ((ours, "x"), (theirs, "y"), (ours, "shared")):
+        make(ids, heads=heads, path=folder / name, recipe={"model": name}).reader(mode="cache", cache=cache)
+    shutil.copytree(ours / "shared", theirs / "shared")
+    FeatureStore.open(theirs / "shared").reader(mode="cache", cache=cache)
+    in_use = make(ids, heads=heads, path=ours / "z", recipe={"model": "z"}).reader(mode="cache", cache=cache)
+    digests = {path.name: FeatureStore.open(path).head_digest("pooled") for path in [*ours.iterdir(), theirs / "y"]}
+    shutil.rmtree(ours)
+    shutil.rmtree(theirs / "y")
+    ours.mkdir()
+    assert set(leftovers(ours, cache, delete=True).found) == {str(cache / digests["x"])}
+    assert {path.name for path in cache.iterdir() if path.is_dir()} == {digests[name] for name in ("y", "shared", "z")}
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(in_use))(range(50)), in_use(range(50)))
+    del in_use
+    assert set(leftovers(ours, cache, delete=True).found) == {str(cache / digests["z"])}
+    assert not (cache / f"{digests['z']}.lock").exists()
 
 
 def test_a_store_that_is_being_written_has_no_leftovers(make: Any, ids: list[str], index: Any, tmp_path: Path):

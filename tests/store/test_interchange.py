@@ -1,6 +1,8 @@
 """Out and in again: ids and values come back exactly, and other people's files come in as they are."""
 
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ HEADS = {
     "sparse": Head((8,), "float32", codec="zstd"),
     "one": Head((), "float32"),
     "pooled@flip": Head((6,), "float16", view={"flip": True}),
+    "layer:4": Head((6,), "float16"),
 }
 FORMATS = suffixes()
 
@@ -127,8 +130,8 @@ def test_no_file_runs_code(store: FeatureStore, tmp_path: Path, monkeypatch: pyt
     with pytest.raises(UserError, match=f"{file.name}|f.rows.npz"):
         import_features(file, tmp_path / "s")
     assert not (tmp_path / "hacked").exists()
-    with pytest.raises(pickle.UnpicklingError):
-        pickle.loads(b"not a pickle")
+    pickle.loads(pickle.dumps(Evil()))
+    assert (tmp_path / "hacked").exists(), "it would have run"
 
 
 @pytest.mark.parametrize("batch", [False, True])
@@ -241,6 +244,50 @@ def test_an_import_does_not_replace_another_store(store: FeatureStore, make: Any
     with pytest.raises(UserError, match="another store is there"):
         import_features(tmp_path / "x.npy", make.path)
     assert len(FeatureStore.open(make.path)) == 25
+
+
+IMPORT = """
+import sys
+from pipeline.store import StoreWriter
+from pipeline.store.interchange import import_features
+
+write = StoreWriter.write
+def told(writer, shard, features):
+    write(writer, shard, features)
+    writer._queue.join()
+    print(shard.index, flush=True)
+    if shard.index == int(sys.argv[3]):
+        sys.stdin.read()
+
+StoreWriter.write = told
+import_features(sys.argv[1], sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("shards", [0, 3, 6])
+def test_a_killed_import_continues(tmp_path: Path, files_of: Any, shards: int):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32))
+    undisturbed = import_features(tmp_path / "x.npy", tmp_path / "undisturbed")
+    command = [sys.executable, "-c", IMPORT, tmp_path / "x.npy", tmp_path / "s", str(shards)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and [process.stdout.readline() for _ in range(shards + 1)][-1] == f"{shards}\n"
+    process.kill()
+    process.communicate()
+    notes: list[str] = []
+    import_features(tmp_path / "x.npy", tmp_path / "s", say=notes.append)
+    count = undisturbed.layout.shards
+    assert count == 8 and notes == [f"{tmp_path}/s: continuing: {shards + 1} of 8 shards are there"]
+    assert files_of(tmp_path / "s") == files_of(tmp_path / "undisturbed")
+    notes.clear()
+    import_features(tmp_path / "x.npy", tmp_path / "s", say=notes.append)
+    assert notes == [f"{tmp_path}/s: complete: 8 of 8 shards are there"]
+
+
+def test_an_interrupted_import_is_not_continued_with_another_file(tmp_path: Path, make: Any, ids: list[str]):
+    np.save(tmp_path / "x.npy", np.ones((3, 4), np.float32))
+    make(ids, stop_after=2)
+    with pytest.raises(UserError, match="another store is there; delete it"):
+        import_features(tmp_path / "x.npy", make.path)
 
 
 def test_ids_beside_an_array_are_not_taken_for_those_of_another(store: FeatureStore, tmp_path: Path):

@@ -2,11 +2,11 @@
 
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ with StoreWriter.open(sys.argv[1], rows=RowIndex(ids, digests), dataset="d", rec
         random = np.random.default_rng(shard.index)
         time.sleep(0.002)
         features = {{name: random.standard_normal((len(shard), *head.shape)) for name, head in heads.items()}}
-        writer.write(shard, features, seconds=0.002)
+        writer.write(shard, features)
         print(shard.index, flush=True)
 """
 
@@ -54,9 +54,8 @@ def test_killed_at_any_moment_a_store_resumes_and_ends_bit_identical(
     tmp_path: Path, files_of: Callable[[Path], dict[str, bytes]]
 ):
     undisturbed = tmp_path / "undisturbed"
-    process, began = start(undisturbed), time.monotonic()
+    process = start(undisturbed)
     process.communicate()
-    took = time.monotonic() - began
     assert process.returncode == 0
     expected = files_of(undisturbed)
     assert verify(undisturbed).sound
@@ -68,13 +67,16 @@ def test_killed_at_any_moment_a_store_resumes_and_ends_bit_identical(
         before = finished(path)
         many = chance.choice([1, 1, 2])
         processes = [start(path) for _ in range(many)]
+        written = set()
         for process in processes:
-            try:
-                process.wait(chance.uniform(0, 0.6 * took))
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                kills += 1
-        written = {int(line) for process in processes for line in process.communicate()[0].split()}
+            # A few shards, and then any moment of the next: however fast or busy the machine is.
+            assert process.stdout is not None
+            wait = chance.randrange(5)
+            written |= {int(line) for line in islice(process.stdout, wait)}
+            time.sleep(chance.uniform(0, 0.01))
+            kills += process.poll() is None
+            process.kill()
+        written |= {int(line) for process in processes for line in process.communicate()[0].split()}
         after = finished(path)
         within += 0 < len(after) < ROWS // SHARD_ROWS
         assert before <= after, "what was finished stays"
@@ -86,8 +88,7 @@ def test_killed_at_any_moment_a_store_resumes_and_ends_bit_identical(
     process.communicate()
     assert process.returncode == 0
     assert files_of(path) == expected
-    # How many depends on how fast the machine happens to be; a run that meets none has shown nothing.
-    assert within >= 3, "some kills should meet a store that is half written"
+    assert within >= 3, "some kills met a store that was half written"
 
 
 def test_processes_share_the_work_and_all_end_with_a_complete_store(tmp_path: Path):
@@ -106,9 +107,10 @@ def test_the_shard_of_a_killed_process_is_taken_over_by_one_that_waits_for_it(tm
     while not (lock.exists() and lock.read_text()):
         assert holder.poll() is None
     other = start(path)
-    with pytest.raises(subprocess.TimeoutExpired):
-        other.wait(1.0)  # all other shards are done, this one it waits for
-    assert finished(path) == set(range(1, ROWS // SHARD_ROWS))
+    while finished(path) != set(range(1, ROWS // SHARD_ROWS)):
+        assert other.poll() is None
+    time.sleep(0.2)
+    assert other.poll() is None, "all other shards are done, and it waits for this one"
     holder.kill()
     holder.communicate()
     assert other.communicate()[0].split()[-1] == "0"

@@ -150,15 +150,15 @@ def test_importing_the_store_is_quick_and_takes_neither_torch_nor_zarr_along():
 def test_opening_does_not_depend_on_the_number_of_rows(make: Any, monkeypatch: pytest.MonkeyPatch, ids: list[str]):
     """No file that grows with the rows is read."""
     make(ids)
-    from pipeline.store.folder import LocalFolder
+    from pipeline.store.backends.local import LocalBackend
 
-    read = LocalFolder.read
+    read = LocalBackend.read
     names = []
 
-    def watched(folder: LocalFolder, file: str) -> bytes | None:
+    def watched(folder: LocalBackend, file: str) -> bytes | None:
         names.append(file)
         return read(folder, file)
 
-    monkeypatch.setattr(LocalFolder, "read", watched)
+    monkeypatch.setattr(LocalBackend, "read", watched)
     FeatureStore.open(make.path)
     assert names == ["zarr.json", *(f"pooled/c.{shard}.json" for shard in range(7))]

@@ -1,6 +1,5 @@
 """Writing: what is there is kept, what changed is told, and rows of different recipes never meet."""
 
-import json
 import os
 import shutil
 import threading
@@ -15,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.store import FeatureStore, Head, StoreWriter, disk
-from pipeline.store.disk import Sync, publish
+from pipeline.store import FeatureStore, Head, StoreWriter
+from pipeline.store.backends import local
+from pipeline.store.backends.local import LocalBackend
 from pipeline.store.verify import verify
 
 HEADS = {"pooled": Head((6,), "float32")}
@@ -173,7 +173,7 @@ def test_a_change_of_rows_cut_short_anywhere_resumes(
             return tick
 
         with monkeypatch.context() as patch:
-            patch.setattr(disk.os, "replace", counted(os.replace))
+            patch.setattr(local.os, "replace", counted(os.replace))
             try:
                 make(changed, stop_after=0)
                 break
@@ -192,7 +192,7 @@ def test_a_head_is_added_beside_another_without_rewriting_it(make: Any, ids: lis
     digest = first.head_digest("pooled")
     heads = {"pooled": Head((6,), "float32"), "tokens": Head((2, 3), "bfloat16")}
     store = make(ids, heads=heads)
-    assert make.notes == ["adding `tokens` beside what is there", "continuing: 0 of 7 shards are there"]
+    assert make.notes == ["adding `tokens` alongside existing heads", "continuing: 0 of 7 shards are there"]
     assert {path.name: path.stat().st_mtime_ns for path in (make.path / "pooled").iterdir()} == before
     assert store.head_digest("pooled") == digest
     assert store.content_digest != first.content_digest
@@ -308,16 +308,19 @@ def test_a_store_in_a_hard_linked_cache_is_never_written_through(make: Any, ids:
 def test_memory_stays_bounded_when_the_disk_is_slower_than_the_model(
     make: Any, ids: list[str], index: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    disk_is_free = threading.Event()
+    disk_is_free, has_begun = threading.Event(), threading.Event()
     began: list[str] = []
 
-    def slow(path: Path, parts: Any, sync: Sync = "name") -> str:
-        if path.parent.name == "pooled" and path.name.endswith(".0"):
-            began.append(path.name)
-            assert disk_is_free.wait(20)
-        return publish(path, parts, sync)
+    put = LocalBackend.put
 
-    monkeypatch.setattr("pipeline.store.writer.publish", slow)
+    def slow(backend: LocalBackend, file: str, parts: Any, durable: bool = True) -> str:
+        if file.startswith("pooled/") and file.endswith(".0"):
+            began.append(file)
+            has_begun.set()
+            disk_is_free.wait()
+        return put(backend, file, parts, durable)
+
+    monkeypatch.setattr(LocalBackend, "put", slow)
     accepted: list[int] = []
 
     def model() -> None:
@@ -328,11 +331,9 @@ def test_memory_stays_bounded_when_the_disk_is_slower_than_the_model(
 
     thread = threading.Thread(target=model)
     thread.start()
-    deadline = time.monotonic() + 10
-    while not began and time.monotonic() < deadline:
-        time.sleep(0.01)
+    has_begun.wait()
     time.sleep(0.2)
-    assert accepted == [0] and began == ["c.0.0"], "the second shard waits until the first is on the disk"
+    assert accepted == [0] and began == ["pooled/c.0.0"], "the second shard waits until the first is on the disk"
     disk_is_free.set()
     thread.join()
     assert accepted == list(range(7))
@@ -351,13 +352,15 @@ def test_the_writers_buffer_may_be_used_again_at_once(make: Any, ids: list[str],
 def test_a_disk_that_fails_in_the_background_is_told_and_keeps_what_was_finished(
     make: Any, ids: list[str], monkeypatch: pytest.MonkeyPatch
 ):
-    def full(path: Path, parts: Any, sync: Sync = "name") -> str:
-        if path.name == "c.3.0":
+    put = LocalBackend.put
+
+    def full(backend: LocalBackend, file: str, parts: Any, durable: bool = True) -> str:
+        if file == "pooled/c.3.0":
             raise UserError("the disk is full")
-        return publish(path, parts, sync)
+        return put(backend, file, parts, durable)
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.store.writer.publish", full)
+        patch.setattr(LocalBackend, "put", full)
         with pytest.raises(UserError, match="the disk is full"):
             make(ids)
     make(ids)
@@ -441,11 +444,17 @@ def test_versions_are_recorded_and_their_change_is_told(make: Any, ids: list[str
     assert store.created_by == {"torch": "2.13"}
 
 
-def test_markers_say_how_long_it_took(make: Any, ids: list[str]):
-    store = make(ids)
-    marker = json.loads((make.path / "pooled" / "c.0.json").read_text())
-    assert (marker["start"], marker["stop"], marker["seconds"], marker["rows_per_second"]) == (0, 8, 0.5, 16.0)
-    assert store.seconds == 3.5
+def test_the_same_features_give_the_same_bytes_however_they_came_about(
+    make: Any, ids: list[str], files_of: Any, tmp_path: Path
+):
+    make(ids)
+    once = files_of(make.path)
+    for name, earlier in (("again", None), ("grown", ids[:21]), ("shrunk", [*ids, "more"]), ("moved", ids[::-1])):
+        if earlier is not None:
+            make(earlier, path=tmp_path / name)
+        time.sleep(0.01)
+        make(ids, path=tmp_path / name)
+        assert files_of(tmp_path / name) == once, name
 
 
 def test_damaged_metadata_stops_a_writer_and_loses_nothing(make: Any, ids: list[str]):
@@ -457,6 +466,34 @@ def test_damaged_metadata_stops_a_writer_and_loses_nothing(make: Any, ids: list[
     (make.path / "zarr.json").write_bytes(good)
     make(ids)
     assert make.computed == []
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    ["a.txt", "x.zarr/zarr.json", "old/zarr.json", "old/zarr.json old/c.0", "replaced/1/a", "locks/a", "rows/a.csv"],
+)
+def test_a_folder_with_other_files_is_not_made_a_store_and_keeps_them(
+    make: Any, ids: list[str], tmp_path: Path, foreign: str
+):
+    files = [tmp_path / "home" / name for name in foreign.split()]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text('{"zarr_format": 3, "node_type": "array"}')
+    with pytest.raises(UserError, match=r"home: holds other files, such as .*; choose a new or empty folder"):
+        make(ids, path=tmp_path / "home")
+    assert sorted(path for path in (tmp_path / "home").rglob("*") if path.is_file()) == sorted(files)
+
+
+def test_files_of_the_user_in_a_store_outlive_its_changes(make: Any, ids: list[str]):
+    make(ids)
+    kept = [make.path / name for name in ("notes.txt", "figures/a.png", ".gitignore")]
+    for file in kept:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("mine")
+    make(ids[3:])
+    make(ids, recipe={"model": "n"}, stop_after=1)
+    make(ids, recipe={"model": "n"})
+    assert all(file.read_text() == "mine" for file in kept)
 
 
 def test_a_store_needs_heads_and_a_folder(make: Any, ids: list[str], index: Any, tmp_path: Path):

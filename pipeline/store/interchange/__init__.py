@@ -24,7 +24,8 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.files import explained
 from pipeline.provenance import digest_files
-from pipeline.store.format import Dtype, Head
+from pipeline.store.backends import Backend, backend_at
+from pipeline.store.format import Dtype, Head, Layout
 from pipeline.store.rows import DIGEST_BYTES, RowIndex
 from pipeline.store.store import FeatureStore
 from pipeline.store.writer import StoreWriter
@@ -43,7 +44,7 @@ class Table:
         read: rows start .. stop - 1 [stop - start, *shape].
         ids: per row; None if the file has none.
         digests: of the rows' contents, uint8 [count, 16]; None if the file has none.
-        about: what our own files say besides: dataset, recipe, head, dtype, view, created_by, shard_rows.
+        about: what our own files hold as well: dataset, recipe, head, dtype, view, created_by, shard_rows.
     """
 
     count: int
@@ -61,13 +62,13 @@ class Table:
 
 
 def dtype_in(about: Mapping[str, Any] | None, found: np.dtype) -> Dtype:
-    """What features in a file are: what our own file says, else what they are kept as there."""
-    said: Dtype = (about or {}).get("dtype", "float16" if found == np.float16 else "float32")
-    return said
+    """The dtype of features in a file: as recorded in a file of ours, else that of its array."""
+    dtype: Dtype = (about or {}).get("dtype", "float16" if found == np.float16 else "float32")
+    return dtype
 
 
 def suffixes() -> list[str]:
-    """What paths may end in."""
+    """What the names of files can end in."""
     return sorted(f".{module.name}" for module in iter_modules(__path__))
 
 
@@ -130,25 +131,27 @@ def export(
 
 def import_features(
     source: str | Path | Sequence[Path],
-    target: str | Path,
+    target: str | Path | Backend,
     head: str | None = None,
     dtype: Dtype | None = None,
     rows: RowIndex | None = None,
     dataset: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> FeatureStore:
-    """Make a store of a file that `export` wrote, or of other people's features.
+    """Make a store of a file that `export` wrote, or of other people's features. An interrupted import continues.
 
-    A file of ours keeps its ids, digests, recipe and dataset. Others get the file's digest for a recipe, ids from the
-    file or numbers, and for want of the rows' contents the digests of their features.
+    A file of ours keeps its ids, digests, recipe and dataset. For others the file's digest is the recipe, ids come from
+    the file or are numbers, and digests are of the features, since the contents of the rows are not known.
 
     Args:
         source: a file, or several, such as one for each slide: their rows follow one another, and ids are prefixed
             with the name of the file.
         target: the store.
-        head: what to call the features; what the file says, or `pooled`, if None.
+        head: what to call the features; the name in the file, or `pooled`, if None.
         dtype: what to keep them as; what the file has if None.
-        rows: which rows of a dataset the features are of, if the file does not say; as many as it has, in order.
+        rows: the rows of a dataset that the features are of, as many as the file has, in order.
         dataset: the digest of that dataset.
+        say: takes a line about what was found in the target.
 
     Raises:
         UserError: a file is missing, unknown or unsuitable; rows and features differ in number; ids are not unique; or
@@ -184,10 +187,12 @@ def import_features(
         return found[0] if len(found) == 1 else np.concatenate(found)
 
     recipe = about.get("recipe") or {"imported": digests}
-    if (Path(target) / "zarr.json").exists() and FeatureStore.open(target).recipe != recipe:
-        raise UserError(f"{target}: another store is there; delete it, or import to another place")
+    place = backend_at(target)
+    metadata = place.read("zarr.json")
+    if metadata is not None and Layout.read(metadata, f"{place.name}/zarr.json").recipe != recipe:
+        raise UserError(f"{place.name}: another store is there; delete it, or import to another place")
     with StoreWriter.open(
-        target,
+        place,
         rows=index,
         dataset=dataset or about.get("dataset") or index.digest(),
         recipe=recipe,
@@ -195,9 +200,11 @@ def import_features(
         shard_rows=about.get("shard_rows"),
         created_by=about.get("created_by") or {"imported_from": [file.name for file in files]},
     ) as writer:
+        for note in writer.notes:
+            say(f"{place.name}: {note}")
         for shard in writer.missing():
             writer.write(shard, {name: read(shard.start, shard.stop)})
-    return FeatureStore.open(target)
+    return FeatureStore.open(place)
 
 
 def _format(path: Path) -> ModuleType:

@@ -1,0 +1,208 @@
+"""A folder on this machine.
+
+Files are written under a temporary name, flushed to the disk, then renamed. Large ones go to the disk without a copy in
+the page cache (`O_DIRECT`). Copies are hard links. Claims are locks of the kernel (`flock`).
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from pipeline.files import PARTIAL, Lock, explained, make_folder, sync_folder, sync_path
+from pipeline.store.backends import Bytes, WritableBackend
+from pipeline.store.checksum import checksum
+from pipeline.store.memory import PAGE
+
+SCHEMES = ("",)
+
+Sync = Literal["name", "bytes", "nothing"]
+
+READ_BLOCK = 1 << 20
+BLOCK = 64 << 20
+# From here on a file is worth a thread for its checksum, and the disk's full attention.
+LARGE = 1 << 20
+
+
+class LocalBackend(WritableBackend):
+    """Files in a local folder, which may be mapped."""
+
+    folder: Path
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.name = str(folder)
+
+    def read(self, file: str) -> bytes | None:
+        try:
+            return (self.folder / file).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def size(self, file: str) -> int | None:
+        try:
+            return (self.folder / file).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def blocks(self, file: str) -> Iterator[bytes]:
+        with (self.folder / file).open("rb", buffering=0) as opened:
+            yield from iter(lambda: opened.read(READ_BLOCK), b"")
+
+    def files(self, below: str = "") -> list[str]:
+        return sorted(
+            file.relative_to(self.folder).as_posix()
+            for file in (self.folder / below).rglob("*")
+            if file.is_symlink() or not file.is_dir()
+        )
+
+    def prepare(self) -> None:
+        make_folder(self.folder)
+
+    def put(self, file: str, parts: Sequence[Bytes], durable: bool = True) -> str:
+        make_folder((self.folder / file).parent)
+        return _write(self.folder / file, parts, "name" if durable else "nothing")
+
+    def put_new(self, file: str, parts: Sequence[Bytes]) -> bool:
+        # A lock and not a hard link, which would be as good: not every file system has them.
+        alone = self.claim("create")
+        alone.acquire(patience=float("inf"))
+        try:
+            if (self.folder / file).exists():
+                return False
+            self.put(file, parts)
+            return True
+        finally:
+            alone.release()
+
+    def put_together(self, files: Mapping[str, Bytes]) -> None:
+        # In about the time of one file: the disk flushes what it is asked for at the same time in one go.
+        folders = {(self.folder / file).parent for file in files}
+        for folder in folders:
+            make_folder(folder, sync_name=False)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda file: _write(self.folder / file, [files[file]], "bytes"), files))
+            list(pool.map(sync_folder, folders | {folder.parent for folder in folders}))
+
+    def sync(self, files: Iterable[str]) -> None:
+        paths = [self.folder / file for file in files]
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(sync_path, paths))
+            list(pool.map(sync_folder, {path.parent for path in paths}))
+
+    def copy(self, source: str, target: str) -> None:
+        path = self.folder / target
+        make_folder(path.parent)
+        partial = path.with_name(path.name + PARTIAL)
+        partial.unlink(missing_ok=True)
+        try:
+            os.link((self.folder / source).resolve(), partial)
+        except OSError:  # no hard links here
+            super().copy(source, target)
+            return
+        os.replace(partial, path)
+        # Renaming one name of a file over another of the same file does nothing, and leaves the first in place.
+        partial.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+    def move(self, source: str, target: str) -> None:
+        old, new = self.folder / source, self.folder / target
+        if old.exists():
+            make_folder(new.parent)
+            os.replace(old, new)
+            sync_folder(new.parent)
+            sync_folder(old.parent)
+
+    def delete(self, name: str) -> None:
+        path = self.folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        folder = path.parent
+        while folder != self.folder and self.folder in folder.parents and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+            folder = folder.parent
+
+    def claim(self, name: str) -> Lock:
+        return Lock(self.folder / "locks" / name)
+
+    def below(self, folder: str) -> "LocalBackend":
+        return LocalBackend(self.folder / folder)
+
+
+def open(path: str) -> LocalBackend:
+    """The folder at a path."""
+    return LocalBackend(Path(path))
+
+
+def _write(path: Path, parts: Sequence[Bytes], sync: Sync) -> str:
+    """Write a file atomically, and return its checksum.
+
+    The bytes reach the disk before the name does, and the name before this returns, so after a crash the file holds
+    either all of them or what it held before.
+
+    Args:
+        sync: `bytes` leaves it to a later `sync_folder` that the name reaches the disk; `nothing` leaves the bytes to a
+            later `sync_path` as well. Even so a process that is killed leaves all or nothing, and only a power cut may
+            leave a part.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    views = [memoryview(part).cast("B") for part in parts if len(part)]
+    try:
+        if sum(view.nbytes for view in views) < LARGE:
+            check = checksum(views)
+            _fill(partial, views, sync != "nothing")
+        else:  # the processor is free while the disk writes
+            with ThreadPoolExecutor(1) as pool:
+                found = pool.submit(checksum, views)
+                _fill(partial, views, sync != "nothing")
+                check = found.result()
+        os.replace(partial, path)
+        if sync == "name":
+            sync_folder(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise explained(error, path) from error
+    return check
+
+
+def _fill(path: Path, views: Sequence[memoryview], sync: bool) -> None:
+    """Write all bytes to a new file, and flush them to the disk if that is asked for."""
+    with path.open("wb", buffering=0) as file:
+        for view in views:
+            view = view[_write_directly(file.fileno(), view) :]
+            while view:
+                view = view[file.write(view[:BLOCK]) :]
+        if sync:
+            os.fsync(file.fileno())
+
+
+def _write_directly(handle: int, view: memoryview) -> int:
+    """Append the whole pages of `view` from where they are in memory; returns how many bytes that were.
+
+    Copying them into the page cache first, as an ordinary write does, takes longer than the disk itself. Nothing is
+    written where the view or the file's end is not at a page, or the file system cannot do it.
+    """
+    whole = view.nbytes // PAGE * PAGE
+    if whole < LARGE or not hasattr(os, "O_DIRECT"):
+        return 0
+    if np.frombuffer(view, np.uint8).ctypes.data % PAGE or os.lseek(handle, 0, os.SEEK_CUR) % PAGE:
+        return 0
+    flags, done = fcntl.fcntl(handle, fcntl.F_GETFL), 0
+    try:
+        fcntl.fcntl(handle, fcntl.F_SETFL, flags | os.O_DIRECT)
+        while done < whole:
+            done += os.write(handle, view[done : min(done + BLOCK, whole)])
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # the answer of file systems that cannot, to the flag or to the first write
+            raise
+    finally:
+        fcntl.fcntl(handle, fcntl.F_SETFL, flags)
+    return done

@@ -1,0 +1,55 @@
+"""A store behind a URL, read-only: s3://, gs://, https://, zip://, whatever fsspec reaches."""
+
+from collections.abc import Iterator
+
+from pipeline.errors import UserError
+from pipeline.store.backends import Backend
+
+SCHEMES = ("*",)
+BLOCK = 1 << 20
+
+
+class RemoteBackend(Backend):
+    """Files behind a URL. One listing and one fetch of all JSON files, instead of a round trip for each.
+
+    Raises:
+        UserError: fsspec or the package for this scheme is missing, or the URL cannot be read.
+    """
+
+    def __init__(self, url: str):
+        try:
+            import fsspec
+        except ModuleNotFoundError:
+            raise UserError(f"{url}: remote stores need fsspec; pip install fsspec") from None
+        self.name = url
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(url)
+            found = self._files.find(self._root, detail=True)
+            prefix = self._files._strip_protocol(self._root).rstrip("/") + "/"
+            self._sizes = {path.removeprefix(prefix): int(about["size"]) for path, about in found.items()}
+            texts = [name for name in self._sizes if name.endswith(".json") and "/replaced/" not in f"/{name}"]
+            fetched = self._files.cat([prefix + name for name in texts]) if texts else {}
+        except (ValueError, ImportError, OSError) as error:
+            raise UserError(f"{url}: cannot be read: {' '.join(str(error).split())}") from None
+        self._prefix = prefix
+        self._texts = {path.removeprefix(prefix): text for path, text in fetched.items()}
+
+    def read(self, file: str) -> bytes | None:
+        if file not in self._sizes:
+            return None
+        return self._texts[file] if file in self._texts else self._files.cat_file(self._prefix + file)
+
+    def size(self, file: str) -> int | None:
+        return self._sizes.get(file)
+
+    def blocks(self, file: str) -> Iterator[bytes]:
+        with self._files.open(self._prefix + file, "rb") as opened:
+            yield from iter(lambda: opened.read(BLOCK), b"")
+
+    def files(self, below: str = "") -> list[str]:
+        return sorted(name for name in self._sizes if not below or name.startswith(f"{below}/"))
+
+
+def open(url: str) -> RemoteBackend:
+    """The store behind a URL."""
+    return RemoteBackend(url)

@@ -1,0 +1,94 @@
+"""Files that were compared with their checksums, remembered, so that files that are mapped are read for it only once.
+
+A file counts as unchanged as long as its size, time of modification and inode do. What is remembered is one small file
+for each folder, in `verified/` of the cache; without it, or where it cannot be written, files are read again.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.files import write_atomically
+from pipeline.provenance import digest_of
+from pipeline.store.checksum import file_checksum
+
+State = list[int | str]
+"""Size, time of modification in ns, inode and checksum of a file."""
+
+
+class VerifiedFiles:
+    """Compares files with their checksums, once, now or in the background.
+
+    Args:
+        folder: where the files are.
+        checksums: by name in the folder.
+        cache: a folder for what is remembered.
+        remedy: what to do about a damaged file, for the message.
+    """
+
+    def __init__(self, folder: Path, checksums: Mapping[str, str], cache: Path, remedy: str):
+        self._folder, self._checksums, self._remedy = folder, checksums, remedy
+        self._record = cache / "verified" / f"{digest_of([str(folder.resolve()), sorted(checksums)])}.json"
+        self._thread: threading.Thread | None = None
+        self._damage: str | None = None
+        self._done = False
+
+    def begin(self) -> None:
+        """Start in a thread of its own, if that has not happened yet."""
+        if self._thread is None and not self._done:
+            # A daemon: a process that ends without results need not wait for it.
+            self._thread = threading.Thread(target=self._compare, name="store-verify", daemon=True)
+            self._thread.start()
+
+    def finish(self) -> None:
+        """Wait until all files were compared.
+
+        Raises:
+            UserError: a file is damaged or missing.
+        """
+        if self._thread is not None:
+            self._thread.join()
+        # After a fork the child has no such thread, and compares by itself.
+        if not self._done:
+            self._compare()
+        if self._damage is not None:
+            raise UserError(self._damage)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_thread": None}
+
+    def _compare(self) -> None:
+        known, seen = self._known(), {}
+        for name, checksum in self._checksums.items():
+            path = self._folder / name
+            try:
+                state = _state(path, checksum)
+                sound = known.get(name) == state or file_checksum(path) == checksum
+                problem = "damaged"
+            except OSError as error:
+                sound, problem = False, f"cannot be read ({error.strerror})"
+            if not sound:
+                self._damage = f"{path}: {problem}; {self._remedy}"
+                break
+            seen[name] = state
+        if seen != known:
+            # If it fails only time is lost: the files are read again next time.
+            with suppress(UserError, OSError):
+                write_atomically(self._record, json.dumps(seen))
+        self._done = True
+
+    def _known(self) -> dict[str, State]:
+        try:
+            found = json.loads(self._record.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+def _state(path: Path, checksum: str) -> State:
+    found = os.stat(path)
+    return [found.st_size, found.st_mtime_ns, found.st_ino, checksum]

@@ -1,0 +1,108 @@
+"""Files that are whole or do not exist, and locks that end with their holder."""
+
+import errno
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import files
+from pipeline.errors import UserError
+from pipeline.files import Lock, make_folder, write_atomically
+
+
+def test_a_file_is_written_whole_and_a_finished_one_is_never_changed(tmp_path: Path):
+    write_atomically(tmp_path / "d" / "a", "old")
+    os.link(tmp_path / "d" / "a", tmp_path / "cache")
+    write_atomically(tmp_path / "d" / "a", b"new")
+    assert (tmp_path / "d" / "a").read_text() == "new" and (tmp_path / "cache").read_text() == "old"
+    assert [path.name for path in (tmp_path / "d").iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(errno.ENOSPC, "the disk is full"), (errno.EDQUOT, "the disk is full"), (errno.EROFS, "cannot be written")],
+)
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, words: str):
+    write_atomically(tmp_path / "a", "old")
+
+    def fail(handle: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(files.os, "fsync", fail)
+    with pytest.raises(UserError, match=f"a: {words}"):
+        write_atomically(tmp_path / "a", "new")
+    assert (tmp_path / "a").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_where_a_folder_must_be_is_named(tmp_path: Path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UserError, match="file: is a file, and a folder is needed there"):
+        make_folder(tmp_path / "file")
+
+
+def test_one_at_a_time_holds_a_lock_alone_and_many_share_it(tmp_path: Path):
+    first, second, third = (Lock(tmp_path / "locks" / "a") for _ in range(3))
+    assert first.acquire()
+    assert not second.acquire() and not second.acquire(exclusive=False)
+    assert str(os.getpid()) in second.owner()
+    assert first.acquire(exclusive=False)
+    assert second.acquire(exclusive=False) and not third.acquire()
+    first.release()
+    second.release()
+    assert third.acquire()
+    third.release()
+
+
+def test_a_lock_on_a_deleted_file_protects_nothing_and_is_taken_anew(tmp_path: Path):
+    first, second = Lock(tmp_path / "a"), Lock(tmp_path / "a")
+    assert first.acquire()
+    (tmp_path / "a").unlink()
+    assert second.acquire()
+    assert not Lock(tmp_path / "a").acquire()
+    first.release()
+    second.release()
+
+
+def test_the_lock_of_a_killed_process_is_free_at_once(tmp_path: Path):
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom pipeline.files import Lock\n"
+        "lock = Lock(Path(sys.argv[1])); print(lock.acquire(), flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "a")], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "True\n"
+    lock = Lock(tmp_path / "a")
+    assert not lock.acquire()
+    assert lock.owner().startswith(f"process {holder.pid} on ")
+    holder.send_signal(signal.SIGKILL)
+    holder.communicate()
+    assert lock.acquire()
+    lock.release()
+
+
+def _try_often(path: Path, log: Path) -> None:
+    for _ in range(60):
+        lock = Lock(path)
+        if lock.acquire(patience=float("inf")):
+            with log.open("a") as file:
+                file.write("in\n")
+                file.flush()
+                file.write("out\n")
+            path.unlink()
+            lock.release()
+
+
+def test_no_two_processes_are_ever_inside_even_if_the_file_is_deleted_each_time(tmp_path: Path):
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_try_often, args=(tmp_path / "a", tmp_path / "log")) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    assert (tmp_path / "log").read_text() == "in\nout\n" * 180
