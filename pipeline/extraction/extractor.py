@@ -190,9 +190,8 @@ class ShardWorker:
         while progressed:
             progressed = False
             for shard, batches in self.loader.shards(self.writer.missing(numbers)):
-                started = perf_counter()
                 features = yield from _run(self.teacher, batches, len(shard.rows), self.dtype)
-                self.writer.write(shard, features, seconds=perf_counter() - started)
+                self.writer.write(shard, features)
                 progressed = True
 
 
