@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
 from pathlib import Path
 
 from pipeline.errors import UserError
@@ -13,10 +12,10 @@ from pipeline.provenance import digest_of
 from pipeline.store.backends import Backend
 from pipeline.store.backends.local import LocalBackend
 from pipeline.store.format import Layout
-from pipeline.store.shards import checked, pack, resolved_codec, unpack
+from pipeline.store.shards import checked, pack, resolved_codec, size_of, unpack
 
 # How long to wait for another process that makes the copy.
-PATIENCE, PAUSE = 3600.0, 0.05
+PATIENCE = 3600.0
 
 FILES, USERS = "files.json", "used_by"
 
@@ -44,33 +43,30 @@ def cached(store: Backend, layout: Layout, head: str, digest: str, cache: Path) 
         UserError: the disk is too small, or a shard does not hold what was written into it.
     """
     target = cache / digest
-    lock = Lock(lock_file(target))
+    # Readers share one lock. Who makes the copy holds another and disturbs no reader: what is mapped stays.
+    lock, making = Lock(lock_file(target)), Lock(target.with_name(f"{digest}.making"))
     try:
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            if lock.acquire(exclusive=False):
-                checksums = whole_files(target)
-                if checksums is not None:
-                    _note_user(target, store)
-                    return target, lock, checksums
-                # Between the two kinds of lock another process may have made it, or be making it.
-                if lock.acquire():
-                    if whole_files(target) is None:
-                        _make(target, store, layout, head)
-                    continue
-            if time.monotonic() > deadline:
+        lock.acquire(exclusive=False, patience=PATIENCE)
+        checksums = whole_files(target)
+        name = str(store.folder.resolve()) if store.folder is not None else store.name
+        user = target / USERS / digest_of(name)
+        if checksums is None or not user.exists():
+            if not making.acquire(patience=PATIENCE):
                 raise UserError(
-                    f"{target}: {lock.owner()} has been making this raw copy for long; wait for it or stop it"
+                    f"{target}: {making.owner()} has been making this copy for long; wait for it or stop it"
                 )
-            lock.release()
-            time.sleep(PAUSE)
+            checksums = whole_files(target) or _make(target, store, layout, head)
+            write_atomically(user, name)
+        return target, lock, checksums
     except BaseException as error:
         lock.release()
         raise (explained(error, cache) if isinstance(error, OSError) else error) from None
+    finally:
+        making.release()
 
 
 def lock_file(copy: Path) -> Path:
-    """The file of the lock of a raw copy: readers share it, whoever makes or deletes the copy has it alone."""
+    """The file of the lock of a raw copy: readers share it, whoever deletes the copy holds it alone."""
     return copy.with_name(f"{copy.name}.lock")
 
 
@@ -90,14 +86,7 @@ def users(copy: Path) -> list[str]:
     return [file.read_text() for file in sorted(folder.iterdir())] if folder.is_dir() else []
 
 
-def _note_user(copy: Path, store: Backend) -> None:
-    name = str(store.folder.resolve()) if store.folder is not None else store.name
-    note = copy / USERS / digest_of(name)
-    if not note.exists():
-        write_atomically(note, name)
-
-
-def _make(target: Path, store: Backend, layout: Layout, head: str) -> None:
+def _make(target: Path, store: Backend, layout: Layout, head: str) -> dict[str, str]:
     raw = layout.grids(head, "raw")
     needed = sum(grid.data_bytes(shard) + grid.index_bytes for grid in raw.values() for shard in range(grid.shards))
     shutil.rmtree(target, ignore_errors=True)
@@ -108,14 +97,15 @@ def _make(target: Path, store: Backend, layout: Layout, head: str) -> None:
         )
     partial = Path(tempfile.mkdtemp(prefix=f"{target.name}.", suffix=".partial", dir=target.parent))
     try:
-        copy, files = LocalBackend(partial), {}
+        copy, files, checksums = LocalBackend(partial), {}, {}
         for array, grid in layout.grids(head, resolved_codec(store, layout, head) or "raw").items():
             for shard in range(grid.shards):
                 name, data = f"{array}/{grid.key(shard)}", checked(store, layout, head, array, shard)
                 parts = [data] if grid == raw[array] else pack(raw[array], shard, unpack(grid, shard, data))
-                check = copy.put(name, parts)
-                files[name] = {"bytes": (partial / name).stat().st_size, "checksum": check}
+                checksums[name] = copy.put(name, parts)
+                files[name] = {"bytes": size_of(parts), "checksum": checksums[name]}
         copy.put(FILES, [json.dumps(files).encode()])
         os.rename(partial, target)
+        return checksums
     finally:
         shutil.rmtree(partial, ignore_errors=True)

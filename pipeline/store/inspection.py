@@ -281,6 +281,7 @@ def leftovers(folder: Path, cache: Path, delete: bool = False) -> Leftovers:
                 if delete:
                     LocalBackend(cache).delete(copy.name)
                     lock.path.unlink()
+                    copy.with_name(f"{copy.name}.making").unlink(missing_ok=True)
                 lock.release()
     return Leftovers(found, delete)
 

@@ -88,7 +88,7 @@ def test_a_raw_copy_that_is_not_whole_is_made_anew(store: FeatureStore, tmp_path
 
 def test_two_that_want_a_raw_copy_make_it_once(store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     made, make = [], cache._make
-    monkeypatch.setattr(cache, "_make", lambda target, *rest: (made.append(target.name), make(target, *rest)))
+    monkeypatch.setattr(cache, "_make", lambda target, *rest: made.append(target.name) or make(target, *rest))
     readers: list[Any] = []
 
     def want() -> None:
@@ -160,10 +160,10 @@ def test_every_byte_of_a_remote_store_is_verified(url: str):
     files.pipe_file(f"{root}/pooled/notes.txt", b"mine")
     files.rm_file(f"{root}/layer:4/c.1.json")
     assert sorted(map(str, verify(url).faults)) == [
-        "pooled/c.2.0: its bytes are not those that were written (head `pooled`, shard 2, rows 16-23)",
-        "pooled/notes.txt: does not belong in a store",
         "layer:4.scale/c.4: its bytes are not those that were written (head `layer:4`, shard 4, rows 32-39)",
         "layer:4/c.1.json: not there: the shard is not complete (head `layer:4`, shard 1, rows 8-15)",
+        "pooled/c.2.0: its bytes are not those that were written (head `pooled`, shard 2, rows 16-23)",
+        "pooled/notes.txt: does not belong in a store",
         "sparse/c.6.0: its bytes are not those that were written (head `sparse`, shard 6, rows 48-49)",
     ]
     with pytest.raises(UserError, match="no feature store there"):
