@@ -10,6 +10,7 @@ The digests depend on names and contents of files alone, never on where the libr
 import ast
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 from pipeline.params import Params
 from pipeline.plugins import LIBRARY, plugins
+from pipeline.provenance import digest_of
 
 NO_RESULT_DEPENDS_ON = frozenset(
     {
@@ -24,6 +26,8 @@ NO_RESULT_DEPENDS_ON = frozenset(
         "pipeline/__init__.py",
         # Refuses settings, and changes none.
         "pipeline/checks.py",
+        # This file decides when stages run again.
+        "pipeline/code.py",
         # Messages.
         "pipeline/errors.py",
         "pipeline/progress.py",
@@ -31,7 +35,7 @@ NO_RESULT_DEPENDS_ON = frozenset(
         "stages/command.py",
     }
 )
-"""Files that only change messages: stages do not run again for them, and what these import is not followed."""
+"""Files that change no result: stages do not run again for them, and what these import is not followed."""
 
 
 class Code:
@@ -43,7 +47,8 @@ class Code:
 
     def __init__(self, root: Path = LIBRARY.parent):
         self.root = root
-        self._tree = cache(lambda file: ast.parse((self.root / file).read_text(encoding="utf-8")))
+        self._imports = cache(lambda file: _imports((root / file).read_text(encoding="utf-8")))
+        self._file = cache(self._find)
 
     def digest(self, *modules: str) -> str:
         """One digest over all files that modules depend on, 32 hex digits. Line endings do not count."""
@@ -79,26 +84,20 @@ class Code:
 
     def _followed(self, file: Path, name: str) -> Iterator[tuple[Path, str]]:
         """What a file imports: all of it; of an `__init__.py`, what its own lines use, or the one name."""
-        tree = self._tree(file)
-        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-        package = file.parent if file.name == "__init__.py" else None
-        for node in _imports(tree):
-            for alias in node.names:
-                bound = (alias.asname or alias.name).partition(".")[0]
-                if package is None or name in (bound, "*") or (not name and bound in used):
-                    yield from self._import(file, node, alias.name)
+        for found in self._imports(file):
+            wanted = found.used if not name else name in (found.bound, "*")
+            if wanted or file.name != "__init__.py":
+                yield from self._import(file, found)
 
-    def _import(self, file: Path, node: ast.Import | ast.ImportFrom, name: str) -> Iterator[tuple[Path, str]]:
-        if isinstance(node, ast.Import):
-            yield from self._module(name)
-            return
-        above = file.parents[node.level - 1].parts if node.level else ()
-        module = ".".join([*above, *filter(None, [node.module])])
-        if self._file(f"{module}.{name}"):
-            yield from self._module(f"{module}.{name}")
+    def _import(self, file: Path, found: "_Import") -> Iterator[tuple[Path, str]]:
+        above = file.parents[found.level - 1].parts if found.level else ()
+        module = ".".join([*above, *filter(None, [found.module])])
+        whole = f"{module}.{found.name}" if found.name else module
+        if self._file(whole):
+            yield from self._module(whole)
         elif target := self._file(module):
             yield from self._packages(module)
-            yield target, name if target.name == "__init__.py" else ""
+            yield target, found.name if target.name == "__init__.py" else ""
 
     def _module(self, module: str) -> Iterator[tuple[Path, str]]:
         """A module as a whole, and the packages it is in; nothing if it is not ours."""
@@ -114,7 +113,7 @@ class Code:
             if (self.root / folder / "__init__.py").is_file():
                 yield folder / "__init__.py", ""
 
-    def _file(self, module: str) -> Path | None:
+    def _find(self, module: str) -> Path | None:
         path = Path(*module.split("."))
         candidates = (path / "__init__.py", path.with_name(f"{path.name}.py"))
         return next((file for file in candidates if (self.root / file).is_file()), None)
@@ -130,17 +129,47 @@ class Code:
         }
 
 
-def _imports(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
-    """Import statements at any depth, but for those that only a type checker reads."""
-    ahead: list[ast.AST] = [tree]
+@dataclass(frozen=True)
+class _Import:
+    """One name that a file imports: `module` alone, or `name` from it.
+
+    Attributes:
+        level: dots in front of the module.
+        bound: what the file calls it.
+        used: whether the file itself uses it, and does not only pass it on.
+    """
+
+    module: str
+    name: str
+    level: int
+    bound: str
+    used: bool
+
+
+def _imports(source: str) -> list[_Import]:
+    """What a file imports, at any depth, but for what only a type checker reads."""
+    nodes: list[ast.Import | ast.ImportFrom] = []
+    used: set[str] = set()
+    ahead: list[ast.AST] = [ast.parse(source)]
     while ahead:
         node = ahead.pop()
         if isinstance(node, ast.Import | ast.ImportFrom):
-            yield node
-        elif isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            nodes.append(node)
+        elif isinstance(node, ast.Name):
+            used.add(node.id)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             ahead += node.orelse
         else:
             ahead += ast.iter_child_nodes(node)
+    found = []
+    for node in nodes:
+        for alias in node.names:
+            bound = (alias.asname or alias.name).partition(".")[0]
+            if isinstance(node, ast.Import):
+                found.append(_Import(alias.name, "", 0, bound, bound in used))
+            else:
+                found.append(_Import(node.module or "", alias.name, node.level, bound, bound in used))
+    return found
 
 
 def plugins_of_run(params: Params, run: str) -> list[str]:
@@ -163,11 +192,13 @@ def digests(params: Params, code: Code | None = None) -> dict[str, Any]:
     dataset = params.section("dataset.source")["family"]
     teachers = {name: params.section(f"teachers.{name}")["family"] for name in params.section("teachers")}
     students = [params.section(f"students.{name}")["family"] for name in params.section("students")]
+    heads = sorted({text for run in runs for text in params.section(f"runs.{run}").get("teachers", []) if "/" in text})
     return {
         "prepare": code.digest("stages.prepare", *task, *_modules("datasets", [dataset])),
         "extract": {name: code.digest("stages.extract", *_modules("teachers", [of])) for name, of in teachers.items()},
         "probe": code.digest("stages.probe", *task),
-        "assess": code.digest("stages.assess", *task, *_modules("students", students)),
+        # It also depends on which heads runs name as teachers, which no key of DVC's could say.
+        "assess": digest_of([code.digest("stages.assess", *task, *_modules("students", students)), heads]),
         "join": code.digest("stages.join", *chain.from_iterable(plugins_of.values())),
         "train": {run: code.digest("stages.train", *plugins_of[run]) for run in runs},
         "evaluate": {run: code.digest("stages.evaluate", *task, *_student(params, run)) for run in runs},

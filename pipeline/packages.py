@@ -1,4 +1,4 @@
-"""Files that arrive inside installed packages: data and weights, found without importing the package."""
+"""Files inside installed packages: data and weights, found without importing the package."""
 
 import difflib
 from importlib.metadata import packages_distributions
@@ -23,15 +23,18 @@ def packaged(package: str, path: str, install: str = "") -> Path:
     # Finds a top-level package without running a line of it.
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        near = difflib.get_close_matches(package, set(packages_distributions()) - {package}, n=3)
-        remedy = f"run {install}" if install else "install the package that contains it, or check the name"
-        close = f"; installed are {listed(near)}" if near else ""
-        raise UserError(f"the package {package} is not installed{close}; {remedy}")
+        raise UserError(f"the package {package} is not installed; {f'run {install}' if install else _near(package)}")
     for folder in spec.submodule_search_locations:
         if (found := Path(folder) / path).exists():
             return found
     remedy = f"; run {install}" if install else _siblings(spec.submodule_search_locations, path)
     raise UserError(f"the installed package {package} has no {path}{remedy}")
+
+
+def _near(package: str) -> str:
+    """What to do about a package that nobody knows how to install: perhaps another name was meant."""
+    near = difflib.get_close_matches(package, set(packages_distributions()) - {package}, n=3)
+    return f"{f'installed are {listed(near)}; ' if near else ''}check the name, or install what contains it"
 
 
 def _siblings(folders: list[str], path: str) -> str:

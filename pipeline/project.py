@@ -80,6 +80,11 @@ class Project:
         """The folder of the report."""
         return self.root / "report"
 
+    @property
+    def inputs(self) -> Path:
+        """Decoded images and token numbers, which students read: a cache, and safe to delete."""
+        return self.root / ".aft" / "inputs"
+
     def log(self, stage: str, name: str = "") -> Path:
         """When, where and how long a stage ran. Apart from results, so that the same inputs give the same results."""
         return self.root / "logs" / stage / f"{name or stage}.json"

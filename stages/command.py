@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
@@ -81,10 +81,9 @@ class Log:
         self.continued = False
         self._path, self._started = path, perf_counter()
         self._provenance = commit(project.root) | {"versions": versions("aft-pipeline", "numpy", "torch")}
-        try:
+        self._earlier: LogRecord | None = None
+        with suppress(UserError):
             self._earlier = LogRecord.read(path)
-        except UserError:
-            self._earlier = None
 
     def write(self) -> None:
         """Write the log as far as the work has come."""

@@ -7,7 +7,8 @@ import pytest
 from pydantic import Field
 
 from pipeline.errors import UserError
-from pipeline.params import Params, Settings, describe, parse, plugin, plugins
+from pipeline.params import Params, Settings, parse
+from pipeline.plugins import describe, plugin, plugins
 
 
 class Inner(Settings):
@@ -122,6 +123,15 @@ def test_a_malformed_override_is_refused(tmp_path: Path, override: str):
     with pytest.raises(UserError, match="-S") as caught:
         Params.load(tmp_path / "params.yaml", [override])
     assert "\n" not in str(caught.value)
+
+
+def test_an_override_reaches_into_methods_that_are_a_mapping_and_says_what_to_do_where_they_are_a_list(tmp_path: Path):
+    path = tmp_path / "params.yaml"
+    path.write_text("runs: {new: {methods: {aft: {weight: auto}}}, old: {methods: [{name: aft, weight: auto}]}}")
+    read = Params.load(path, ["runs.new.methods.aft.weight=3"]).section("runs.new")
+    assert read == {"methods": {"aft": {"weight": 3}}}
+    with pytest.raises(UserError, match=r"`runs\.old\.methods` is .*, not a mapping; set all of it, or"):
+        Params.load(path, ["runs.old.methods.aft.weight=3"])
 
 
 def test_the_file_name_is_the_name():

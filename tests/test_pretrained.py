@@ -27,11 +27,13 @@ def test_a_package_is_found_without_importing_it(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("name", ["package:no_such_package/x", "package:a.b/x", "package:/x", "package:"])
 def test_a_package_that_is_not_there_is_a_users_error(name: str) -> None:
-    with pytest.raises(UserError, match=r"pip install no-such-package|write it as package:NAME/PATH"):
+    message = r"package:no_such_package/x: the package no_such_package is not installed|write it as package:NAME/PATH"
+    with pytest.raises(UserError, match=message) as caught:
         locate(name)
+    assert "pip install" not in str(caught.value)
 
 
-def test_the_digest_hangs_on_names_types_shapes_and_values_alone() -> None:
+def test_the_digest_depends_on_names_types_shapes_and_values_alone() -> None:
     first = digest(STATE)
     assert len(first) == 32
     assert digest({"b": STATE["b"].clone(), "a": STATE["a"].T.contiguous().T}) == first

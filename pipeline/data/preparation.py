@@ -24,7 +24,7 @@ from pydantic import BeforeValidator, Field
 
 from pipeline.data.dataset import CONTENT, FORMAT, MANIFEST, QUARANTINE, ROWS, Role, content_digest, role_column
 from pipeline.data.duplicates import CONFLICT, DUPLICATE, KEPT, resolve
-from pipeline.data.scan import Scan, row_hash, scan
+from pipeline.data.scan import Scan, place, row_hash, scan
 from pipeline.data.splits import Amount, apportion, assign, choose, sort_keys
 from pipeline.datasets import Kind, Row
 from pipeline.errors import UserError
@@ -229,8 +229,8 @@ def _fates(table: Scan, settings: PrepareSettings) -> tuple[Int64[np.ndarray, " 
 def _refuse_unreadable(table: Scan, fate: Int64[np.ndarray, " n"], out: Path) -> NoReturn:
     row, problem = next(iter(table.problems.items()))
     message = (
-        f"dataset.source: {len(table.problems):,} of {len(fate):,} rows cannot be read, the first is {table.ids[row]} "
-        f"({problem}); correct them, or raise dataset.tolerance"
+        f"dataset.source: {len(table.problems):,} of {len(fate):,} rows cannot be read, the first is "
+        f"{table.place(row)}: {problem}; correct them, or raise dataset.tolerance"
     )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -304,11 +304,13 @@ def _batches(source: Iterable[Row], table: Scan, keep: Bool[np.ndarray, " n"]) -
     for row in source:
         number = next(expected, -1)
         if number < 0 or row_hash(row) != table.rows[number].tobytes():
-            raise UserError(f"dataset.source: row {row.id} is new, the data changed meanwhile; run `aft prepare` again")
+            raise UserError(
+                f"dataset.source: {place(row.id, row.line)} is new, the data changed meanwhile; run `aft prepare` again"
+            )
         if not keep[number]:
             continue
         if content_digest(row.content) != table.digests[number].tobytes():
-            raise UserError(f"dataset.source: row {row.id} has changed meanwhile; run `aft prepare` again")
+            raise UserError(f"dataset.source: {place(row.id, row.line)} has changed meanwhile; run `aft prepare` again")
         numbers.append(number)
         batch.append(row)
         size += len(row.content)
@@ -316,16 +318,17 @@ def _batches(source: Iterable[Row], table: Scan, keep: Bool[np.ndarray, " n"]) -
             yield numbers, batch
             numbers, batch, size = [], [], 0
     if (number := next(expected, -1)) >= 0:
-        raise UserError(f"dataset.source: row {table.ids[number]} has gone meanwhile; run `aft prepare` again")
+        raise UserError(f"dataset.source: {table.place(number)} has gone meanwhile; run `aft prepare` again")
     if batch:
         yield numbers, batch
 
 
 def _write_quarantine(path: Path, table: Scan, fate: Int64[np.ndarray, " n"], partner: Int64[np.ndarray, " n"]) -> None:
-    """List the rows that are left out: their number in the source from 1, id, reason, and details."""
+    """List the rows that are left out: their number in the source from 1, line, id, reason, and details."""
     with path.open("w", encoding="utf-8", newline="") as file:
         lines = csv.writer(file, lineterminator="\n")
-        lines.writerow(["row", "id", "reason", "detail"])
+        lines.writerow(["row", "line", "id", "reason", "detail"])
         for row in np.flatnonzero(fate != KEPT).tolist():
             other = "" if partner[row] < 0 else f"see {table.ids[partner[row]]}"
-            lines.writerow([row + 1, table.ids[row], REASONS[fate[row]], table.problems.get(row, other)])
+            line = table.lines[row] or ""
+            lines.writerow([row + 1, line, table.ids[row], REASONS[fate[row]], table.problems.get(row, other)])

@@ -1,6 +1,6 @@
 """The first pass over a source: look at every row, refuse what is not allowed, and keep what decisions need.
 
-Some 90 bytes a row stay in memory, and each distinct label, but no content.
+Some 100 bytes a row stay in memory, and each distinct label, but no content.
 """
 
 import io
@@ -36,6 +36,7 @@ class Scan:
 
     Attributes:
         ids: row ids.
+        lines: where rows begin in the source's file, from 1; 0 where the source has no lines.
         rows: 64-bit hashes of the ids.
         units: 64-bit hashes of what is never separated: the row's group, or the row itself.
         digests: content digests; zeros where the content cannot be read.
@@ -50,6 +51,7 @@ class Scan:
     """
 
     ids: pa.ChunkedArray
+    lines: Int64[np.ndarray, " n"]
     rows: UInt64[np.ndarray, " n"]
     units: UInt64[np.ndarray, " n"]
     digests: UInt8[np.ndarray, "n 16"]
@@ -60,6 +62,10 @@ class Scan:
     problems: dict[int, str]
     task: Task
     moved: int
+
+    def place(self, row: int | np.int64) -> str:
+        """How messages name a row."""
+        return place(self.ids[row].as_py(), int(self.lines[row]))
 
 
 def scan(source: Iterable[Row], task: str, names: tuple[str, ...] | None, by_words: bool) -> Scan:
@@ -78,7 +84,7 @@ def scan(source: Iterable[Row], task: str, names: tuple[str, ...] | None, by_wor
     tasks.encode(task, [], names)  # what is wrong with the task or the names shows before anything is read
     ids, problems, moved = [], {}, 0
     rows, units, digests, keys = bytearray(), bytearray(), bytearray(), bytearray()
-    codes, splits = array("i"), array("b")
+    codes, splits, lines = array("i"), array("b"), array("q")
     with ThreadPoolExecutor() as pool, progress("look at the data", None, "rows") as advance:
         for chunk in _chunks(source):
             ids.append(pa.array([row.id for row in chunk], pa.string()))
@@ -102,6 +108,7 @@ def scan(source: Iterable[Row], task: str, names: tuple[str, ...] | None, by_wor
                     keys += digest
                 codes.append(-1 if row.label is None else texts.setdefault(row.label, len(texts)))
                 splits.append(split)
+                lines.append(row.line or 0)
             advance(len(chunk))
     if not codes:
         raise UserError("dataset.source: it has no rows with these settings")
@@ -111,6 +118,7 @@ def scan(source: Iterable[Row], task: str, names: tuple[str, ...] | None, by_wor
     fixed = np.frombuffer(splits, np.int8).astype(np.int64)
     table = Scan(
         ids=pa.chunked_array(ids),
+        lines=np.frombuffer(lines, np.int64),
         rows=np.frombuffer(rows, "<u8"),
         units=np.frombuffer(units, "<u8"),
         digests=np.frombuffer(digests, np.uint8).reshape(-1, 16),
@@ -133,7 +141,7 @@ def _check_label(row: Row, task: str, names: tuple[str, ...] | None) -> None:
     try:
         tasks.encode(task, [row.label], names)
     except LabelError as error:
-        raise UserError(f"row {row.id}: {error}") from None
+        raise UserError(f"{place(row.id, row.line)}: {error}") from None
 
 
 def _labels(codes: np.ndarray, values: np.ndarray, task: Task) -> tuple[np.ndarray, Int64[np.ndarray, " n"]]:
@@ -147,6 +155,11 @@ def _labels(codes: np.ndarray, values: np.ndarray, task: Task) -> tuple[np.ndarr
         _, same = np.unique(values, axis=0, return_inverse=True)
         equal[known] = same.reshape(-1)[codes[known]]
     return labels, equal
+
+
+def place(id: str, line: int | None) -> str:
+    """How messages name a row: `row r7 (line 9)`, or `row r7` where the source has no lines."""
+    return f"row {id} (line {line})" if line else f"row {id}"
 
 
 def row_hash(row: Row) -> bytes:
@@ -186,7 +199,7 @@ def _split(row: Row) -> int:
     if row.split is None:
         return FREE
     if row.split.lower() not in SPLITS:
-        raise UserError(f"row {row.id}: no split is called {row.split!r}; write train, val or test")
+        raise UserError(f"{place(row.id, row.line)}: no split is called {row.split!r}; write train, val or test")
     return ROLES[SPLITS[row.split.lower()]]
 
 
@@ -195,9 +208,8 @@ def _refuse_repeated_ids(table: Scan) -> None:
     same = np.flatnonzero(table.rows[by_hash[1:]] == table.rows[by_hash[:-1]])
     if same.size:
         first, second = by_hash[same[0]], by_hash[same[0] + 1]
-        raise UserError(
-            f"dataset.source: rows {first + 1:,} and {second + 1:,} have one id, {table.ids[first]}; ids must be unique"
-        )
+        one, other = (f"line {table.lines[row]}" if table.lines[row] else f"row {row + 1:,}" for row in (first, second))
+        raise UserError(f"dataset.source: {one} and {other} have the same id, {table.ids[first]}; ids must be unique")
 
 
 def _refuse_divided_groups(table: Scan) -> None:
@@ -208,6 +220,6 @@ def _refuse_divided_groups(table: Scan) -> None:
     if divided.any():
         one, other = rows[np.argmax(divided)], rows[np.argmax(divided) + 1]
         raise UserError(
-            f"dataset.source: rows {table.ids[one]} and {table.ids[other]} are of one group, but in different splits; "
+            f"dataset.source: {table.place(one)} and {table.place(other)} are of one group, but in different splits; "
             f"put the group into one"
         )

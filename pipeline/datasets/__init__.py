@@ -6,7 +6,7 @@ A family offers
 - `Settings`: its keys in the `dataset` section of params.yaml;
 - `rows(settings)`: yields every `Row`, in an order that does not change between calls.
 
-It reads and yields; it does not split, deduplicate or drop. `pipeline.data` does that for all families alike.
+A family only reads. Splits, duplicates and rows that are left out are the business of `pipeline.data`.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,8 @@ class Row:
         content: raw text, or the encoded bytes of an image exactly as they came.
         label: the name of the class, or None for a row without a label.
         split: a name in `SPLITS`, in any case, where the source fixes it, else None.
-        group: rows of one group never sit in different splits (one author, one photo), or None.
+        group: rows of one group are never in different splits (one author, one photo), or None.
+        line: where the row begins in a file of lines, from 1, for messages; None for other sources.
     """
 
     id: str
@@ -35,3 +36,4 @@ class Row:
     label: str | None = None
     split: str | None = None
     group: str | None = None
+    line: int | None = None

@@ -1,6 +1,6 @@
 """A folder of images by class, `path/<class>/**/*.jpg`, or by split and class, `path/train/<class>/**/*.jpg`.
 
-The second holds where every folder in `path` is called like a split (`train`, `val`, `valid`, `validation`, `dev`,
+The second applies if every folder in `path` has the name of a split (`train`, `val`, `valid`, `validation`, `dev`,
 `test`, in any case). An image's id is its path below `path`. The encoded bytes stay as they are.
 """
 
@@ -18,7 +18,12 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".t
 
 
 class Settings(Section):
-    """`path` to the folder; `unlabelled` names a folder, among those of the classes, whose images have no label."""
+    """Keys of a folder of images.
+
+    Attributes:
+        path: the folder.
+        unlabelled: the name of a folder, among those of the classes, whose images have no label.
+    """
 
     path: str
     unlabelled: str | None = None

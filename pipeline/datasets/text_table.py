@@ -6,26 +6,41 @@ for the others is found again. That costs about 100 bytes of memory a row while 
 costs nothing.
 """
 
+import codecs
+import csv
 import json
+import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
 from pipeline.datasets import Row
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count, listed
 from pipeline.params import Settings as Section
 
 KIND = "text"
 
+LONGEST_CELL = 1 << 30
+"""Characters of a CSV cell; Python's own limit is 131,072."""
+
 
 class Settings(Section):
-    """`path` to the table, and which column holds what. An empty label is no label."""
+    """Keys of a table of text.
+
+    Attributes:
+        path: the file; its name ends in .csv, .tsv, .parquet, .jsonl or .ndjson.
+        text_column: the column of the texts.
+        label_column: the column of the labels; an empty label is no label. None: no row has one.
+        id_column: a column that names each row for good. None: a row's id is the digest of its text.
+        split_column: a column with train, val or test, where the source fixes the splits.
+        group_column: a column of groups; rows of one group are never in different splits.
+        encoding: of CSV and TSV files.
+    """
 
     path: str
     text_column: str = "text"
@@ -33,17 +48,21 @@ class Settings(Section):
     id_column: str | None = None
     split_column: str | None = None
     group_column: str | None = None
-    encoding: str = "utf8"
-    """Of CSV and TSV files."""
+    encoding: str = "utf-8"
+
+
+Record = tuple[int | None, dict[str, Any]]
+"""A row's line in the file, for files of lines; and its cells by column."""
 
 
 def rows(settings: Settings) -> Iterator[Row]:
     """The rows of the table, in its order."""
     seen: Counter[str] = Counter()
     optional = (settings.label_column, settings.id_column, settings.split_column, settings.group_column)
-    wanted = dict.fromkeys([settings.text_column, *(name for name in optional if name)])
-    for number, record in enumerate(_records(settings, list(wanted)), start=1):
-        cell = {name: None if value is None else str(value) for name, value in record.items()}
+    wanted = list(dict.fromkeys([settings.text_column, *(name for name in optional if name)]))
+    for number, (line, record) in enumerate(_records(settings, wanted), start=1):
+        place = f"{settings.path}: line {line}" if line else f"{settings.path}: row {number}"
+        cell = {name: _text(record.get(name), place, name) for name in wanted}
         text = cell[settings.text_column] or ""
         if settings.id_column is None:
             id = blake2b(text.encode(errors="surrogatepass"), digest_size=8).hexdigest()
@@ -52,61 +71,138 @@ def rows(settings: Settings) -> Iterator[Row]:
         else:
             id = cell[settings.id_column] or ""
             if not id:
-                raise UserError(f"{settings.path}: row {number} has nothing in column {settings.id_column!r}")
+                raise UserError(f"{place} has nothing in column {settings.id_column!r}; every row needs an id")
         label, split, group = (
             cell[name] or None if name else None
             for name in (settings.label_column, settings.split_column, settings.group_column)
         )
-        yield Row(id, text, label, split, group)
+        yield Row(id, text, label, split, group, line)
 
 
-def _records(settings: Settings, wanted: list[str]) -> Iterator[dict[str, Any]]:
+def _text(value: Any, place: str, column: str) -> str | None:
+    """A cell as text; None and NaN are nothing.
+
+    Raises:
+        UserError: the cell holds something that is not one text or number, such as a list.
+    """
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            raise UserError(f"{place}: column {column!r} holds bytes that are not text in UTF-8") from None
+    if isinstance(value, list | dict | tuple):
+        raise UserError(f"{place}: column {column!r} holds a {type(value).__name__}; a cell must be a text or a number")
+    return str(value)
+
+
+def _records(settings: Settings, wanted: list[str]) -> Iterator[Record]:
     path = Path(settings.path)
     readers = {".csv": _csv, ".tsv": _csv, ".parquet": _parquet, ".jsonl": _jsonl, ".ndjson": _jsonl}
     if path.suffix.lower() not in readers:
-        raise UserError(f"{path}: not a table this reads; its name must end in {', '.join(readers)}")
+        raise UserError(f"{path}: not a table; its name must end in {', '.join(readers)}")
     try:
-        yield from readers[path.suffix.lower()](path, wanted, settings.encoding)
+        yield from readers[path.suffix.lower()](path, settings, wanted)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check dataset.source.path") from None
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+    except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
 
 
-def _csv(path: Path, wanted: list[str], encoding: str) -> Iterator[dict[str, Any]]:
+def _csv(path: Path, settings: Settings, wanted: list[str]) -> Iterator[Record]:
+    csv.field_size_limit(LONGEST_CELL)
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    reading = csv.ReadOptions(encoding=encoding, block_size=1 << 24)
-    parsing = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-    converting = csv.ConvertOptions(column_types={name: pa.string() for name in wanted}, strings_can_be_null=False)
-    with csv.open_csv(path, reading, parsing, converting) as reader:
-        _check(path, wanted, reader.schema.names)
-        for batch in reader:
-            yield from batch.select(wanted).to_pylist()
+    lines = csv.reader(_lines(path, settings.encoding, newline=""), delimiter=delimiter, strict=True)
+    header: list[str] = []
+    columns: dict[str, int] = {}
+    while True:
+        # A row may take several lines, if a value has line breaks; errors name the first.
+        line = lines.line_num + 1
+        try:
+            cells = next(lines, None)
+        except csv.Error as error:
+            raise UserError(
+                f"{path}: line {line}: {error}; in a value with quotes around it, write a quote twice, and put quotes "
+                "around a value that begins with one"
+            ) from None
+        if cells is None:
+            break
+        if not cells:
+            # A blank line.
+            continue
+        if not header:
+            header = cells
+            _check(path, wanted, header)
+            columns = {name: header.index(name) for name in wanted}
+            continue
+        if len(cells) != len(header):
+            raise UserError(f"{path}: line {line} has {count(len(cells), 'cell')}, and the header has {len(header)}")
+        yield line, {name: cells[column] for name, column in columns.items()}
+    if not header:
+        raise UserError(f"{path}: empty; its first line must be the names of the columns")
 
 
-def _parquet(path: Path, wanted: list[str], encoding: str) -> Iterator[dict[str, Any]]:
+def _parquet(path: Path, settings: Settings, wanted: list[str]) -> Iterator[Record]:
     with pq.ParquetFile(path) as file:
         _check(path, wanted, file.schema_arrow.names)
         for batch in file.iter_batches(columns=wanted):
-            yield from batch.to_pylist()
+            yield from ((None, record) for record in batch.to_pylist())
 
 
-def _jsonl(path: Path, wanted: list[str], encoding: str) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
+def _jsonl(path: Path, settings: Settings, wanted: list[str]) -> Iterator[Record]:
+    """Records of a JSON Lines file. A record may leave out a column that others have, but for texts and ids."""
+    always = [name for name in (settings.text_column, settings.id_column) if name]
+    names: dict[str, None] = {}
+    for number, line in enumerate(_lines(path, "utf-8"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}: line {number} is not valid JSON: {error}") from None
+        if not isinstance(record, dict):
+            raise UserError(f"{path}: line {number} is not a JSON object")
+        if not names:
+            _check(path, always, list(record))
+        names.update(dict.fromkeys(record))
+        yield number, record
+    _check(path, wanted, list(names))
+
+
+def _lines(path: Path, encoding: str, newline: str | None = None) -> Iterator[str]:
+    """The lines of a file of text, without a byte order mark."""
+    try:
+        if codecs.lookup(encoding).name == "utf-8":
+            encoding = "utf-8-sig"
+        with path.open(encoding=encoding, newline=newline) as file:
+            yield from file
+    except LookupError:
+        raise UserError(f"{path}: no encoding is called {encoding!r}; write one such as utf-8 or latin-1") from None
+    except UnicodeDecodeError as error:
+        line = _undecodable(path, encoding)
+        raise UserError(
+            f"{path}: {line}not {encoding.removesuffix('-sig')} ({error.reason}); save it as utf-8, or for CSV and TSV "
+            "set dataset.source.encoding"
+        ) from None
+
+
+def _undecodable(path: Path, encoding: str) -> str:
+    """Where the first line is that cannot be decoded by itself: `line 3 is `."""
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
             try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}: line {number} is not valid JSON: {error}") from None
-            if not isinstance(record, dict):
-                raise UserError(f"{path}: line {number} is not a JSON object")
-            if number == 1:
-                _check(path, wanted, list(record))
-            yield {name: record.get(name) for name in wanted}
+                line.decode(encoding)
+            except UnicodeDecodeError:
+                return f"line {number} is "
+    return ""
 
 
-def _check(path: Path, wanted: list[str], there: list[str]) -> None:
-    if missing := [name for name in wanted if name not in there]:
-        raise UserError(f"{path}: no column {missing[0]!r}; there are {', '.join(map(repr, there))}")
+def _check(path: Path, wanted: Iterable[str], there: list[str]) -> None:
+    for name in wanted:
+        if name not in there:
+            raise UserError(f"{path}: no column {name!r}; there are {listed([repr(other) for other in there])}")
+        if there.count(name) > 1:
+            raise UserError(f"{path}: {there.count(name)} columns are called {name!r}; rename all but one")

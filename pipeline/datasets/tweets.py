@@ -22,7 +22,11 @@ _MENTION = re.compile(r"@\s?\w+")
 
 
 class Settings(Section):
-    """`min_confidence`: read only tweets whose label at least this share of annotators agreed on; 0 reads all."""
+    """Keys of the tweets.
+
+    Attributes:
+        min_confidence: read only tweets whose label at least this share of annotators agreed on; 0 reads all.
+    """
 
     min_confidence: float = Field(default=0.6, ge=0, le=1)
 

@@ -17,7 +17,7 @@ Extraction (items are shards) and training (items are trials) both run through a
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, TypeVar
+from typing import Any, TypeVar
 
 from pipeline.params import plugin
 
@@ -27,12 +27,8 @@ Result = TypeVar("Result")
 Worker = Callable[[Iterable[Item]], Iterator[Result]]
 
 
-class Map(Protocol):
-    """The function of an engine; see the module."""
-
-    def __call__(
-        self, make_worker: Callable[[], Worker[Item, Result]], items: Iterable[Item], workers: int = 1
-    ) -> Iterator[Result]: ...
+Map = Callable[..., Iterator[Any]]
+"""The function of an engine; see the module."""
 
 
 def engine(name: str) -> Map:

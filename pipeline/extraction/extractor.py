@@ -1,7 +1,7 @@
-"""Stage one: run a frozen teacher over a dataset once, and keep what it says in a feature store."""
+"""Stage one: run a frozen teacher over a dataset once, and keep its outputs in a feature store."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.data.dataset import Dataset
+from pipeline.engines import engine
 from pipeline.errors import UserError
 from pipeline.machine import Machine
 from pipeline.params import Settings
@@ -92,14 +93,14 @@ def extract(
 ) -> Extraction:
     """Run `teacher` over all rows of `data` and write the store `out`, or what is missing of it.
 
-    Rows are computed shard by shard. Which rows share a batch hangs on their shard alone, so a store that was
+    Rows are computed shard by shard. Which rows share a batch depends on their shard alone, so a store that was
     interrupted and continued has the same bits as one that was not (on the same hardware, with the same settings).
 
     Args:
         data: the dataset.
-        teacher: a loaded teacher, on the device that it shall use.
+        teacher: a loaded teacher, on its device.
         out: the store, new or there already.
-        settings: `precision` was the loader's business; the rest is used here.
+        settings: `precision` is used where the teacher is loaded; the rest is used here.
         machine: its `workers` are the threads that read and preprocess ahead of the model; by default one per core, at
             most 16.
         name: what to call the work in the progress line.
@@ -115,35 +116,24 @@ def extract(
             f"{name}: this teacher reads {teacher.kind} rows, and the dataset {data.path} holds {data.kind}"
         )
     began = perf_counter()
-    dtype: torch.dtype = torch.float32 if settings.dtype == "int8" else getattr(torch, settings.dtype)
-    batch_size = settings.batch_size or (256 if teacher.device.type == "cuda" else 32)
-    writer = StoreWriter.open(
-        out,
-        rows=RowIndex(data.ids, data.row_digests),
-        dataset=data.digest,
-        recipe=teacher.recipe,
-        heads={head: Head(shape, settings.dtype, settings.codec) for head, shape in teacher.heads.items()},
-        shard_rows=settings.shard_rows,
-        created_by=versions("aft-pipeline", "torch", "timm", "transformers", "tokenizers", "pillow", "numpy"),
-    )
     written = 0
-    with writer, Loader(data, teacher, batch_size, machine.workers) as loader:
+    with ShardWorker(data, teacher, out, settings, machine.workers) as worker:
+        writer = worker.writer
         for note in writer.notes:
             say(f"{name}: {note}")
         missing = writer.rows_missing()
         if missing:
-            say(f"{name}: {missing:,} {data.kind}s, {teacher.recipe['precision']} on {teacher.device}, by {batch_size}")
+            say(
+                f"{name}: {missing:,} {data.kind}s, {teacher.recipe['precision']} on {teacher.device}, "
+                f"by {worker.loader.batch_size}"
+            )
         with progress(name, len(data), f"{data.kind}s", len(data) - missing) as advance:
-            progressed = True
-            while progressed:  # a second pass finds nothing, unless another process has died over its shards
-                progressed = False
-                for shard, batches in loader.shards(writer.missing()):
-                    started = perf_counter()
-                    said = _run(teacher, batches, len(shard.rows), dtype, advance)
-                    writer.write(shard, said, seconds=perf_counter() - started)
-                    written += len(shard.rows)
-                    done(written, len(data) - missing)
-                    progressed = True
+            for rows in engine(machine.engine)(partial(_same, worker), range(writer.layout.shards)):
+                advance(rows)
+                written += rows
+                done(written, len(data) - missing)
+        if left := writer.rows_missing():
+            raise UserError(f"{out}: {left:,} rows are still missing; run it again")
     seconds = perf_counter() - began
     return Extraction(
         path=out,
@@ -154,6 +144,61 @@ def extract(
         rows_per_second=written / seconds,
         notes=tuple(writer.notes),
     )
+
+
+class ShardWorker:
+    """Runs a teacher over shards of a store and writes them. A pickled copy opens the same store in another process.
+
+    Args:
+        data, teacher, out, settings: as in `extract`.
+        threads: that read ahead of the teacher.
+    """
+
+    def __init__(
+        self, data: Dataset, teacher: Teacher, out: Path, settings: ExtractSettings, threads: int | None = None
+    ):
+        self._arguments = (data, teacher, out, settings, threads)
+        self.teacher = teacher
+        self.dtype: torch.dtype = torch.float32 if settings.dtype == "int8" else getattr(torch, settings.dtype)
+        self.writer = StoreWriter.open(
+            out,
+            rows=RowIndex(data.ids, data.row_digests),
+            dataset=data.digest,
+            recipe=teacher.recipe,
+            heads={head: Head(shape, settings.dtype, settings.codec) for head, shape in teacher.heads.items()},
+            shard_rows=settings.shard_rows,
+            created_by=versions("aft-pipeline", "torch", "timm", "transformers", "tokenizers", "pillow", "numpy"),
+        )
+        batch_size = settings.batch_size or (256 if teacher.device.type == "cuda" else 32)
+        self.loader = Loader(data, teacher, batch_size, threads)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ShardWorker, self._arguments
+
+    def __enter__(self) -> "ShardWorker":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.loader.__exit__(*error)
+        self.writer.__exit__(*error)
+
+    def __call__(self, shards: Iterable[int]) -> Iterator[int]:
+        """Compute shards that are missing; yields rows that are computed, batch by batch."""
+        numbers = list(shards)
+        progressed = True
+        # The second pass waits until all these shards are on the disk, and takes over those of a process that died.
+        while progressed:
+            progressed = False
+            for shard, batches in self.loader.shards(self.writer.missing(numbers)):
+                started = perf_counter()
+                features = yield from _run(self.teacher, batches, len(shard.rows), self.dtype)
+                self.writer.write(shard, features, seconds=perf_counter() - started)
+                progressed = True
+
+
+def _same(worker: ShardWorker) -> ShardWorker:
+    """The worker itself: in the process that made it no other is needed, and a pickled copy is a new one."""
+    return worker
 
 
 Batch = tuple[np.ndarray, Mapping[str, Tensor]]
@@ -242,28 +287,28 @@ class Loader:
 
 
 def _run(
-    teacher: Teacher, batches: Iterator[Batch], rows: int, dtype: torch.dtype, advance: Callable[[int], None]
-) -> dict[str, np.ndarray]:
-    """All heads of one shard, in row order.
+    teacher: Teacher, batches: Iterator[Batch], rows: int, dtype: torch.dtype
+) -> Generator[int, None, dict[str, np.ndarray]]:
+    """All heads of one shard, in row order; yields the rows of every batch.
 
     Nothing waits for the device until the shard is done: batches go there asynchronously, results are put in their
     places there, and come back in one copy.
     """
     device = teacher.device
-    said = {head: torch.empty((rows, *shape), dtype=dtype, device=device) for head, shape in teacher.heads.items()}
+    features = {head: torch.empty((rows, *shape), dtype=dtype, device=device) for head, shape in teacher.heads.items()}
     try:
         for places, batch in batches:
             at = _to(device, torch.from_numpy(places))
             for head, values in teacher.forward({key: _to(device, tensor) for key, tensor in batch.items()}).items():
-                said[head].index_copy_(0, at, values.to(dtype))
-            advance(len(places))
-        return {head: _array(values.cpu()) for head, values in said.items()}
+                features[head].index_copy_(0, at, values.to(dtype))
+            yield len(places)
+        return {head: _array(values.cpu()) for head, values in features.items()}
     except torch.OutOfMemoryError:
         raise UserError("the GPU has too little memory for this batch; lower extract.batch_size") from None
 
 
 def _to(device: torch.device, tensor: Tensor) -> Tensor:
-    """On the device, without waiting: only from pinned memory does a copy run beside the model."""
+    """On the device, without waiting: only from pinned memory does a copy run while the model does."""
     if device.type == "cpu":
         return tensor
     return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)

@@ -180,15 +180,15 @@ class StoreWriter:
         if error is None:
             self._raise_failure()
 
-    def missing(self) -> Iterator[Shard]:
-        """The shards to compute, each handed to one process alone, in order.
+    def missing(self, shards: Iterable[int] | None = None) -> Iterator[Shard]:
+        """The shards to compute, each handed to one process alone, in order: of all, or of those with these numbers.
 
         A shard that can be put together from earlier features is, without being handed out. Where other processes
         hold the last shards, this waits for them: when it ends without an error the store is complete, but for the
         writes of this process that are still under way. Should one of the others die, its shard is handed out here.
         Write each shard before asking for the next but a few: with any unwritten, the end is not waited for.
         """
-        waiting = list(range(self.layout.shards))
+        waiting = list(range(self.layout.shards) if shards is None else shards)
         pause = 0.02
         while waiting:
             held = []

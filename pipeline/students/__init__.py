@@ -2,11 +2,10 @@
 
 A family offers
 
-- `KIND`: what it reads: "text" or "image", which are the dataset's rows, or "features", those of the run's
-  teachers;
+- `KIND`: what it reads: "text" or "image", the dataset's rows, or "features", those of the run's teachers;
 - `Settings`: its keys in a section of `students`;
-- `fit(settings, data, rows)`: what the student must know of its training rows before it exists, such as a vocabulary,
-  as JSON-like data; it never sees other rows;
+- `fit(settings, data, rows)`: what must be known of the training rows before the student can be built, such as a
+  vocabulary, as JSON-like data; it uses no other rows;
 - `inputs(settings, fitted, data)`: the dataset as this student reads it, an `Inputs`;
 - `build(settings, fitted, classes, pretrained=True)`: a `Student`, initialised from torch's current random state and,
   if its settings ask for it, pretrained weights; with `pretrained=False` it only has the shape of one, because weights

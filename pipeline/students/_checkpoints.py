@@ -1,50 +1,55 @@
-"""A trained student on disk: a folder with its weights, its family and settings, and what it learned of its rows.
+"""A trained student on disk: a folder with its weights, its family and settings, and what it fitted to its rows.
 
     student.json          family, settings, what the family's `fit` returned, the classes, the features it reads if any
     weights.safetensors   the student's weights, nothing of the method that trained it
 
-Nothing else is needed to use it, and nothing in it can run code. A student that reads features is used on those of the
+Nothing else is needed to use it, and nothing in it can run code. A student that reads features works with those of the
 same stores; any others are refused.
 """
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from pydantic import Field
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from pipeline.data.dataset import Dataset
+from pipeline.data import Dataset
 from pipeline.errors import UserError
-from pipeline.params import parse, plugin
+from pipeline.files import write_atomically
+from pipeline.params import parse
+from pipeline.plugins import plugin
+from pipeline.records import Record
 from pipeline.store import Reader, SourceFeatures
 from pipeline.students._contract import Inputs, Kind, Student
 
+STUDENT, WEIGHTS = "student.json", "weights.safetensors"
 
-@dataclass(frozen=True)
-class Recipe:
-    """All that a student is, but its weights.
+
+class Recipe(Record):
+    """student.json: everything that makes a student, except its weights.
 
     Attributes:
         family: the file in pipeline/students/.
-        settings: its section of params.yaml, without `family`.
+        settings: its section of params.yaml, without `family` and with all defaults.
         fitted: what `fit` of the family returned.
         classes: their names, in the order of the logits.
         teachers: for a family that reads features, the digests of those it learned from: by source, in the run's
             order, `recipe` and `content`.
     """
 
+    command: ClassVar[str] = "aft train RUN"
+
     family: str
     settings: dict[str, Any]
     fitted: dict[str, Any]
     classes: tuple[str, ...]
-    teachers: dict[str, dict[str, str]] = field(default_factory=dict)
+    teachers: dict[str, dict[str, str]] = Field(default_factory=dict)
 
     @property
     def reads(self) -> Kind:
@@ -66,8 +71,8 @@ class Recipe:
             sources: features of it, by source; those that the student does not read are ignored.
 
         Raises:
-            UserError: the dataset holds another kind of rows, or the features are not those that the student learned
-                from.
+            UserError: the dataset holds another kind of rows, the features are not those that the student learned
+                from, or `fitted` lacks what the family needs.
         """
         module = plugin("students", self.family)
         known = sources or {}
@@ -80,7 +85,13 @@ class Recipe:
                     "train it again"
                 )
         source = _source(module, f"a {self.family} student", data, {name: known[name] for name in self.teachers})
-        inputs: Inputs = module.inputs(self._settings(), self.fitted, source)
+        try:
+            inputs: Inputs = module.inputs(self._settings(), self.fitted, source)
+        except KeyError as error:
+            raise UserError(
+                f"a {self.family} student without {error}: its {STUDENT} is damaged, or of another version; run "
+                f"`{Recipe.command}` again"
+            ) from error
         return inputs
 
     def _settings(self) -> Any:
@@ -112,50 +123,57 @@ def student_recipe(
     settings = parse(module.Settings, values, where)
     source = _source(module, f"{where}: a {section['family']} student", data, sources or {})
     teachers = {name: _identity(features) for name, features in (sources or {}).items() if module.KIND == "features"}
-    return Recipe(section["family"], values, module.fit(settings, source, rows), data.task.outputs, teachers)
+    return Recipe(
+        family=section["family"],
+        # With all defaults, so that a checkpoint keeps its meaning when a default changes.
+        settings=settings.model_dump(mode="json"),
+        fitted=module.fit(settings, source, rows),
+        classes=data.task.outputs,
+        teachers=teachers,
+    )
 
 
 def save_student(folder: Path, recipe: Recipe, student: Student) -> None:
-    """Write a student."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: tensor.contiguous() for name, tensor in student.state_dict().items()}, folder / "weights.safetensors"
-    )
-    (folder / "student.json").write_text(json.dumps(vars(recipe), ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write a student to a folder. Equal students give equal bytes.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    state = {name: tensor.contiguous() for name, tensor in student.state_dict().items()}
+    # Without metadata, which safetensors writes in an order that changes from process to process.
+    write_atomically(folder / WEIGHTS, save(state))
+    recipe.write(folder / STUDENT)
 
 
 def load_student(folder: Path, classes: tuple[str, ...] | None = None) -> tuple[Recipe, Student]:
-    """Read a student that `save` wrote, ready to predict.
+    """Read a student that `save_student` wrote, ready to predict.
 
     Args:
         folder: where it is.
         classes: what the classes must be, if it matters.
 
     Raises:
-        UserError: it is not there, is damaged, or is a student of other classes.
+        UserError: it is missing or damaged, or is a student of other classes.
     """
+    recipe = Recipe.read(folder / STUDENT)
+    if classes is not None and recipe.classes != tuple(classes):
+        raise UserError(f"{folder}: a student of {len(recipe.classes)} other classes; train it again on this dataset")
     try:
-        values = json.loads((folder / "student.json").read_text(encoding="utf-8"))
-        weights = load_file(folder / "weights.safetensors")
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename or folder}: no such file; train the student first: `aft train RUN`") from None
-    except Exception as error:
-        raise UserError(f"{folder}: damaged checkpoint ({' '.join(str(error).split())}); train it again") from None
-    found = Recipe(
-        values["family"], values["settings"], values["fitted"], tuple(values["classes"]), values.get("teachers", {})
-    )
-    if classes is not None and found.classes != tuple(classes):
-        raise UserError(f"{folder}: a student of {len(found.classes)} other classes; train it again on this dataset")
-    student = found.build(pretrained=False)
-    try:
+        weights = load_file(folder / WEIGHTS)
+        student = recipe.build(pretrained=False)
         student.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError(f"{folder}: weights of another student: {' '.join(str(error).split())[:160]}") from None
-    return found, student.eval()
+    except FileNotFoundError:
+        raise UserError(f"{folder / WEIGHTS}: no such file; run `{Recipe.command}`") from None
+    except UserError as error:
+        raise UserError(f"{folder}: damaged, or of another version ({error}); run `{Recipe.command}` again") from None
+    except Exception as error:  # a family may fail in any way on `fitted` that another version wrote, or none
+        line = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        raise UserError(f"{folder}: damaged, or of another version ({line}); run `{Recipe.command}` again") from error
+    return recipe, student.eval()
 
 
 def place(inputs: Any, device: torch.device) -> Any:
-    """A batch that `Inputs.batch` made, on a device. A copy to a GPU is not waited for, which takes pinned memory."""
+    """A batch that `Inputs.batch` made, on a device. A copy to a GPU is asynchronous, which needs pinned memory."""
     if isinstance(inputs, Tensor):
         inputs = inputs.pin_memory() if device.type == "cuda" else inputs
         return inputs.to(device, non_blocking=True)

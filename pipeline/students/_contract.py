@@ -1,4 +1,4 @@
-"""What every student is: a classifier that shows its features, and a dataset as its family reads it."""
+"""What every student is: a classifier that also returns its features, and a dataset as its family reads it."""
 
 from abc import ABC, abstractmethod
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -20,7 +20,7 @@ class Inputs(Protocol):
 
 
 class Student(nn.Module, ABC):
-    """A classifier that shows its features. `width` is d, the width of the input of its last layer."""
+    """A classifier that also returns its features. `width` is d, the width of the input of its last layer."""
 
     width: int
 

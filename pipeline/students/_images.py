@@ -1,18 +1,25 @@
-"""A dataset's images as the tensors that students read: decoded and resized once, kept as bytes, scaled per batch."""
+"""A dataset's images as the tensors that students read: decoded and resized once, kept on disk, scaled per batch."""
 
+import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from pipeline.data.dataset import Dataset
+from pipeline.data import Dataset
+from pipeline.progress import progress
+from pipeline.provenance import versions
+from pipeline.students._cache import Chunk, arrays, kept
 
-BUDGET = 4 << 30
-"""Bytes of decoded images to keep in memory; a larger set is decoded again for every batch."""
+VERSION = 1
+"""Raised whenever this file gives other pixels for the same image."""
+
+ROWS, THREADS = 256, 4
+"""Images that are decoded at a time, and by how many threads."""
 
 
 class Images:
@@ -26,42 +33,71 @@ class Images:
     """
 
     def __init__(self, data: Dataset, size: int, channels: int, mean: list[float], std: list[float]):
-        self.data, self.size, self.channels = data, size, channels
+        self.pixels = Pixels(data, size, channels)
         self.mean = torch.tensor(mean).view(1, -1, 1, 1)
         self.std = torch.tensor(std).view(1, -1, 1, 1)
-        self.pool = ThreadPoolExecutor(4)
-        fits = len(data) * channels * size * size <= BUDGET
-        self.decoded = self._decode(np.arange(len(data))) if fits else None
 
     def batch(self, rows: np.ndarray) -> Float[Tensor, "n channels size size"]:
         """The images of `rows`, normalised, float32."""
-        pixels = self._decode(rows) if self.decoded is None else self.decoded[torch.from_numpy(rows)]
-        return (pixels.float() / 255 - self.mean) / self.std
+        return (torch.from_numpy(self.pixels[rows]).float() / 255 - self.mean) / self.std
 
-    def _decode(self, rows: np.ndarray) -> Tensor:
-        decode = partial(_pixels, size=self.size, channels=self.channels)
-        images = self.pool.map(lambda row: decode(self.data.image(int(row))), rows)
-        out = np.empty((len(rows), self.channels, self.size, self.size), np.uint8)
+
+class Pixels:
+    """Images as bytes [n, channels, size, size], mapped from the disk.
+
+    Where they would take more than half of the disk's free space, they are not kept but decoded for every batch.
+    """
+
+    def __init__(self, data: Dataset, size: int, channels: int):
+        self.data, self.shape = data, (channels, size, size)
+        key = {"version": VERSION, "shape": self.shape, "libraries": versions("pillow")}
+        self.kept: np.ndarray | None = None
+        free = shutil.disk_usage(data.path).free
+        if kept(data, key) or 2 * len(data) * channels * size**2 <= free:
+            self.kept = arrays(data, key, self._chunks())["pixels"]
+
+    def __getitem__(self, rows: np.ndarray) -> UInt8[np.ndarray, "n channels size size"]:
+        if self.kept is not None:
+            return self.kept[rows]
+        with ThreadPoolExecutor(THREADS) as pool:
+            return self._decode(rows, pool)
+
+    def _chunks(self) -> Iterator[Chunk]:
+        with (
+            ThreadPoolExecutor(THREADS) as pool,
+            progress("decode images", len(self.data), "images") as advance,
+        ):
+            for start in range(0, len(self.data), ROWS):
+                rows = np.arange(start, min(start + ROWS, len(self.data)))
+                yield {"pixels": self._decode(rows, pool)}
+                advance(len(rows))
+
+    def _decode(self, rows: np.ndarray, pool: ThreadPoolExecutor) -> UInt8[np.ndarray, "n channels size size"]:
+        channels, size, _ = self.shape
+        out = np.empty((len(rows), *self.shape), np.uint8)
+        images = pool.map(lambda row: _resized(self.data.image(int(row)), size, channels), rows)
         for number, image in enumerate(images):
             out[number] = image
-        return torch.from_numpy(out)
+        return out
 
 
 def statistics(data: Dataset, rows: np.ndarray, size: int, channels: int) -> dict[str, list[float]]:
     """Per-channel mean and standard deviation of pixels in 0..1, over at most 2,048 of `rows`, evenly spaced."""
+    pixels = Pixels(data, size, channels)
     some = rows[np.linspace(0, len(rows) - 1, min(len(rows), 2048)).astype(int)]
     total = np.zeros(channels)
     squares = np.zeros(channels)
-    for row in some:
-        pixels = _pixels(data.image(int(row)), size, channels) / 255.0
-        total += pixels.mean((1, 2))
-        squares += np.square(pixels).mean((1, 2))
+    for start in range(0, len(some), ROWS):
+        for image in pixels[some[start : start + ROWS]]:
+            scaled = image / 255.0
+            total += scaled.mean((1, 2))
+            squares += np.square(scaled).mean((1, 2))
     mean = total / len(some)
     std = np.sqrt(np.maximum(squares / len(some) - mean**2, 1e-6))
     return {"mean": mean.tolist(), "std": std.tolist()}
 
 
-def _pixels(image: Image.Image, size: int, channels: int) -> np.ndarray:
+def _resized(image: Image.Image, size: int, channels: int) -> np.ndarray:
     """Channels first, bytes: the shorter side resized to `size`, the centre cut out."""
     image = image.convert("RGB" if channels == 3 else "L")
     if image.size != (size, size):

@@ -19,10 +19,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline import students
-from pipeline.data.dataset import Dataset
+from pipeline.data import Dataset
 from pipeline.params import Settings as Base
+from pipeline.provenance import digest_of
+from pipeline.students._tokens import Texts
 
 KIND: Literal["text"] = "text"
+
+VERSION = 1
+"""Raised whenever this file finds other words in the same text."""
+
 WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -57,9 +63,7 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
 
 def inputs(settings: Settings, fitted: dict[str, Any], data: Dataset) -> "Words":
     """All texts as word numbers, once."""
-    numbers = {word: number for number, word in enumerate(fitted["vocabulary"], start=1)}
-    texts = data.content(np.arange(len(data)))
-    return Words([[n for w in _words(str(text), settings.pairs) if (n := numbers.get(w))] for text in texts])
+    return Words(data, fitted["vocabulary"], settings.pairs)
 
 
 def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: bool = True) -> "BagOfWords":
@@ -68,20 +72,22 @@ def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: 
 
 
 class Words:
-    """Texts as word numbers, flat, with 0 for a text without a known word. A batch is (numbers, offsets)."""
+    """Texts as numbers of words: from 1 for words of the vocabulary, others left out, 0 for a text without a known one.
 
-    def __init__(self, texts: list[list[int]]):
-        filled = [text or [0] for text in texts]
-        self.lengths = np.array([len(text) for text in filled], np.int64)
-        self.starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]])
-        self.numbers = np.concatenate([np.array(text, np.int64) for text in filled])
+    A batch is (numbers, offsets).
+    """
+
+    def __init__(self, data: Dataset, vocabulary: list[str], pairs: bool):
+        number = {word: number for number, word in enumerate(vocabulary, start=1)}
+        key = {"version": VERSION, "vocabulary": digest_of(vocabulary), "pairs": pairs}
+        self.texts = Texts(
+            data, key, lambda texts: [[n for w in _words(text, pairs) if (n := number.get(w))] or [0] for text in texts]
+        )
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Word numbers of all rows one after another, and where each row starts."""
-        lengths = self.lengths[rows]
-        offsets = np.cumsum(lengths) - lengths
-        at = np.arange(lengths.sum()) + np.repeat(self.starts[rows] - offsets, lengths)
-        return torch.from_numpy(self.numbers[at]), torch.from_numpy(offsets)
+        numbers, lengths = self.texts.rows(rows)
+        return torch.from_numpy(numbers), torch.from_numpy(np.cumsum(lengths) - lengths)
 
 
 class BagOfWords(students.Student):

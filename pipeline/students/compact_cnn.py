@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline import students
-from pipeline.data.dataset import Dataset
+from pipeline.data import Dataset
 from pipeline.params import Settings as Base
 from pipeline.students._images import Images, statistics
 

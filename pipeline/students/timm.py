@@ -1,6 +1,5 @@
 """Any classifier of timm as a student, pretrained or from scratch, with the preprocessing of its own configuration."""
 
-import difflib
 from typing import Any, Literal
 
 import numpy as np
@@ -11,11 +10,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline import students
-from pipeline.data.dataset import Dataset
+from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.params import Settings as Base
 from pipeline.pretrained import locate
 from pipeline.students._images import Images
+from pipeline.timm_models import check_name, size_options
 
 KIND: Literal["image"] = "image"
 
@@ -39,14 +39,13 @@ class Settings(Base):
 
 
 def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
-    """Size and normalisation, from the model's configuration."""
-    if not timm.is_model(settings.model):
-        close = difflib.get_close_matches(settings.model, timm.list_models(), n=3)
-        raise UserError(f"timm has no model {settings.model!r}; near it are {', '.join(close) or 'none'}")
+    """Size and normalisation from the model's configuration, and what timm must be told of the size."""
+    check_name(settings.model)
+    options = size_options(settings.model, settings.size)
     with torch.device("meta"):
         config = timm.data.resolve_model_data_config(timm.create_model(settings.model))
     size = settings.size or config["input_size"][1]
-    return {"size": size, "mean": list(config["mean"]), "std": list(config["std"])}
+    return {"size": size, "mean": list(config["mean"]), "std": list(config["std"]), "options": options}
 
 
 def inputs(settings: Settings, fitted: dict[str, Any], data: Dataset) -> Images:
@@ -58,18 +57,18 @@ def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: 
     """A student with a new head for C classes.
 
     Raises:
-        UserError: its weights cannot be had, or the model has several heads or no features before its head.
+        UserError: its weights cannot be loaded or do not fit, or the model has several heads.
     """
-    options: dict[str, Any] = {"num_classes": classes, "drop_rate": settings.dropout}
-    if settings.size is not None and "vit" in settings.model:
-        options["img_size"] = settings.size
+    options: dict[str, Any] = {"num_classes": classes, "drop_rate": settings.dropout, **fitted["options"]}
     if pretrained and settings.weights is not None:
         options["pretrained_cfg_overlay"] = {"file": str(locate(settings.weights))}
     try:
         model: Any = timm.create_model(settings.model, pretrained=pretrained and settings.pretrained, **options)
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # a download or a file fails in many ways, and so do weights of another model or size
         line = " ".join(str(error).split())[:200]
-        raise UserError(f"{settings.model}: no weights ({line}); set `weights: FILE` or `pretrained: false`") from None
+        raise UserError(
+            f"{settings.model}: its weights cannot be loaded ({line}); set `weights: FILE` or `pretrained: false`"
+        ) from None
     if not isinstance(model.get_classifier(), nn.Module):
         raise UserError(f"{settings.model}: it has several heads, and a student has one; choose a plain variant")
     return TimmStudent(model)

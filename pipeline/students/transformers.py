@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from pipeline import students
-from pipeline.data.dataset import Dataset
+from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.params import Settings as Base
 from pipeline.pretrained import locate
+from pipeline.provenance import digest_of, versions
+from pipeline.students._tokens import Texts
 
 KIND: Literal["text"] = "text"
 
@@ -44,7 +46,7 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
         config = AutoConfig.from_pretrained(path)
         tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True)
     except (OSError, ValueError) as error:
-        raise UserError(f"{settings.model}: not to be had: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"{settings.model}: cannot be loaded: {' '.join(str(error).split())[:200]}") from None
     return {
         "config": config.to_dict(),
         "tokenizer": tokenizer.backend_tokenizer.to_str(),
@@ -54,15 +56,11 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
 
 def inputs(settings: Settings, fitted: dict[str, Any], data: Dataset) -> "Tokens":
     """All texts as token numbers, once."""
-    tokenizer = Tokenizer.from_str(fitted["tokenizer"])
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(settings.max_length)
-    texts = [str(text) for text in data.content(np.arange(len(data)))]
-    return Tokens([encoding.ids for encoding in tokenizer.encode_batch(texts)], fitted["pad"] or 0)
+    return Tokens(data, fitted["tokenizer"], settings.max_length, fitted["pad"] or 0)
 
 
 def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: bool = True) -> "EncoderStudent":
-    """A student with a new head for C classes. Raises `UserError` if its weights cannot be had."""
+    """A student with a new head for C classes. Raises `UserError` if its weights cannot be loaded."""
     if pretrained and settings.pretrained:
         try:
             model = AutoModel.from_pretrained(str(locate(settings.model)), use_safetensors=True)
@@ -76,19 +74,22 @@ def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: 
 
 
 class Tokens:
-    """Texts as token numbers. A batch is (numbers, mask), padded to its longest row."""
+    """Texts as token numbers, special tokens included. A batch is (numbers, mask), padded to its longest row."""
 
-    def __init__(self, texts: list[list[int]], pad: int):
-        self.texts = [np.array(text, np.int64) for text in texts]
+    def __init__(self, data: Dataset, tokenizer: str, max_length: int, pad: int):
         self.pad = pad
+        library = Tokenizer.from_str(tokenizer)
+        library.no_padding()
+        library.enable_truncation(max_length)
+        key = {"tokenizer": digest_of(tokenizer), "max_length": max_length, "libraries": versions("tokenizers")}
+        self.texts = Texts(data, key, lambda texts: [encoding.ids for encoding in library.encode_batch(texts)])
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Token numbers [n, l] and which of them are not padding [n, l]."""
-        texts = [self.texts[row] for row in rows]
-        lengths = np.array([len(text) for text in texts])
+        flat, lengths = self.texts.rows(rows)
         mask = np.arange(lengths.max()) < lengths[:, None]
         numbers = np.full(mask.shape, self.pad, np.int64)
-        numbers[mask] = np.concatenate(texts)
+        numbers[mask] = flat
         return torch.from_numpy(numbers), torch.from_numpy(mask)
 
 

@@ -1,7 +1,7 @@
 """Frozen foundation models, one file a family: `family: transformers` is `transformers.py`.
 
 A family offers `Settings`, its keys in a section of `teachers`, and `load(settings, precision, device)`, which returns
-a `Teacher` and raises `UserError` where the weights cannot be had. A teacher brings its own preprocessing, taken from
+a `Teacher` and raises `UserError` where the weights cannot be loaded. A teacher has its own preprocessing, taken from
 its model's configuration.
 """
 
@@ -23,11 +23,11 @@ class Teacher(ABC):
 
     Attributes:
         kind: what its rows must hold, "text" or "image".
-        heads: what it says about a row: the name of each head and the shape of one row of it, such as
-            `{"pooled": (384,)}`. All heads come from one forward pass.
-        recipe: all that determines a feature's value besides the row's content: weights digest, architecture, pooling,
-            preprocessing, precision, and the version of the family's code. JSON-like; its digest is a store's identity.
-            Which heads are asked for is not part of it: a head has the same values whichever others come with it.
+        heads: its outputs: the name of each head and the shape of one row of it, such as `{"pooled": (384,)}`. All
+            heads come from one forward pass.
+        recipe: everything that determines a feature's value except the row's content: weights digest, architecture,
+            pooling, preprocessing, precision, and the version of the family's code. JSON-like; its digest is a store's
+            identity. Which heads are asked for is not part of it: a head's values do not depend on the others.
         device: where the model is; `forward` takes batches that are there.
         uniform: all rows cost the same, as images of one size do, so that they need not be sorted into batches.
     """
@@ -57,4 +57,4 @@ class Teacher(ABC):
     @abstractmethod
     @torch.inference_mode()
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the model says: per head, float tensors [n, *shape] on the model's device."""
+        """The model's outputs: per head, float tensors [n, *shape] on the model's device."""

@@ -1,6 +1,5 @@
 """Image models of timm: pooled features before the classifier, the classifier's logits, or the whole feature map."""
 
-import difflib
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,13 +17,15 @@ from torch import Tensor, nn
 from pipeline import params, pretrained
 from pipeline.errors import UserError
 from pipeline.teachers import Precision, Teacher
+from pipeline.timm_models import check_name, size_options
 
 VERSION = 1
 """Raised whenever this file gives other features for the same recipe."""
 
 Head = Literal["pooled", "tokens", "logits"]
 
-ELSEWHERE = ("hf-hub:", "local-dir:")
+
+OUTSIDE = ("hf-hub:", "local-dir:")
 """What the name of a model begins with if timm is to look for it outside its own list."""
 
 
@@ -51,11 +52,10 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Ima
     """The teacher, ready on a device.
 
     Raises:
-        UserError: timm has no such model, its weights are not there or do not fit, or it has no such head or size.
+        UserError: timm has no such model, its weights are missing or do not fit, or it has no such head or size.
     """
-    if not settings.model.startswith(ELSEWHERE) and not timm.is_model(settings.model):
-        close = difflib.get_close_matches(settings.model, timm.list_models(), n=3)
-        raise UserError(f"timm has no model {settings.model!r}; near it are {', '.join(close) or 'none'}")
+    if not settings.model.startswith(OUTSIDE):
+        check_name(settings.model)
     model, overrides = _pretrained(settings) if settings.weights == "pretrained" else _from_file(settings)
     model = model.eval().requires_grad_(False)
     config = resolve_model_data_config(model)
@@ -132,18 +132,18 @@ class ImageModel(Teacher):
         lines = torch.addcmul(self.shift, batch["pixels"].flatten(2).float(), self.scale)
         images = lines.view(batch["pixels"].shape).permute(0, 3, 1, 2)
         features = self.model.forward_features(images.to(self.dtype))
-        said: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
         for head in self.heads:
             if head == "tokens":
-                said[head] = self._positions(features)
+                outputs[head] = self._positions(features)
             else:
-                said[head] = self.model.forward_head(features.float(), pre_logits=head == "pooled")
-        return said
+                outputs[head] = self.model.forward_head(features.float(), pre_logits=head == "pooled")
+        return outputs
 
     def _positions(self, features: Tensor) -> Tensor:
         if features.ndim == 3:
             return features
-        # Some models put channels last in their feature maps, and say so.
+        # Some models put channels last in their feature maps, and tell so in `output_fmt`.
         last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
         return features.flatten(1, 2) if last else features.flatten(2).transpose(1, 2)
 
@@ -166,11 +166,14 @@ def _cast_body(model: Any, blank: Tensor, dtype: torch.dtype) -> None:
 
 def _pretrained(settings: Settings) -> tuple[Any, dict[str, Any]]:
     try:
-        return timm.create_model(settings.model, pretrained=True, **_sized(settings)), {}
+        options = size_options(settings.model, settings.size)
+        return timm.create_model(settings.model, pretrained=True, **options), {}
+    except UserError:
+        raise
     except Exception as error:  # whatever stops a download: no network, no such name, no permission, no space
         line = " ".join(str(error).split())[:300]
         raise UserError(
-            f"{settings.model}: its weights cannot be had: {line}; set `weights` to a file that is here"
+            f"{settings.model}: its weights cannot be loaded: {line}; set `weights` to a file that is here"
         ) from None
 
 
@@ -178,7 +181,7 @@ def _from_file(settings: Settings) -> tuple[Any, dict[str, Any]]:
     """A model with the weights of a file, and the preprocessing that the file's origin implies."""
     path = pretrained.locate(settings.weights)
     state = _read(path)
-    options = _sized(settings)
+    options = size_options(settings.model, settings.size)
     with torch.device("meta"):
         shape: Any = timm.create_model(settings.model, **options)
     overrides: dict[str, Any] = {}
@@ -196,15 +199,6 @@ def _from_file(settings: Settings) -> tuple[Any, dict[str, Any]]:
     except (RuntimeError, KeyError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: not weights of {settings.model}: {_misfit(shape, state, error)}") from None
     return model, overrides
-
-
-def _sized(settings: Settings) -> dict[str, Any]:
-    """What timm must be told of another input size: nothing, unless the size is built into the model."""
-    if settings.size is None:
-        return {}
-    with torch.device("meta"):
-        shape: Any = timm.create_model(settings.model)
-    return {"img_size": settings.size} if shape.pretrained_cfg.get("fixed_input_size") else {}
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -94,7 +94,7 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Tex
             ) from None
         raise UserError(f"{settings.model}: cannot load it: {_line(error)}") from None
     if not getattr(tokenizer, "is_fast", False):
-        raise UserError(f"{settings.model}: it has no fast tokenizer (tokenizer.json); save one beside its weights")
+        raise UserError(f"{settings.model}: it has no fast tokenizer (tokenizer.json); save one next to its weights")
     # The pooler is a layer on top of the states, which are all that is read here; many checkpoints lack it.
     missing = {name for name in found["missing_keys"] if not name.startswith("pooler.")}
     if missing:
@@ -167,19 +167,19 @@ class TextEncoder(Teacher):
         """States of the last layer, pooled in float32: pooled [n, d], cls [n, d], tokens [n, max_length, d]."""
         states = self.model(**batch).last_hidden_state.float()
         states = states * batch["attention_mask"][..., None]
-        said = {}
+        outputs = {}
         for head in self.heads:
             if head == "tokens":
-                said[head] = nn.functional.pad(states, (0, 0, 0, self.length - states.shape[1]))
+                outputs[head] = nn.functional.pad(states, (0, 0, 0, self.length - states.shape[1]))
             elif head == "cls" or self.recipe["pooling"] == "cls":
-                said[head] = states[:, 0]
+                outputs[head] = states[:, 0]
             else:
-                said[head] = states.sum(1) / batch["attention_mask"].sum(1, keepdim=True)
-        return said
+                outputs[head] = states.sum(1) / batch["attention_mask"].sum(1, keepdim=True)
+        return outputs
 
 
 def _folder(settings: Settings) -> Path:
-    """The local folder of a model; what a hub has is brought here first: configuration, tokenizer and weights."""
+    """The local folder of a model; one on the hub is downloaded first: configuration, tokenizer and weights."""
     folder = pretrained.locate(settings.model)
     if folder.is_dir():
         return folder
@@ -211,7 +211,7 @@ def _limit(folder: Path, tokenizer: Any, config: Any) -> int | None:
     own = folder / "sentence_bert_config.json"
     if own.is_file() and (limit := json.loads(own.read_text(encoding="utf-8")).get("max_seq_length")):
         return int(limit)
-    # A tokenizer without a limit says 1e30.
+    # A tokenizer without a limit has 1e30.
     limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
     return min((int(limit) for limit in limits if limit and limit < 1e9), default=None)
 

@@ -80,7 +80,9 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
         found["shuffled"] = plan.run.shuffle_teachers
     elif recipe.teachers:
         found["sources"] = recipe.teachers
-    return json.loads(json.dumps(found))  # type: ignore[no-any-return]
+    # As it comes back from the record: lists for tuples.
+    inputs: dict[str, Any] = json.loads(json.dumps(found))
+    return inputs
 
 
 def _labels_digest(session: Session, split: int) -> str:
@@ -132,7 +134,8 @@ class Ledger:
         """What came of a trial; None if it is not finished. A damaged one is removed, so that it is trained again."""
         folder = self.folder / digest
         try:
-            sums = dict(reversed(line.split("  ")) for line in (folder / SUMS).read_text().splitlines())
+            lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+            sums = {name: value for value, _, name in (line.partition("  ") for line in lines)}
             record = TrialRecord.read(folder / RECORD)
             names = {RECORD} if record.diverged else {RECORD, *STUDENT}
             if set(sums) == names and all(_sha256(folder / name) == value for name, value in sums.items()):

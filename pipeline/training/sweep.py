@@ -125,7 +125,7 @@ def train(
                 record = ledger.read(trial.digest)
                 if record is None:
                     raise UserError(
-                        f"{ledger.folder / trial.digest}: damaged as soon as it was written; check the disk"
+                        f"{ledger.folder / trial.digest}: damaged right after it was written; check the disk"
                     )
                 results[trial] = record
             ordered = {trial: results[trial] for trial in trials}

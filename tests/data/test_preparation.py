@@ -158,13 +158,13 @@ def test_every_row_left_out_is_listed_with_its_reason(tmp_path: Path):
     source = write(tmp_path / "t.jsonl", rows)
     done = run(tmp_path / "data", source, deduplicate="token_set", tolerance=0.05, limit=50)
     listed = quarantine(tmp_path / "data")
-    assert [line for line in listed if line[2] != "over the limit"] == [
-        ["61", "duplicate", "duplicate", "see r003"],
-        ["62", "against", "label differs among duplicates", "see r003"],
-        ["63", "even 1", "label differs among duplicates", "see even 2"],
-        ["64", "even 2", "label differs among duplicates", "see even 1"],
-        ["65", "blank", "unreadable", "empty text"],
-        ["66", "half an emoji", "unreadable", "not valid Unicode"],
+    assert [line for line in listed if line[3] != "over the limit"] == [
+        ["61", "61", "duplicate", "duplicate", "see r003"],
+        ["62", "62", "against", "label differs among duplicates", "see r003"],
+        ["63", "63", "even 1", "label differs among duplicates", "see even 2"],
+        ["64", "64", "even 2", "label differs among duplicates", "see even 1"],
+        ["65", "65", "blank", "unreadable", "empty text"],
+        ["66", "66", "half an emoji", "unreadable", "not valid Unicode"],
     ]
     assert done.dropped == {
         "unreadable": 2,
@@ -174,7 +174,7 @@ def test_every_row_left_out_is_listed_with_its_reason(tmp_path: Path):
         "over the limit": 10,
     }
     left = Dataset.open(tmp_path / "data").ids.tolist()
-    assert sorted([*left, *(line[1] for line in listed)]) == sorted(row["id"] for row in rows)
+    assert sorted([*left, *(line[2] for line in listed)]) == sorted(row["id"] for row in rows)
 
 
 def test_a_result_says_in_words_what_was_done(tmp_path: Path, sizes: dict):
@@ -217,7 +217,7 @@ def test_unlabelled_rows_of_a_group_held_out_are_left_out_of_training(tmp_path: 
         rows[n]["group"] = f"h{n}"
     rows[50] |= {"group": "g3", "label": None}
     run(tmp_path / "data", write(tmp_path / "t.jsonl", rows), val=6)
-    assert quarantine(tmp_path / "data") == [["51", "r050", "no label, and its group is in val or test", ""]]
+    assert quarantine(tmp_path / "data") == [["51", "51", "r050", "no label, and its group is in val or test", ""]]
 
 
 def test_official_test_rows_without_a_label_become_training_rows_and_a_note(tmp_path: Path):
@@ -328,7 +328,7 @@ def test_an_image_that_does_not_decode_is_refused_listed_or_tolerated(tmp_path: 
     path.write_bytes(damage(path.read_bytes()))
     source = {"family": "image_folder", "path": str(images)}
     with pytest.raises(
-        UserError, match=rf"1 of 40 rows cannot be read, the first is cat/{name} \(not an image: "
+        UserError, match=rf"1 of 40 rows cannot be read, the first is row cat/{name}: not an image: "
     ) as bad:
         run(tmp_path / "data", source)
     assert "\n" not in str(bad.value)
@@ -338,7 +338,7 @@ def test_an_image_that_does_not_decode_is_refused_listed_or_tolerated(tmp_path: 
 
     done = run(tmp_path / "data", source, tolerance=0.03)
     assert (done.rows, done.dropped["unreadable"]) == (39, 1)
-    assert quarantine(tmp_path / "data")[0][1:3] == [f"cat/{name}", "unreadable"]
+    assert quarantine(tmp_path / "data")[0][1:4] == ["", f"cat/{name}", "unreadable"]
     assert not (tmp_path / "data.quarantine.csv").exists()
 
 
@@ -357,14 +357,22 @@ BAD = {
     "label outside classes": (
         texts(),
         {"classes": ["a", "b"]},
-        r"row r002: label 'c' is not in dataset\.classes: a, b",
+        r"row r002 \(line 3\): label 'c' is not in dataset\.classes: a, b",
     ),
     "empty class": (texts(), {"classes": ["a", "b", "c", "d"]}, r"dataset\.classes: no row has the label 'd'"),
     "class twice": (texts(), {"classes": ["a", "b", "c", "a"]}, r"dataset\.classes: a name is there twice"),
     "one class": (texts(label=["a"] * 90), {}, "all rows have the label 'a'"),
-    "id twice": (repeated(), {}, "rows 5 and 91 have one id, r004"),
-    "unknown split": (texts(split=["held"] * 90), {}, "row r000: no split is called 'held'; write train, val or test"),
-    "group across splits": (torn(), {}, "rows r0.. and r0.. are of one group, but in different splits"),
+    "id twice": (repeated(), {}, "line 5 and line 91 have the same id, r004"),
+    "unknown split": (
+        texts(split=["held"] * 90),
+        {},
+        r"row r000 \(line 1\): no split is called 'held'; write train, val or test",
+    ),
+    "group across splits": (
+        torn(),
+        {},
+        r"row r0.. \(line \d+\) and row r0.. \(line \d+\) are of one group, but in different splits",
+    ),
     "too few for a class": (texts(7), {}, r"dataset\.test: class 'b' has 2 rows to choose from and needs 3"),
     "limit too small": (texts(), {"limit": 2}, r"dataset\.limit: 2 rows are too few .* raise it to 3"),
     "sizes too large": (texts(), {"val": 80, "test": 20}, r"dataset\.val: 80 of 70 rows to choose from"),
@@ -449,7 +457,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path):
 def test_unreadable_rows_are_told_of_even_if_their_list_cannot_be_written(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
     source = write(tmp_path / "t.jsonl", texts(text=["", *map(str, range(89))]))
-    with pytest.raises(UserError, match=r"1 of 90 rows cannot be read, the first is r000 .*no list of them"):
+    with pytest.raises(UserError, match=r"1 of 90 rows cannot be read, the first is row r000 .*no list of them"):
         run(tmp_path / "file" / "data", source)
 
 

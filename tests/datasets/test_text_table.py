@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -43,22 +44,24 @@ def read(path: Path, **settings: str) -> list[Row]:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
-def test_every_format_says_the_same(tmp_path: Path, suffix: str):
-    assert read(write(tmp_path / f"table{suffix}", RECORDS), **COLUMNS) == ROWS
+def test_every_format_gives_the_same_rows(tmp_path: Path, suffix: str):
+    lines = {".csv": [2, 4, 5], ".tsv": [2, 4, 5], ".jsonl": [1, 2, 3], ".parquet": [None, None, None]}[suffix]
+    expected = [replace(row, line=line) for row, line in zip(ROWS, lines, strict=True)]
+    assert read(write(tmp_path / f"table{suffix}", RECORDS), **COLUMNS) == expected
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 def test_numbers_and_missing_values_become_names_and_nothing(tmp_path: Path, suffix: str):
     records = [{"id": 5, "text": "a", "mood": 1}, {"id": 6, "text": "b", "mood": None}]
     rows = read(write(tmp_path / f"table{suffix}", records), label_column="mood", id_column="id")
-    assert rows == [Row("5", "a", "1"), Row("6", "b", None)]
+    assert [(row.id, row.content, row.label) for row in rows] == [("5", "a", "1"), ("6", "b", None)]
 
 
 def test_a_csv_in_another_encoding_is_read_when_told(tmp_path: Path):
     path = tmp_path / "table.csv"
     path.write_bytes("text\ncafé\n".encode("latin-1"))
     assert [row.content for row in read(path, encoding="latin-1")] == ["café"]
-    with pytest.raises(UserError, match=r"table\.csv: cannot be read: .*UTF8"):
+    with pytest.raises(UserError, match=r"table\.csv: line 2 is not utf-8 \(.*; save it as utf-8"):
         read(path)
 
 
@@ -79,9 +82,12 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path,
         read(path, **{column: "tweet"})
 
 
-def test_a_row_without_an_id_is_refused_by_number(tmp_path: Path):
-    path = write(tmp_path / "t.csv", [{"id": "1", "text": "a"}, {"id": "", "text": "b"}])
-    with pytest.raises(UserError, match="row 2 has nothing in column 'id'"):
+@pytest.mark.parametrize(
+    ("suffix", "place"), [(".csv", "line 5"), (".tsv", "line 5"), (".jsonl", "line 2"), (".parquet", "row 2")]
+)
+def test_a_row_without_an_id_is_refused_by_its_line(tmp_path: Path, suffix: str, place: str):
+    path = write(tmp_path / f"t{suffix}", [{"id": "1", "text": "a\nb\nc"}, {"id": "", "text": "b"}])
+    with pytest.raises(UserError, match=rf"t\{suffix}: {place} has nothing in column 'id'"):
         read(path, id_column="id")
 
 
@@ -118,6 +124,76 @@ def test_a_line_that_is_not_json_is_named_by_number(tmp_path: Path):
     (tmp_path / "t.jsonl").write_text('{"text": "fine"}\n\n{"text": "bro')
     with pytest.raises(UserError, match="line 3 is not valid JSON"):
         read(tmp_path / "t.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "t.tsv",
+            'text\tmood\nfine\ta\n"Brilliant\ta\nthe plot\tb\nthe "film" ever"\tb\n',
+            "line 3: .*write a quote twice",
+        ),
+        ("t.csv", 'text,mood\n\n"He said \\"great\\" twice",a\n', "line 3: .*write a quote twice"),
+        ("t.csv", 'text,mood\n"a\nb",a\nbroken\n', "line 4 has 1 cell, and the header has 2"),
+        ("t.csv", "text,mood,text\na,b,c\n", "2 columns are called 'text'; rename all but one"),
+        ("t.csv", "", "empty; its first line must be the names of the columns"),
+        ("t.jsonl", '{"text": "x", "more": ' + "[" * 100_000 + "]" * 100_000 + "}", "line 1 is not valid JSON"),
+        ("t.jsonl", '\n{"text": "x", "n": ' + "9" * 5000 + "}", "line 2 is not valid JSON"),
+        ("t.jsonl", '\n{"txt": "fine"}\n', "no column 'text'; there are 'txt'"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_one_line_with_the_line(tmp_path: Path, name: str, content: str, message: str):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=rf"{name}: {message}") as caught:
+        read(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_encoding_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match=r"no encoding is called 'utf-9'"):
+        read(write(tmp_path / "t.csv", RECORDS), encoding="utf-9")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path):
+    for name, content in (("t.csv", "text\na\n"), ("t.jsonl", '{"text": "a"}\n')):
+        (tmp_path / name).write_text(content, encoding="utf-8-sig")
+        assert [row.content for row in read(tmp_path / name)] == ["a"]
+
+
+def test_a_json_record_may_leave_out_a_column_that_others_have(tmp_path: Path):
+    (tmp_path / "t.jsonl").write_text('{"text": "a"}\n{"text": "b", "mood": "good"}\n')
+    assert [row.label for row in read(tmp_path / "t.jsonl", label_column="mood")] == [None, "good"]
+    with pytest.raises(UserError, match="no column 'moood'; there are 'text', 'mood'"):
+        read(tmp_path / "t.jsonl", label_column="moood")
+
+
+def test_cells_of_parquet_are_texts_or_numbers(tmp_path: Path):
+    def column(text: pa.Array, label: pa.Array) -> list[tuple[str, str | None]]:
+        pq.write_table(pa.table({"text": text, "label": label}), tmp_path / "t.parquet")
+        return [(row.content, row.label) for row in read(tmp_path / "t.parquet", label_column="label")]
+
+    text, label = pa.array(["a", "b"]), pa.array([1, 0])
+    assert column(pa.array([b"a", "é".encode()]), label) == [("a", "1"), ("é", "0")]
+    assert column(text, pa.array([float("nan"), 2.0], from_pandas=False)) == [("a", None), ("b", "2.0")]
+    with pytest.raises(UserError, match=r"t\.parquet: row 1: column 'text' holds a list; a cell must be"):
+        column(pa.array([["a", "x"], ["b"]]), label)
+    with pytest.raises(UserError, match=r"row 1: column 'label' holds a list"):
+        column(text, pa.array([[1, 4], [4]]))
+    with pytest.raises(UserError, match=r"row 2: column 'text' holds bytes that are not text in UTF-8"):
+        column(pa.array([b"a", b"\xff"]), label)
+
+
+def test_a_parquet_table_with_a_column_twice_is_refused(tmp_path: Path):
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], ["text", "text"])
+    pq.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(UserError, match="2 columns are called 'text'"):
+        read(tmp_path / "t.parquet")
+
+
+def test_a_cell_may_be_longer_than_pythons_own_limit(tmp_path: Path):
+    text = "word " * 100_000
+    assert [row.content for row in read(write(tmp_path / "t.csv", [{"text": text}]))] == [text]
 
 
 def test_a_csv_larger_than_one_block_is_read_whole(tmp_path: Path):

@@ -39,6 +39,18 @@ def test_a_method_keeps_its_own_settings_apart_from_its_weight():
     assert run.methods[1].options == {}
 
 
+def test_methods_may_be_a_mapping_in_its_order():
+    as_list = [{"name": "kd", "weight": 1}, {"name": "aft", "weight": "auto", "task_directions": True}]
+    as_mapping = {"kd": {"weight": 1}, "aft": {"weight": "auto", "task_directions": True}}
+    assert config.read(changed(methods=as_mapping), "aft") == config.read(changed(methods=as_list), "aft")
+    assert config.read(changed(methods={}, teachers=[]), "aft").methods == []
+
+
+def test_a_teacher_may_be_one_of_its_heads():
+    run = config.read(changed(teachers=["minilm", "minilm/layer:4"]), "aft")
+    assert [(source.teacher, source.head) for source in run.sources] == [("minilm", "pooled"), ("minilm", "layer:4")]
+
+
 def test_a_weight_may_have_a_schedule():
     changed_run = config.read(changed(methods=[{"name": "aft", "weight": 1.0, "schedule": "linear_decay"}]), "aft")
     assert changed_run.methods[0].schedule == "linear_decay"
@@ -108,7 +120,7 @@ def test_a_weight_may_be_left_to_be_found():
         ({"teachers": ["minlm"]}, r"no section `teachers.minlm` \(did you mean `minilm`"),
         ({"student": "bog"}, r"no section `students.bog`"),
         ({"methods": [{"name": "atf", "weight": 1.0}]}, r"no 'atf' in pipeline/methods/"),
-        ({"methods": [{"name": "aft"}]}, r"needs a `name` and a `weight`"),
+        ({"methods": [{"name": "aft"}]}, r"needs a weight"),
         ({"methods": [{"name": "aft", "weight": -1.0}]}, r"numbers >= 0"),
         ({"methods": [{"name": "aft", "weight": []}]}, r"numbers >= 0"),
         ({"methods": [{"name": "aft", "weight": math.nan}]}, r"weight\[0\]: should be a finite number, found nan"),
@@ -117,7 +129,12 @@ def test_a_weight_may_be_left_to_be_found():
             r"weight\[1\]: should be a finite number, found inf",
         ),
         ({"methods": [{"name": "aft", "weight": "1e-4"}]}, r"write 1.0e-4"),
-        ({"methods": {"name": "aft"}}, r"should be a list"),
+        ({"methods": {"name": "aft"}}, r"should be a mapping such as {aft: {weight: 10.0}}"),
+        ({"methods": {"aft": {"name": "aft", "weight": 1.0}}}, r"the key `aft` is the method's name; drop `name`"),
+        ({"methods": {"aft": {}}}, r"needs a weight"),
+        ({"methods": [{"weight": 1.0}]}, r"needs its name"),
+        ({"teachers": ["minilm", "minilm/pooled"]}, r"listed twice"),
+        ({"teachers": ["minilm/4"]}, r"runs.aft.teachers: 'minilm/4' is not a source of features"),
         ({"methods": [{"name": "kd", "weight": 1.0}] * 2}, r"listed twice"),
         ({"teachers": []}, r"methods without teachers"),
         ({"weight": 3.0}, r"unknown key `weight`"),

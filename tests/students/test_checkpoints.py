@@ -1,12 +1,15 @@
-"""Trained students on disk: what is wrong with one is said in a line."""
+"""Trained students on disk: the same bytes for the same student, and one line for a damaged one."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline.data.dataset import Dataset
+from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.students import load_student, predict, save_student, student_outputs, student_recipe
 
@@ -43,7 +46,7 @@ def test_many_batches_give_what_one_gives(saved: Path, project: Path):
 
 
 def test_a_missing_one_says_what_to_run(tmp_path: Path):
-    with pytest.raises(UserError, match="train the student first"):
+    with pytest.raises(UserError, match=r"student\.json: no such file; run `aft train RUN`"):
         load_student(tmp_path / "nothing")
 
 
@@ -51,9 +54,39 @@ def test_a_missing_one_says_what_to_run(tmp_path: Path):
 def test_a_truncated_one_is_damaged(saved: Path, name: str):
     content = (saved / name).read_bytes()
     (saved / name).write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match="damaged checkpoint") as caught:
+    with pytest.raises(UserError, match=r"damaged, or of another version .*; run `aft train RUN` again") as caught:
         load_student(saved)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["family", "settings", "fitted", "classes", "vocabulary", "weights"])
+def test_one_with_a_missing_key_is_damaged(saved: Path, project: Path, key: str):
+    values = json.loads((saved / "student.json").read_text())
+    del (values if key in values else values["fitted"])[key]
+    (saved / "student.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"damaged, or of another version.*; run `aft train RUN` again") as caught:
+        load_student(saved)[0].inputs(Dataset.open(project / "data"))
+    assert "\n" not in str(caught.value)
+
+
+def test_one_without_weights_says_what_to_run(saved: Path):
+    (saved / "weights.safetensors").unlink()
+    with pytest.raises(UserError, match=r"weights\.safetensors: no such file; run `aft train RUN`"):
+        load_student(saved)
+
+
+def test_the_same_student_gives_the_same_bytes_in_another_process(saved: Path):
+    code = """
+import sys
+from pathlib import Path
+from pipeline.students import load_student, save_student
+save_student(Path(sys.argv[2]), *load_student(Path(sys.argv[1])))
+"""
+    for number in range(2):
+        again = saved.parent / f"again{number}"
+        subprocess.run([sys.executable, "-c", code, str(saved), str(again)], check=True)
+        for name in ("student.json", "weights.safetensors"):
+            assert (again / name).read_bytes() == (saved / name).read_bytes()
 
 
 def test_weights_of_another_student_are_refused(saved: Path, project: Path):
@@ -61,7 +94,7 @@ def test_weights_of_another_student_are_refused(saved: Path, project: Path):
     recipe = student_recipe({"family": "bag_of_words", "width": 12}, "students.bag", data, data.split(0).train)
     save_student(project / "other", recipe, recipe.build())
     (project / "other" / "weights.safetensors").replace(saved / "weights.safetensors")
-    with pytest.raises(UserError, match="weights of another student"):
+    with pytest.raises(UserError, match=r"damaged, or of another version .*size mismatch"):
         load_student(saved)
 
 

@@ -119,6 +119,25 @@ def test_another_size_is_what_the_model_then_sees(tiny_vit: Path) -> None:
     assert teacher.heads == {"tokens": (1 + 6 * 6, 64)}
 
 
+@pytest.mark.parametrize("name", ["efficientvit_b0", "deit_tiny_patch16_224", "mixer_s32_224"])
+def test_every_architecture_takes_another_size_or_refuses_it_in_one_line(name: str, tmp_path: Path) -> None:
+    save_file(library.create_model(name).state_dict(), tmp_path / "w.safetensors")
+    if name == "mixer_s32_224":
+        # Its layers mix positions, so that weights of one size are of no use at another.
+        with pytest.raises(UserError, match=r"not weights of mixer_s32_224: .*'blocks\.0\.mlp_tokens") as caught:
+            load(name, tmp_path / "w.safetensors", size=64)
+        assert "\n" not in str(caught.value)
+        return
+    teacher = load(name, tmp_path / "w.safetensors", size=64)
+    assert teacher.transform(noise(90, 120)).shape == (64, 64, 3)
+    assert say(teacher, [noise(90, 120)])["pooled"].isfinite().all()
+
+
+def test_a_size_that_does_not_fit_is_refused(tiny_vit: Path) -> None:
+    with pytest.raises(UserError, match="test_vit: images of 100 x 100 do not fit it"):
+        load("test_vit", tiny_vit, size=100)
+
+
 def test_weights_tuned_to_other_classes_or_without_a_classifier_fit(tmp_path: Path) -> None:
     torch.manual_seed(0)
     tuned: Any = library.create_model("test_vit", num_classes=7)
@@ -183,12 +202,12 @@ def test_a_folder_in_timms_format_is_the_same_teacher(tiny_vit: Path, tmp_path: 
     model.load_state_dict(load_file(tiny_vit))
     library.models.save_for_hf(model, tmp_path, safe_serialization=True)
     assert load(f"local-dir:{tmp_path}", "pretrained").recipe == load("test_vit", tiny_vit).recipe
-    with pytest.raises(UserError, match=r"its weights cannot be had: .*/none"):
+    with pytest.raises(UserError, match=r"its weights cannot be loaded: .*/none"):
         load("local-dir:/none", "pretrained")
 
 
 def test_an_unknown_model_suggests_its_neighbours() -> None:
-    with pytest.raises(UserError, match="no model 'resnet18x'; near it are resnet18"):
+    with pytest.raises(UserError, match="no model 'resnet18x'; the nearest names are resnet18"):
         load("resnet18x", "pretrained")
 
 
@@ -197,7 +216,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatc
         raise ConnectionError("Name or service\nnot known")
 
     monkeypatch.setattr(timm.timm, "create_model", unreachable)
-    with pytest.raises(UserError, match=r"resnet18: its weights cannot be had: Name or service not known"):
+    with pytest.raises(UserError, match=r"resnet18: its weights cannot be loaded: Name or service not known"):
         load("resnet18", "pretrained")
 
 

@@ -199,7 +199,7 @@ def test_minilm_knows_which_sentences_mean_the_same(precision: str) -> None:
 def test_minilm_equals_the_plain_script() -> None:
     teacher = load(MINILM)
     texts = ["hello", "I can't wait for the weekend!!! #fun", "ünïcode 😀 and more words to make it longer"]
-    folder = transformers.weights.locate(MINILM)
+    folder = transformers.pretrained.locate(MINILM)
     tokenizer = hf.AutoTokenizer.from_pretrained(folder)
     model = hf.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     inputs = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")

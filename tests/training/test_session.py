@@ -1,5 +1,6 @@
 """Where a training reads its teachers' features: on a GPU within a budget, else where they are; the same values."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from pipeline.errors import UserError
 from pipeline.functional import linear
 from pipeline.machine import Machine
 from pipeline.params import Params
+from pipeline.project import Project
 from pipeline.runs.config import Run
 from pipeline.store import FeatureStore, Reader
-from pipeline.training import session as world
-from pipeline.training.sweep import train
+from pipeline.training import session as sessions
+from pipeline.training import sweep
+from pipeline.training.config import Plan
 
 from ..conftest import class_logits, write_store
 
@@ -53,10 +56,10 @@ def modes(readers: list[Reader]) -> list[str]:
 @pytest.mark.usefixtures("pretended_gpu")
 def test_teachers_share_the_gpus_budget_in_their_order(stores: list[FeatureStore]):
     gpu, (small, large) = torch.device("cuda"), map(size, stores)
-    assert modes(world.open_readers(stores, gpu, small + large)) == ["device", "device"]
-    assert modes(world.open_readers(stores, gpu, small + large - 1)) == ["device", "mapped"]
-    assert modes(world.open_readers(stores, gpu, small - 1)) == ["mapped", "mapped"]
-    assert modes(world.open_readers(stores[::-1], gpu, large)) == ["device", "mapped"]
+    assert modes(sessions.open_readers(stores, gpu, small + large)) == ["device", "device"]
+    assert modes(sessions.open_readers(stores, gpu, small + large - 1)) == ["device", "mapped"]
+    assert modes(sessions.open_readers(stores, gpu, small - 1)) == ["mapped", "mapped"]
+    assert modes(sessions.open_readers(stores[::-1], gpu, large)) == ["device", "mapped"]
 
 
 @pytest.mark.usefixtures("pretended_gpu")
@@ -68,25 +71,27 @@ def test_heads_of_the_teachers_own_get_what_features_leave_of_the_budget(project
     features, head = sum(map(size, stores)), len(data) * stores[0].heads["logits"].row_bytes
 
     def opened(budget: int) -> list[str]:
-        return modes(world.open_readers(stores, gpu, budget, ("logits",)))
+        return modes(sessions.open_readers(stores, gpu, budget, ("logits",)))
 
     assert opened(features + 2 * head) == ["device"] * 4
     assert opened(features + 2 * head - 1) == ["device", "device", "device", "mapped"]
     assert opened(features) == ["device", "device", "mapped", "mapped"]
-    readers = world.open_readers(stores, gpu, features + head, ("logits",))
+    readers = sessions.open_readers(stores, gpu, features + head, ("logits",))
     for reader in readers[2:]:
-        assert np.array_equal(world.gather(reader, ROWS, torch.device("cpu")).numpy(), logits[ROWS].astype("float32"))
+        assert np.array_equal(
+            sessions.gather(reader, ROWS, torch.device("cpu")).numpy(), logits[ROWS].astype("float32")
+        )
 
 
 def test_without_a_gpu_features_stay_where_they_are(stores: list[FeatureStore]):
-    assert modes(world.open_readers(stores, torch.device("cpu"), 10**12)) == ["mapped", "mapped"]
+    assert modes(sessions.open_readers(stores, torch.device("cpu"), 10**12)) == ["mapped", "mapped"]
 
 
 @pytest.mark.usefixtures("pretended_gpu")
 def test_rows_are_the_same_wherever_they_are_read(stores: list[FeatureStore]):
     for budget in (0, 10**9):
-        for reader, store in zip(world.open_readers(stores, torch.device("cuda"), budget), stores, strict=True):
-            found = world.gather(reader, ROWS, torch.device("cpu"))
+        for reader, store in zip(sessions.open_readers(stores, torch.device("cuda"), budget), stores, strict=True):
+            found = sessions.gather(reader, ROWS, torch.device("cpu"))
             assert np.array_equal(found.numpy(), store[ROWS])
 
 
@@ -100,15 +105,18 @@ def test_features_that_live_on_the_device_train_the_same_student_bit_for_bit(
     params.values["train"]["steps"] = 5
     params.values["machine"]["workers"] = 1
     lines: list[str] = []
-    train("aft", params, project, say=lines.append)
+    sweep.train("aft", params, Project(project), say=lines.append)
     mapped = students()
-    open_readers = world.open_readers
+    shutil.rmtree(project / "trials")
+    open_readers = sessions.open_readers
     monkeypatch.setattr(
-        world, "open_readers", lambda stores, _, budget, heads: open_readers(stores, torch.device("cuda"), 10**9, heads)
+        sessions,
+        "open_readers",
+        lambda stores, _, budget, heads: open_readers(stores, torch.device("cuda"), 10**9, heads),
     )
-    train("aft", params, project, say=lines.append)
+    sweep.train("aft", params, Project(project), say=lines.append)
     assert lines[0].startswith("train aft: wise mapped: local and uncompressed")
-    assert lines[1].startswith("train aft: wise device: ") and lines[1].endswith("granted on cpu")
+    assert lines[2].startswith("train aft: wise device: ") and lines[2].endswith("granted on cpu")
     assert len(mapped) == 3
     for one, other in zip(mapped, students(), strict=True):
         assert all(np.array_equal(one[name], other[name]) for name in one)
@@ -121,7 +129,7 @@ def test_a_store_that_exceeds_the_memory_is_said_to_be_slow(
     params.values["train"]["steps"] = 2
     params.values["machine"]["workers"] = 1
     lines: list[str] = []
-    train("aft", params, project, say=lines.append)
+    sweep.train("aft", params, Project(project), say=lines.append)
     assert lines[0].startswith("train aft: wise window: ")
     assert lines[0].endswith("; steps take rows in random order, so the disk sets the pace")
 
@@ -129,11 +137,11 @@ def test_a_store_that_exceeds_the_memory_is_said_to_be_slow(
 def test_methods_are_refused_batches_from_which_they_learn_nothing(
     project: Path, params: Params, monkeypatch: pytest.MonkeyPatch
 ):
-    def draw(name: str, **search: Any) -> world.TrialData:
+    def draw(name: str, **search: Any) -> sessions.TrialData:
         run = Run.model_validate(
             params.values["runs"][name] | {"search": {f"train.{k}": [v] for k, v in search.items()}}
         )
-        return world.Session(world.Plan(name, params, project, run, Machine(), "id")).draw(0, run.candidates()[0])
+        return sessions.Session(Plan(name, params, Project(project), run, Machine())).trial_data(0, run.candidates()[0])
 
     assert draw("aft", batch_size=2).split.unlabelled.size  # then methods see batches of their own
     split = Dataset.split
@@ -160,11 +168,11 @@ def test_methods_are_refused_batches_from_which_they_learn_nothing(
 def test_a_teachers_row_is_judged_by_the_fits_that_did_not_see_it(project: Path, params: Params, shuffle: bool):
     """Shuffled, the fold goes with the teacher's row, not with the student's."""
     run = Run.model_validate(params.values["runs"]["aft"] | {"shuffle_teachers": shuffle})
-    plan = world.Plan("aft", params, project, run, Machine(), "id")
+    plan = Plan("aft", params, Project(project), run, Machine())
     data = Dataset.open(project / "data")
     store = FeatureStore.open(project / "features" / "wise.zarr")
     for seed in (0, 1):
-        draw = world.Session(plan).draw(seed, run.candidates()[0])
+        draw = sessions.Session(plan).trial_data(seed, run.candidates()[0])
         labelled = data.split(seed).labelled
         known = dict(zip(labelled, linear.folds(data.labels[labelled], seed), strict=True))
         assert any(row in known for row in draw.split.train)
@@ -179,8 +187,8 @@ def test_a_teachers_row_is_judged_by_the_fits_that_did_not_see_it(project: Path,
 @pytest.mark.parametrize("budget", [0, 10**9])
 def test_rows_arrive_on_the_gpu(stores: list[FeatureStore], budget: int):
     gpu = torch.device("cuda")
-    for reader, store in zip(world.open_readers(stores, gpu, budget), stores, strict=True):
-        found = [world.gather(reader, rows, gpu) for rows in (ROWS, ROWS[::-1], ROWS)]  # copies under way at once
+    for reader, store in zip(sessions.open_readers(stores, gpu, budget), stores, strict=True):
+        found = [sessions.gather(reader, rows, gpu) for rows in (ROWS, ROWS[::-1], ROWS)]  # copies under way at once
         assert all(rows.device.type == "cuda" for rows in found)
         for rows, expected in zip(found, (ROWS, ROWS[::-1], ROWS), strict=True):
             assert np.array_equal(rows.cpu().numpy(), store[expected])

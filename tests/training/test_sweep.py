@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -26,16 +27,43 @@ from pipeline.methods import Signals, kd
 from pipeline.methods._targets import HeadLogits
 from pipeline.params import Params
 from pipeline.probing import probes
+from pipeline.project import Project
+from pipeline.records import RunRecord, TrialRecord
 from pipeline.runs.config import Candidate, Run
 from pipeline.store import FeatureStore
 from pipeline.students import Recipe, load_student
 from pipeline.students.bag_of_words import BagOfWords
-from pipeline.training import auto_weight
-from pipeline.training import train as training
-from pipeline.training.session import Plan, TrainSettings, TrialData
-from pipeline.training.sweep import Fitted, Fitter, Lost, _batches, _choose, _losses, _rate, _shuffled, train
+from pipeline.training import auto_weight, sweep, trial
+from pipeline.training.config import Plan, TrainSettings
+from pipeline.training.session import Session, TrialData
+from pipeline.training.sweep import Training, Trial, choose
+from pipeline.training.trial import batches, build_penalties, losses, rate, shuffled
 
 from ..conftest import class_logits, write_store
+
+
+def train(name: str, params: Params, root: Path, **options: Any) -> Training:
+    """Train a run from nothing: what the ledger has would otherwise be found, and nothing trained."""
+    shutil.rmtree(Project(root).trials, ignore_errors=True)
+    return sweep.train(name, params, Project(root), **options)
+
+
+def scored(scores: dict[float, tuple[float | None, ...]]) -> dict[Trial, TrialRecord]:
+    """Trials by weight and seed; None is a training that diverged."""
+    return {
+        Trial(seed, Candidate((weight,)), f"{weight}-{seed}"): TrialRecord(
+            inputs={},
+            seconds=1.0,
+            score=score,
+            diverged="" if score is not None else f"seed {seed}, step 4: the loss is not finite",
+        )
+        for weight, each in scores.items()
+        for seed, score in enumerate(each)
+    }
+
+
+def record_of(root: Path, run: str) -> RunRecord:
+    return RunRecord.read(Project(root).run(run) / "run.json")
 
 
 def weights(root: Path, run: str, seed: int) -> dict[str, np.ndarray]:
@@ -54,20 +82,20 @@ def with_run(params: Params, **run: Any) -> Params:
 def test_a_run_leaves_its_students_its_record_and_its_curves(project: Path, params: Params):
     params.values["runs"]["aft"]["methods"][0]["weight"] = [1.0, 3.0]
     result = train("aft", params, project)
-    record = json.loads((project / "runs" / "aft" / "run.json").read_text())
+    record = record_of(project, "aft")
     assert sorted(path.name for path in (project / "runs" / "aft").iterdir()) == [
         "curves.csv",
         "gates.json",
         "run.json",
         "students",
     ]
-    assert result.trainings == record["trainings"] == 6
-    assert record["seeds"] == [0, 1, 2]
-    assert tuple(record["chosen"]) == result.chosen.weights
-    chosen = next(c for c in record["candidates"] if c["weights"] == record["chosen"])
-    assert chosen["val_accuracy"] == result.val_accuracy
-    best = max(np.mean(c["val_accuracy"]) for c in record["candidates"])
-    assert np.mean(chosen["val_accuracy"]) == pytest.approx(best)
+    assert result.trainings == record.trainings == 6
+    assert record.seeds == (0, 1, 2)
+    assert record.chosen == result.chosen.weights
+    chosen = next(c for c in record.candidates if c.weights == record.chosen)
+    assert list(chosen.val_scores) == result.val_scores
+    best = max(np.mean(c.val_scores) for c in record.candidates)
+    assert np.mean(list(chosen.val_scores)) == pytest.approx(best)
     with (project / "runs" / "aft" / "curves.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert {(line["seed"], line["weight"]) for line in lines} == {(s, w) for s in "012" for w in ("1", "3")}
@@ -77,7 +105,7 @@ def test_a_run_leaves_its_students_its_record_and_its_curves(project: Path, para
 def test_it_learns(project: Path, params: Params):
     params.values["train"]["steps"] = 150
     result = train("both", params, project)
-    assert np.mean(result.val_accuracy) > 0.6
+    assert np.mean(result.val_scores) > 0.6
 
 
 def test_weight_zero_is_plain_training_bit_for_bit(project: Path, params: Params):
@@ -228,7 +256,7 @@ def test_a_methods_own_parameters_learn_at_its_own_rate(project: Path, params: P
     with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": 3.0, "learning_rate": rate}])
     params.values["runs"]["trial"]["train"] = {"steps": 1, "seeds": [0]}
     train("trial", params, project)
-    gates = np.array(json.loads((project / "runs" / "trial" / "gates.json").read_text())["wise"][0])
+    gates = np.array(json.loads((project / "runs" / "trial" / "gates.json").read_text())["gates"]["wise"][0])
     scores = np.log(gates / (1 - gates))
     assert np.abs(scores) == pytest.approx(np.full(24, rate), rel=1e-2)
     assert min(scores) < 0 < max(scores)
@@ -263,15 +291,15 @@ def test_a_shuffled_teacher_is_another_teacher(project: Path, params: Params):
 def test_a_run_changes_train_settings_for_itself(project: Path, params: Params):
     with_run(params, train={"steps": 3, "seeds": [1]})
     train("trial", params, project)
-    record = json.loads((project / "runs" / "trial" / "run.json").read_text())
-    assert (record["steps"], record["seeds"]) == (3, [1])
+    record = record_of(project, "trial")
+    assert (record.steps, record.seeds) == (3, (1,))
 
 
 def test_labels_on_all_rows_need_no_second_batch():
     rows = np.arange(60)
     split = Split(labelled=rows[:40], unlabelled=rows[:0], val=rows[40:50], test=rows[50:])
     settings = TrainSettings(steps=4, batch_size=8, transfer_batch_size=16)
-    sizes = [(len(rows), count) for rows, count in _batches(split, 0, settings, True)]
+    sizes = [(len(rows), count) for rows, count in batches(split, 0, settings, True)]
     assert sizes == [(8, 8)] * 4
 
 
@@ -279,13 +307,13 @@ def test_methods_can_be_kept_from_unlabelled_rows():
     rows = np.arange(60)
     split = Split(labelled=rows[:12], unlabelled=rows[12:40], val=rows[40:50], test=rows[50:])
     settings = TrainSettings(steps=6, batch_size=8, transfer_batch_size=16, unlabelled=False)
-    for seen, count in _batches(split, 0, settings, True):
+    for seen, count in batches(split, 0, settings, True):
         assert len(seen) == count == 8
         assert set(seen) <= set(split.labelled)
 
 
 def test_batches_are_shuffled_anew_and_whole():
-    batches = _shuffled(np.arange(10), 4, np.random.default_rng(0))
+    batches = shuffled(np.arange(10), 4, np.random.default_rng(0))
     epochs = [np.concatenate([next(batches), next(batches)]) for _ in range(50)]
     assert all(len(set(epoch)) == 8 for epoch in epochs)
     assert set(np.concatenate(epochs)) == set(range(10))
@@ -296,15 +324,15 @@ def test_the_labelled_batches_do_not_depend_on_the_method():
     rows = np.arange(60)
     split = Split(labelled=rows[:12], unlabelled=rows[12:40], val=rows[40:50], test=rows[50:])
     settings = TrainSettings(steps=6, batch_size=8, transfer_batch_size=16)
-    plain = [rows[:count] for rows, count in _batches(split, 3, settings, False)]
-    aided = list(_batches(split, 3, settings, True))
+    plain = [rows[:count] for rows, count in batches(split, 3, settings, False)]
+    aided = list(batches(split, 3, settings, True))
     assert all(np.array_equal(a, rows[:count]) for a, (rows, count) in zip(plain, aided, strict=True))
     assert all(len(rows) == count + 16 for rows, count in aided)
 
 
 def test_the_learning_rate_rises_then_falls_to_nothing():
     settings = TrainSettings(steps=100, warmup=0.1)
-    rates = [_rate(step, settings) for step in range(101)]
+    rates = [rate(step, settings) for step in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == pytest.approx(1.0)
     assert np.argmax(rates) in (9, 10)
@@ -313,33 +341,24 @@ def test_the_learning_rate_rises_then_falls_to_nothing():
 
 
 def test_the_smallest_of_tied_weights_is_chosen():
-    accuracies = {0.0: (0.5, 0.6), 1.0: (0.6, 0.8), 3.0: (0.7, 0.7), 9.0: (0.9, 0.4)}
-    tied = [
-        Fitted(seed, Candidate((weight,)), accuracy, 1.0, 10, 4, [], {}, {})
-        for weight, pair in accuracies.items()
-        for seed, accuracy in enumerate(pair)
-    ]
-    assert _choose(tied) == Candidate((1.0,))
+    tied = scored({0.0: (0.5, 0.6), 1.0: (0.6, 0.8), 3.0: (0.7, 0.7), 9.0: (0.9, 0.4)})
+    assert choose(tied, "run") == Candidate((1.0,))
 
 
 def test_equal_means_tie_though_floating_point_tells_them_apart():
     plain, other = (0.58, 0.75, 0.72, 0.61, 0.6), (0.65, 0.65, 0.65, 0.65, 0.66)
     assert np.mean(plain) < np.mean(other)
-    tied = [
-        Fitted(seed, Candidate((weight,)), accuracy, 1.0, 10, 4, [], {}, {})
-        for weight, each in ((0.0, plain), (3.0, other))
-        for seed, accuracy in enumerate(each)
-    ]
-    assert _choose(tied) == Candidate((0.0,))
+    assert choose(scored({0.0: plain, 3.0: other}), "run") == Candidate((0.0,))
+
+
+def test_a_metric_where_less_is_better_chooses_the_smallest_mean():
+    assert choose(scored({0.0: (0.5, 0.6), 1.0: (0.2, 0.3)}), "run", higher_is_better=False) == Candidate((1.0,))
 
 
 def test_a_candidate_that_diverged_on_any_seed_is_not_chosen():
-    fine = [Fitted(seed, Candidate((0.0,)), 0.5, 1.0, 10, 4, [], {}, {}) for seed in range(2)]
-    half = Fitted(0, Candidate((9.0,)), 0.9, 1.0, 10, 4, [], {}, {})
-    lost = Lost(1, Candidate((9.0,)), "seed 1, step 4: the loss is not finite")
-    assert _choose([*fine, half, lost]) == Candidate((0.0,))
-    with pytest.raises(UserError, match="seed 1, step 4: the loss is not finite"):
-        _choose([half, lost])
+    assert choose(scored({0.0: (0.5, 0.5), 9.0: (0.9, None)}), "run") == Candidate((0.0,))
+    with pytest.raises(UserError, match=r"run: seed 1, step 4: the loss is not finite; lower train.learning_rate"):
+        choose(scored({9.0: (0.9, None)}), "run")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -348,15 +367,16 @@ def test_a_diverging_candidate_does_not_end_the_search(project: Path, params: Pa
     short = {"steps": 3, "seeds": [0, 1]}
     with_run(params, search={"train.learning_rate": [1e30, 0.01]}, train=short)
     result = train("trial", params, project)
-    strict = {"parse_constant": lambda text: pytest.fail(f"{text} is not JSON")}
-    record = json.loads((project / "runs" / "trial" / "run.json").read_text(), **strict)
-    assert record["chosen_settings"] == {"train.learning_rate": 0.01}
-    assert record["trainings"] == 4
-    assert [c["val_accuracy"] for c in record["candidates"]] == [[None, None], result.val_accuracy]
+    text = (project / "runs" / "trial" / "run.json").read_text()
+    json.loads(text, parse_constant=lambda value: pytest.fail(f"{value} is not JSON"))
+    record = record_of(project, "trial")
+    assert record.chosen_settings == {"train.learning_rate": 0.01}
+    assert record.trainings == 4
+    assert [c.val_scores for c in record.candidates] == [(None, None), tuple(result.val_scores)]
     assert result.candidates["none, learning_rate 1e+30"] is None
     (warning,) = result.warnings
     assert re.match(
-        r"candidate `none, learning_rate 1e\+30` diverged and cannot be chosen: trial: seed 0.*not finite", warning
+        r"candidate `none, learning_rate 1e\+30` diverged and cannot be chosen: seed 0.*not finite", warning
     )
     assert f"warning: {warning}" in str(result)
     with (project / "runs" / "trial" / "curves.csv").open() as file:
@@ -385,7 +405,7 @@ def test_where_no_candidate_is_left_the_first_loss_is_told(project: Path, params
 def test_a_student_that_the_last_step_ruined_is_not_kept(project: Path, params: Params):
     """Losses are looked at before their update, so what the last update does is seen by nothing else."""
     with_run(params, train={"steps": 1, "seeds": [0], "learning_rate": 1e30})
-    with pytest.raises(UserError, match="seed 0: what the student says of validation rows is not finite"):
+    with pytest.raises(UserError, match="seed 0, after the last step: the outputs on validation rows are not finite"):
         train("trial", params, project)
 
 
@@ -393,7 +413,7 @@ def test_a_student_that_the_last_step_ruined_is_not_kept(project: Path, params: 
 def test_linear_algebra_that_fails_on_the_way_is_divergence(
     project: Path, params: Params, monkeypatch: pytest.MonkeyPatch, first: int
 ):
-    losses, calls = training._losses, []
+    losses, calls = trial.losses, []
 
     def failing(draw: Any, student: Any, pulls: Any, *rest: Any) -> Any:
         calls.append(bool(pulls))
@@ -401,7 +421,7 @@ def test_linear_algebra_that_fails_on_the_way_is_divergence(
             raise torch.linalg.LinAlgError("linalg.eigh: the input is\nnot finite")
         return losses(draw, student, pulls, *rest)
 
-    monkeypatch.setattr(training, "_losses", failing)
+    monkeypatch.setattr(trial, "losses", failing)
     short = {"steps": 4, "seeds": [0]}
     with_run(params, teachers=["wise"], methods=[{"name": "kd", "weight": [0.0, 1.0]}], train=short)
     if first == 0:  # at the first step nothing has moved: that is no divergence
@@ -417,14 +437,14 @@ def test_every_method_is_logged_beside_its_chance_level(project: Path, params: P
     methods = [{"name": "aft", "weight": 3.0}, {"name": "logit_kd", "weight": 1.0}]
     with_run(params, teachers=["wise"], methods=methods)
     train("trial", params, project)
-    guard = json.loads((project / "runs" / "trial" / "run.json").read_text())["guards"][0]
-    assert list(guard["penalties"]) == ["aft", "logit_kd"]
+    guard = record_of(project, "trial").diagnostics[0]
+    assert list(guard.penalties) == ["aft", "logit_kd"]
     with (project / "runs" / "trial" / "curves.csv").open() as file:
         last = [line for line in csv.DictReader(file) if line["seed"] == "0" and line["penalty_aft"]][-1]
-    for name, level in guard["penalties"].items():
-        assert float(last[f"penalty_{name}"]) == pytest.approx(level["end"])
-        assert float(last[f"chance_{name}"]) == pytest.approx(level["chance"])
-        assert level["end"] < 0.8 * level["chance"]  # the teacher knows the task, and so does the student by now
+    for name, level in guard.penalties.items():
+        assert float(last[f"penalty_{name}"]) == pytest.approx(level.end)
+        assert float(last[f"chance_{name}"]) == pytest.approx(level.chance)
+        assert level.end < 0.8 * level.chance  # the teacher knows the task, and so does the student by now
 
 
 def test_a_chance_level_that_is_not_finite_is_a_divergence(
@@ -432,40 +452,28 @@ def test_a_chance_level_that_is_not_finite_is_a_divergence(
 ):
     """It could not be written into the record, and nothing sound gives it."""
     params.values["machine"]["workers"] = 1
-    monkeypatch.setattr("pipeline.training.log.chance", lambda transfer, signals: math.inf)
+    monkeypatch.setattr("pipeline.training.log.chance_level", lambda transfer, signals: math.inf)
     with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": [0.0, 3.0]}])
     result = train("trial", params, project)
     assert result.candidates["3"] is None
     assert result.chosen.weights == (0.0,)
 
 
-def test_a_mistake_leaves_what_a_running_training_has_written(project: Path, params: Params):
-    written = project / "runs" / ".trial.partial" / "candidates" / "3-0" / "weights.safetensors"
-    written.parent.mkdir(parents=True)
-    written.touch()
-    with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": 3.0, "combine": "outer_product"}])
-    with pytest.raises(UserError, match="needs two teachers"):
-        train("trial", params, project)
-    assert written.exists()
-
-
 def test_a_run_is_trained_by_one_process_at_a_time(project: Path, params: Params):
     with_run(params)
-    other = Lock(project / "runs" / ".trial.lock")
+    other = Lock(Project(project).lock("train", "trial"))
     assert other.acquire()
     with pytest.raises(UserError, match=r"is training `trial`; wait for it"):
         train("trial", params, project)
     other.release()
     train("trial", params, project)
-    train("trial", params, project)
-    assert not other.path.exists()
 
 
 def test_gates_of_two_methods_are_kept_apart(project: Path, params: Params):
     methods = [{"name": "aft", "weight": 3.0}, {"name": "aft_plus", "weight": 1.0}]
     with_run(params, teachers=["wise"], methods=methods)
     train("trial", params, project)
-    gates = json.loads((project / "runs" / "trial" / "gates.json").read_text())
+    gates = json.loads((project / "runs" / "trial" / "gates.json").read_text())["gates"]
     assert list(gates) == ["aft, wise", "aft_plus, wise", "aft_plus, wise: task"]
 
 
@@ -475,16 +483,16 @@ def test_a_step_does_not_wait_for_the_gpu(project: Path, params: Params):
     methods = [{"name": "aft", "weight": 3.0}, {"name": "aft_plus", "weight": 1.0}]
     with_run(params, teachers=["wise"], methods=methods)
     run = Run.model_validate(params.values["runs"]["trial"])
-    fitter = Fitter(Plan("trial", params, project, run, Machine(device="cuda"), "id"))
+    session = Session(Plan("trial", params, Project(project), run, Machine(device="cuda")))
     candidate = run.candidates()[0]
-    draw = fitter.world.draw(0, candidate)
+    draw = session.trial_data(0, candidate)
     student = draw.recipe.build().to("cuda")
-    pulls = fitter._build(student, draw, candidate)
+    pulls = build_penalties(session, draw, student, candidate)
     own = [parameter for pull in pulls.values() for parameter in pull.transfer.parameters()]
     optimizer = torch.optim.AdamW([*student.parameters(), *own], 0.01, fused=True)
     try:
-        for step, (rows, labelled) in enumerate(_batches(draw.split, 0, draw.settings, True)):
-            task, penalties, _, _ = _losses(draw, student, pulls, rows, labelled, 0.5)
+        for step, (rows, labelled) in enumerate(batches(draw.split, 0, draw.settings, True)):
+            task, penalties, _, _ = losses(draw, student, pulls, rows, labelled, 0.5)
             optimizer.zero_grad(set_to_none=True)
             sum(penalties.values(), start=task).backward()
             optimizer.step()
@@ -498,20 +506,20 @@ def test_a_step_does_not_wait_for_the_gpu(project: Path, params: Params):
 def test_settings_are_searched_and_the_student_kept_is_the_one_of_the_best(project: Path, params: Params):
     with_run(params, search={"student.width": [4, 8], "train.learning_rate": [1e-5, 0.02]})
     result = train("trial", params, project)
-    record = json.loads((project / "runs" / "trial" / "run.json").read_text())
-    assert result.trainings == 12 and len(record["candidates"]) == 4
-    tried = {json.dumps(c["settings"]): np.mean(c["val_accuracy"]) for c in record["candidates"]}
-    assert tried[json.dumps(record["chosen_settings"])] == pytest.approx(max(tried.values()))
-    width, rate = record["chosen_settings"]["student.width"], record["chosen_settings"]["train.learning_rate"]
-    assert record["settings"]["learning_rate"] == rate
-    assert record["student"]["width"] == width
+    record = record_of(project, "trial")
+    assert result.trainings == 12 and len(record.candidates) == 4
+    tried = {json.dumps(c.settings): np.mean(c.val_scores) for c in record.candidates}
+    assert tried[json.dumps(record.chosen_settings)] == pytest.approx(max(tried.values()))
+    width, rate = record.chosen_settings["student.width"], record.chosen_settings["train.learning_rate"]
+    assert record.settings["learning_rate"] == rate
+    assert record.student.width == width
     for seed in range(3):
         assert weights(project, "trial", seed)["head.weight"].shape[1] == width
     alone = {"student.width": [width], "train.learning_rate": [rate]}
     with_run(params, search=alone)
     train("trial", params, project)
-    again = json.loads((project / "runs" / "trial" / "run.json").read_text())
-    assert again["candidates"][0]["val_accuracy"] == result.val_accuracy
+    again = record_of(project, "trial")
+    assert list(again.candidates[0].val_scores) == result.val_scores
 
 
 def test_a_searched_setting_that_does_not_exist_is_refused_before_training(project: Path, params: Params):
@@ -546,7 +554,7 @@ def test_a_searched_setting_of_a_method_that_is_wrong_is_refused_before_training
     with_run(params, teachers=["wise"], methods=methods, search={"methods.aft.queue": [0, 10**6]})
     with pytest.raises(UserError, match=r"queue: 1000000 exceeds"):
         train("trial", params, project)
-    assert not list(project.glob("runs/.trial.partial"))
+    assert not list(project.glob("trials/*"))
 
 
 def test_an_automatic_weight_tries_the_settings_that_its_method_says_are_worth_it(project: Path, params: Params):
@@ -570,18 +578,18 @@ def test_an_automatic_weight_tries_the_settings_that_its_method_says_are_worth_i
 def test_an_automatic_weight_is_measured_and_nothing_is_among_what_it_tries(project: Path, params: Params):
     with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": "auto"}])
     result = train("trial", params, project)
-    record = json.loads((project / "runs" / "trial" / "run.json").read_text())
-    tried = [c["weights"][0] for c in record["candidates"]]
+    record = record_of(project, "trial")
+    tried = [c.weights[0] for c in record.candidates]
     assert tried[0] == 0 and len(tried) == len(auto_weight.RATIOS)
-    assert max(result.candidates.values()) == pytest.approx(np.mean(result.val_accuracy))
+    assert max(result.candidates.values()) == pytest.approx(np.mean(result.val_scores))
     train("none", params, project)
-    plain = json.loads((project / "runs" / "none" / "run.json").read_text())
-    assert record["candidates"][0]["val_accuracy"] == plain["candidates"][0]["val_accuracy"]
+    plain = record_of(project, "none")
+    assert record.candidates[0].val_scores == plain.candidates[0].val_scores
     # At the first step of the first seed, the penalty at ratio 10 pulls about ten times as hard as the task.
     with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": tried[auto_weight.RATIOS.index(10.0)]}])
     train("trial", params, project)
-    guard = json.loads((project / "runs" / "trial" / "run.json").read_text())["guards"][0]
-    assert 5 < guard["gradient_ratio_start"] < 20
+    guard = record_of(project, "trial").diagnostics[0]
+    assert 5 < guard.gradient_ratio_start < 20
 
 
 @pytest.mark.parametrize("method", ["aft", "logit_kd", "aft_plus"])
@@ -601,12 +609,12 @@ def test_an_automatic_weight_does_not_hang_on_the_size_of_the_first_head(
 
         monkeypatch.setattr(Recipe, "build", scaled)
         train("trial", params, project)
-        record = json.loads((project / "runs" / "trial" / "run.json").read_text())
-        return [candidate["weights"][0] for candidate in record["candidates"]]
+        record = record_of(project, "trial")
+        return [candidate.weights[0] for candidate in record.candidates]
 
     ordinary = tried(1.0)
     with monkeypatch.context() as patch:  # whatever is done about small heads
-        patch.setattr(balance, "SMALL", 0.0)
+        patch.setattr(auto_weight, "SMALL", 0.0)
         assert tried(1.0) == ordinary
     for size in (0.0, 1e-4):
         assert tried(size)[0] == 0
@@ -630,7 +638,7 @@ def test_the_logits_of_a_head_are_those_of_the_rows_that_the_student_saw(
     """Shuffled, the logits go with the teacher's row."""
     seen: list[Signals] = []
     batches: list[np.ndarray] = []
-    said, losses = HeadLogits.forward, _losses
+    said, losses = HeadLogits.forward, trial.losses
 
     def keep(module: HeadLogits, signals: Signals) -> torch.Tensor:
         seen.append(signals)
@@ -643,8 +651,8 @@ def test_the_logits_of_a_head_are_those_of_the_rows_that_the_student_saw(
     wise = follow_heads(project, params, train={"seeds": [1], "steps": 3}, shuffle_teachers=shuffle)
     loud = FeatureStore.open(project / "features" / "loud.zarr")
     monkeypatch.setattr(HeadLogits, "forward", keep)
-    monkeypatch.setattr("pipeline.training.sweep._losses", keep_rows)
-    monkeypatch.setattr("pipeline.training.log.chance", lambda transfer, signals: 0.0)
+    monkeypatch.setattr("pipeline.training.trial.losses", keep_rows)
+    monkeypatch.setattr("pipeline.training.log.chance_level", lambda transfer, signals: 0.0)
     train("trial", params, project)
     assert len(seen) == len(batches) == 3
     for signals, rows in zip(seen, batches, strict=True):
@@ -657,12 +665,12 @@ def test_a_student_learns_from_the_heads_of_its_teachers(project: Path, params: 
     follow_heads(project, params, train={"steps": 150})
     lines: list[str] = []
     result = train("trial", params, project, say=lines.append)
-    assert [line.partition(":")[2].split(" mapped")[0] for line in lines] == [
+    assert [line.partition(":")[2].split(" mapped")[0] for line in lines[:-1]] == [
         " wise", " loud", " wise (logits)", " loud (logits)"
     ]  # fmt: skip
-    assert np.mean(result.val_accuracy) > 0.6
-    guard = json.loads((project / "runs" / "trial" / "run.json").read_text())["guards"][0]
-    assert guard["penalties"]["logit_kd"]["end"] < 0.8 * guard["penalties"]["logit_kd"]["chance"]
+    assert np.mean(result.val_scores) > 0.6
+    guard = record_of(project, "trial").diagnostics[0]
+    assert guard.penalties["logit_kd"].end < 0.8 * guard.penalties["logit_kd"].chance
 
 
 def test_a_head_that_nobody_follows_changes_nothing(project: Path, params: Params):
@@ -680,7 +688,7 @@ def refused(project: Path, params: Params) -> str:
     with pytest.raises(UserError) as caught:
         train("trial", params, project)
     assert "\n" not in str(caught.value)
-    assert not list(project.glob("runs/.trial.partial/candidates/*"))
+    assert not list(project.glob("trials/*"))
     return str(caught.value)
 
 

@@ -1,0 +1,146 @@
+"""What students read of a dataset, computed once and kept on disk: decoded images, numbers of words and tokens.
+
+    .aft/inputs/<dataset's folder>/<digest of the dataset>/<digest of the key>/
+        arrays.json    type, shape and digest of each array; written last: without it the folder is unfinished
+        <name>.bin     the values of an array, row by row
+
+Every process maps the same files, so that they are in memory once however many students learn at the same time. It is
+a cache: the folder may be deleted at any time, and what is missing or damaged is computed again.
+"""
+
+import math
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from pipeline.data import Dataset
+from pipeline.errors import UserError
+from pipeline.files import PARTIAL, Lock, make_folder
+from pipeline.project import Project
+from pipeline.provenance import digest_files, digest_of
+from pipeline.records import Record
+
+ARRAYS = "arrays.json"
+
+Chunk = Mapping[str, np.ndarray]
+"""Some more rows of each array, by name."""
+
+_verified: set[tuple[Path, str]] = set()
+"""Files whose digest this process has compared, and the digest."""
+
+
+class ArrayRecord(Record):
+    """Type, shape and digest of an array in a `.bin` file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    digest: str
+
+
+class ArraysRecord(Record):
+    """arrays.json: the arrays of a folder, by name."""
+
+    arrays: dict[str, ArrayRecord]
+
+
+def kept(data: Dataset, key: Mapping[str, Any]) -> bool:
+    """Whether the arrays of `key` are on disk."""
+    return (_folder(data, key) / ARRAYS).is_file()
+
+
+def arrays(data: Dataset, key: Mapping[str, Any], chunks: Iterable[Chunk]) -> dict[str, np.ndarray]:
+    """Arrays of a dataset, mapped from the disk; computed first if they are not there.
+
+    Of several processes that need the same arrays at the same time, one computes them and the others wait. Arrays of
+    an earlier content of the dataset's folder are deleted then.
+
+    Args:
+        data: the dataset.
+        key: everything that the values depend on besides the dataset's ids and content, JSON-like.
+        chunks: yields the rows of all arrays, in order; not touched if the arrays are there.
+
+    Returns:
+        Read-only arrays by name.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    folder = _folder(data, key)
+    found = _open(folder)
+    if found is None:
+        lock = Lock(folder / "lock")
+        lock.acquire(patience=math.inf)
+        try:
+            # Another process may have written them while this one waited.
+            found = _open(folder) or _write(folder, chunks)
+        finally:
+            lock.release()
+    return found
+
+
+def _folder(data: Dataset, key: Mapping[str, Any]) -> Path:
+    return Project(data.path.parent).inputs / data.path.name / data.digest / digest_of(key)
+
+
+def _open(folder: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of a folder, or None if they are not there, unfinished or damaged."""
+    try:
+        record = ArraysRecord.read(folder / ARRAYS)
+        found = {}
+        for name, array in record.arrays.items():
+            path = folder / f"{name}.bin"
+            found[name] = _map(path, np.dtype(array.dtype), array.shape)
+            if (path, array.digest) not in _verified:
+                if digest_files(path) != array.digest:
+                    return None
+                _verified.add((path, array.digest))
+    except (UserError, OSError, ValueError, TypeError):
+        return None
+    return found
+
+
+def _map(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    # An empty file cannot be mapped.
+    return np.memmap(path, dtype, "r", shape=shape) if math.prod(shape) else np.empty(shape, dtype)
+
+
+def _write(folder: Path, chunks: Iterable[Chunk]) -> dict[str, np.ndarray]:
+    for other in folder.parent.parent.iterdir():
+        if other != folder.parent:
+            shutil.rmtree(other, ignore_errors=True)
+    files: dict[str, BinaryIO] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    types: dict[str, np.dtype] = {}
+    try:
+        make_folder(folder, sync_name=False)
+        (folder / ARRAYS).unlink(missing_ok=True)
+        with ExitStack() as stack:
+            for chunk in chunks:
+                for name, values in chunk.items():
+                    if name not in files:
+                        files[name] = stack.enter_context((folder / f"{name}.bin{PARTIAL}").open("wb"))
+                        shapes[name], types[name] = (0, *values.shape[1:]), values.dtype
+                    files[name].write(np.ascontiguousarray(values).data)
+                    shapes[name] = (shapes[name][0] + len(values), *values.shape[1:])
+        records = {}
+        for name in files:
+            path = folder / f"{name}.bin"
+            # Renamed, not overwritten: another process may still have the former file mapped.
+            os.replace(path.with_name(path.name + PARTIAL), path)
+            records[name] = ArrayRecord(dtype=types[name].str, shape=shapes[name], digest=digest_files(path))
+            _verified.add((path, records[name].digest))
+        ArraysRecord(arrays=records).write(folder / ARRAYS)
+        return {name: _map(folder / f"{name}.bin", types[name], shapes[name]) for name in files}
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the student's inputs cannot be written ({error.strerror}); free some space, or check the "
+            "folder's permissions"
+        ) from None
+    finally:
+        for partial in folder.glob(f"*.bin{PARTIAL}"):
+            partial.unlink(missing_ok=True)

@@ -1,0 +1,153 @@
+"""Everything that is wrong in params.yaml is found before anything expensive begins."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.checks import check, check_params
+from pipeline.errors import UserError
+from pipeline.params import Params
+from pipeline.project import Project
+
+from .conftest import PARAMS, WORDS, write_encoder
+
+ROOT = Path(__file__).parent.parent
+
+
+def changed(name: str, value: Any) -> Params:
+    """The settings of the small project, one of them changed; a value of None drops it."""
+    values = copy.deepcopy(PARAMS)
+    *sections, key = name.split("/")
+    here: Any = values
+    for section in sections:
+        here = here[section]
+    if value is None:
+        del here[key]
+    else:
+        here[key] = value
+    return Params(values)
+
+
+@pytest.mark.parametrize("file", ["params.yaml", "params/images.yaml"])
+def test_what_is_shipped_is_valid(file: str):
+    check_params(Params.load(ROOT / file))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("dataset/tset", 60, "dataset: unknown key `tset`"),
+        ("dataset/source/family", "text_tabel", r"no 'text_tabel' .*did you mean `text_table`"),
+        ("dataset/source/pth", "x", "dataset.source: unknown key `pth`"),
+        ("extract/precision", "float64", "extract.precision"),
+        ("teachers/wise/poling", "cls", "teachers.wise: unknown key `poling`"),
+        ("teachers/wise/family", "transformer", "did you mean `transformers`"),
+        ("teachers/a.b", {"family": "transformers", "model": "m"}, "'a.b' is no name"),
+        ("probe/strength", [1.0], "probe: unknown key `strength`"),
+        ("assess/neighbors", [1], "assess: unknown key `neighbors`"),
+        ("students/bag/witdh", 3, "students.bag: unknown key `witdh`"),
+        (
+            "students/cnn",
+            {"family": "compact_cnn", "size": 8, "channels": 1},
+            "reads image, and the dataset holds text",
+        ),
+        ("students/a b", {"family": "bag_of_words"}, "'a b' is no name"),
+        ("train/step", 3, "train: unknown key `step`"),
+        ("train/learning_rate", "1e-4", "write 1.0e-4"),
+        ("train/seeds", [0, 0], r"seeds: should be different numbers >= 0"),
+        ("train/seeds", [-1], r"seeds: should be different numbers >= 0"),
+        ("machine/device", "gpu", "should be auto, cpu, cuda, cuda:N"),
+        ("machine", None, "no section `machine`"),
+        ("trian", {}, "unknown section `trian` .did you mean `train`"),
+        ("runs/aft/student", "bog", "no section `students.bog`"),
+        ("runs/aft/teachers", ["wize"], "no section `teachers.wize`"),
+        ("runs/aft/teachers", ["wise/layer:4"], "reads head `layer:4` of `wise`, and teachers.wise.heads has pooled"),
+        ("runs/aft/teachers", ["wise/4"], "is not a source of features"),
+        ("runs/aft/methods", {"aft": {"weight": 1.0, "gats": "x"}}, "runs.aft.methods.aft: unknown key `gats`"),
+        ("runs/aft/methods", {"atf": {"weight": 1.0}}, "did you mean `aft`"),
+        ("runs/aft/methods", {"logit_kd": {"weight": 1.0, "logits": "head"}}, "reads head `logits` of `wise`"),
+        ("runs/aft/train", {"step": 3}, r"train \(for aft\): unknown key `step`"),
+        ("runs/aft/train", {"seeds": [1, 1]}, r"train \(for aft\)\.seeds"),
+        ("runs/aft/search", {"student.droput": [0.5]}, r"students.bag \(with runs.aft.search\): unknown key `droput`"),
+        ("runs/aft/search", {"student.dropout": ["much"]}, r"with runs.aft.search\).dropout"),
+        ("runs/aft/search", {"train.warmup": [2.0]}, r"train \(for aft\).warmup"),
+        ("runs/aft/search", {"methods.aft.kernel": ["square"]}, r"methods.aft.kernel"),
+        ("runs/a b", {"student": "bag"}, "cannot be called"),
+    ],
+)
+def test_a_mistake_anywhere_is_one_line(name: str, value: Any, message: str):
+    with pytest.raises(UserError, match=message) as caught:
+        check_params(changed(name, value))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_may_use_a_head_that_its_teacher_keeps():
+    params = changed("teachers/wise/heads", ["pooled", "cls"])
+    params.values["runs"]["aft"]["teachers"] = ["wise/cls", "wise"]
+    check_params(params)
+
+
+def test_check_says_what_is_there_and_what_there_is_to_do(project: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(project)
+    params = Params.load(project / "params.yaml")
+    found = check(params, Project(project))
+    text = str(found)
+    assert "data: 240 texts prepared" in text
+    assert "labelled training rows of split 0: bad 10, good 10, plain 10" in text
+    assert "teacher wise: features of all 240 rows are there" in text
+    assert "run aft: 6 trials, 0 found, 6 to train" in text
+
+
+def test_check_times_a_teacher_whose_features_are_missing_and_goes_on_after_a_problem(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(project)
+    params = Params.load(project / "params.yaml")
+    params.values["teachers"]["third"] = {"family": "transformers", "model": str(write_encoder(project / "m", WORDS))}
+    params.values["teachers"]["gone"] = {"family": "transformers", "model": str(project / "nothing")}
+    found = check(params, Project(project))
+    (line,) = [line for line in found.found if line.startswith("teacher third")]
+    assert "can be loaded (pooled 32)" in line
+    # 32 numbers of 2 bytes.
+    assert "64 bytes a row; all 240 rows: " in line
+    assert len(found.problems) == 1
+    assert "nothing" in found.problems[0]
+    assert "run both:" in str(found)
+
+
+def test_before_the_data_is_prepared_trials_are_counted(project: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(project)
+    params = Params.load(project / "params.yaml")
+    for name in ("data", "features", "probes"):
+        (project / name).rename(project / f"{name}-away")
+    for teacher in params.values["teachers"].values():
+        teacher["model"] = str(write_encoder(project / "m", WORDS))
+    found = check(params, Project(project))
+    assert found.problems == []
+    assert "data: the source can be read" in str(found)
+    assert "run aft: 6 trials" in str(found)
+    assert "run none: 3 trials" in str(found)
+    params.values["dataset"]["source"]["path"] = "raw/absent.csv"
+    assert "absent.csv: no such file" in check(params, Project(project)).problems[0]
+
+
+def test_a_mistake_in_a_run_is_found_by_the_first_stage_and_nothing_is_written(project: Path):
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["runs"]["aft"]["methods"][0]["gats"] = "sigmoid"
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    before = (project / "data" / "manifest.json").stat().st_mtime_ns
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", "prepare"],
+        cwd=project,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "unknown key `gats`" in done.stderr
+    assert (project / "data" / "manifest.json").stat().st_mtime_ns == before
