@@ -54,20 +54,19 @@ class Report:
         return "\n".join([*lines, *self.summary, f"report: {self.page}"])
 
 
-def report(params: Params, root: Path = Path("."), stores: Sequence[Stored] = ()) -> Report:
-    """Compare the finished runs of params.yaml; write `index.html`, `metrics.json` and `curves.csv` to `<root>/report`.
+def report(params: Params, project: Project = Project(), stores: Sequence[Stored] = ()) -> Report:
+    """Compare the finished runs of params.yaml; write `index.html`, `metrics.json` and `curves.csv` to `report/`.
 
     Runs that are not finished, and records that cannot be read, are listed and do not stop the others.
 
     Args:
         params: all settings; the page shows the runs of its section `runs`, in this order.
-        root: the project's folder.
+        project: where the files are.
         stores: the feature stores that are there, for their sizes.
 
     Raises:
         UserError: no run is finished.
     """
-    project = Project(root)
     inputs = read_inputs(params, project, stores)
     outcomes = inputs.outcomes
     warnings = [warning for outcome in outcomes for warning in _warnings(outcome)]

@@ -175,7 +175,7 @@ class Workspace:
 
     def report(self, *names: str, stores: tuple[Stored, ...] = (), **sections: Any):
         """The report of these runs, or all."""
-        return report(self.params(*names, **sections), self.root, stores)
+        return report(self.params(*names, **sections), self.project, stores)
 
 
 NONE = [0.651, 0.657, 0.646, 0.660, 0.655]
