@@ -12,8 +12,8 @@ import yaml
 from pipeline.data.dataset import Dataset
 from pipeline.data.preparation import PrepareSettings, prepare
 from pipeline.params import Params
-from pipeline.project import Project
 from pipeline.probing import ProbeSettings, probe
+from pipeline.project import Project
 from pipeline.store import FeatureStore, Head, RowIndex, StoreWriter
 
 CLASSES = ("bad", "good", "plain")

@@ -6,7 +6,7 @@ them, cross-fitted where asked. So outputs of every row are computed here, once,
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,8 +137,8 @@ class Fitted:
     kernel: kernel_probe.KernelFit
 
 
-def fit(data: Dataset, number: int, reader: Reader, settings: ProbeSettings) -> Fitted:
-    """Fit the probe of one split.
+def fit(data: Dataset, number: int, reader: Callable[[np.ndarray], np.ndarray], settings: ProbeSettings) -> Fitted:
+    """Fit the probe of one split on features that `reader` gives for rows.
 
     Raises:
         UserError: there are no validation rows, the labels are not enough, or the features are the same for all rows.

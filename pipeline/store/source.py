@@ -31,7 +31,8 @@ class SourceFeatures:
         """
         store = FeatureStore.open(project.store(source.teacher))
         if source.head not in store.heads and source.head not in store.incomplete:
-            others = [Source(source.teacher, head).name for head, kept in store.heads.items() if len(kept.shape) == 1]
+            heads = sorted(head for head, kept in store.heads.items() if len(kept.shape) == 1)
+            others = [Source(source.teacher, head).name for head in heads]
             instead = f"; write {' or '.join(others)}" if others else ""
             raise UserError(f"{store.path}: no head `{source.head}`, which `{source}` stands for{instead}")
         shape = store.heads[store.head_name(source.head)].shape
@@ -56,7 +57,7 @@ class SourceFeatures:
                 f"{store.path}: no head is one vector per row, so there is nothing to probe; add `pooled` to the heads "
                 f"of teachers.{teacher} in params.yaml and run `aft extract {teacher}`"
             )
-        return found
+        return sorted(found, key=lambda features: features.name)
 
     @property
     def name(self) -> str:

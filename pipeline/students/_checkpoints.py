@@ -36,7 +36,7 @@ class Recipe(Record):
 
     Attributes:
         family: the file in pipeline/students/.
-        settings: its section of params.yaml, without `family`.
+        settings: its section of params.yaml, without `family` and with all defaults.
         fitted: what `fit` of the family returned.
         classes: their names, in the order of the logits.
         teachers: for a family that reads features, the digests of those it learned from: by source, in the run's
@@ -123,9 +123,13 @@ def student_recipe(
     settings = parse(module.Settings, values, where)
     source = _source(module, f"{where}: a {section['family']} student", data, sources or {})
     teachers = {name: _identity(features) for name, features in (sources or {}).items() if module.KIND == "features"}
-    fitted = module.fit(settings, source, rows)
     return Recipe(
-        family=section["family"], settings=values, fitted=fitted, classes=data.task.outputs, teachers=teachers
+        family=section["family"],
+        # With all defaults, so that a checkpoint keeps its meaning when a default changes.
+        settings=settings.model_dump(mode="json"),
+        fitted=module.fit(settings, source, rows),
+        classes=data.task.outputs,
+        teachers=teachers,
     )
 
 

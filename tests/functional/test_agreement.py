@@ -19,11 +19,12 @@ def test_one_right_is_its_definition():
     assert one_right(other, one) == pytest.approx(one_right(one, other))
 
 
-def test_a_classifier_beside_itself_has_nothing_to_add():
+def test_a_classifier_has_nothing_to_add_to_itself():
     hits = np.array([True, True, False, True])
     assert one_right(hits, hits) == (0.0, pytest.approx(0.375))
-    assert gain([hits, ~hits], [hits, ~hits]).mean == 0
-    assert gain([hits, ~hits], [hits, ~hits]).inside_noise
+    scores = [hits.astype(float), (~hits).astype(float)]
+    assert gain(scores, scores).mean == 0
+    assert gain(scores, scores).inside_noise
 
 
 def test_classifiers_that_are_right_where_the_other_errs_are_above_chance():
@@ -32,17 +33,17 @@ def test_classifiers_that_are_right_where_the_other_errs_are_above_chance():
     assert share == 1 > chance == 0.5
 
 
-def test_the_gain_is_paired_by_draw():
+def test_the_gain_is_paired_by_split():
     random = np.random.default_rng(1)
-    ours = [random.random(50) < 0.8 for _ in range(4)]
-    theirs = [random.random(50) < 0.6 for _ in range(4)]
+    ours, theirs = ([random.normal(mean, size=50) for _ in range(4)] for mean in (0.8, 0.6))
     differences = [sum(a) / 50 - sum(b) / 50 for a, b in zip(ours, theirs, strict=True)]
-    assert gain(ours, theirs) == paired(differences)
+    assert gain(ours, theirs).mean == pytest.approx(paired(differences).mean)
+    assert gain(ours, theirs).low == pytest.approx(paired(differences).low)
     assert gain(ours, theirs).n == 4
 
 
-def test_a_single_draw_is_compared_row_by_row():
-    ours, theirs = np.array([True, True, False, True, True]), np.array([True, False, True, False, True])
+def test_a_single_split_is_compared_row_by_row():
+    ours, theirs = np.array([1.0, 1.0, 0.0, 1.0, 1.0]), np.array([1.0, 0.0, 1.0, 0.0, 1.0])
     found = gain([ours], [theirs])
     assert found == paired([0.0, 1.0, -1.0, 1.0, 0.0])
     assert found.low is not None

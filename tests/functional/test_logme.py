@@ -16,7 +16,7 @@ def problem(n: int, d: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def one_hot(labels: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.one_hot(labels, 3)
+    return torch.nn.functional.one_hot(labels, 3).double()
 
 
 def published(features: np.ndarray, labels: np.ndarray) -> tuple[list[float], list[tuple[float, float]]]:

@@ -143,7 +143,7 @@ def test_equal_rows_give_no_gradient(case: Case) -> None:
     transfer, signals = build(case).float(), case.signals()
     equal = torch.full((16, 4), 0.3, requires_grad=True)
     teachers = tuple(teacher.float() for teacher in signals.teachers)
-    penalty = transfer(Signals(equal, signals.logits.float(), teachers, signals.labels, signals.folds))
+    penalty = transfer(Signals(equal, signals.outputs.float(), signals.labels, teachers))
     penalty.backward()
     assert penalty.isfinite()
     assert equal.grad.abs().max() == 0
@@ -169,7 +169,7 @@ def test_independent_features_are_as_far_apart_as_their_widths_say(worlds: Calla
     random = torch.Generator().manual_seed(0)
     features, a, b = (torch.randn(256, d, generator=random, dtype=torch.float64) for d in (48, 64, 32))
     unlabelled = torch.full((256,), -1)
-    signals = Signals(features, torch.zeros(256, 3), (a, b), unlabelled, unlabelled)
+    signals = Signals(features, torch.zeros(256, 3), unlabelled, (a, b))
     assert build(case)(signals).item() == pytest.approx(math.sqrt(1 / 48 + 1 / 96), rel=0.03)
 
 
@@ -189,7 +189,7 @@ def test_gates_learn_to_keep_what_the_student_knows_and_drop_noise(worlds: Calla
     for _ in range(150):
         known = torch.randn(64, 4, generator=random, dtype=torch.float64)
         noise = torch.randn(64, 4, generator=random, dtype=torch.float64)
-        signals = Signals(known, torch.zeros(64, 3), (torch.cat([known, noise], 1),), unlabelled, unlabelled)
+        signals = Signals(known, torch.zeros(64, 3), unlabelled, (torch.cat([known, noise], 1),))
         optimizer.zero_grad()
         transfer(signals).backward()
         optimizer.step()

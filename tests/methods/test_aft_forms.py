@@ -73,7 +73,7 @@ def test_every_form_teaches_the_student_and_what_it_learns_beside_it(case: Case,
 def in_precision(signals: Signals, dtype: torch.dtype) -> Signals:
     teachers = tuple(teacher.to(dtype) for teacher in signals.teachers)
     features = signals.features.detach().to(dtype).requires_grad_()
-    return replace(signals, features=features, logits=signals.logits.to(dtype), teachers=teachers)
+    return replace(signals, features=features, outputs=signals.outputs.to(dtype), teachers=teachers)
 
 
 def equal(rows: torch.Tensor) -> torch.Tensor:
@@ -114,10 +114,9 @@ def test_equal_rows_pull_at_nothing(case: Case, combine: str, dtype: torch.dtype
 def test_no_form_waits_for_the_device(case: Case, keys: dict[str, object]) -> None:
     """On the meta device there are no values, so `.item()`, `bool(tensor)` or a branch on data would raise."""
     transfer, signals = build(case, **keys).to("meta"), case.signals()
-    features, logits = signals.features.detach().to("meta"), signals.logits.to("meta")
-    teachers = tuple(teacher.to("meta") for teacher in signals.teachers)
-    labels, folds = signals.labels.to("meta"), signals.folds.to("meta")
-    transfer(Signals(features.requires_grad_(), logits, teachers, labels, folds)).backward()
+    features = signals.features.detach().to("meta").requires_grad_()
+    there = replace(signals.map_teachers(lambda rows: rows.to("meta")), labels=signals.labels.to("meta"))
+    transfer(replace(there, features=features, outputs=signals.outputs.to("meta"))).backward()
 
 
 def test_fixed_gates_leave_the_teachers_features_as_they_are(case: Case) -> None:
@@ -241,8 +240,8 @@ def test_warm_gates_fit_the_untrained_student_better_than_equal_ones(worlds: Cal
     known = torch.cat([context.student_features(np.arange(220)), 5 * torch.randn(220, 4, dtype=torch.float64)], 1)
     context = replace(context, teacher_features=lambda number, rows: known[rows])
     signals = Signals(
-        context.student_features(context.val_rows), torch.zeros(len(context.val_rows), 3), (known[context.val_rows],),
-        context.labels[context.val_rows], context.folds[context.val_rows],
+        context.student_features(context.val_rows), torch.zeros(len(context.val_rows), 3),
+        context.labels[context.val_rows], (known[context.val_rows],),
     )  # fmt: skip
     torch.manual_seed(0)
     cold, warm = (Settings(warm_up=steps).build(context) for steps in (0, 200))
@@ -292,6 +291,6 @@ def test_what_a_form_needs_and_does_not_have_is_said_before_training(worlds: Cal
 def test_the_gram_path_equals_the_row_path_in_float32_too(case: Case) -> None:
     signals = case.signals()
     rows = [x.float() for x in (signals.features, *signals.teachers)]
-    narrow = replace(signals, features=rows[0], logits=signals.logits.float(), teachers=tuple(rows[1:]))
+    narrow = replace(signals, features=rows[0], outputs=signals.outputs.float(), teachers=tuple(rows[1:]))
     exact = rms_gap(cosine(gram(centre(signals.features))), cosine(gram(centre(torch.cat(signals.teachers, 1)))))
     assert build(case).float()(narrow).item() == pytest.approx(exact.item(), rel=1e-5)

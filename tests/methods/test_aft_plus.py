@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.methods import TeacherProfile, aft, aft_plus, logit_kd
+from pipeline.methods import Signals, aft, aft_plus, logit_kd
 from pipeline.params import parse
 from tests.methods.case import Case, make_case
 
@@ -21,11 +21,6 @@ def dot(a: list[float], b: list[float]) -> float:
     return sum(x * y for x, y in zip(a, b, strict=True))
 
 
-def affine(row: list[float], weight: Rows, bias: list[float]) -> list[float]:
-    """`weight` has a row per class."""
-    return [dot(each, row) + shift for each, shift in zip(weight, bias, strict=True)]
-
-
 def log_softmax(logits: list[float]) -> list[float]:
     total = math.log(sum(math.exp(x) for x in logits))
     return [x - total for x in logits]
@@ -39,38 +34,26 @@ def kernel(rows: Rows) -> Rows:
     return [[dot(a, b) for b in unit] for a in unit]
 
 
-def told(profile: TeacherProfile, raw: list[float], fold: int) -> tuple[list[float], list[float]]:
-    """What the better probe without the fold says of a row, and what the row is in the teacher's kernel."""
+def teacher_of(case: Case, signals: Signals, k: int, i: int) -> tuple[list[float], list[float]]:
+    """The cross-fitted outputs of the better probe for a row, and the row in the teacher's kernel."""
+    profile, raw = case.context.teachers[k], signals.teachers[k][i].tolist()
     x = [(value - m) / s for value, m, s in zip(raw, profile.mean.tolist(), profile.std.tolist(), strict=True)]
-    features = [value / profile.row_norm for value in x]
-    if profile.kernel.better:
-        probe = profile.kernel
-        unit = [value / math.sqrt(dot(x, x)) for value in x]
-        gaps = [[a - b for a, b in zip(unit, y, strict=True)] for y in probe.landmarks.tolist()]
-        seen = [math.exp(-probe.sharpness * dot(gap, gap)) for gap in gaps]
-        whole, bias = probe.weight.T.tolist(), probe.bias.tolist()
-        without, without_bias = probe.fold_weight[fold].T.tolist(), probe.fold_bias[fold].tolist()
-        task = [logit / std for logit, std in zip(affine(seen, whole, bias), probe.std.tolist(), strict=True)]
-    else:
-        seen, whole, bias = x, profile.probe_weight.tolist(), profile.probe_bias.tolist()
-        without, without_bias = profile.fold_weight[fold].tolist(), profile.fold_bias[fold].tolist()
-        pairs = zip(whole, profile.direction_std.tolist(), strict=True)
-        task = [dot(x, weight) / math.sqrt(dot(weight, weight)) / std for weight, std in pairs]
-    return affine(seen, whole, bias) if fold < 0 else affine(seen, without, without_bias), features + task
+    along, outputs = profile.directions[profile.better], signals.teacher_outputs[profile.better][k][i].tolist()
+    constants = zip(outputs, along.shift.tolist(), along.scale.tolist(), strict=True)
+    task = [(value - shift) * scale for value, shift, scale in constants]
+    crossfit = signals.teacher_outputs[f"{profile.better}_crossfit"][k][i].tolist()
+    return crossfit, [value / profile.row_norm for value in x] + task
 
 
 def test_equals_its_definition(case: Case) -> None:
     """With floats and loops: the divergence of the logits at temperature 1, and 3 times the gap of the kernels."""
     n, signals = 12, case.signals(12)
-    folds = signals.folds.tolist()
-    assert min(folds) < 0 <= max(folds)
-    assert {profile.kernel.better for profile in case.context.teachers} == {False, True}
+    assert {profile.better for profile in case.context.teachers} == {"linear", "kernel"}
     divergence, targets = 0.0, []
     for i in range(n):
-        pairs = zip(case.context.teachers, signals.teachers, strict=True)
-        each = [told(profile, raw[i].tolist(), folds[i]) for profile, raw in pairs]
-        said = zip(*(log_softmax(logits) for logits, _ in each), strict=True)
-        p, q = log_softmax([sum(values) / 2 for values in said]), log_softmax(signals.logits[i].tolist())
+        each = [teacher_of(case, signals, k, i) for k in range(2)]
+        together = zip(*(log_softmax(logits) for logits, _ in each), strict=True)
+        p, q = log_softmax([sum(values) / 2 for values in together]), log_softmax(signals.outputs[i].tolist())
         divergence += sum(math.exp(a) * (a - b) for a, b in zip(p, q, strict=True)) / n
         targets.append([0.5 * value for _, row in each for value in row])  # no gate has learned yet
     student, teacher = kernel(signals.features.tolist()), kernel(targets)
@@ -99,7 +82,7 @@ def test_without_the_head_it_is_the_kernel_and_leaves_the_logits_alone(case: Cas
     alone = aft_plus.Settings(head=0.0).build(case.context).double()
     kernel = aft.Settings(task_directions=True, probe="best").build(case.context).double()
     assert torch.equal(alone(signals), 3 * kernel(signals))
-    (gradient,) = torch.autograd.grad(alone(signals), [signals.logits], allow_unused=True)
+    (gradient,) = torch.autograd.grad(alone(signals), [signals.outputs], allow_unused=True)
     assert gradient is None
 
 
@@ -121,7 +104,7 @@ def test_its_gates_train_at_their_own_rate_and_are_reported_by_block(case: Case)
 def test_head_and_features_both_learn(case: Case) -> None:
     signals = case.signals()
     gradients = torch.autograd.grad(
-        aft_plus.Settings().build(case.context).double()(signals), [signals.features, signals.logits]
+        aft_plus.Settings().build(case.context).double()(signals), [signals.features, signals.outputs]
     )
     assert all(gradient.abs().max() > 0 for gradient in gradients)
 

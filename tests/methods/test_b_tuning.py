@@ -14,18 +14,19 @@ from tests.methods.case import Case
 def test_equals_its_definition(case: Case) -> None:
     context, signals = case.context, case.signals(5)
     rows = context.labelled_rows
-    models = [logme(context.teacher_features(k, rows), context.labels[rows], 3) for k in range(2)]
-    student = logme(context.student_features(rows), context.labels[rows], 3)
+    targets = torch.eye(3)[context.labels[rows]]
+    models = [logme(context.teacher_features(k, rows), targets) for k in range(2)]
+    student = logme(context.student_features(rows), targets)
     odds = [np.exp(model.score / 0.1) for model in models]
     features, total = signals.features.detach(), 0.0
     for i in range(5):
         for c in range(3):
-            said = sum(float(features[i, j] * student.weights[c, j]) for j in range(4))
+            difference = sum(float(features[i, j] * student.weights[c, j]) for j in range(4))
             for k, model in enumerate(models):
                 width = signals.teachers[k].shape[1]
                 product = sum(float(signals.teachers[k][i, j] * model.weights[c, j]) for j in range(width))
-                said -= odds[k] / sum(odds) * product
-            total += said**2
+                difference -= odds[k] / sum(odds) * product
+            total += difference**2
     transfer = Settings().build(context).double()
     assert transfer(signals).item() == pytest.approx(total / 15, rel=1e-5)
 

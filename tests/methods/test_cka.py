@@ -45,7 +45,7 @@ def test_unrelated_features_have_a_debiased_estimate_near_none(case: Case) -> No
 def test_the_scale_of_the_student_does_not_matter_in_float32(case: Case, scale: float) -> None:
     signals = case.signals()
     features, teachers = signals.features.float(), tuple(teacher.float() for teacher in signals.teachers)
-    narrow = replace(signals, features=features, logits=signals.logits.float(), teachers=teachers)
+    narrow = replace(signals, features=features, outputs=signals.outputs.float(), teachers=teachers)
     transfer = Settings().build(case.context).float()
     scaled = transfer(replace(narrow, features=features * scale))
     assert scaled.item() == pytest.approx(transfer(narrow).item(), rel=1e-4)

@@ -41,12 +41,8 @@ def step(transfer: Transfer, signals: Signals) -> None:
 
 
 def shuffled(signals: Signals, order: torch.Tensor) -> Signals:
-    teachers = tuple(teacher[order] for teacher in signals.teachers)
-    features, logits, labels, folds = (
-        each[order] for each in (signals.features, signals.logits, signals.labels, signals.folds)
-    )
-    heads = tuple(head[order] for head in signals.heads)
-    return Signals(features, logits, teachers, labels, folds, signals.progress, heads)
+    features, outputs, labels = (each[order] for each in (signals.features, signals.outputs, signals.labels))
+    return replace(signals.map_teachers(lambda rows: rows[order]), features=features, outputs=outputs, labels=labels)
 
 
 def test_settings_are_strict_and_have_defaults(name: str) -> None:
@@ -79,7 +75,7 @@ def test_it_teaches_the_student_and_its_own_parameters(name: str, case: Case) ->
     own = [parameter for parameter in transfer.parameters() if parameter.requires_grad]
     if own:
         step(transfer, signals)
-    gradients = torch.autograd.grad(transfer(signals), [signals.features, signals.logits, *own], allow_unused=True)
+    gradients = torch.autograd.grad(transfer(signals), [signals.features, signals.outputs, *own], allow_unused=True)
     assert any(g is not None and g.abs().max() > 0 for g in gradients[:2])
     assert all(g is not None and g.isfinite().all() and g.abs().max() > 0 for g in gradients[2:])
 
@@ -94,11 +90,11 @@ def test_it_does_not_depend_on_the_order_of_the_batch(name: str, case: Case) -> 
 def test_equal_rows_and_a_collapsed_student_give_finite_numbers(name: str, case: Case) -> None:
     signals = case.signals(8)
     features = torch.full_like(signals.features, 0.3).requires_grad_()
-    logits = torch.full_like(signals.logits, 0.3).requires_grad_()
+    logits = torch.full_like(signals.outputs, 0.3).requires_grad_()
     teachers = tuple(teacher[:1].repeat(8, 1) for teacher in signals.teachers)
     transfer = build(name)
     for rows in (teachers, signals.teachers):
-        penalty = transfer(replace(signals, features=features, logits=logits, teachers=rows))
+        penalty = transfer(replace(signals, features=features, outputs=logits, teachers=rows))
         gradients = torch.autograd.grad(penalty, [features, logits], allow_unused=True)
         assert penalty.isfinite()
         assert all(g is None or g.isfinite().all() for g in gradients)
@@ -108,7 +104,7 @@ def test_equal_rows_and_a_collapsed_student_give_finite_numbers(name: str, case:
 def test_the_smallest_batches_give_finite_numbers(name: str, case: Case, n: int) -> None:
     signals = case.signals(n)
     penalty = build(name)(signals)
-    gradients = torch.autograd.grad(penalty, [signals.features, signals.logits], allow_unused=True)
+    gradients = torch.autograd.grad(penalty, [signals.features, signals.outputs], allow_unused=True)
     assert penalty.isfinite()
     assert all(g is None or g.isfinite().all() for g in gradients)
 
@@ -116,10 +112,9 @@ def test_the_smallest_batches_give_finite_numbers(name: str, case: Case, n: int)
 def test_autocast_and_half_precision_students_change_nothing(name: str, case: Case) -> None:
     transfer = build(name).float()
     signals = case.signals()
-    teachers = tuple(teacher.float() for teacher in signals.teachers)
-    features, logits = signals.features.bfloat16(), signals.logits.bfloat16()
-    half = replace(signals, features=features, logits=logits, teachers=teachers)
-    full = replace(half, features=features.float(), logits=logits.float())
+    features, outputs = signals.features.bfloat16(), signals.outputs.bfloat16()
+    half = replace(signals.map_teachers(torch.Tensor.float), features=features, outputs=outputs)
+    full = replace(half, features=features.float(), outputs=outputs.float())
     with torch.autocast("cpu", torch.bfloat16):
         under_autocast = transfer(half)
     assert under_autocast.dtype == torch.float32
@@ -181,8 +176,16 @@ def test_a_step_asks_nothing_of_the_device_but_work(name: str) -> None:
     """On the meta device there are no values, so `.item()`, `bool(tensor)` or a branch on data would raise."""
     transfer = build(name).to("meta")
     signals = make_case().signals()
-    teachers = tuple(teacher.to("meta") for teacher in signals.teachers)
-    features, logits = signals.features.detach().to("meta"), signals.logits.detach().to("meta")
-    labels, folds = signals.labels.to("meta"), signals.folds.to("meta")
-    there = Signals(features.requires_grad_(), logits.requires_grad_(), teachers, labels, folds, 0.5)
-    transfer(there).backward()
+    features, outputs = (x.detach().to("meta").requires_grad_() for x in (signals.features, signals.outputs))
+    there = replace(signals.map_teachers(lambda rows: rows.to("meta")), labels=signals.labels.to("meta"))
+    transfer(replace(there, features=features, outputs=outputs)).backward()
+
+
+def test_it_reads_what_it_declares_and_nothing_else(name: str, case: Case) -> None:
+    transfer, signals = build(name), case.signals()
+    given = replace(
+        signals,
+        teachers=signals.teachers if "features" in transfer.reads else (),
+        teacher_outputs={kind: each for kind, each in signals.teacher_outputs.items() if kind in transfer.reads},
+    )
+    assert torch.equal(transfer(given), build(name)(signals))

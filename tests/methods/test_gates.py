@@ -19,7 +19,7 @@ def gates(
     with torch.no_grad():
         for score in made.scores:
             score.copy_(torch.randn(score.shape, generator=random, dtype=torch.float64))
-    return made, targets(WORLD.signals(9).teachers)
+    return made, targets(WORLD.signals(9))
 
 
 def gated(made: Gates, blocks: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:

@@ -17,7 +17,7 @@ def test_equals_its_definition(case: Case) -> None:
     assert transfer(signals).item() == pytest.approx(total / (5 * 11), rel=1e-9)
 
 
-def test_is_zero_where_the_map_tells_the_teachers(case: Case) -> None:
+def test_is_zero_where_the_map_gives_the_teachers(case: Case) -> None:
     signals = case.signals(4)
     transfer = Settings().build(case.context).double()
     teacher = torch.cat(signals.teachers, dim=1)
@@ -35,5 +35,5 @@ def test_targets_are_scaled_as_the_settings_say(case: Case) -> None:
     directed = Settings(task_directions=True).build(case.context).double()
     assert plain.map.out_features == 11
     assert directed.map.out_features == 17
-    expected = (directed.map(signals.features) - directed.targets.side_by_side(signals.teachers)).square().mean()
+    expected = (directed.map(signals.features) - directed.targets.side_by_side(signals)).square().mean()
     assert directed(signals).item() == pytest.approx(expected.item(), rel=1e-12)

@@ -21,13 +21,10 @@ def softmax(values: list[float]) -> list[float]:
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_equals_its_definition(case: Case, temperature: float, logits: str) -> None:
     signals = case.signals(5)
-    probes = zip(case.context.teachers, signals.teachers, strict=True)
-    said = [profile.logits(raw).tolist() for profile, raw in probes]
-    if logits == "head":
-        said = [rows.tolist() for rows in signals.heads]
+    teachers = [rows.tolist() for rows in signals.teacher_outputs["head" if logits == "head" else "linear"]]
     total = 0.0
-    for i, student in enumerate(signals.logits.tolist()):
-        teacher = [sum(math.log(softmax(rows[i])[c]) for rows in said) / 2 for c in range(3)]
+    for i, student in enumerate(signals.outputs.tolist()):
+        teacher = [sum(math.log(softmax(rows[i])[c]) for rows in teachers) / 2 for c in range(3)]
         p = softmax([t / temperature for t in teacher])
         q = softmax([s / temperature for s in student])
         total += sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True))
@@ -35,17 +32,17 @@ def test_equals_its_definition(case: Case, temperature: float, logits: str) -> N
     assert transfer(signals).item() == pytest.approx(temperature**2 * total / 5, rel=1e-9)
 
 
-def test_is_zero_where_the_student_says_what_the_probe_says(worlds: Callable[..., Case]) -> None:
+def test_is_zero_where_the_student_and_the_probe_agree(worlds: Callable[..., Case]) -> None:
     case = worlds(widths=(6,))
     signals = case.signals()
-    agreeing = replace(signals, logits=case.context.teachers[0].logits(signals.teachers[0]) + 7)
+    agreeing = replace(signals, outputs=signals.teacher_outputs["linear"][0] + 7)
     assert abs(Settings().build(case.context)(agreeing).item()) < 1e-12
 
 
 def test_works_for_two_classes_and_extreme_logits(worlds: Callable[..., Case]) -> None:
     case = worlds(classes=2)
     signals = case.signals()
-    extreme = replace(signals, logits=torch.tensor([[1e4, -1e4]], dtype=torch.float64).expand(16, 2))
+    extreme = replace(signals, outputs=torch.tensor([[1e4, -1e4]], dtype=torch.float64).expand(16, 2))
     assert Settings().build(case.context)(extreme).isfinite()
 
 
@@ -58,17 +55,41 @@ def test_settings_of_the_probe_are_refused_beside_the_head(name: str, useless: d
     parse(plugin("methods", name).Settings, {"logits": "head", "probe": "linear", "cross_fit": False}, "here")
 
 
-def test_the_head_is_followed_whatever_the_features_are(case: Case) -> None:
+@pytest.mark.parametrize(
+    ("settings", "kinds"),
+    [
+        ({}, ["linear", "linear"]),
+        ({"probe": "kernel"}, ["kernel", "kernel"]),
+        ({"probe": "best"}, ["linear", "kernel"]),
+        ({"probe": "best", "cross_fit": True}, ["linear_crossfit", "kernel_crossfit"]),
+        ({"logits": "head"}, ["head", "head"]),
+    ],
+)
+def test_the_outputs_that_are_asked_for_are_followed_and_nothing_else_is_read(
+    case: Case, settings: dict[str, Any], kinds: list[str]
+) -> None:
     signals = case.signals()
-    transfer = Settings(logits="head").build(case.context)
-    blank = replace(signals, teachers=tuple(torch.zeros_like(rows) for rows in signals.teachers))
-    assert torch.equal(transfer(blank), transfer(signals))
-    assert Settings().build(case.context)(blank) != Settings().build(case.context)(signals)
+    transfer = Settings(**settings, temperature=1.0).build(case.context)
+    assert transfer.reads == frozenset(kinds)
+    together = sum(signals.teacher_outputs[kind][number].log_softmax(1) for number, kind in enumerate(kinds)) / 2
+    student = signals.outputs.log_softmax(1)
+    teacher = together.log_softmax(1)
+    expected = (teacher.exp() * (teacher - student)).sum(1).mean()
+    bare = replace(signals, teachers=(), teacher_outputs={kind: signals.teacher_outputs[kind] for kind in set(kinds)})
+    torch.testing.assert_close(transfer(bare), expected)
 
 
 def test_logits_of_half_precision_are_compared_in_full(case: Case) -> None:
     signals = case.signals()
     transfer = Settings(logits="head", temperature=1.0).build(case.context)
-    half = replace(signals, heads=tuple(rows.half() for rows in signals.heads), logits=signals.logits.half())
-    full = replace(half, heads=tuple(rows.float() for rows in half.heads), logits=half.logits.float())
+    half = replace(
+        signals,
+        teacher_outputs={"head": tuple(rows.half() for rows in signals.teacher_outputs["head"])},
+        outputs=signals.outputs.half(),
+    )
+    full = replace(
+        half,
+        teacher_outputs={"head": tuple(rows.float() for rows in half.teacher_outputs["head"])},
+        outputs=half.outputs.float(),
+    )
     assert torch.equal(transfer(half), transfer(full))

@@ -25,13 +25,10 @@ def standardise(row: list[float]) -> list[float]:
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_equals_its_definition(case: Case, temperature: float, logits: str) -> None:
     signals = case.signals(5)
-    probes = zip(case.context.teachers, signals.teachers, strict=True)
-    said = [profile.logits(raw).tolist() for profile, raw in probes]
-    if logits == "head":
-        said = [rows.tolist() for rows in signals.heads]
+    teachers = [rows.tolist() for rows in signals.teacher_outputs["head" if logits == "head" else "linear"]]
     total = 0.0
-    for i, student in enumerate(signals.logits.tolist()):
-        teacher = [sum(math.log(softmax(rows[i])[c]) for rows in said) / 2 for c in range(3)]
+    for i, student in enumerate(signals.outputs.tolist()):
+        teacher = [sum(math.log(softmax(rows[i])[c]) for rows in teachers) / 2 for c in range(3)]
         p = softmax([t / temperature for t in standardise(teacher)])
         q = softmax([s / temperature for s in standardise(student)])
         total += sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True))
@@ -43,19 +40,19 @@ def test_blind_to_shifting_and_scaling_rows_of_the_students_logits(case: Case) -
     signals = case.signals()
     transfer = Settings().build(case.context)
     scale = torch.linspace(0.5, 4, 16, dtype=torch.float64)[:, None]
-    moved = replace(signals, logits=signals.logits * scale - 3 * scale)
+    moved = replace(signals, outputs=signals.outputs * scale - 3 * scale)
     torch.testing.assert_close(transfer(moved), transfer(signals), rtol=1e-5, atol=0)
 
 
 def test_equal_logits_give_no_gradient(case: Case) -> None:
     signals = case.signals()
     logits = torch.full((16, 3), 0.25, dtype=torch.float64, requires_grad=True)
-    penalty = Settings().build(case.context)(replace(signals, logits=logits))
+    penalty = Settings().build(case.context)(replace(signals, outputs=logits))
     penalty.backward()
     assert penalty.isfinite()
     assert logits.grad.abs().max() == 0
 
 
 def test_two_classes_are_refused_before_training(worlds: Callable[..., Case]) -> None:
-    with pytest.raises(UserError, match=r"needs three classes or more: .* use logit_kd"):
+    with pytest.raises(UserError, match=r"needs three outputs or more: .* use logit_kd"):
         Settings().build(worlds(classes=2).context)

@@ -61,7 +61,9 @@ def test_twins_in_a_batch_have_distance_zero_and_no_angle(case: Case) -> None:
 def test_rounding_in_float32_makes_no_false_neighbours(case: Case) -> None:
     signals = case.signals(12)
     teachers = tuple(teacher.float() + 100 for teacher in signals.teachers)
-    narrow = replace(signals, features=signals.features.float() + 100, logits=signals.logits.float(), teachers=teachers)
+    narrow = replace(
+        signals, features=signals.features.float() + 100, outputs=signals.outputs.float(), teachers=teachers
+    )
     wide = replace(signals, features=narrow.features.double(), teachers=tuple(t.double() for t in teachers))
     transfer = Settings().build(case.context)
     assert transfer(narrow).item() == pytest.approx(transfer(wide).item(), rel=1e-4)

@@ -25,12 +25,16 @@ def test_a_loss_that_does_not_see_the_features_does_not_pull(features: torch.Ten
 def test_at_the_even_weight_both_pull_alike(features: torch.Tensor):
     task, penalty = features.square().mean(), 1e-3 * features.sin().sum()
     weight = auto_weight.equal_weight(task, penalty, features)
-    assert auto_weight.gradient_norm(weight * penalty, features) == pytest.approx(auto_weight.gradient_norm(task, features), rel=1e-5)
+    assert auto_weight.gradient_norm(weight * penalty, features) == pytest.approx(
+        auto_weight.gradient_norm(task, features), rel=1e-5
+    )
 
 
 def test_a_penalty_that_starts_blind_is_weighed_by_its_size(features: torch.Tensor):
     blind = (features @ torch.zeros(4, 2) - 3).square().mean()
-    assert auto_weight.equal_weight(features.square().sum() / features.numel() * 0 + 18.0, blind, features) == pytest.approx(2)
+    assert auto_weight.equal_weight(
+        features.square().sum() / features.numel() * 0 + 18.0, blind, features
+    ) == pytest.approx(2)
 
 
 def test_candidates_are_multiples_of_the_median_with_nothing_among_them():
@@ -57,7 +61,9 @@ def test_the_ordinary_pull_is_that_through_a_new_linear_layer(classes: int):
     features = torch.randn(64, 256, requires_grad=True)
     labels = torch.randint(classes, (64,))
     task = torch.nn.functional.cross_entropy(torch.nn.Linear(256, classes)(features), labels)
-    assert auto_weight.gradient_norm(task, features) == pytest.approx(auto_weight.ordinary_gradient(math.sqrt((1 - 1 / classes) / 64)), rel=0.25)
+    assert auto_weight.gradient_norm(task, features) == pytest.approx(
+        auto_weight.ordinary_gradient(math.sqrt((1 - 1 / classes) / 64)), rel=0.25
+    )
 
 
 def test_a_student_has_its_own_head_again_after_the_ordinary_one():

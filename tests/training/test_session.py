@@ -15,9 +15,9 @@ from pipeline.errors import UserError
 from pipeline.functional import linear
 from pipeline.machine import Machine
 from pipeline.params import Params
+from pipeline.project import Project
 from pipeline.runs.config import Run
 from pipeline.store import FeatureStore, Reader
-from pipeline.project import Project
 from pipeline.training import session as sessions
 from pipeline.training import sweep
 from pipeline.training.config import Plan
@@ -78,7 +78,9 @@ def test_heads_of_the_teachers_own_get_what_features_leave_of_the_budget(project
     assert opened(features) == ["device", "device", "mapped", "mapped"]
     readers = sessions.open_readers(stores, gpu, features + head, ("logits",))
     for reader in readers[2:]:
-        assert np.array_equal(sessions.gather(reader, ROWS, torch.device("cpu")).numpy(), logits[ROWS].astype("float32"))
+        assert np.array_equal(
+            sessions.gather(reader, ROWS, torch.device("cpu")).numpy(), logits[ROWS].astype("float32")
+        )
 
 
 def test_without_a_gpu_features_stay_where_they_are(stores: list[FeatureStore]):
@@ -108,11 +110,13 @@ def test_features_that_live_on_the_device_train_the_same_student_bit_for_bit(
     shutil.rmtree(project / "trials")
     open_readers = sessions.open_readers
     monkeypatch.setattr(
-        sessions, "open_readers", lambda stores, _, budget, heads: open_readers(stores, torch.device("cuda"), 10**9, heads)
+        sessions,
+        "open_readers",
+        lambda stores, _, budget, heads: open_readers(stores, torch.device("cuda"), 10**9, heads),
     )
     sweep.train("aft", params, Project(project), say=lines.append)
     assert lines[0].startswith("train aft: wise mapped: local and uncompressed")
-    assert lines[1].startswith("train aft: wise device: ") and lines[1].endswith("granted on cpu")
+    assert lines[2].startswith("train aft: wise device: ") and lines[2].endswith("granted on cpu")
     assert len(mapped) == 3
     for one, other in zip(mapped, students(), strict=True):
         assert all(np.array_equal(one[name], other[name]) for name in one)

@@ -36,7 +36,7 @@ from pipeline.students.bag_of_words import BagOfWords
 from pipeline.training import auto_weight, sweep, trial
 from pipeline.training.config import Plan, TrainSettings
 from pipeline.training.session import Session, TrialData
-from pipeline.training.sweep import Trial, Training, choose
+from pipeline.training.sweep import Training, Trial, choose
 from pipeline.training.trial import batches, build_penalties, losses, rate, shuffled
 
 from ..conftest import class_logits, write_store
@@ -90,8 +90,8 @@ def test_a_run_leaves_its_students_its_record_and_its_curves(project: Path, para
         "students",
     ]
     assert result.trainings == record.trainings == 6
-    assert record.seeds == [0, 1, 2]
-    assert tuple(record.chosen) == result.chosen.weights
+    assert record.seeds == (0, 1, 2)
+    assert record.chosen == result.chosen.weights
     chosen = next(c for c in record.candidates if c.weights == record.chosen)
     assert list(chosen.val_scores) == result.val_scores
     best = max(np.mean(c.val_scores) for c in record.candidates)
@@ -251,12 +251,12 @@ def test_a_method_sees_the_same_rows_of_student_teachers_labels_and_folds(
 
 
 @pytest.mark.parametrize("rate", [0.3, 0.002])
-def test_a_methods_own_parameters_learn_at_its_ownrate(project: Path, params: Params, rate: float):
+def test_a_methods_own_parameters_learn_at_its_own_rate(project: Path, params: Params, rate: float):
     """The first step of Adam moves a parameter by the rate, whatever the gradient; the gates' scores start at 0."""
     with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": 3.0, "learning_rate": rate}])
     params.values["runs"]["trial"]["train"] = {"steps": 1, "seeds": [0]}
     train("trial", params, project)
-    gates = np.array(json.loads((project / "runs" / "trial" / "gates.json").read_text())["wise"][0])
+    gates = np.array(json.loads((project / "runs" / "trial" / "gates.json").read_text())["gates"]["wise"][0])
     scores = np.log(gates / (1 - gates))
     assert np.abs(scores) == pytest.approx(np.full(24, rate), rel=1e-2)
     assert min(scores) < 0 < max(scores)
@@ -292,7 +292,7 @@ def test_a_run_changes_train_settings_for_itself(project: Path, params: Params):
     with_run(params, train={"steps": 3, "seeds": [1]})
     train("trial", params, project)
     record = record_of(project, "trial")
-    assert (record.steps, record.seeds) == (3, [1])
+    assert (record.steps, record.seeds) == (3, (1,))
 
 
 def test_labels_on_all_rows_need_no_second_batch():
@@ -367,11 +367,12 @@ def test_a_diverging_candidate_does_not_end_the_search(project: Path, params: Pa
     short = {"steps": 3, "seeds": [0, 1]}
     with_run(params, search={"train.learning_rate": [1e30, 0.01]}, train=short)
     result = train("trial", params, project)
-    strict = {"parse_constant": lambda text: pytest.fail(f"{text} is not JSON")}
+    text = (project / "runs" / "trial" / "run.json").read_text()
+    json.loads(text, parse_constant=lambda value: pytest.fail(f"{value} is not JSON"))
     record = record_of(project, "trial")
     assert record.chosen_settings == {"train.learning_rate": 0.01}
     assert record.trainings == 4
-    assert [c.val_scores for c in record.candidates] == [[None, None], result.val_scores]
+    assert [c.val_scores for c in record.candidates] == [(None, None), tuple(result.val_scores)]
     assert result.candidates["none, learning_rate 1e+30"] is None
     (warning,) = result.warnings
     assert re.match(
@@ -472,7 +473,7 @@ def test_gates_of_two_methods_are_kept_apart(project: Path, params: Params):
     methods = [{"name": "aft", "weight": 3.0}, {"name": "aft_plus", "weight": 1.0}]
     with_run(params, teachers=["wise"], methods=methods)
     train("trial", params, project)
-    gates = json.loads((project / "runs" / "trial" / "gates.json").read_text())
+    gates = json.loads((project / "runs" / "trial" / "gates.json").read_text())["gates"]
     assert list(gates) == ["aft, wise", "aft_plus, wise", "aft_plus, wise: task"]
 
 
@@ -518,7 +519,7 @@ def test_settings_are_searched_and_the_student_kept_is_the_one_of_the_best(proje
     with_run(params, search=alone)
     train("trial", params, project)
     again = record_of(project, "trial")
-    assert again.candidates[0].val_scores == result.val_scores
+    assert list(again.candidates[0].val_scores) == result.val_scores
 
 
 def test_a_searched_setting_that_does_not_exist_is_refused_before_training(project: Path, params: Params):

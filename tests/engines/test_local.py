@@ -1,0 +1,105 @@
+"""The engine of this machine: all items, in one process or in several that end with it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from pipeline.engines import engine
+from pipeline.errors import UserError
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class Squares:
+    """A worker that notes where it was made."""
+
+    def __init__(self, folder: Path):
+        (folder / f"{os.getpid()}").touch()
+
+    def __call__(self, items: Iterable[int]) -> Iterator[int]:
+        for item in items:
+            if item == 13:
+                raise UserError("no thirteen")
+            yield item**2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_item_is_done_by_workers_made_once_a_process(tmp_path: Path, workers: int):
+    found = engine("local")(partial(Squares, tmp_path), range(12), workers)
+    assert sorted(found) == [n**2 for n in range(12)]
+    processes = {int(path.name) for path in tmp_path.iterdir()}
+    assert processes == {os.getpid()} if workers == 1 else os.getpid() not in processes
+    assert len(processes) <= workers
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_of_a_worker_is_the_callers(tmp_path: Path, workers: int):
+    with pytest.raises(UserError, match="no thirteen"):
+        list(engine("local")(partial(Squares, tmp_path), [1, 13], workers))
+
+
+def test_a_second_call_has_workers_of_its_own(tmp_path: Path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        list(engine("local")(partial(Squares, tmp_path / name), range(4), 2))
+        assert list((tmp_path / name).iterdir())
+
+
+def test_an_engine_that_does_not_exist_is_refused():
+    with pytest.raises(UserError, match=r"machine.engine: no 'locl' in pipeline/engines/ \(did you mean `local`\?\)"):
+        engine("locl")
+
+
+SLEEPER = """
+import os, time
+
+class Sleeper:
+    def __init__(self, folder):
+        self.folder = folder
+    def __call__(self, items):
+        for item in items:
+            (self.folder / str(os.getpid())).touch()
+            time.sleep(600)
+            yield item
+"""
+SCRIPT = """
+import sys
+from functools import partial
+from pathlib import Path
+from pipeline.engines import engine
+from sleeper import Sleeper
+
+list(engine("local")(partial(Sleeper, Path(sys.argv[1])), range(2), 2))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_their_parent_however_it_ends(tmp_path: Path, number: signal.Signals):
+    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    folder = tmp_path / "workers"
+    folder.mkdir()
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    with subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder)], env=environment) as parent:
+        while len(list(folder.iterdir())) < 2:
+            assert parent.poll() is None
+            time.sleep(0.05)
+        parent.send_signal(number)
+    workers = [int(path.name) for path in folder.iterdir()]
+    deadline = time.monotonic() + 60
+    while any(map(alive, workers)):
+        assert time.monotonic() < deadline, "a worker outlives its parent"
+        time.sleep(0.1)
+
+
+def alive(process: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
