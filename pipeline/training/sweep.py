@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from pipeline.engines import engine
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.files import Lock
 from pipeline.machine import Machine, cores
 from pipeline.params import Params, plugin
@@ -84,7 +84,7 @@ class Training:
     def __str__(self) -> str:
         weight = f" with weight {self.chosen.label}" if self.chosen != Candidate(()) else ""
         mean = f"{fmean(self.val_scores):.4f}"
-        trials = f"{self.trainings - self.found} of {self.trainings} trials trained, {self.found} found"
+        trials = f"{self.trainings - self.found} of {count(self.trainings, 'trial')} trained, {self.found} found"
         lines = [f"{self.run}: validation {self.metric} {mean}{weight}; {trials}"]
         return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
 
@@ -118,7 +118,7 @@ def train(
         with ledger.in_use():
             results = {trial: record for trial in trials if (record := ledger.read(trial.digest))}
             missing = [trial for trial in trials if trial not in results]
-            say(f"train {name}: {_count(len(trials), 'trial')}, {len(results)} found, {len(missing)} to train")
+            say(f"train {name}: {count(len(trials), 'trial')}, {len(results)} found, {len(missing)} to train")
             found = len(results)
             _train_missing(session, missing, single=len({trial.candidate for trial in trials}) == 1)
             for trial in missing:
@@ -135,7 +135,7 @@ def train(
         lock.release()
 
 
-def count(name: str, params: Params, project: Project = Project()) -> tuple[int, int]:
+def count_trials(name: str, params: Params, project: Project = Project()) -> tuple[int, int]:
     """How many trials of a run are in the ledger, and how many are missing.
 
     Raises:
@@ -346,10 +346,6 @@ def _mean(results: Mapping[Trial, TrialRecord], candidate: Candidate) -> float |
 
 def _advice(run: str, diverged: str) -> str:
     return f"{run}: {diverged}; lower train.learning_rate or the method's weight"
-
-
-def _count(number: int, what: str) -> str:
-    return f"1 {what}" if number == 1 else f"{number} {what}s"
 
 
 def _write(
