@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from pipeline.functional.linear import FOLDS, Linear
@@ -141,6 +140,9 @@ def _minimum(
 
     start = np.concatenate([weight, bias[None]]) / scale
     options = {"maxiter": STEPS, "maxfun": 2 * STEPS, "gtol": GRADIENT, "ftol": LOSS, "maxcor": 20}
+    # Imported here: it takes a while, and only fitting needs it.
+    from scipy.optimize import minimize
+
     found = minimize(loss_and_gradient, start.ravel(), jac=True, method="L-BFGS-B", options=options)
     point = found.x.reshape(k + 1, classes) * scale
     return point[:k], point[k]
