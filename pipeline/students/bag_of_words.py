@@ -111,14 +111,16 @@ class BagOfWords(students.Student):
         """Features and logits of n texts; see `Words.batch`."""
         numbers, offsets = inputs
         lengths = torch.diff(offsets, append=offsets.new_tensor([len(numbers)]))
-        scale = 1.0
+        weights = self.weights[numbers]
         if self.training and self.dropout:
-            # Dropped words are left out rather than weighed 0: the backward pass takes time for each word. To know how
-            # many are left, this waits for the device.
             kept = _kept(numbers.shape, self.dropout, numbers.device)
-            offsets = nn.functional.pad(kept.cumsum(0), (1, 0))[offsets]
-            numbers, scale = numbers[kept], 1 / (1 - self.dropout)
-        total = self.words(numbers, offsets, per_sample_weights=self.weights[numbers] * scale)
+            weights = weights * kept / (1 - self.dropout)
+            if numbers.device.type == "cpu":
+                # Leave dropped words out: the backward pass takes time for each word. Elsewhere they weigh 0, because
+                # to count the words that are left would wait for the device.
+                offsets = nn.functional.pad(kept.cumsum(0), (1, 0))[offsets]
+                numbers, weights = numbers[kept], weights[kept]
+        total = self.words(numbers, offsets, per_sample_weights=weights)
         # The sum over a text's words grows with the root of their number, as random vectors do.
         pooled = total / lengths.sqrt()[:, None]
         features = self.norm(pooled + self.mix(pooled))
