@@ -91,8 +91,11 @@ class Log:
 
         seconds, rows = perf_counter() - self._started, self.rows
         if self.continued and self._earlier:
+            if not rows:
+                # Everything was there: looking costs time, but is not what the result took.
+                return
             seconds += self._earlier.seconds
-            rows = rows if self._earlier.rows is None else self._earlier.rows + (rows or 0)
+            rows += self._earlier.rows or 0
         LogRecord(
             seconds=round(seconds, 3),
             rows=rows,
