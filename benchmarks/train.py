@@ -20,10 +20,9 @@ from unittest.mock import patch
 
 import torch
 
-from pipeline.machine import Machine
 from pipeline.params import Params
 from pipeline.project import Project
-from pipeline.runs import config
+from pipeline.runs import Candidate
 from pipeline.training.config import Plan
 from pipeline.training.log import Log
 from pipeline.training.session import Session
@@ -57,7 +56,7 @@ class Stopwatch:
             yield
 
 
-def measure(session: Session, seed: int, candidate: config.Candidate) -> tuple[dict[str, float], int]:
+def measure(session: Session, seed: int, candidate: Candidate) -> tuple[dict[str, float], int]:
     """Seconds by what they were spent on, and steps."""
     data = session.trial_data(seed, candidate)
     student = data.recipe.build()
@@ -86,9 +85,9 @@ def main() -> None:
     arguments = parser.parse_args()
     os.chdir(arguments.project)
     torch.set_num_threads(1)
-    params = Params.load("params.yaml")
+    params = Params.load("params.yaml", ["machine.device=cpu"])
     for name in arguments.run:
-        session = Session(Plan(name, params, Project(), config.read(params, name), Machine(device="cpu")))
+        session = Session(Plan.read(name, params, Project()))
         # The last candidate has the largest weight of every method.
         candidate = session.run.candidates()[-1]
         sum(run_trial(session, 0, candidate))
