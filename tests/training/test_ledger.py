@@ -109,7 +109,7 @@ def test_whatever_changes_a_result_changes_its_name(project: Path, short: Params
     short.values["runs"]["aft"]["methods"][0]["weight"] = [3.0]
 
     def names() -> set[str]:
-        session = Session(sweep._plan("aft", short, Project(project)))
+        session = Session(Plan.read("aft", short, Project(project)))
         return {trial.digest for trial in sweep.trials_of(session)}
 
     before = names()
