@@ -101,7 +101,7 @@ class Lock:
             self._handle = None
 
     def owner(self) -> str:
-        """Who holds the lock, as far as the file says."""
+        """Who holds the lock, as far as the file tells."""
         try:
             return self.path.read_text(encoding="utf-8").strip() or "another process"
         except OSError:

@@ -1,4 +1,4 @@
-"""The feature store: what models said about a dataset's rows, kept once, verified, and read as fast as memory.
+"""The feature store: features of a dataset's rows, computed once, verified, read as fast as memory.
 
     from pipeline.store import FeatureStore
 
@@ -7,7 +7,7 @@
     features = store[rows]                      # numpy [n, 384]
     read = store.reader("pooled")               # for a training loop: read(rows, out=buffer)
 
-A store is plain Zarr v3: any Zarr reader opens it. This package adds what Zarr has not: which shards are complete, of
+A store is plain Zarr v3: any Zarr reader opens it. This package adds what Zarr lacks: which shards are complete, of
 which rows and under which recipe; and reads at the speed of a memory map. It needs numpy alone; zarr is imported for
 compressed heads only.
 """

@@ -2,7 +2,7 @@
 
 CRC-32C and CRC-32 side by side: two polynomials without a common factor, so together they are a CRC of 64 bits. They
 find every error of up to 64 bits in a row for certain, and any other with a chance of 1 - 2^-64, at several times the
-speed of a cryptographic hash. Like every checksum that lies beside the data, they are no defence against somebody who
+speed of a cryptographic hash. Like every checksum that is kept with the data, they are no defence against somebody who
 changes both; against that, keep a store's content digest elsewhere, as DVC does.
 """
 

@@ -246,7 +246,7 @@ class Layout:
         rows: how many.
         rows_digest: of ids, contents and order (`RowIndex.digest`).
         dataset: the dataset's digest.
-        recipe: all that determines a feature's value besides the row, the head and its view.
+        recipe: all that determines a feature's value except the row, the head and its view.
         shard_rows: rows of a shard, the same for all heads.
         heads: by name.
         created_by: versions and the like, for people; no part of the identity.
@@ -270,7 +270,7 @@ class Layout:
         return digest_of(self.recipe)
 
     def identity(self, head: str) -> str:
-        """What the values of a head depend on besides the rows: recipe, head, view and dtype, as one digest."""
+        """What the values of a head depend on, except the rows: recipe, head, view and dtype, as one digest."""
         return digest_of({"recipe": self.recipe_digest, "head": head, **self.heads[head].values()})
 
     def grids(self, head: str, codec: str) -> dict[str, Grid]:

@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 from pipeline.store.format import Grid
 from pipeline.store.shards import REMEDY
 
-# Linux and macOS agree on these, except for the two of the reserve: anonymous, and without swap set aside.
+# Linux and macOS agree on these, except for the two of the reserve: anonymous, and without swap reserved.
 PROT_NONE, PROT_READ, MAP_SHARED, MAP_PRIVATE, MAP_FIXED = 0, 1, 1, 2, 16
 MAP_RESERVE = 0x20 | 0x4000 if sys.platform == "linux" else 0x1000 | 0x40
 MADV_HUGEPAGE = 14

@@ -114,6 +114,12 @@ def refuse_other_files(store: WritableBackend) -> None:
             raise UserError(f"{store.name}: holds other files, such as {file}; choose a new or empty folder")
 
 
+def earlier_stores(store: WritableBackend, wanted: Layout, rows: RowIndex) -> list[Earlier]:
+    """The replaced stores in a store, the last one first; without one whose move was cut short and undone."""
+    folders = [folder for folder in replaced_folders(store) if store.size(f"{folder}/{MOVED}") is not None]
+    return [Earlier(store, folder, wanted, rows) for folder in folders]
+
+
 def set_aside(store: WritableBackend) -> None:
     """Move everything in a store into a new folder of `replaced`, whatever happens in between."""
     folder = f"{REPLACED}/{max(map(_number, replaced_folders(store)), default=0) + 1}"

@@ -15,7 +15,7 @@ REMEDY = "delete this file and run the extraction again, it writes the shard ane
 
 
 class Damaged(ValueError):
-    """A shard is not as its marker, or the marker not as the layout, says. `file` is the one that is wrong."""
+    """A shard contradicts its marker, or the marker contradicts the layout. `file` is the one that is wrong."""
 
     def __init__(self, file: str, what: str):
         super().__init__(what)

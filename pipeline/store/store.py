@@ -28,7 +28,7 @@ class FeatureStore:
         path: the store's folder, or its URL.
         heads: the complete heads, by name.
         incomplete: heads that are not complete, with how many of their shards are there.
-        recipe, recipe_digest: all that determines a feature's value besides the row, the head and its view.
+        recipe, recipe_digest: all that determines a feature's value except the row, the head and its view.
         dataset: digest of the dataset that the rows are from.
         created_by: versions and the like.
     """

@@ -29,7 +29,7 @@ from pipeline.store.format import (
     marker_name,
 )
 from pipeline.store.memory import page_aligned
-from pipeline.store.reuse import Earlier, recover, refuse_other_files, replaced_folders, set_aside
+from pipeline.store.reuse import Earlier, earlier_stores, recover, refuse_other_files, replaced_folders, set_aside
 from pipeline.store.rows import RowIndex
 from pipeline.store.shards import Damaged, marker, pack, resolve_codec, resolved_codec, size_of
 from pipeline.store.values import NotFinite, encode
@@ -99,14 +99,14 @@ class StoreWriter:
         """Open a store for writing: create it, continue it, or replace it; `notes` say which.
 
         A store under another recipe is set aside and started again. With the same recipe, features of rows that are
-        still in the dataset, by id and content, are reused; heads that the store has not are added beside the others.
+        still in the dataset, by id and content, are reused; heads that the store lacks are added alongside the others.
         What was set aside is deleted when the new store is complete, not before.
 
         Args:
             place: the store's folder; or a backend.
             rows: the rows to hold, in order.
             dataset: digest of the dataset they are from.
-            recipe: JSON-like; all that determines a feature's value besides the row, the head and its view. Neither
+            recipe: JSON-like; all that determines a feature's value except the row, the head and its view. Neither
                 the dataset nor the list of heads belong in it: features outlive changes to both.
             heads: the heads to write, by name.
             shard_rows: rows of a shard; by default at least eight shards, of at most 256 MiB.
@@ -147,7 +147,7 @@ class StoreWriter:
                 raise UserError(f"{path}: {life.owner()} is writing it with other settings; wait for it or stop it")
             if replaces and current is not None:
                 set_aside(store)
-            earlier = [Earlier(store, folder, layout, rows) for folder in replaced_folders(store)]
+            earlier = earlier_stores(store, layout, rows)
             extra = {name for name in layout.heads if name not in heads}
             carried = {name for name in extra if any(e.available(name, 0, len(rows)).all() for e in earlier)}
             if replaces:

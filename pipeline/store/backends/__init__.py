@@ -1,7 +1,7 @@
 """Where a store's files are: one contract, and one file for each kind of place.
 
 A backend keeps files by their name below a root, such as `pooled/c.0.0`. The store reads and writes through this
-contract alone; what a file system or a service can do besides is the business of its file here.
+contract alone; what a file system or a service offers beyond it is used in its file here only.
 
 - `local.py`: a folder on this machine, to read and write;
 - `remote.py`: whatever fsspec reaches by a URL, to read.

@@ -1,4 +1,4 @@
-"""npy: the bare array, mappable by any numpy; ids and the rest beside it in `<name>.rows.npz`."""
+"""npy: the bare array, mappable by any numpy; ids and the rest in `<name>.rows.npz`."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from pipeline.store.interchange import Table, dtype_in
 from pipeline.store.rows import RowIndex
 
 
-def beside(path: Path) -> Path:
+def rows_file(path: Path) -> Path:
     """The file with the ids."""
     return path.with_name(path.name.removeprefix(".partial-").removesuffix(".npy") + ".rows.npz")
 
@@ -27,10 +27,10 @@ def write(path: Path, table: Table) -> None:
     array.flush()
     index = RowIndex(table.ids, np.ascontiguousarray(table.digests))
     about = np.frombuffer(json.dumps({**(table.about or {}), "array": file_checksum(path)}).encode(), np.uint8)
-    partial = beside(path).with_suffix(".partial")
+    partial = rows_file(path).with_suffix(".partial")
     with partial.open("wb") as file:
         np.savez(file, id_bytes=index.id_bytes, id_ends=index.id_ends, digests=index.digests, about=about)
-    os.replace(partial, beside(path))
+    os.replace(partial, rows_file(path))
 
 
 def read(path: Path) -> Table:
@@ -42,15 +42,15 @@ def read(path: Path) -> Table:
     if not isinstance(array, np.ndarray) or array.ndim < 1 or array.dtype.kind != "f":
         raise UserError(f"{path}: features are floats [rows, ...], this is something else")
     ids = digests = about = None
-    if beside(path).is_file():
+    if rows_file(path).is_file():
         try:
-            with np.load(beside(path), allow_pickle=False) as found:
+            with np.load(rows_file(path), allow_pickle=False) as found:
                 index = RowIndex.of_arrays(found["id_bytes"], found["id_ends"], found["digests"])
                 about = json.loads(found["about"].tobytes())
         except (ValueError, KeyError, OSError):
-            raise UserError(f"{beside(path)}: damaged; delete it to import {path.name} without ids") from None
+            raise UserError(f"{rows_file(path)}: damaged; delete it to import {path.name} without ids") from None
         ids, digests = list(index.names(0, len(index))), index.digests
         if about.get("array") != file_checksum(path):
-            raise UserError(f"{beside(path)}: the ids of another array than {path.name}; delete it or export again")
+            raise UserError(f"{rows_file(path)}: the ids of another array than {path.name}; delete it or export again")
     rows = lambda start, stop: np.asarray(array[start:stop])  # noqa: E731
     return Table(len(array), array.shape[1:], dtype_in(about, array.dtype), rows, ids, digests, about)

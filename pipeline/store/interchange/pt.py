@@ -1,6 +1,6 @@
 """The published script's `.pt`: a dict of the tensors `train` and `test`, rows in the order of its loaders.
 
-Ours hold ids, digests and the rest beside them, which that script does not mind. Files are loaded with `weights_only`:
+Ours also hold ids, digests and the rest, which that script ignores. Files are loaded with `weights_only`:
 a pickle can run no code that way.
 """
 
