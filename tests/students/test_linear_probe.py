@@ -15,10 +15,12 @@ from pipeline.data.dataset import Dataset
 from pipeline.data.preparation import PrepareSettings, prepare
 from pipeline.errors import UserError
 from pipeline.params import Params
-from pipeline.probing import probes
+from pipeline.probing import ProbeSettings, probe
+from pipeline.project import Project
 from pipeline.reporting import report
 from pipeline.runs.bundle import join
-from pipeline.store import FeatureStore, Reader
+from pipeline.sources import Source
+from pipeline.store import Reader, SourceFeatures
 from pipeline.students import linear_probe, load_student, predict, student_recipe
 from pipeline.students.linear_probe import LinearProbe, Settings
 from pipeline.training.evaluation import evaluate
@@ -35,8 +37,8 @@ FORMS = [
 ]
 
 
-def opened(root: Path, *names: str) -> dict[str, FeatureStore]:
-    return {name: FeatureStore.open(root / "features" / f"{name}.zarr") for name in names}
+def opened(root: Path, *names: str) -> dict[str, SourceFeatures]:
+    return {name: SourceFeatures.open(Project(root), Source.parse(name)) for name in names}
 
 
 def with_run(params: Params, *teachers: str, student: dict[str, Any] | None = None, **run: Any) -> Params:
@@ -75,7 +77,7 @@ def test_it_equals_its_definition(project: Path, combine: str, scaling: str):
     waken(student)
     rows = np.array([3, 200, 3, 17])
     features, logits = student(recipe.inputs(data, stores).batch(rows))
-    one, other = (scaled(store[:], train, scaling) for store in stores.values())
+    one, other = (scaled(features.store[:], train, scaling) for features in stores.values())
     weight, bias = (parameter.tolist() for parameter in student.head.parameters())
     for n, row in enumerate(rows):
         u, v = one[row], other[row]
@@ -188,19 +190,19 @@ def hard(project: Path, params: Params) -> Params:
     prepare(settings.model_copy(update={"source": source, "labelled": 120}), project / "data")
     data = Dataset.open(project / "data")
     for name, seed in (("wise", 5), ("loud", 6)):
-        store = write_store(data, project / "features" / f"{name}.zarr", 2, seed)
-        probes.probe(name, data, store, params.read(probes.ProbeSettings, "probe"), project / "probes" / name)
+        write_store(data, project / "features" / f"{name}.zarr", 2, seed)
+        probe(name, params.read(ProbeSettings, "probe"), Project(project))
     return params
 
 
 @pytest.mark.parametrize("combine", ["side_by_side", "outer_product"])
 def test_trained_long_it_is_the_logistic_regression_of_scikit_learn(project: Path, hard: Params, combine: str):
     long = {"steps": 3000, "batch_size": 120, "learning_rate": 0.1, "seeds": [1]}
-    train("trial", with_run(hard, "wise", "loud", student={"combine": combine}, train=long), project)
+    train("trial", with_run(hard, "wise", "loud", student={"combine": combine}, train=long), Project(project))
     data, stores = Dataset.open(project / "data"), opened(project, "wise", "loud")
     split = data.split(1)
     recipe, student = load_student(project / "runs" / "trial" / "students" / "1")
-    u, v = (np.array(scaled(store[:], split.train, "standardised")) for store in stores.values())
+    u, v = (np.array(scaled(features.store[:], split.train, "standardised")) for features in stores.values())
     x = np.concatenate([u, v], axis=1)
     if combine == "outer_product":
         first, second = (np.concatenate([np.ones((len(x), 1)), one], axis=1) for one in (u, v))
@@ -214,38 +216,38 @@ def test_trained_long_it_is_the_logistic_regression_of_scikit_learn(project: Pat
 
 
 def test_a_run_of_it_is_a_run_like_any_other(project: Path, params: Params):
-    """From bundle to report, with the same seeds, draws and validation rows."""
+    """From bundle to report, with the same seeds, splits and validation rows."""
     with_run(params, "wise", "loud", student=PRODUCT, train={"steps": 60})
-    join(params, project)
+    join(params, Project(project))
     bundle = json.loads((project / "bundles" / "trial.json").read_text())
-    assert list(bundle["code"]) == ["pipeline/students/linear_probe.py"]
-    trained = train("trial", params, project)
-    assert len(trained.val_accuracy) == 3
+    trained = train("trial", params, Project(project))
+    assert len(trained.val_scores) == 3
     record = json.loads((project / "runs" / "trial" / "run.json").read_text())
     assert record["student"] == {
         "name": "head", "family": "linear_probe", "reads": "features", "parameters": 3 * 25 * 9 + 3, "width": 32,
     }  # fmt: skip
     student = json.loads((project / "runs" / "trial" / "students" / "2" / "student.json").read_text())
-    digests = {name: {key: bundle["teachers"][name][key] for key in ("recipe", "content")} for name in ("wise", "loud")}
+    digests = {name: {key: bundle["sources"][name][key] for key in ("recipe", "content")} for name in ("wise", "loud")}
     assert student["teachers"] == digests
-    result = evaluate("trial", params, project)
+    result = evaluate("trial", params, Project(project))
     data, stores = Dataset.open(project / "data"), opened(project, "wise", "loud")
     for score in result.results:
         recipe, head = load_student(project / "runs" / "trial" / "students" / str(score.seed))
         rows = data.split(score.split).test
-        answers = predict(head, recipe.inputs(data, stores), rows, CPU).argmax(1)
-        assert score.accuracy == pytest.approx((answers == data.labels[rows]).mean())
-        assert score.accuracy > 0.8
-    train("none", params, project)
-    evaluate("none", params, project)
-    made = report(params, project)
-    assert made.metrics["trial"]["accuracy"] == pytest.approx(np.mean([score.accuracy for score in result.results]))
+        predicted = predict(head, recipe.inputs(data, stores), rows, CPU).argmax(1)
+        assert score.scores["accuracy"] == pytest.approx((predicted == data.labels[rows]).mean())
+        assert score.scores["accuracy"] > 0.8
+    train("none", params, Project(project))
+    evaluate("none", params, Project(project))
+    made = report(params, Project(project))
+    found = [score.scores["accuracy"] for score in result.results]
+    assert made.metrics["trial"]["accuracy"] == pytest.approx(np.mean(found))
     assert "linear_probe" in made.page.read_text()
 
 
-def test_its_teachers_stand_in_the_runs_order(project: Path, params: Params):
+def test_its_sources_are_in_the_runs_order(project: Path, params: Params):
     with_run(params, "loud", "wise", train={"steps": 2, "seeds": [0]})
-    train("trial", params, project)
+    train("trial", params, Project(project))
     recipe, student = load_student(project / "runs" / "trial" / "students" / "0")
     assert (list(recipe.teachers), student.widths) == (["loud", "wise"], [8, 24])
     batch = recipe.inputs(Dataset.open(project / "data"), opened(project, "wise", "loud")).batch(np.arange(3))
@@ -258,19 +260,19 @@ def test_it_trains_in_low_precision(project: Path, params: Params, combine: str,
         params, "wise", "loud", student={"combine": combine, "scaling": scaling},
         train={"steps": 40, "seeds": [0], "precision": "bfloat16"},
     )  # fmt: skip
-    assert train("trial", params, project).val_accuracy[0] > 0.8
+    assert train("trial", params, Project(project)).val_scores[0] > 0.8
 
 
 def test_other_features_than_it_learned_from_are_refused(project: Path, params: Params):
-    train("trial", with_run(params, "wise", "loud", train={"steps": 2, "seeds": [0]}), project)
+    train("trial", with_run(params, "wise", "loud", train={"steps": 2, "seeds": [0]}), Project(project))
     data = Dataset.open(project / "data")
     recipe, _ = load_student(project / "runs" / "trial" / "students" / "0")
-    with pytest.raises(UserError, match="give the store of `loud`"):
+    with pytest.raises(UserError, match="give those of `loud`"):
         recipe.inputs(data, opened(project, "wise"))
-    store = write_store(data, project / "features" / "loud.zarr", 8, seed=77)
-    probes.probe("loud", data, store, params.read(probes.ProbeSettings, "probe"), project / "probes" / "loud")
+    write_store(data, project / "features" / "loud.zarr", 8, seed=77)
+    probe("loud", params.read(ProbeSettings, "probe"), Project(project))
     with pytest.raises(UserError, match=r"loud\.zarr: other features .* train it again") as caught:
-        evaluate("trial", params, project)
+        evaluate("trial", params, Project(project))
     assert "\n" not in str(caught.value)
 
 
@@ -285,8 +287,8 @@ def test_other_features_than_it_learned_from_are_refused(project: Path, params: 
         ),
         (["wise"], {}, {"methods": [{"name": "aft", "weight": 1.0}]}, r"runs\.trial: .* do not train; drop `methods`"),
         (["wise"], {}, {"shuffle_teachers": True}, r"runs\.trial: .* do not train; drop .*`shuffle_teachers`"),
-        (["wise"], PRODUCT, {}, r"outer_product multiplies .* two teachers, and the run has 1"),
-        (["wise", "loud", "third"], PRODUCT, {}, r"outer_product multiplies .* two teachers, and the run has 3"),
+        (["wise"], PRODUCT, {}, r"outer_product multiplies .* two sources, and the run has 1"),
+        (["wise", "loud", "third"], PRODUCT, {}, r"outer_product multiplies .* two sources, and the run has 3"),
         (["wise"], {"combine": "product"}, {}, r"students\.head\.combine: should be 'side_by_side' or 'outer_product'"),
     ],
 )
@@ -295,10 +297,10 @@ def test_what_makes_no_sense_is_said_before_training(
 ):
     if "third" in teachers:
         data = Dataset.open(project / "data")
-        store = write_store(data, project / "features" / "third.zarr", 8, seed=3)
-        probes.probe("third", data, store, params.read(probes.ProbeSettings, "probe"), project / "probes" / "third")
+        write_store(data, project / "features" / "third.zarr", 8, seed=3)
+        probe("third", params.read(ProbeSettings, "probe"), Project(project))
         params.values["teachers"]["third"] = params.values["teachers"]["wise"]
     with pytest.raises(UserError, match=message) as caught:
-        train("trial", with_run(params, *teachers, student=student, **run), project)
+        train("trial", with_run(params, *teachers, student=student, **run), Project(project))
     assert "\n" not in str(caught.value)
     assert not (project / "runs" / "trial").exists()

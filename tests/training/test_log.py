@@ -18,20 +18,18 @@ def case() -> Case:
 
 def test_it_is_the_penalty_with_every_row_given_its_neighbours_teachers(case: Case) -> None:
     signals = case.signals(5)
-    order = [4, 0, 1, 2, 3]
-    teachers = tuple(torch.stack([rows[k] for k in order]) for rows in signals.teachers)
-    moved = replace(signals, teachers=teachers, folds=signals.folds[order])
-    transfer = logit_kd.Settings(cross_fit=True).build(case.context)
-    assert chance_level(transfer, signals) == pytest.approx(transfer(moved).item())
-    assert chance_level(transfer, signals) != pytest.approx(transfer(signals).item())
-
-
-def test_the_logits_of_a_teachers_head_go_with_its_row(case: Case) -> None:
-    signals = case.signals(5)
-    heads = tuple(torch.stack([rows[k] for k in (4, 0, 1, 2, 3)]) for rows in signals.heads)
-    transfer = logit_kd.Settings(logits="head").build(case.context)
-    assert chance_level(transfer, signals) == pytest.approx(transfer(replace(signals, heads=heads)).item())
-    assert chance_level(transfer, signals) != pytest.approx(transfer(signals).item())
+    moved = replace(
+        signals,
+        teachers=tuple(torch.stack([rows[k] for k in (4, 0, 1, 2, 3)]) for rows in signals.teachers),
+        teacher_outputs={
+            kind: tuple(torch.stack([rows[k] for k in (4, 0, 1, 2, 3)]) for rows in each)
+            for kind, each in signals.teacher_outputs.items()
+        },
+    )
+    for settings in (aft.Settings(), logit_kd.Settings(cross_fit=True), logit_kd.Settings(logits="head")):
+        transfer = settings.build(case.context).double()
+        assert chance_level(transfer, signals) == pytest.approx(transfer(moved).item())
+        assert chance_level(transfer, signals) != pytest.approx(transfer(signals).item())
 
 
 @pytest.mark.parametrize("name", plugins("methods"))
@@ -54,17 +52,17 @@ def test_a_queue_does_not_take_the_moved_rows_in(case: Case) -> None:
     assert torch.equal(transfer.queue.features, queued)
 
 
-def test_a_student_that_says_what_the_probe_says_is_far_below(case: Case) -> None:
+def test_a_student_that_agrees_with_the_probe_is_far_below(case: Case) -> None:
     context = replace(case.context, teachers=case.context.teachers[:1])
     signals = case.signals()
-    signals = replace(signals, teachers=signals.teachers[:1])
-    said = replace(signals, logits=context.teachers[0].logits(signals.teachers[0]))
+    outputs = signals.teacher_outputs["linear"][:1]
+    agreeing = replace(signals, outputs=outputs[0], teachers=(), teacher_outputs={"linear": outputs})
     transfer = logit_kd.Settings().build(context)
-    assert transfer(said).item() < 1e-6 < 0.1 < chance_level(transfer, said)
+    assert transfer(agreeing).item() < 1e-6 < 0.1 < chance_level(transfer, agreeing)
 
 
-def test_a_student_that_says_the_same_of_every_row_is_not(case: Case) -> None:
+def test_a_student_with_one_output_for_every_row_is_not(case: Case) -> None:
     signals = case.signals()
-    same = replace(signals, logits=torch.tensor([[0.3, 0.1, -0.2]], dtype=torch.float64).expand(16, 3))
+    same = replace(signals, outputs=torch.tensor([[0.3, 0.1, -0.2]], dtype=torch.float64).expand(16, 3))
     transfer = logit_kd.Settings().build(case.context)
     assert transfer(same).item() == pytest.approx(chance_level(transfer, same))

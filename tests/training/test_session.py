@@ -12,7 +12,6 @@ from safetensors.numpy import load_file
 
 from pipeline.data.dataset import Dataset, Split
 from pipeline.errors import UserError
-from pipeline.functional import linear
 from pipeline.machine import Machine
 from pipeline.params import Params
 from pipeline.project import Project
@@ -49,6 +48,10 @@ def size(store: FeatureStore) -> int:
     return len(store) * store.heads["pooled"].row_bytes
 
 
+def pooled(stores: list[FeatureStore]) -> list[tuple[FeatureStore, str]]:
+    return [(store, "pooled") for store in stores]
+
+
 def modes(readers: list[Reader]) -> list[str]:
     return [reader.mode for reader in readers]
 
@@ -56,10 +59,10 @@ def modes(readers: list[Reader]) -> list[str]:
 @pytest.mark.usefixtures("pretended_gpu")
 def test_teachers_share_the_gpus_budget_in_their_order(stores: list[FeatureStore]):
     gpu, (small, large) = torch.device("cuda"), map(size, stores)
-    assert modes(sessions.open_readers(stores, gpu, small + large)) == ["device", "device"]
-    assert modes(sessions.open_readers(stores, gpu, small + large - 1)) == ["device", "mapped"]
-    assert modes(sessions.open_readers(stores, gpu, small - 1)) == ["mapped", "mapped"]
-    assert modes(sessions.open_readers(stores[::-1], gpu, large)) == ["device", "mapped"]
+    assert modes(sessions.open_readers(pooled(stores), gpu, small + large)) == ["device", "device"]
+    assert modes(sessions.open_readers(pooled(stores), gpu, small + large - 1)) == ["device", "mapped"]
+    assert modes(sessions.open_readers(pooled(stores), gpu, small - 1)) == ["mapped", "mapped"]
+    assert modes(sessions.open_readers(pooled(stores[::-1]), gpu, large)) == ["device", "mapped"]
 
 
 @pytest.mark.usefixtures("pretended_gpu")
@@ -70,13 +73,15 @@ def test_heads_of_the_teachers_own_get_what_features_leave_of_the_budget(project
     stores = [write_store(data, path, width, width, logits) for path, width in paths]
     features, head = sum(map(size, stores)), len(data) * stores[0].heads["logits"].row_bytes
 
+    heads = [(store, head) for head in ("pooled", "logits") for store in stores]
+
     def opened(budget: int) -> list[str]:
-        return modes(sessions.open_readers(stores, gpu, budget, ("logits",)))
+        return modes(sessions.open_readers(heads, gpu, budget))
 
     assert opened(features + 2 * head) == ["device"] * 4
     assert opened(features + 2 * head - 1) == ["device", "device", "device", "mapped"]
     assert opened(features) == ["device", "device", "mapped", "mapped"]
-    readers = sessions.open_readers(stores, gpu, features + head, ("logits",))
+    readers = sessions.open_readers(heads, gpu, features + head)
     for reader in readers[2:]:
         assert np.array_equal(
             sessions.gather(reader, ROWS, torch.device("cpu")).numpy(), logits[ROWS].astype("float32")
@@ -84,13 +89,15 @@ def test_heads_of_the_teachers_own_get_what_features_leave_of_the_budget(project
 
 
 def test_without_a_gpu_features_stay_where_they_are(stores: list[FeatureStore]):
-    assert modes(sessions.open_readers(stores, torch.device("cpu"), 10**12)) == ["mapped", "mapped"]
+    assert modes(sessions.open_readers(pooled(stores), torch.device("cpu"), 10**12)) == ["mapped", "mapped"]
 
 
 @pytest.mark.usefixtures("pretended_gpu")
 def test_rows_are_the_same_wherever_they_are_read(stores: list[FeatureStore]):
     for budget in (0, 10**9):
-        for reader, store in zip(sessions.open_readers(stores, torch.device("cuda"), budget), stores, strict=True):
+        for reader, store in zip(
+            sessions.open_readers(pooled(stores), torch.device("cuda"), budget), stores, strict=True
+        ):
             found = sessions.gather(reader, ROWS, torch.device("cpu"))
             assert np.array_equal(found.numpy(), store[ROWS])
 
@@ -112,7 +119,7 @@ def test_features_that_live_on_the_device_train_the_same_student_bit_for_bit(
     monkeypatch.setattr(
         sessions,
         "open_readers",
-        lambda stores, _, budget, heads: open_readers(stores, torch.device("cuda"), 10**9, heads),
+        lambda wanted, _, budget: open_readers(wanted, torch.device("cuda"), 10**9),
     )
     sweep.train("aft", params, Project(project), say=lines.append)
     assert lines[0].startswith("train aft: wise mapped: local and uncompressed")
@@ -165,21 +172,27 @@ def test_methods_are_refused_batches_from_which_they_learn_nothing(
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_a_teachers_row_is_judged_by_the_fits_that_did_not_see_it(project: Path, params: Params, shuffle: bool):
-    """Shuffled, the fold goes with the teacher's row, not with the student's."""
-    run = Run.model_validate(params.values["runs"]["aft"] | {"shuffle_teachers": shuffle})
-    plan = Plan("aft", params, Project(project), run, Machine())
-    data = Dataset.open(project / "data")
-    store = FeatureStore.open(project / "features" / "wise.zarr")
+def test_a_row_is_given_the_outputs_of_the_row_whose_features_it_is_given(project: Path, params: Params, shuffle: bool):
+    """Cross-fitted ones by the fit without the fold of that row, not of the student's."""
+    run = Run.model_validate(params.values["runs"]["both"] | {"shuffle_teachers": shuffle})
+    plan = Plan("both", params, Project(project), run, Machine())
+    data, everyone = Dataset.open(project / "data"), np.arange(240)
+    stores = [FeatureStore.open(project / "features" / f"{name}.zarr") for name in ("wise", "loud")]
     for seed in (0, 1):
-        draw = sessions.Session(plan).trial_data(seed, run.candidates()[0])
+        found = sessions.Session(plan).trial_data(seed, run.candidates()[0])
+        features, outputs = found.teachers(everyone, ["features", "linear_crossfit", "kernel"])
+        given = [int((features[0].numpy() == row).all(1).nonzero()[0][0]) for row in stores[0][:]]
+        source_of = np.argsort(given)  # the row of the store whose features each row has
+        assert (source_of != everyone).any() == shuffle
+        for k, (store, saved) in enumerate(zip(stores, found.probes, strict=True)):
+            assert np.array_equal(features[k].numpy(), store[source_of].astype(np.float32))
+            assert np.array_equal(outputs["linear_crossfit"][k].numpy(), saved.outputs(source_of, "linear_crossfit"))
+            assert np.array_equal(outputs["kernel"][k].numpy(), saved.outputs(source_of, "kernel"))
         labelled = data.split(seed).labelled
-        known = dict(zip(labelled, linear.folds(data.labels[labelled], seed), strict=True))
-        assert any(row in known for row in draw.split.train)
-        for row in range(len(data)):
-            said = draw.teacher_features(0, np.array([row]))
-            (teachers_row,) = [k for k in range(len(data)) if np.array_equal(said[0].numpy(), store[np.array([k])][0])]
-            assert int(draw.folds[row]) == known.get(teachers_row, -1)
+        assert not np.array_equal(
+            found.probes[0].outputs(labelled, "linear_crossfit"), found.probes[0].outputs(labelled)
+        )
+        assert found.teachers(everyone, [])[0] == () and found.teachers(everyone, [])[1] == {}
 
 
 @pytest.mark.gpu
@@ -187,7 +200,7 @@ def test_a_teachers_row_is_judged_by_the_fits_that_did_not_see_it(project: Path,
 @pytest.mark.parametrize("budget", [0, 10**9])
 def test_rows_arrive_on_the_gpu(stores: list[FeatureStore], budget: int):
     gpu = torch.device("cuda")
-    for reader, store in zip(sessions.open_readers(stores, gpu, budget), stores, strict=True):
+    for reader, store in zip(sessions.open_readers(pooled(stores), gpu, budget), stores, strict=True):
         found = [sessions.gather(reader, rows, gpu) for rows in (ROWS, ROWS[::-1], ROWS)]  # copies under way at once
         assert all(rows.device.type == "cuda" for rows in found)
         for rows, expected in zip(found, (ROWS, ROWS[::-1], ROWS), strict=True):

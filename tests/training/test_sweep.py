@@ -21,12 +21,10 @@ from safetensors.numpy import load_file
 from pipeline.data.dataset import Dataset, Split
 from pipeline.errors import UserError
 from pipeline.files import Lock
-from pipeline.functional import linear
 from pipeline.machine import Machine
-from pipeline.methods import Signals, kd
-from pipeline.methods._targets import HeadLogits
+from pipeline.methods import Signals, kd, logit_kd
 from pipeline.params import Params
-from pipeline.probing import probes
+from pipeline.probing import ProbeSettings, probe
 from pipeline.project import Project
 from pipeline.records import RunRecord, TrialRecord
 from pipeline.runs.config import Candidate, Run
@@ -143,8 +141,8 @@ def test_worker_processes_see_what_changed_since_the_last_call(project: Path, pa
     train("trial", params, project)
     first = weights(project, "trial", 0)
     data = Dataset.open(project / "data")
-    store = write_store(data, project / "features" / "wise.zarr", 24, seed=77)
-    probes.probe("wise", data, store, params.read(probes.ProbeSettings, "probe"), project / "probes" / "wise")
+    write_store(data, project / "features" / "wise.zarr", 24, seed=77)
+    probe("wise", params.read(ProbeSettings, "probe"), Project(project))
     train("trial", params, project)
     assert not same(first, weights(project, "trial", 0))
 
@@ -200,7 +198,7 @@ def test_unlabelled_rows_teach_a_method(project: Path, params: Params):
     assert (np.abs(aided[only] - start[only]).max(1) > 1e-3).all()
 
 
-def test_a_method_sees_the_same_rows_of_student_teachers_labels_and_folds(
+def test_a_method_sees_the_same_rows_of_student_teachers_and_labels(
     project: Path, params: Params, monkeypatch: pytest.MonkeyPatch
 ):
     """Each row of a batch is known by the words that the student read when it made the features of that row."""
@@ -236,9 +234,8 @@ def test_a_method_sees_the_same_rows_of_student_teachers_labels_and_folds(
     row_of = dict(zip(texts, every, strict=True))
     assert len(row_of) == len(data)
     stores = [FeatureStore.open(project / "features" / f"{name}.zarr") for name in ("wise", "loud")]
-    labels, folds = np.full((2, len(data)), -1)
+    labels = np.full(len(data), -1)
     labels[split.labelled] = data.labels[split.labelled]
-    folds[split.labelled] = linear.folds(data.labels[split.labelled], 0)
     assert len(steps) == 4
     for words, signals in steps:
         rows = np.array([row_of[tuple(text)] for text in words])
@@ -246,7 +243,6 @@ def test_a_method_sees_the_same_rows_of_student_teachers_labels_and_folds(
         for store, features in zip(stores, signals.teachers, strict=True):
             assert np.array_equal(features.numpy(), store.reader(store.head_name())(rows))
         assert np.array_equal(signals.labels.numpy(), labels[rows])
-        assert np.array_equal(signals.folds.numpy(), folds[rows])
     assert {-1, 0, 1, 2} == {int(label) for _, signals in steps for label in signals.labels}
 
 
@@ -638,11 +634,11 @@ def test_the_logits_of_a_head_are_those_of_the_rows_that_the_student_saw(
     """Shuffled, the logits go with the teacher's row."""
     seen: list[Signals] = []
     batches: list[np.ndarray] = []
-    said, losses = HeadLogits.forward, trial.losses
+    penalty, losses = logit_kd.LogitDistillation.forward, trial.losses
 
-    def keep(module: HeadLogits, signals: Signals) -> torch.Tensor:
+    def keep(module: logit_kd.LogitDistillation, signals: Signals) -> torch.Tensor:
         seen.append(signals)
-        return said(module, signals)
+        return penalty(module, signals)
 
     def keep_rows(draw: TrialData, student: Any, pulls: Any, rows: np.ndarray, labelled: int, progress: float) -> Any:
         batches.append(draw.stand_in[rows[labelled:]])
@@ -650,15 +646,15 @@ def test_the_logits_of_a_head_are_those_of_the_rows_that_the_student_saw(
 
     wise = follow_heads(project, params, train={"seeds": [1], "steps": 3}, shuffle_teachers=shuffle)
     loud = FeatureStore.open(project / "features" / "loud.zarr")
-    monkeypatch.setattr(HeadLogits, "forward", keep)
+    monkeypatch.setattr(logit_kd.LogitDistillation, "forward", keep)
     monkeypatch.setattr("pipeline.training.trial.losses", keep_rows)
     monkeypatch.setattr("pipeline.training.log.chance_level", lambda transfer, signals: 0.0)
     train("trial", params, project)
     assert len(seen) == len(batches) == 3
     for signals, rows in zip(seen, batches, strict=True):
-        for store, features, logits in zip((wise, loud), signals.teachers, signals.heads, strict=True):
+        assert signals.teachers == ()  # nothing else is read
+        for store, logits in zip((wise, loud), signals.teacher_outputs["head"], strict=True):
             assert np.array_equal(logits.numpy(), store.reader("logits")(rows))
-            assert np.array_equal(features.numpy(), store[rows].astype(np.float32))
 
 
 def test_a_student_learns_from_the_heads_of_its_teachers(project: Path, params: Params):
@@ -699,7 +695,7 @@ def test_a_head_that_cannot_be_followed_is_refused_before_training(project: Path
     assert "set `heads: [pooled, logits]` at teachers.wise in params.yaml and run `aft extract wise`" in said
     assert said.endswith("or set `logits: probe`")
     follow_heads(project, params, np.zeros((240, 1000)))
-    assert "wise.zarr: head `logits` has 1000 columns and the dataset 3 classes" in refused(project, params)
+    assert "wise.zarr: head `logits` has 1000 columns and the task 3 outputs" in refused(project, params)
     (project / "params.yaml").write_text(yaml.safe_dump(params.values))
     command = [sys.executable, "-m", "stages.train", "trial"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent.parent)}
@@ -712,11 +708,12 @@ def test_a_head_of_classes_in_another_order_is_refused_before_training(project: 
     data = Dataset.open(project / "data")
     follow_heads(project, params, class_logits(data)[:, [1, 2, 0]], shuffle_teachers=shuffle)
     said = refused(project, params)
-    assert "its classes are likely in another order" in said and "labelled training rows" in said
+    assert "its outputs are likely in another order" in said and "labelled training rows" in said
     labelled = np.unique(np.concatenate([data.split(draw).labelled for draw in (0, 1)]))  # of seeds 0, 1, 2
     right = sum(class_logits(data)[row, [1, 2, 0]].argmax() == data.labels[row] for row in labelled)
     most = max(sum(data.labels[row] == number for row in labelled) for number in range(3))
-    assert f"is right on {right} of {len(labelled)} labelled" in said and f" on {most}: " in said
+    shares = [f"{count / len(labelled):.4f}" for count in (right, most)]
+    assert f"has accuracy {shares[0]} on {len(labelled)} labelled" in said and f"every row {shares[1]}: " in said
 
 
 @pytest.mark.parametrize(("more", "passes"), [(0, False), (1, True)])
