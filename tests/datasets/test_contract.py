@@ -16,7 +16,8 @@ from PIL import Image
 
 from pipeline.datasets import SPLITS, Row
 from pipeline.errors import UserError
-from pipeline.params import plugins, read_plugin
+from pipeline.params import read_plugin
+from pipeline.plugins import plugins
 
 FAMILIES = plugins("datasets")
 

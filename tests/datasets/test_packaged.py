@@ -1,4 +1,4 @@
-"""The data that come with packages: that they are what they are said to be."""
+"""The data that come with packages: that they are as documented."""
 
 import csv
 import gzip

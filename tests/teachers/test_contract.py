@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from pipeline.errors import UserError
-from pipeline.params import Settings, plugin, plugins, read_plugin
+from pipeline.params import Settings, read_plugin
+from pipeline.plugins import plugin, plugins
 from pipeline.provenance import digest_of
 from pipeline.teachers import Teacher
 
@@ -62,40 +63,40 @@ def rows(teacher: Teacher) -> list[Any]:
     return TEXTS if teacher.kind == "text" else pictures()
 
 
-def say(teacher: Teacher, rows: list[Any]) -> dict[str, torch.Tensor]:
+def features_of(teacher: Teacher, rows: list[Any]) -> dict[str, torch.Tensor]:
     return teacher.forward(teacher.collate([teacher.transform(row) for row in rows]))
 
 
-def test_says_what_its_heads_announce(teacher: Teacher, rows: list[Any]) -> None:
-    said = say(teacher, rows)
-    assert said.keys() == teacher.heads.keys()
+def test_its_outputs_have_the_shapes_of_its_heads(teacher: Teacher, rows: list[Any]) -> None:
+    outputs = features_of(teacher, rows)
+    assert outputs.keys() == teacher.heads.keys()
     for head, shape in teacher.heads.items():
-        assert said[head].shape == (len(rows), *shape)
-        assert said[head].is_floating_point() and said[head].isfinite().all()
-        assert said[head].device == teacher.device == CPU
+        assert outputs[head].shape == (len(rows), *shape)
+        assert outputs[head].is_floating_point() and outputs[head].isfinite().all()
+        assert outputs[head].device == teacher.device == CPU
 
 
-def test_a_row_alone_says_what_it_says_in_a_batch(teacher: Teacher, rows: list[Any]) -> None:
-    together = say(teacher, rows)
+def test_a_row_alone_gives_what_it_gives_in_a_batch(teacher: Teacher, rows: list[Any]) -> None:
+    together = features_of(teacher, rows)
     for number, row in enumerate(rows):
-        for head, values in say(teacher, [row]).items():
+        for head, values in features_of(teacher, [row]).items():
             torch.testing.assert_close(values[0], together[head][number], rtol=1e-4, atol=1e-5)
 
 
-def test_different_rows_say_different_things(teacher: Teacher, rows: list[Any]) -> None:
-    pooled = say(teacher, rows)["pooled"]
+def test_different_rows_give_different_features(teacher: Teacher, rows: list[Any]) -> None:
+    pooled = features_of(teacher, rows)["pooled"]
     assert torch.cdist(pooled, pooled).add(torch.eye(len(rows))).min() > 1e-3
 
 
-def test_is_frozen_and_says_the_same_twice(teacher: Teacher, rows: list[Any]) -> None:
-    first, second = say(teacher, rows), say(teacher, rows)
+def test_is_frozen_and_gives_the_same_twice(teacher: Teacher, rows: list[Any]) -> None:
+    first, second = features_of(teacher, rows), features_of(teacher, rows)
     for head, values in first.items():
         assert not values.requires_grad
         assert torch.equal(values, second[head])
 
 
 def test_half_precision_is_close_to_full(load: Load, teacher: Teacher, rows: list[Any]) -> None:
-    full, half = say(teacher, rows)["pooled"], say(load("bfloat16"), rows)["pooled"]
+    full, half = features_of(teacher, rows)["pooled"], features_of(load("bfloat16"), rows)["pooled"]
     assert half.dtype == torch.float32, "pooling is done in float32"
     assert torch.cosine_similarity(full, half).min() > 0.999
     assert not torch.equal(full, half)
@@ -104,7 +105,7 @@ def test_half_precision_is_close_to_full(load: Load, teacher: Teacher, rows: lis
 def test_a_smaller_choice_of_heads_changes_no_value(load: Load, teacher: Teacher, rows: list[Any]) -> None:
     alone = load(heads=["pooled"])
     assert alone.recipe == teacher.recipe
-    assert torch.equal(say(alone, rows)["pooled"], say(teacher, rows)["pooled"])
+    assert torch.equal(features_of(alone, rows)["pooled"], features_of(teacher, rows)["pooled"])
 
 
 def test_its_recipe_is_data_and_stays_the_same(load: Load, teacher: Teacher) -> None:
@@ -112,7 +113,7 @@ def test_its_recipe_is_data_and_stays_the_same(load: Load, teacher: Teacher) -> 
     assert digest_of(load().recipe) == digest_of(teacher.recipe)
 
 
-def test_its_recipe_hangs_on_the_precision(load: Load, teacher: Teacher) -> None:
+def test_its_recipe_depends_on_the_precision(load: Load, teacher: Teacher) -> None:
     assert {**load("bfloat16").recipe, "precision": "float32"} == teacher.recipe
 
 

