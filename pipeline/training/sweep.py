@@ -246,14 +246,8 @@ def _train_missing(session: Session, missing: Sequence[Trial], single: bool) -> 
         return
     plan = session.plan
     # Trials that share what is read of the data follow one another.
-<<<<<<< HEAD
-    jobs = sorted(
-        missing, key=lambda trial: (trial.seed, *(str(trial.candidate.of(of)) for of in ("student", "train")))
-    )
-=======
     shared = ("student", "train")
     jobs = sorted(missing, key=lambda trial: (trial.seed, [str(trial.candidate.of(section)) for section in shared]))
->>>>>>> training
     workers = min(plan.machine.workers or (1 if session.device.type == "cuda" else cores()), len(jobs))
     steps = sum(plan.settings(trial.candidate.of("train")).steps for trial in jobs)
     with progress(f"train {plan.name}", steps, "step") as advance:
