@@ -1,5 +1,6 @@
 """The `aft` command: the stages of the pipeline, and tools around them."""
 
+import dataclasses
 import json
 from enum import StrEnum
 from typing import Annotated
@@ -34,8 +35,18 @@ class Kind(StrEnum):
 
 
 @app.command("list")
-def list_plugins(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_json: command.Json = False) -> None:
-    """List what params.yaml may name."""
+def list_plugins(
+    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    name: Annotated[str | None, typer.Argument(help="One of them: list its keys.")] = None,
+    as_json: command.Json = False,
+) -> None:
+    """List what params.yaml may name, or the keys of one plug-in."""
+    if name is not None:
+        from pipeline.reference import plugin_keys
+
+        keys = plugin_keys(kind, name)
+        print(json.dumps([dataclasses.asdict(key) for key in keys]) if as_json else "\n".join(map(str, keys)))
+        return
     found = describe(kind)
     if as_json:
         print(json.dumps(found))

@@ -26,8 +26,7 @@ from pipeline.records import LogRecord
 from pipeline.runs import Run, config
 from pipeline.sources import POOLED, check_heads
 from pipeline.store import FeatureStore
-from pipeline.training import TrainSettings
-from pipeline.training import count as count_trials
+from pipeline.training import TrainSettings, count_trials
 
 SECTIONS = ("dataset", "extract", "teachers", "probe", "assess", "students", "train", "machine", "runs")
 

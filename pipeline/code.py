@@ -18,6 +18,7 @@ from typing import Any
 
 from pipeline.params import Params
 from pipeline.plugins import LIBRARY, plugins
+from pipeline.provenance import digest_of
 
 NO_RESULT_DEPENDS_ON = frozenset(
     {
@@ -25,6 +26,8 @@ NO_RESULT_DEPENDS_ON = frozenset(
         "pipeline/__init__.py",
         # Refuses settings, and changes none.
         "pipeline/checks.py",
+        # This file decides when stages run again.
+        "pipeline/code.py",
         # Messages.
         "pipeline/errors.py",
         "pipeline/progress.py",
@@ -32,7 +35,7 @@ NO_RESULT_DEPENDS_ON = frozenset(
         "stages/command.py",
     }
 )
-"""Files that only change messages: stages do not run again for them, and what these import is not followed."""
+"""Files that change no result: stages do not run again for them, and what these import is not followed."""
 
 
 class Code:
@@ -189,11 +192,13 @@ def digests(params: Params, code: Code | None = None) -> dict[str, Any]:
     dataset = params.section("dataset.source")["family"]
     teachers = {name: params.section(f"teachers.{name}")["family"] for name in params.section("teachers")}
     students = [params.section(f"students.{name}")["family"] for name in params.section("students")]
+    heads = sorted({text for run in runs for text in params.section(f"runs.{run}").get("teachers", []) if "/" in text})
     return {
         "prepare": code.digest("stages.prepare", *task, *_modules("datasets", [dataset])),
         "extract": {name: code.digest("stages.extract", *_modules("teachers", [of])) for name, of in teachers.items()},
         "probe": code.digest("stages.probe", *task),
-        "assess": code.digest("stages.assess", *task, *_modules("students", students)),
+        # It also depends on which heads runs name as teachers, which no key of DVC's could say.
+        "assess": digest_of([code.digest("stages.assess", *task, *_modules("students", students)), heads]),
         "join": code.digest("stages.join", *chain.from_iterable(plugins_of.values())),
         "train": {run: code.digest("stages.train", *plugins_of[run]) for run in runs},
         "evaluate": {run: code.digest("stages.evaluate", *task, *_student(params, run)) for run in runs},

@@ -108,10 +108,16 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def changed_by_editing(library: Path, file: str) -> set[str]:
+@pytest.fixture(scope="module")
+def before(library: Path) -> dict[str, str]:
+    """Its digests."""
+    return flat(digests(PROJECT, Code(library)))
+
+
+def changed_by_editing(library: Path, before: dict[str, str], file: str) -> set[str]:
     """The digests that change with one file of the library, which is then as before."""
     path = library / "pipeline" / file
-    content, before = path.read_bytes(), flat(digests(PROJECT, Code(library)))
+    content = path.read_bytes()
     path.write_bytes(content + b"\n")
     after = flat(digests(PROJECT, Code(library)))
     path.write_bytes(content)
@@ -151,15 +157,24 @@ EVALUATED = {f"evaluate.{run}" for run in RUNS}
         ("errors.py", set()),
         ("progress.py", set()),
         ("checks.py", set()),
+        ("code.py", set()),
     ],
 )
-def test_an_edited_file_changes_the_digests_of_what_depends_on_it_alone(library: Path, file: str, changed: set[str]):
-    assert changed_by_editing(library, file) == changed
+def test_an_edited_file_changes_the_digests_of_what_depends_on_it_alone(
+    library: Path, before: dict[str, str], file: str, changed: set[str]
+):
+    assert changed_by_editing(library, before, file) == changed
 
 
-def test_an_edited_methods_package_changes_every_run(library: Path):
+def test_an_edited_methods_package_changes_every_run(library: Path, before: dict[str, str]):
     """Also plain training: the loop that all runs share imports from the package."""
-    assert changed_by_editing(library, "methods/__init__.py") == {"join", *TRAINED}
+    assert changed_by_editing(library, before, "methods/__init__.py") == {"join", *TRAINED}
+
+
+def test_a_head_that_a_run_names_as_a_teacher_is_assessed():
+    runs = RUNS | {"cls": {"student": "bag", "teachers": ["wise", "wise/cls"]}}
+    before, after = flat(digests(PROJECT)), flat(digests(Params(PROJECT.values | {"runs": runs})))
+    assert {name for name in before if before[name] != after[name]} == {"assess"}
 
 
 def flat(values: dict) -> dict[str, str]:

@@ -44,7 +44,7 @@ def test_a_mistyped_package_gets_the_installed_neighbours():
 
 
 def test_without_a_known_command_no_package_to_install_is_made_up():
-    with pytest.raises(UserError, match="is not installed; check the name, or install what contains it$") as caught:
+    with pytest.raises(UserError, match=r"is not installed; check the name, or install what contains it$") as caught:
         packaged("zzqx_nothing_like_it", "rows.csv")
     assert "pip" not in str(caught.value)
 

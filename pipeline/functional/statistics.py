@@ -10,7 +10,7 @@ from math import sqrt
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
+from scipy import special
 
 LEVEL = 0.95
 """How often the intervals of this module are meant to cover the true value."""
@@ -58,9 +58,9 @@ def paired(differences: Sequence[float] | Float[np.ndarray, " n"], level: float 
     wins = int((values > 0).sum())
     if error is None:
         return Paired(mean, None, None, None, None, wins, n)
-    reach = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
+    reach = float(special.stdtrit(n - 1, (1 + level) / 2)) * error
     # Equal differences leave nothing to divide by: they are certain, and certainly nothing if they are 0.
-    p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error > 0 else float(mean == 0)
+    p = float(2 * special.stdtr(n - 1, -abs(mean) / error)) if error > 0 else float(mean == 0)
     return Paired(mean, error, mean - reach, mean + reach, p, wins, n)
 
 
@@ -116,7 +116,7 @@ def gap_closed(
     if n == 1:
         return Share(share, note="one seed gives no interval")
     covariance = np.cov(gain, gap) / n
-    t2 = float(stats.t.ppf((1 + level) / 2, n - 1)) ** 2
+    t2 = float(special.stdtrit(n - 1, (1 + level) / 2)) ** 2
     # Squared, the condition on r reads a r^2 - 2 b r + c <= 0.
     a = mean_gap**2 - t2 * covariance[1, 1]
     b = mean_gain * mean_gap - t2 * covariance[0, 1]

@@ -13,7 +13,12 @@ from pipeline.methods._targets import Targets, TargetSettings
 
 
 class Settings(TargetSettings):
-    """`estimate` is `plain`, as published, or `debiased`: in small batches, plain CKA is high for any wide features."""
+    """Keys of the method.
+
+    Attributes:
+        estimate: of CKA: `plain`, as published, or `debiased`: in small batches, plain CKA is high for any wide
+            features.
+    """
 
     estimate: Literal["plain", "debiased"] = "plain"
 

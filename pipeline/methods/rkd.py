@@ -18,7 +18,12 @@ ENTRIES = 1 << 22
 
 
 class Settings(TargetSettings):
-    """Weights of the two parts, by default as the AFT paper combines them: (distances + 2 angles) / 2."""
+    """Weights of the two parts, by default as the AFT paper combines them: (distances + 2 angles) / 2.
+
+    Attributes:
+        distance_weight: of the differences of distances between rows.
+        angle_weight: of the differences of angles between rows.
+    """
 
     distance_weight: float = Field(0.5, ge=0)
     angle_weight: float = Field(1.0, ge=0)

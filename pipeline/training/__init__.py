@@ -2,6 +2,6 @@
 
 from pipeline.training.config import TrainSettings
 from pipeline.training.evaluation import evaluate
-from pipeline.training.sweep import Training, count, train, unused_trials
+from pipeline.training.sweep import Training, count_trials, train, unused_trials
 
-__all__ = ["TrainSettings", "Training", "count", "evaluate", "train", "unused_trials"]
+__all__ = ["TrainSettings", "Training", "count_trials", "evaluate", "train", "unused_trials"]

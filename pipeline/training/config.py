@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 from pipeline.machine import Machine
 from pipeline.params import Params, Settings, parse
 from pipeline.project import Project
-from pipeline.runs.config import Run
+from pipeline.runs import config
 
 FEWEST_ROWS = 3
 """Rows that methods must see at a time. Two rows, once centred, are opposite whatever they are."""
@@ -55,8 +55,17 @@ class Plan:
     name: str
     params: Params
     project: Project
-    run: Run
+    run: config.Run
     machine: Machine
+
+    @classmethod
+    def read(cls, name: str, params: Params, project: Project) -> "Plan":
+        """The run `name` of params.yaml.
+
+        Raises:
+            UserError: there is no such run, or a setting of it is wrong.
+        """
+        return cls(name, params, project, config.read(params, name), params.read(Machine, "machine"))
 
     def settings(self, changes: dict[str, Any]) -> TrainSettings:
         """The `train` section, with the changes of the run and then those of a candidate.

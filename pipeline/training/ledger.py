@@ -24,10 +24,9 @@ from typing import Any
 from uuid import uuid4
 
 from pipeline.code import Code
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.files import Lock, explained, make_folder, sync_folder, sync_path
 from pipeline.project import Project
-from pipeline.provenance import digest_of
 from pipeline.records import TrialRecord
 from pipeline.runs import Candidate
 from pipeline.students import save_student
@@ -54,7 +53,11 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
     found: dict[str, Any] = {
         "seed": seed,
         "rows": {"split": split, "train": data.split_digest(split), "val": _labels_digest(session, split)},
-        "student": {"family": recipe.family, "settings": recipe.settings, "fitted": digest_of(recipe.fitted)},
+        "student": {
+            "family": recipe.family,
+            "settings": recipe.settings,
+            "fitted": session.fitted_digest(split, candidate),
+        },
         "outputs": recipe.classes,
         "train": {key: value for key, value in train.items() if at_work or key not in ONLY_WITH_METHODS},
         "device": session.device.type,
@@ -112,8 +115,7 @@ class Unused:
     deleted: bool
 
     def __str__(self) -> str:
-        trials = "1 trial" if len(self.folders) == 1 else f"{len(self.folders)} trials"
-        size = f"{trials} that no run of params.yaml uses, {self.bytes / 1e6:,.1f} MB"
+        size = f"{count(len(self.folders), 'trial')} that no run of params.yaml uses, {self.bytes / 1e6:,.1f} MB"
         if self.deleted or not self.folders:
             return f"{size}{' deleted' if self.deleted else ''}"
         return "\n".join([*map(str, self.folders), f"{size}; pass --delete to delete them"])

@@ -15,6 +15,7 @@ from pipeline.errors import UserError
 from pipeline.methods import Context, Directions, Reads, TeacherOutput, TeacherProfile
 from pipeline.params import parse, plugin
 from pipeline.probing import SavedProbe
+from pipeline.provenance import digest_of
 from pipeline.runs import config, probe_digest
 from pipeline.store import FeatureStore, Reader, SourceFeatures
 from pipeline.students import Inputs, Recipe, Student, place, student_outputs, student_recipe
@@ -134,6 +135,14 @@ class Session:
             UserError: a setting of the student is wrong, or it cannot learn by the run's methods.
         """
         return self._recipe(split, json.dumps(candidate.of("student")))
+
+    def fitted_digest(self, split: int, candidate: config.Candidate) -> str:
+        """A digest of what the student's family fitted on the training rows of a split."""
+        return self._fitted_digest(split, json.dumps(candidate.of("student")))
+
+    @cache  # noqa: B019  (a session lives as long as its process)
+    def _fitted_digest(self, split: int, changes: str) -> str:
+        return digest_of(self._recipe(split, changes).fitted)
 
     @cache  # noqa: B019  (a session lives as long as its process)
     def _recipe(self, split: int, changes: str) -> Recipe:

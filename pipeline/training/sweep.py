@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from pipeline.engines import engine
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.files import Lock
-from pipeline.machine import Machine, cores
+from pipeline.machine import cores
 from pipeline.params import Params, plugin
 from pipeline.progress import progress
 from pipeline.project import Project
@@ -36,12 +36,14 @@ from pipeline.records import (
     StudentRecord,
     TrialRecord,
 )
-from pipeline.runs import Candidate, config
+from pipeline.runs import Candidate
+from pipeline.students import Student
 from pipeline.training import auto_weight
 from pipeline.training.config import Plan
 from pipeline.training.ledger import Ledger, Unused, inputs_of
+from pipeline.training.log import Diverged, WeightedPenalty
 from pipeline.training.session import Session, TrialData
-from pipeline.training.trial import Diverged, batches, build_penalties, losses, run_trial
+from pipeline.training.trial import batches, build_penalties, losses, run_trial
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Training:
     def __str__(self) -> str:
         weight = f" with weight {self.chosen.label}" if self.chosen != Candidate(()) else ""
         mean = f"{fmean(self.val_scores):.4f}"
-        trials = f"{self.trainings - self.found} of {self.trainings} trials trained, {self.found} found"
+        trials = f"{self.trainings - self.found} of {count(self.trainings, 'trial')} trained, {self.found} found"
         lines = [f"{self.run}: validation {self.metric} {mean}{weight}; {trials}"]
         return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
 
@@ -106,7 +108,7 @@ def train(
         UserError: a setting is wrong, a store or probe is missing or belongs to another dataset, another process is
             training the run, or every candidate diverged.
     """
-    session = Session(_plan(name, params, project))
+    session = Session(Plan.read(name, params, project))
     for line in session.reading:
         say(f"train {name}: {line}")
     trials = trials_of(session)
@@ -118,7 +120,7 @@ def train(
         with ledger.in_use():
             results = {trial: record for trial in trials if (record := ledger.read(trial.digest))}
             missing = [trial for trial in trials if trial not in results]
-            say(f"train {name}: {_count(len(trials), 'trial')}, {len(results)} found, {len(missing)} to train")
+            say(f"train {name}: {count(len(trials), 'trial')}, {len(results)} found, {len(missing)} to train")
             found = len(results)
             _train_missing(session, missing, single=len({trial.candidate for trial in trials}) == 1)
             for trial in missing:
@@ -135,13 +137,13 @@ def train(
         lock.release()
 
 
-def count(name: str, params: Params, project: Project = Project()) -> tuple[int, int]:
+def count_trials(name: str, params: Params, project: Project = Project()) -> tuple[int, int]:
     """How many trials of a run are in the ledger, and how many are missing.
 
     Raises:
         UserError: as `train` does.
     """
-    trials = trials_of(Session(_plan(name, params, project)))
+    trials = trials_of(Session(Plan.read(name, params, project)))
     ledger = Ledger(project)
     found = sum(trial.digest in ledger for trial in trials)
     return found, len(trials) - found
@@ -153,13 +155,9 @@ def unused_trials(params: Params, project: Project = Project(), delete: bool = F
     Raises:
         UserError: a run cannot be read, so what it uses is not known; or a training is running.
     """
-    sessions = (Session(_plan(name, params, project)) for name in params.section("runs"))
+    sessions = (Session(Plan.read(name, params, project)) for name in params.section("runs"))
     used = {trial.digest for session in sessions for trial in trials_of(session)}
     return Ledger(project).unused(used, delete)
-
-
-def _plan(name: str, params: Params, project: Project) -> Plan:
-    return Plan(name, params, project, config.read(params, name), params.read(Machine, "machine"))
 
 
 def trials_of(session: Session) -> list[Trial]:
@@ -214,7 +212,9 @@ def _weights(session: Session, data: TrialData, combination: Candidate) -> list[
     ]
 
 
-def _equal_weights(session: Session, data: TrialData, student: Any, penalties: Any) -> dict[str, list[float]]:
+def _equal_weights(
+    session: Session, data: TrialData, student: Student, penalties: dict[str, WeightedPenalty]
+) -> dict[str, list[float]]:
     """Per method and batch, the weight at which its gradient on the untrained student is as strong as the task's."""
     student.train()
 
@@ -246,7 +246,8 @@ def _train_missing(session: Session, missing: Sequence[Trial], single: bool) -> 
         return
     plan = session.plan
     # Trials that share what is read of the data follow one another.
-    jobs = sorted(missing, key=lambda trial: (trial.seed, str(trial.candidate.of("student")), trial.candidate.label))
+    shared = ("student", "train")
+    jobs = sorted(missing, key=lambda trial: (trial.seed, [str(trial.candidate.of(section)) for section in shared]))
     workers = min(plan.machine.workers or (1 if session.device.type == "cuda" else cores()), len(jobs))
     steps = sum(plan.settings(trial.candidate.of("train")).steps for trial in jobs)
     with progress(f"train {plan.name}", steps, "step") as advance:
@@ -346,10 +347,6 @@ def _mean(results: Mapping[Trial, TrialRecord], candidate: Candidate) -> float |
 
 def _advice(run: str, diverged: str) -> str:
     return f"{run}: {diverged}; lower train.learning_rate or the method's weight"
-
-
-def _count(number: int, what: str) -> str:
-    return f"1 {what}" if number == 1 else f"{number} {what}s"
 
 
 def _write(

@@ -21,7 +21,7 @@ from pipeline.records import DiagnosticsRecord
 from pipeline.runs import Candidate
 from pipeline.students import Recipe, Student, place
 from pipeline.training.config import TrainSettings
-from pipeline.training.log import Diverged, Log, WeightedPenalty
+from pipeline.training.log import Log, WeightedPenalty
 from pipeline.training.session import Session, TrialData
 
 
@@ -182,6 +182,3 @@ def learned_gates(penalties: dict[str, WeightedPenalty]) -> dict[str, list[float
         for method, gates in found.items()
         for block, values in gates.items()
     }
-
-
-__all__ = ["Diverged", "TrialResult", "run_trial"]

@@ -12,8 +12,10 @@ from PIL import Image, ImageOps
 
 from pipeline.data import Dataset
 from pipeline.errors import UserError
-from pipeline.params import plugin, plugins
-from pipeline.store import FeatureStore
+from pipeline.plugins import plugin, plugins
+from pipeline.project import Project
+from pipeline.sources import Source
+from pipeline.store import SourceFeatures
 from pipeline.store.reader import HostReader
 from pipeline.students import Inputs, Recipe, load_student, predict, save_student, student_recipe
 
@@ -40,9 +42,9 @@ def texts(project: Path) -> Dataset:
 
 
 @pytest.fixture
-def stores(project: Path) -> dict[str, FeatureStore]:
+def stores(project: Path) -> dict[str, SourceFeatures]:
     """Features of the texts from two teachers."""
-    return {name: FeatureStore.open(project / "features" / f"{name}.zarr") for name in ("wise", "loud")}
+    return {name: SourceFeatures.open(Project(project), Source(name)) for name in ("wise", "loud")}
 
 
 @pytest.fixture(params=plugins("students"))
@@ -56,14 +58,14 @@ class Case(NamedTuple):
     module: ModuleType
     section: dict[str, Any]
     data: Dataset
-    stores: dict[str, FeatureStore]
+    stores: dict[str, SourceFeatures]
 
     def recipe(self, rows: np.ndarray) -> Recipe:
         return student_recipe(self.section, "students.x", self.data, rows, self.stores)
 
 
 @pytest.fixture
-def case(family: str, encoder: Path, pictures: Dataset, texts: Dataset, stores: dict[str, FeatureStore]) -> Case:
+def case(family: str, encoder: Path, pictures: Dataset, texts: Dataset, stores: dict[str, SourceFeatures]) -> Case:
     sections: dict[str, dict[str, Any]] = {
         "bag_of_words": {"family": family, "width": 8},
         "compact_cnn": {"family": family, "width": 16, "size": 16},

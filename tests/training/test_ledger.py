@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.code import Code
 from pipeline.errors import UserError
 from pipeline.files import Lock
 from pipeline.machine import Machine
@@ -23,7 +24,7 @@ from pipeline.records import TrialRecord
 from pipeline.runs import Candidate, Run
 from pipeline.training import sweep
 from pipeline.training.config import Plan
-from pipeline.training.ledger import Ledger, inputs_of, trial_code
+from pipeline.training.ledger import Ledger, _code, inputs_of
 from pipeline.training.session import Session
 
 from ..conftest import write_store
@@ -63,13 +64,13 @@ def test_what_is_trained_is_found(project: Path, short: Params):
 
 def test_plain_training_is_shared_by_all_runs(project: Path, short: Params):
     train(project, short, "none")
-    assert sweep.count("aft", short, Project(project)) == (2, 2)
+    assert sweep.count_trials("aft", short, Project(project)) == (2, 2)
     assert train(project, short).found == 2
     # Other batches for methods, and other teachers, are nothing to it.
     short.values["train"]["transfer_batch_size"] = 48
     short.values["runs"]["aft"]["teachers"] = ["loud"]
     short.values["runs"]["aft"]["shuffle_teachers"] = True
-    assert sweep.count("aft", short, Project(project)) == (2, 2)
+    assert sweep.count_trials("aft", short, Project(project)) == (2, 2)
 
 
 def test_a_grid_that_grows_trains_only_what_is_new(project: Path, short: Params):
@@ -87,7 +88,7 @@ def test_a_default_that_is_written_out_is_the_same_trial(project: Path, short: P
     short.values["train"]["warmup"] = 0.05
     short.values["students"]["bag"]["min_count"] = 2
     short.values["runs"]["aft"]["methods"][0]["learning_rate"] = 0.01
-    assert sweep.count("aft", short, Project(project)) == (4, 0)
+    assert sweep.count_trials("aft", short, Project(project)) == (4, 0)
 
 
 CHANGES: dict[str, Callable[[Params], Any]] = {
@@ -108,7 +109,7 @@ def test_whatever_changes_a_result_changes_its_name(project: Path, short: Params
     short.values["runs"]["aft"]["methods"][0]["weight"] = [3.0]
 
     def names() -> set[str]:
-        session = Session(sweep._plan("aft", short, Project(project)))
+        session = Session(Plan.read("aft", short, Project(project)))
         return {trial.digest for trial in sweep.trials_of(session)}
 
     before = names()
@@ -136,26 +137,26 @@ def test_other_features_labels_or_code_are_another_trial(project: Path, short: P
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.data.dataset.Dataset.labels", property(lambda data: labels))
         assert inputs(plain)["rows"] != before[plain]["rows"]
-    monkeypatch.setattr("pipeline.training.ledger.trial_code", "".join)
-    assert inputs(plain)["code"] == "students/bag_of_words"
-    assert inputs(aided)["code"] == "students/bag_of_wordsmethods/aft"
+    monkeypatch.setattr("pipeline.training.ledger._code", lambda *names: " ".join(names))
+    assert inputs(plain)["code"] == "tasks.classification students.bag_of_words"
+    assert inputs(aided)["code"] == "tasks.classification students.bag_of_words methods.aft"
 
 
 def test_the_code_of_a_trial_is_the_loop_its_plugins_and_what_they_import(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     library = Path(shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline"))
-    monkeypatch.setattr("pipeline.training.ledger.LIBRARY", library)
+    monkeypatch.setattr("pipeline.training.ledger.Code", lambda: Code(tmp_path))
 
     def changes(file: str) -> tuple[bool, bool]:
         """Whether plain training, and AFT, change their names when a file does."""
-        plans = [("students/bag_of_words",), ("students/bag_of_words", "methods/aft")]
-        trial_code.cache_clear()
-        before = [trial_code(plan) for plan in plans]
+        plans = [("students.bag_of_words",), ("students.bag_of_words", "methods.aft")]
+        _code.cache_clear()
+        before = [_code(*plan) for plan in plans]
         with (library / file).open("a") as opened:
             opened.write("\n# changed\n")
-        trial_code.cache_clear()
-        plain, aided = (one != trial_code(plan) for one, plan in zip(before, plans, strict=True))
+        _code.cache_clear()
+        plain, aided = (one != _code(*plan) for one, plan in zip(before, plans, strict=True))
         return plain, aided
 
     try:
@@ -165,7 +166,7 @@ def test_the_code_of_a_trial_is_the_loop_its_plugins_and_what_they_import(
         assert changes("methods/cka.py") == changes("functional/logme.py") == (False, False)
         assert changes("training/sweep.py") == changes("teachers/timm.py") == (False, False)
     finally:
-        trial_code.cache_clear()
+        _code.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["trial.json", "student.json", "weights.safetensors", "SHA256SUMS"])
