@@ -39,7 +39,7 @@ OUTPUTS = ("assessments", "bundles", "data", "evaluations", "features", "probes"
 
 
 def call(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT | environment, capture_output=True, text=True)
 
 
 def run(*command: str, cwd: Path, **environment: str) -> str:
@@ -192,13 +192,12 @@ def test_an_edited_method_trains_just_the_runs_that_use_it_also_one_added_after_
     assert repro(project, **place) == ["assess", "report"]
 
 
-def test_finished_trainings_are_found_when_the_outputs_of_a_run_are_gone(project: Path):
-    before = contents(project, "runs")
-    shutil.rmtree(project / "runs")
-    shutil.rmtree(project / ".dvc" / "cache" / "runs")
-    output = run("dvc", "repro", "train@aft", cwd=project)
+def test_finished_trainings_are_found_when_a_run_is_trained_again(project: Path):
+    """DVC deletes the outputs of a stage before it runs. What the ledger holds is no output."""
+    before = contents(project, "runs", "trials")
+    output = run("dvc", "repro", "--force", "--single-item", "train@aft", cwd=project)
     assert "4 trials, 4 found, 0 to train" in output
-    assert contents(project, "runs").items() <= before.items()
+    assert contents(project, "runs", "trials") == before
 
 
 def test_a_clone_elsewhere_with_another_installation_runs_nothing_again(project: Path, library: Path, tmp_path: Path):
@@ -290,13 +289,13 @@ def test_a_kill_in_the_middle_of_extract_loses_no_finished_shard_and_no_seconds(
         ["dvc", "repro", "extract@wise"], cwd=folder, env=ENVIRONMENT, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    while len(finished_shards(store)) < 3:
+    log = folder / "logs" / "extract" / "wise.json"
+    while len(finished_shards(store)) < 3 or not log.exists():
         assert process.poll() is None, "extraction ended before it could be killed"
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     kept = {path: path.stat().st_mtime_ns for path in finished_shards(store)}
-    log = folder / "logs" / "extract" / "wise.json"
     before = LogRecord.read(log)
     assert 3 <= len(kept) < 24
     output = run("dvc", "repro", "extract@wise", cwd=folder)
@@ -304,9 +303,9 @@ def test_a_kill_in_the_middle_of_extract_loses_no_finished_shard_and_no_seconds(
     assert len(finished_shards(store)) == 24
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     after = LogRecord.read(log)
-    assert before.rows is not None and before.rows >= 256
+    assert before.rows
     # What the killed call computed of a shard that it did not finish is computed, and counted, again.
-    assert after.rows is not None and 6000 <= after.rows < 6000 + 4 * 256
+    assert after.rows == before.rows + 6000 - 256 * len(kept)
     assert after.seconds > before.seconds > 0
 
 
