@@ -122,6 +122,8 @@ def train(
             missing = [trial for trial in trials if trial not in results]
             say(f"train {name}: {count(len(trials), 'trial')}, {len(results)} found, {len(missing)} to train")
             found = len(results)
+            if missing:
+                session.verify_in_background()
             _train_missing(session, missing, single=len({trial.candidate for trial in trials}) == 1)
             for trial in missing:
                 record = ledger.read(trial.digest)
@@ -297,6 +299,7 @@ class TrialWorker:
                 if left == steps:
                     raise
                 diverged = f"seed {trial.seed}, step {steps - left}: {' '.join(str(error).split())[:200]}"
+            session.verified()
             inputs, seconds = inputs_of(session, trial.seed, trial.candidate), time.perf_counter() - started
             if result is None:
                 self.ledger.commit(trial.digest, TrialRecord(inputs=inputs, diverged=diverged, seconds=seconds), None)

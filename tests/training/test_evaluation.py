@@ -77,3 +77,14 @@ def test_a_damaged_record_is_one_line(project: Path, params: Params):
     with pytest.raises(UserError, match=r"damaged, or of another version .*run `aft train none` again") as caught:
         evaluate("none", params, Project(project))
     assert "\n" not in str(caught.value)
+
+
+def test_a_student_with_a_flipped_bit_is_not_evaluated(project: Path, params: Params):
+    train("none", params, Project(project))
+    path = project / "runs" / "none" / "students" / "0" / "weights.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"weights\.safetensors: not the weights .*run `aft train none`"):
+        evaluate("none", params, Project(project))
+    assert not (project / "evaluations" / "none.json").exists()
