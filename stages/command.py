@@ -79,20 +79,29 @@ class Log:
         self.trainings: int | None = None
         self.device = ""
         self.continued = False
-        self._path, self._started = path, perf_counter()
+        self._path, self._started, self._written = path, perf_counter(), 0.0
         self._provenance = commit(project.root) | {"versions": versions("aft-pipeline", "numpy", "torch")}
         self._earlier: LogRecord | None = None
         with suppress(UserError):
             self._earlier = LogRecord.read(path)
 
+    def save(self) -> None:
+        """Write the log as far as the work has come, once a second at most, so that a kill loses little of it."""
+        if perf_counter() - self._written >= 1:
+            self.write()
+            self._written = perf_counter()
+
     def write(self) -> None:
-        """Write the log as far as the work has come."""
+        """Write the log."""
         from pipeline.records import LogRecord
 
         seconds, rows = perf_counter() - self._started, self.rows
         if self.continued and self._earlier:
+            if not rows:
+                # Everything was there: looking costs time, but is not what the result took.
+                return
             seconds += self._earlier.seconds
-            rows = rows if self._earlier.rows is None else self._earlier.rows + (rows or 0)
+            rows += self._earlier.rows or 0
         LogRecord(
             seconds=round(seconds, 3),
             rows=rows,

@@ -30,7 +30,7 @@ def main(
 
         def done(written: int, reused: int) -> None:
             log.rows, log.continued = written, reused > 0
-            log.write()
+            log.save()
 
         model = family.load(spec, settings.precision, machine.torch_device())
         extraction = extract(
