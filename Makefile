@@ -6,7 +6,7 @@ BIN := .venv/bin
 # The commands in dvc.yaml say `aft`; here that is the environment's.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo demo-images test lint lock clean
+.PHONY: demo demo-images test lint docs lock clean
 
 demo: .venv/installed .dvc/tmp
 	$(BIN)/dvc repro
@@ -24,6 +24,10 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/installed
+	$(BIN)/python -m pipeline.reference > docs/params.md.partial
+	mv docs/params.md.partial docs/params.md
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -9,7 +9,22 @@ import typer
 
 from pipeline import __version__
 from pipeline.plugins import describe
-from stages import assess, check, code, command, evaluate, extract, features, init, join, prepare, probe, report, train
+from stages import (
+    assess,
+    check,
+    code,
+    command,
+    evaluate,
+    extract,
+    features,
+    init,
+    join,
+    prepare,
+    probe,
+    report,
+    train,
+    trials,
+)
 from stages import run as run_stage
 
 app = typer.Typer(
@@ -20,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for stage in (init, check, run_stage, code, prepare, extract, probe, assess, join, train, evaluate, report):
+for stage in (init, check, run_stage, code, prepare, extract, probe, assess, join, train, evaluate, report, trials):
     app.command(stage.__name__.rpartition(".")[2])(stage.main)
 app.add_typer(features.app, name="features")
 

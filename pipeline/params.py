@@ -147,7 +147,7 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 
 def _explain(cls: type[Settings], problem: Any) -> str:
-    # Of a value that may be of several types, pydantic names the type beside the place: `weight.list[float][0]`.
+    # Of a value that may be of several types, pydantic names the type next to the place: `weight.list[float][0]`.
     loc = [part for part in problem["loc"] if not (isinstance(part, str) and "[" in part)]
     place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in loc)
     found = problem["input"]

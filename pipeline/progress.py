@@ -70,7 +70,7 @@ def _rate(speed: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: `48 s`, `12 min`, `3 h 05 min`."""
+    """Seconds in words: `48 s`, `12 min`, `3 h 05 min`."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

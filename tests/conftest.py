@@ -144,3 +144,11 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a text encoder of transformers: two layers, random weights, a tokenizer that knows ten words."""
     words = ["a", "film", "is", "that", "and", "good", "bad", "not", "long", "plain"]
     return write_encoder(tmp_path_factory.mktemp("encoder"), words)
+
+
+def flip_a_bit(store: Path) -> None:
+    """Change one bit of a store's first shard of pooled features, in the middle, as a failing disk would."""
+    shard = min(path for path in (store / "pooled").glob("c*") if path.suffix != ".json")
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 3] ^= 1
+    shard.write_bytes(content)

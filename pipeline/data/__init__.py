@@ -1,4 +1,4 @@
-"""One canonical local copy of a dataset: scanned, without duplicates, its splits drawn ahead."""
+"""One canonical local copy of a dataset: scanned, without duplicates, with all splits."""
 
 from pipeline.data.dataset import Dataset, Role, Split
 from pipeline.data.preparation import Preparation, PrepareSettings, prepare

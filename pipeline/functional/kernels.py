@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 EPSILON = 1e-8
 TINY = 1e-30
-"""Below any squared norm that could matter beside EPSILON, above the smallest float32; keeps sqrt's slope finite."""
+"""Below any squared norm that could matter next to EPSILON, above the smallest float32; keeps sqrt's slope finite."""
 LEAST = 1e-12
 """A matrix of a smaller norm is taken for 0."""
 

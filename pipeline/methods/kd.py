@@ -8,7 +8,7 @@ from pipeline.methods._targets import Targets, TargetSettings
 
 
 class Settings(TargetSettings):
-    """Targets as `TargetSettings` says. Raw features have any scale, and so has the penalty; standardise to compare."""
+    """Targets as in `TargetSettings`. Raw features have any scale, and so has the penalty; standardise to compare."""
 
     def build(self, context: Context) -> Transfer:
         """A fresh map, initialised from torch's current random state."""

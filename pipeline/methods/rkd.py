@@ -68,12 +68,12 @@ class RelationalDistillation(Transfer):
 
 
 def _distances(centred_gram: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
-    """Distances between rows; exactly 0, without gradient, for those that rounding cannot tell apart."""
+    """Distances between rows; exactly 0, without gradient, for those that rounding cannot distinguish."""
     square = centred_gram.diagonal()
     sums = square[:, None] + square
     apart = sums - 2 * centred_gram
-    told = apart > 64 * torch.finfo(apart.dtype).eps * sums
-    return torch.where(told, apart, TINY).sqrt() * told
+    distinct = apart > 64 * torch.finfo(apart.dtype).eps * sums
+    return torch.where(distinct, apart, TINY).sqrt() * distinct
 
 
 def _relative(distances: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:

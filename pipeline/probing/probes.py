@@ -93,6 +93,7 @@ def probe(teacher: str, settings: ProbeSettings, project: Project = Project()) -
 
 def _fit_source(features: SourceFeatures, data: Dataset, settings: ProbeSettings, folder: Path) -> ProbeRecord:
     reader, task = features.reader(), data.task
+    reader.verify_in_background()
     splits = [data.split(number) for number in range(data.splits)]
     fits = [fit(data, number, reader, settings) for number in range(data.splits)]
     probes = [fitted.module for fitted in fits]
@@ -123,6 +124,7 @@ def _fit_source(features: SourceFeatures, data: Dataset, settings: ProbeSettings
                 kernel_test=scores("kernel", split.test),
             )
         )
+    reader.verified()
     record = ProbeRecord(source=features.name, metrics=task.metrics, splits=tuple(records))
     record.write(folder / "probe.json")
     return record

@@ -173,6 +173,8 @@ def assess(params: Params, project: Project = Project()) -> AssessmentRecord:
             return Scored(scores, val, correct)
 
         scored = _search(names, score, few, data.task.primary)
+    for reader in splits[0].readers.values():
+        reader.verified()
     kept = tuple(
         SourceRecord(name=name, width=features.width, bytes_per_row=features.nbytes / len(data))
         for name, features in sources.items()

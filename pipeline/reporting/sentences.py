@@ -1,4 +1,4 @@
-"""What may be said of runs in words: no more than their seeds carry."""
+"""Sentences about runs, which claim no more than their seeds show."""
 
 from pipeline.functional.statistics import Share, standard_error
 from pipeline.reporting.comparison import Comparison, Outcome
@@ -61,7 +61,7 @@ def lead(comparison: Comparison) -> str:
 
 
 def sentence(outcome: Outcome) -> str:
-    """What may be said of a run against plain training."""
+    """A sentence on a run against plain training."""
     metric, difference = outcome.metric, outcome.difference
     if difference is None:
         own = f"{metric.label} {score_with_unit(outcome.score, metric)}"

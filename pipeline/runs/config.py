@@ -184,7 +184,7 @@ def read(params: Params, name: str) -> Run:
 
 
 def check_heads(run: Run, teacher: str, store: FeatureStore, outputs: int) -> None:
-    """Make sure that the store of a run's teacher has what the run's methods read beside features.
+    """Make sure that the store of a run's teacher has what the run's methods read besides features.
 
     Raises:
         UserError: it has no such head, the head is not complete, or it does not have that many outputs.

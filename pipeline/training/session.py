@@ -64,6 +64,20 @@ class Session:
     def __reduce__(self) -> tuple[Any, ...]:
         return Session, (self.plan,)
 
+    def verify_in_background(self) -> None:
+        """Begin what `verified` waits for, in threads of their own."""
+        for reader in (*self.readers, *self.heads):
+            reader.verify_in_background()
+
+    def verified(self) -> None:
+        """Make sure, by checksums, that the features are what was extracted. Call it before results are kept.
+
+        Raises:
+            UserError: a shard is damaged.
+        """
+        for reader in (*self.readers, *self.heads):
+            reader.verified()
+
     @property
     def reading(self) -> list[str]:
         """Where each teacher's features are read, and why, a line each."""

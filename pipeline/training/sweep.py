@@ -122,6 +122,8 @@ def train(
             missing = [trial for trial in trials if trial not in results]
             say(f"train {name}: {count(len(trials), 'trial')}, {len(results)} found, {len(missing)} to train")
             found = len(results)
+            if missing:
+                session.verify_in_background()
             _train_missing(session, missing, single=len({trial.candidate for trial in trials}) == 1)
             for trial in missing:
                 record = ledger.read(trial.digest)
@@ -280,14 +282,19 @@ class TrialWorker:
                 # Another run has trained it by now.
                 yield steps
                 continue
-            started = time.perf_counter()
+            # Steps are reported together, about once a second: of a trial in another process all arrive in one moment.
+            started = reported = time.perf_counter()
+            unreported = 0
             training = run_trial(session, trial.seed, trial.candidate)
             result, diverged = None, ""
             try:
                 while result is None:
                     try:
-                        yield next(training)
-                        left -= 1
+                        next(training)
+                        left, unreported = left - 1, unreported + 1
+                        if time.perf_counter() - reported >= 1:
+                            yield unreported
+                            reported, unreported = time.perf_counter(), 0
                     except StopIteration as stop:
                         result = stop.value
             except Diverged as error:
@@ -297,12 +304,13 @@ class TrialWorker:
                 if left == steps:
                     raise
                 diverged = f"seed {trial.seed}, step {steps - left}: {' '.join(str(error).split())[:200]}"
+            session.verified()
             inputs, seconds = inputs_of(session, trial.seed, trial.candidate), time.perf_counter() - started
             if result is None:
                 self.ledger.commit(trial.digest, TrialRecord(inputs=inputs, diverged=diverged, seconds=seconds), None)
                 if self.single:
                     raise UserError(_advice(session.plan.name, diverged))
-                yield left
+                yield unreported + left
                 continue
             record = TrialRecord(
                 inputs=inputs,
@@ -315,6 +323,7 @@ class TrialWorker:
                 seconds=seconds,
             )
             self.ledger.commit(trial.digest, record, result)
+            yield unreported
 
 
 def choose(results: Mapping[Trial, TrialRecord], run: str, higher_is_better: bool = True) -> Candidate:

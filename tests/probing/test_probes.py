@@ -23,7 +23,7 @@ from pipeline.records import ProbeRecord
 from pipeline.sources import Source
 from pipeline.store import FeatureStore, Head, RowIndex, SourceFeatures, StoreWriter
 
-from ..conftest import write_store
+from ..conftest import flip_a_bit, write_store
 
 WISE = Source("wise")
 
@@ -330,3 +330,11 @@ def test_a_store_without_a_vector_per_row_is_refused(project: Path, params: Para
     with pytest.raises(UserError, match=r"no head is one vector per row.*add `pooled`"):
         probe("maps", settings(params), Project(project))
     assert FeatureStore.open(path).heads
+
+
+def test_features_with_a_flipped_bit_are_not_probed(project: Path, params: Params):
+    before = (Project(project).probe(WISE) / "probe.json").read_bytes()
+    flip_a_bit(Project(project).store("wise"))
+    with pytest.raises(UserError, match=r"wise\.zarr.*damaged"):
+        probe("wise", settings(params), Project(project))
+    assert (Project(project).probe(WISE) / "probe.json").read_bytes() == before

@@ -37,7 +37,7 @@ from pipeline.training.session import Session, TrialData
 from pipeline.training.sweep import Training, Trial, choose
 from pipeline.training.trial import batches, build_penalties, losses, rate, shuffled
 
-from ..conftest import class_logits, write_store
+from ..conftest import class_logits, flip_a_bit, write_store
 
 
 def train(name: str, params: Params, root: Path, **options: Any) -> Training:
@@ -752,3 +752,12 @@ def test_what_is_wrong_is_said_in_one_line(project: Path, params: Params, change
     with pytest.raises(UserError, match=message) as caught:
         train("aft", params, project)
     assert "\n" not in str(caught.value)
+
+
+def test_nothing_that_learned_from_damaged_features_is_kept(project: Path, params: Params):
+    paths = Project(project)
+    flip_a_bit(paths.store("wise"))
+    with pytest.raises(UserError, match=r"wise\.zarr.*damaged"):
+        train("aft", params, project)
+    assert not paths.run("aft").exists()
+    assert not list(paths.trials.glob("*/trial.json"))

@@ -1,0 +1,22 @@
+"""`aft trials`: the ledger of finished trainings, and what no run uses of it any more."""
+
+from typing import Annotated
+
+import typer
+
+from stages import command
+
+
+def main(
+    delete: Annotated[bool, typer.Option("--delete", help="Delete them, instead of only listing them.")] = False,
+    params: command.File = command.PARAMS,
+    overrides: command.Set = None,
+    as_json: command.Json = False,
+) -> None:
+    """List finished trainings that no run of params.yaml uses.
+
+    A run that reads them again, after a change of params.yaml back, would have to train them again once deleted.
+    """
+    from pipeline.training import unused_trials
+
+    command.show(unused_trials(command.settings(params, overrides), command.PROJECT, delete), as_json)
