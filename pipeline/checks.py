@@ -234,5 +234,5 @@ def _log(project: Project, run: str) -> LogRecord | None:
         return None
 
 
-def _size(size: float) -> str:
+def _size(size: int | float) -> str:
     return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
