@@ -98,7 +98,7 @@ def test_check_says_what_is_there_and_what_there_is_to_do(project: Path, monkeyp
     found = check(params, Project(project))
     text = str(found)
     assert "data: 240 texts prepared" in text
-    assert "labelled training rows of split 0: bad 10, good 10, plain 10" in text
+    assert "labelled training rows of split 0: class 'bad' 10, class 'good' 10, class 'plain' 10" in text
     assert "teacher wise: features of all 240 rows are there" in text
     assert "run aft: 6 trials, 0 found, 6 to train" in text
 

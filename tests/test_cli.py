@@ -56,13 +56,13 @@ def test_assess_says_which_teachers_to_use_in_words_and_as_one_object(project: P
     said = aft("assess", cwd=project)
     assert said.returncode == 0, said.stderr
     lines = said.stdout.splitlines()
-    assert lines[0].startswith("assessed 3 subsets on 2 draws in ")
+    assert lines[0].startswith("assessed 3 subsets on 2 splits (")
     assert lines[1].startswith("Use ")
     assert 3 <= len(lines) <= 4
     assert said.stderr == ""
     found = json.loads(aft("assess", "--json", cwd=project).stdout)
     assert found["reasons"] == lines[1:]
-    assert [subset["teachers"] for subset in found["subsets"]] == [["wise"], ["loud"], ["wise", "loud"]]
+    assert [subset["sources"] for subset in found["subsets"]] == [["wise"], ["loud"], ["wise", "loud"]]
 
 
 def test_assess_draws_a_table_on_a_terminal(project: Path):
@@ -74,7 +74,7 @@ def test_assess_draws_a_table_on_a_terminal(project: Path):
     text = os.read(shown, 1 << 16).decode()
     os.close(shown)
     table = [line.split() for line in text.splitlines()]
-    assert ["teachers", "probe", "kNN", "LogME", "width", "B/row", "rows/s", "test"] in table
+    assert ["sources", "probe", "kNN", "LogME", "width", "B/row", "test"] in table
     assert next(line[:3] for line in table if "+" in line) == ["wise", "+", "loud"]
 
 

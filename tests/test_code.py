@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.code import NO_RESULT_DEPENDS_ON, Code, digests, plugins_of_run
+from pipeline.code import IMPORTS_ALL, NO_RESULT_DEPENDS_ON, Code, digests, plugins_of_run
 from pipeline.params import Params
 from pipeline.plugins import LIBRARY
 
@@ -198,7 +198,7 @@ def test_files_that_no_result_depends_on_are_there():
 
 def test_no_other_module_imports_by_a_name_that_is_only_known_when_it_runs():
     """Such imports cannot be followed: plug-ins are added from params.yaml, formats of files belong to no stage."""
-    known = {"pipeline/plugins.py", "pipeline/store/interchange/__init__.py"}
+    known = {"pipeline/plugins.py", "pipeline/store/interchange/__init__.py", *IMPORTS_ALL}
     found = set()
     for path in [*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "stages").rglob("*.py")]:
         nodes = list(ast.walk(ast.parse(path.read_text())))
@@ -207,3 +207,8 @@ def test_no_other_module_imports_by_a_name_that_is_only_known_when_it_runs():
         if names & {"import_module", "__import__", "exec", "eval"} or attributes & {"import_module", "exec_module"}:
             found.add(path.relative_to(ROOT).as_posix())
     assert found == known
+
+
+def test_what_reads_a_store_depends_on_every_backend():
+    backends = {path.relative_to(ROOT).as_posix() for path in (ROOT / "pipeline/store/backends").glob("*.py")}
+    assert backends <= set(Code().files("stages.probe"))

@@ -109,9 +109,9 @@ def train(
             training the run, or every candidate diverged.
     """
     session = Session(Plan.read(name, params, project))
+    trials = trials_of(session)
     for line in session.reading:
         say(f"train {name}: {line}")
-    trials = trials_of(session)
     lock = Lock(project.lock("train", name))
     if not lock.acquire():
         raise UserError(f"{lock.path}: {lock.owner()} is training `{name}`; wait for it, or give this run another name")
