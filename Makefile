@@ -29,7 +29,8 @@ docs: .venv/installed
 	$(BIN)/python -m pipeline.reference > docs/params.md.partial
 	mv docs/params.md.partial docs/params.md
 
-.venv/installed: requirements.lock pyproject.toml
+# cli.py is copied into the environment, unlike the packages: the command `aft` is installed anew when it changes.
+.venv/installed: requirements.lock pyproject.toml cli.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --disable-pip-version-check --quiet --requirement requirements.lock
 	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps --editable .

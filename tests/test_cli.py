@@ -175,3 +175,16 @@ def test_code_is_not_checked_again_where_nothing_changed(project: Path):
     assert aft("code", "-S", "train.step=3", cwd=project).returncode == 2
     assert aft("code", "-S", "train.steps=3", cwd=project).returncode == 0
     assert (project / "code.json").stat().st_mtime_ns != before
+
+
+def test_trials_lists_what_no_run_uses_and_deletes_it_when_asked(project: Path):
+    assert aft("train", "none", cwd=project).returncode == 0
+    (project / "trials" / "unused").mkdir()
+    listed = aft("trials", cwd=project)
+    assert listed.returncode == 0, listed.stderr
+    assert "1 trial that no run of params.yaml uses" in listed.stdout
+    assert (project / "trials" / "unused").exists()
+    kept = len(list((project / "trials").glob("*/trial.json")))
+    assert aft("trials", "--delete", cwd=project).returncode == 0
+    assert not (project / "trials" / "unused").exists()
+    assert len(list((project / "trials").glob("*/trial.json"))) == kept > 0
