@@ -22,12 +22,13 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Int64, UInt8
 from pydantic import BeforeValidator, Field
 
+from pipeline import images
 from pipeline.data.dataset import CONTENT, FORMAT, MANIFEST, QUARANTINE, ROWS, Role, content_digest, role_column
 from pipeline.data.duplicates import CONFLICT, DUPLICATE, KEPT, resolve
 from pipeline.data.scan import Scan, place, row_hash, scan
 from pipeline.data.splits import Amount, apportion, assign, choose, sort_keys
 from pipeline.datasets import Kind, Row
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.params import Settings, read_plugin
 from pipeline.progress import progress
 from pipeline.tasks import DEFAULT
@@ -114,11 +115,11 @@ class Preparation:
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
-        roles = ", ".join(f"{count:,} {role}" for role, count in self.roles.items() if count)
+        roles = ", ".join(f"{rows:,} {role}" for role, rows in self.roles.items() if rows)
         classes = f" of {len(self.classes)} classes" if self.classes else ""
         lines = [f"{self.path}: {self.rows:,} {self.kind}s{classes}: {roles}"]
         if any(self.dropped.values()):
-            reasons = "; ".join(f"{count:,} {reason}" for reason, count in self.dropped.items() if count)
+            reasons = "; ".join(f"{rows:,} {reason}" for reason, rows in self.dropped.items() if rows)
             lines.append(f"left out: {reasons} (listed in {self.path}/{QUARANTINE})")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
@@ -262,6 +263,10 @@ def _notes(table: Scan) -> list[str]:
         notes.append(f"{table.moved:,} rows of val or test have no label; they are training rows without one")
     if (table.codes < 0).all():
         notes.append("no row has a label; features can be extracted, but nothing can be trained")
+    for remark, words in images.REMARKS.items():
+        if remark in table.remarks:
+            number, first = table.remarks[remark]
+            notes.append(f"{count(number, 'image')}: {words} (the first is {table.place(first)})")
     return notes
 
 
