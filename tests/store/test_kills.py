@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline.store import FeatureStore
-from pipeline.store.verify import verify
+from pipeline.store.verification import verify
 
 ROWS, SHARD_ROWS, KILLS = 96, 8, 56
 
