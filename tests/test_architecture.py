@@ -15,6 +15,7 @@ HALL = [
     "progress",
     "provenance",
     "files",
+    "images",
     "plugins",
     "params",
     "packages",

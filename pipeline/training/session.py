@@ -164,7 +164,8 @@ class Session:
         where = f"{plan.params.source}: students.{plan.run.student}"
         where += f" (with runs.{plan.name}.search)" if tried else ""
         section = plan.params.section(f"students.{plan.run.student}") | tried
-        recipe = student_recipe(section, where, self.data, self.data.split(split).train, self.sources)
+        rows, task = self.data.split(split).train, self.data.split_task(split)
+        recipe = student_recipe(section, where, self.data, rows, self.sources, task)
         if recipe.reads == "features" and (plan.run.methods or plan.run.shuffle_teachers):
             raise UserError(
                 f"{plan.where}: a {recipe.family} student reads its teachers' features, which do not train; drop "
@@ -206,6 +207,7 @@ class TrialData:
 
     Attributes:
         split: the rows of every role.
+        task: as the labels of the split scale it.
         labels: of all rows [rows], missing where training must not see them.
         settings: the `train` section.
         probes: of each source, on this split.
@@ -219,6 +221,7 @@ class TrialData:
         number = seed % data.splits
         self.session, self.seed, self.recipe = session, seed, recipe
         self.split: Split = data.split(number)
+        self.task = data.split_task(number)
         self.labels = data.visible_labels(number)
         self.settings = plan.settings(changes)
         if plan.run.methods:
@@ -284,7 +287,7 @@ class TrialData:
 
         return Context(
             student_width=student.width,
-            task=self.session.task,
+            task=self.task,
             teachers=self.profiles,
             train_rows=self.split.train,
             labelled_rows=self.split.labelled,
