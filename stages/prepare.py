@@ -8,14 +8,15 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
 
     Checks all of params.yaml first, then reads the source and writes data/.
     """
-    from pipeline.checks import check_params
-    from pipeline.data import PrepareSettings, prepare
+    from pipeline.checks import check_params, check_task
+    from pipeline.data import Dataset, PrepareSettings, prepare
 
     loaded = command.settings(params, overrides)
     check_params(loaded)
     with command.log("prepare") as log:
         prepared = prepare(loaded.read(PrepareSettings, "dataset"), command.PROJECT.data)
         log.rows = prepared.rows
+    check_task(loaded, Dataset.open(command.PROJECT.data).task.name)  # before anything expensive
     command.show(prepared, as_json)
 
 
