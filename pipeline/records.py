@@ -4,7 +4,7 @@ Results hold no times, dates or machines, so that the same inputs give the same 
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
@@ -12,10 +12,39 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, system_error
 from pipeline.files import write_atomically
+from pipeline.provenance import digest_of
+from pipeline.verified import verifying
 
 R = TypeVar("R", bound="Record")
+
+CHECKSUM = "checksum"
+"""The key under which a file holds the digest of everything else in it."""
+
+
+def to_json(fields: Mapping[str, Any]) -> str:
+    """Fields as the text of a file, with a checksum of themselves. Equal fields give equal bytes."""
+    sealed = {**fields, CHECKSUM: digest_of(fields)}
+    return json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def from_json(content: bytes) -> dict[str, Any]:
+    """The fields in a file that holds what `to_json` made.
+
+    Raises:
+        ValueError: it holds something else, or one of them was changed.
+    """
+    try:
+        fields = json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"expected fields by name, found {type(fields).__name__}")
+    checksum = fields.pop(CHECKSUM, None)
+    if verifying() and checksum != digest_of(fields):
+        raise ValueError("its checksum is another" if checksum else "it has no checksum")
+    return fields
 
 
 class Record(BaseModel):
@@ -32,8 +61,7 @@ class Record(BaseModel):
         Raises:
             UserError: the file cannot be written.
         """
-        text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
-        write_atomically(path, text + "\n")
+        write_atomically(path, to_json(self.model_dump(mode="json")))
 
     @classmethod
     def read(cls: type[R], path: Path, name: str = "") -> R:
@@ -48,16 +76,19 @@ class Record(BaseModel):
         """
         command = cls.command.format(name=name or path.stem)
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return cls.model_validate(from_json(path.read_bytes()))
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; run `{command}`") from None
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); run `{command}` again") from None
+            raise system_error(error, path) from None
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
             problem = f"{place}: {first['msg']}" if place else first["msg"]
             raise UserError(f"{path}: damaged, or of another version ({problem}); run `{command}` again") from None
+        except ValueError as error:
+            problem = " ".join(str(error).split())
+            raise UserError(f"{path}: damaged, or changed by hand ({problem}); run `{command}` again") from None
 
 
 def _without_nonfinite(scores: Any) -> Any:
@@ -219,7 +250,7 @@ class RunRecord(Record):
         splits: per seed, the digest of the split it was trained on.
         metric: the score that validation rows chose by.
         chosen, chosen_settings: the weights and settings of the chosen candidate.
-        students: per seed, the sha256 of the chosen student's weights.
+        files: the checksum of every other file in the folder, by name: students, curves, gates.
     """
 
     command: ClassVar[str] = "aft train {name}"
@@ -241,7 +272,7 @@ class RunRecord(Record):
     chosen_settings: dict[str, Any] = Field(default_factory=dict)
     trainings: int
     diagnostics: tuple[DiagnosticsRecord, ...]
-    students: dict[str, str]
+    files: dict[str, str]
 
     @model_validator(mode="after")
     def _chosen_is_a_candidate(self) -> "RunRecord":
@@ -323,13 +354,18 @@ class ProbeSplitRecord(Record):
 
 
 class ProbeRecord(Record):
-    """probes/<teacher>/<head>/probe.json: how well the probes of one source do."""
+    """probes/<teacher>/<head>/probe.json: how well the probes of one source do.
+
+    Attributes:
+        files: the checksum of every other file in the folder, by name: the fitted probes and their outputs.
+    """
 
     command: ClassVar[str] = "aft probe {name}"
 
     source: str
     metrics: tuple[Metric, ...] = Field(min_length=1)
     splits: tuple[ProbeSplitRecord, ...] = Field(min_length=1)
+    files: dict[str, str]
 
     @property
     def primary(self) -> Metric:

@@ -10,7 +10,6 @@ A folder of three files and a list of what was left out:
 - `quarantine.csv`: the rows of the source that are not here, and why.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -29,9 +28,11 @@ from PIL import Image
 from pipeline import images
 from pipeline.datasets import Kind
 from pipeline.errors import UserError
+from pipeline.records import from_json
 from pipeline.tasks import Task, build
+from pipeline.verified import VerifiedFiles
 
-FORMAT = 2
+FORMAT = 3
 CONTENT, ROWS, MANIFEST, QUARANTINE = "content.arrow", "rows.parquet", "manifest.json", "quarantine.csv"
 
 
@@ -64,8 +65,9 @@ class Split:
 class Dataset:
     """A prepared dataset, opened for reading. Rows are numbers from 0, in the order of the source.
 
-    It opens in milliseconds whatever its size, keeps no content in memory, and may be used after fork, in threads, and
-    pickled: a copy opens the same folder again.
+    Its files are compared with their checksums when they are opened for the first time; later, and in other processes,
+    it opens in milliseconds whatever its size. It keeps no content in memory, and may be used after fork, in threads,
+    and pickled: a copy opens the same folder again.
 
     Attributes:
         path: the folder.
@@ -96,12 +98,10 @@ class Dataset:
         if not (path / MANIFEST).is_file():
             raise UserError(f"{path}: no prepared dataset there; run `aft prepare` first")
         try:
-            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+            manifest = from_json((path / MANIFEST).read_bytes())
             if manifest["format"] != FORMAT:
                 raise UserError(f"{path}: written in format {manifest['format']}, this is {FORMAT}; run `aft prepare`")
-            for name, size in manifest["files"].items():
-                if (found := (path / name).stat().st_size) != size:
-                    raise ValueError(f"{name} has {found:,} bytes instead of {size:,}")
+            VerifiedFiles(path, manifest["files"], "run `aft prepare` again").finish()
             rows = pa.ipc.open_file(pa.memory_map(str(path / CONTENT))).read_all()
             if len(rows) != manifest["rows"]:
                 raise ValueError(f"{CONTENT} has {len(rows):,} rows instead of {manifest['rows']:,}")

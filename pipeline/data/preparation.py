@@ -6,7 +6,6 @@ checks have passed.
 """
 
 import csv
-import json
 import os
 import shutil
 import time
@@ -29,9 +28,12 @@ from pipeline.data.scan import Scan, place, row_hash, scan
 from pipeline.data.splits import Amount, apportion, assign, choose, sort_keys
 from pipeline.datasets import Kind, Row
 from pipeline.errors import UserError, count
+from pipeline.files import explained
 from pipeline.params import Settings, read_plugin
 from pipeline.progress import progress
+from pipeline.records import to_json
 from pipeline.tasks import DEFAULT
+from pipeline.verified import checksums
 
 BATCH_ROWS, BATCH_BYTES = 1 << 16, 1 << 26
 """A batch of `content.arrow` ends at either."""
@@ -183,16 +185,16 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
             "dropped": dropped,
             "notes": notes,
             "settings": settings.model_dump(mode="json"),
-            "files": {name: (partial / name).stat().st_size for name in (CONTENT, ROWS, QUARANTINE)},
+            "files": checksums(partial),
         }
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (partial / MANIFEST).write_text(to_json(manifest), encoding="utf-8")
         out.mkdir(parents=True, exist_ok=True)
         (out / MANIFEST).unlink(missing_ok=True)
         for name in (CONTENT, ROWS, QUARANTINE, MANIFEST):
             os.replace(partial / name, out / name)
         _listed(out).unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from None
+        raise explained(error, out) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Preparation(
