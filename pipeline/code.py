@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from pipeline.params import Params
 from pipeline.plugins import LIBRARY, plugins

@@ -257,6 +257,18 @@ def test_one_run_that_fails_does_not_stop_the_others_or_the_report(project: Path
     assert "new" in yaml.safe_load((project / "report" / "metrics.json").read_text())
 
 
+def test_dry_runs_status_and_the_graph_work_before_anything_was_run(tmp_path: Path):
+    folder = start(tmp_path / "project")
+    expected = [
+        *("prepare", "extract@wise", "probe@wise", "extract@loud", "probe@loud", "assess", "join"),
+        *("train@none", "train@aft", "train@both", "evaluate@none", "evaluate@aft", "evaluate@both", "report"),
+    ]
+    assert sorted(stages(run("dvc", "repro", "--dry", cwd=folder))) == sorted(expected)
+    assert "extract@wise" in run("dvc", "status", cwd=folder)
+    assert "train@aft" in run("dvc", "dag", "--mermaid", cwd=folder)
+    assert not (folder / "digests").exists()
+
+
 @pytest.mark.parametrize("in_git", [True, False])
 def test_init_prints_commands_that_work_and_names_no_place_outside_of_the_project(tmp_path: Path, in_git: bool):
     if in_git:
