@@ -9,8 +9,7 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
     Checks all of params.yaml first, then reads the source and writes data/.
     """
     from pipeline.checks import check_params
-    from pipeline.data.dataset import Dataset
-    from pipeline.data.preparation import PrepareSettings, prepare
+    from pipeline.data import Dataset, PrepareSettings, prepare
     from pipeline.provenance import digest_files, digest_of
 
     loaded, project = command.settings(params, overrides), command.PROJECT
