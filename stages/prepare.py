@@ -10,13 +10,18 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
     """
     from pipeline.checks import check_params, check_task
     from pipeline.data import Dataset, PrepareSettings, prepare
+    from pipeline.provenance import digest_files, digest_of
 
-    loaded = command.settings(params, overrides)
+    loaded, project = command.settings(params, overrides), command.PROJECT
     check_params(loaded)
     with command.log("prepare") as log:
-        prepared = prepare(loaded.read(PrepareSettings, "dataset"), command.PROJECT.data)
+        prepared = prepare(loaded.read(PrepareSettings, "dataset"), project.data)
         log.rows = prepared.rows
-    check_task(loaded, Dataset.open(command.PROJECT.data).task.name)  # before anything expensive
+    data = Dataset.open(project.data)
+    check_task(loaded, data.task.name)  # before anything expensive
+    command.write_digest(project.content_digest, digest_of({"kind": data.kind, "content": data.digest}))
+    # The manifest holds the digest of the content.
+    command.write_digest(project.data_digest, digest_files(project.data, ["manifest.json", "rows.parquet"]))
     command.show(prepared, as_json)
 
 
