@@ -364,7 +364,7 @@ def test_kills_in_the_middle_of_train_lose_no_finished_training_and_change_no_nu
     project: Path, tmp_path: Path, number: signal.Signals
 ):
     def longer(values: dict[str, Any]) -> None:
-        values["train"]["steps"] = 400
+        values["train"]["steps"] = 200
         values["runs"]["aft"]["methods"]["aft"].update(weight=[0.0, 1.0, 3.0, 5.0])
 
     change(project, longer)
