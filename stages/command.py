@@ -60,6 +60,16 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
+def write_digest(path: Path, digest: str) -> None:
+    """Write one digest to a file of its own, on which DVC lets other stages depend.
+
+    A dependency on the folder itself would stop `dvc repro --dry` where the folder is not there yet.
+    """
+    from pipeline.files import write_atomically
+
+    write_atomically(path, json.dumps({"digest": digest}) + "\n")
+
+
 def say(line: str) -> None:
     """Print a line about the work to stderr, apart from the result on stdout."""
     print(line, file=sys.stderr, flush=True)
