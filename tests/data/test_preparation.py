@@ -471,7 +471,7 @@ def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path: Path, monke
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=r"file/data: cannot be written: Not a directory"):
+    with pytest.raises(UserError, match=r"file/data: a part of this path is a file"):
         run(tmp_path / "file" / "data", write(tmp_path / "t.jsonl", texts()))
 
 
