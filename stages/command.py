@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
@@ -126,7 +126,7 @@ def log(stage: str, name: str = "", project: Project = PROJECT) -> Iterator[Log]
     kept.write()
 
 
-def run(app: typer.Typer, name: str | None = None) -> None:
+def run(app: Callable[..., Any], name: str | None = None) -> None:
     """Run a command line. What the user can fix becomes one line and exit code 2; `--debug` keeps its traceback.
 
     That is a `UserError`, and any error of the operating system: this is the one place for those, whatever file they
