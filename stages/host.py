@@ -115,7 +115,8 @@ def _serve(client: socket.socket, environment: Mapping[str, str], run: Callable[
 
 def _run(command: list[str], main: Callable[[], None]) -> int:
     """Run a command as its own process would; its exit code."""
-    before, sys.argv = sys.argv, command
+    arguments, variables = sys.argv, dict(os.environ)
+    sys.argv = command
     try:
         main()
     except SystemExit as end:
@@ -126,7 +127,10 @@ def _run(command: list[str], main: Callable[[], None]) -> int:
         traceback.print_exc()
         return 1
     finally:
-        sys.argv = before
+        sys.argv = arguments
+        # An option such as `--no-verify` sets one, for this stage alone.
+        os.environ.clear()
+        os.environ.update(variables)
     return 0
 
 

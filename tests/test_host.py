@@ -74,6 +74,16 @@ def test_another_folder_or_variable_gets_a_process_of_its_own(repro: Callable[..
     assert (tmp_path / "out").read_text() == "alone\n"
 
 
+def test_a_variable_that_a_stage_sets_is_its_own(repro: Callable[..., int], tmp_path: Path):
+    def main() -> None:
+        print(os.environ.get("AFT_TEST_OF_HOST"), flush=True)
+        os.environ["AFT_TEST_OF_HOST"] = "set"
+
+    assert repro("$AFT one > out; $AFT two >> out", main) == 0
+    assert (tmp_path / "out").read_text() == "None\nasked\nNone\nasked\n"
+    assert "AFT_TEST_OF_HOST" not in os.environ
+
+
 def test_what_dvc_sets_is_no_difference(repro: Callable[..., int], tmp_path: Path):
     assert repro("DVC_STAGE=train $AFT x > out", served) == 0
     assert (tmp_path / "out").read_text().endswith("asked\n")
