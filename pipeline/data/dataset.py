@@ -10,7 +10,6 @@ A folder of three files and a list of what was left out:
 - `quarantine.csv`: the rows of the source that are not here, and why.
 """
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from jaxtyping import Int64, UInt8
 from numpy.typing import DTypeLike
 from PIL import Image
 
+from pipeline import images
 from pipeline.datasets import Kind
 from pipeline.errors import UserError
 from pipeline.tasks import Task, build
@@ -80,7 +80,7 @@ class Dataset:
         self.path = path
         self.manifest = manifest
         self.kind: Kind = manifest["kind"]
-        self.task: Task = build(manifest["task"], manifest["outputs"])
+        self.task: Task = build(manifest["task"], manifest["outputs"], manifest["unit"])
         self.digest: str = manifest["digest"]
         self.splits: int = manifest["splits"]
         self._rows = rows
@@ -148,6 +148,10 @@ class Dataset:
         visible[labelled] = self.labels[labelled]
         return visible
 
+    def split_task(self, number: int) -> Task:
+        """The task as the labelled training rows of a split scale its outputs and losses."""
+        return self.task.fitted(self.labels[self.split(number).labelled])
+
     def split_digest(self, number: int) -> str:
         """Names what a split lets training see: the rows, their roles and the visible labels, 32 hex digits.
 
@@ -164,8 +168,8 @@ class Dataset:
         return [column[int(row)].as_py() for row in rows]
 
     def image(self, row: int) -> Image.Image:
-        """A row as an RGB image at its own size."""
-        return Image.open(io.BytesIO(self._rows["content"][int(row)].as_py())).convert("RGB")
+        """A row as an image at its own size, of mode L or RGB; see `pipeline.images`."""
+        return images.decode(self._rows["content"][int(row)].as_py())
 
     def verify(self) -> None:
         """Read all content and compare it with its digests.

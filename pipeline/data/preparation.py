@@ -22,12 +22,13 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Int64, UInt8
 from pydantic import BeforeValidator, Field
 
+from pipeline import images
 from pipeline.data.dataset import CONTENT, FORMAT, MANIFEST, QUARANTINE, ROWS, Role, content_digest, role_column
 from pipeline.data.duplicates import CONFLICT, DUPLICATE, KEPT, resolve
 from pipeline.data.scan import Scan, place, row_hash, scan
 from pipeline.data.splits import Amount, apportion, assign, choose, sort_keys
 from pipeline.datasets import Kind, Row
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.params import Settings, read_plugin
 from pipeline.progress import progress
 from pipeline.tasks import DEFAULT
@@ -62,6 +63,7 @@ class PrepareSettings(Settings):
         source: a family of `pipeline/datasets/` and its settings.
         task: what a label is: a file in `pipeline/tasks/`.
         classes: the names of the classes, in order; None takes those that occur, sorted.
+        unit: of labels that are numbers, such as `kWh`, for the report.
         deduplicate: which rows are duplicates, of which one is kept: `exact`, the same content; `token_set`, for text
             the same set of words in lower case (which includes the former), for images the same bytes.
         limit: keep so many rows, a stratified subset.
@@ -75,6 +77,7 @@ class PrepareSettings(Settings):
     source: dict[str, Any]
     task: str = DEFAULT
     classes: tuple[str, ...] | None = Field(default=None, strict=False)
+    unit: str = ""
     deduplicate: Literal["none", "exact", "token_set"] = "exact"
     limit: int | None = Field(default=None, gt=0)
     splits: int = Field(default=1, gt=0, le=1000)
@@ -112,11 +115,11 @@ class Preparation:
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
-        roles = ", ".join(f"{count:,} {role}" for role, count in self.roles.items() if count)
+        roles = ", ".join(f"{rows:,} {role}" for role, rows in self.roles.items() if rows)
         classes = f" of {len(self.classes)} classes" if self.classes else ""
         lines = [f"{self.path}: {self.rows:,} {self.kind}s{classes}: {roles}"]
         if any(self.dropped.values()):
-            reasons = "; ".join(f"{count:,} {reason}" for reason, count in self.dropped.items() if count)
+            reasons = "; ".join(f"{rows:,} {reason}" for reason, rows in self.dropped.items() if rows)
             lines.append(f"left out: {reasons} (listed in {self.path}/{QUARANTINE})")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
@@ -131,7 +134,9 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
     start = time.perf_counter()
     out = Path(out)
     family, source = read_plugin("datasets", settings.source, "dataset.source")
-    table = scan(family.rows(source), settings.task, settings.classes, settings.deduplicate == "token_set")
+    table = scan(
+        family.rows(source), settings.task, settings.classes, settings.unit, settings.deduplicate == "token_set"
+    )
     fate, partner = _fates(table, settings)
     if len(table.problems) > settings.tolerance * len(fate):
         _refuse_unreadable(table, fate, out)
@@ -164,6 +169,7 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
             "digest": digest,
             "task": task.name,
             "outputs": task.outputs,
+            "unit": settings.unit,
             "label_shape": labels.shape[1:],
             "classes": task.classes,
             "without_label": int((~known).sum()),
@@ -217,8 +223,9 @@ def _fates(table: Scan, settings: PrepareSettings) -> tuple[Int64[np.ndarray, " 
         kinds = np.stack([table.task.strata(table.labels[kept]), table.splits[kept]])
         _, stratum, counts = np.unique(kinds, axis=1, return_inverse=True, return_counts=True)
         if settings.limit < len(counts):
+            noun = table.task.stratum(0).partition(" ")[0]
             raise UserError(
-                f"dataset.limit: {settings.limit} rows are too few to have every class in every part; raise it to "
+                f"dataset.limit: {settings.limit} rows are too few to have every {noun} in every part; raise it to "
                 f"{len(counts)} or more"
             )
         keys = sort_keys(table.rows[kept], settings.seed, "limit")
@@ -256,6 +263,10 @@ def _notes(table: Scan) -> list[str]:
         notes.append(f"{table.moved:,} rows of val or test have no label; they are training rows without one")
     if (table.codes < 0).all():
         notes.append("no row has a label; features can be extracted, but nothing can be trained")
+    for remark, words in images.REMARKS.items():
+        if remark in table.remarks:
+            number, first = table.remarks[remark]
+            notes.append(f"{count(number, 'image')}: {words} (the first is {table.place(first)})")
     return notes
 
 

@@ -3,7 +3,6 @@
 Some 100 bytes a row stay in memory, and each distinct label, but no content.
 """
 
-import io
 from array import array
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64, UInt8, UInt64
-from PIL import Image
 
-from pipeline import tasks
+from pipeline import images, tasks
 from pipeline.data.dataset import Role, content_digest
 from pipeline.data.duplicates import words_digest
 from pipeline.data.splits import FREE
@@ -46,6 +44,7 @@ class Scan:
         splits: the role that the source fixes, LABELLED standing for train, or `splits.FREE`. A source that fixes any
             leaves none free, and a row without a label is in train.
         problems: by row number, why the content cannot be read.
+        remarks: by remark of `pipeline.images.REMARKS`, how many images it holds for, and the first of them.
         task: with the names of its outputs.
         moved: how many rows without a label the source had in val or test.
     """
@@ -60,6 +59,7 @@ class Scan:
     codes: Int64[np.ndarray, " n"]
     splits: Int64[np.ndarray, " n"]
     problems: dict[int, str]
+    remarks: dict[str, tuple[int, int]]
     task: Task
     moved: int
 
@@ -68,30 +68,36 @@ class Scan:
         return place(self.ids[row].as_py(), int(self.lines[row]))
 
 
-def scan(source: Iterable[Row], task: str, names: tuple[str, ...] | None, by_words: bool) -> Scan:
+def scan(source: Iterable[Row], task: str, names: tuple[str, ...] | None, unit: str, by_words: bool) -> Scan:
     """Look at every row.
 
     Args:
         source: the rows.
         task: its name.
         names: of the task's outputs, as the user wants them; see `pipeline.tasks.encode`.
+        unit: of the labels; empty if they have none.
         by_words: whether texts with the same set of words are duplicates, or only equal ones.
 
     Raises:
         UserError: there are no rows; a label or split that is not allowed; an id twice; a divided group.
     """
     texts: dict[str, int] = {}
-    tasks.encode(task, [], names)  # what is wrong with the task or the names shows before anything is read
+    # What is wrong with the task, the names or the unit shows before anything is read.
+    tasks.build(task, tasks.encode(task, [], names)[1], unit)
     ids, problems, moved = [], {}, 0
+    remarks: dict[str, tuple[int, int]] = {}
     rows, units, digests, keys = bytearray(), bytearray(), bytearray(), bytearray()
     codes, splits, lines = array("i"), array("b"), array("q")
     with ThreadPoolExecutor() as pool, progress("look at the data", None, "rows") as advance:
         for chunk in _chunks(source):
             ids.append(pa.array([row.id for row in chunk], pa.string()))
-            looked_at = pool.map(_problem, chunk) if isinstance(chunk[0].content, bytes) else map(_problem, chunk)
-            for row, problem in zip(chunk, looked_at, strict=True):
+            looked_at = pool.map(_look, chunk) if isinstance(chunk[0].content, bytes) else map(_look, chunk)
+            for row, (problem, remarked) in zip(chunk, looked_at, strict=True):
                 if problem:
                     problems[len(codes)] = problem
+                for remark in remarked:
+                    before, first = remarks.get(remark, (0, len(codes)))
+                    remarks[remark] = (before + 1, first)
                 if row.label is not None and row.label not in texts:
                     _check_label(row, task, names)
                 split = _split(row)
@@ -113,7 +119,7 @@ def scan(source: Iterable[Row], task: str, names: tuple[str, ...] | None, by_wor
     if not codes:
         raise UserError("dataset.source: it has no rows with these settings")
     values, outputs = tasks.encode(task, list(texts), names)
-    built = tasks.build(task, outputs)
+    built = tasks.build(task, outputs, unit)
     labels, equal = _labels(np.frombuffer(codes, np.int32), values, built)
     fixed = np.frombuffer(splits, np.int8).astype(np.int64)
     table = Scan(
@@ -127,6 +133,7 @@ def scan(source: Iterable[Row], task: str, names: tuple[str, ...] | None, by_wor
         codes=equal,
         splits=np.maximum(fixed, Role.LABELLED) if fixed.max() > Role.LABELLED else fixed,
         problems=problems,
+        remarks=remarks,
         task=built,
         moved=moved,
     )
@@ -177,22 +184,18 @@ def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
         yield chunk
 
 
-def _problem(row: Row) -> str | None:
-    """Why a row cannot be read, or None."""
-    if isinstance(row.content, str):
+def _look(row: Row) -> tuple[str | None, set[str]]:
+    """Why a row cannot be read, or None; and the remarks on an image that can."""
+    if isinstance(row.content, bytes):
         try:
-            row.content.encode()
-        except UnicodeEncodeError:
-            return "not valid Unicode"
-        return None if row.content.strip() else "empty text"
+            return None, images.remarks(row.content)
+        except ValueError as error:
+            return str(error), set()
     try:
-        with Image.open(io.BytesIO(row.content)) as image:
-            # A JPEG at an eighth of its size: every byte is still decoded, but hardly a pixel computed.
-            image.draft(None, (1, 1))
-            image.load()
-    except Exception as error:  # decoders trip in many ways: OSError, SyntaxError, ValueError, struct.error ...
-        return f"not an image: {' '.join(str(error).split())}"
-    return None
+        row.content.encode()
+    except UnicodeEncodeError:
+        return "not valid Unicode", set()
+    return None if row.content.strip() else "empty text", set()
 
 
 def _split(row: Row) -> int:

@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from pipeline import images
 from pipeline.data import Dataset
 from pipeline.progress import progress
 from pipeline.provenance import versions
@@ -50,7 +51,7 @@ class Pixels:
 
     def __init__(self, data: Dataset, size: int, channels: int):
         self.data, self.shape = data, (channels, size, size)
-        key = {"version": VERSION, "shape": self.shape, "libraries": versions("pillow")}
+        key = {"version": VERSION, "decoder": images.VERSION, "shape": self.shape, "libraries": versions("pillow")}
         self.kept: np.ndarray | None = None
         free = shutil.disk_usage(data.path).free
         if kept(data, key) or 2 * len(data) * channels * size**2 <= free:
@@ -75,8 +76,8 @@ class Pixels:
     def _decode(self, rows: np.ndarray, pool: ThreadPoolExecutor) -> UInt8[np.ndarray, "n channels size size"]:
         channels, size, _ = self.shape
         out = np.empty((len(rows), *self.shape), np.uint8)
-        images = pool.map(lambda row: _resized(self.data.image(int(row)), size, channels), rows)
-        for number, image in enumerate(images):
+        resized = pool.map(lambda row: _resized(self.data.image(int(row)), size, channels), rows)
+        for number, image in enumerate(resized):
             out[number] = image
         return out
 

@@ -1,6 +1,5 @@
 """Image models of timm: pooled features before the classifier, the classifier's logits, or the whole feature map."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -8,13 +7,12 @@ from typing import Any, Literal
 import numpy as np
 import timm
 import torch
-from PIL import Image
 from pydantic import Field
 from timm.data import create_transform, resolve_model_data_config
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from pipeline import params, pretrained
+from pipeline import images, params, pretrained
 from pipeline.errors import UserError
 from pipeline.teachers import Precision, Teacher
 from pipeline.timm_models import check_name, size_options
@@ -67,6 +65,7 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Ima
     recipe = {
         "family": "timm",
         "version": VERSION,
+        "decoder": images.VERSION,
         "architecture": model.pretrained_cfg["architecture"],
         "weights": pretrained.digest(model.state_dict()),
         "transform": {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()},
@@ -109,13 +108,10 @@ class ImageModel(Teacher):
     def transform(self, content: str | bytes) -> np.ndarray:
         """Decode, resize and crop as the model was trained for."""
         assert isinstance(content, bytes)
-        try:
-            with Image.open(io.BytesIO(content)) as image:
-                # A grey image is resized as one channel, for a third of the work, and copied to three: the same pixels.
-                one = image.mode == "L" and self.recipe["transform"]["crop_mode"] != "border"
-                pixels = self.resize(image if one else image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"not an image that can be decoded: {error}") from None
+        image = images.decode(content)
+        # A grey image is resized as one channel, for a third of the work, and copied to three: the same pixels.
+        one = image.mode == "L" and self.recipe["transform"]["crop_mode"] != "border"
+        pixels = self.resize(image if one else image.convert("RGB"))
         return pixels.expand(3, -1, -1).permute(1, 2, 0).numpy()
 
     def cost(self, example: np.ndarray) -> int:
@@ -130,8 +126,8 @@ class ImageModel(Teacher):
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Pooled [n, d] and logits [n, c] from a float32 head; tokens [n, positions, d] in the model's precision."""
         lines = torch.addcmul(self.shift, batch["pixels"].flatten(2).float(), self.scale)
-        images = lines.view(batch["pixels"].shape).permute(0, 3, 1, 2)
-        features = self.model.forward_features(images.to(self.dtype))
+        pixels = lines.view(batch["pixels"].shape).permute(0, 3, 1, 2)
+        features = self.model.forward_features(pixels.to(self.dtype))
         outputs: dict[str, Tensor] = {}
         for head in self.heads:
             if head == "tokens":

@@ -66,7 +66,7 @@ def test_content_comes_in_the_order_asked_for(folder: Path):
     rows = [5, 1796, 5, 0]
     assert data.content(np.array(rows)) == data.content(rows) == [data.content([row])[0] for row in rows]
     assert data.image(5).size == (8, 8)
-    assert data.image(5).mode == "RGB"
+    assert data.image(5).mode == "L"
 
 
 def test_a_pickled_copy_reads_the_same(folder: Path):

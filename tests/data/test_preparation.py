@@ -342,6 +342,25 @@ def test_an_image_that_does_not_decode_is_refused_listed_or_tolerated(tmp_path: 
     assert not (tmp_path / "data.quarantine.csv").exists()
 
 
+def test_what_is_odd_about_images_is_noted(tmp_path: Path, images: Path):
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8)).save(images / "cat" / "00.png")
+    done = run(tmp_path / "data", {"family": "image_folder", "path": str(images)})
+    assert done.notes == (
+        "19 images: one colour throughout (the first is row cat/02.png)",
+        "1 image: grey of more than 8 bits; each is scaled from its own darkest and brightest pixel (the first is row "
+        "cat/00.png)",
+    )
+
+
+def test_unreadable_images_are_listed_in_the_same_words_each_time(tmp_path: Path, images: Path):
+    for number, content in enumerate([b"", b"<html>", jpeg(5)[:100], png(3)[:40]]):
+        (images / "cat" / f"bad{number}.jpg").write_bytes(content)
+    for name in ("one", "two"):
+        run(tmp_path / name, {"family": "image_folder", "path": str(images)}, tolerance=0.2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert len(quarantine(tmp_path / "one")) == 4
+
+
 # Bad input
 
 

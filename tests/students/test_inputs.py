@@ -127,6 +127,13 @@ def test_every_image_is_decoded_once_for_all_splits_seeds_and_students(pictures:
     assert len(decoded) == 120, "other sizes and channels are other pixels"
 
 
+def test_pixels_of_another_decoder_are_not_used(pictures: Dataset, decoded: list[int], monkeypatch: pytest.MonkeyPatch):
+    Pixels(pictures, 16, 3)
+    monkeypatch.setattr("pipeline.images.VERSION", 0)
+    Pixels(pictures, 16, 3)
+    assert sorted(decoded) == sorted([*range(40)] * 2)
+
+
 COUNT = """
 import sys, time
 from pipeline.data import Dataset

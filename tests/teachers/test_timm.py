@@ -96,7 +96,7 @@ def test_grey_palette_and_transparent_images_are_read_as_colour(tiny_vit: Path, 
 
 @pytest.mark.parametrize("content", [b"", b"no image at all", noise(300, 300)[:5000], b"\x89PNG\r\n\x1a\n"])
 def test_what_does_not_decode_is_a_value_error(tiny_vit: Path, content: bytes) -> None:
-    with pytest.raises(ValueError, match="not an image that can be decoded"):
+    with pytest.raises(ValueError, match="not an image: "):
         load("test_vit", tiny_vit).transform(content)
 
 
@@ -111,6 +111,33 @@ def test_the_recipe_changes_with_what_changes_features(tiny_vit: Path, tmp_path:
     save_file(state, tmp_path / "other.safetensors")
     other = load("test_vit", tmp_path / "other.safetensors").recipe
     assert {key for key in recipe if other[key] != recipe[key]} == {"weights"}
+
+
+def test_a_decoder_of_another_version_makes_other_features(tiny_vit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load("test_vit", tiny_vit).recipe
+    monkeypatch.setattr("pipeline.images.VERSION", recipe["decoder"] + 1)
+    other = load("test_vit", tiny_vit).recipe
+    assert {key for key in recipe if other[key] != recipe[key]} == {"decoder"}
+
+
+def test_pictures_that_differ_in_alpha_or_in_sixteen_bits_give_features_that_differ(tiny_vit: Path) -> None:
+    icons = np.zeros((4, 64, 64, 4), np.uint8)
+    for number, icon in enumerate(icons):
+        icon[8 * number : 8 * number + 20, 8:30, 3] = 255
+    exposures = np.random.default_rng(0).integers(0, 256, (4, 64, 64)).astype(np.uint16) * 250 + 300
+    for pictures in (icons, exposures):
+        features = features_of(load("test_vit", tiny_vit), [encode(picture) for picture in pictures])["pooled"]
+        assert torch.cdist(features, features).fill_diagonal_(9).min() > 1e-3
+
+
+def test_a_photo_stored_on_its_side_gives_the_features_of_the_upright_one(tiny_vit: Path) -> None:
+    upright = Image.open(io.BytesIO(noise(60, 80))).resize((160, 120))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    upright.transpose(Image.Transpose.ROTATE_90).save(file, "PNG", exif=exif)
+    one, other = features_of(load("test_vit", tiny_vit), [encode(np.asarray(upright)), file.getvalue()])["pooled"]
+    assert torch.equal(one, other)
 
 
 def test_another_size_is_what_the_model_then_sees(tiny_vit: Path) -> None:

@@ -1,0 +1,180 @@
+"""The one decoder of images: teachers, students and the scan of a dataset see the same pixels, as people see them.
+
+- The first frame or page; turned as its EXIF orientation says; what is transparent lies over white.
+- Colours become RGB, whatever they are stored as (palette, CMYK, YCbCr), and grey of at most 8 bits stays grey.
+- Grey of more than 8 bits (modes I;16, I and F) has no white of its own, and most cameras and scanners use a part of
+  the range. So it is scaled per image: its darkest pixel becomes 0 and its brightest 255. Of 16-bit colour, Pillow
+  reads the upper 8 bits.
+
+Ordinary 8-bit images are what Pillow alone gives, bit for bit.
+"""
+
+import io
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+VERSION = 1
+"""Raised whenever this file gives other pixels for the same bytes. Part of every recipe that reads images."""
+
+Image.init()
+FORMATS: list[str] = [
+    name
+    for name in ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+    if name in Image.OPEN
+]  # fmt: skip
+"""What is read, by content and whatever the file is called; this Pillow may lack AVIF. Not every format that Pillow
+knows: for an EPS it would start Ghostscript."""
+
+SUFFIXES = (*sorted(suffix for suffix, name in Image.EXTENSION.items() if name in FORMATS), ".mpo")
+"""What names of such files end in, in lower case."""
+
+# Pillow warns of images of 90 million pixels, as some cameras make, and refuses those of twice as many.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+THINNEST = 200
+"""An image may be so many times as long as wide. Resized to a model's input, a longer one takes all memory."""
+
+REMARKS = {
+    "constant": "one colour throughout",
+    "several": "animated or of several pages; the first is read",
+    "deep": "grey of more than 8 bits; each is scaled from its own darkest and brightest pixel",
+    "deep colour": "colour of 16 bits a channel; the upper 8 are read",
+}
+"""What people should know of an image that can be read."""
+
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF orientation, what turns the stored pixels upright."""
+
+
+def decode(content: bytes) -> Image.Image:
+    """An image as people see it, of mode L or RGB.
+
+    Raises:
+        ValueError: the bytes are no image of `FORMATS`, are damaged, or would take too much memory.
+    """
+    try:
+        return _plain(_open(content))
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders trip in many ways: OSError, SyntaxError, struct.error ...
+        raise ValueError(f"not an image: {_reason(content, error)}") from None
+
+
+def remarks(content: bytes) -> set[str]:
+    """Decode an image for what there is to say of it: keys of `REMARKS`. A JPEG costs an eighth of `decode`.
+
+    Raises:
+        ValueError: as `decode`.
+    """
+    try:
+        image = _open(content)
+        several = image.format != "MPO" and getattr(image, "is_animated", False)
+        # A JPEG at an eighth of its size: every byte is still decoded, but hardly a pixel computed.
+        shrunk = image.draft(None, (1, 1)) is not None
+        found = {
+            "several": several,
+            "deep": _deep(image),
+            "deep colour": _bits(image, content) > 8 and not _deep(image),
+            "constant": _constant(_plain(image)),
+        }
+        if found["constant"] and shrunk:
+            found["constant"] = _constant(_plain(_open(content)))
+    except MemoryError:
+        raise
+    except Exception as error:  # as above
+        raise ValueError(f"not an image: {_reason(content, error)}") from None
+    return {name for name, holds in found.items() if holds}
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file begins like an image of `FORMATS`, whatever its name is."""
+    try:
+        with Image.open(path, formats=FORMATS):
+            return True
+    except Exception:  # as above
+        return False
+
+
+def _open(content: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(content), formats=FORMATS)
+    shorter, longer = sorted(image.size)
+    if longer > THINNEST * shorter:
+        raise ValueError(f"{image.width:,} x {image.height:,} pixels, more than {THINNEST} times as long as wide")
+    return image
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    image.load()
+    orientation = _orientation(image)
+    if _deep(image):
+        image = _scaled(image)
+    elif image.has_transparency_data:
+        image = _over_white(image.convert("RGBA"))
+    elif image.mode not in ("L", "RGB"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _orientation(image: Image.Image) -> Any:
+    try:
+        return image.getexif().get(_ORIENTATION)
+    except Exception:  # a viewer, too, shows a picture whose EXIF is damaged as it is stored
+        return None
+
+
+def _deep(image: Image.Image) -> bool:
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def _bits(image: Image.Image, content: bytes) -> int:
+    """Bits of a channel in the file, where Pillow's mode does not tell."""
+    match image.format:
+        case "PNG":
+            return content[24]
+        case "TIFF":
+            return max(getattr(image, "tag_v2", {}).get(258, (8,)))
+    return 8
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    """Grey of more than 8 bits as mode L: linear, from the darkest pixel at 0 to the brightest at 255."""
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("some of its pixels are NaN or infinite")
+    lowest, highest = values.min(), values.max()
+    grey = np.rint((values - lowest) * (255 / (highest - lowest) if highest > lowest else 0)).astype(np.uint8)
+    if isinstance(transparent := image.info.get("transparency"), int):
+        grey[values == transparent] = 255
+    return Image.fromarray(grey)
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def _constant(image: Image.Image) -> bool:
+    return all(low == high for low, high in np.reshape(image.getextrema(), (-1, 2)))
+
+
+def _reason(content: bytes, error: Exception) -> str:
+    if not content:
+        return "it is empty"
+    if isinstance(error, UnidentifiedImageError):
+        return f"none of {', '.join(FORMATS)}"
+    # An object's address differs from run to run, and the same data must give the same list of unreadable rows.
+    return re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(error).split())) or type(error).__name__
