@@ -1,5 +1,6 @@
 """Files and locks of this machine: written whole or not at all, and claimed by one process at a time."""
 
+import errno
 import fcntl
 import os
 import socket
@@ -33,6 +34,25 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise explained(error, path) from error
+
+
+def cell(value: object) -> str:
+    """A value for a table that people open: a spreadsheet runs text that begins like a formula."""
+    text = str(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) and not _is_number(text) else text
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name is text. Bytes of a file's name that are none reach Python as lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def explained(error: OSError, path: Path) -> Exception:
@@ -109,7 +129,7 @@ def _unreadable(error: OSError, path: Path) -> Exception:
         case errno.ENOENT | errno.ENOTDIR:
             return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         case errno.ELOOP | errno.ENAMETOOLONG | errno.ENXIO:
-            return UserError(f"{path}: cannot be read ({error.strerror}); delete it")
+            return system_error(error, path)
     return error
 
 

@@ -73,6 +73,8 @@ class LocalBackend(WritableBackend):
                 entries = list(os.scandir(self.folder / folder))
             except (FileNotFoundError, NotADirectoryError):
                 continue
+            except OSError as error:
+                raise explained(error, self.folder) from None
             for entry in entries:
                 name = f"{folder}/{entry.name}" if folder else entry.name
                 (folders if entry.is_dir(follow_symlinks=False) else found).append(name)

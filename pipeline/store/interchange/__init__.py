@@ -25,7 +25,7 @@ from typing import Any, get_args
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.files import explained, open_regular
+from pipeline.files import explained, is_utf8, open_regular
 from pipeline.provenance import digest_files
 from pipeline.store.backends import Backend, backend_at
 from pipeline.store.format import Dtype, Head, Layout, shortened
@@ -281,8 +281,8 @@ def _check(table: Table) -> None:
     if table.ids is not None and len(table.ids) != table.count:
         raise ValueError(f"{len(table.ids):,} ids for {table.count:,} rows")
     for name in table.ids or ():
-        if not isinstance(name, str) or not name.isprintable():
-            raise ValueError(f"the id {shortened(name)} is no printable text")
+        if not isinstance(name, str) or not is_utf8(name):
+            raise ValueError(f"the id {shortened(name)} is no text")
     digests = table.digests
     if digests is not None and (digests.shape != (table.count, DIGEST_BYTES) or digests.dtype != np.uint8):
         raise ValueError(f"digests of shape {digests.shape} for {table.count:,} rows")
