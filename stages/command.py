@@ -19,6 +19,7 @@ import typer
 from pipeline.errors import UserError, printable, system_error
 from pipeline.params import Params
 from pipeline.project import Project
+from pipeline.verified import NO_VERIFY
 
 PROJECT = Project()
 """The project that commands work on is the current folder."""
@@ -60,12 +61,22 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
+def write_digest(path: Path, digest: str) -> None:
+    """Write one digest to a file of its own, on which DVC lets other stages depend.
+
+    A dependency on the folder itself would stop `dvc repro --dry` where the folder is not there yet.
+    """
+    from pipeline.files import write_atomically
+
+    write_atomically(path, json.dumps({"digest": digest}) + "\n")
+
+
 def say(line: str) -> None:
     """Print a line about the work to stderr, apart from the result on stdout."""
     print(printable(line), file=sys.stderr, flush=True)
 
 
-class Log:
+class StageLog:
     """Where, when and how long a stage ran; see `LogRecord`. The stage sets the attributes as it comes to know them.
 
     Attributes:
@@ -116,18 +127,20 @@ class Log:
 
 
 @contextmanager
-def log(stage: str, name: str = "", project: Project = PROJECT) -> Iterator[Log]:
+def log(stage: str, name: str = "", project: Project = PROJECT) -> Iterator[StageLog]:
     """Time a stage and write logs/<stage>/<name>.json when it ends well.
 
     Results hold no times and no machines, so that the same inputs give the same bytes; those are here.
     """
-    kept = Log(project.log(stage, name), project)
+    kept = StageLog(project.log(stage, name), project)
     yield kept
     kept.write()
 
 
 def run(app: typer.Typer, name: str | None = None) -> None:
     """Run a command line. What the user can fix becomes one line and exit code 2; `--debug` keeps its traceback.
+
+    `--no-verify` compares nothing that is read with its checksums, in this process and those that it starts.
 
     That is a `UserError`, and any error of the operating system: this is the one place for those, whatever file they
     are about.
@@ -142,7 +155,9 @@ def run(app: typer.Typer, name: str | None = None) -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     debug = "--debug" in sys.argv
-    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    if "--no-verify" in sys.argv:
+        os.environ[NO_VERIFY] = "1"
+    sys.argv = [argument for argument in sys.argv if argument not in ("--debug", "--no-verify")]
     try:
         try:
             app(prog_name=name)

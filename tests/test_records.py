@@ -1,18 +1,18 @@
 """Records: what is written is read back, equal records give equal bytes, and a damaged file is one line."""
 
 import math
+from collections.abc import Iterator
 
 import pytest
+from pydantic import ValidationError
 
 from pipeline.errors import UserError
 from pipeline.functional.statistics import paired
 from pipeline.records import (
     AssessmentRecord,
     CandidateRecord,
-    DifferenceRecord,
     GatesRecord,
     LogRecord,
-    ManifestRecord,
     Metric,
     PairRecord,
     SeedScores,
@@ -20,6 +20,7 @@ from pipeline.records import (
     SubsetRecord,
     SubsetScores,
     mean_score,
+    to_json,
 )
 
 ACCURACY = Metric(name="accuracy", label="accuracy", unit="%")
@@ -59,13 +60,50 @@ def test_a_missing_or_damaged_file_is_one_line_with_the_command(tmp_path):
     path = tmp_path / "gates.json"
     with pytest.raises(UserError, match=r"gates\.json: no such file; run `aft train kd`$"):
         GatesRecord.read(path, "kd")
-    for text in ("{", '{"gates": 3}', '{"gates": {}, "more": 1}', "NaN"):
-        path.write_text(text)
+    for fields, problem in (({"gates": 3}, "gates: "), ({"gates": {}, "more": 1}, "more: "), ({}, "gates: ")):
+        path.write_text(to_json(fields))
         with pytest.raises(
-            UserError, match=r"damaged, or of another version \(.*\); run `aft train kd` again"
+            UserError, match=rf"damaged, or of another version \({problem}.*\); run `aft train kd` again"
         ) as error:
             GatesRecord.read(path, "kd")
         assert "\n" not in str(error.value)
+
+
+def damages(content: bytes) -> Iterator[bytes]:
+    """What may become of a file: every bit flipped, every length, and what an editor may leave."""
+    for place in range(len(content)):
+        for bit in range(8):
+            yield content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
+        yield content[:place]
+    text = content.decode()
+    yield text.replace("0.25", "0.5").encode()
+    yield text.replace("0.25", "NaN").encode()
+    yield text.replace("0.25", "9" * 5000).encode()
+    yield text.replace("0.25", "[" * 100_000).encode()
+    yield text.replace('"gates"', '"gates": {}, "gates"', 1).replace("0.25", "0.5").encode()
+    yield b"[" + content + b"]"
+    yield b"\xff\xfe" + content
+    yield b"[" * 100_000
+
+
+def test_a_changed_file_is_refused_or_means_the_same(tmp_path, monkeypatch):
+    path = tmp_path / "gates.json"
+    kept = GatesRecord(gates={"wise": ((0.25, 1.0),)})
+    kept.write(path)
+    refused = 0
+    for content in damages(path.read_bytes()):
+        path.write_bytes(content)
+        try:
+            assert GatesRecord.read(path, "kd") == kept
+        except UserError as error:
+            refused += 1
+            assert "\n" not in str(error)
+            assert str(error).endswith("run `aft train kd` again")
+    assert refused > 500
+    kept.write(path)
+    path.write_text(path.read_text().replace("0.25", "0.5"))
+    monkeypatch.setenv("AFT_NO_VERIFY", "1")
+    assert GatesRecord.read(path).gates == {"wise": ((0.5, 1.0),)}
 
 
 def test_a_record_cannot_be_changed_or_hold_a_number_that_json_has_not():
@@ -107,11 +145,18 @@ def test_a_subset_has_means_over_splits():
     ("differences", "inside"), [([0.1, -0.1, 0.02], True), ([0.1, 0.11, 0.1], False), ([0.1], True)]
 )
 def test_a_difference_is_within_the_noise_as_its_statistics_say(differences, inside):
-    statistics = paired(differences)
-    record = DifferenceRecord.model_validate(statistics, from_attributes=True)
-    assert record.inside_noise == statistics.inside_noise == inside
-    assert subset([0.7], against_best=record).inside_noise == inside
+    found = paired(differences)
+    assert found.inside_noise == inside
+    assert subset([0.7], against_best=found).inside_noise == inside
     assert subset([0.7]).inside_noise
+
+
+def test_a_difference_in_a_file_is_as_strict_as_a_record():
+    values = subset([0.7], against_best=paired([0.1, 0.2])).model_dump(mode="json")
+    assert SubsetRecord.model_validate(values) == subset([0.7], against_best=paired([0.1, 0.2]))
+    values["against_best"]["odd"] = 1
+    with pytest.raises(ValidationError, match="odd"):
+        SubsetRecord.model_validate(values)
 
 
 def test_an_assessment_counts_in_singular_and_plural(assessment):
@@ -119,8 +164,3 @@ def test_an_assessment_counts_in_singular_and_plural(assessment):
     assert str(assessment) == f"assessed 1 subset on 1 split ({text})\nBecause."
     more = assessment.model_copy(update={"splits": 5, "subsets": assessment.subsets * 3})
     assert str(more).startswith("assessed 3 subsets on 5 splits")
-
-
-def test_the_manifest_leaves_alone_what_the_report_does_not_show():
-    values = {"kind": "text", "rows": 3, "digest": "d", "splits": 1, "files": {"a": 1}}
-    assert ManifestRecord.model_validate(values).classes == ()

@@ -14,6 +14,7 @@ from pipeline.files import is_utf8, read_regular
 from pipeline.params import Settings as Section
 
 KIND = "image"
+TASK = "classification"
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 

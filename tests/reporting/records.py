@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.records import (
+    CHECKSUM,
     CandidateRecord,
     DiagnosticsRecord,
     EvaluationRecord,
@@ -24,9 +25,10 @@ from pipeline.records import (
     RunRecord,
     SeedScores,
     StudentRecord,
+    to_json,
 )
 from pipeline.reporting import Stored, report
-from pipeline.reporting.inputs import Inputs, read_inputs
+from pipeline.reporting.inputs import ReportInputs, read_inputs
 from pipeline.reporting.page import render
 from pipeline.runs import label
 from pipeline.sources import Source
@@ -57,8 +59,10 @@ class Workspace:
         per_class = {"labelled": [133, 134, 133], "unlabelled": [1700, 1800, 1700], "val": [133, 134, 133],
                      "test": [1000, 1000, 1000]}  # fmt: skip
         self.write("data/manifest.json", {
-            "format": 1, "kind": "text", "rows": 9000, "digest": "0" * 32, "classes": CLASSES, "without_label": 0,
-            "splits": 5, "rows_of_class": [per_class] * 5, "notes": [],
+            "format": 2, "kind": "text", "rows": 9000, "digest": "0" * 32, "task": "classification", "outputs": CLASSES,
+            "unit": "", "label_shape": [], "classes": CLASSES, "without_label": 0,
+            "splits": 5, "roles": {"labelled": 0, "unlabelled": 1, "val": 2, "test": 3}, "files": {},
+            "rows_of_class": [per_class] * 5, "notes": [],
             "dropped": {"unreadable": 0, "duplicate": 1204, "duplicates disagree about the label": 310},
             "settings": {"source": {"family": "tweets", "min_confidence": 0.6}, "deduplicate": "token_set"},
         })  # fmt: skip
@@ -67,7 +71,8 @@ class Workspace:
 
     def write(self, path: str, record: object) -> None:
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
-        (self.root / path).write_text(json.dumps(record))
+        fields = {key: value for key, value in record.items() if key != CHECKSUM} if isinstance(record, dict) else {}
+        (self.root / path).write_text(to_json(fields) if fields else json.dumps(record))
 
     def read(self, path: str) -> Any:
         return json.loads((self.root / path).read_text())
@@ -91,7 +96,7 @@ class Workspace:
             )
             for k in range(5)
         ]  # fmt: skip
-        record = ProbeRecord(source=source, metrics=self.metrics, splits=tuple(splits))
+        record = ProbeRecord(source=source, metrics=self.metrics, splits=tuple(splits), files={})
         record.write(self.project.probe(Source.parse(source)) / "probe.json")
         self.log("probe", Source.parse(source).teacher, seconds=1.2)
 
@@ -118,7 +123,7 @@ class Workspace:
                 CandidateRecord(weights=w, val_scores=tuple(a + 0.01 * (w == chosen) for a in scores))
                 for w in candidates
             ),
-            trainings=len(candidates) * len(seeds), students={str(seed): "e" * 64 for seed in seeds},
+            trainings=len(candidates) * len(seeds), files={},
             diagnostics=tuple(
                 DiagnosticsRecord(
                     seed=seed, collapsed=seed in collapsed, largest_share=share, feature_spread_start=7.9,
@@ -143,8 +148,10 @@ class Workspace:
             }
             GatesRecord(gates=values).write(folder / "gates.json")
         for seed in seeds:
-            self.write(f"runs/{name}/students/{seed}/student.json", {"family": "bag_of_words"})
-            (folder / "students" / str(seed) / "weights.safetensors").write_bytes(b"0" * 1975)
+            kept = folder / "students" / str(seed)
+            kept.mkdir(parents=True, exist_ok=True)
+            (kept / "student.json").write_text(json.dumps({"family": "bag_of_words"}))
+            (kept / "weights.safetensors").write_bytes(b"0" * 1975)
         EvaluationRecord(
             run=name, student=student, sources=sources, task="classification", metrics=self.metrics,
             outputs=tuple(CLASSES), test_rows=TEST,
@@ -165,7 +172,7 @@ class Workspace:
         """Settings with these runs, or all."""
         return Params({"runs": {name: self.runs.get(name, {}) for name in names or self.runs}, **sections})
 
-    def inputs(self, *names: str, stores: tuple[Stored, ...] = (), **sections: Any) -> Inputs:
+    def inputs(self, *names: str, stores: tuple[Stored, ...] = (), **sections: Any) -> ReportInputs:
         """What the report of these runs, or of all, is made from."""
         return read_inputs(self.params(*names, **sections), self.project, stores)
 

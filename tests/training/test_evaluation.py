@@ -24,9 +24,9 @@ def test_accuracy_is_the_share_of_right_predictions_on_each_seeds_own_test_rows(
     assert (result.task, result.outputs) == ("classification", ("bad", "good", "plain"))
     assert result.metrics == data.task.metrics
     for score in result.results:
-        recipe, student = load_student(project / "runs" / "none" / "students" / str(score.seed))
+        blueprint, student = load_student(project / "runs" / "none" / "students" / str(score.seed))
         rows = data.split(score.split).test
-        predicted = predict(student, recipe.inputs(data), rows, torch.device("cpu")).argmax(1).tolist()
+        predicted = predict(student, blueprint.inputs(data), rows, torch.device("cpu")).argmax(1).tolist()
         right = sum(a == data.labels[row] for a, row in zip(predicted, rows, strict=True))
         assert score.scores["accuracy"] == pytest.approx(right / len(rows))
         assert score.collapsed == (len(set(predicted)) == 1)
@@ -71,7 +71,7 @@ def test_a_run_that_is_not_trained_names_the_command(project: Path, params: Para
 def test_a_damaged_record_is_one_line(project: Path, params: Params):
     train("none", params, Project(project))
     (project / "runs" / "none" / "run.json").write_text("{}")
-    with pytest.raises(UserError, match=r"damaged, or of another version .*run `aft train none` again") as caught:
+    with pytest.raises(UserError, match=r"damaged, or changed by hand .*run `aft train none` again") as caught:
         evaluate("none", params, Project(project))
     assert "\n" not in str(caught.value)
 
@@ -82,6 +82,6 @@ def test_a_student_with_a_flipped_bit_is_not_evaluated(project: Path, params: Pa
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"weights\.safetensors: not the weights .*run `aft train none`"):
+    with pytest.raises(UserError, match=r"weights\.safetensors: damaged; run `aft train none` again"):
         evaluate("none", params, Project(project))
     assert not (project / "evaluations" / "none.json").exists()

@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from pipeline.checksum import checksum
 from pipeline.files import (
     PARTIAL,
     Lock,
@@ -28,7 +29,6 @@ from pipeline.files import (
     sync_path,
 )
 from pipeline.store.backends import JSON_BYTES, Bytes, WritableBackend
-from pipeline.store.checksum import checksum
 from pipeline.store.memory import PAGE
 
 SCHEMES = ("",)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.checksum import file_checksum
 from pipeline.errors import UserError
-from pipeline.store.checksum import file_checksum
 from pipeline.store.interchange import Table, about_in, dtype_in, refuse_inflated
 from pipeline.store.rows import RowIndex
 
