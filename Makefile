@@ -31,8 +31,7 @@ docs: .venv/installed
 	$(BIN)/python -m tests.errors > docs/errors.md.partial
 	mv docs/errors.md.partial docs/errors.md
 
-# cli.py is copied into the environment, unlike the packages: the command `aft` is installed anew when it changes.
-.venv/installed: requirements.lock pyproject.toml cli.py
+.venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --disable-pip-version-check --quiet --requirement requirements.lock
 	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps --editable .

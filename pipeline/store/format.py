@@ -324,7 +324,7 @@ class Layout:
             record = node["attributes"][ATTRIBUTE]
         except (ValueError, KeyError, TypeError, RecursionError):
             raise UserError(
-                f"{where}: not the metadata of a feature store, or damaged; restore it or extract anew"
+                f"{where}: not the metadata of a feature store, or damaged; restore it or extract again"
             ) from None
         if isinstance(record, dict) and record.get("version", 0) != VERSION:
             found = shortened(record.get("version"))
@@ -341,7 +341,7 @@ class Layout:
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UserError):
             sound = False
         if not sound:
-            raise UserError(f"{where}: damaged or changed by hand; restore it or extract anew")
+            raise UserError(f"{where}: damaged or changed by hand; restore it or extract again")
         return layout
 
     def _is_plausible(self) -> bool:

@@ -146,7 +146,7 @@ def read_rows(store: Backend, layout: Layout) -> RowIndex:
     except (OSError, ValueError):
         sound = False
     if not sound:
-        raise UserError(f"{store.name}/rows: the row index is damaged; restore it or extract anew")
+        raise UserError(f"{store.name}/rows: the row index is damaged; restore it or extract again")
     return RowIndex.of_arrays(names, ends, digests.reshape(-1, DIGEST_BYTES))
 
 
@@ -159,7 +159,7 @@ def claim_of_rows(store: Backend, layout: Layout) -> None:
     there = store.size("rows/id_ends/c.0")
     if there != 8 * layout.rows:
         found = "is missing" if there is None else f"has {there:,} bytes, and not 8 for each of {layout.rows:,} rows"
-        raise UserError(f"{store.name}/rows/id_ends/c.0: {found}; restore it or extract anew")
+        raise UserError(f"{store.name}/rows/id_ends/c.0: {found}; restore it or extract again")
 
 
 def as_rows(rows: Any, count: int) -> np.ndarray:
