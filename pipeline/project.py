@@ -49,6 +49,10 @@ class Project:
         """The folder with the probes of one source, written by `aft probe TEACHER`."""
         return self.probes / source.teacher / source.slug
 
+    def probe_views(self, source: Source) -> Path:
+        """The record of the views of a source that its probes have outputs for, written with its probes."""
+        return self.probe(source) / f"{source.view}.json"
+
     @property
     def assessment(self) -> Path:
         """The record of `aft assess`."""

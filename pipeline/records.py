@@ -337,6 +337,18 @@ class ProbeRecord(Record):
         return self.metrics[0]
 
 
+class ProbeViewsRecord(Record):
+    """probes/<teacher>/<head>/<family>.json: the views of every row that the probes of one source have outputs for.
+
+    Attributes:
+        views: digests of the features of views 1, 2 and so on.
+    """
+
+    command: ClassVar[str] = "aft probe TEACHER"
+
+    views: tuple[str, ...]
+
+
 class BundleRecord(Record):
     """bundles/<run>.json: digests of everything that the result of one run depends on."""
 

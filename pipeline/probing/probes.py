@@ -2,7 +2,8 @@
 
 A probe sees the labels of the labelled training rows only; validation rows choose its strength. The linear one is the
 reference that the report compares students with and gives task directions; both give outputs for methods that follow
-them, cross-fitted where asked. So outputs of every row are computed here, once, and kept next to the probe.
+them, cross-fitted where asked. So outputs of every row are computed here, once, and kept next to the probe; and of
+every view of every row that the store has, by the same probe, which was fitted on clean rows.
 """
 
 import shutil
@@ -22,10 +23,10 @@ from pipeline.functional.linear import Linear, folds
 from pipeline.functional.standardisation import statistics
 from pipeline.params import Settings
 from pipeline.probing.probe import Probe, ProbeKind
-from pipeline.probing.saved import MODULE, fitted_on, save_module
+from pipeline.probing.saved import MODULE, fitted_on, save_module, view_folder
 from pipeline.progress import progress
 from pipeline.project import Project
-from pipeline.records import ProbeRecord, ProbeSplitRecord, mean_score
+from pipeline.records import ProbeRecord, ProbeSplitRecord, ProbeViewsRecord, mean_score
 from pipeline.store import Reader, SourceFeatures
 
 BLOCK = 8192
@@ -125,6 +126,15 @@ def _fit_source(features: SourceFeatures, data: Dataset, settings: ProbeSettings
             )
         )
     reader.verified()
+    for family, heads in features.kept_views().items():
+        for place, head in enumerate(heads, 1):
+            seen, folders = features.store.reader(head), [path / view_folder(family, place) for path in paths]
+            seen.verify_in_background()
+            for path in folders:
+                make_folder(path)
+            _write_outputs(probes, splits, data, seen, folders, f"probe {features.name}, view {place} by {family}")
+            seen.verified()
+        ProbeViewsRecord(views=tuple(map(features.store.head_digest, heads))).write(folder / f"{family}.json")
     record = ProbeRecord(source=features.name, metrics=task.metrics, splits=tuple(records))
     record.write(folder / "probe.json")
     return record

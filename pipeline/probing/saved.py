@@ -5,9 +5,12 @@ probes/<teacher>/<head>/<split>/probe.safetensors   the module, and what it was 
 probes/<teacher>/<head>/<split>/linear.npy          outputs of every row [rows, C], float32; and kernel.npy
 probes/<teacher>/<head>/<split>/linear_crossfit.npy outputs of every labelled training row by the fit without its
                                                     fold [labelled, C]; and kernel_crossfit.npy
+probes/<teacher>/<head>/<split>/<family>-<k>/       the same four arrays for view k of every row
+probes/<teacher>/<head>/<family>.json               which views these are, a `ProbeViewsRecord`
 """
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,6 +24,7 @@ from pipeline.data.dataset import Dataset
 from pipeline.errors import UserError
 from pipeline.probing.probe import Probe
 from pipeline.project import Project
+from pipeline.records import ProbeViewsRecord
 from pipeline.store import SourceFeatures
 
 OutputKind = Literal["linear", "linear_crossfit", "kernel", "kernel_crossfit"]
@@ -37,6 +41,11 @@ def fitted_on(data: Dataset, split: int, features: SourceFeatures) -> dict[str, 
     return {"features": features.digest, "split": data.split_digest(split)}
 
 
+def view_folder(family: str, number: int) -> str:
+    """The folder, within that of a split, with the outputs for one view of every row."""
+    return f"{family}-{number}"
+
+
 def save_module(path: Path, probe: Probe, identity: dict[str, str]) -> None:
     """Write a probe. Equal probes give equal bytes: safetensors sorts tensors, and metadata only if it has one key."""
     tensors = {name: tensor.contiguous() for name, tensor in sorted(probe.state_dict().items())}
@@ -51,13 +60,16 @@ class SavedProbe:
         features: of the source.
         split: its number.
         data: the dataset.
+        views: heads of the store with features of views of these rows, whose outputs are needed as well.
 
     Raises:
-        UserError: there is none, it is damaged, or it was fitted on other features, rows or labels: the test rows of
-            another split may have been its training rows.
+        UserError: there is none, it has no outputs for these views, it is damaged, or it was fitted on other features,
+            rows or labels: the test rows of another split may have been its training rows.
     """
 
-    def __init__(self, project: Project, features: SourceFeatures, split: int, data: Dataset):
+    def __init__(
+        self, project: Project, features: SourceFeatures, split: int, data: Dataset, views: Sequence[str] = ()
+    ):
         self.folder = project.probe(features.source) / str(split)
         self.again = f"run `aft probe {features.source.teacher}`"
         self._rows = len(data)
@@ -74,6 +86,11 @@ class SavedProbe:
             raise self._damaged(path, error) from None
         if identity != fitted_on(data, split, features):
             raise UserError(f"{path}: fitted on other features, splits or labels than these; {self.again}")
+        self._family = features.source.view
+        if views:
+            wanted, record = [features.store.head_digest(head) for head in views], project.probe_views(features.source)
+            if not record.is_file() or list(ProbeViewsRecord.read(record).views[: len(wanted)]) != wanted:
+                raise UserError(f"{record}: no outputs for these views of `{features.source.clean}`; {self.again}")
 
     @cached_property
     def module(self) -> Probe:
@@ -84,22 +101,38 @@ class SavedProbe:
         except (OSError, SafetensorError) as error:
             raise self._damaged(path, error) from None
 
-    def outputs(self, rows: np.ndarray, kind: OutputKind = "linear") -> Float[np.ndarray, "n c"]:
+    def outputs(
+        self, rows: np.ndarray, kind: OutputKind = "linear", views: np.ndarray | None = None
+    ) -> Float[np.ndarray, "n c"]:
         """Outputs for rows of the dataset, in the order given; read from the disk, nothing is computed.
+
+        Args:
+            rows: their numbers.
+            kind: which outputs.
+            views: the number of the view of each row; clean rows if None.
 
         Raises:
             UserError: the files are missing or damaged.
         """
+        if views is not None:
+            outputs = np.empty((len(rows), self._outputs), np.float32)
+            for number in np.unique(views).tolist():
+                outputs[views == number] = self._outputs_of(rows[views == number], kind, number)
+            return outputs
+        return self._outputs_of(rows, kind, 0)
+
+    def _outputs_of(self, rows: np.ndarray, kind: OutputKind, view: int) -> np.ndarray:
         base, _, crossed = kind.partition("_")
-        outputs = np.asarray(self._array(base)[rows])  # a copy in memory, not a map
+        folder = f"{view_folder(self._family, view)}/" if view else ""
+        outputs = np.asarray(self._array(folder + base)[rows])  # a copy in memory, not a map
         if crossed:
             places = np.searchsorted(self._labelled, rows).clip(max=len(self._labelled) - 1)
             labelled = self._labelled[places] == rows
-            outputs[labelled] = self._array(kind)[places[labelled]]
+            outputs[labelled] = self._array(folder + kind)[places[labelled]]
         return outputs
 
     def _array(self, kind: str) -> np.ndarray:
-        """The array of one file, mapped."""
+        """The array of one file, mapped; `kind` is its path below the folder, without the suffix."""
         if kind not in self._maps:
             path = self.folder / f"{kind}.npy"
             shape = (len(self._labelled) if kind.endswith("_crossfit") else self._rows, self._outputs)

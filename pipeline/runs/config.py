@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, listed
 from pipeline.functional.schedules import Schedule
 from pipeline.params import Params, Settings
 from pipeline.plugins import plugin, plugins
 from pipeline.sources import Source
 from pipeline.store import FeatureStore
+from pipeline.views import Views, teacher_views
 
 LOGITS = "logits"
 """The head of a store that `logits: head` follows."""
