@@ -24,7 +24,7 @@ from pipeline.probing import AssessSettings, ProbeSettings
 from pipeline.progress import duration
 from pipeline.project import Project
 from pipeline.records import LogRecord
-from pipeline.runs import Run, config
+from pipeline.runs import Run, read_run, run_views
 from pipeline.sources import POOLED, check_heads, view_head
 from pipeline.store import FeatureStore
 from pipeline.training import TrainSettings, count_trials
@@ -71,7 +71,7 @@ def check_params(params: Params) -> None:
                 f"{family.KIND}; choose another family"
             )
     for name in params.section("runs"):
-        run = config.read(params, name)
+        run = read_run(params, name)
         _check_heads(params, name, run, teachers)
         _check_candidates(params, name, run)
 
@@ -92,7 +92,7 @@ def _teacher(params: Params, name: str) -> tuple[ModuleType, Any]:
 
 def _check_heads(params: Params, name: str, run: Run, teachers: dict[str, Any]) -> None:
     """Make sure that extraction will write the heads and the views that a run reads."""
-    config.run_views(params, name, run)
+    run_views(params, name, run)
     for source in run.sources:
         kept = getattr(teachers[source.teacher], "heads", None)
         for head in (source.head, *run.heads):
@@ -238,7 +238,7 @@ def _content(params: Params, data: Dataset | None) -> list[Any]:
 
 def _trials(params: Params, project: Project, name: str) -> Iterator[str]:
     """How many trials of a run are found, how many there are to train, and how long that took before."""
-    run = config.read(params, name)
+    run = read_run(params, name)
     probed = all(project.store(source.teacher).exists() for source in run.sources) and project.probes.exists()
     if not project.data.exists() or not probed:
         seeds = len(parse(TrainSettings, params.section("train") | run.train, f"{params.source}: train").seeds)

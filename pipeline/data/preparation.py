@@ -6,7 +6,6 @@ checks have passed.
 """
 
 import csv
-import json
 import os
 import shutil
 import time
@@ -31,6 +30,7 @@ from pipeline.datasets import Kind, Row
 from pipeline.errors import UserError, count
 from pipeline.params import Settings, read_plugin
 from pipeline.progress import progress
+from pipeline.records import ManifestRecord
 from pipeline.tasks import DEFAULT
 
 BATCH_ROWS, BATCH_BYTES = 1 << 16, 1 << 26
@@ -162,30 +162,30 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
         roles = np.stack(splits, axis=1)
         digest = _write_rows(partial, family.KIND, family.rows(source), table, fate == KEPT, roles)
         _write_quarantine(partial / QUARANTINE, table, fate, partner)
-        manifest = {
-            "format": FORMAT,
-            "kind": family.KIND,
-            "rows": len(kept),
-            "digest": digest,
-            "task": task.name,
-            "outputs": task.outputs,
-            "unit": settings.unit,
-            "label_shape": labels.shape[1:],
-            "classes": task.classes,
-            "without_label": int((~known).sum()),
-            "splits": settings.splits,
-            "roles": {role.name.lower(): role.value for role in Role},
-            "rows_of_class": [
+        manifest = ManifestRecord(
+            format=FORMAT,
+            kind=family.KIND,
+            rows=len(kept),
+            digest=digest,
+            task=task.name,
+            outputs=task.outputs,
+            unit=settings.unit,
+            label_shape=labels.shape[1:],
+            classes=task.classes,
+            without_label=int((~known).sum()),
+            splits=settings.splits,
+            roles={role.name.lower(): role.value for role in Role},
+            rows_of_class=[
                 {role.name.lower(): _of_stratum(strata[split == role], task.classes) for role in Role}
                 for split in splits
                 if task.classes
             ],
-            "dropped": dropped,
-            "notes": notes,
-            "settings": settings.model_dump(mode="json"),
-            "files": {name: (partial / name).stat().st_size for name in (CONTENT, ROWS, QUARANTINE)},
-        }
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            dropped=dropped,
+            notes=notes,
+            settings=settings.model_dump(mode="json"),
+            files={name: (partial / name).stat().st_size for name in (CONTENT, ROWS, QUARANTINE)},
+        )
+        manifest.write(partial / MANIFEST)
         out.mkdir(parents=True, exist_ok=True)
         (out / MANIFEST).unlink(missing_ok=True)
         for name in (CONTENT, ROWS, QUARANTINE, MANIFEST):

@@ -9,13 +9,13 @@ torch.
 from dataclasses import dataclass, replace
 
 from pipeline.code import Code, plugins_of_run
-from pipeline.data.dataset import Dataset
+from pipeline.data import Dataset
 from pipeline.errors import UserError, count
 from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.provenance import digest_files
 from pipeline.records import BundleRecord
-from pipeline.runs import config
+from pipeline.runs.config import Run, check_heads, read_run, run_views
 from pipeline.sources import Source
 from pipeline.store import SourceFeatures
 from pipeline.views import Views
@@ -45,13 +45,13 @@ def join(params: Params, project: Project = Project()) -> Bundles:
     names = list(params.section("runs"))
     changed = []
     for name in names:
-        run = config.read(params, name)
+        run = read_run(params, name)
         for source in run.sources:
             if source not in opened:
                 opened[source] = SourceFeatures.open(project, source)
                 opened[source].store.check(dataset=data.digest, ids=data.ids)
                 digests[source] = _digests(project, opened[source])
-        views = config.run_views(params, name, run)
+        views = run_views(params, name, run)
         bundle = BundleRecord(
             run=name,
             dataset=data.digest,
@@ -88,11 +88,11 @@ def probe_digest(project: Project, source: Source) -> str:
     return digest_files(folder, ["probe.json", *modules])
 
 
-def _heads(run: config.Run, features: SourceFeatures, data: Dataset, views: Views | None) -> dict[str, str]:
+def _heads(run: Run, features: SourceFeatures, data: Dataset, views: Views | None) -> dict[str, str]:
     """Digests of further heads of a teacher's store that the run reads: for its methods, and those of its views."""
     store = features.store
     if run.heads:
-        config.check_heads(run, features.source.teacher, store, len(data.task.outputs))
+        check_heads(run, features.source.teacher, store, len(data.task.outputs))
     heads = list(run.heads)
     for number in range(1, views.count + 1) if views else ():
         record = [views.record(number, data)] if views else []

@@ -12,12 +12,12 @@ from pipeline.files import PARTIAL, Lock
 from pipeline.store.backends import Backend
 from pipeline.store.backends.local import LocalBackend
 from pipeline.store.cache import lock_file, users
-from pipeline.store.differences import differences
+from pipeline.store.changes import differences
 from pipeline.store.format import LOCKS, STORE_FILE, Layout
 from pipeline.store.reader import Reader
 from pipeline.store.reuse import replaced_folders
 from pipeline.store.store import FeatureStore
-from pipeline.store.verify import Comparison, compare
+from pipeline.store.verification import Agreement, compare
 
 SAMPLE = 10_000
 
@@ -136,7 +136,7 @@ class Difference:
     only_second: int
     changed: int
     moved: int
-    features: dict[str, Comparison]
+    features: dict[str, Agreement]
 
     def __str__(self) -> str:
         lines = [f"{self.first} -> {self.second}"]

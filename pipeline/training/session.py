@@ -12,15 +12,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.data.dataset import Dataset, Split
+from pipeline.data import Dataset, Split
 from pipeline.errors import UserError
 from pipeline.methods import Context, Directions, Reads, TeacherOutput, TeacherProfile
 from pipeline.params import parse, plugin
 from pipeline.probing import SavedProbe
 from pipeline.provenance import digest_of
-from pipeline.runs import config, probe_digest
+from pipeline.runs import LOGITS, Candidate, Run, Term, check_heads, probe_digest, run_views
 from pipeline.store import FeatureStore, Reader, SourceFeatures
-from pipeline.students import Inputs, Recipe, Student, place, student_outputs, student_recipe
+from pipeline.students import Blueprint, Inputs, Student, place, student_blueprint, student_outputs
 from pipeline.training.config import FEWEST_ROWS, Plan
 
 BLOCK = 8192
@@ -59,8 +59,8 @@ class Session:
         self.sources = {source.name: SourceFeatures.open(plan.project, source) for source in plan.run.sources}
         for features in self.sources.values():
             features.store.check(dataset=self.data.digest, ids=self.data.ids)
-            config.check_heads(plan.run, features.source.teacher, features.store, len(self.task.outputs))
-        self.views = config.run_views(plan.params, plan.name, plan.run)
+            check_heads(plan.run, features.source.teacher, features.store, len(self.task.outputs))
+        self.views = run_views(plan.params, plan.name, plan.run)
         seen = [self.views.record(number, self.data) for number in range(1, self.views.count + 1)] if self.views else []
         # By source, and for the teachers' own logits again: the head of the clean rows, then those of views 1, 2 ...
         self.view_heads = {name: features.check_views(seen) for name, features in self.sources.items()}
@@ -127,13 +127,13 @@ class Session:
             )
             if not task.better(score, baseline):
                 raise UserError(
-                    f"{features.store.path}: head `{config.LOGITS}` has {task.primary.label} {score:.4f} on "
+                    f"{features.store.path}: head `{LOGITS}` has {task.primary.label} {score:.4f} on "
                     f"{len(rows):,} labelled training rows, and the same prediction for every row {baseline:.4f}: its "
                     f"outputs are likely in another order than `outputs` in {self.data.path}/manifest.json; train it "
                     "on that order, or set `logits: probe`"
                 )
 
-    def method(self, term: config.Term, candidate: config.Candidate) -> Any:
+    def method(self, term: Term, candidate: Candidate) -> Any:
         """The settings of a method, with those that the candidate tries.
 
         Raises:
@@ -152,56 +152,56 @@ class Session:
         """A digest of the probes of a source."""
         return probe_digest(self.plan.project, self.sources[source].source)
 
-    def where(self, term: config.Term, searched: bool = False) -> str:
+    def where(self, term: Term, searched: bool = False) -> str:
         """Where a method's settings are, for messages."""
         return f"{self.plan.where}.methods.{term.name}" + (f" (with runs.{self.plan.name}.search)" if searched else "")
 
-    def recipe(self, split: int, candidate: config.Candidate) -> Recipe:
+    def blueprint(self, split: int, candidate: Candidate) -> Blueprint:
         """The student that a candidate trains on a split.
 
         Raises:
             UserError: a setting of the student is wrong, or it cannot learn by the run's methods.
         """
-        return self._recipe(split, json.dumps(candidate.of("student")))
+        return self._blueprint(split, json.dumps(candidate.of("student")))
 
-    def fitted_digest(self, split: int, candidate: config.Candidate) -> str:
+    def fitted_digest(self, split: int, candidate: Candidate) -> str:
         """A digest of what the student's family fitted on the training rows of a split."""
         return self._fitted_digest(split, json.dumps(candidate.of("student")))
 
     @cache  # noqa: B019  (a session lives as long as its process)
     def _fitted_digest(self, split: int, changes: str) -> str:
-        return digest_of(self._recipe(split, changes).fitted)
+        return digest_of(self._blueprint(split, changes).fitted)
 
     @cache  # noqa: B019  (a session lives as long as its process)
-    def _recipe(self, split: int, changes: str) -> Recipe:
+    def _blueprint(self, split: int, changes: str) -> Blueprint:
         plan, tried = self.plan, json.loads(changes)
         where = f"{plan.params.source}: students.{plan.run.student}"
         where += f" (with runs.{plan.name}.search)" if tried else ""
         section = plan.params.section(f"students.{plan.run.student}") | tried
         rows, task = self.data.split(split).train, self.data.split_task(split)
-        recipe = student_recipe(section, where, self.data, rows, self.sources, task)
-        if recipe.reads == "features" and (plan.run.methods or plan.run.shuffle_teachers):
+        blueprint = student_blueprint(section, where, self.data, rows, self.sources, task)
+        if blueprint.reads == "features" and (plan.run.methods or plan.run.shuffle_teachers):
             raise UserError(
-                f"{plan.where}: a {recipe.family} student reads its teachers' features, which do not train; drop "
+                f"{plan.where}: a {blueprint.family} student reads its teachers' features, which do not train; drop "
                 "`methods` and `shuffle_teachers`, or choose another student"
             )
-        if recipe.reads == "features" and self.views:
+        if blueprint.reads == "features" and self.views:
             raise UserError(
-                f"{plan.where}: a {recipe.family} student reads features of clean rows; write its teachers without "
+                f"{plan.where}: a {blueprint.family} student reads features of clean rows; write its teachers without "
                 f"`@{self.views.family}`"
             )
-        return recipe
+        return blueprint
 
-    def trial_data(self, seed: int, candidate: config.Candidate) -> "TrialData":
+    def trial_data(self, seed: int, candidate: Candidate) -> "TrialData":
         """What depends on the seed, on its split, and on the settings that the candidate tries."""
         return self._trial_data(seed, json.dumps(candidate.of("student")), json.dumps(candidate.of("train")))
 
     @lru_cache(maxsize=1)  # noqa: B019  (a session lives as long as its process)
     def _trial_data(self, seed: int, student: str, train: str) -> "TrialData":
-        recipe = self._recipe(seed % self.data.splits, student)
-        return TrialData(self, seed, recipe, json.loads(train))
+        blueprint = self._blueprint(seed % self.data.splits, student)
+        return TrialData(self, seed, blueprint, json.loads(train))
 
-    def _with_auto_settings(self) -> config.Run:
+    def _with_auto_settings(self) -> Run:
         """The run, with what `weight: auto` searches of its methods' settings, where the run does not set them."""
         run = self.plan.run
         search = {
@@ -221,7 +221,7 @@ class TrialData:
     Args:
         session: what all trials share.
         seed: of the trial.
-        recipe: of the student.
+        blueprint: of the student.
         changes: the settings of `train` that a candidate tries.
 
     Attributes:
@@ -235,10 +235,10 @@ class TrialData:
             teachers are shuffled.
     """
 
-    def __init__(self, session: Session, seed: int, recipe: Recipe, changes: dict[str, Any]):
+    def __init__(self, session: Session, seed: int, blueprint: Blueprint, changes: dict[str, Any]):
         data, plan = session.data, session.plan
         number = seed % data.splits
-        self.session, self.seed, self.recipe = session, seed, recipe
+        self.session, self.seed, self.blueprint = session, seed, blueprint
         self.split: Split = data.split(number)
         self.task = data.split_task(number)
         self.labels = data.visible_labels(number)
@@ -278,7 +278,7 @@ class TrialData:
     @cached_property
     def inputs(self) -> Inputs:
         """The dataset as the student reads it."""
-        return self.recipe.inputs(self.session.data, self.session.sources, self.session.views)
+        return self.blueprint.inputs(self.session.data, self.session.sources, self.session.views)
 
     def draw_views(self, rows: np.ndarray, labelled: int, step: int, methods: bool) -> np.ndarray | None:
         """A view for each row of a step, the clean row being one of them; None where all are clean.
