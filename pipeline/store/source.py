@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.project import Project
 from pipeline.sources import Source, view_head
-from pipeline.store.differences import differences
+from pipeline.store.changes import differences
 from pipeline.store.reader import Reader
 from pipeline.store.store import FeatureStore
 
