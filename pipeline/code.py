@@ -187,8 +187,8 @@ def plugins_of_run(params: Params, run: str) -> list[str]:
     return _task(params) + _student(params, run) + _modules("methods", names) + _modules("views", sorted(views))
 
 
-def digests(params: Params, code: Code | None = None) -> dict[str, Any]:
-    """What code.json holds: a digest per stage, or per item of a stage, for the plug-ins that params.yaml names.
+def digests(params: Params, code: Code | None = None) -> dict[str, str]:
+    """A digest per stage, or per item of a stage as in `train/aft`, for the plug-ins that params.yaml names.
 
     Args:
         params: all settings, checked.
@@ -204,13 +204,13 @@ def digests(params: Params, code: Code | None = None) -> dict[str, Any]:
     heads = sorted({source.name for source in named if source.head != POOLED})
     return {
         "prepare": code.digest("stages.prepare", *task, *_modules("datasets", [dataset])),
-        "extract": {name: code.digest("stages.extract", *_extraction(values)) for name, values in teachers.items()},
+        **{f"extract/{name}": code.digest("stages.extract", *_extraction(values)) for name, values in teachers.items()},
         "probe": code.digest("stages.probe", *task),
         # It also depends on which heads runs name as teachers, which no key of DVC's could say.
         "assess": digest_of([code.digest("stages.assess", *task, *_modules("students", students)), heads]),
         "join": code.digest("stages.join", *chain.from_iterable(plugins_of.values())),
-        "train": {run: code.digest("stages.train", *plugins_of[run]) for run in runs},
-        "evaluate": {run: code.digest("stages.evaluate", *task, *_student(params, run)) for run in runs},
+        **{f"train/{run}": code.digest("stages.train", *plugins_of[run]) for run in runs},
+        **{f"evaluate/{run}": code.digest("stages.evaluate", *task, *_student(params, run)) for run in runs},
         "report": code.digest("stages.report", *task),
     }
 

@@ -9,7 +9,7 @@ import csv
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -28,10 +28,11 @@ from pipeline.data.scan import Scan, place, row_hash, scan
 from pipeline.data.splits import Amount, apportion, assign, choose, sort_keys
 from pipeline.datasets import Kind, Row
 from pipeline.errors import UserError, count
+from pipeline.files import explained
 from pipeline.params import Settings, read_plugin
 from pipeline.progress import progress
 from pipeline.records import ManifestRecord
-from pipeline.tasks import DEFAULT
+from pipeline.verified import checksums
 
 BATCH_ROWS, BATCH_BYTES = 1 << 16, 1 << 26
 """A batch of `content.arrow` ends at either."""
@@ -61,7 +62,8 @@ class PrepareSettings(Settings):
 
     Attributes:
         source: a family of `pipeline/datasets/` and its settings.
-        task: what a label is: a file in `pipeline/tasks/`.
+        task: what a label is: `classification`, `regression` or `multilabel`, or another file in `pipeline/tasks/`;
+            None takes what the labels show plainly, and asks where they are numbers.
         classes: the names of the classes, in order; None takes those that occur, sorted.
         unit: of labels that are numbers, such as `kWh`, for the report.
         deduplicate: which rows are duplicates, of which one is kept: `exact`, the same content; `token_set`, for text
@@ -75,7 +77,7 @@ class PrepareSettings(Settings):
     """
 
     source: dict[str, Any]
-    task: str = DEFAULT
+    task: str | None = None
     classes: tuple[str, ...] | None = Field(default=None, strict=False)
     unit: str = ""
     deduplicate: Literal["none", "exact", "token_set"] = "exact"
@@ -134,9 +136,8 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
     start = time.perf_counter()
     out = Path(out)
     family, source = read_plugin("datasets", settings.source, "dataset.source")
-    table = scan(
-        family.rows(source), settings.task, settings.classes, settings.unit, settings.deduplicate == "token_set"
-    )
+    given = settings.task or getattr(family, "TASK", None)
+    table = scan(family.rows(source), given, settings.classes, settings.unit, settings.deduplicate == "token_set")
     fate, partner = _fates(table, settings)
     if len(table.problems) > settings.tolerance * len(fate):
         _refuse_unreadable(table, fate, out)
@@ -176,14 +177,14 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
             splits=settings.splits,
             roles={role.name.lower(): role.value for role in Role},
             rows_of_class=[
-                {role.name.lower(): _of_stratum(strata[split == role], task.classes) for role in Role}
+                {role.name.lower(): task.class_rows(labels[split == role]).tolist() for role in Role}
                 for split in splits
                 if task.classes
             ],
             dropped=dropped,
             notes=notes,
             settings=settings.model_dump(mode="json"),
-            files={name: (partial / name).stat().st_size for name in (CONTENT, ROWS, QUARANTINE)},
+            files=checksums(partial),
         )
         manifest.write(partial / MANIFEST)
         out.mkdir(parents=True, exist_ok=True)
@@ -192,7 +193,7 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
             os.replace(partial / name, out / name)
         _listed(out).unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from None
+        raise explained(error, out) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Preparation(
@@ -250,11 +251,6 @@ def _refuse_unreadable(table: Scan, fate: Int64[np.ndarray, " n"], out: Path) ->
 def _listed(out: Path) -> Path:
     """Where unreadable rows are listed if there are too many, since `out` stays as it was."""
     return out.with_name(f"{out.name}.{QUARANTINE}")
-
-
-def _of_stratum(strata: Int64[np.ndarray, " n"], names: Sequence[str]) -> list[int]:
-    """How many rows each stratum has."""
-    return np.bincount(strata[strata >= 0], minlength=len(names)).tolist()
 
 
 def _notes(table: Scan) -> list[str]:

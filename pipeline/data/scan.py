@@ -68,12 +68,12 @@ class Scan:
         return place(self.ids[row].as_py(), int(self.lines[row]))
 
 
-def scan(source: Iterable[Row], task: str, names: tuple[str, ...] | None, unit: str, by_words: bool) -> Scan:
+def scan(source: Iterable[Row], task: str | None, names: tuple[str, ...] | None, unit: str, by_words: bool) -> Scan:
     """Look at every row.
 
     Args:
         source: the rows.
-        task: its name.
+        task: its name; None: the labels show it.
         names: of the task's outputs, as the user wants them; see `pipeline.tasks.encode`.
         unit: of the labels; empty if they have none.
         by_words: whether texts with the same set of words are duplicates, or only equal ones.
@@ -81,9 +81,9 @@ def scan(source: Iterable[Row], task: str, names: tuple[str, ...] | None, unit: 
     Raises:
         UserError: there are no rows; a label or split that is not allowed; an id twice; a divided group.
     """
-    texts: dict[str, int] = {}
-    # What is wrong with the task, the names or the unit shows before anything is read.
-    tasks.build(task, tasks.encode(task, [], names)[1], unit)
+    known: dict[tasks.Label, int] = {}
+    if task is not None:  # what is wrong with it, the names or the unit shows before anything is read
+        tasks.build(task, tasks.encode(task, [], names)[1], unit)
     ids, problems, moved = [], {}, 0
     remarks: dict[str, tuple[int, int]] = {}
     rows, units, digests, keys = bytearray(), bytearray(), bytearray(), bytearray()
@@ -98,7 +98,7 @@ def scan(source: Iterable[Row], task: str, names: tuple[str, ...] | None, unit: 
                 for remark in remarked:
                     before, first = remarks.get(remark, (0, len(codes)))
                     remarks[remark] = (before + 1, first)
-                if row.label is not None and row.label not in texts:
+                if task is not None and row.label is not None and row.label not in known:
                     _check_label(row, task, names)
                 split = _split(row)
                 if row.label is None and split > Role.LABELLED:
@@ -112,13 +112,18 @@ def scan(source: Iterable[Row], task: str, names: tuple[str, ...] | None, unit: 
                     keys += words_digest(row.content)
                 else:
                     keys += digest
-                codes.append(-1 if row.label is None else texts.setdefault(row.label, len(texts)))
+                codes.append(-1 if row.label is None else known.setdefault(row.label, len(known)))
                 splits.append(split)
                 lines.append(row.line or 0)
             advance(len(chunk))
     if not codes:
         raise UserError("dataset.source: it has no rows with these settings")
-    values, outputs = tasks.encode(task, list(texts), names)
+    task = task or tasks.find(list(known))
+    try:
+        values, outputs = tasks.encode(task, list(known), names)
+    except LabelError as error:
+        first = codes.index(known[error.label])
+        raise UserError(f"{place(pa.chunked_array(ids)[first].as_py(), lines[first])}: {error}") from None
     built = tasks.build(task, outputs, unit)
     labels, equal = _labels(np.frombuffer(codes, np.int32), values, built)
     fixed = np.frombuffer(splits, np.int8).astype(np.int64)
@@ -152,13 +157,13 @@ def _check_label(row: Row, task: str, names: tuple[str, ...] | None) -> None:
 
 
 def _labels(codes: np.ndarray, values: np.ndarray, task: Task) -> tuple[np.ndarray, Int64[np.ndarray, " n"]]:
-    """Labels of all rows, from numbers of distinct texts and the label of each; and codes that equal labels share."""
+    """Labels of all rows, from numbers of distinct labels and the value of each; and codes that equal labels share."""
     labels: np.ndarray[Any, Any] = np.full((len(codes), *values.shape[1:]), task.missing, task.dtype)
     known = codes >= 0
     labels[known] = values[codes[known]]
     equal = np.full(len(codes), -1)
     if known.any():
-        # Two texts may be one label, such as 1 and 1.0 of a regression.
+        # Two texts may be one label, such as 1 and 1.0.
         _, same = np.unique(values, axis=0, return_inverse=True)
         equal[known] = same.reshape(-1)[codes[known]]
     return labels, equal

@@ -13,6 +13,7 @@ from pipeline.errors import UserError
 from pipeline.params import Settings as Section
 
 KIND = "image"
+TASK = "classification"
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 

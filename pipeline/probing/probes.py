@@ -8,8 +8,10 @@ every view of every row that the store has, by the same probe, which was fitted 
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -17,17 +19,18 @@ from pydantic import Field
 
 from pipeline.data import Dataset, Split
 from pipeline.errors import UserError
-from pipeline.files import make_folder
+from pipeline.files import make_folder, replace_folder
 from pipeline.functional import kernel_probe
 from pipeline.functional.linear import Linear, folds
 from pipeline.functional.standardisation import statistics
 from pipeline.params import Settings
 from pipeline.probing.probe import Probe, ProbeKind
-from pipeline.probing.saved import MODULE, fitted_on, save_module, view_folder
+from pipeline.probing.saved import MODULE, VIEWS, fitted_on, save_module, view_folder
 from pipeline.progress import progress
 from pipeline.project import Project
 from pipeline.records import ProbeRecord, ProbeSplitRecord, ProbeViewsRecord, mean_score
 from pipeline.store import Reader, SourceFeatures
+from pipeline.verified import checksums
 
 BLOCK = 8192
 """Rows whose features are held at a time while outputs are computed."""
@@ -85,8 +88,7 @@ def probe(teacher: str, settings: ProbeSettings, project: Project = Project()) -
         records = []
         for features in sources:
             records.append(_fit_source(features, data, settings, partial / features.source.slug))
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        replace_folder(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return ProbeResult(teacher, tuple(records))
@@ -126,18 +128,34 @@ def _fit_source(features: SourceFeatures, data: Dataset, settings: ProbeSettings
             )
         )
     reader.verified()
-    for family, heads in features.kept_views().items():
-        for place, head in enumerate(heads, 1):
-            seen, folders = features.store.reader(head), [path / view_folder(family, place) for path in paths]
-            seen.verify_in_background()
-            for path in folders:
-                make_folder(path)
-            _write_outputs(probes, splits, data, seen, folders, f"probe {features.name}, view {place} by {family}")
-            seen.verified()
-        ProbeViewsRecord(views=tuple(map(features.store.head_digest, heads))).write(folder / f"{family}.json")
-    record = ProbeRecord(source=features.name, metrics=task.metrics, splits=tuple(records))
+    files = checksums(folder)
+    record = ProbeRecord(source=features.name, metrics=task.metrics, splits=tuple(records), files=files)
     record.write(folder / "probe.json")
+    for family, heads in features.kept_views().items():
+        _write_views(features, data, probes, splits, heads, folder / family, f"probe {features.name}@{family}")
     return record
+
+
+def _write_views(
+    features: SourceFeatures,
+    data: Dataset,
+    probes: Sequence[Probe],
+    splits: Sequence[Split],
+    heads: Sequence[str],
+    folder: Path,
+    title: str,
+) -> None:
+    """Write the outputs of every split's probe for views of all rows, whose features are in these heads."""
+    for view, head in enumerate(heads, 1):
+        reader = features.store.reader(head)
+        reader.verify_in_background()
+        paths = [view_folder(folder, number, view) for number in range(data.splits)]
+        for path in paths:
+            make_folder(path)
+        _write_outputs(probes, splits, data, reader, paths, f"{title}, view {view}")
+        reader.verified()
+    digests = tuple(features.store.head_digest(head) for head in heads)
+    ProbeViewsRecord(views=digests, files=checksums(folder)).write(folder / VIEWS)
 
 
 @dataclass(frozen=True)
@@ -211,18 +229,25 @@ def _write_outputs(
     """
     rows, width = len(data), len(data.task.outputs)
 
-    def array(path: Path, length: int) -> np.ndarray:
-        return np.lib.format.open_memmap(path, "w+", np.float32, (length, width))
-
     trained = [np.isin(np.arange(rows), split.train) for split in splits]
     fold_of = [folds(data.task.strata(data.labels[split.labelled]), number) for number, split in enumerate(splits)]
     moments = [{kind: np.zeros((2, width)) for kind in KINDS} for _ in splits]
-    arrays = [
-        {kind: (array(path / f"{kind}.npy", rows), array(path / f"{kind}_crossfit.npy", len(split.labelled)))
-         for kind in KINDS}
-        for path, split in zip(paths, splits, strict=True)
-    ]  # fmt: skip
-    with progress(title, rows, "rows") as advance:
+    with ExitStack() as stack, progress(title, rows, "rows") as advance:
+
+        def array(path: Path, length: int) -> BinaryIO:
+            """The file of an array that is filled from its first row on. A map would end the process on a full disk."""
+            file = stack.enter_context(path.open("wb"))
+            header = {"descr": "<f4", "fortran_order": False, "shape": (length, width)}
+            np.lib.format.write_array_header_1_0(file, header)
+            return file
+
+        arrays = [
+            {
+                kind: (array(path / f"{kind}.npy", rows), array(path / f"{kind}_crossfit.npy", len(split.labelled)))
+                for kind in KINDS
+            }
+            for path, split in zip(paths, splits, strict=True)
+        ]
         for start in range(0, rows, BLOCK):
             block = np.arange(start, min(start + BLOCK, rows))
             raw = torch.from_numpy(reader(block)).float()
@@ -233,15 +258,11 @@ def _write_outputs(
                 for kind in KINDS:
                     whole, crossed = arrays[number][kind]
                     outputs = module(raw, kind).numpy()
-                    whole[block] = outputs
-                    crossed[first:last] = module(raw[labelled], kind, fold).numpy()
+                    whole.write(outputs.astype("<f4", copy=False).tobytes())
+                    crossed.write(module(raw[labelled], kind, fold).numpy().astype("<f4", copy=False).tobytes())
                     seen = outputs[trained[number][block]].astype(np.float64)
                     moments[number][kind] += [seen.sum(0), np.square(seen).sum(0)]
             advance(len(block))
-    for kept in arrays:
-        for whole, crossed in kept.values():
-            whole.flush()  # type: ignore[attr-defined]
-            crossed.flush()  # type: ignore[attr-defined]
     return [
         {kind: _spread(of[kind], len(split.train)) for kind in KINDS} for of, split in zip(moments, splits, strict=True)
     ]

@@ -5,8 +5,8 @@ probes/<teacher>/<head>/<split>/probe.safetensors   the module, and what it was 
 probes/<teacher>/<head>/<split>/linear.npy          outputs of every row [rows, C], float32; and kernel.npy
 probes/<teacher>/<head>/<split>/linear_crossfit.npy outputs of every labelled training row by the fit without its
                                                     fold [labelled, C]; and kernel_crossfit.npy
-probes/<teacher>/<head>/<split>/<family>-<k>/       the same four arrays for view k of every row
-probes/<teacher>/<head>/<family>.json               which views these are, a `ProbeViewsRecord`
+probes/<teacher>/<head>/<family>/views.json         which views there are outputs for, a `ProbeViewsRecord`
+probes/<teacher>/<head>/<family>/<split>/<k>/       the same four arrays for view k of every row
 """
 
 import json
@@ -18,14 +18,16 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from pipeline.data import Dataset
 from pipeline.errors import UserError
+from pipeline.files import write_atomically
 from pipeline.probing.probe import Probe
 from pipeline.project import Project
-from pipeline.records import ProbeViewsRecord
+from pipeline.records import ProbeRecord, ProbeViewsRecord
 from pipeline.store import SourceFeatures
+from pipeline.verified import VerifiedFiles
 
 OutputKind = Literal["linear", "linear_crossfit", "kernel", "kernel_crossfit"]
 """Outputs of a probe. Cross-fitted ones of a labelled training row come from the fit without the row's fold, and are
@@ -33,7 +35,7 @@ otherwise the same: what a probe outputs for rows that it was fitted on repeats 
 
 OUTPUT_KINDS: tuple[OutputKind, ...] = get_args(OutputKind)
 
-MODULE = "probe.safetensors"
+MODULE, VIEWS = "probe.safetensors", "views.json"
 
 
 def fitted_on(data: Dataset, split: int, features: SourceFeatures) -> dict[str, str]:
@@ -41,15 +43,15 @@ def fitted_on(data: Dataset, split: int, features: SourceFeatures) -> dict[str, 
     return {"features": features.digest, "split": data.split_digest(split)}
 
 
-def view_folder(family: str, number: int) -> str:
-    """The folder, within that of a split, with the outputs for one view of every row."""
-    return f"{family}-{number}"
+def view_folder(views: Path, split: int, view: int) -> Path:
+    """The folder, within that of a family of views, with the outputs of a split's probe for one view of every row."""
+    return views / str(split) / str(view)
 
 
 def save_module(path: Path, probe: Probe, identity: dict[str, str]) -> None:
     """Write a probe. Equal probes give equal bytes: safetensors sorts tensors, and metadata only if it has one key."""
     tensors = {name: tensor.contiguous() for name, tensor in sorted(probe.state_dict().items())}
-    save_file(tensors, path, {"fitted_on": json.dumps(identity, sort_keys=True)})
+    write_atomically(path, save(tensors, {"fitted_on": json.dumps(identity, sort_keys=True)}))
 
 
 class SavedProbe:
@@ -75,10 +77,13 @@ class SavedProbe:
         self._rows = len(data)
         self._outputs = len(data.task.outputs)
         self._labelled = data.split(split).labelled
-        self._maps: dict[str, np.ndarray] = {}
+        self._maps: dict[Path, np.ndarray] = {}
         path = self.folder / MODULE
         if not path.is_file():
             raise UserError(f"{path}: no probe of `{features.source}`; {self.again}")
+        record = ProbeRecord.read(self.folder.with_name("probe.json"), features.source.teacher)
+        files = {name: checksum for name, checksum in record.files.items() if name.startswith(f"{split}/")}
+        VerifiedFiles(self.folder.parent, files, f"{self.again} again").finish()
         try:
             with safe_open(path, "numpy") as file:
                 identity = json.loads((file.metadata() or {}).get("fitted_on", "{}"))
@@ -86,11 +91,17 @@ class SavedProbe:
             raise self._damaged(path, error) from None
         if identity != fitted_on(data, split, features):
             raise UserError(f"{path}: fitted on other features, splits or labels than these; {self.again}")
-        self._family = features.source.view
+        self._split, self._views = split, project.probe_views(features.source)
         if views:
-            wanted, record = [features.store.head_digest(head) for head in views], project.probe_views(features.source)
-            if not record.is_file() or list(ProbeViewsRecord.read(record).views[: len(wanted)]) != wanted:
-                raise UserError(f"{record}: no outputs for these views of `{features.source.clean}`; {self.again}")
+            self._check_views(features, views)
+
+    def _check_views(self, features: SourceFeatures, views: Sequence[str]) -> None:
+        path, wanted = self._views / VIEWS, tuple(features.store.head_digest(head) for head in views)
+        found = ProbeViewsRecord.read(path, features.source.teacher) if path.is_file() else None
+        if found is None or found.views[: len(wanted)] != wanted:
+            raise UserError(f"{self._views}: no outputs for these views of `{features.source.clean}`; {self.again}")
+        files = {name: checksum for name, checksum in found.files.items() if name.startswith(f"{self._split}/")}
+        VerifiedFiles(self._views, files, f"{self.again} again").finish()
 
     @cached_property
     def module(self) -> Probe:
@@ -123,18 +134,18 @@ class SavedProbe:
 
     def _outputs_of(self, rows: np.ndarray, kind: OutputKind, view: int) -> np.ndarray:
         base, _, crossed = kind.partition("_")
-        folder = f"{view_folder(self._family, view)}/" if view else ""
-        outputs = np.asarray(self._array(folder + base)[rows])  # a copy in memory, not a map
+        folder = view_folder(self._views, self._split, view) if view else self.folder
+        outputs = np.asarray(self._array(folder, base)[rows])  # a copy in memory, not a map
         if crossed:
             places = np.searchsorted(self._labelled, rows).clip(max=len(self._labelled) - 1)
             labelled = self._labelled[places] == rows
-            outputs[labelled] = self._array(folder + kind)[places[labelled]]
+            outputs[labelled] = self._array(folder, kind)[places[labelled]]
         return outputs
 
-    def _array(self, kind: str) -> np.ndarray:
-        """The array of one file, mapped; `kind` is its path below the folder, without the suffix."""
-        if kind not in self._maps:
-            path = self.folder / f"{kind}.npy"
+    def _array(self, folder: Path, kind: str) -> np.ndarray:
+        """The array of one file, mapped."""
+        path = folder / f"{kind}.npy"
+        if path not in self._maps:
             shape = (len(self._labelled) if kind.endswith("_crossfit") else self._rows, self._outputs)
             try:
                 array = np.load(path, mmap_mode="r")
@@ -142,8 +153,8 @@ class SavedProbe:
                 raise self._damaged(path, error) from None
             if array.shape != shape or array.dtype != np.float32:
                 raise self._damaged(path, f"{array.dtype} {array.shape} instead of float32 {shape}")
-            self._maps[kind] = array
-        return self._maps[kind]
+            self._maps[path] = array
+        return self._maps[path]
 
     def _damaged(self, path: Path, error: Any) -> UserError:
         return UserError(f"{path}: damaged ({' '.join(str(error).split())}); {self.again}")

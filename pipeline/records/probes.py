@@ -29,13 +29,18 @@ class ProbeSplitRecord(Record):
 
 
 class ProbeRecord(Record):
-    """probes/<teacher>/<head>/probe.json: how well the probes of one source do."""
+    """probes/<teacher>/<head>/probe.json: how well the probes of one source do.
+
+    Attributes:
+        files: the checksum of every other file in the folder, by name: the fitted probes and their outputs.
+    """
 
     command: ClassVar[str] = "aft probe {name}"
 
     source: str
     metrics: tuple[Metric, ...] = Field(min_length=1)
     splits: tuple[ProbeSplitRecord, ...] = Field(min_length=1)
+    files: dict[str, str]
 
     @property
     def primary(self) -> Metric:
@@ -44,12 +49,14 @@ class ProbeRecord(Record):
 
 
 class ProbeViewsRecord(Record):
-    """probes/<teacher>/<head>/<family>.json: the views of every row that the probes of one source have outputs for.
+    """probes/<teacher>/<head>/<family>/views.json: the views of every row that a source's probes have outputs for.
 
     Attributes:
         views: digests of the features of views 1, 2 and so on.
+        files: the checksum of every other file in the folder, by name: these outputs.
     """
 
-    command: ClassVar[str] = "aft probe TEACHER"
+    command: ClassVar[str] = "aft probe {name}"
 
     views: tuple[str, ...]
+    files: dict[str, str]

@@ -179,8 +179,8 @@ def test_code_digests_follow_the_family_of_views(seen: tuple[Params, Project], m
         params, teachers={"wise": without}, runs={k: v for k, v in params.values["runs"].items() if k != "views"}
     )
     before = digests(plain)
-    assert found["extract"]["wise"] != before["extract"]["wise"]
-    assert found["train"]["clean"] == before["train"]["clean"] != found["train"]["views"]
+    assert found["extract/wise"] != before["extract/wise"]
+    assert found["train/clean"] == before["train/clean"] != found["train/views"]
     for stage in ("prepare", "probe", "assess", "report"):
         assert found[stage] == before[stage]
 
@@ -230,7 +230,7 @@ def test_a_store_or_a_probe_without_the_views_is_refused_with_the_command(seen: 
     for stage in (lambda: join(other, project), lambda: Session(Plan.read("views", other, project))):
         with pytest.raises(UserError, match=r"of other views \(seed: 0 -> 5\); run `aft extract wise`"):
             stage()
-    record = project.probe_views(Source.parse("wise@word_dropout"))
+    record = project.probe_views(Source.parse("wise@word_dropout")) / "views.json"
     kept = record.read_bytes()
     record.unlink()
     try:
