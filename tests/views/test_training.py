@@ -93,7 +93,7 @@ def test_every_stage_takes_a_source_with_views(seen: tuple[Params, Project]):
         evaluate(run, params, project)
     records = {run: RunRecord.read(project.run(run) / "run.json") for run in params.values["runs"]}
     assert records["views"].sources == ("wise@word_dropout",)
-    assert records["views"].students != records["clean"].students
+    assert records["views"].files != records["clean"].files
     assert "wise@word_dropout" in report(params, project).page.read_text()
     assert all("there" in line for line in check(params, project).found if line.startswith("teacher"))
 
