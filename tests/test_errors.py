@@ -9,7 +9,7 @@ import pytest
 
 import cli
 from stages import command
-from tests.errors import CASES, Case, page
+from tests.errors import CASES, HELD, Case, page
 
 ROOT = Path(__file__).parent.parent
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 def type_aft(project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
     """Types a command in the folder of the project: its exit code, and what it prints to stdout and stderr.
 
-    In this process: one that starts anew for each row would spend its time on importing.
+    All in this process: a process for each row would spend its time on importing.
     """
 
     def typed(line: str) -> tuple[object, str, str]:
@@ -38,6 +38,8 @@ def type_aft(project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
 def test_what_is_wrong_is_said_in_one_line(case: Case, project: Path, type_aft):
     case.change(project)
     code, _, said = type_aft(case.command)
+    while HELD:
+        HELD.pop().close()
     *before, line = said.splitlines()
     assert re.fullmatch(_pattern(case.answer), line), said
     assert code == 2
