@@ -28,6 +28,8 @@ lint: .venv/installed
 docs: .venv/installed
 	$(BIN)/python -m pipeline.reference > docs/params.md.partial
 	mv docs/params.md.partial docs/params.md
+	$(BIN)/python -m tests.errors > docs/errors.md.partial
+	mv docs/errors.md.partial docs/errors.md
 
 # cli.py is copied into the environment, unlike the packages: the command `aft` is installed anew when it changes.
 .venv/installed: requirements.lock pyproject.toml cli.py

@@ -47,6 +47,7 @@ class Kind(StrEnum):
     teachers = "teachers"
     students = "students"
     datasets = "datasets"
+    views = "views"
 
 
 @app.command("list")

@@ -25,8 +25,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from pipeline.data.dataset import Dataset
-from pipeline.data.preparation import PrepareSettings, prepare
+from pipeline.data import Dataset, PrepareSettings, prepare
 from pipeline.extraction.extractor import ExtractSettings, Loader, extract
 from pipeline.params import parse, read_plugin
 from pipeline.pretrained import locate

@@ -23,7 +23,7 @@ from pipeline.probing import AssessSettings, ProbeSettings
 from pipeline.progress import duration
 from pipeline.project import Project
 from pipeline.records import LogRecord
-from pipeline.runs import Run, config
+from pipeline.runs import Run, read_run
 from pipeline.sources import POOLED, check_heads
 from pipeline.store import FeatureStore
 from pipeline.training import TrainSettings, count_trials
@@ -67,7 +67,7 @@ def check_params(params: Params) -> None:
                 f"{family.KIND}; choose another family"
             )
     for name in params.section("runs"):
-        run = config.read(params, name)
+        run = read_run(params, name)
         _check_heads(params, name, run, teachers)
         _check_candidates(params, name, run)
 
@@ -211,7 +211,7 @@ def _content(params: Params, data: Dataset | None) -> list[Any]:
 
 def _trials(params: Params, project: Project, name: str) -> Iterator[str]:
     """How many trials of a run are found, how many there are to train, and how long that took before."""
-    run = config.read(params, name)
+    run = read_run(params, name)
     probed = all(project.store(source.teacher).exists() for source in run.sources) and project.probes.exists()
     if not project.data.exists() or not probed:
         seeds = len(parse(TrainSettings, params.section("train") | run.train, f"{params.source}: train").seeds)

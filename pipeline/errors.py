@@ -1,7 +1,10 @@
 """The one exception that means: the user can fix this; and how messages name the alternatives."""
 
 import difflib
+import errno
+import os
 from collections.abc import Sequence
+from typing import Any
 
 
 class UserError(Exception):
@@ -10,6 +13,40 @@ class UserError(Exception):
     The message is one line: what is wrong, where, and what to do. Every command prints it without a traceback and
     exits with code 2; anything else that is raised is a bug of ours and keeps its traceback.
     """
+
+
+_SYSTEM = {
+    errno.ENOSPC: "the disk is full; free some space and run it again, what was finished is kept",
+    errno.EDQUOT: "the disk is full (your quota); free some space and run it again, what was finished is kept",
+    errno.EFBIG: "a file as large as this is not allowed; raise `ulimit -f`, or use another file system",
+    errno.EROFS: "the file system is read-only; use another folder, or mount it for writing",
+    errno.EACCES: "no permission; check who owns the file and its folder",
+    errno.EPERM: "not permitted; check who owns the file and its folder, and whether it is locked against changes",
+    errno.ENOENT: "no such file; run the command that writes it",
+    errno.EISDIR: "is a folder, and a file is needed there; move it away",
+    errno.ENOTDIR: "a part of this path is a file, and a folder is needed there; move it away",
+    errno.EEXIST: "is there already; move it away",
+    errno.ENOTEMPTY: "is a folder that is not empty; move it away",
+    errno.ELOOP: "a link of this path leads to itself; remove it",
+    errno.ENAMETOOLONG: "the name is too long for the file system; choose a shorter one",
+    errno.EMFILE: "too many open files; raise `ulimit -n`",
+    errno.ENFILE: "too many open files on this machine; close other programs",
+    errno.EIO: "the disk reports an error; check it",
+}
+"""What an error of the operating system means, and what to do."""
+
+
+def system_error(error: OSError, path: Any = None) -> UserError:
+    """An error of the operating system, in one line.
+
+    Args:
+        error: that was raised.
+        path: of the file; what the error names if None.
+    """
+    path = path or error.filename2 or error.filename
+    where = f"{os.fsdecode(path) if isinstance(path, bytes) else path}: " if path not in (None, -1) else ""
+    meaning = _SYSTEM.get(error.errno or 0, f"{error.strerror}; see to that, and run it again")
+    return UserError(where + meaning)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -1,13 +1,12 @@
 """Files and locks of this machine: written whole or not at all, and claimed by one process at a time."""
 
-import errno
 import fcntl
 import os
 import socket
 import time
 from pathlib import Path
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, system_error
 
 PARTIAL = ".partial"
 """Suffix of a file that is being written."""
@@ -36,13 +35,8 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def explained(error: OSError, path: Path) -> Exception:
-    """The user's version of a failed write, if it is theirs to mend; otherwise the error itself."""
-    match error.errno:
-        case errno.ENOSPC | errno.EDQUOT:
-            return UserError(f"{path}: the disk is full; finished shards are kept: free some space and run it again")
-        case errno.EACCES | errno.EPERM | errno.EROFS:
-            return UserError(f"{path}: cannot be written ({error.strerror}); check the folder's permissions")
-    return error
+    """The user's version of a failed write; the error itself if the system says nothing about it."""
+    return system_error(error, path) if error.errno else error
 
 
 def sync_folder(folder: Path) -> None:

@@ -81,6 +81,7 @@ def _page() -> Iterator[str]:
     from pipeline.probing import AssessSettings, ProbeSettings
     from pipeline.runs import Run, Term
     from pipeline.training import TrainSettings
+    from pipeline.views import ViewSettings
 
     yield "# params.yaml"
     yield ""
@@ -93,6 +94,7 @@ def _page() -> Iterator[str]:
     yield from _plugins("dataset.source", "datasets", "family")
     yield from _section("extract", keys(ExtractSettings))
     yield from _plugins("teachers.NAME", "teachers", "family")
+    yield from _plugins("teachers.NAME.views", "views", "family", keys(ViewSettings))
     yield from _section("probe", keys(ProbeSettings))
     yield from _section("assess", keys(AssessSettings))
     yield from _plugins("students.NAME", "students", "family")
@@ -108,9 +110,12 @@ def _section(name: str, found: list[Key]) -> Iterator[str]:
     yield from _table(found)
 
 
-def _plugins(section: str, kind: str, key: str) -> Iterator[str]:
+def _plugins(section: str, kind: str, key: str, common: Sequence[Key] = ()) -> Iterator[str]:
     if key:
         yield from ("", f"## {section}", "", f"`{key}` names one of these; the other keys are its own.")
+    if common:
+        yield from ("", "All of them have these keys as well.", "")
+        yield from _table(list(common))
     for name, line in describe(kind).items():
         yield from ("", f"### {section}.{name}" if not key else f"### `{key}: {name}`", "", line, "")
         found = plugin_keys(kind, name)

@@ -1,8 +1,11 @@
-"""Sources of features: one head of one teacher's store, written `minilm` or `minilm/layer:4`."""
+"""Sources of features: one head of one teacher's store, written `minilm` or `minilm/layer:4`.
+
+`minilm@crops` is the same source with views of the rows besides the clean ones; see `pipeline.views`.
+"""
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.errors import UserError
 
@@ -20,14 +23,16 @@ class Source:
     Attributes:
         teacher: a key of `teachers` in params.yaml.
         head: a head of its store, such as `pooled`, `cls` or `layer:4`.
+        view: the family of views that it has besides the clean rows, such as `crops`; empty for clean rows alone.
     """
 
     teacher: str
     head: str = POOLED
+    view: str = ""
 
     @classmethod
     def parse(cls, text: str, where: str = "") -> "Source":
-        """Read `TEACHER` or `TEACHER/HEAD`.
+        """Read `TEACHER`, `TEACHER/HEAD`, and either with `@VIEW`.
 
         Args:
             text: as it is written in params.yaml.
@@ -36,18 +41,25 @@ class Source:
         Raises:
             UserError: it is written in another way.
         """
-        found = re.fullmatch(r"([A-Za-z0-9_.-]+)(?:/([a-z_]+(?::[0-9]+)?))?", text)
+        found = re.fullmatch(r"([A-Za-z0-9_.-]+)(?:/([a-z_]+(?::[0-9]+)?))?(?:@([a-z_]+))?", text)
         if found is None:
             place = f"{where}: " if where else ""
             raise UserError(
-                f"{place}{text!r} is not a source of features; write TEACHER or TEACHER/HEAD, such as bert/layer:4"
+                f"{place}{text!r} is not a source of features; write TEACHER or TEACHER/HEAD, such as bert/layer:4; "
+                "with views, TEACHER@VIEW or TEACHER/HEAD@VIEW, such as bert@word_dropout"
             )
-        return cls(found[1], found[2] or POOLED)
+        return cls(found[1], found[2] or POOLED, found[3] or "")
 
     @property
     def name(self) -> str:
         """How it is written: the teacher alone where the head is `pooled`."""
-        return self.teacher if self.head == POOLED else f"{self.teacher}/{self.head}"
+        clean = self.teacher if self.head == POOLED else f"{self.teacher}/{self.head}"
+        return f"{clean}@{self.view}" if self.view else clean
+
+    @property
+    def clean(self) -> "Source":
+        """The same source without views."""
+        return replace(self, view="")
 
     @property
     def slug(self) -> str:
@@ -56,6 +68,11 @@ class Source:
 
     def __str__(self) -> str:
         return self.name
+
+
+def view_head(head: str, family: str, number: int) -> str:
+    """The head of a store that holds features of one view of every row; of view 0, the clean row, `head` itself."""
+    return f"{head}@{family}:{number}" if number else head
 
 
 def check_heads(heads: Sequence[str], where: str) -> None:

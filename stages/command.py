@@ -6,6 +6,7 @@ Mains import the library when they are called: `aft --help` need not wait for to
 import dataclasses
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, system_error
 from pipeline.params import Params
 from pipeline.project import Project
 
@@ -30,6 +31,9 @@ Set = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
 
 DATA, FEATURES, PARAMS = PROJECT.data, PROJECT.features, PROJECT.params
 
@@ -123,7 +127,10 @@ def log(stage: str, name: str = "", project: Project = PROJECT) -> Iterator[Log]
 
 
 def run(app: typer.Typer, name: str | None = None) -> None:
-    """Run a command line. A `UserError` becomes one line and exit code 2; `--debug` keeps its traceback.
+    """Run a command line. What the user can fix becomes one line and exit code 2; `--debug` keeps its traceback.
+
+    That is a `UserError`, and any error of the operating system: this is the one place for those, whatever file they
+    are about.
 
     Args:
         app: the commands.
@@ -137,20 +144,41 @@ def run(app: typer.Typer, name: str | None = None) -> None:
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
-        app(prog_name=name)
-    except UserError as error:
-        if debug:
+        try:
+            app(prog_name=name)
+        finally:
+            sys.stdout.flush()  # a full disk behind it shows here, and not while Python ends
+    except BrokenPipeError:  # nobody reads on, as with `| head`
+        _close_stdout()
+        sys.exit(1)
+    except (UserError, OSError) as error:
+        # One without a number is not from the operating system: a download that failed, say.
+        if debug or (isinstance(error, OSError) and not error.errno):
             raise
+        _close_stdout()
         refuse(error)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; what was finished is kept, run the same command to continue", file=sys.stderr)
-        sys.exit(130)
+    except (KeyboardInterrupt, SystemExit) as end:
+        # typer turns the first into the second, and says nothing.
+        if isinstance(end, SystemExit) and end.code != INTERRUPTED:
+            raise
+        again = shlex.join([name or Path(sys.argv[0]).name, *sys.argv[1:]])
+        say(f"interrupted; finished shards and trials are kept, other results are as before; run `{again}` to continue")
+        sys.exit(INTERRUPTED)
 
 
-def refuse(error: UserError) -> None:
+def _close_stdout() -> None:
+    """Leave nothing for Python to write when it ends, if it would fail again, with a traceback."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+def refuse(error: UserError | OSError) -> None:
     """Print an error that the user can fix, as one line."""
-    say(f"error: {' '.join(str(error).split())}")
+    known = system_error(error) if isinstance(error, OSError) else error
+    say(f"error: {' '.join(str(known).split())}")
 
 
 def single(main: Any) -> None:

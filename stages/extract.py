@@ -17,8 +17,8 @@ def main(
 
     Writes its features to features/<teacher>.zarr; continues after an interruption.
     """
-    from pipeline.data.dataset import Dataset
-    from pipeline.extraction.extractor import ExtractSettings, extract
+    from pipeline.data import Dataset
+    from pipeline.extraction import ExtractSettings, extract
     from pipeline.machine import Machine
 
     loaded, project = command.settings(params, overrides), command.PROJECT

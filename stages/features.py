@@ -8,7 +8,7 @@ import typer
 from stages import command
 
 if TYPE_CHECKING:
-    from pipeline.store.verify import Comparison
+    from pipeline.store import verification
 
 app = typer.Typer(help="Inspect, verify, clean, export and import feature stores.", no_args_is_help=True)
 
@@ -21,17 +21,17 @@ Data = Annotated[Path | None, typer.Option("--data", help="The prepared dataset 
 @app.command("ls")
 def list_stores(folder: Folder = command.FEATURES, as_json: command.Json = False) -> None:
     """The stores in a folder, a line each."""
-    from pipeline.store.inspection import list_stores
+    from pipeline.store import inspection
 
-    command.show(list_stores(folder), as_json)
+    command.show(inspection.list_stores(folder), as_json)
 
 
 @app.command()
 def info(store: Store, as_json: command.Json = False) -> None:
     """One store: rows, heads, recipe, bytes a row, and statistics of its features."""
-    from pipeline.store.inspection import describe
+    from pipeline.store import inspection
 
-    command.show(describe(store), as_json)
+    command.show(inspection.describe(store), as_json)
 
 
 @app.command()
@@ -49,9 +49,9 @@ def verify(
     """Read every byte of a store; exit code 1 if anything is not as it was written."""
     from dataclasses import replace
 
-    from pipeline.store.verify import verify
+    from pipeline.store import verification
 
-    found = verify(store)
+    found = verification.verify(store)
     if recompute and not found.faults:
         loaded = command.settings(params, overrides)
         found = replace(
@@ -65,9 +65,9 @@ def verify(
 @app.command()
 def diff(first: Store, second: Store, as_json: command.Json = False) -> None:
     """How two stores differ: recipe, rows, heads, and features of the rows that both have."""
-    from pipeline.store.inspection import diff
+    from pipeline.store import inspection
 
-    command.show(diff(first, second), as_json)
+    command.show(inspection.diff(first, second), as_json)
 
 
 @app.command()
@@ -81,10 +81,9 @@ def gc(
     These are replaced features, locks and temporary files in the folder's stores that nobody is writing, and raw copies
     that nobody reads of stores that were in the folder.
     """
-    from pipeline.store.cache import default_cache
-    from pipeline.store.inspection import leftovers
+    from pipeline.store import cache, inspection
 
-    command.show(leftovers(folder, default_cache(), delete), as_json)
+    command.show(inspection.leftovers(folder, cache.default_cache(), delete), as_json)
 
 
 @app.command("export")
@@ -98,9 +97,8 @@ def export_features(
     """Write a head's features, with their ids and recipe, in another format."""
     import numpy as np
 
-    from pipeline.data.dataset import Dataset
-    from pipeline.store import FeatureStore
-    from pipeline.store.interchange import export
+    from pipeline.data import Dataset
+    from pipeline.store import FeatureStore, interchange
 
     opened = FeatureStore.open(store)
     rows = parts = None
@@ -110,7 +108,7 @@ def export_features(
         test = prepared.split(split).test
         train = np.setdiff1d(np.arange(len(opened)), test)
         rows, parts = np.concatenate([train, test]), {"train": len(train), "test": len(test)}
-    print(f"{len(opened):,} rows -> {export(opened, target, head, rows, parts)}")
+    print(f"{len(opened):,} rows -> {interchange.export(opened, target, head, rows, parts)}")
 
 
 @app.command("import")
@@ -124,29 +122,27 @@ def import_features(
     data: Data = None,
 ) -> None:
     """Make a store of features in another format. An interrupted import continues."""
-    from pipeline.data.dataset import Dataset
-    from pipeline.store import RowIndex
-    from pipeline.store.interchange import import_features
+    from pipeline.data import Dataset
+    from pipeline.store import RowIndex, interchange
 
     prepared = None if data is None else Dataset.open(data)
     rows = None if prepared is None else RowIndex(prepared.ids, prepared.row_digests)
     digest = None if prepared is None else prepared.digest
-    print(import_features(sources, store, head, dtype, rows, digest, say=command.say))  # type: ignore[arg-type]
+    made = interchange.import_features(sources, store, head, dtype, rows, digest, say=command.say)  # type: ignore[arg-type]
+    print(made)
 
 
 def _again(
     path: str, head: str | None, params: Any, teacher: str, count: int, tolerance: float, seed: int
-) -> "Comparison":
+) -> "verification.Comparison":
     """Compare stored features of random rows with what the teacher computes of them now."""
     import numpy as np
 
-    from pipeline.data.dataset import Dataset
+    from pipeline.data import Dataset
     from pipeline.errors import UserError
-    from pipeline.extraction.extractor import ExtractSettings
+    from pipeline.extraction import ExtractSettings
     from pipeline.machine import Machine
-    from pipeline.store import FeatureStore
-    from pipeline.store.differences import differences
-    from pipeline.store.verify import compare
+    from pipeline.store import FeatureStore, differences, verification
 
     store, data = FeatureStore.open(path), Dataset.open(command.DATA)
     store.check(data.digest, data.ids)
@@ -168,4 +164,4 @@ def _again(
         return np.concatenate([model.forward(batch)[name].float().cpu().numpy() for batch in batches])
 
     rows = np.sort(np.random.default_rng(seed).permutation(len(store))[:count])
-    return compare(store.reader(name), fresh, rows, tolerance)
+    return verification.compare(store.reader(name), fresh, rows, tolerance)

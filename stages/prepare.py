@@ -9,7 +9,7 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
     Checks all of params.yaml first, then reads the source and writes data/.
     """
     from pipeline.checks import check_params
-    from pipeline.data.preparation import PrepareSettings, prepare
+    from pipeline.data import PrepareSettings, prepare
 
     loaded = command.settings(params, overrides)
     check_params(loaded)

@@ -77,7 +77,7 @@ def _attempt(main: Callable[..., None], *arguments: str, **given: Any) -> bool:
     """Run a stage; print what is wrong if it cannot be run, and go on."""
     try:
         main(*arguments, **given)
-    except UserError as error:
+    except (UserError, OSError) as error:
         command.refuse(error)
         return False
     return True

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline.data.dataset import Dataset
-from pipeline.data.preparation import PrepareSettings, prepare
+from pipeline.data import Dataset, PrepareSettings, prepare
 from pipeline.params import Params
 from pipeline.probing import ProbeSettings, probe
 from pipeline.project import Project

@@ -30,7 +30,7 @@ def test_help_names_every_stage_in_order_and_does_not_wait_for_torch(tmp_path: P
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT).returncode == 0
 
 
-@pytest.mark.parametrize("kind", ["methods", "teachers", "students", "datasets"])
+@pytest.mark.parametrize("kind", ["methods", "teachers", "students", "datasets", "views"])
 def test_list_shows_what_params_may_name(kind: str, tmp_path: Path):
     assert [line.split()[0] for line in aft("list", kind, cwd=tmp_path).stdout.splitlines()] == plugins(kind)
     assert sorted(json.loads(aft("list", kind, "--json", cwd=tmp_path).stdout)) == plugins(kind)

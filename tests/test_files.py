@@ -25,7 +25,11 @@ def test_a_file_is_written_whole_and_a_finished_one_is_never_changed(tmp_path: P
 
 @pytest.mark.parametrize(
     ("code", "words"),
-    [(errno.ENOSPC, "the disk is full"), (errno.EDQUOT, "the disk is full"), (errno.EROFS, "cannot be written")],
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EDQUOT, "the disk is full"),
+        (errno.EROFS, "the file system is read-only"),
+    ],
 )
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, words: str):
     write_atomically(tmp_path / "a", "old")

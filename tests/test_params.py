@@ -142,7 +142,7 @@ def test_the_file_name_is_the_name():
 
 
 def test_plug_ins_are_described_by_their_first_line():
-    for kind in ("methods", "teachers", "students", "datasets"):
+    for kind in ("methods", "teachers", "students", "datasets", "views"):
         found = describe(kind)
         assert list(found) == plugins(kind)
         assert all(line.endswith((".", ":")) or line for line in found.values())

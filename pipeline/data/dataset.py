@@ -80,7 +80,7 @@ class Dataset:
         self.path = path
         self.manifest = manifest
         self.kind: Kind = manifest["kind"]
-        self.task: Task = build(manifest["task"], manifest["outputs"])
+        self.task: Task = build(manifest["task"], manifest["outputs"], manifest["unit"])
         self.digest: str = manifest["digest"]
         self.splits: int = manifest["splits"]
         self._rows = rows
@@ -147,6 +147,10 @@ class Dataset:
         labelled = self.split(number).labelled
         visible[labelled] = self.labels[labelled]
         return visible
+
+    def split_task(self, number: int) -> Task:
+        """The task as the labelled training rows of a split scale its outputs and losses."""
+        return self.task.fitted(self.labels[self.split(number).labelled])
 
     def split_digest(self, number: int) -> str:
         """Names what a split lets training see: the rows, their roles and the visible labels, 32 hex digits.

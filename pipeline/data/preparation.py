@@ -65,6 +65,7 @@ class PrepareSettings(Settings):
         source: a family of `pipeline/datasets/` and its settings.
         task: what a label is: a file in `pipeline/tasks/`.
         classes: the names of the classes, in order; None takes those that occur, sorted.
+        unit: of labels that are numbers, such as `kWh`, for the report.
         deduplicate: which rows are duplicates, of which one is kept: `exact`, the same content; `token_set`, for text
             the same set of words in lower case (which includes the former), for images the same bytes.
         limit: keep so many rows, a stratified subset.
@@ -78,6 +79,7 @@ class PrepareSettings(Settings):
     source: dict[str, Any]
     task: str = DEFAULT
     classes: tuple[str, ...] | None = Field(default=None, strict=False)
+    unit: str = ""
     deduplicate: Literal["none", "exact", "token_set"] = "exact"
     limit: int | None = Field(default=None, gt=0)
     splits: int = Field(default=1, gt=0, le=1000)
@@ -135,7 +137,9 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
     start = time.perf_counter()
     out = Path(out)
     family, source = read_plugin("datasets", settings.source, "dataset.source")
-    table = scan(family.rows(source), settings.task, settings.classes, settings.deduplicate == "token_set")
+    table = scan(
+        family.rows(source), settings.task, settings.classes, settings.unit, settings.deduplicate == "token_set"
+    )
     fate, partner = _fates(table, settings)
     if len(table.problems) > settings.tolerance * (len(fate) - len(table.skipped)):
         _refuse_unreadable(table, fate, out)
@@ -168,6 +172,7 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
             "digest": digest,
             "task": task.name,
             "outputs": task.outputs,
+            "unit": settings.unit,
             "label_shape": labels.shape[1:],
             "classes": task.classes,
             "without_label": int((~known).sum()),
@@ -222,8 +227,9 @@ def _fates(table: Scan, settings: PrepareSettings) -> tuple[Int64[np.ndarray, " 
         kinds = np.stack([table.task.strata(table.labels[kept]), table.splits[kept]])
         _, stratum, counts = np.unique(kinds, axis=1, return_inverse=True, return_counts=True)
         if settings.limit < len(counts):
+            noun = table.task.stratum(0).partition(" ")[0]
             raise UserError(
-                f"dataset.limit: {settings.limit} rows are too few to have every class in every part; raise it to "
+                f"dataset.limit: {settings.limit} rows are too few to have every {noun} in every part; raise it to "
                 f"{len(counts)} or more"
             )
         keys = sort_keys(table.rows[kept], settings.seed, "limit")

@@ -71,22 +71,23 @@ class Scan:
         return place(self.ids[row].as_py(), int(self.lines[row]))
 
 
-def scan(source: Iterable[Row], task: str, names: tuple[str, ...] | None, by_words: bool) -> Scan:
+def scan(source: Iterable[Row], task: str, names: tuple[str, ...] | None, unit: str, by_words: bool) -> Scan:
     """Look at every row.
 
     Args:
         source: the rows.
         task: its name.
         names: of the task's outputs, as the user wants them; see `pipeline.tasks.encode`.
+        unit: of the labels; empty if they have none.
         by_words: whether texts with the same set of words are duplicates, or only equal ones.
 
     Raises:
         UserError: there are no rows; a label or split that is not allowed; an id twice; a divided group.
     """
     texts: dict[str, int] = {}
-    if names is not None:
-        names = tuple(tidy(name) for name in names)
-    tasks.encode(task, [], names)  # what is wrong with the task or the names shows before anything is read
+    names = names and tuple(map(tidy, names))
+    # What is wrong with the task, the names or the unit shows before anything is read.
+    tasks.build(task, tasks.encode(task, [], names)[1], unit)
     ids, moved = [], 0
     problems: dict[int, str] = {}
     skipped: dict[int, str] = {}
@@ -124,7 +125,7 @@ def scan(source: Iterable[Row], task: str, names: tuple[str, ...] | None, by_wor
     if len(codes) == len(skipped):
         raise UserError("dataset.source: it has no rows with these settings")
     values, outputs = tasks.encode(task, list(texts), names)
-    built = tasks.build(task, outputs)
+    built = tasks.build(task, outputs, unit)
     labels, equal = _labels(np.frombuffer(codes, np.int32), values, built)
     fixed = np.frombuffer(splits, np.int8).astype(np.int64)
     table = Scan(

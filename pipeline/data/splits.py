@@ -51,7 +51,14 @@ def assign(
     roles = np.where(strata < 0, Role.UNLABELLED, np.maximum(splits, Role.LABELLED)).astype(np.uint8)
     if (strata < 0).all():
         return roles
-    number = int(strata.max()) + 1
+    # The numbers of strata may have gaps.
+    present, numbers = np.unique(strata, return_inverse=True)
+    present, strata = present[present >= 0], numbers - int((strata < 0).any())
+    number = len(present)
+
+    def name_of(number: int) -> str:
+        return name(int(present[number]))
+
     # A group with a row that has no label is in train, because that row is.
     movable = (roles == Role.LABELLED) & ~np.isin(units, units[strata < 0])
     # The text goes into the hash: another word in it would change the roles of all rows.
@@ -60,14 +67,14 @@ def assign(
     wanted = [(role, amount) for role, amount in ((Role.TEST, test), (Role.VAL, val)) if not (splits == role).any()]
     for (role, amount), leave in zip(wanted, range(len(wanted), 0, -1), strict=True):
         among = movable & (roles == Role.LABELLED)
-        roles[_sample(role, amount, among, strata, keys, name, leave)] = role
+        roles[_sample(role, amount, among, strata, keys, name_of, leave)] = role
     trained_on = np.bincount(strata[roles == Role.LABELLED], minlength=number)
     if trained_on.min() == 0:
-        missing = name(int(trained_on.argmin()))
+        missing = name_of(int(trained_on.argmin()))
         raise UserError(f"dataset: no row of {missing} is left for training; add some, or leave these rows out")
     if labelled is not None:
         train = roles == Role.LABELLED
-        chosen = _sample(Role.LABELLED, labelled, train, strata, sort_keys(rows, seed, salt), name, 0)
+        chosen = _sample(Role.LABELLED, labelled, train, strata, sort_keys(rows, seed, salt), name_of, 0)
         roles[train] = Role.UNLABELLED
         roles[chosen] = Role.LABELLED
     return roles

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.data.dataset import Dataset
+from pipeline.data import Dataset
 from pipeline.engines import engine
 from pipeline.errors import UserError
 from pipeline.machine import Machine

@@ -10,6 +10,9 @@ from jaxtyping import Float, Int
 FOLDS = 5
 """Parts of the labelled rows for cross-fitting: the outputs of each come from a fit on the others."""
 
+BLOCK = 8192
+"""Rows taken to double precision at a time."""
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -61,3 +64,18 @@ def folds(strata: Int[np.ndarray, " n"], seed: int) -> Int[np.ndarray, " n"]:
     folds = np.empty(len(strata), np.int64)
     folds[order[np.argsort(strata[order], kind="stable")]] = np.arange(len(strata)) % FOLDS
     return folds
+
+
+def principal_axes(
+    centred: Float[np.ndarray, "n d"],
+) -> tuple[Float[np.ndarray, "d k"], Float[np.ndarray, " k"]]:
+    """Orthonormal axes that span the rows, and the sum of squares along each, float64."""
+    n, d = centred.shape
+    tall = d <= n  # the smaller of the two Grams is enough
+    # In double precision, some rows at a time: single precision would lose the axes of little variance.
+    blocks = (centred[a : a + BLOCK].astype(np.float64) for a in range(0, n, BLOCK))
+    gram = sum(block.T @ block for block in blocks) if tall else centred.astype(np.float64) @ centred.T
+    squares, vectors = np.linalg.eigh(gram)
+    kept = squares > max(n, d) * np.finfo(np.float64).eps * squares[-1]
+    squares, vectors = squares[kept], vectors[:, kept]
+    return (vectors if tall else centred.T @ (vectors / np.sqrt(squares))), squares

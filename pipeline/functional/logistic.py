@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import log_softmax
 
-from pipeline.functional.linear import FOLDS, Linear
+from pipeline.functional.linear import FOLDS, Linear, principal_axes
 from pipeline.functional.metrics import log_loss
 
 GRADIENT = 1e-4
@@ -22,9 +22,6 @@ LOSS = 1e-10
 
 STEPS = 1000
 """Or after so many: an almost unpenalised fit of few rows has no finite minimum."""
-
-BLOCK = 8192
-"""Rows taken to double precision at a time."""
 
 
 def fit(
@@ -71,7 +68,9 @@ def minima(
         strengths: inverses of the L2 penalty.
     """
     centre = rows.mean(0, dtype=np.float64)
-    axes, squares, turned = _principal_axes(rows - centre.astype(rows.dtype))
+    centred = rows - centre.astype(rows.dtype)
+    axes, squares = principal_axes(centred)
+    turned = centred @ axes.astype(rows.dtype)
     wanted = np.eye(labels.max() + 1)[labels]
     weight, bias = np.zeros((len(squares), wanted.shape[1])), np.zeros(wanted.shape[1])
     for strength in strengths:
@@ -97,22 +96,6 @@ def cross_fit(
         fitted.append(next(minima(rows[others], labels[others], [strength])))
     weights, biases = zip(*fitted, strict=True)
     return np.stack([weight.T for weight in weights]).astype(np.float32), np.stack(biases).astype(np.float32)
-
-
-def _principal_axes(
-    centred: Float[np.ndarray, "n d"],
-) -> tuple[Float[np.ndarray, "d k"], Float[np.ndarray, " k"], Float[np.ndarray, "n k"]]:
-    """Orthonormal axes that span the rows, the sum of squares along each, and the rows' coordinates."""
-    n, d = centred.shape
-    tall = d <= n  # the smaller of the two Grams is enough
-    # In double precision, some rows at a time: single precision would lose the axes of little variance.
-    blocks = (centred[a : a + BLOCK].astype(np.float64) for a in range(0, n, BLOCK))
-    gram = sum(block.T @ block for block in blocks) if tall else centred.astype(np.float64) @ centred.T
-    squares, vectors = np.linalg.eigh(gram)
-    kept = squares > max(n, d) * np.finfo(np.float64).eps * squares[-1]
-    squares, vectors = squares[kept], vectors[:, kept]
-    axes = vectors if tall else centred.T @ (vectors / np.sqrt(squares))
-    return axes, squares, centred @ axes.astype(centred.dtype)
 
 
 def _minimum(

@@ -1,4 +1,6 @@
-"""Scores of logits against class numbers."""
+"""Scores: of logits against class numbers, and rank correlation."""
+
+import math
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -46,3 +48,17 @@ def calibration_error(logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, 
 def largest_class_share(logits: Float[np.ndarray, "n c"]) -> float:
     """The share of rows given the most frequent prediction; 1 means that the model knows one class only."""
     return float(np.bincount(logits.argmax(1)).max() / len(logits))
+
+
+def ranks(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """The ranks of values, from 1; equal values share the mean of their ranks."""
+    _, number, counts = np.unique(values, return_inverse=True, return_counts=True)
+    shared: np.ndarray = np.cumsum(counts) - (counts - 1) / 2
+    return shared[number]
+
+
+def spearman(values: Float[np.ndarray, " n"], others: Float[np.ndarray, " n"]) -> float:
+    """Spearman's correlation, that of the ranks; NaN where one side is constant."""
+    one, other = (ranks(side) - (len(side) + 1) / 2 for side in (values, others))
+    norm = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float(one @ other) / norm if norm > 0 else math.nan

@@ -111,7 +111,7 @@ def gap_closed(
     gain, gap = np.asarray(gains, dtype=np.float64), np.asarray(gaps, dtype=np.float64)
     n, mean_gain, mean_gap = len(gain), float(gain.mean()), float(gap.mean())
     if mean_gap <= 0:
-        return Share(None, note="there is no gap: the probe is not above plain training")
+        return Share(None, note="there is no gap: the probe is not better than plain training")
     share = mean_gain / mean_gap
     if n == 1:
         return Share(share, note="one seed gives no interval")

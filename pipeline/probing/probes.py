@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from pipeline.data.dataset import Dataset, Split
+from pipeline.data import Dataset, Split
 from pipeline.errors import UserError
 from pipeline.files import make_folder
 from pipeline.functional import kernel_probe

@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.data.dataset import Dataset
+from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.functional.agreement import gain, one_right
 from pipeline.functional.kernels import centre, debiased_cka, gram
@@ -106,6 +106,7 @@ class SplitFeatures:
             raise UserError(f"{data.path}: no validation rows in split {number} to choose by; set dataset.val")
         self.labels = training_labels(data, number)
         self.targets = data.task.targets(self.labels)
+        self.scaled_targets = data.split_task(number).targets(self.labels)
         self.readers = {name: features.reader() for name, features in sources.items()}
         # The probe stage has been through all training rows; its statistics are those of this split, or it is refused.
         self.probes = {name: SavedProbe(project, features, number, data).module for name, features in sources.items()}
@@ -285,7 +286,7 @@ def _score(
         neighbours=tried[best],
         knn_val={task.primary.name: knn[best]},
         knn_test=knn_test,
-        logme=logme(_raw(split, subset), torch.from_numpy(split.targets)).score,
+        logme=logme(_raw(split, subset), torch.from_numpy(split.scaled_targets)).score,
     )
     return scores, task.row_scores(val_outputs, val_labels), task.correct(val_outputs, val_labels)
 

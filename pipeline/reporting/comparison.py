@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.functional.statistics import Paired, Share, gap_closed, holm, paired, standard_error
 from pipeline.records import EvaluationRecord, LogRecord, Metric, PenaltyRecord, RunRecord, SeedScores, StudentRecord
-from pipeline.runs.config import settings_label
+from pipeline.runs import settings_label
 
 
 @dataclass(frozen=True)

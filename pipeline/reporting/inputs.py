@@ -24,7 +24,7 @@ from pipeline.records import (
     RunRecord,
 )
 from pipeline.reporting.comparison import Comparison, Outcome, Point, compare
-from pipeline.runs.config import label
+from pipeline.runs import label
 from pipeline.sources import Source
 
 R = TypeVar("R", bound=Record)

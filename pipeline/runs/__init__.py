@@ -1,6 +1,18 @@
 """What a run is, and what its result depends on; read without torch."""
 
 from pipeline.runs.bundle import Bundles, join, probe_digest
-from pipeline.runs.config import Candidate, Run, Term
+from pipeline.runs.config import LOGITS, Candidate, Run, Term, check_heads, label, read_run, settings_label
 
-__all__ = ["Bundles", "Candidate", "Run", "Term", "join", "probe_digest"]
+__all__ = [
+    "LOGITS",
+    "Bundles",
+    "Candidate",
+    "Run",
+    "Term",
+    "check_heads",
+    "join",
+    "label",
+    "probe_digest",
+    "read_run",
+    "settings_label",
+]

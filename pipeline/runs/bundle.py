@@ -9,13 +9,13 @@ torch.
 from dataclasses import dataclass
 
 from pipeline.code import Code, plugins_of_run
-from pipeline.data.dataset import Dataset
+from pipeline.data import Dataset
 from pipeline.errors import UserError, count
 from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.provenance import digest_files
 from pipeline.records import BundleRecord
-from pipeline.runs import config
+from pipeline.runs.config import Run, check_heads, read_run
 from pipeline.sources import Source
 from pipeline.store import FeatureStore, SourceFeatures
 
@@ -44,7 +44,7 @@ def join(params: Params, project: Project = Project()) -> Bundles:
     names = list(params.section("runs"))
     changed = []
     for name in names:
-        run = config.read(params, name)
+        run = read_run(params, name)
         for source in run.sources:
             if source not in opened:
                 opened[source] = SourceFeatures.open(project, source)
@@ -88,8 +88,8 @@ def probe_digest(project: Project, source: Source) -> str:
     return digest_files(folder, ["probe.json", *modules])
 
 
-def _heads(run: config.Run, store: FeatureStore, source: Source, data: Dataset) -> dict[str, str]:
+def _heads(run: Run, store: FeatureStore, source: Source, data: Dataset) -> dict[str, str]:
     """Digests of further heads of a teacher's store that the methods of the run read."""
     if run.heads:
-        config.check_heads(run, source.teacher, store, len(data.task.outputs))
+        check_heads(run, source.teacher, store, len(data.task.outputs))
     return {head: store.head_digest(head) for head in run.heads}

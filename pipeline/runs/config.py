@@ -145,7 +145,7 @@ def settings_label(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{key.partition('.')[2]} {value}" for key, value in settings.items())
 
 
-def read(params: Params, name: str) -> Run:
+def read_run(params: Params, name: str) -> Run:
     """The run `name`, checked against the students, teachers and methods that exist.
 
     Raises:

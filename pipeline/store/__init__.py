@@ -9,9 +9,11 @@
 
 A store is plain Zarr v3: any Zarr reader opens it. This package adds what Zarr lacks: which shards are complete, of
 which rows and under which recipe; and reads at the speed of a memory map. It needs numpy alone; zarr is imported for
-compressed heads only.
+compressed heads only. What is for the tools around stores is in the modules `cache`, `inspection`, `interchange` and
+`verification`, which are imported where they are asked for.
 """
 
+from pipeline.store.changes import differences
 from pipeline.store.format import Head, Shard
 from pipeline.store.reader import Reader, Together
 from pipeline.store.rows import RowIndex
@@ -19,4 +21,18 @@ from pipeline.store.source import SourceFeatures
 from pipeline.store.store import FeatureStore
 from pipeline.store.writer import StoreWriter
 
-__all__ = ["FeatureStore", "Head", "Reader", "RowIndex", "Shard", "SourceFeatures", "StoreWriter", "Together"]
+__all__ = [
+    "FeatureStore",
+    "Head",
+    "Reader",
+    "RowIndex",
+    "Shard",
+    "SourceFeatures",
+    "StoreWriter",
+    "Together",
+    "cache",
+    "differences",
+    "inspection",
+    "interchange",
+    "verification",
+]

@@ -12,12 +12,12 @@ from pipeline.files import PARTIAL, Lock
 from pipeline.store.backends import Backend
 from pipeline.store.backends.local import LocalBackend
 from pipeline.store.cache import lock_file, users
-from pipeline.store.differences import differences
+from pipeline.store.changes import differences
 from pipeline.store.format import LOCKS, STORE_FILE, Layout
 from pipeline.store.reader import Reader
 from pipeline.store.reuse import replaced_folders
 from pipeline.store.store import FeatureStore
-from pipeline.store.verify import Comparison, compare
+from pipeline.store.verification import Comparison, compare
 
 SAMPLE = 10_000
 

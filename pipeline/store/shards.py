@@ -118,7 +118,7 @@ def checked(store: Backend, layout: Layout, head: str, array: str, shard: int) -
 def marker(store: Backend, layout: Layout, head: str, shard: int) -> Marker | None:
     """The marker of a shard, if the shard counts: its files have their sizes and are of this recipe and these rows.
 
-    Contents are not read, digests of rows not compared: `pipeline.store.verify` does that.
+    Contents are not read, digests of rows not compared: `pipeline.store.verification` does that.
 
     Raises:
         Damaged: there is a marker that contradicts the layout or the files.

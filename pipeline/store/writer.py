@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.files import PARTIAL
 from pipeline.store.backends import Backend, Claim, WritableBackend, backend_at
-from pipeline.store.differences import differences
+from pipeline.store.changes import differences
 from pipeline.store.format import (
     LOCKS,
     ROWS_METADATA,

@@ -25,12 +25,13 @@ from pipeline.students._checkpoints import (
     student_outputs,
     student_recipe,
 )
-from pipeline.students._contract import Inputs, Kind, Student
+from pipeline.students._contract import Inputs, Kind, Scaled, Student
 
 __all__ = [
     "Inputs",
     "Kind",
     "Recipe",
+    "Scaled",
     "Student",
     "load_student",
     "place",

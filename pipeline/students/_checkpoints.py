@@ -1,6 +1,6 @@
 """A trained student on disk: a folder with its weights, its family and settings, and what it fitted to its rows.
 
-    student.json          family, settings, what the family's `fit` returned, the classes, the features it reads if any
+    student.json          family, settings, what the family's `fit` returned, the outputs, the features it reads if any
     weights.safetensors   the student's weights, nothing of the method that trained it
 
 Nothing else is needed to use it, and nothing in it can run code. A student that reads features works with those of the
@@ -26,7 +26,8 @@ from pipeline.params import parse
 from pipeline.plugins import plugin
 from pipeline.records import Record
 from pipeline.store import Reader, SourceFeatures
-from pipeline.students._contract import Inputs, Kind, Student
+from pipeline.students._contract import Inputs, Kind, Scaled, Student
+from pipeline.tasks import Task
 
 STUDENT, WEIGHTS = "student.json", "weights.safetensors"
 
@@ -38,7 +39,8 @@ class Recipe(Record):
         family: the file in pipeline/students/.
         settings: its section of params.yaml, without `family` and with all defaults.
         fitted: what `fit` of the family returned.
-        classes: their names, in the order of the logits.
+        classes: names of the outputs, in their order.
+        shift, scale: the outputs are those of the last layer times `scale` plus `shift`: in the unit of the labels.
         teachers: for a family that reads features, the digests of those it learned from: by source, in the run's
             order, `recipe` and `content`.
     """
@@ -49,6 +51,8 @@ class Recipe(Record):
     settings: dict[str, Any]
     fitted: dict[str, Any]
     classes: tuple[str, ...]
+    shift: float = 0.0
+    scale: float = 1.0
     teachers: dict[str, dict[str, str]] = Field(default_factory=dict)
 
     @property
@@ -61,7 +65,7 @@ class Recipe(Record):
         """A student of this recipe; see `pipeline.students`."""
         module = plugin("students", self.family)
         student: Student = module.build(self._settings(), self.fitted, len(self.classes), pretrained=pretrained)
-        return student
+        return student if (self.shift, self.scale) == (0.0, 1.0) else Scaled(student, self.shift, self.scale)
 
     def inputs(self, data: Dataset, sources: Mapping[str, SourceFeatures] | None = None) -> Inputs:
         """A dataset as this student reads it.
@@ -104,6 +108,7 @@ def student_recipe(
     data: Dataset,
     rows: np.ndarray,
     sources: Mapping[str, SourceFeatures] | None = None,
+    task: Task | None = None,
 ) -> Recipe:
     """The recipe of a student that will learn from `rows` of `data`.
 
@@ -113,6 +118,7 @@ def student_recipe(
         data: the dataset.
         rows: training rows.
         sources: features of the dataset, by source, for a family that reads those.
+        task: as the labels of a split scale it; None: as the dataset has it.
 
     Raises:
         UserError: the section names no family or has a wrong key, or the family reads another kind of rows, or
@@ -123,12 +129,15 @@ def student_recipe(
     settings = parse(module.Settings, values, where)
     source = _source(module, f"{where}: a {section['family']} student", data, sources or {})
     teachers = {name: _identity(features) for name, features in (sources or {}).items() if module.KIND == "features"}
+    task = task or data.task
     return Recipe(
         family=section["family"],
         # With all defaults, so that a checkpoint keeps its meaning when a default changes.
         settings=settings.model_dump(mode="json"),
         fitted=module.fit(settings, source, rows),
-        classes=data.task.outputs,
+        classes=task.outputs,
+        shift=task.shift,
+        scale=task.scale,
         teachers=teachers,
     )
 
@@ -150,14 +159,14 @@ def load_student(folder: Path, classes: tuple[str, ...] | None = None) -> tuple[
 
     Args:
         folder: where it is.
-        classes: what the classes must be, if it matters.
+        classes: what the names of the outputs must be, if it matters.
 
     Raises:
-        UserError: it is missing or damaged, or is a student of other classes.
+        UserError: it is missing or damaged, or is a student of other outputs.
     """
     recipe = Recipe.read(folder / STUDENT)
     if classes is not None and recipe.classes != tuple(classes):
-        raise UserError(f"{folder}: a student of {len(recipe.classes)} other classes; train it again on this dataset")
+        raise UserError(f"{folder}: a student of {len(recipe.classes)} other outputs; train it again on this dataset")
     try:
         weights = load_file(folder / WEIGHTS)
         student = recipe.build(pretrained=False)
@@ -183,7 +192,7 @@ def place(inputs: Any, device: torch.device) -> Any:
 def student_outputs(
     student: Student, inputs: Inputs, rows: np.ndarray, device: torch.device, batch_size: int = 512
 ) -> Iterator[tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]]:
-    """Features and logits of `rows`, batch by batch, from a student in evaluation mode."""
+    """Features and outputs of `rows`, batch by batch, from a student in evaluation mode."""
     training = student.training
     student.eval()
     try:
@@ -197,7 +206,7 @@ def student_outputs(
 
 
 def predict(student: Student, inputs: Inputs, rows: np.ndarray, device: torch.device) -> np.ndarray:
-    """Logits [n, C] of `rows`, float32."""
+    """Outputs [n, C] of `rows`, float32."""
     return torch.cat([logits.float().cpu() for _, logits in student_outputs(student, inputs, rows, device)]).numpy()
 
 

@@ -1,4 +1,4 @@
-"""What every student is: a classifier that also returns its features, and a dataset as its family reads it."""
+"""What every student is: a model that also returns its features, and a dataset as its family reads it."""
 
 from abc import ABC, abstractmethod
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -20,10 +20,29 @@ class Inputs(Protocol):
 
 
 class Student(nn.Module, ABC):
-    """A classifier that also returns its features. `width` is d, the width of the input of its last layer."""
+    """A model that also returns its features. `width` is d, the width of the input of its last layer."""
 
     width: int
 
     @abstractmethod
     def forward(self, inputs: Any) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
-        """The features and the logits of a batch that `Inputs.batch` made."""
+        """The features and the outputs of a batch that `Inputs.batch` made."""
+
+
+class Scaled(Student):
+    """A student whose outputs are in the unit of the labels: those of its last layer times `scale` plus `shift`.
+
+    Args:
+        student: whose last layer learns labels of mean 0 and standard deviation 1.
+        shift, scale: the mean and standard deviation of the labels it learns from.
+    """
+
+    def __init__(self, student: Student, shift: float, scale: float):
+        super().__init__()
+        self.student, self.width = student, student.width
+        self.shift, self.scale = shift, scale
+
+    def forward(self, inputs: Any) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
+        """The student's features, and its outputs, scaled in float32."""
+        features, outputs = self.student(inputs)
+        return features, outputs.float() * self.scale + self.shift

@@ -4,7 +4,7 @@ Splits, probes, methods, training, evaluation and the report ask the task, so no
 offers
 
 - `encode(texts, names)`: the labels of a source, as numbers, and the names of a model's outputs;
-- `build(outputs)`: a `Task` for models with these outputs.
+- `build(outputs, unit)`: a `Task` for models with these outputs, of labels in this unit.
 
 Read without torch, because `aft prepare` needs no torch: a file imports it where it computes with tensors.
 """
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 else:
     # A task is read without torch; jaxtyping then checks the shapes of any array.
     Tensor = Any
+
+Label = str | tuple[str, ...]
+"""A label as a source has it: a text, or several names where a row may have any number of them."""
 
 DEFAULT = "classification"
 """The task of a dataset that names none."""
@@ -52,12 +55,14 @@ class Task(ABC):
         dtype: of labels.
         missing: stands for the label of a row that has none, or whose label is hidden.
         linear: fits linear models for probes, such as `pipeline.functional.logistic`.
-        outputs: names of the C outputs of a model.
+        outputs: names of the C outputs of a model, which are in the unit of the labels.
         classes: names of the classes, for tasks that have classes.
+        shift, scale: a student's last layer gives (outputs - shift) / scale, and losses are of those: what `fitted`
+            found, 0 and 1 before, and for tasks whose outputs have no unit.
     """
 
     name: ClassVar[str]
-    metrics: ClassVar[tuple[Metric, ...]]
+    metrics: tuple[Metric, ...]
     dtype: ClassVar[np.dtype[Any]]
     missing: ClassVar[int | float]
     linear: ClassVar[LinearModel]
@@ -66,6 +71,7 @@ class Task(ABC):
     def __init__(self, outputs: Sequence[str]):
         self.outputs = tuple(outputs)
         self.classes = ()
+        self.shift, self.scale = 0.0, 1.0
 
     @property
     def primary(self) -> Metric:
@@ -79,6 +85,10 @@ class Task(ABC):
     def better(self, score: float, other: float) -> bool:
         """Whether a primary score is better than another one."""
         return score > other if self.primary.higher_is_better else score < other
+
+    def fitted(self, labels: np.ndarray) -> "Task":
+        """The task as the labels of the labelled training rows of a split scale its outputs and losses."""
+        return self
 
     # Labels
 
@@ -104,7 +114,7 @@ class Task(ABC):
 
     @abstractmethod
     def targets(self, labels: np.ndarray) -> Float[np.ndarray, "n c"]:
-        """Labels as columns for a regression, float64: one column per output."""
+        """Labels as columns for a regression, float64, on the scale of a last layer: one column per output."""
 
     # Training, on torch tensors
 
@@ -127,7 +137,7 @@ class Task(ABC):
 
     @abstractmethod
     def initial_gradient(self, labels: np.ndarray) -> float:
-        """The norm of the gradient of `loss` with respect to the outputs of an untrained model, for these labels."""
+        """The norm of the gradient of `loss` at the last layer's output in an untrained model, for these labels."""
 
     # Scores
 
@@ -137,7 +147,7 @@ class Task(ABC):
 
     @abstractmethod
     def row_scores(self, outputs: Float[np.ndarray, "n c"], labels: np.ndarray) -> Float[np.ndarray, " n"]:
-        """The primary score of every row; their mean is that of `scores`."""
+        """What every row adds to the primary score: the mean is that of `scores`, and differences can be paired."""
 
     @abstractmethod
     def baseline(self, labels: np.ndarray) -> Float[np.ndarray, " c"]:
@@ -175,9 +185,13 @@ def encode(name: str, texts: Sequence[str], names: Sequence[str] | None = None) 
     return found
 
 
-def build(name: str, outputs: Sequence[str]) -> Task:
-    """The task of a dataset, for models with these outputs. Raises `UserError` if there is no such task."""
-    task: Task = plugin("tasks", name, "dataset.task").build(outputs)
+def build(name: str, outputs: Sequence[str], unit: str = "") -> Task:
+    """The task of a dataset, for models with these outputs, of labels in this unit.
+
+    Raises:
+        UserError: there is no such task, or its labels have no unit.
+    """
+    task: Task = plugin("tasks", name, "dataset.task").build(outputs, unit)
     return task
 
 

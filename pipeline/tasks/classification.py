@@ -39,8 +39,10 @@ def encode(texts: Sequence[str], names: Sequence[str] | None = None) -> tuple[In
     return np.array([numbers[text] for text in texts], np.int64), tuple(names)
 
 
-def build(outputs: Sequence[str]) -> "Classification":
-    """The task of telling these classes apart."""
+def build(outputs: Sequence[str], unit: str = "") -> "Classification":
+    """The task of telling these classes apart. Raises `UserError` if there is a unit."""
+    if unit:
+        raise UserError(f"dataset.unit: {unit!r}: classes have no unit; remove it, or set dataset.task: regression")
     return Classification(outputs)
 
 

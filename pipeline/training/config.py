@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 from pipeline.machine import Machine
 from pipeline.params import Params, Settings, parse
 from pipeline.project import Project
-from pipeline.runs import config
+from pipeline.runs import Run, read_run
 
 FEWEST_ROWS = 3
 """Rows that methods must see at a time. Two rows, once centred, are opposite whatever they are."""
@@ -55,7 +55,7 @@ class Plan:
     name: str
     params: Params
     project: Project
-    run: config.Run
+    run: Run
     machine: Machine
 
     @classmethod
@@ -65,7 +65,7 @@ class Plan:
         Raises:
             UserError: there is no such run, or a setting of it is wrong.
         """
-        return cls(name, params, project, config.read(params, name), params.read(Machine, "machine"))
+        return cls(name, params, project, read_run(params, name), params.read(Machine, "machine"))
 
     def settings(self, changes: dict[str, Any]) -> TrainSettings:
         """The `train` section, with the changes of the run and then those of a candidate.

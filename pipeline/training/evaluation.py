@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.data.dataset import Dataset
+from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.machine import Machine
 from pipeline.params import Params
@@ -16,6 +16,7 @@ from pipeline.records import EvaluationRecord, RunRecord, SeedScores
 from pipeline.sources import Source
 from pipeline.store import SourceFeatures
 from pipeline.students import load_student, predict
+from pipeline.tasks import Task
 
 
 def evaluate(name: str, params: Params, project: Project = Project()) -> EvaluationRecord:
@@ -47,12 +48,13 @@ def evaluate(name: str, params: Params, project: Project = Project()) -> Evaluat
         recipe, student = load_student(folder / "students" / str(seed), task.outputs)
         inputs = recipe.inputs(data, {features.name: features for features in sources})
         labels = data.labels[rows]
+        task = data.split_task(number)
         outputs = predict(student.to(device), inputs, rows, device)  # [test, c]
-        results.append(_scores(data, seed, outputs, labels))
+        results.append(_scores(task, seed, number, outputs, labels))
         if sources:
             probes = [SavedProbe(project, features, number, data) for features in sources]
             together = task.combine([torch.from_numpy(probe.outputs(rows)) for probe in probes])
-            references.append(_scores(data, seed, together.numpy(), labels))
+            references.append(_scores(task, seed, number, together.numpy(), labels))
         test_rows = len(rows)
     evaluation = EvaluationRecord(
         run=name,
@@ -85,10 +87,10 @@ def _check_weights(folder: Path, digest: str, run: str) -> None:
         raise UserError(f"{path}: not the weights that training wrote; run `aft train {run}`")
 
 
-def _scores(data: Dataset, seed: int, outputs: np.ndarray, labels: np.ndarray) -> SeedScores:
+def _scores(task: Task, seed: int, split: int, outputs: np.ndarray, labels: np.ndarray) -> SeedScores:
     return SeedScores(
         seed=seed,
-        split=seed % data.splits,
-        scores=data.task.scores(outputs, labels),
-        collapsed=data.task.collapsed(outputs),
+        split=split,
+        scores=task.scores(outputs, labels),
+        collapsed=task.collapsed(outputs),
     )

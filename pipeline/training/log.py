@@ -133,10 +133,10 @@ class Log:
     @property
     def score(self) -> float:
         """The validation score of the last line."""
-        return self.lines[-1][f"val_{self.data.session.task.primary.name}"]
+        return self.lines[-1][f"val_{self.data.task.primary.name}"]
 
     def _validate(self, when: str) -> dict[str, float]:
-        data, task = self.data, self.data.session.task
+        data, task = self.data, self.data.task
         outputs = predict(self.student, data.inputs, data.split.val, data.session.device)  # [val, c]
         if not np.isfinite(outputs).all():
             raise Diverged(f"{when}: the outputs on validation rows are not finite")

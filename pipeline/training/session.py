@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.data.dataset import Dataset, Split
+from pipeline.data import Dataset, Split
 from pipeline.errors import UserError
 from pipeline.methods import Context, Directions, Reads, TeacherOutput, TeacherProfile
 from pipeline.params import parse, plugin
 from pipeline.probing import SavedProbe
 from pipeline.provenance import digest_of
-from pipeline.runs import config, probe_digest
+from pipeline.runs import LOGITS, Candidate, Run, Term, check_heads, probe_digest
 from pipeline.store import FeatureStore, Reader, SourceFeatures
 from pipeline.students import Inputs, Recipe, Student, place, student_outputs, student_recipe
 from pipeline.training.config import FEWEST_ROWS, Plan
@@ -54,7 +54,7 @@ class Session:
         self.sources = {source.name: SourceFeatures.open(plan.project, source) for source in plan.run.sources}
         for features in self.sources.values():
             features.store.check(dataset=self.data.digest, ids=self.data.ids)
-            config.check_heads(plan.run, features.source.teacher, features.store, len(self.task.outputs))
+            check_heads(plan.run, features.source.teacher, features.store, len(self.task.outputs))
         budget = int(plan.machine.device_memory * 2**30)
         wanted = [(features.store, features.source.head) for features in self.sources.values()]
         wanted += [(features.store, head) for head in plan.run.heads for features in self.sources.values()]
@@ -114,13 +114,13 @@ class Session:
             )
             if not task.better(score, baseline):
                 raise UserError(
-                    f"{features.store.path}: head `{config.LOGITS}` has {task.primary.label} {score:.4f} on "
+                    f"{features.store.path}: head `{LOGITS}` has {task.primary.label} {score:.4f} on "
                     f"{len(rows):,} labelled training rows, and the same prediction for every row {baseline:.4f}: its "
                     f"outputs are likely in another order than `outputs` in {self.data.path}/manifest.json; train it "
                     "on that order, or set `logits: probe`"
                 )
 
-    def method(self, term: config.Term, candidate: config.Candidate) -> Any:
+    def method(self, term: Term, candidate: Candidate) -> Any:
         """The settings of a method, with those that the candidate tries.
 
         Raises:
@@ -138,11 +138,11 @@ class Session:
         """A digest of the probes of a source."""
         return probe_digest(self.plan.project, self.sources[source].source)
 
-    def where(self, term: config.Term, searched: bool = False) -> str:
+    def where(self, term: Term, searched: bool = False) -> str:
         """Where a method's settings are, for messages."""
         return f"{self.plan.where}.methods.{term.name}" + (f" (with runs.{self.plan.name}.search)" if searched else "")
 
-    def recipe(self, split: int, candidate: config.Candidate) -> Recipe:
+    def recipe(self, split: int, candidate: Candidate) -> Recipe:
         """The student that a candidate trains on a split.
 
         Raises:
@@ -150,7 +150,7 @@ class Session:
         """
         return self._recipe(split, json.dumps(candidate.of("student")))
 
-    def fitted_digest(self, split: int, candidate: config.Candidate) -> str:
+    def fitted_digest(self, split: int, candidate: Candidate) -> str:
         """A digest of what the student's family fitted on the training rows of a split."""
         return self._fitted_digest(split, json.dumps(candidate.of("student")))
 
@@ -164,7 +164,8 @@ class Session:
         where = f"{plan.params.source}: students.{plan.run.student}"
         where += f" (with runs.{plan.name}.search)" if tried else ""
         section = plan.params.section(f"students.{plan.run.student}") | tried
-        recipe = student_recipe(section, where, self.data, self.data.split(split).train, self.sources)
+        rows, task = self.data.split(split).train, self.data.split_task(split)
+        recipe = student_recipe(section, where, self.data, rows, self.sources, task)
         if recipe.reads == "features" and (plan.run.methods or plan.run.shuffle_teachers):
             raise UserError(
                 f"{plan.where}: a {recipe.family} student reads its teachers' features, which do not train; drop "
@@ -172,7 +173,7 @@ class Session:
             )
         return recipe
 
-    def trial_data(self, seed: int, candidate: config.Candidate) -> "TrialData":
+    def trial_data(self, seed: int, candidate: Candidate) -> "TrialData":
         """What depends on the seed, on its split, and on the settings that the candidate tries."""
         return self._trial_data(seed, json.dumps(candidate.of("student")), json.dumps(candidate.of("train")))
 
@@ -181,7 +182,7 @@ class Session:
         recipe = self._recipe(seed % self.data.splits, student)
         return TrialData(self, seed, recipe, json.loads(train))
 
-    def _with_auto_settings(self) -> config.Run:
+    def _with_auto_settings(self) -> Run:
         """The run, with what `weight: auto` searches of its methods' settings, where the run does not set them."""
         run = self.plan.run
         search = {
@@ -206,6 +207,7 @@ class TrialData:
 
     Attributes:
         split: the rows of every role.
+        task: as the labels of the split scale it.
         labels: of all rows [rows], missing where training must not see them.
         settings: the `train` section.
         probes: of each source, on this split.
@@ -219,6 +221,7 @@ class TrialData:
         number = seed % data.splits
         self.session, self.seed, self.recipe = session, seed, recipe
         self.split: Split = data.split(number)
+        self.task = data.split_task(number)
         self.labels = data.visible_labels(number)
         self.settings = plan.settings(changes)
         if plan.run.methods:
@@ -284,7 +287,7 @@ class TrialData:
 
         return Context(
             student_width=student.width,
-            task=self.session.task,
+            task=self.task,
             teachers=self.profiles,
             train_rows=self.split.train,
             labelled_rows=self.split.labelled,

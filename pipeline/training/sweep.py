@@ -37,7 +37,7 @@ from pipeline.records import (
     TrialRecord,
 )
 from pipeline.runs import Candidate
-from pipeline.students import Student
+from pipeline.students import Scaled, Student
 from pipeline.training import auto_weight
 from pipeline.training.config import Plan
 from pipeline.training.ledger import Ledger, Unused, inputs_of
@@ -227,7 +227,7 @@ def _equal_weights(
         steps = batches(data.split, data.seed, data.settings, bool(penalties))
         for rows, labelled in islice(steps, auto_weight.BATCHES):
             task_loss, unweighted, features, _ = losses(data, student, penalties, rows, labelled, 0.0)
-            at_outputs = session.task.initial_gradient(data.labels[rows[:labelled]])
+            at_outputs = data.task.initial_gradient(data.labels[rows[:labelled]])
             ordinary = auto_weight.ordinary_gradient(at_outputs)
             shares.append(auto_weight.gradient_norm(task_loss, features) / ordinary)
             for name, penalty in unweighted.items():
@@ -237,7 +237,8 @@ def _equal_weights(
     weights, share = measure()
     if share < auto_weight.SMALL:
         head = torch.nn.Linear(student.width, len(session.task.outputs)).to(session.device)
-        with auto_weight.ordinary_head(student, head):
+        # A student whose outputs are in the labels' unit has another inside, which ends with its last layer.
+        with auto_weight.ordinary_head(student.student if isinstance(student, Scaled) else student, head):
             weights, _ = measure()
     return weights
 

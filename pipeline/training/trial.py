@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.data.dataset import Split
+from pipeline.data import Split
 from pipeline.methods import Reads, Signals
 from pipeline.records import DiagnosticsRecord
 from pipeline.runs import Candidate
@@ -121,7 +121,7 @@ def losses(
     with torch.autocast(session.device.type, torch.bfloat16, enabled=data.settings.precision == "bfloat16"):
         features, outputs = student(inputs)  # [n, d], [n, c]
     features, outputs = features.float(), outputs.float()
-    task_loss = session.task.loss(outputs[:labelled], labels[:labelled])  # []
+    task_loss = data.task.loss(outputs[:labelled], labels[:labelled])  # []
     if not penalties:
         return task_loss, {}, features, None
     signals = Signals(features[start:], outputs[start:], labels[start:], teachers, teacher_outputs, progress)

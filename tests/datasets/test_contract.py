@@ -93,7 +93,7 @@ def test_an_unknown_setting_is_refused(family: str, tmp_path: Path):
 def test_preparing_imports_neither_torch_nor_the_packages_that_ship_rows(tmp_path: Path):
     code = """
 import json, sys
-import pipeline.data.preparation
+import pipeline.data
 from pipeline.params import read_plugin
 for settings in json.loads(sys.argv[1]):
     family, read = read_plugin("datasets", settings, "dataset.source")

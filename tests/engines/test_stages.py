@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.data.dataset import Dataset
+from pipeline.data import Dataset
 from pipeline.extraction import ExtractSettings, extract
 from pipeline.machine import Machine
 from pipeline.params import Params

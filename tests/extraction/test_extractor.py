@@ -15,10 +15,9 @@ import torch
 import transformers as hf
 from torch import Tensor
 
-from pipeline.data.dataset import Dataset
-from pipeline.data.preparation import PrepareSettings, prepare
+from pipeline.data import Dataset, PrepareSettings, prepare
 from pipeline.errors import UserError
-from pipeline.extraction.extractor import Extraction, ExtractSettings, extract
+from pipeline.extraction import Extraction, ExtractSettings, extract
 from pipeline.machine import Machine
 from pipeline.params import parse, read_plugin
 from pipeline.store import FeatureStore
@@ -199,9 +198,9 @@ def test_a_new_head_is_added_beside_the_old(texts: Dataset, encoder: Load, tmp_p
 EXTRACT = """
 import sys, torch
 from pathlib import Path
-from pipeline.extraction.extractor import ExtractSettings, extract
+from pipeline.extraction import ExtractSettings, extract
 from pipeline.params import parse, read_plugin
-from pipeline.data.dataset import Dataset
+from pipeline.data import Dataset
 data, model, out = sys.argv[1:]
 torch.set_num_threads(1)
 family, spec = read_plugin("teachers", {"family": "transformers", "model": model}, "x")

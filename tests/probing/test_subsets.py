@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.data.dataset import Dataset
+from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.functional.logme import logme
 from pipeline.params import Params

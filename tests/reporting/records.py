@@ -28,7 +28,7 @@ from pipeline.records import (
 from pipeline.reporting import Stored, report
 from pipeline.reporting.inputs import Inputs, read_inputs
 from pipeline.reporting.page import render
-from pipeline.runs.config import label
+from pipeline.runs import label
 from pipeline.sources import Source
 
 from .html import Page

@@ -8,12 +8,12 @@ import pytest
 import yaml
 
 from pipeline.code import Code
-from pipeline.data.dataset import Dataset
+from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.probing import ProbeSettings, probe
 from pipeline.project import Project
-from pipeline.runs.bundle import join
+from pipeline.runs import join
 
 from ..conftest import class_logits, write_store
 

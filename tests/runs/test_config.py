@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.params import Params
-from pipeline.runs import config
+from pipeline.runs import Candidate, read_run
 
 VALUES: dict[str, Any] = {
     "teachers": {"minilm": {"family": "transformers"}},
@@ -33,7 +33,7 @@ def changed(**changes: Any) -> Params:
 
 
 def test_a_method_keeps_its_own_settings_apart_from_its_weight():
-    run = config.read(Params(VALUES), "aft")
+    run = read_run(Params(VALUES), "aft")
     assert run.methods[0].options == {"task_directions": True}
     assert run.methods[0].weight == [3.0, 0.0, 10.0]
     assert run.methods[1].options == {}
@@ -42,38 +42,38 @@ def test_a_method_keeps_its_own_settings_apart_from_its_weight():
 def test_methods_may_be_a_mapping_in_its_order():
     as_list = [{"name": "kd", "weight": 1}, {"name": "aft", "weight": "auto", "task_directions": True}]
     as_mapping = {"kd": {"weight": 1}, "aft": {"weight": "auto", "task_directions": True}}
-    assert config.read(changed(methods=as_mapping), "aft") == config.read(changed(methods=as_list), "aft")
-    assert config.read(changed(methods={}, teachers=[]), "aft").methods == []
+    assert read_run(changed(methods=as_mapping), "aft") == read_run(changed(methods=as_list), "aft")
+    assert read_run(changed(methods={}, teachers=[]), "aft").methods == []
 
 
 def test_a_teacher_may_be_one_of_its_heads():
-    run = config.read(changed(teachers=["minilm", "minilm/layer:4"]), "aft")
+    run = read_run(changed(teachers=["minilm", "minilm/layer:4"]), "aft")
     assert [(source.teacher, source.head) for source in run.sources] == [("minilm", "pooled"), ("minilm", "layer:4")]
 
 
 def test_a_weight_may_have_a_schedule():
-    changed_run = config.read(changed(methods=[{"name": "aft", "weight": 1.0, "schedule": "linear_decay"}]), "aft")
+    changed_run = read_run(changed(methods=[{"name": "aft", "weight": 1.0, "schedule": "linear_decay"}]), "aft")
     assert changed_run.methods[0].schedule == "linear_decay"
     assert changed_run.methods[0].options == {}
     with pytest.raises(UserError, match=r"schedule"):
-        config.read(changed(methods=[{"name": "aft", "weight": 1.0, "schedule": "sometimes"}]), "aft")
+        read_run(changed(methods=[{"name": "aft", "weight": 1.0, "schedule": "sometimes"}]), "aft")
 
 
 def test_candidates_are_all_combinations_smallest_first():
-    candidates = config.read(Params(VALUES), "aft").candidates()
+    candidates = read_run(Params(VALUES), "aft").candidates()
     assert [candidate.weights for candidate in candidates] == [(0.0, 1.0), (3.0, 1.0), (10.0, 1.0)]
     assert [candidate.label for candidate in candidates] == ["0+1", "3+1", "10+1"]
 
 
 def test_plain_training_has_one_candidate():
-    assert config.read(changed(methods=[], teachers=[]), "aft").candidates() == [config.Candidate(())]
-    assert config.Candidate(()).label == "none"
+    assert read_run(changed(methods=[], teachers=[]), "aft").candidates() == [Candidate(())]
+    assert Candidate(()).label == "none"
 
 
 def test_settings_are_searched_together_with_weights():
     search = {"student.dropout": [0.2, 0.5], "train.learning_rate": [0.01]}
     methods = [{"name": "aft", "weight": [3.0, 0.0]}]
-    candidates = config.read(changed(methods=methods, search=search), "aft").candidates()
+    candidates = read_run(changed(methods=methods, search=search), "aft").candidates()
     assert [c.label for c in candidates] == [
         f"{weight}, dropout {dropout}, learning_rate 0.01" for weight in (0, 3) for dropout in (0.2, 0.5)
     ]
@@ -85,7 +85,7 @@ def test_settings_of_a_method_are_searched_where_the_method_is_at_work():
     """At weight 0 it has no settings: two candidates that differ in those alone would be the same training."""
     search = {"student.dropout": [0.2, 0.5], "methods.aft.kernel": ["linear", "rbf"]}
     methods = [{"name": "aft", "weight": [3.0, 0.0]}, {"name": "kd", "weight": 1.0}]
-    candidates = config.read(changed(methods=methods, search=search), "aft").candidates()
+    candidates = read_run(changed(methods=methods, search=search), "aft").candidates()
     assert [c.label for c in candidates] == [
         "0+1, dropout 0.2",
         "0+1, dropout 0.5",
@@ -97,21 +97,19 @@ def test_settings_of_a_method_are_searched_where_the_method_is_at_work():
 
 def test_each_combination_of_settings_may_have_weights_of_its_own():
     methods = [{"name": "aft", "weight": "auto"}]
-    run = config.read(changed(methods=methods, search={"methods.aft.queue": [0, 64]}), "aft")
+    run = read_run(changed(methods=methods, search={"methods.aft.queue": [0, 64]}), "aft")
     candidates = run.candidates(lambda combination: [[0.0, 1.0 + combination.of("methods.aft")["queue"]]])
     assert [c.label for c in candidates] == ["0", "1, aft.queue 0", "65, aft.queue 64"]
 
 
 def test_a_head_that_is_only_searched_is_read():
     search = {"methods.logit_kd.logits": ["probe", "head"]}
-    assert config.read(changed(methods=[{"name": "logit_kd", "weight": 1.0}], search=search), "aft").heads == (
-        "logits",
-    )
-    assert config.read(changed(methods=[{"name": "logit_kd", "weight": 1.0}]), "aft").heads == ()
+    assert read_run(changed(methods=[{"name": "logit_kd", "weight": 1.0}], search=search), "aft").heads == ("logits",)
+    assert read_run(changed(methods=[{"name": "logit_kd", "weight": 1.0}]), "aft").heads == ()
 
 
 def test_a_weight_may_be_left_to_be_found():
-    assert config.read(changed(methods=[{"name": "aft", "weight": "auto"}]), "aft").methods[0].weight == "auto"
+    assert read_run(changed(methods=[{"name": "aft", "weight": "auto"}]), "aft").methods[0].weight == "auto"
 
 
 @pytest.mark.parametrize(
@@ -150,11 +148,11 @@ def test_a_weight_may_be_left_to_be_found():
 )
 def test_what_does_not_fit_is_refused_in_one_line(changes: dict, message: str):
     with pytest.raises(UserError, match=message) as caught:
-        config.read(changed(**changes), "aft")
+        read_run(changed(**changes), "aft")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["aft.wide", "a/b", "..", "a b", ""])
 def test_a_name_that_is_no_plain_word_is_refused(name: str):
     with pytest.raises(UserError, match="cannot be called"):
-        config.read(Params(VALUES), name)
+        read_run(Params(VALUES), name)

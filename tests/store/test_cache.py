@@ -12,7 +12,7 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.store import FeatureStore, Head, cache
 from pipeline.store.cache import default_cache
-from pipeline.store.verify import verify
+from pipeline.store.verification import verify
 
 HEADS = {"pooled": Head((6,), "float32"), "sparse": Head((16,), "float32", codec="zstd"), "layer:4": Head((5,), "int8")}
 

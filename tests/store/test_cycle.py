@@ -13,7 +13,7 @@ from pipeline.store.backends.local import LocalBackend
 from pipeline.store.backends.remote import RemoteBackend
 from pipeline.store.inspection import describe, diff
 from pipeline.store.interchange import export, import_features
-from pipeline.store.verify import verify
+from pipeline.store.verification import verify
 from tests.store.backends.memory import MemoryBackend
 
 HEADS = {

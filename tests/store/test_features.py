@@ -64,9 +64,8 @@ def project(tmp_path: Path, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch)
     """A folder with a prepared dataset and the features of a real, tiny teacher."""
     import yaml
 
-    from pipeline.data.dataset import Dataset
-    from pipeline.data.preparation import PrepareSettings, prepare
-    from pipeline.extraction.extractor import ExtractSettings, extract
+    from pipeline.data import Dataset, PrepareSettings, prepare
+    from pipeline.extraction import ExtractSettings, extract
     from pipeline.machine import Machine
     from pipeline.params import Params
 
@@ -128,7 +127,7 @@ def test_a_teacher_with_another_recipe_is_no_witness(project: Path):
 def test_an_export_may_follow_a_draw_of_the_dataset(project: Path):
     import torch
 
-    from pipeline.data.dataset import Dataset
+    from pipeline.data import Dataset
 
     aft("export", "features/tiny.zarr", "out.pt", "--data", "data")
     found = torch.load("out.pt", weights_only=True)

@@ -17,7 +17,7 @@ from pipeline.errors import UserError
 from pipeline.store import FeatureStore, Head, StoreWriter
 from pipeline.store.backends import local
 from pipeline.store.backends.local import LocalBackend
-from pipeline.store.verify import verify
+from pipeline.store.verification import verify
 
 HEADS = {"pooled": Head((6,), "float32")}
 

@@ -99,5 +99,5 @@ def test_weights_of_another_student_are_refused(saved: Path, project: Path):
 
 
 def test_other_classes_are_refused(saved: Path):
-    with pytest.raises(UserError, match="other classes"):
+    with pytest.raises(UserError, match="other outputs"):
         load_student(saved, ("cat", "dog", "fish"))

@@ -11,20 +11,18 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch.profiler import ProfilerActivity, profile
 
-from pipeline.data.dataset import Dataset
-from pipeline.data.preparation import PrepareSettings, prepare
+from pipeline.data import Dataset, PrepareSettings, prepare
 from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.probing import ProbeSettings, probe
 from pipeline.project import Project
 from pipeline.reporting import report
-from pipeline.runs.bundle import join
+from pipeline.runs import join
 from pipeline.sources import Source
 from pipeline.store import Reader, SourceFeatures
 from pipeline.students import linear_probe, load_student, predict, student_recipe
 from pipeline.students.linear_probe import LinearProbe, Settings
-from pipeline.training.evaluation import evaluate
-from pipeline.training.sweep import train
+from pipeline.training import evaluate, train
 
 from ..conftest import write_store
 

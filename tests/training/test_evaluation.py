@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.data.dataset import Dataset
-from pipeline.data.preparation import PrepareSettings, prepare
+from pipeline.data import Dataset, PrepareSettings, prepare
 from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.project import Project

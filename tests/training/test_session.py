@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from pipeline.data.dataset import Dataset, Split
+from pipeline.data import Dataset, Split
 from pipeline.errors import UserError
 from pipeline.machine import Machine
 from pipeline.params import Params
 from pipeline.project import Project
-from pipeline.runs.config import Run
+from pipeline.runs import Run
 from pipeline.store import FeatureStore, Reader
 from pipeline.training import session as sessions
 from pipeline.training import sweep

@@ -18,7 +18,7 @@ import torch
 import yaml
 from safetensors.numpy import load_file
 
-from pipeline.data.dataset import Dataset, Split
+from pipeline.data import Dataset, Split
 from pipeline.errors import UserError
 from pipeline.files import Lock
 from pipeline.machine import Machine
@@ -27,7 +27,7 @@ from pipeline.params import Params
 from pipeline.probing import ProbeSettings, probe
 from pipeline.project import Project
 from pipeline.records import RunRecord, TrialRecord
-from pipeline.runs.config import Candidate, Run
+from pipeline.runs import Candidate, Run
 from pipeline.store import FeatureStore
 from pipeline.students import Recipe, load_student
 from pipeline.students.bag_of_words import BagOfWords

@@ -4,7 +4,7 @@ from typing import Any
 
 from pipeline.reporting.comparison import Comparison, Outcome
 from pipeline.reporting.inputs import Inputs
-from pipeline.runs.config import label
+from pipeline.runs import label
 
 
 def context(inputs: Inputs) -> dict[str, Any]:

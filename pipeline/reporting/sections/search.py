@@ -7,7 +7,7 @@ from pipeline.reporting.comparison import Comparison, Outcome
 from pipeline.reporting.inputs import Inputs
 from pipeline.reporting.sections.runs import diverged, tried
 from pipeline.reporting.text import heading, scaled
-from pipeline.runs.config import label, settings_label
+from pipeline.runs import label, settings_label
 
 
 def context(inputs: Inputs) -> dict[str, Any] | None:

@@ -50,7 +50,7 @@ def test_a_failed_write_leaves_what_was_there_and_no_debris(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(local.os, "fsync", full)
-    with pytest.raises(UserError, match="the disk is full; finished shards are kept"):
+    with pytest.raises(UserError, match="the disk is full; free some space"):
         here.put("a", [b"new"])
     assert (tmp_path / "a").read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]

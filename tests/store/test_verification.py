@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.store import Head
-from pipeline.store.verify import Fault, compare, verify
+from pipeline.store.verification import Fault, compare, verify
 
 HEADS = {"pooled": Head((5,), "float16"), "small": Head((4,), "int8"), "sparse": Head((6,), "float32", codec="zstd")}
 

@@ -1,0 +1,102 @@
+"""Changes of images, drawn by the families of image views and applied to one image or to a batch of pixels.
+
+Both ways give the same picture: bilinear interpolation about the same points, and the same formulas for the colours.
+"""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LUMA = (0.299, 0.587, 0.114)
+"""How bright red, green and blue are, as ITU-R 601 has it."""
+
+
+class Change(NamedTuple):
+    """What happens to an image: a box of its centre square is enlarged to the whole square, then mirrored and coloured.
+
+    Attributes:
+        left, top, width, height: of the box, in shares of the square's side.
+        mirror: 1 to exchange left and right, else 0.
+        brightness, contrast, saturation: factors; at 1 nothing changes.
+    """
+
+    left: float = 0.0
+    top: float = 0.0
+    width: float = 1.0
+    height: float = 1.0
+    mirror: float = 0.0
+    brightness: float = 1.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+
+
+def changed(image: Image.Image, change: Change) -> Image.Image:
+    """An RGB image, changed: a square with the side of the image's centre square."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    image = image.crop((left, top, left + side, top + side))
+    box = (change.left, change.top, change.left + change.width, change.top + change.height)
+    if box != (0.0, 0.0, 1.0, 1.0):
+        # Rounding must not put the box a hair outside of the image.
+        x0, y0, x1, y1 = (min(share * side, side) for share in box)
+        image = image.resize((side, side), Image.Resampling.BILINEAR, (x0, y0, x1, y1))
+    if change.mirror:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    factors = np.array(change[5:], np.float32).reshape(3, 1, 1, 1, 1)
+    if (factors == 1).all():
+        return image
+    pixels = np.asarray(image, np.float32).transpose(2, 0, 1)[None] / 255
+    colours: np.ndarray = _coloured(pixels, factors)
+    return Image.fromarray(np.round(colours[0].transpose(1, 2, 0) * 255).astype(np.uint8))
+
+
+def changed_batch(
+    pixels: UInt8[np.ndarray, "n channels size size"], changes: Float[np.ndarray, "n 8"]
+) -> "Float[Tensor, 'n channels size size']":
+    """Square images, each changed in its own way, float32 in 0..1.
+
+    Args:
+        pixels: of clean images.
+        changes: a `Change` per image, as numbers.
+    """
+    import torch  # here, because this room is imported where torch is not needed
+
+    images = torch.from_numpy(pixels).float() / 255
+    left, top, width, height, mirror = torch.from_numpy(changes[:, :5].T.astype(np.float32))
+    sign = 1 - 2 * mirror
+    zero = torch.zeros_like(left)
+    # From the place in the view to the place in the image, both from -1 to 1.
+    across = torch.stack([width * sign, zero, 2 * left + width - 1], 1)
+    down = torch.stack([zero, height, 2 * top + height - 1], 1)
+    grid = torch.nn.functional.affine_grid(torch.stack([across, down], 1), list(images.shape), align_corners=False)
+    images = torch.nn.functional.grid_sample(images, grid, "bilinear", "border", align_corners=False)
+    factors = torch.from_numpy(changes[:, 5:].T.astype(np.float32)).reshape(3, -1, 1, 1, 1)
+    return _coloured(images, factors) if bool((changes[:, 5:] != 1).any()) else images
+
+
+def _coloured(images: Any, factors: Any) -> Any:
+    """Brightness, contrast about the mean of the grey image, and saturation, in this order.
+
+    Args:
+        images: [n, c, h, w] in 0..1, of numpy or of torch.
+        factors: [3, n, 1, 1, 1], of the same library.
+    """
+    brightness, contrast, saturation = factors
+    images = (images * brightness).clip(0, 1)
+    mean = _grey(images).mean(axis=(1, 2, 3), keepdims=True)
+    images = (mean + contrast * (images - mean)).clip(0, 1)
+    grey = _grey(images)
+    return (grey + saturation * (images - grey)).clip(0, 1)
+
+
+def _grey(images: Any) -> Any:
+    """The brightness of each pixel [n, 1, h, w]; an image of one channel is its own."""
+    if images.shape[1] == 1:
+        return images
+    red, green, blue = (share * images[:, k : k + 1] for k, share in enumerate(LUMA))
+    return red + green + blue

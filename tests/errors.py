@@ -1,0 +1,166 @@
+"""What bad input gets: one table of everything that may be wrong, how to make it so, and the line that answers.
+
+`tests/test_errors.py` runs every row as a user types it; `python -m tests.errors > docs/errors.md` writes the page.
+A row is added here and nowhere else.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+Change = Callable[[Path], None]
+"""Makes something wrong in the folder of a project."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing that may be wrong.
+
+    Attributes:
+        about: the heading on the page under which it stands.
+        wrong: what is wrong, in a few words.
+        change: makes it so in a prepared, extracted and probed project.
+        command: what the user types after `aft`.
+        answer: all that is printed to stderr after `error: `. `<...>` stands for what differs from machine to machine.
+    """
+
+    about: str
+    wrong: str
+    change: Change
+    command: str
+    answer: str
+
+
+def nothing(project: Path) -> None:
+    """The command is wrong by itself."""
+
+
+def write(name: str, text: str | bytes) -> Change:
+    """Replace a file, whatever was there."""
+
+    def change(project: Path) -> None:
+        path = project / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+
+    return change
+
+
+def folder(name: str) -> Change:
+    """Put a folder where a file should be."""
+
+    def change(project: Path) -> None:
+        path = project / name
+        if path.is_file():
+            path.unlink()
+        (path / "inside").mkdir(parents=True)
+
+    return change
+
+
+def file(name: str) -> Change:
+    """Put a file where a folder should be."""
+
+    def change(project: Path) -> None:
+        path = project / name
+        if path.exists():
+            path.rename(project / "moved away")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("a file\n")
+
+    return change
+
+
+def flip(name: str, at: float = 0.5) -> Change:
+    """Change one bit of a file; it stays as long as it was."""
+
+    def change(project: Path) -> None:
+        content = bytearray((project / name).read_bytes())
+        content[int(at * len(content))] ^= 1
+        (project / name).write_bytes(content)
+
+    return change
+
+
+def cut(name: str, to: float = 0.5) -> Change:
+    """Cut the end of a file off."""
+
+    def change(project: Path) -> None:
+        os.truncate(project / name, int(to * (project / name).stat().st_size))
+
+    return change
+
+
+def gone(name: str) -> Change:
+    """Remove a file."""
+
+    def change(project: Path) -> None:
+        (project / name).unlink()
+
+    return change
+
+
+def edit(name: str, **values: object) -> Change:
+    """Set keys of a JSON file, as an editor would."""
+
+    def change(project: Path) -> None:
+        content = json.loads((project / name).read_text())
+        (project / name).write_text(json.dumps(content | values))
+
+    return change
+
+
+CASES = [
+    Case(
+        "Commands and settings",
+        "a run that params.yaml does not have",
+        nothing,
+        "train atf",
+        "params.yaml: no section `runs.atf` (did you mean `aft`?); `runs` has aft, both, none",
+    ),
+    Case(
+        "Commands and settings",
+        "a key that is misspelt",
+        nothing,
+        "train aft -S train.step=3",
+        "params.yaml: train (for aft): unknown key `step` (did you mean `steps`?); allowed are <names>",
+    ),
+    Case(
+        "Files and folders",
+        "a folder where params.yaml should be",
+        folder("params.yaml"),
+        "join",
+        "params.yaml: is a folder, and a file is needed there; move it away",
+    ),
+]
+
+
+def page() -> str:
+    """docs/errors.md."""
+    lines = [
+        "# Errors",
+        "",
+        "What is wrong, and the line that the command ends with, after `error: `; its exit code is then 2, and what "
+        "was written before stays as it was. With `--debug` the traceback comes instead. `<...>` stands for what "
+        "differs from one machine to another. Every line is tested; `make docs` writes this page from "
+        "`tests/errors.py`.",
+    ]
+    for about in dict.fromkeys(case.about for case in CASES):
+        lines += ["", f"## {about}", "", "| what is wrong | command | answer |", "|---|---|---|"]
+        for case in CASES:
+            if case.about == about:
+                cells = (case.wrong, f"`aft {case.command}`", _code(case.answer))
+                lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _code(text: str) -> str:
+    """Text as code; it may hold backticks of its own."""
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -1,0 +1,191 @@
+"""What every task promises; a new file is tested as soon as it has a case here."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import tasks
+from pipeline.plugins import plugins
+from pipeline.tasks import Task
+
+
+@dataclass(frozen=True)
+class Case:
+    """Labels as a source has them, and what `decoded` labels look like."""
+
+    labels: tuple[tasks.Label, ...]
+
+    def encode(self, name: str) -> tuple[Task, np.ndarray]:
+        labels, outputs = tasks.encode(name, list(dict.fromkeys(self.labels)))
+        numbers = {label: number for number, label in enumerate(dict.fromkeys(self.labels))}
+        return tasks.build(name, outputs), labels[[numbers[label] for label in self.labels]]
+
+
+random = np.random.default_rng(0)
+CASES = {
+    "classification": Case(("good", "bad", "plain", "good", "bad", "plain", "good", "plain", "bad") * 3),
+    "regression": Case(tuple(f"{value:.3f}" for value in 70 + 9 * random.normal(size=27))),
+}
+NAMES = sorted(plugins("tasks"))
+
+
+def test_every_task_has_a_case():
+    assert sorted(CASES) == NAMES
+
+
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def labels(name: str) -> np.ndarray:
+    return CASES[name].encode(name)[1]
+
+
+@pytest.fixture
+def task(name: str, labels: np.ndarray) -> Task:
+    return CASES[name].encode(name)[0].fitted(labels)
+
+
+def outputs_of(task: Task, n: int, seed: int = 0) -> np.ndarray:
+    """What an untrained student may give: random numbers of a last layer, in the labels' unit."""
+    z = np.random.default_rng(seed).normal(size=(n, len(task.outputs)))
+    return (z * task.scale + task.shift).astype(np.float32)
+
+
+def test_labels_are_arrays_of_the_tasks_dtype(task: Task, labels: np.ndarray):
+    assert labels.dtype == task.dtype
+    task.check(labels)
+    task.check_training(labels, "split 0")
+    assert task.targets(labels).shape == (len(labels), len(task.outputs))
+
+
+def test_a_task_is_built_again_from_its_outputs(name: str, task: Task, labels: np.ndarray):
+    again = tasks.build(name, list(task.outputs)).fitted(labels)
+    outputs = outputs_of(task, len(labels))
+    assert again.outputs == task.outputs
+    assert again.scores(outputs, labels) == task.scores(outputs, labels)
+
+
+def test_unknown_labels_have_no_stratum_and_known_ones_do(task: Task, labels: np.ndarray):
+    some = np.concatenate([labels, np.full_like(labels[:3], task.missing)])
+    strata = task.strata(some)
+    assert (strata[-3:] == -1).all()
+    assert (strata[:-3] == task.strata(labels)).all()
+    assert strata[:-3].min() >= 0
+    assert all(task.stratum(int(number)) for number in np.unique(strata[:-3]))
+    assert np.bincount(strata[:-3])[np.unique(strata[:-3])].min() >= 3
+    assert (task.strata(np.full_like(labels, task.missing)) == -1).all()
+
+
+def test_the_loss_is_a_mean_over_rows_and_falls_along_its_gradient(task: Task, labels: np.ndarray):
+    outputs = torch.from_numpy(outputs_of(task, len(labels))).double().requires_grad_()
+    known = torch.from_numpy(labels)
+    loss = task.loss(outputs, known)
+    rows = [task.loss(outputs[i : i + 1], known[i : i + 1]).item() for i in range(len(labels))]
+    assert loss.item() == pytest.approx(np.mean(rows))
+    loss.backward()
+    assert outputs.grad is not None
+    step = task.scale**2 * outputs.grad / 10
+    assert task.loss(outputs - step, known) < loss
+
+
+def test_the_divergence_is_zero_iff_equal_and_its_gradient_points_away_from_the_teacher(task: Task):
+    teacher = torch.from_numpy(outputs_of(task, 8, 1)).double()
+    student = torch.from_numpy(outputs_of(task, 8, 2)).double().requires_grad_()
+    for temperature in (1.0, 4.0):
+        assert task.divergence(teacher, teacher, temperature).item() == pytest.approx(0, abs=1e-9)
+        divergence = task.divergence(student, teacher, temperature)
+        assert divergence.item() > 1e-3
+        (gradient,) = torch.autograd.grad(divergence, student)
+        assert ((student - teacher) * gradient).sum() > 0
+        nearer = task.divergence(student + (teacher - student) / 10, teacher, temperature)
+        assert nearer < divergence
+
+
+def test_combining_equals_changes_nothing_that_is_compared(task: Task):
+    one, other = (torch.from_numpy(outputs_of(task, 8, seed)).double() for seed in (1, 2))
+    same = task.combine([one, one])
+    assert task.divergence(same, one, 1.0).item() == pytest.approx(0, abs=1e-9)
+    assert torch.allclose(task.combine([one, other]), task.combine([other, one]))
+
+
+def test_the_initial_gradient_is_that_of_a_last_layer_at_zero(task: Task, labels: np.ndarray):
+    last = torch.zeros(len(labels), len(task.outputs), dtype=torch.float64, requires_grad=True)
+    task.loss(last * task.scale + task.shift, torch.from_numpy(labels)).backward()
+    assert last.grad is not None
+    assert task.initial_gradient(labels) == pytest.approx(last.grad.norm().item(), rel=1e-5)
+
+
+def test_row_scores_have_the_mean_of_the_primary_score(task: Task, labels: np.ndarray):
+    outputs = outputs_of(task, len(labels))
+    scores = task.scores(outputs, labels)
+    assert list(scores) == [metric.name for metric in task.metrics]
+    rows = task.row_scores(outputs, labels)
+    assert rows.shape == (len(labels),)
+    assert rows.mean() == pytest.approx(scores[task.primary.name]) == pytest.approx(task.score(outputs, labels))
+
+
+def test_better_follows_the_direction_of_the_primary_score(task: Task, labels: np.ndarray):
+    right = best(task, labels)
+    wrong = np.roll(right, 1, axis=0)
+    assert task.better(task.score(right, labels), task.score(wrong, labels))
+    assert not task.better(task.score(wrong, labels), task.score(right, labels))
+    for metric in task.metrics:
+        sign = 1 if metric.higher_is_better else -1
+        assert sign * task.scores(right, labels)[metric.name] > sign * task.scores(wrong, labels)[metric.name]
+
+
+def best(task: Task, labels: np.ndarray) -> np.ndarray:
+    """Outputs that are right for every row: large where the target is, which are its own value for a regression."""
+    targets = task.targets(labels)
+    return (targets * task.scale + task.shift if not task.classes else 20 * targets - 10).astype(np.float32)
+
+
+def test_the_baseline_is_the_best_constant(task: Task, labels: np.ndarray):
+    known = torch.from_numpy(labels)
+    constant = np.tile(task.baseline(labels), (len(labels), 1))
+    loss = task.loss(torch.from_numpy(constant), known).item()
+    for seed in range(5):
+        other = constant + np.random.default_rng(seed).normal(size=constant.shape[1]) * task.scale / 10
+        assert task.loss(torch.from_numpy(other), known).item() >= loss - 1e-9
+    assert task.collapsed(constant)
+    assert not task.collapsed(best(task, labels))
+
+
+def test_the_linear_model_is_fitted_and_cross_fitted(task: Task, labels: np.ndarray):
+    targets = task.targets(labels)
+    noise = np.random.default_rng(1).normal(size=(len(labels), 6))
+    rows = np.concatenate([targets, noise], axis=1).astype(np.float32)
+    found = task.linear.fit(rows, labels, rows, labels, [1.0, 100.0])
+    assert (found.weight.dtype, found.weight.shape) == (np.float32, (len(task.outputs), rows.shape[1]))
+    constant = np.tile(task.baseline(labels), (len(labels), 1))
+    assert task.better(task.score(found.outputs(rows), labels), task.score(constant, labels))
+    from pipeline.functional.linear import FOLDS, folds
+
+    weights, biases = task.linear.cross_fit(rows, labels, folds(task.strata(labels), 0), found.strength)
+    assert (weights.shape, biases.shape) == ((FOLDS, *found.weight.shape), (FOLDS, *found.bias.shape))
+
+
+def test_a_split_is_stratified_and_its_order_does_not_matter(task: Task, labels: np.ndarray):
+    order = np.random.default_rng(2).permutation(len(labels))
+    assert (task.strata(labels[order]) == task.strata(labels)[order]).all()
+
+
+def test_every_task_is_read_without_torch(name: str):
+    code = f"import sys; from pipeline import tasks; tasks.build({name!r}, 'ab'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def refused(name: str, *labels: tasks.Label, names: Sequence[str] | None = None) -> tuple[tasks.Label, str]:
+    """The label that is refused, and why, in one line."""
+    with pytest.raises(tasks.LabelError) as caught:
+        tasks.encode(name, labels, names)
+    assert "\n" not in str(caught.value)
+    return caught.value.text, str(caught.value)
