@@ -24,7 +24,7 @@ from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.runs import Candidate
 from pipeline.training.config import Plan
-from pipeline.training.log import Log
+from pipeline.training.log import TrialLog
 from pipeline.training.session import Session
 from pipeline.training.trial import build_penalties, run_trial
 
@@ -59,7 +59,7 @@ class Stopwatch:
 def measure(session: Session, seed: int, candidate: Candidate) -> tuple[dict[str, float], int]:
     """Seconds by what they were spent on, and steps."""
     data = session.trial_data(seed, candidate)
-    student = data.recipe.build()
+    student = data.blueprint.build()
     methods = {type(penalty.transfer) for penalty in build_penalties(session, data, student, candidate).values()}
     watch = Stopwatch()
     with ExitStack() as stack:
@@ -69,7 +69,7 @@ def measure(session: Session, seed: int, candidate: Candidate) -> tuple[dict[str
         ]
         places += [("optimiser", torch.optim.AdamW, name) for name in ("step", "zero_grad")]
         places += [("penalties", method, "forward") for method in methods]
-        places += [("log", Log, "line"), ("log", Log, "finish"), ("data", type(data.inputs), "batch")]
+        places += [("log", TrialLog, "line"), ("log", TrialLog, "finish"), ("data", type(data.inputs), "batch")]
         for what, owner, name in places:
             stack.enter_context(watch.on(what, owner, name))
         started = process_time()

@@ -65,7 +65,7 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-class Log:
+class StageLog:
     """Where, when and how long a stage ran; see `LogRecord`. The stage sets the attributes as it comes to know them.
 
     Attributes:
@@ -116,12 +116,12 @@ class Log:
 
 
 @contextmanager
-def log(stage: str, name: str = "", project: Project = PROJECT) -> Iterator[Log]:
+def log(stage: str, name: str = "", project: Project = PROJECT) -> Iterator[StageLog]:
     """Time a stage and write logs/<stage>/<name>.json when it ends well.
 
     Results hold no times and no machines, so that the same inputs give the same bytes; those are here.
     """
-    kept = Log(project.log(stage, name), project)
+    kept = StageLog(project.log(stage, name), project)
     yield kept
     kept.write()
 

@@ -134,7 +134,7 @@ def import_features(
 
 def _again(
     path: str, head: str | None, params: Any, teacher: str, count: int, tolerance: float, seed: int
-) -> "verification.Comparison":
+) -> "verification.Agreement":
     """Compare stored features of random rows with what the teacher computes of them now."""
     import numpy as np
 

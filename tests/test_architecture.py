@@ -24,13 +24,13 @@ HALL = [
     "timm_models",
     "machine",
     "project",
-    "records",
     "code",
 ]
 """Modules that know no room."""
 
 ROOMS = [
     "functional",
+    "records",
     "tasks",
     "datasets",
     "data",
@@ -253,6 +253,13 @@ def layout() -> Layout:
 
 def test_every_module_has_a_place(layout: Layout):
     assert {place(name) for name in layout.files} - {"pipeline"} <= set(ORDER)
+
+
+def test_no_two_classes_have_one_name(layout: Layout):
+    """But for `Settings`, which every plug-in has: one word, one meaning."""
+    nodes = (node for name in layout.files for node in ast.walk(layout.tree(name)))
+    names = [node.name for node in nodes if isinstance(node, ast.ClassDef)]
+    assert {name for name in names if names.count(name) > 1} == {"Settings"}
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)

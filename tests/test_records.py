@@ -3,16 +3,15 @@
 import math
 
 import pytest
+from pydantic import ValidationError
 
 from pipeline.errors import UserError
 from pipeline.functional.statistics import paired
 from pipeline.records import (
     AssessmentRecord,
     CandidateRecord,
-    DifferenceRecord,
     GatesRecord,
     LogRecord,
-    ManifestRecord,
     Metric,
     PairRecord,
     SeedScores,
@@ -107,11 +106,18 @@ def test_a_subset_has_means_over_splits():
     ("differences", "inside"), [([0.1, -0.1, 0.02], True), ([0.1, 0.11, 0.1], False), ([0.1], True)]
 )
 def test_a_difference_is_within_the_noise_as_its_statistics_say(differences, inside):
-    statistics = paired(differences)
-    record = DifferenceRecord.model_validate(statistics, from_attributes=True)
-    assert record.inside_noise == statistics.inside_noise == inside
-    assert subset([0.7], against_best=record).inside_noise == inside
+    found = paired(differences)
+    assert found.inside_noise == inside
+    assert subset([0.7], against_best=found).inside_noise == inside
     assert subset([0.7]).inside_noise
+
+
+def test_a_difference_in_a_file_is_as_strict_as_a_record():
+    values = subset([0.7], against_best=paired([0.1, 0.2])).model_dump(mode="json")
+    assert SubsetRecord.model_validate(values) == subset([0.7], against_best=paired([0.1, 0.2]))
+    values["against_best"]["odd"] = 1
+    with pytest.raises(ValidationError, match="odd"):
+        SubsetRecord.model_validate(values)
 
 
 def test_an_assessment_counts_in_singular_and_plural(assessment):
@@ -119,8 +125,3 @@ def test_an_assessment_counts_in_singular_and_plural(assessment):
     assert str(assessment) == f"assessed 1 subset on 1 split ({text})\nBecause."
     more = assessment.model_copy(update={"splits": 5, "subsets": assessment.subsets * 3})
     assert str(more).startswith("assessed 3 subsets on 5 splits")
-
-
-def test_the_manifest_leaves_alone_what_the_report_does_not_show():
-    values = {"kind": "text", "rows": 3, "digest": "d", "splits": 1, "files": {"a": 1}}
-    assert ManifestRecord.model_validate(values).classes == ()

@@ -10,7 +10,6 @@ A folder of three files and a list of what was left out:
 - `quarantine.csv`: the rows of the source that are not here, and why.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -29,6 +28,7 @@ from PIL import Image
 from pipeline import images
 from pipeline.datasets import Kind
 from pipeline.errors import UserError
+from pipeline.records import ManifestRecord
 from pipeline.tasks import Task, build
 
 FORMAT = 2
@@ -76,13 +76,13 @@ class Dataset:
         splits: how many independent splits there are.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], rows: pa.Table):
+    def __init__(self, path: Path, manifest: ManifestRecord, rows: pa.Table):
         self.path = path
         self.manifest = manifest
-        self.kind: Kind = manifest["kind"]
-        self.task: Task = build(manifest["task"], manifest["outputs"], manifest["unit"])
-        self.digest: str = manifest["digest"]
-        self.splits: int = manifest["splits"]
+        self.kind: Kind = manifest.kind
+        self.task: Task = build(manifest.task, manifest.outputs, manifest.unit)
+        self.digest: str = manifest.digest
+        self.splits: int = manifest.splits
         self._rows = rows
 
     @classmethod
@@ -95,19 +95,19 @@ class Dataset:
         path = Path(path)
         if not (path / MANIFEST).is_file():
             raise UserError(f"{path}: no prepared dataset there; run `aft prepare` first")
+        manifest = ManifestRecord.read(path / MANIFEST)
+        if manifest.format != FORMAT:
+            raise UserError(f"{path}: written in format {manifest.format}, this is {FORMAT}; run `aft prepare`")
         try:
-            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-            if manifest["format"] != FORMAT:
-                raise UserError(f"{path}: written in format {manifest['format']}, this is {FORMAT}; run `aft prepare`")
-            for name, size in manifest["files"].items():
+            for name, size in manifest.files.items():
                 if (found := (path / name).stat().st_size) != size:
                     raise ValueError(f"{name} has {found:,} bytes instead of {size:,}")
             rows = pa.ipc.open_file(pa.memory_map(str(path / CONTENT))).read_all()
-            if len(rows) != manifest["rows"]:
-                raise ValueError(f"{CONTENT} has {len(rows):,} rows instead of {manifest['rows']:,}")
+            if len(rows) != manifest.rows:
+                raise ValueError(f"{CONTENT} has {len(rows):,} rows instead of {manifest.rows:,}")
             return cls(path, manifest, rows)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
-            what = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+            what = " ".join(str(error).split())
             raise UserError(f"{path}: the prepared dataset is damaged ({what}); run `aft prepare` again") from None
 
     def __len__(self) -> int:
@@ -132,7 +132,7 @@ class Dataset:
 
         Training code wants `visible_labels`.
         """
-        return self._column("label", (self.task.dtype, tuple(self.manifest["label_shape"])))
+        return self._column("label", (self.task.dtype, tuple(self.manifest.label_shape)))
 
     def split(self, number: int) -> Split:
         """The rows of each role in a split, 0 <= number < splits. A run with seed k uses split k mod splits."""

@@ -6,12 +6,11 @@ checks have passed.
 """
 
 import csv
-import json
 import os
 import shutil
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -32,7 +31,7 @@ from pipeline.datasets import Kind, Row
 from pipeline.errors import UserError, count
 from pipeline.params import Settings, read_plugin
 from pipeline.progress import progress
-from pipeline.tasks import DEFAULT
+from pipeline.records import ManifestRecord
 
 BATCH_ROWS, BATCH_BYTES = 1 << 16, 1 << 26
 """A batch of `content.arrow` ends at either."""
@@ -63,7 +62,8 @@ class PrepareSettings(Settings):
 
     Attributes:
         source: a family of `pipeline/datasets/` and its settings.
-        task: what a label is: a file in `pipeline/tasks/`.
+        task: what a label is: `classification`, `regression` or `multilabel`, or another file in `pipeline/tasks/`;
+            None takes what the labels show plainly, and asks where they are numbers.
         classes: the names of the classes, in order; None takes those that occur, sorted.
         unit: of labels that are numbers, such as `kWh`, for the report.
         deduplicate: which rows are duplicates, of which one is kept: `exact`, the same content; `token_set`, for text
@@ -77,7 +77,7 @@ class PrepareSettings(Settings):
     """
 
     source: dict[str, Any]
-    task: str = DEFAULT
+    task: str | None = None
     classes: tuple[str, ...] | None = Field(default=None, strict=False)
     unit: str = ""
     deduplicate: Literal["none", "exact", "token_set"] = "exact"
@@ -137,9 +137,8 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
     start = time.perf_counter()
     out = Path(out)
     family, source = read_plugin("datasets", settings.source, "dataset.source")
-    table = scan(
-        family.rows(source), settings.task, settings.classes, settings.unit, settings.deduplicate == "token_set"
-    )
+    given = settings.task or getattr(family, "TASK", None)
+    table = scan(family.rows(source), given, settings.classes, settings.unit, settings.deduplicate == "token_set")
     fate, partner = _fates(table, settings)
     if len(table.problems) > settings.tolerance * (len(fate) - len(table.skipped)):
         _refuse_unreadable(table, fate, out)
@@ -165,30 +164,30 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
         roles = np.stack(splits, axis=1)
         digest = _write_rows(partial, family.KIND, family.rows(source), table, fate == KEPT, roles)
         _write_quarantine(partial / QUARANTINE, table, fate, partner)
-        manifest = {
-            "format": FORMAT,
-            "kind": family.KIND,
-            "rows": len(kept),
-            "digest": digest,
-            "task": task.name,
-            "outputs": task.outputs,
-            "unit": settings.unit,
-            "label_shape": labels.shape[1:],
-            "classes": task.classes,
-            "without_label": int((~known).sum()),
-            "splits": settings.splits,
-            "roles": {role.name.lower(): role.value for role in Role},
-            "rows_of_class": [
-                {role.name.lower(): _of_stratum(strata[split == role], task.classes) for role in Role}
+        manifest = ManifestRecord(
+            format=FORMAT,
+            kind=family.KIND,
+            rows=len(kept),
+            digest=digest,
+            task=task.name,
+            outputs=task.outputs,
+            unit=settings.unit,
+            label_shape=labels.shape[1:],
+            classes=task.classes,
+            without_label=int((~known).sum()),
+            splits=settings.splits,
+            roles={role.name.lower(): role.value for role in Role},
+            rows_of_class=[
+                {role.name.lower(): task.class_rows(labels[split == role]).tolist() for role in Role}
                 for split in splits
                 if task.classes
             ],
-            "dropped": dropped,
-            "notes": notes,
-            "settings": settings.model_dump(mode="json"),
-            "files": {name: (partial / name).stat().st_size for name in (CONTENT, ROWS, QUARANTINE)},
-        }
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            dropped=dropped,
+            notes=notes,
+            settings=settings.model_dump(mode="json"),
+            files={name: (partial / name).stat().st_size for name in (CONTENT, ROWS, QUARANTINE)},
+        )
+        manifest.write(partial / MANIFEST)
         out.mkdir(parents=True, exist_ok=True)
         (out / MANIFEST).unlink(missing_ok=True)
         for name in (CONTENT, ROWS, QUARANTINE, MANIFEST):
@@ -254,11 +253,6 @@ def _refuse_unreadable(table: Scan, fate: Int64[np.ndarray, " n"], out: Path) ->
 def _listed(out: Path) -> Path:
     """Where unreadable rows are listed if there are too many, since `out` stays as it was."""
     return out.with_name(f"{out.name}.{QUARANTINE}")
-
-
-def _of_stratum(strata: Int64[np.ndarray, " n"], names: Sequence[str]) -> list[int]:
-    """How many rows each stratum has."""
-    return np.bincount(strata[strata >= 0], minlength=len(names)).tolist()
 
 
 def _notes(table: Scan) -> list[str]:

@@ -71,12 +71,12 @@ class Scan:
         return place(self.ids[row].as_py(), int(self.lines[row]))
 
 
-def scan(source: Iterable[Row], task: str, names: tuple[str, ...] | None, unit: str, by_words: bool) -> Scan:
+def scan(source: Iterable[Row], task: str | None, names: tuple[str, ...] | None, unit: str, by_words: bool) -> Scan:
     """Look at every row.
 
     Args:
         source: the rows.
-        task: its name.
+        task: its name; None: the labels show it.
         names: of the task's outputs, as the user wants them; see `pipeline.tasks.encode`.
         unit: of the labels; empty if they have none.
         by_words: whether texts with the same set of words are duplicates, or only equal ones.
@@ -84,10 +84,10 @@ def scan(source: Iterable[Row], task: str, names: tuple[str, ...] | None, unit: 
     Raises:
         UserError: there are no rows; a label or split that is not allowed; an id twice; a divided group.
     """
-    texts: dict[str, int] = {}
+    known: dict[tasks.Label, int] = {}
     names = names and tuple(map(tidy, names))
-    # What is wrong with the task, the names or the unit shows before anything is read.
-    tasks.build(task, tasks.encode(task, [], names)[1], unit)
+    if task is not None:  # what is wrong with it, the names or the unit shows before anything is read
+        tasks.build(task, tasks.encode(task, [], names)[1], unit)
     ids, moved = [], 0
     problems: dict[int, str] = {}
     skipped: dict[int, str] = {}
@@ -104,7 +104,7 @@ def scan(source: Iterable[Row], task: str, names: tuple[str, ...] | None, unit: 
                 for remark in remarked:
                     before, first = remarks.get(remark, (0, len(codes)))
                     remarks[remark] = (before + 1, first)
-                if row.label is not None and row.label not in texts:
+                if task is not None and row.label is not None and row.label not in known:
                     _check_label(row, task, names)
                 split = _split(row)
                 if row.label is None and split > Role.LABELLED:
@@ -118,13 +118,18 @@ def scan(source: Iterable[Row], task: str, names: tuple[str, ...] | None, unit: 
                     keys += words_digest(row.content)
                 else:
                     keys += digest
-                codes.append(-1 if row.label is None else texts.setdefault(row.label, len(texts)))
+                codes.append(-1 if row.label is None else known.setdefault(row.label, len(known)))
                 splits.append(split)
                 lines.append(row.line or 0)
             advance(len(chunk))
     if len(codes) == len(skipped):
         raise UserError("dataset.source: it has no rows with these settings")
-    values, outputs = tasks.encode(task, list(texts), names)
+    task = task or tasks.find(list(known))
+    try:
+        values, outputs = tasks.encode(task, list(known), names)
+    except LabelError as error:
+        first = codes.index(known[error.label])
+        raise UserError(f"{place(pa.chunked_array(ids)[first].as_py(), lines[first])}: {error}") from None
     built = tasks.build(task, outputs, unit)
     labels, equal = _labels(np.frombuffer(codes, np.int32), values, built)
     fixed = np.frombuffer(splits, np.int8).astype(np.int64)
@@ -159,13 +164,13 @@ def _check_label(row: Row, task: str, names: tuple[str, ...] | None) -> None:
 
 
 def _labels(codes: np.ndarray, values: np.ndarray, task: Task) -> tuple[np.ndarray, Int64[np.ndarray, " n"]]:
-    """Labels of all rows, from numbers of distinct texts and the label of each; and codes that equal labels share."""
+    """Labels of all rows, from numbers of distinct labels and the value of each; and codes that equal labels share."""
     labels: np.ndarray[Any, Any] = np.full((len(codes), *values.shape[1:]), task.missing, task.dtype)
     known = codes >= 0
     labels[known] = values[codes[known]]
     equal = np.full(len(codes), -1)
     if known.any():
-        # Two texts may be one label, such as 1 and 1.0 of a regression.
+        # Two texts may be one label, such as 1 and 1.0.
         _, same = np.unique(values, axis=0, return_inverse=True)
         equal[known] = same.reshape(-1)[codes[known]]
     return labels, equal
@@ -183,18 +188,22 @@ def tidied(rows: Iterable[Row]) -> Iterator[Row]:
         UserError: an id, label or group cannot be written in UTF-8.
     """
     for row in rows:
-        for what in ("id", "label", "group"):
-            name = getattr(row, what)
-            if name is not None and not name.isascii():
-                try:
-                    name.encode()
-                except UnicodeEncodeError:
-                    raise UserError(
-                        f"{place(ascii(row.id), row.line)}: its {what} {name!a} holds half a character, as left by "
-                        "programs that cut texts; correct it"
-                    ) from None
-        label, group = ((name and tidy(name)) or None for name in (row.label, row.group))
+        labels = (row.label,) if isinstance(row.label, str) else row.label or ()
+        names = (("id", row.id), ("group", row.group or ""), *(("label", name) for name in labels))
+        for what, name in names:
+            if not name.isascii() and _half_a_character(name):
+                raise UserError(
+                    f"{place(ascii(row.id), row.line)}: its {what} {name!a} holds half a character, as programs leave it "
+                    "that cut texts; correct it"
+                )
+        label = tidy(row.label) or None if isinstance(row.label, str) else row.label and tuple(map(tidy, row.label))
+        group = tidy(row.group) or None if row.group else None
         yield row if (label, group) == (row.label, row.group) else replace(row, label=label, group=group)
+
+
+def _half_a_character(name: str) -> bool:
+    """Whether a name holds a lone surrogate, which no encoding can write."""
+    return any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def tidy(name: str) -> str:

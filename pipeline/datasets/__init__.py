@@ -5,7 +5,8 @@ A family offers
 - `KIND`: "text" or "image", what its rows hold;
 - `Settings`: its keys in the `dataset` section of params.yaml;
 - `rows(settings)`: yields every `Row`, in an order that does not change between calls. What cannot be read, or is no
-  example at all, is yielded too and says so, so that nothing disappears without being counted.
+  example at all, is yielded too and says so, so that nothing disappears without being counted;
+- `TASK`: the task in `pipeline/tasks/` where its labels can be of one only; left out where the labels decide.
 
 A family only reads. Splits, duplicates and rows that are left out are the business of `pipeline.data`.
 """
@@ -13,6 +14,8 @@ A family only reads. Splits, duplicates and rows that are left out are the busin
 import re
 from dataclasses import dataclass
 from typing import Literal
+
+from pipeline.tasks import Label
 
 Kind = Literal["text", "image"]
 
@@ -37,7 +40,7 @@ class Row:
     Attributes:
         id: names the row for good; unique in the dataset.
         content: raw text, or the encoded bytes of an image exactly as they came.
-        label: the name of the class, or None for a row without a label.
+        label: a text, or the names of all labels that the row has, or None for a row whose label is not known.
         split: a name that `split_of` knows, where the source fixes it, else None.
         group: rows of one group are never in different splits (one author, one photo), or None.
         line: where the row begins in a file of lines, from 1, for messages; None for other sources.
@@ -48,7 +51,7 @@ class Row:
 
     id: str
     content: str | bytes
-    label: str | None = None
+    label: Label | None = None
     split: str | None = None
     group: str | None = None
     line: int | None = None

@@ -20,6 +20,7 @@ from pipeline.errors import UserError, listed
 from pipeline.params import Settings as Section
 
 KIND = "image"
+TASK = "classification"
 
 UNREAD = (
     *(".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".heic", ".heif", ".hif", ".ico", ".jxl", ".nef", ".orf", ".psd"),

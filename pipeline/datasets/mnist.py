@@ -10,6 +10,7 @@ from pipeline.packages import packaged
 from pipeline.params import Settings as Section
 
 KIND = "image"
+TASK = "classification"
 
 
 class Settings(Section):

@@ -18,12 +18,17 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from pipeline.datasets import Row
 from pipeline.errors import UserError, count, listed
 from pipeline.params import Settings as Section
+from pipeline.tasks import Label
 
 KIND = "text"
+
+MARKS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+"""Cells of label columns, in lower case: whether the row has the label."""
 
 LONGEST_CELL = 1 << 30
 """Characters of a CSV cell; Python's own limit is 131,072."""
@@ -35,7 +40,9 @@ class Settings(Section):
     Attributes:
         path: the file; its name ends in .csv, .tsv, .parquet, .jsonl or .ndjson.
         text_column: the column of the texts.
-        label_column: the column of the labels; an empty label is no label. None: no row has one.
+        label_column: the column of the labels; an empty cell is no label. None: no row has one. A cell may hold a list
+            of labels, in Parquet and JSON Lines; several columns of 0 and 1 are a label each, by the column's name.
+        label_separator: what separates the labels of a cell, such as `;`, where rows may have several.
         id_column: a column that names each row for good. None: a row's id is the digest of its text.
         split_column: a column with train, val or test, where the source fixes the splits.
         group_column: a column of groups; rows of one group are never in different splits.
@@ -44,7 +51,8 @@ class Settings(Section):
 
     path: str
     text_column: str = "text"
-    label_column: str | None = None
+    label_column: str | list[str] | None = None
+    label_separator: str | None = Field(default=None, min_length=1)
     id_column: str | None = None
     split_column: str | None = None
     group_column: str | None = None
@@ -58,11 +66,19 @@ Record = tuple[int | None, dict[str, Any]]
 def rows(settings: Settings) -> Iterator[Row]:
     """The rows of the table, in its order."""
     seen: Counter[str] = Counter()
-    optional = (settings.label_column, settings.id_column, settings.split_column, settings.group_column)
+    several = settings.label_column if isinstance(settings.label_column, list) else []
+    if isinstance(settings.label_column, list) and (len(several) < 2 or settings.label_separator):
+        raise UserError(
+            f"{settings.path}: dataset.source.label_column: a list is of two columns or more, of 0 and 1, and has no "
+            "label_separator; for one column write its name"
+        )
+    label_columns = several or ([settings.label_column] if isinstance(settings.label_column, str) else [])
+    optional = (*label_columns, settings.id_column, settings.split_column, settings.group_column)
     wanted = list(dict.fromkeys([settings.text_column, *(name for name in optional if name)]))
+    unused = set(several)
     for number, (line, record) in enumerate(_records(settings, wanted), start=1):
         place = f"{settings.path}: line {line}" if line else f"{settings.path}: row {number}"
-        cell = {name: _text(record.get(name), place, name) for name in wanted}
+        cell = {name: _text(record.get(name), place, name) for name in wanted if name not in label_columns}
         text = cell[settings.text_column] or ""
         if settings.id_column is None:
             id = blake2b(text.encode(errors="surrogatepass"), digest_size=8).hexdigest()
@@ -72,11 +88,53 @@ def rows(settings: Settings) -> Iterator[Row]:
             id = cell[settings.id_column] or ""
             if not id:
                 raise UserError(f"{place} has nothing in column {settings.id_column!r}; every row needs an id")
-        label, split, group = (
-            cell[name] or None if name else None
-            for name in (settings.label_column, settings.split_column, settings.group_column)
-        )
+        split, group = (cell[name] or None if name else None for name in (settings.split_column, settings.group_column))
+        label: Label | None = None
+        if several:
+            label = _marked(record, several, place)
+            unused -= set(label or ())
+        elif isinstance(settings.label_column, str):
+            label = _label(record.get(settings.label_column), place, settings.label_column, settings.label_separator)
         yield Row(id, text, label, split, group, line)
+    if unused:
+        raise UserError(
+            f"{settings.path}: column {min(unused)!r} of dataset.source.label_column has no 1 in any row; remove it"
+        )
+
+
+def _label(value: Any, place: str, column: str, separator: str | None) -> Label | None:
+    """The label of a cell, or those of a list or between separators.
+
+    Raises:
+        UserError: one of several labels is empty or no text or number.
+    """
+    if isinstance(value, list):
+        names = [_text(name, place, column) for name in value]
+    elif (text := _text(value, place, column)) is None or not text.strip():
+        return None
+    elif separator is None:
+        return text
+    else:
+        names = [*text.split(separator)]
+    stripped = [(name or "").strip() for name in names]
+    if "" in stripped:
+        raise UserError(f"{place}: column {column!r} has an empty label in {value!r}; remove it")
+    return tuple(stripped)
+
+
+def _marked(record: dict[str, Any], columns: list[str], place: str) -> Label | None:
+    """The names of the columns that hold a 1; None where all are empty.
+
+    Raises:
+        UserError: a cell holds anything but 0 and 1, or some cells are empty and others are not.
+    """
+    cells = {name: (_text(record.get(name), place, name) or "").strip().lower() for name in columns}
+    if not any(cells.values()):
+        return None
+    for name, cell in cells.items():
+        if cell not in MARKS:
+            raise UserError(f"{place}: column {name!r} has {cell!r}; label columns hold 0 or 1, or are all empty")
+    return tuple(name for name, cell in cells.items() if MARKS[cell])
 
 
 def _text(value: Any, place: str, column: str) -> str | None:

@@ -15,6 +15,7 @@ from pipeline.packages import packaged
 from pipeline.params import Settings as Section
 
 KIND = "text"
+TASK = "classification"
 
 _LINK = re.compile(r"https?:\S*|www\.\S+")
 _RETWEET = re.compile(r"\b(?:rt|mt|via)\b\W*(?=@)")

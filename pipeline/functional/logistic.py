@@ -1,15 +1,16 @@
-"""Multinomial logistic regression by a preconditioned quasi-Newton method: both probes are fitted by it.
+"""Logistic regression, of one class of several or of independent labels, by a quasi-Newton method.
 
 General solvers take hundreds of steps on features whose directions differ much in variance, as those of teachers and
 kernels do. Here rows are turned to their principal axes and each axis is scaled by the curvature to expect along it, so
 that some tens of steps suffice; with fewer rows than features the problem also shrinks to the span of the rows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import log_softmax
+from scipy.special import expit, log_softmax
 
 from pipeline.functional.linear import FOLDS, Linear, principal_axes
 from pipeline.functional.metrics import log_loss
@@ -22,6 +23,35 @@ LOSS = 1e-10
 
 STEPS = 1000
 """Or after so many: an almost unpenalised fit of few rows has no finite minimum."""
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """What logits mean.
+
+    Attributes:
+        loss: from logits and 0/1 targets, both [n, C], to the negative log-likelihood, summed, and the probabilities.
+        curvature: along a logit, to expect between the first step and the last, from C.
+    """
+
+    loss: Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray]]
+    curvature: Callable[[int], float]
+
+
+def _softmax(logits: np.ndarray, targets: np.ndarray) -> tuple[float, np.ndarray]:
+    log_probabilities = log_softmax(logits, axis=1)
+    return -float((log_probabilities * targets).sum()), np.exp(log_probabilities)
+
+
+def _sigmoid(logits: np.ndarray, targets: np.ndarray) -> tuple[float, np.ndarray]:
+    return float((np.logaddexp(0, logits) - logits * targets).sum()), expit(logits)
+
+
+SOFTMAX = Likelihood(_softmax, lambda classes: 1 / classes)
+"""One of C classes. A uniform softmax has curvature 1 / C."""
+
+SIGMOID = Likelihood(_sigmoid, lambda classes: 1 / 4)
+"""Each of C labels by itself."""
 
 
 def fit(
@@ -41,12 +71,25 @@ def fit(
         val, val_labels: the same of the validation rows; they choose among the strengths and do nothing else.
         strengths: candidates for the inverse of the L2 penalty; the first of equals is taken.
     """
+    targets = np.eye(labels.max() + 1)[labels]
+    return select(train, targets, val, lambda logits: log_loss(logits, val_labels), strengths, SOFTMAX)
+
+
+def select(
+    train: Float[np.ndarray, "n d"],
+    targets: Float[np.ndarray, "n c"],
+    val: Float[np.ndarray, "v d"],
+    val_loss: Callable[[np.ndarray], float],
+    strengths: Sequence[float],
+    likelihood: Likelihood,
+) -> Linear:
+    """The fit whose outputs on the validation rows have the least `val_loss`; see `fit`."""
     ascending = sorted(strengths)
     best: Linear | None = None
-    for strength, (weight, bias) in zip(ascending, minima(train, labels, ascending), strict=True):
+    for strength, (weight, bias) in zip(ascending, minima(train, targets, ascending, likelihood), strict=True):
         # safetensors writes memory as it lies, so it must lie row by row.
         weight, bias = np.ascontiguousarray(weight.T, np.float32), bias.astype(np.float32)
-        found = Linear(weight, bias, strength, log_loss(val @ weight.T + bias, val_labels))
+        found = Linear(weight, bias, strength, val_loss(val @ weight.T + bias))
         if best is not None and found.val_loss > best.val_loss:
             break
         if best is None or found.val_loss < best.val_loss:
@@ -56,27 +99,32 @@ def fit(
 
 
 def minima(
-    rows: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], strengths: Sequence[float]
+    rows: Float[np.ndarray, "n d"],
+    targets: Float[np.ndarray, "n c"],
+    strengths: Sequence[float],
+    likelihood: Likelihood = SOFTMAX,
 ) -> Iterator[tuple[Float[np.ndarray, "d c"], Float[np.ndarray, " c"]]]:
-    """Weight [D, C] and bias [C] for each strength s in turn: the least of sum_i CE(x_i W + b, y_i) + |W|^2 / (2 s).
+    """Weight [D, C] and bias [C] for each strength s in turn: the least of sum_i loss(x_i W + b, t_i) + |W|^2 / (2 s).
 
     Each starts from the one before, so ascending strengths are the fastest; the minimum is the same. The bias costs
-    nothing; what all classes share of it, which changes nothing, is left out.
+    nothing; what all classes of a softmax share of it, which changes nothing, is left out.
 
     Args:
-        rows, labels: rows of every class, and their class numbers. The work is done in the rows' precision.
+        rows: the work is done in their precision.
+        targets: 0 or 1; every class has a row.
         strengths: inverses of the L2 penalty.
+        likelihood: of which `loss` is the negative logarithm.
     """
     centre = rows.mean(0, dtype=np.float64)
     centred = rows - centre.astype(rows.dtype)
     axes, squares = principal_axes(centred)
     turned = centred @ axes.astype(rows.dtype)
-    wanted = np.eye(labels.max() + 1)[labels]
-    weight, bias = np.zeros((len(squares), wanted.shape[1])), np.zeros(wanted.shape[1])
+    weight, bias = np.zeros((len(squares), targets.shape[1])), np.zeros(targets.shape[1])
     for strength in strengths:
-        weight, bias = _minimum(turned, wanted, strength, squares, weight, bias)
+        weight, bias = _minimum(turned, targets, strength, squares, weight, bias, likelihood)
         whole = axes @ weight
-        yield whole, bias - bias.mean() - centre @ whole
+        shared = bias.mean() if likelihood is SOFTMAX else 0.0
+        yield whole, bias - shared - centre @ whole
 
 
 def cross_fit(
@@ -93,7 +141,8 @@ def cross_fit(
     for fold in range(FOLDS):
         others = folds != fold
         others |= ~np.isin(labels, labels[others])  # a class that is nowhere else has to be learned from the fold
-        fitted.append(next(minima(rows[others], labels[others], [strength])))
+        targets = np.eye(labels.max() + 1)[labels[others]]
+        fitted.append(next(minima(rows[others], targets, [strength])))
     weights, biases = zip(*fitted, strict=True)
     return np.stack([weight.T for weight in weights]).astype(np.float32), np.stack(biases).astype(np.float32)
 
@@ -105,21 +154,22 @@ def _minimum(
     squares: Float[np.ndarray, " k"],
     weight: Float[np.ndarray, "k c"],
     bias: Float[np.ndarray, " c"],
+    likelihood: Likelihood,
 ) -> tuple[Float[np.ndarray, "k c"], Float[np.ndarray, " c"]]:
     """The minimum, searched from `weight` and `bias`."""
     n, classes = wanted.shape
     k = len(squares)
-    # A uniform softmax has curvature 1 / C along a logit: what lies between the first step and the last.
-    scale = 1 / np.sqrt(np.append(squares / classes + 1 / strength, n / classes))[:, None]
+    curvature = likelihood.curvature(classes)
+    scale = 1 / np.sqrt(np.append(squares * curvature + 1 / strength, n * curvature))[:, None]
 
     def loss_and_gradient(scaled: np.ndarray) -> tuple[float, np.ndarray]:
         point = scaled.reshape(k + 1, classes) * scale
         weight, bias = point[:k], point[k]
-        log_probabilities = log_softmax(rows @ weight.astype(rows.dtype) + bias, axis=1)
-        error = np.exp(log_probabilities) - wanted
+        loss, probabilities = likelihood.loss(rows @ weight.astype(rows.dtype) + bias, wanted)
+        error = probabilities - wanted
         pull = np.concatenate([rows.T @ error.astype(rows.dtype) + weight / strength, error.sum(0, keepdims=True)])
-        loss = -(log_probabilities * wanted).sum() + np.square(weight).sum() / (2 * strength)
-        return float(loss), (pull * scale).ravel()
+        loss += float(np.square(weight).sum()) / (2 * strength)
+        return loss, (pull * scale).ravel()
 
     start = np.concatenate([weight, bias[None]]) / scale
     options = {"maxiter": STEPS, "maxfun": 2 * STEPS, "gtol": GRADIENT, "ftol": LOSS, "maxcor": 20}

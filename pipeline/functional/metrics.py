@@ -1,4 +1,4 @@
-"""Scores: of logits against class numbers, and rank correlation."""
+"""Scores: of logits against class numbers, and of independent labels, and rank correlation."""
 
 import math
 
@@ -48,6 +48,43 @@ def calibration_error(logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, 
 def largest_class_share(logits: Float[np.ndarray, "n c"]) -> float:
     """The share of rows given the most frequent prediction; 1 means that the model knows one class only."""
     return float(np.bincount(logits.argmax(1)).max() / len(logits))
+
+
+def precisions(outputs: Float[np.ndarray, "n c"], labels: Int[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
+    """Per label, the precision at every row that has it: of the rows with an output as large, the share that has it.
+
+    0 for rows without the label. The mean over the rows with a label is its average precision.
+    """
+    found = np.zeros(outputs.shape)
+    for column, (scores, truth) in enumerate(zip(outputs.T, labels.T == 1, strict=True)):
+        order = np.argsort(scores, kind="stable")
+        # Rows with equal outputs are found together.
+        first = np.searchsorted(scores[order], scores)
+        hits = np.append(np.cumsum(truth[order][::-1])[::-1], 0)
+        found[:, column] = truth * hits[first] / (len(scores) - first)
+    return found
+
+
+def mean_average_precision(outputs: Float[np.ndarray, "n c"], labels: Int[np.ndarray, "n c"]) -> float:
+    """The mean over labels of average precision; labels that no row has are left out. NaN if there are none."""
+    rows = (labels == 1).sum(0)
+    if not rows.any():
+        return math.nan
+    return float((precisions(outputs, labels).sum(0)[rows > 0] / rows[rows > 0]).mean())
+
+
+def label_f1(outputs: Float[np.ndarray, "n c"], labels: Int[np.ndarray, "n c"]) -> tuple[float, float]:
+    """Macro and micro F1 of independent labels, each predicted where its logit is above 0.
+
+    Macro is the mean over labels; those that are neither true nor predicted anywhere are left out. Micro counts all
+    pairs of row and label alike. NaN where nothing is true or predicted.
+    """
+    predicted, true = outputs > 0, labels == 1
+    hits, appearances = (predicted & true).sum(0), predicted.sum(0) + true.sum(0)
+    seen = appearances > 0
+    if not seen.any():
+        return math.nan, math.nan
+    return float(np.mean(2 * hits[seen] / appearances[seen])), float(2 * hits.sum() / appearances.sum())
 
 
 def ranks(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:

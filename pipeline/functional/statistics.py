@@ -10,7 +10,6 @@ from math import sqrt
 
 import numpy as np
 from jaxtyping import Float
-from scipy import special
 
 LEVEL = 0.95
 """How often the intervals of this module are meant to cover the true value."""
@@ -58,6 +57,8 @@ def paired(differences: Sequence[float] | Float[np.ndarray, " n"], level: float 
     wins = int((values > 0).sum())
     if error is None:
         return Paired(mean, None, None, None, None, wins, n)
+    from scipy import special  # a tenth of a second, which those who only read a `Paired` do not pay
+
     reach = float(special.stdtrit(n - 1, (1 + level) / 2)) * error
     # Equal differences leave nothing to divide by: they are certain, and certainly nothing if they are 0.
     p = float(2 * special.stdtr(n - 1, -abs(mean) / error)) if error > 0 else float(mean == 0)
@@ -115,6 +116,8 @@ def gap_closed(
     share = mean_gain / mean_gap
     if n == 1:
         return Share(share, note="one seed gives no interval")
+    from scipy import special
+
     covariance = np.cov(gain, gap) / n
     t2 = float(special.stdtrit(n - 1, (1 + level) / 2)) ** 2
     # Squared, the condition on r reads a r^2 - 2 b r + c <= 0.

@@ -5,7 +5,8 @@ Only validation scores and costs count; test scores are in the same records and 
 
 from collections.abc import Callable, Sequence
 
-from pipeline.records import DifferenceRecord, Metric, PairRecord, SubsetRecord
+from pipeline.functional.statistics import Paired
+from pipeline.records import Metric, PairRecord, SubsetRecord
 
 Key = tuple[float, int, float, tuple[str, ...]]
 
@@ -96,7 +97,7 @@ def _score(subset: SubsetRecord, metric: Metric) -> float:
     return (float("-inf") if metric.higher_is_better else float("inf")) if score is None else score
 
 
-def _points(difference: DifferenceRecord, metric: Metric) -> str:
+def _points(difference: Paired, metric: Metric) -> str:
     """A difference with its interval."""
     text = f"{_signed(difference.mean, metric)} {'points' if metric.unit == '%' else metric.unit}".rstrip()
     if difference.low is None or difference.high is None:

@@ -10,7 +10,7 @@ are searched and kernels compared on samples of a bounded size.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 
@@ -25,7 +25,6 @@ from pipeline.functional.agreement import gain, one_right
 from pipeline.functional.kernels import centre, debiased_cka, gram
 from pipeline.functional.knn import unit, vote
 from pipeline.functional.logme import logme
-from pipeline.functional.statistics import Paired
 from pipeline.machine import Machine
 from pipeline.params import Params, Settings
 from pipeline.probing.probes import ProbeSettings, training_labels
@@ -35,7 +34,6 @@ from pipeline.progress import progress
 from pipeline.project import Project
 from pipeline.records import (
     AssessmentRecord,
-    DifferenceRecord,
     Metric,
     PairRecord,
     SourceRecord,
@@ -45,7 +43,7 @@ from pipeline.records import (
 )
 from pipeline.sources import POOLED, Source
 from pipeline.store import SourceFeatures
-from pipeline.students import student_outputs, student_recipe
+from pipeline.students import student_blueprint, student_outputs
 
 BLOCK = 1024
 """Rows whose features, and whose cosines with the bank, are held at a time."""
@@ -318,19 +316,13 @@ def _subsets(scored: dict[Names, Scored], sources: Sequence[SourceRecord], metri
             scores=of.scores,
             against_best=None,
             best_part=None if part is None else part.sources,
-            gain=None if part is None else _difference(gain(of.val, scored[part.sources].val)),
+            gain=None if part is None else gain(of.val, scored[part.sources].val),
         )
     best = min(found.values(), key=key)
     return tuple(
-        subset
-        if subset is best
-        else subset.model_copy(update={"against_best": _difference(gain(of.val, scored[best.sources].val))})
+        subset if subset is best else subset.model_copy(update={"against_best": gain(of.val, scored[best.sources].val)})
         for subset, of in zip(found.values(), scored.values(), strict=True)
     )
-
-
-def _difference(of: Paired) -> DifferenceRecord:
-    return DifferenceRecord(**asdict(of))
 
 
 def _alignments(
@@ -379,10 +371,10 @@ def _kernel(features: Tensor) -> Tensor:
 def _initial(student: str, split: SplitFeatures, params: Params, device: torch.device) -> Tensor:
     """Features of the sample from the student as training with the split's number for a seed would start it."""
     where = f"students.{student}"
-    recipe = student_recipe(params.section(where), f"{params.source}: {where}", split.data, split.split.train)
+    blueprint = student_blueprint(params.section(where), f"{params.source}: {where}", split.data, split.split.train)
     torch.manual_seed(split.number)
-    model = recipe.build().to(device)
-    batches = student_outputs(model, recipe.inputs(split.data), split.compared, device)
+    model = blueprint.build().to(device)
+    batches = student_outputs(model, blueprint.inputs(split.data), split.compared, device)
     return torch.cat([features.float().cpu() for features, _ in batches])
 
 

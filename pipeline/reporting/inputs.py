@@ -41,7 +41,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class ReportInputs:
     """Everything that is on the page.
 
     Attributes:
@@ -89,7 +89,7 @@ class Inputs:
         return self.comparisons[0].metric
 
 
-class Reader:
+class Records:
     """Reads records, and keeps a line for each that cannot be read."""
 
     def __init__(self, project: Project):
@@ -112,14 +112,14 @@ class Reader:
         return {key: log for key, log in found.items() if log is not None}
 
 
-def read_inputs(params: Params, project: Project, stores: Sequence[Stored]) -> Inputs:
+def read_inputs(params: Params, project: Project, stores: Sequence[Stored]) -> ReportInputs:
     """Read what the runs of params.yaml left, and note what is missing.
 
     Raises:
         UserError: there is no finished run.
     """
     names = list(params.section("runs"))
-    reader = Reader(project)
+    reader = Records(project)
     outcomes = [outcome for name in names if (outcome := _outcome(name, params, reader)) is not None]
     outcomes = _of_one_metric(outcomes, reader)
     if not outcomes:
@@ -142,13 +142,13 @@ def read_inputs(params: Params, project: Project, stores: Sequence[Stored]) -> I
     logs |= {("train", outcome.name): outcome.log for outcome in outcomes if outcome.log is not None}
     logs |= reader.logs("evaluate", [outcome.name for outcome in outcomes])
     files = {o.name: _files(project.run(o.name) / "students" / str(o.run.seeds[0])) for o in outcomes}
-    return Inputs(
+    return ReportInputs(
         params, project, tuple(comparisons), tuple(reader.missing), tuple(filter(None, probes)), manifest, assessment,
         tuple(stores), logs, {name: found for name, found in files.items() if found},
     )  # fmt: skip
 
 
-def _outcome(name: str, params: Params, reader: Reader) -> Outcome | None:
+def _outcome(name: str, params: Params, reader: Records) -> Outcome | None:
     """The records of one run; None, and a line, where it is not finished."""
     project = reader.project
     folder, path = project.run(name), project.evaluation(name)
@@ -223,7 +223,7 @@ def _gates(path: Path, run: RunRecord) -> dict[str, tuple[tuple[float, ...], ...
     return gates
 
 
-def _of_one_metric(outcomes: Sequence[Outcome], reader: Reader) -> list[Outcome]:
+def _of_one_metric(outcomes: Sequence[Outcome], reader: Records) -> list[Outcome]:
     """The runs that were evaluated by the same metrics as the first one."""
     same = []
     for outcome in outcomes:

@@ -23,7 +23,7 @@ from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.reporting import text
 from pipeline.reporting.comparison import Outcome
-from pipeline.reporting.inputs import Inputs, Stored, read_inputs
+from pipeline.reporting.inputs import ReportInputs, Stored, read_inputs
 from pipeline.reporting.sections import SECTIONS
 from pipeline.reporting.sentences import seeds, sentence
 from pipeline.reporting.text import counted, listed
@@ -78,14 +78,14 @@ def report(params: Params, project: Project = Project(), stores: Sequence[Stored
     return Report(page, metrics, [f"{o.name}: {sentence(o)}" for o in outcomes], warnings, list(inputs.missing))
 
 
-def render(section: ModuleType, inputs: Inputs) -> str:
+def render(section: ModuleType, inputs: ReportInputs) -> str:
     """One section as HTML; empty where it is left out."""
     variables: dict[str, Any] | None = section.context(inputs)
     name = section.__name__.rpartition(".")[2]
     return "" if variables is None else _environment().get_template(f"{name}.html.j2").render(variables)
 
 
-def _page(inputs: Inputs, warnings: Sequence[str]) -> str:
+def _page(inputs: ReportInputs, warnings: Sequence[str]) -> str:
     return (
         _environment()
         .get_template("page.html.j2")
@@ -115,12 +115,12 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _title(inputs: Inputs) -> str:
+def _title(inputs: ReportInputs) -> str:
     students = listed([comparison.student.name for comparison in inputs.comparisons])
     return f"{students}, taught by {listed(inputs.sources)}" if inputs.sources else f"{students}, plain training"
 
 
-def _subtitle(inputs: Inputs) -> str:
+def _subtitle(inputs: ReportInputs) -> str:
     outcome = inputs.outcomes[0]
     run, parts = outcome.run, []
     if (manifest := inputs.manifest) is not None:

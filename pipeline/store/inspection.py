@@ -17,7 +17,7 @@ from pipeline.store.format import LOCKS, STORE_FILE, Layout
 from pipeline.store.reader import Reader
 from pipeline.store.reuse import replaced_folders
 from pipeline.store.store import FeatureStore
-from pipeline.store.verification import Comparison, compare
+from pipeline.store.verification import Agreement, compare
 
 SAMPLE = 10_000
 
@@ -136,7 +136,7 @@ class Difference:
     only_second: int
     changed: int
     moved: int
-    features: dict[str, Comparison]
+    features: dict[str, Agreement]
 
     def __str__(self) -> str:
         lines = [f"{self.first} -> {self.second}"]

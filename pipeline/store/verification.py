@@ -56,7 +56,7 @@ class Verification:
     shards: int
     nbytes: int
     faults: tuple[Fault, ...]
-    comparison: "Comparison | None" = None
+    comparison: "Agreement | None" = None
 
     @property
     def sound(self) -> bool:
@@ -99,7 +99,7 @@ def verify(place: str | Path | Backend) -> Verification:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Agreement:
     """Stored features against freshly computed ones of the same rows.
 
     Attributes:
@@ -134,7 +134,7 @@ def compare(
     fresh: Callable[[np.ndarray], np.ndarray],
     rows: np.ndarray,
     tolerance: float = 1e-4,
-) -> Comparison:
+) -> Agreement:
     """Compare stored features of some rows with fresh ones, [n, *shape] each.
 
     The default tolerance lets pass what another machine, batch or library version does to float16 or bfloat16
@@ -149,7 +149,7 @@ def compare(
     cosine = np.where(both_zero, 1.0, (old * new).sum(axis=1) / np.where(norms > 0, norms, 1.0))
     largest = float(np.abs(old).max()) or 1.0
     worst = int(cosine.argmin())
-    return Comparison(
+    return Agreement(
         len(rows), float(cosine[worst]), float(np.abs(old - new).max()) / largest, int(rows[worst]), tolerance
     )
 

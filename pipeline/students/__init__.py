@@ -17,26 +17,26 @@ in `inputs` the same as in `fit`. Features do not train, so such a student takes
 """
 
 from pipeline.students._checkpoints import (
-    Recipe,
+    Blueprint,
     load_student,
     place,
     predict,
     save_student,
+    student_blueprint,
     student_outputs,
-    student_recipe,
 )
 from pipeline.students._contract import Inputs, Kind, Scaled, Student
 
 __all__ = [
+    "Blueprint",
     "Inputs",
     "Kind",
-    "Recipe",
     "Scaled",
     "Student",
     "load_student",
     "place",
     "predict",
     "save_student",
+    "student_blueprint",
     "student_outputs",
-    "student_recipe",
 ]

@@ -32,7 +32,7 @@ from pipeline.tasks import Task
 STUDENT, WEIGHTS = "student.json", "weights.safetensors"
 
 
-class Recipe(Record):
+class Blueprint(Record):
     """student.json: everything that makes a student, except its weights.
 
     Attributes:
@@ -62,7 +62,7 @@ class Recipe(Record):
         return kind
 
     def build(self, pretrained: bool = True) -> Student:
-        """A student of this recipe; see `pipeline.students`."""
+        """A student of this blueprint; see `pipeline.students`."""
         module = plugin("students", self.family)
         student: Student = module.build(self._settings(), self.fitted, len(self.classes), pretrained=pretrained)
         return student if (self.shift, self.scale) == (0.0, 1.0) else Scaled(student, self.shift, self.scale)
@@ -94,7 +94,7 @@ class Recipe(Record):
         except KeyError as error:
             raise UserError(
                 f"a {self.family} student without {error}: its {STUDENT} is damaged, or of another version; run "
-                f"`{Recipe.command}` again"
+                f"`{Blueprint.command}` again"
             ) from error
         return inputs
 
@@ -102,15 +102,15 @@ class Recipe(Record):
         return parse(plugin("students", self.family).Settings, self.settings, f"student {self.family}")
 
 
-def student_recipe(
+def student_blueprint(
     section: dict[str, Any],
     where: str,
     data: Dataset,
     rows: np.ndarray,
     sources: Mapping[str, SourceFeatures] | None = None,
     task: Task | None = None,
-) -> Recipe:
-    """The recipe of a student that will learn from `rows` of `data`.
+) -> Blueprint:
+    """The blueprint of a student that will learn from `rows` of `data`.
 
     Args:
         section: of params.yaml.
@@ -130,7 +130,7 @@ def student_recipe(
     source = _source(module, f"{where}: a {section['family']} student", data, sources or {})
     teachers = {name: _identity(features) for name, features in (sources or {}).items() if module.KIND == "features"}
     task = task or data.task
-    return Recipe(
+    return Blueprint(
         family=section["family"],
         # With all defaults, so that a checkpoint keeps its meaning when a default changes.
         settings=settings.model_dump(mode="json"),
@@ -142,7 +142,7 @@ def student_recipe(
     )
 
 
-def save_student(folder: Path, recipe: Recipe, student: Student) -> None:
+def save_student(folder: Path, blueprint: Blueprint, student: Student) -> None:
     """Write a student to a folder. Equal students give equal bytes.
 
     Raises:
@@ -151,10 +151,10 @@ def save_student(folder: Path, recipe: Recipe, student: Student) -> None:
     state = {name: tensor.contiguous() for name, tensor in student.state_dict().items()}
     # Without metadata, which safetensors writes in an order that changes from process to process.
     write_atomically(folder / WEIGHTS, save(state))
-    recipe.write(folder / STUDENT)
+    blueprint.write(folder / STUDENT)
 
 
-def load_student(folder: Path, classes: tuple[str, ...] | None = None) -> tuple[Recipe, Student]:
+def load_student(folder: Path, classes: tuple[str, ...] | None = None) -> tuple[Blueprint, Student]:
     """Read a student that `save_student` wrote, ready to predict.
 
     Args:
@@ -164,21 +164,27 @@ def load_student(folder: Path, classes: tuple[str, ...] | None = None) -> tuple[
     Raises:
         UserError: it is missing or damaged, or is a student of other outputs.
     """
-    recipe = Recipe.read(folder / STUDENT)
-    if classes is not None and recipe.classes != tuple(classes):
-        raise UserError(f"{folder}: a student of {len(recipe.classes)} other outputs; train it again on this dataset")
+    blueprint = Blueprint.read(folder / STUDENT)
+    if classes is not None and blueprint.classes != tuple(classes):
+        raise UserError(
+            f"{folder}: a student of {len(blueprint.classes)} other outputs; train it again on this dataset"
+        )
     try:
         weights = load_file(folder / WEIGHTS)
-        student = recipe.build(pretrained=False)
+        student = blueprint.build(pretrained=False)
         student.load_state_dict(weights)
     except FileNotFoundError:
-        raise UserError(f"{folder / WEIGHTS}: no such file; run `{Recipe.command}`") from None
+        raise UserError(f"{folder / WEIGHTS}: no such file; run `{Blueprint.command}`") from None
     except UserError as error:
-        raise UserError(f"{folder}: damaged, or of another version ({error}); run `{Recipe.command}` again") from None
+        raise UserError(
+            f"{folder}: damaged, or of another version ({error}); run `{Blueprint.command}` again"
+        ) from None
     except Exception as error:  # a family may fail in any way on `fitted` that another version wrote, or none
         line = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-        raise UserError(f"{folder}: damaged, or of another version ({line}); run `{Recipe.command}` again") from error
-    return recipe, student.eval()
+        raise UserError(
+            f"{folder}: damaged, or of another version ({line}); run `{Blueprint.command}` again"
+        ) from error
+    return blueprint, student.eval()
 
 
 def place(inputs: Any, device: torch.device) -> Any:

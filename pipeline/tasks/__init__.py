@@ -3,7 +3,7 @@
 Splits, probes, methods, training, evaluation and the report ask the task, so nothing else knows of classes. A file
 offers
 
-- `encode(texts, names)`: the labels of a source, as numbers, and the names of a model's outputs;
+- `encode(labels, names)`: the labels of a source, as numbers, and the names of a model's outputs;
 - `build(outputs, unit)`: a `Task` for models with these outputs, of labels in this unit.
 
 Read without torch, because `aft prepare` needs no torch: a file imports it where it computes with tensors.
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from pipeline.errors import UserError
 from pipeline.functional.linear import LinearModel
 from pipeline.plugins import plugin
 from pipeline.records import Metric
@@ -27,23 +28,20 @@ else:
     Tensor = Any
 
 Label = str | tuple[str, ...]
-"""A label as a source has it: a text, or several names where a row may have any number of them."""
-
-DEFAULT = "classification"
-"""The task of a dataset that names none."""
+"""A label as a source has it: a text, or the names of the labels where a row may have any number."""
 
 
 class LabelError(ValueError):
     """A label of a source that a task cannot read.
 
     Args:
-        text: the label.
+        label: as the source has it.
         problem: what is wrong with it, and what to do.
     """
 
-    def __init__(self, text: str, problem: str):
+    def __init__(self, label: Label, problem: str):
         super().__init__(problem)
-        self.text = text
+        self.label = label
 
 
 class Task(ABC):
@@ -99,6 +97,10 @@ class Task(ABC):
     @abstractmethod
     def stratum(self, number: int) -> str:
         """How messages call a stratum, such as `class 'good'`."""
+
+    def class_rows(self, labels: np.ndarray) -> Int[np.ndarray, " c"]:
+        """How many rows have each class; empty for tasks without classes."""
+        return np.zeros(0, np.int64)
 
     @abstractmethod
     def check(self, labels: np.ndarray) -> None:
@@ -166,22 +168,57 @@ class Task(ABC):
         return None
 
 
-def encode(name: str, texts: Sequence[str], names: Sequence[str] | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
+def find(labels: Sequence[Label]) -> str:
+    """The task that labels show plainly: `multilabel` for sets of names, `classification` for texts.
+
+    Raises:
+        UserError: they are numbers, which may be classes or amounts.
+    """
+    if any(isinstance(label, tuple) for label in labels):
+        return "multilabel"
+    if labels and all(map(is_number, labels)):
+        some = ", ".join(str(label) for label in labels[:3])
+        raise UserError(
+            f"dataset.task: the labels are numbers, such as {some}: write `task: regression` to predict amounts, or "
+            "`task: classification` to tell them apart as classes"
+        )
+    return "classification"
+
+
+def is_number(label: Label) -> bool:
+    """Whether a label reads as a number, of any notation; NaN and infinity do."""
+    try:
+        float(label)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def single(label: Label) -> str:
+    """A label of a task where every row has one. Raises `LabelError` for several."""
+    if isinstance(label, str):
+        return label
+    raise LabelError(label, f"labels {', '.join(label) or '(none)'}: a list of labels needs dataset.task: multilabel")
+
+
+def encode(
+    name: str, labels: Sequence[Label], names: Sequence[str] | None = None
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels as numbers.
 
     Args:
         name: of the task.
-        texts: the distinct labels of a source, in any order.
+        labels: the distinct labels of a source, in any order.
         names: the names of the outputs that the user wants, in their order, for tasks that allow it.
 
     Returns:
-        The label of each text [len(texts), ...], in the task's dtype, and the names of the outputs.
+        Each label [len(labels), ...], in the task's dtype, and the names of the outputs.
 
     Raises:
         LabelError: the task cannot read a label.
         UserError: there is no such task, or it cannot have these names.
     """
-    found: tuple[np.ndarray, tuple[str, ...]] = plugin("tasks", name, "dataset.task").encode(texts, names)
+    found: tuple[np.ndarray, tuple[str, ...]] = plugin("tasks", name, "dataset.task").encode(labels, names)
     return found
 
 
@@ -195,4 +232,4 @@ def build(name: str, outputs: Sequence[str], unit: str = "") -> Task:
     return task
 
 
-__all__ = ["DEFAULT", "LabelError", "Task", "build", "encode"]
+__all__ = ["Label", "LabelError", "Task", "build", "encode", "find", "is_number", "single"]

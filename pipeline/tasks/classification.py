@@ -1,7 +1,8 @@
 """Single-label classification: a label is one of C classes, and a model's outputs are logits."""
 
+import re
 from collections.abc import Sequence
-from math import sqrt
+from math import isfinite, sqrt
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -20,16 +21,30 @@ else:
     Tensor = Any
 
 
-def encode(texts: Sequence[str], names: Sequence[str] | None = None) -> tuple[Int[np.ndarray, " n"], tuple[str, ...]]:
-    """Class numbers, and the classes: `names`, or all texts, sorted (as numbers, if all are).
+def encode(
+    labels: Sequence[tasks.Label], names: Sequence[str] | None = None
+) -> tuple[Int[np.ndarray, " n"], tuple[str, ...]]:
+    """Class numbers, and the classes: `names`, or all labels, sorted (as numbers, if all are).
+
+    Where all are numbers, whole ones are the same class in both notations, 1 and 1.0: tables write whole numbers with
+    a point where another row has none.
 
     Raises:
-        LabelError: a text is not among the names.
+        LabelError: a label is not among the names, or is one of several of a row, or is NaN or infinite among numbers.
         UserError: a name is there twice.
     """
-    if names is None:
-        as_numbers = all(map(str.isdecimal, texts))
-        names = sorted(set(texts), key=(lambda text: (int(text), text)) if as_numbers else None)
+    texts = [tasks.single(label) for label in labels]
+    if texts and all(map(tasks.is_number, texts)):
+        for text in texts:
+            if not isfinite(float(text)) and (names is None or text not in names):
+                raise tasks.LabelError(text, f"label {text!r} is not a finite number; correct it, or leave it empty")
+        texts = [_whole(text) for text in texts]
+        if names is None:
+            names = sorted(set(texts), key=lambda text: (float(text), text))
+        elif all(map(tasks.is_number, names)):
+            names = [_whole(name) for name in names]
+    elif names is None:
+        names = sorted(set(texts))
     numbers = {name: number for number, name in enumerate(names)}
     if len(numbers) < len(names):
         raise UserError("dataset.classes: a name is there twice")
@@ -37,6 +52,11 @@ def encode(texts: Sequence[str], names: Sequence[str] | None = None) -> tuple[In
         if text not in numbers:
             raise tasks.LabelError(text, f"label {text!r} is not in dataset.classes: {', '.join(names)}")
     return np.array([numbers[text] for text in texts], np.int64), tuple(names)
+
+
+def _whole(number: str) -> str:
+    """Without a point, where only zeros follow it: 1.0 is 1."""
+    return re.sub(r"\.0+$", "", number)
 
 
 def build(outputs: Sequence[str], unit: str = "") -> "Classification":
@@ -63,6 +83,9 @@ class Classification(tasks.Task):
         super().__init__(outputs)
         self.classes = self.outputs
 
+    def class_rows(self, labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " c"]:
+        return np.bincount(labels[labels >= 0], minlength=len(self.classes))
+
     def strata(self, labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
         """The classes themselves."""
         return labels
@@ -76,7 +99,7 @@ class Classification(tasks.Task):
         Raises:
             UserError: a class has no row, or there is only one.
         """
-        counts = np.bincount(labels[labels >= 0], minlength=len(self.classes))
+        counts = self.class_rows(labels)
         if self.classes and counts.min() == 0:
             name = self.classes[int(counts.argmin())]
             raise UserError(f"dataset.classes: no row has the label {name!r}; add some, or remove it")

@@ -38,16 +38,18 @@ COLLAPSED = 0.01
 """All outputs within so much of a standard deviation of the labels are one prediction."""
 
 
-def encode(texts: Sequence[str], names: Sequence[str] | None = None) -> tuple[Float[np.ndarray, " n"], tuple[str, ...]]:
+def encode(
+    labels: Sequence[tasks.Label], names: Sequence[str] | None = None
+) -> tuple[Float[np.ndarray, " n"], tuple[str, ...]]:
     """The numbers.
 
     Raises:
-        LabelError: a text is no finite number that float32 holds.
+        LabelError: a label is no finite number that float32 holds.
         UserError: there are names of classes.
     """
     if names is not None:
         raise UserError("dataset.classes: a regression has no classes; remove it, or set dataset.task: classification")
-    return np.array([_number(text) for text in texts], np.float32), (OUTPUT,)
+    return np.array([_number(tasks.single(label)) for label in labels], np.float32), (OUTPUT,)
 
 
 def _number(text: str) -> float:

@@ -45,8 +45,8 @@ def evaluate(name: str, params: Params, project: Project = Project()) -> Evaluat
         if record.splits[str(seed)] != data.split_digest(number):
             raise UserError(f"{folder}: trained on other rows, splits or labels than these; run `aft train {name}`")
         _check_weights(folder / "students" / str(seed), record.students[str(seed)], name)
-        recipe, student = load_student(folder / "students" / str(seed), task.outputs)
-        inputs = recipe.inputs(data, {features.name: features for features in sources})
+        blueprint, student = load_student(folder / "students" / str(seed), task.outputs)
+        inputs = blueprint.inputs(data, {features.name: features for features in sources})
         labels = data.labels[rows]
         task = data.split_task(number)
         outputs = predict(student.to(device), inputs, rows, device)  # [test, c]

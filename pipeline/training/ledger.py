@@ -47,23 +47,23 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
     """
     data, plan = session.data, session.plan
     split = seed % data.splits
-    recipe = session.recipe(split, candidate)
+    blueprint = session.blueprint(split, candidate)
     at_work = [(term, weight) for term, weight in zip(session.run.methods, candidate.weights, strict=True) if weight]
     train = plan.settings(candidate.of("train")).model_dump(exclude={"seeds"})
     found: dict[str, Any] = {
         "seed": seed,
         "rows": {"split": split, "train": data.split_digest(split), "val": _labels_digest(session, split)},
         "student": {
-            "family": recipe.family,
-            "settings": recipe.settings,
+            "family": blueprint.family,
+            "settings": blueprint.settings,
             "fitted": session.fitted_digest(split, candidate),
         },
-        "outputs": recipe.classes,
+        "outputs": blueprint.classes,
         "train": {key: value for key, value in train.items() if at_work or key not in ONLY_WITH_METHODS},
         "device": session.device.type,
         "task": data.task.name,
         "code": _code(
-            f"tasks.{data.task.name}", f"students.{recipe.family}", *(f"methods.{term.name}" for term, _ in at_work)
+            f"tasks.{data.task.name}", f"students.{blueprint.family}", *(f"methods.{term.name}" for term, _ in at_work)
         ),
     }
     if at_work:
@@ -81,8 +81,8 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
             for name in session.sources
         ]
         found["shuffled"] = plan.run.shuffle_teachers
-    elif recipe.teachers:
-        found["sources"] = recipe.teachers
+    elif blueprint.teachers:
+        found["sources"] = blueprint.teachers
     # As it comes back from the record: lists for tuples.
     inputs: dict[str, Any] = json.loads(json.dumps(found))
     return inputs
@@ -159,7 +159,7 @@ class Ledger:
         try:
             record.write(partial / RECORD)
             if result is not None:
-                save_student(partial, result.recipe, result.student)
+                save_student(partial, result.blueprint, result.student)
             names = sorted(path.name for path in partial.iterdir())
             (partial / SUMS).write_text("".join(f"{_sha256(partial / name)}  {name}\n" for name in names))
             for name in (*names, SUMS):

@@ -49,7 +49,7 @@ def chance_level(transfer: Transfer, signals: Signals) -> float:
     return level
 
 
-class Log:
+class TrialLog:
     """Losses, validation score and diagnostics of one trial, on about `LINES` of its steps and after the last.
 
     Attributes:

@@ -18,7 +18,7 @@ from pipeline.probing import SavedProbe
 from pipeline.provenance import digest_of
 from pipeline.runs import LOGITS, Candidate, Run, Term, check_heads, probe_digest
 from pipeline.store import FeatureStore, Reader, SourceFeatures
-from pipeline.students import Inputs, Recipe, Student, place, student_outputs, student_recipe
+from pipeline.students import Blueprint, Inputs, Student, place, student_blueprint, student_outputs
 from pipeline.training.config import FEWEST_ROWS, Plan
 
 BLOCK = 8192
@@ -142,13 +142,13 @@ class Session:
         """Where a method's settings are, for messages."""
         return f"{self.plan.where}.methods.{term.name}" + (f" (with runs.{self.plan.name}.search)" if searched else "")
 
-    def recipe(self, split: int, candidate: Candidate) -> Recipe:
+    def blueprint(self, split: int, candidate: Candidate) -> Blueprint:
         """The student that a candidate trains on a split.
 
         Raises:
             UserError: a setting of the student is wrong, or it cannot learn by the run's methods.
         """
-        return self._recipe(split, json.dumps(candidate.of("student")))
+        return self._blueprint(split, json.dumps(candidate.of("student")))
 
     def fitted_digest(self, split: int, candidate: Candidate) -> str:
         """A digest of what the student's family fitted on the training rows of a split."""
@@ -156,22 +156,22 @@ class Session:
 
     @cache  # noqa: B019  (a session lives as long as its process)
     def _fitted_digest(self, split: int, changes: str) -> str:
-        return digest_of(self._recipe(split, changes).fitted)
+        return digest_of(self._blueprint(split, changes).fitted)
 
     @cache  # noqa: B019  (a session lives as long as its process)
-    def _recipe(self, split: int, changes: str) -> Recipe:
+    def _blueprint(self, split: int, changes: str) -> Blueprint:
         plan, tried = self.plan, json.loads(changes)
         where = f"{plan.params.source}: students.{plan.run.student}"
         where += f" (with runs.{plan.name}.search)" if tried else ""
         section = plan.params.section(f"students.{plan.run.student}") | tried
         rows, task = self.data.split(split).train, self.data.split_task(split)
-        recipe = student_recipe(section, where, self.data, rows, self.sources, task)
-        if recipe.reads == "features" and (plan.run.methods or plan.run.shuffle_teachers):
+        blueprint = student_blueprint(section, where, self.data, rows, self.sources, task)
+        if blueprint.reads == "features" and (plan.run.methods or plan.run.shuffle_teachers):
             raise UserError(
-                f"{plan.where}: a {recipe.family} student reads its teachers' features, which do not train; drop "
+                f"{plan.where}: a {blueprint.family} student reads its teachers' features, which do not train; drop "
                 "`methods` and `shuffle_teachers`, or choose another student"
             )
-        return recipe
+        return blueprint
 
     def trial_data(self, seed: int, candidate: Candidate) -> "TrialData":
         """What depends on the seed, on its split, and on the settings that the candidate tries."""
@@ -179,8 +179,8 @@ class Session:
 
     @lru_cache(maxsize=1)  # noqa: B019  (a session lives as long as its process)
     def _trial_data(self, seed: int, student: str, train: str) -> "TrialData":
-        recipe = self._recipe(seed % self.data.splits, student)
-        return TrialData(self, seed, recipe, json.loads(train))
+        blueprint = self._blueprint(seed % self.data.splits, student)
+        return TrialData(self, seed, blueprint, json.loads(train))
 
     def _with_auto_settings(self) -> Run:
         """The run, with what `weight: auto` searches of its methods' settings, where the run does not set them."""
@@ -202,7 +202,7 @@ class TrialData:
     Args:
         session: what all trials share.
         seed: of the trial.
-        recipe: of the student.
+        blueprint: of the student.
         changes: the settings of `train` that a candidate tries.
 
     Attributes:
@@ -216,10 +216,10 @@ class TrialData:
             teachers are shuffled.
     """
 
-    def __init__(self, session: Session, seed: int, recipe: Recipe, changes: dict[str, Any]):
+    def __init__(self, session: Session, seed: int, blueprint: Blueprint, changes: dict[str, Any]):
         data, plan = session.data, session.plan
         number = seed % data.splits
-        self.session, self.seed, self.recipe = session, seed, recipe
+        self.session, self.seed, self.blueprint = session, seed, blueprint
         self.split: Split = data.split(number)
         self.task = data.split_task(number)
         self.labels = data.visible_labels(number)
@@ -256,7 +256,7 @@ class TrialData:
     @cached_property
     def inputs(self) -> Inputs:
         """The dataset as the student reads it."""
-        return self.recipe.inputs(self.session.data, self.session.sources)
+        return self.blueprint.inputs(self.session.data, self.session.sources)
 
     def teacher_features(self, teacher: int, rows: np.ndarray) -> Float[Tensor, "n teacher"]:
         """Raw features of one source, float32, on the device."""

@@ -203,7 +203,7 @@ def _weights(session: Session, data: TrialData, combination: Candidate) -> list[
     """The weights to try of each method, with a combination of settings."""
     methods = session.run.methods
     torch.manual_seed(data.seed)
-    student = data.recipe.build().to(session.device)
+    student = data.blueprint.build().to(session.device)
     candidate = replace(combination, weights=tuple(1.0 for _ in methods))
     penalties = build_penalties(session, data, student, candidate)
     automatic = any(term.weight == "auto" for term in methods)

@@ -19,9 +19,9 @@ from pipeline.data import Split
 from pipeline.methods import Reads, Signals
 from pipeline.records import DiagnosticsRecord
 from pipeline.runs import Candidate
-from pipeline.students import Recipe, Student, place
+from pipeline.students import Blueprint, Student, place
 from pipeline.training.config import TrainSettings
-from pipeline.training.log import Log, WeightedPenalty
+from pipeline.training.log import TrialLog, WeightedPenalty
 from pipeline.training.session import Session, TrialData
 
 
@@ -30,14 +30,14 @@ class TrialResult:
     """A trained student, and how its training went.
 
     Attributes:
-        recipe, student: all that is needed to keep the student.
+        blueprint, student: all that is needed to keep the student.
         score: the primary validation score after the last step.
         curve: the lines of the log.
         diagnostics: see `DiagnosticsRecord`.
         gates: learned gates of the methods, by block of features.
     """
 
-    recipe: Recipe
+    blueprint: Blueprint
     student: Student
     score: float
     curve: list[dict[str, int | float]]
@@ -54,7 +54,7 @@ def run_trial(session: Session, seed: int, candidate: Candidate) -> Generator[in
     data, device = session.trial_data(seed, candidate), session.device
     settings = data.settings
     torch.manual_seed(seed)
-    student = data.recipe.build().to(device)
+    student = data.blueprint.build().to(device)
     penalties = build_penalties(session, data, student, candidate)
     # Methods have used random numbers to build themselves. Start again, so that dropout is the same with any methods;
     # with another seed, so that it does not repeat the numbers that made the initial weights.
@@ -67,7 +67,7 @@ def run_trial(session: Session, seed: int, candidate: Candidate) -> Generator[in
         if own := list(penalty.transfer.parameters()):
             optimizer.add_param_group({"params": own, "lr": penalty.transfer.learning_rate, "weight_decay": 0.0})
     peaks = [group["lr"] for group in optimizer.param_groups]
-    log = Log(data, student, penalties)
+    log = TrialLog(data, student, penalties)
     student.train()
     for step, (rows, labelled) in enumerate(batches(data.split, seed, settings, bool(penalties))):
         progress = step / settings.steps
@@ -83,7 +83,7 @@ def run_trial(session: Session, seed: int, candidate: Candidate) -> Generator[in
         optimizer.step()
         yield 1
     diagnostics = log.finish()  # waits for the device
-    return TrialResult(data.recipe, student, log.score, log.lines, diagnostics, learned_gates(penalties))
+    return TrialResult(data.blueprint, student, log.score, log.lines, diagnostics, learned_gates(penalties))
 
 
 def losses(

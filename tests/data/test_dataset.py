@@ -153,5 +153,5 @@ def test_verify_finds_a_flipped_bit_and_names_the_row(copy: Path):
 
 def test_roles_have_their_place_in_the_file(folder: Path):
     manifest = Dataset.open(folder).manifest
-    assert manifest["roles"] == {"labelled": 0, "unlabelled": 1, "val": 2, "test": 3}
-    assert [role.name.lower() for role in Role] == list(manifest["roles"])
+    assert manifest.roles == {"labelled": 0, "unlabelled": 1, "val": 2, "test": 3}
+    assert [role.name.lower() for role in Role] == list(manifest.roles)

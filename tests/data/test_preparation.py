@@ -240,7 +240,9 @@ def test_a_table_without_labels_is_there_to_be_extracted(tmp_path: Path):
 
 def test_classes_are_sorted_as_numbers_if_they_are_or_as_declared(tmp_path: Path):
     source = write(tmp_path / "t.jsonl", texts(label=[("10", "9", "100")[n % 3] for n in range(90)]))
-    assert run(tmp_path / "data", source).classes == ("9", "10", "100")
+    with pytest.raises(UserError, match="the labels are numbers, such as 10, 9, 100: write `task: regression`"):
+        run(tmp_path / "data", source)
+    assert run(tmp_path / "data", source, task="classification").classes == ("9", "10", "100")
     source = write(tmp_path / "t.jsonl", texts())
     assert run(tmp_path / "data", source, classes=["c", "a", "b"]).classes == ("c", "a", "b")
     assert Dataset.open(tmp_path / "data").labels[:3].tolist() == [1, 2, 0]

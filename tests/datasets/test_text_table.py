@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.datasets import Row, text_table
 from pipeline.errors import UserError
+from pipeline.tasks import Label
 
 RECORDS = [
     {"id": "007", "text": 'He said "no",\nthen left', "mood": "bad", "part": "train", "who": "1"},
@@ -178,8 +179,9 @@ def test_cells_of_parquet_are_texts_or_numbers(tmp_path: Path):
     assert column(text, pa.array([float("nan"), 2.0], from_pandas=False)) == [("a", None), ("b", "2.0")]
     with pytest.raises(UserError, match=r"t\.parquet: row 1: column 'text' holds a list; a cell must be"):
         column(pa.array([["a", "x"], ["b"]]), label)
-    with pytest.raises(UserError, match=r"row 1: column 'label' holds a list"):
-        column(text, pa.array([[1, 4], [4]]))
+    assert column(text, pa.array([[1, 4], []])) == [("a", ("1", "4")), ("b", ())]
+    with pytest.raises(UserError, match=r"row 2: column 'label' has an empty label in \['a', None\]"):
+        column(text, pa.array([["a"], ["a", None]]))
     with pytest.raises(UserError, match=r"row 2: column 'text' holds bytes that are not text in UTF-8"):
         column(pa.array([b"a", b"\xff"]), label)
 
@@ -200,3 +202,36 @@ def test_a_csv_larger_than_one_block_is_read_whole(tmp_path: Path):
     texts = [f"{number} " + 'a "quoted"\nword, ' * 2000 for number in range(900)]
     rows = read(write(tmp_path / "large.csv", [{"text": text} for text in texts]))
     assert [row.content for row in rows] == texts
+
+
+def test_a_cell_with_a_separator_has_several_labels(tmp_path: Path):
+    def labels(*cells: str) -> list[Label | None]:
+        path = write(tmp_path / "t.csv", [{"text": "a", "label": cell} for cell in cells])
+        return [row.label for row in read(path, label_column="label", label_separator=";")]
+
+    assert labels("sun; sea", "sun", "", " wind ;sun;sea") == [("sun", "sea"), ("sun",), None, ("wind", "sun", "sea")]
+    for cell in (";", "sun;", "sun;;sea"):
+        with pytest.raises(UserError, match=r"line 3: column 'label' has an empty label in '.*;"):
+            labels("sun", cell)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl"])
+def test_columns_of_0_and_1_are_a_label_each(tmp_path: Path, suffix: str):
+    def labels(*marks: tuple) -> list[Label | None]:
+        path = write(tmp_path / f"t{suffix}", [{"text": "a", "sun": sun, "sea": sea} for sun, sea in marks])
+        return [row.label for row in read(path, label_column=["sun", "sea"])]
+
+    assert labels((1, 0), (1, 1), (0, 0), (None, None)) == [("sun",), ("sun", "sea"), (), None]
+    assert labels((True, False), (False, True)) == [("sun",), ("sea",)]
+    for wrong in (2, None, 0.5):
+        with pytest.raises(UserError, match=r"(line|row) \d: column 'sea' has '.*'; label columns hold 0 or 1"):
+            labels((1.0, 0.0), (1.0, wrong))
+    with pytest.raises(UserError, match=r"column 'sea' of dataset.source.label_column has no 1 in any row"):
+        labels((1, 0), (0, 0))
+
+
+def test_label_columns_are_two_or_more_and_have_no_separator(tmp_path: Path):
+    path = write(tmp_path / "t.csv", [{"text": "a", "sun": 1}])
+    for settings in ({"label_column": ["sun"]}, {"label_column": ["sun", "text"], "label_separator": ";"}):
+        with pytest.raises(UserError, match="a list is of two columns or more"):
+            read(path, **settings)

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -8,6 +9,10 @@ from pipeline.functional import logistic
 from pipeline.functional.linear import FOLDS
 from pipeline.functional.linear import folds as folds_of
 from pipeline.functional.metrics import log_loss
+
+
+def minima(rows: np.ndarray, labels: np.ndarray, strengths: list[float]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    return logistic.minima(rows, np.eye(labels.max() + 1)[labels], strengths)
 
 
 def blobs(n: int, d: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -33,7 +38,7 @@ def loss(rows: np.ndarray, labels: np.ndarray, weight: np.ndarray, bias: np.ndar
 @pytest.mark.parametrize("strength", [0.01, 1.0])
 def test_nothing_near_is_better(n: int, d: int, classes: int, strength: float):
     rows, labels = blobs(n, d, classes)
-    ((weight, bias),) = logistic.minima(rows, labels, [strength])
+    ((weight, bias),) = minima(rows, labels, [strength])
     least = loss(rows, labels, weight, bias, strength)
     random = np.random.default_rng(1)
     for size in (0.3, 0.03):
@@ -49,7 +54,7 @@ def test_nothing_near_is_better(n: int, d: int, classes: int, strength: float):
 def test_agrees_with_a_general_solver(n: int, d: int, strength: float):
     rows, labels = blobs(n, d, 3)
     standard = (rows - rows.mean(0)) / rows.std(0)  # or the general solver does not arrive
-    ((there, offset),) = logistic.minima(standard, labels, [strength])
+    ((there, offset),) = minima(standard, labels, [strength])
     model = LogisticRegression(C=strength, tol=1e-10, max_iter=100_000).fit(standard, labels)
     np.testing.assert_allclose(there.T, model.coef_, atol=0.01 * abs(model.coef_).max())
     np.testing.assert_allclose(offset, model.intercept_ - model.intercept_.mean(), atol=0.01)
@@ -57,22 +62,22 @@ def test_agrees_with_a_general_solver(n: int, d: int, strength: float):
 
 def test_the_way_to_a_minimum_does_not_matter():
     rows, labels = blobs(50, 4, 3)
-    _, (after_weight, after_bias) = logistic.minima(rows, labels, [0.1, 5.0])
-    ((weight, bias),) = logistic.minima(rows, labels, [5.0])
+    _, (after_weight, after_bias) = minima(rows, labels, [0.1, 5.0])
+    ((weight, bias),) = minima(rows, labels, [5.0])
     np.testing.assert_allclose(rows @ after_weight + after_bias, rows @ weight + bias, atol=0.01)
 
 
 def test_shifting_and_turning_the_rows_changes_no_logit():
     rows, labels = blobs(50, 4, 3)
     turn, _ = np.linalg.qr(np.random.default_rng(2).normal(size=(4, 4)))
-    ((weight, bias),) = logistic.minima(rows, labels, [2.0])
-    ((turned, shifted),) = logistic.minima(rows @ turn + 100, labels, [2.0])
+    ((weight, bias),) = minima(rows, labels, [2.0])
+    ((turned, shifted),) = minima(rows @ turn + 100, labels, [2.0])
     np.testing.assert_allclose((rows @ turn + 100) @ turned + shifted, rows @ weight + bias, atol=0.01)
 
 
 def test_single_precision_loses_nothing_that_matters():
     rows, labels = blobs(200, 8, 3)
-    exact, rough = (next(logistic.minima(rows.astype(t), labels, [1.0])) for t in (np.float64, np.float32))
+    exact, rough = (next(minima(rows.astype(t), labels, [1.0])) for t in (np.float64, np.float32))
     np.testing.assert_allclose(rows @ rough[0] + rough[1], rows @ exact[0] + exact[1], atol=0.02)
 
 
@@ -85,7 +90,7 @@ def test_two_classes_have_opposite_rows():
 
 def test_rows_that_are_all_equal_give_the_share_of_each_class():
     labels = np.array([0, 0, 0, 1])
-    ((weight, bias),) = logistic.minima(np.ones((4, 2)), labels, [1.0])
+    ((weight, bias),) = minima(np.ones((4, 2)), labels, [1.0])
     assert not weight.any()
     assert np.exp(bias[0] - bias[1]) == pytest.approx(3, rel=1e-3)
 
@@ -132,7 +137,7 @@ def test_a_cross_fit_never_sees_the_labels_of_the_fold():
     assert biases.shape == (FOLDS, 3)
     for fold in range(FOLDS):
         others = folds != fold
-        weight, bias = next(logistic.minima(rows[others], labels[others], [1.0]))
+        weight, bias = next(minima(rows[others], labels[others], [1.0]))
         np.testing.assert_allclose(weights[fold], weight.T, atol=1e-4)
         np.testing.assert_allclose(biases[fold], bias, atol=1e-4)
     lies = np.where(folds == 2, (labels + 1) % 3, labels)

@@ -1,12 +1,10 @@
 """The recommendation: the smallest subset inside the noise of the best, and sentences that say no more than that."""
 
-from dataclasses import asdict
-
 import pytest
 
 from pipeline.functional.statistics import paired
 from pipeline.probing.recommendation import recommend
-from pipeline.records import DifferenceRecord, Metric, PairRecord, SubsetRecord, SubsetScores
+from pipeline.records import Metric, PairRecord, SubsetRecord, SubsetScores
 
 BYTES = {"a": 768.0, "b": 1536.0, "c": 768.0}
 ACCURACY = Metric(name="accuracy", label="accuracy", unit="%")
@@ -40,8 +38,7 @@ def told(*subsets, metric=ACCURACY):
         return subset.mean("val", "accuracy") * (1 if metric.higher_is_better else -1)
 
     def difference(one, other):
-        found = paired([x.val["accuracy"] - y.val["accuracy"] for x, y in zip(one.scores, other.scores, strict=True)])
-        return DifferenceRecord(**asdict(found))
+        return paired([x.val["accuracy"] - y.val["accuracy"] for x, y in zip(one.scores, other.scores, strict=True)])
 
     best = max(subsets, key=mean)
     done = []

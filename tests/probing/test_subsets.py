@@ -18,7 +18,7 @@ from pipeline.project import Project
 from pipeline.records import AssessmentRecord, Metric, ProbeRecord, SubsetRecord, SubsetScores
 from pipeline.sources import Source
 from pipeline.store import FeatureStore
-from pipeline.students import student_outputs, student_recipe
+from pipeline.students import student_blueprint, student_outputs
 
 from ..conftest import write_store
 from ..functional.test_knn import by_definition
@@ -132,10 +132,10 @@ def test_kernels_are_compared_on_training_rows_by_debiased_cka(found: Assessment
             for name in ("wise", "loud")
         )
         assert found.pairs[0].cka[number] == pytest.approx(debiased(wise, loud), abs=1e-4)
-        recipe = student_recipe(params.section("students.bag"), "students.bag", data, train)
+        blueprint = student_blueprint(params.section("students.bag"), "students.bag", data, train)
         torch.manual_seed(number)
-        student = recipe.build()
-        ((features, _),) = student_outputs(student, recipe.inputs(data), rows, torch.device("cpu"))
+        student = blueprint.build()
+        ((features, _),) = student_outputs(student, blueprint.inputs(data), rows, torch.device("cpu"))
         start = next(start for start in found.starts if start.source == "wise")
         assert start.cka[number] == pytest.approx(debiased(wise, features.double().numpy()), abs=1e-4)
 

@@ -26,7 +26,7 @@ from pipeline.records import (
     StudentRecord,
 )
 from pipeline.reporting import Stored, report
-from pipeline.reporting.inputs import Inputs, read_inputs
+from pipeline.reporting.inputs import ReportInputs, read_inputs
 from pipeline.reporting.page import render
 from pipeline.runs import label
 from pipeline.sources import Source
@@ -57,8 +57,10 @@ class Workspace:
         per_class = {"labelled": [133, 134, 133], "unlabelled": [1700, 1800, 1700], "val": [133, 134, 133],
                      "test": [1000, 1000, 1000]}  # fmt: skip
         self.write("data/manifest.json", {
-            "format": 1, "kind": "text", "rows": 9000, "digest": "0" * 32, "classes": CLASSES, "without_label": 0,
-            "splits": 5, "rows_of_class": [per_class] * 5, "notes": [],
+            "format": 2, "kind": "text", "rows": 9000, "digest": "0" * 32, "task": "classification", "outputs": CLASSES,
+            "unit": "", "label_shape": [], "classes": CLASSES, "without_label": 0,
+            "splits": 5, "roles": {"labelled": 0, "unlabelled": 1, "val": 2, "test": 3}, "files": {},
+            "rows_of_class": [per_class] * 5, "notes": [],
             "dropped": {"unreadable": 0, "duplicate": 1204, "duplicates disagree about the label": 310},
             "settings": {"source": {"family": "tweets", "min_confidence": 0.6}, "deduplicate": "token_set"},
         })  # fmt: skip
@@ -165,7 +167,7 @@ class Workspace:
         """Settings with these runs, or all."""
         return Params({"runs": {name: self.runs.get(name, {}) for name in names or self.runs}, **sections})
 
-    def inputs(self, *names: str, stores: tuple[Stored, ...] = (), **sections: Any) -> Inputs:
+    def inputs(self, *names: str, stores: tuple[Stored, ...] = (), **sections: Any) -> ReportInputs:
         """What the report of these runs, or of all, is made from."""
         return read_inputs(self.params(*names, **sections), self.project, stores)
 

@@ -11,7 +11,7 @@ import torch
 
 from pipeline.data import Dataset
 from pipeline.errors import UserError
-from pipeline.students import load_student, predict, save_student, student_outputs, student_recipe
+from pipeline.students import load_student, predict, save_student, student_blueprint, student_outputs
 
 CPU = torch.device("cpu")
 
@@ -19,8 +19,8 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def saved(project: Path) -> Path:
     data = Dataset.open(project / "data")
-    recipe = student_recipe({"family": "bag_of_words", "width": 8}, "students.bag", data, data.split(0).train)
-    save_student(project / "student", recipe, recipe.build())
+    blueprint = student_blueprint({"family": "bag_of_words", "width": 8}, "students.bag", data, data.split(0).train)
+    save_student(project / "student", blueprint, blueprint.build())
     return project / "student"
 
 
@@ -30,17 +30,17 @@ def test_loading_puts_a_student_in_evaluation_mode(saved: Path):
 
 def test_predicting_leaves_a_student_in_the_mode_it_was_in(saved: Path, project: Path):
     data = Dataset.open(project / "data")
-    recipe, student = load_student(saved)
+    blueprint, student = load_student(saved)
     student.train()
-    predict(student, recipe.inputs(data), np.arange(3), CPU)
+    predict(student, blueprint.inputs(data), np.arange(3), CPU)
     assert student.training
 
 
 def test_many_batches_give_what_one_gives(saved: Path, project: Path):
     data = Dataset.open(project / "data")
-    recipe, student = load_student(saved)
+    blueprint, student = load_student(saved)
     rows = np.arange(len(data))[::-1].copy()
-    inputs = recipe.inputs(data)
+    inputs = blueprint.inputs(data)
     small = [logits for _, logits in student_outputs(student, inputs, rows, CPU, batch_size=7)]
     assert np.allclose(torch.cat(small).numpy(), predict(student, inputs, rows, CPU), atol=1e-6)
 
@@ -91,8 +91,8 @@ save_student(Path(sys.argv[2]), *load_student(Path(sys.argv[1])))
 
 def test_weights_of_another_student_are_refused(saved: Path, project: Path):
     data = Dataset.open(project / "data")
-    recipe = student_recipe({"family": "bag_of_words", "width": 12}, "students.bag", data, data.split(0).train)
-    save_student(project / "other", recipe, recipe.build())
+    blueprint = student_blueprint({"family": "bag_of_words", "width": 12}, "students.bag", data, data.split(0).train)
+    save_student(project / "other", blueprint, blueprint.build())
     (project / "other" / "weights.safetensors").replace(saved / "weights.safetensors")
     with pytest.raises(UserError, match=r"damaged, or of another version .*size mismatch"):
         load_student(saved)

@@ -17,7 +17,7 @@ from pipeline.project import Project
 from pipeline.sources import Source
 from pipeline.store import SourceFeatures
 from pipeline.store.reader import HostReader
-from pipeline.students import Inputs, Recipe, load_student, predict, save_student, student_recipe
+from pipeline.students import Blueprint, Inputs, load_student, predict, save_student, student_blueprint
 
 from ..conftest import WORDS, write_encoder
 from .conftest import write_pictures
@@ -60,8 +60,8 @@ class Case(NamedTuple):
     data: Dataset
     stores: dict[str, SourceFeatures]
 
-    def recipe(self, rows: np.ndarray) -> Recipe:
-        return student_recipe(self.section, "students.x", self.data, rows, self.stores)
+    def blueprint(self, rows: np.ndarray) -> Blueprint:
+        return student_blueprint(self.section, "students.x", self.data, rows, self.stores)
 
 
 @pytest.fixture
@@ -79,15 +79,15 @@ def case(family: str, encoder: Path, pictures: Dataset, texts: Dataset, stores: 
     return Case(module, sections[family], data, stores if data is texts else {})
 
 
-def made(case: Case) -> tuple[Recipe, Any, Inputs]:
+def made(case: Case) -> tuple[Blueprint, Any, Inputs]:
     """A student as after some training: a head that starts at zero would make equal what is not."""
     torch.manual_seed(0)
-    recipe = case.recipe(case.data.split(0).train)
-    student = recipe.build()
+    blueprint = case.blueprint(case.data.split(0).train)
+    student = blueprint.build()
     with torch.no_grad():
         for parameter in student.parameters():
             parameter += 0.01 * torch.randn_like(parameter)
-    return recipe, student, recipe.inputs(case.data, case.stores)
+    return blueprint, student, blueprint.inputs(case.data, case.stores)
 
 
 def test_gives_features_of_its_width_and_a_logit_per_class(case):
@@ -119,12 +119,12 @@ def test_a_row_does_not_depend_on_its_batch(case):
 
 
 def test_every_parameter_learns_and_equal_seeds_give_equal_students(case):
-    recipe, student, inputs = made(case)
+    blueprint, student, inputs = made(case)
     _, logits = student(inputs.batch(np.arange(8)))
     logits.square().sum().backward()
     still = [name for name, p in student.named_parameters() if p.requires_grad and p.grad is None]
     assert [name for name in still if "pooler" not in name] == []
-    one, other = (recipe.build() for _ in range(2) if torch.manual_seed(0))
+    one, other = (blueprint.build() for _ in range(2) if torch.manual_seed(0))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
@@ -158,12 +158,12 @@ FIT_NOTHING = {"timm", "transformers"}
 @pytest.mark.parametrize("which", ["its", "other"])
 def test_what_it_fits_comes_from_the_rows_it_is_given(case, which: str, tmp_path: Path, monkeypatch):
     rows = case.data.split(0).train[:30]
-    before = case.recipe(rows).fitted
+    before = case.blueprint(rows).fitted
     others = np.setdiff1d(np.arange(len(case.data)), rows)
     change_rows(monkeypatch, rows if which == "its" else others)
     # A copy, because what was decoded before is kept next to the dataset.
     copy = Dataset.open(shutil.copytree(case.data.path, tmp_path / "copy" / "data"))
-    after = case._replace(data=copy).recipe(rows).fitted
+    after = case._replace(data=copy).blueprint(rows).fitted
     if which == "other" or case.section["family"] in FIT_NOTHING:
         assert after == before
     else:
@@ -171,13 +171,13 @@ def test_what_it_fits_comes_from_the_rows_it_is_given(case, which: str, tmp_path
 
 
 def test_a_checkpoint_gives_the_same_predictions_without_any_other_file(case, tmp_path: Path, monkeypatch):
-    recipe, student, inputs = made(case)
+    blueprint, student, inputs = made(case)
     rows = np.arange(10)
     before = predict(student, inputs, rows, CPU)
-    save_student(tmp_path / "student", recipe, student)
+    save_student(tmp_path / "student", blueprint, student)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     found, again = load_student(tmp_path / "student", case.data.task.outputs)
-    assert found.teachers == recipe.teachers
+    assert found.teachers == blueprint.teachers
     assert np.array_equal(before, predict(again, found.inputs(case.data, case.stores), rows, CPU))
 
 
@@ -186,8 +186,8 @@ def test_the_other_kind_of_rows_is_refused(case, texts: Dataset, pictures: Datas
     message = f"reads {case.module.KIND}; the dataset holds {other.kind}"
     if case.module.KIND == "features":
         message = "features of another dataset"
-    recipe = case.recipe(case.data.split(0).train)
+    blueprint = case.blueprint(case.data.split(0).train)
     with pytest.raises(UserError, match=message):
-        case._replace(data=other).recipe(other.split(0).train)
+        case._replace(data=other).blueprint(other.split(0).train)
     with pytest.raises(UserError, match=message):
-        recipe.inputs(other, case.stores)
+        blueprint.inputs(other, case.stores)

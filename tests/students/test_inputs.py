@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from pipeline.data import Dataset, PrepareSettings, prepare
 from pipeline.errors import UserError
-from pipeline.students import student_recipe
+from pipeline.students import student_blueprint
 from pipeline.students._images import Images, Pixels, statistics
 from pipeline.students._tokens import Texts
 from pipeline.students.bag_of_words import Words
@@ -118,8 +118,8 @@ def test_a_text_without_a_known_word_is_number_0(texts: Dataset):
 def test_every_image_is_decoded_once_for_all_splits_seeds_and_students(pictures: Dataset, decoded: list[int]):
     section = {"family": "compact_cnn", "width": 16, "size": 16}
     for train in (np.arange(20), np.arange(10, 40)):
-        recipe = student_recipe(section, "students.x", pictures, train)
-        recipe.inputs(pictures).batch(train)
+        blueprint = student_blueprint(section, "students.x", pictures, train)
+        blueprint.inputs(pictures).batch(train)
     Images(Dataset.open(pictures.path), 16, 3, [0.0] * 3, [1.0] * 3).batch(ROWS)
     assert sorted(decoded) == list(range(40))
     Images(pictures, 20, 3, [0.0] * 3, [1.0] * 3)

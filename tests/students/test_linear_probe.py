@@ -20,7 +20,7 @@ from pipeline.reporting import report
 from pipeline.runs import join
 from pipeline.sources import Source
 from pipeline.store import Reader, SourceFeatures
-from pipeline.students import linear_probe, load_student, predict, student_recipe
+from pipeline.students import linear_probe, load_student, predict, student_blueprint
 from pipeline.students.linear_probe import LinearProbe, Settings
 from pipeline.training import evaluate, train
 
@@ -70,11 +70,11 @@ def test_it_equals_its_definition(project: Path, combine: str, scaling: str):
     data, stores = Dataset.open(project / "data"), opened(project, "wise", "loud")
     train = data.split(0).train
     section = {"family": "linear_probe", "combine": combine, "scaling": scaling}
-    recipe = student_recipe(section, "here", data, train, stores)
-    student = recipe.build()
+    blueprint = student_blueprint(section, "here", data, train, stores)
+    student = blueprint.build()
     waken(student)
     rows = np.array([3, 200, 3, 17])
-    features, logits = student(recipe.inputs(data, stores).batch(rows))
+    features, logits = student(blueprint.inputs(data, stores).batch(rows))
     one, other = (scaled(features.store[:], train, scaling) for features in stores.values())
     weight, bias = (parameter.tolist() for parameter in student.head.parameters())
     for n, row in enumerate(rows):
@@ -137,8 +137,8 @@ def test_a_standardised_product_can_say_whatever_side_by_side_can(project: Path)
     train, rows = data.split(0).train, np.arange(20)
     answers = []
     for settings in ({}, PRODUCT):
-        recipe = student_recipe({"family": "linear_probe"} | settings, "here", data, train, stores)
-        answers.append((recipe.build(), recipe.inputs(data, stores).batch(rows)))
+        blueprint = student_blueprint({"family": "linear_probe"} | settings, "here", data, train, stores)
+        answers.append((blueprint.build(), blueprint.inputs(data, stores).batch(rows)))
     (beside, batch), (product, _) = answers
     waken(beside)
     with torch.no_grad():
@@ -199,7 +199,7 @@ def test_trained_long_it_is_the_logistic_regression_of_scikit_learn(project: Pat
     train("trial", with_run(hard, "wise", "loud", student={"combine": combine}, train=long), Project(project))
     data, stores = Dataset.open(project / "data"), opened(project, "wise", "loud")
     split = data.split(1)
-    recipe, student = load_student(project / "runs" / "trial" / "students" / "1")
+    blueprint, student = load_student(project / "runs" / "trial" / "students" / "1")
     u, v = (np.array(scaled(features.store[:], split.train, "standardised")) for features in stores.values())
     x = np.concatenate([u, v], axis=1)
     if combine == "outer_product":
@@ -207,7 +207,7 @@ def test_trained_long_it_is_the_logistic_regression_of_scikit_learn(project: Pat
         x = (first[:, :, None] * second[:, None, :]).reshape(len(x), -1)
     model = LogisticRegression(C=np.inf, max_iter=10000, tol=1e-8).fit(x[split.labelled], data.labels[split.labelled])
     assert model.score(x[split.labelled], data.labels[split.labelled]) < 1, "separable: there is no optimum"
-    mine = predict(student, recipe.inputs(data, stores), split.test, CPU)
+    mine = predict(student, blueprint.inputs(data, stores), split.test, CPU)
     shares = np.exp(mine - mine.max(1, keepdims=True))
     shares /= shares.sum(1, keepdims=True)
     assert np.abs(shares - model.predict_proba(x[split.test])).max() < 0.01
@@ -230,9 +230,9 @@ def test_a_run_of_it_is_a_run_like_any_other(project: Path, params: Params):
     result = evaluate("trial", params, Project(project))
     data, stores = Dataset.open(project / "data"), opened(project, "wise", "loud")
     for score in result.results:
-        recipe, head = load_student(project / "runs" / "trial" / "students" / str(score.seed))
+        blueprint, head = load_student(project / "runs" / "trial" / "students" / str(score.seed))
         rows = data.split(score.split).test
-        predicted = predict(head, recipe.inputs(data, stores), rows, CPU).argmax(1)
+        predicted = predict(head, blueprint.inputs(data, stores), rows, CPU).argmax(1)
         assert score.scores["accuracy"] == pytest.approx((predicted == data.labels[rows]).mean())
         assert score.scores["accuracy"] > 0.8
     train("none", params, Project(project))
@@ -246,9 +246,9 @@ def test_a_run_of_it_is_a_run_like_any_other(project: Path, params: Params):
 def test_its_sources_are_in_the_runs_order(project: Path, params: Params):
     with_run(params, "loud", "wise", train={"steps": 2, "seeds": [0]})
     train("trial", params, Project(project))
-    recipe, student = load_student(project / "runs" / "trial" / "students" / "0")
-    assert (list(recipe.teachers), student.widths) == (["loud", "wise"], [8, 24])
-    batch = recipe.inputs(Dataset.open(project / "data"), opened(project, "wise", "loud")).batch(np.arange(3))
+    blueprint, student = load_student(project / "runs" / "trial" / "students" / "0")
+    assert (list(blueprint.teachers), student.widths) == (["loud", "wise"], [8, 24])
+    batch = blueprint.inputs(Dataset.open(project / "data"), opened(project, "wise", "loud")).batch(np.arange(3))
     assert [part.shape for part in batch] == [(3, 8), (3, 24)]
 
 
@@ -264,9 +264,9 @@ def test_it_trains_in_low_precision(project: Path, params: Params, combine: str,
 def test_other_features_than_it_learned_from_are_refused(project: Path, params: Params):
     train("trial", with_run(params, "wise", "loud", train={"steps": 2, "seeds": [0]}), Project(project))
     data = Dataset.open(project / "data")
-    recipe, _ = load_student(project / "runs" / "trial" / "students" / "0")
+    blueprint, _ = load_student(project / "runs" / "trial" / "students" / "0")
     with pytest.raises(UserError, match="give those of `loud`"):
-        recipe.inputs(data, opened(project, "wise"))
+        blueprint.inputs(data, opened(project, "wise"))
     write_store(data, project / "features" / "loud.zarr", 8, seed=77)
     probe("loud", params.read(ProbeSettings, "probe"), Project(project))
     with pytest.raises(UserError, match=r"loud\.zarr: other features .* train it again") as caught:

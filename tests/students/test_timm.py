@@ -12,16 +12,16 @@ from safetensors.torch import save_file
 from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.params import parse
-from pipeline.students import Recipe, student_recipe
+from pipeline.students import Blueprint, student_blueprint
 from pipeline.students import timm as family
 
 SIZE = 64
 ROWS = np.arange(4)
 
 
-def recipe(pictures: Dataset, model: str, **settings: Any) -> Recipe:
+def blueprint(pictures: Dataset, model: str, **settings: Any) -> Blueprint:
     section = {"family": "timm", "model": model, "pretrained": False} | settings
-    return student_recipe(section, "students.x", pictures, ROWS)
+    return student_blueprint(section, "students.x", pictures, ROWS)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def recipe(pictures: Dataset, model: str, **settings: Any) -> Recipe:
     ],
 )
 def test_every_architecture_learns_from_images_of_another_size(pictures: Dataset, model: str):
-    found = recipe(pictures, model, size=SIZE)
+    found = blueprint(pictures, model, size=SIZE)
     student = found.build()
     batch = found.inputs(pictures).batch(ROWS)
     assert batch.shape == (4, 3, SIZE, SIZE)
@@ -47,18 +47,18 @@ def test_every_architecture_learns_from_images_of_another_size(pictures: Dataset
 
 
 def test_the_models_own_size_is_taken_where_none_is_set(pictures: Dataset):
-    assert recipe(pictures, "test_vit").inputs(pictures).batch(ROWS).shape == (4, 3, 160, 160)
+    assert blueprint(pictures, "test_vit").inputs(pictures).batch(ROWS).shape == (4, 3, 160, 160)
 
 
 def test_a_size_that_does_not_fit_is_refused_before_any_image_is_decoded(pictures: Dataset):
     with pytest.raises(UserError, match="test_vit: images of 100 x 100 do not fit it"):
-        recipe(pictures, "test_vit", size=100)
+        blueprint(pictures, "test_vit", size=100)
     assert not (pictures.path.parent / ".aft").exists()
 
 
 def test_an_unknown_model_is_refused_with_its_neighbours(pictures: Dataset):
     with pytest.raises(UserError, match="no model 'resnet18x'; the nearest names are resnet18"):
-        recipe(pictures, "resnet18x")
+        blueprint(pictures, "resnet18x")
 
 
 @pytest.mark.parametrize("model", ["deit_tiny_patch16_224", "mixer_s32_224"])
@@ -66,7 +66,7 @@ def test_weights_of_the_models_own_size_are_resampled_or_refused_in_one_line(
     pictures: Dataset, tmp_path: Path, model: str
 ):
     save_file(library.create_model(model).state_dict(), tmp_path / "own.safetensors")
-    found = recipe(pictures, model, size=SIZE, pretrained=True, weights=str(tmp_path / "own.safetensors"))
+    found = blueprint(pictures, model, size=SIZE, pretrained=True, weights=str(tmp_path / "own.safetensors"))
     if model == "deit_tiny_patch16_224":
         assert found.build()(found.inputs(pictures).batch(ROWS))[1].shape == (4, 2)
         return
@@ -77,14 +77,14 @@ def test_weights_of_the_models_own_size_are_resampled_or_refused_in_one_line(
 
 def test_a_model_with_several_heads_is_refused(pictures: Dataset):
     with pytest.raises(UserError, match="it has several heads, and a student has one"):
-        recipe(pictures, "deit_tiny_distilled_patch16_224").build()
+        blueprint(pictures, "deit_tiny_distilled_patch16_224").build()
 
 
 def test_weights_are_those_of_the_file(pictures: Dataset, tmp_path: Path):
     torch.manual_seed(5)
     state = library.create_model("test_vit").state_dict()
     save_file(state, tmp_path / "w.safetensors")
-    student = recipe(pictures, "test_vit", pretrained=True, weights=str(tmp_path / "w.safetensors")).build()
+    student = blueprint(pictures, "test_vit", pretrained=True, weights=str(tmp_path / "w.safetensors")).build()
     loaded = student.model.state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in state.items() if not name.startswith("head."))
     assert loaded["head.weight"].shape == (2, student.width)

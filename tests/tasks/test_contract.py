@@ -29,6 +29,7 @@ class Case:
 random = np.random.default_rng(0)
 CASES = {
     "classification": Case(("good", "bad", "plain", "good", "bad", "plain", "good", "plain", "bad") * 3),
+    "multilabel": Case((("sun",), ("sun", "sea"), (), ("sea", "wind"), ("wind",), ("sun", "sea", "wind")) * 6),
     "regression": Case(tuple(f"{value:.3f}" for value in 70 + 9 * random.normal(size=27))),
 }
 NAMES = sorted(plugins("tasks"))
@@ -188,4 +189,4 @@ def refused(name: str, *labels: tasks.Label, names: Sequence[str] | None = None)
     with pytest.raises(tasks.LabelError) as caught:
         tasks.encode(name, labels, names)
     assert "\n" not in str(caught.value)
-    return caught.value.text, str(caught.value)
+    return caught.value.label, str(caught.value)

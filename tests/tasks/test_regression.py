@@ -41,7 +41,7 @@ def test_labels_are_numbers_in_many_notations():
 def test_what_is_no_finite_number_is_refused(label: str, problem: str):
     with pytest.raises(tasks.LabelError, match=problem) as caught:
         tasks.encode("regression", ["1", label])
-    assert caught.value.text == label
+    assert caught.value.label == label
 
 
 def test_settings_of_other_tasks_are_refused():

@@ -1,127 +1,208 @@
-"""Every task through every stage: prepared, probed, assessed, trained, evaluated and reported."""
+"""Every task through every stage: prepared, probed, assessed, trained by every method, evaluated and reported."""
 
 import csv
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.checks import check_params
 from pipeline.data import Dataset, PrepareSettings, prepare
-from pipeline.errors import UserError
 from pipeline.params import Params
+from pipeline.plugins import plugins
 from pipeline.probing import ProbeSettings, SavedProbe, assess, probe
 from pipeline.project import Project
-from pipeline.records import RunRecord
+from pipeline.records import EvaluationRecord, RunRecord
+from pipeline.reporting import report
+from pipeline.runs import join
 from pipeline.sources import Source
 from pipeline.store import SourceFeatures
 from pipeline.training import evaluate, train
 
 from ..conftest import PARAMS, write_store
 
-RUNS = {
-    "none": {"student": "bag"},
-    "logit_kd": {
-        "student": "bag",
-        "teachers": ["wise", "loud"],
-        "methods": [{"name": "logit_kd", "weight": [0.0, 1.0], "probe": "best", "cross_fit": True}],
-    },
-    "aft": {
-        "student": "bag",
-        "teachers": ["wise"],
-        "methods": [{"name": "aft", "weight": 1.0, "task_directions": True}],
-    },
-    "aft_plus": {"student": "bag", "teachers": ["wise"], "methods": [{"name": "aft_plus", "weight": "auto"}]},
-    "b_tuning": {"student": "bag", "teachers": ["wise"], "methods": [{"name": "b_tuning", "weight": 1.0}]},
+OPTIONS = {
+    "aft": {"weight": [0.0, 1.0], "task_directions": True},
+    "factor_transfer": {"epochs": 3},
+    "logit_kd": {"probe": "best", "cross_fit": True},
 }
 
 
-def table(path: Path, number: str = "{:.3f}") -> None:
+def runs(task: str) -> dict[str, dict]:
+    """Plain training, a linear probe as the student, and a run of every method that the task has a use for."""
+    found = {"none": {"student": "bag"}, "head": {"student": "head", "teachers": ["wise", "loud"]}}
+    for method in plugins("methods"):
+        if method == "logit_standardisation" and task != "classification":
+            continue
+        teachers = ["wise", "loud"] if method == "logit_kd" else ["wise"]
+        weight = "auto" if (task, method) == ("regression", "logit_kd") else 1.0  # measured in the labels' unit
+        methods = {method: {"weight": weight} | OPTIONS.get(method, {})}
+        found[method] = {"student": "bag", "teachers": teachers, "methods": methods}
+    return found
+
+
+@dataclass(frozen=True)
+class Case:
+    """A task's labels in a table: the name of one of three kinds that a row is of, or a number near it, or several.
+
+    Attributes:
+        cell: from the kind of a row and noise to its label.
+        dataset, source: settings.
+    """
+
+    cell: Callable[[int, float], str]
+    dataset: dict[str, str]
+    source: dict[str, str]
+
+
+CASES = {
+    "classification": Case(lambda kind, noise: ("bad", "good", "plain")[kind], {}, {}),
+    "multilabel": Case(
+        lambda kind, noise: ("sun", "sea; sun" if noise > 0 else "sea", "wind; sea" if noise > 1 else "wind")[kind],
+        {},
+        {"label_separator": ";"},
+    ),
+    "regression": Case(
+        lambda kind, noise: f"{200_000 + 50_000 * (kind + noise / 10):.0f}",  # far from 0 and 1
+        {"task": "regression", "unit": "kWh"},
+        {},
+    ),
+}
+
+
+def write_table(path: Path, case: Case) -> None:
     random = np.random.default_rng(0)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "text", "mood"])
         for row in range(240):
-            truth = row % 3
-            words = [f"word{truth}{n}" for n in random.integers(0, 9, 6)]
-            label = number.format(truth + random.normal() / 10) if row % 10 else ""
+            words = [f"word{row % 3}{n}" for n in random.integers(0, 9, 6)]
+            label = case.cell(row % 3, random.normal()) if row % 10 else ""
             writer.writerow([f"r{row:04}", f"{' '.join(words)} id{row}", label])
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    table(tmp_path / "raw" / "reviews.csv")
-    prepared(tmp_path)
-    data = Dataset.open(tmp_path / "data")
+def params_of(task: str, root: Path) -> Params:
+    case = CASES[task]
+    source = PARAMS["dataset"]["source"] | case.source | {"path": str(root / "raw" / "reviews.csv")}
+    quick = {"steps": 40, "batch_size": 30, "transfer_batch_size": 32, "learning_rate": 0.02, "seeds": [0, 1]}
+    return Params(
+        PARAMS
+        | {"dataset": PARAMS["dataset"] | case.dataset | {"source": source}}
+        | {"students": PARAMS["students"] | {"head": {"family": "linear_probe"}}, "train": quick, "runs": runs(task)}
+    )
+
+
+@pytest.fixture(scope="module", params=sorted(CASES))
+def task(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def project(task: str, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Prepared and probed."""
+    root = tmp_path_factory.mktemp(task)
+    write_table(root / "raw" / "reviews.csv", CASES[task])
+    params, project = params_of(task, root), Project(root)
+    check_params(params)
+    prepare(params.read(PrepareSettings, "dataset"), project.data)
     for name, width, seed in (("wise", 24, 1), ("loud", 8, 2)):
-        write_store(data, tmp_path / "features" / f"{name}.zarr", width, seed)
-        probe(name, Params(PARAMS).read(ProbeSettings, "probe"), Project(tmp_path))
-    return Project(tmp_path)
+        write_store(Dataset.open(project.data), root / "features" / f"{name}.zarr", width, seed)
+        probe(name, params.read(ProbeSettings, "probe"), project)
+    return project
 
 
-def prepared(root: Path) -> None:
-    settings = Params(PARAMS).read(PrepareSettings, "dataset")
-    source = settings.source | {"path": str(root / "raw" / "reviews.csv")}
-    prepare(settings.model_copy(update={"source": source, "task": "regression"}), root / "data")
+@pytest.fixture(scope="module")
+def params(task: str, project: Project) -> Params:
+    return params_of(task, project.root)
 
 
-@pytest.fixture
-def params() -> Params:
-    quick = {"steps": 60, "batch_size": 30, "transfer_batch_size": 32, "learning_rate": 0.02, "seeds": [0, 1]}
-    return Params(PARAMS | {"train": quick, "runs": RUNS})
+@pytest.fixture(scope="module")
+def finished(params: Params, project: Project) -> Project:
+    """With all runs trained and evaluated."""
+    join(params, project)
+    for run in params.section("runs"):
+        train(run, params, project)
+        evaluate(run, params, project)
+    return project
 
 
-def test_labels_are_numbers_and_splits_are_stratified(project: Project):
+def test_every_task_has_a_case():
+    assert sorted(CASES) == sorted(plugins("tasks"))
+
+
+def test_the_task_and_its_outputs_are_found(task: str, project: Project):
     data = Dataset.open(project.data)
-    assert (data.task.name, data.task.outputs, data.task.classes) == ("regression", ("value",), ())
-    assert data.labels.dtype == np.float32
-    assert np.isnan(data.labels).sum() == 24
+    outputs = {
+        "classification": ("bad", "good", "plain"),
+        "multilabel": ("sea", "sun", "wind"),
+        "regression": ("value",),
+    }
+    assert (data.task.name, data.task.outputs) == (task, outputs[task])
+    known = data.task.strata(data.labels) >= 0
+    assert (~known).sum() == 24
     for number in range(2):
         split = data.split(number)
-        assert not np.isnan(data.labels[np.concatenate([split.labelled, split.val, split.test])]).any()
-        assert np.isnan(data.visible_labels(number)[split.unlabelled]).all()
-        for share in (0.2, 0.4, 0.6, 0.8):
-            below = (data.labels[split.test] < np.nanquantile(data.labels, share)).mean()
-            assert below == pytest.approx(share, abs=0.02)
+        assert known[np.concatenate([split.labelled, split.val, split.test])].all()
+        assert (data.task.strata(data.visible_labels(number)[split.unlabelled]) == -1).all()
+        # Labels are spread in a part as they are in all rows: each class, each label, the mean of a regression.
+        whole, part = (data.task.targets(data.labels[rows]) for rows in (known, split.test))
+        assert part.mean(0) / whole.mean(0) == pytest.approx(1, abs=0.15 if task == "multilabel" else 0.05)
 
 
-def test_a_label_that_is_no_number_is_one_line(tmp_path: Path):
-    table(tmp_path / "raw" / "reviews.csv", "{:.1f} stars")
-    with pytest.raises(UserError, match=r"row r0001.*is not a number") as caught:
-        prepared(tmp_path)
-    assert "\n" not in str(caught.value)
-
-
-def test_probes_and_the_assessment_know_the_target(project: Project, params: Params):
+def test_probes_and_the_assessment_know_the_target(task: str, project: Project, params: Params):
     data = Dataset.open(project.data)
     saved = SavedProbe(project, SourceFeatures.open(project, Source("wise")), 0, data)
-    rows = data.split(0).test
-    spread = np.std(data.labels[rows])
+    split, metric = data.split(0), data.task.primary
+    labels = data.labels[split.test]
     for kind in ("linear", "kernel"):
-        assert data.task.score(saved.outputs(rows, kind), data.labels[rows]) < 0.9 * spread
-    assert not np.allclose(
-        saved.outputs(data.split(0).labelled, "linear_crossfit"), saved.outputs(data.split(0).labelled)
-    )
+        assert data.task.better(data.task.score(saved.outputs(split.test, kind), labels), baseline(data, labels))
+    assert not np.allclose(saved.outputs(split.labelled, "linear_crossfit"), saved.outputs(split.labelled))
     found = assess(params, project)
-    assert found.primary.name == "rmse"
-    assert found.pairs[0].one_right == ()
-    worst = max(found.subsets, key=lambda subset: subset.mean("val", "rmse") or 0)
-    assert found.recommended != worst.sources
-    assert "RMSE" in found.reasons[0]
+    assert found.primary == metric
+    assert bool(found.pairs[0].one_right) == (task == "classification")
+    scores = {subset.sources: subset.mean("val", metric.name) or 0 for subset in found.subsets}
+    best = (max if metric.higher_is_better else min)(scores, key=scores.__getitem__)
+    assert found.recommended == best or len(found.recommended) < len(best)
+    assert metric.label in found.reasons[0]
 
 
-@pytest.mark.parametrize("run", list(RUNS))
-def test_runs_are_trained_and_evaluated(project: Project, params: Params, run: str):
-    train(run, params, project)
-    record = RunRecord.read(project.run(run) / "run.json")
-    assert record.metric.name == "rmse"
-    losses = {candidate.weights: np.mean(candidate.complete) for candidate in record.candidates}
-    assert losses[record.chosen] == min(losses.values())  # the least is the best
-    result = evaluate(run, params, project)
-    labels = Dataset.open(project.data)
-    for score in result.results:
-        rows = labels.split(score.split).test
-        rmse = score.scores["rmse"]
-        assert rmse is not None and rmse < 0.95 * np.std(labels.labels[rows])
-        assert not score.collapsed
-    assert (result.probe is None) == (run == "none")
+def baseline(data: Dataset, labels: np.ndarray) -> float:
+    return data.task.score(np.tile(data.task.baseline(labels), (len(labels), 1)), labels)
+
+
+def test_every_run_learns_and_chooses_in_the_right_direction(finished: Project, params: Params):
+    data = Dataset.open(finished.data)
+    for run in params.section("runs"):
+        record = RunRecord.read(finished.run(run) / "run.json")
+        assert record.metric == data.task.primary
+        means = {candidate.weights: np.mean(candidate.complete) for candidate in record.candidates}
+        assert means[record.chosen] == (max if record.metric.higher_is_better else min)(means.values()), run
+        result = EvaluationRecord.read(finished.evaluation(run))
+        for score in result.results:
+            labels = data.labels[data.split(score.split).test]
+            found = score.scores[record.metric.name]
+            assert found is not None and data.task.better(found, baseline(data, labels)), run
+            assert not score.collapsed, run
+        assert (result.probe is None) == (run == "none")
+
+
+def test_the_report_speaks_of_the_task(task: str, finished: Project, params: Params):
+    found = report(params, finished)
+    metric = Dataset.open(finished.data).task.primary
+    page = re.sub(r"<style>.*?</style>|<details>.*", "", found.page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    said = " ".join(re.sub(r"<[^>]*>", " ", page).split())
+    assert metric.label in said
+    if task == "regression":
+        assert "validation RMSE, kWh" in said  # the axis of the curves
+        assert "Lower is better" in said
+        assert not re.search(r"accuracy|\bclass(es)?\b", said)
+    else:
+        assert "3 classes" in said
+        assert ("accuracy" in said) == (task == "classification")
+    for run, entry in found.metrics.items():
+        results = EvaluationRecord.read(finished.evaluation(run)).results
+        assert entry[metric.name] == pytest.approx(np.mean([each.scores[metric.name] for each in results]))

@@ -24,9 +24,9 @@ def test_accuracy_is_the_share_of_right_predictions_on_each_seeds_own_test_rows(
     assert (result.task, result.outputs) == ("classification", ("bad", "good", "plain"))
     assert result.metrics == data.task.metrics
     for score in result.results:
-        recipe, student = load_student(project / "runs" / "none" / "students" / str(score.seed))
+        blueprint, student = load_student(project / "runs" / "none" / "students" / str(score.seed))
         rows = data.split(score.split).test
-        predicted = predict(student, recipe.inputs(data), rows, torch.device("cpu")).argmax(1).tolist()
+        predicted = predict(student, blueprint.inputs(data), rows, torch.device("cpu")).argmax(1).tolist()
         right = sum(a == data.labels[row] for a, row in zip(predicted, rows, strict=True))
         assert score.scores["accuracy"] == pytest.approx(right / len(rows))
         assert score.collapsed == (len(set(predicted)) == 1)

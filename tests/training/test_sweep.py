@@ -29,7 +29,7 @@ from pipeline.project import Project
 from pipeline.records import RunRecord, TrialRecord
 from pipeline.runs import Candidate, Run
 from pipeline.store import FeatureStore
-from pipeline.students import Recipe, load_student
+from pipeline.students import Blueprint, load_student
 from pipeline.students.bag_of_words import BagOfWords
 from pipeline.training import auto_weight, sweep, trial
 from pipeline.training.config import Plan, TrainSettings
@@ -191,9 +191,9 @@ def test_unlabelled_rows_teach_a_method(project: Path, params: Params):
     only = [n for n, word in enumerate(vocabulary["vocabulary"], start=1) if word not in labelled]
     assert only
     plain, aided = (weights(project, run, 0)["words.weight"] for run in ("none", "trial"))
-    recipe = load_student(project / "runs" / "none" / "students" / "0")[0]
+    blueprint = load_student(project / "runs" / "none" / "students" / "0")[0]
     torch.manual_seed(0)
-    start = recipe.build().state_dict()["words.weight"].numpy()
+    start = blueprint.build().state_dict()["words.weight"].numpy()
     assert np.allclose(plain[only], start[only])
     assert (np.abs(aided[only] - start[only]).max(1) > 1e-3).all()
 
@@ -482,7 +482,7 @@ def test_a_step_does_not_wait_for_the_gpu(project: Path, params: Params):
     session = Session(Plan("trial", params, Project(project), run, Machine(device="cuda")))
     candidate = run.candidates()[0]
     draw = session.trial_data(0, candidate)
-    student = draw.recipe.build().to("cuda")
+    student = draw.blueprint.build().to("cuda")
     pulls = build_penalties(session, draw, student, candidate)
     own = [parameter for pull in pulls.values() for parameter in pull.transfer.parameters()]
     optimizer = torch.optim.AdamW([*student.parameters(), *own], 0.01, fused=True)
@@ -594,16 +594,16 @@ def test_an_automatic_weight_does_not_hang_on_the_size_of_the_first_head(
 ):
     """Some students of timm start with a last layer of zeros, or nearly: through it the task does not pull."""
     with_run(params, teachers=["wise"], methods=[{"name": method, "weight": "auto"}], train={"steps": 1, "seeds": [0]})
-    build = Recipe.build
+    build = Blueprint.build
 
     def tried(size: float) -> list[float]:
-        def scaled(recipe: Recipe, pretrained: bool = True) -> Any:
-            student: Any = build(recipe, pretrained)
+        def scaled(blueprint: Blueprint, pretrained: bool = True) -> Any:
+            student: Any = build(blueprint, pretrained)
             student.head.weight.data *= size
             student.head.bias.data *= size
             return student
 
-        monkeypatch.setattr(Recipe, "build", scaled)
+        monkeypatch.setattr(Blueprint, "build", scaled)
         train("trial", params, project)
         record = record_of(project, "trial")
         return [candidate.weights[0] for candidate in record.candidates]

@@ -3,11 +3,11 @@
 from typing import Any
 
 from pipeline.reporting.comparison import direction
-from pipeline.reporting.inputs import Inputs
+from pipeline.reporting.inputs import ReportInputs
 from pipeline.reporting.text import count, counted, duration, listed, short_duration, size
 
 
-def context(inputs: Inputs) -> dict[str, Any]:
+def context(inputs: ReportInputs) -> dict[str, Any]:
     """Student and teachers as facts, a line for each stage, and what is where."""
     stages = _stages(inputs)
     known = [stage["seconds"] for stage in stages if stage["seconds"] is not None]
@@ -21,7 +21,7 @@ def context(inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def _facts(inputs: Inputs) -> list[tuple[str, str]]:
+def _facts(inputs: ReportInputs) -> list[tuple[str, str]]:
     """What the student costs, and what its teachers do."""
     facts = []
     for comparison in inputs.comparisons:
@@ -51,7 +51,7 @@ def _facts(inputs: Inputs) -> list[tuple[str, str]]:
     return facts
 
 
-def _stages(inputs: Inputs) -> list[dict[str, Any]]:
+def _stages(inputs: ReportInputs) -> list[dict[str, Any]]:
     """Time and bytes, stage by stage; time is None where there is no log."""
     stages: list[dict[str, Any]] = []
 
@@ -88,7 +88,7 @@ def _stages(inputs: Inputs) -> list[dict[str, Any]]:
     return stages
 
 
-def _files(inputs: Inputs) -> list[tuple[str, str]]:
+def _files(inputs: ReportInputs) -> list[tuple[str, str]]:
     """What a run leaves and where, with the best run as the example."""
     there = [outcome for outcome in inputs.outcomes if outcome.name in inputs.student_files]
     if not there:

@@ -5,11 +5,11 @@ from typing import Any
 from pipeline.records import Metric
 from pipeline.reporting import figures
 from pipeline.reporting.comparison import Comparison, Outcome
-from pipeline.reporting.inputs import Inputs
+from pipeline.reporting.inputs import ReportInputs
 from pipeline.reporting.text import heading, scaled
 
 
-def context(inputs: Inputs) -> dict[str, Any]:
+def context(inputs: ReportInputs) -> dict[str, Any]:
     """A panel for each run, by student."""
     several = len(inputs.comparisons) > 1
     blocks = [

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from pipeline.reporting.inputs import Inputs
+from pipeline.reporting.inputs import ReportInputs
 from pipeline.reporting.text import count, counted
 
 MOST_CLASSES = 30
 """With more classes there is no table of their rows."""
 
 
-def context(inputs: Inputs) -> dict[str, Any] | None:
+def context(inputs: ReportInputs) -> dict[str, Any] | None:
     """The dataset as facts, and the rows of every class in the first split; None without a manifest."""
     manifest = inputs.manifest
     if manifest is None:
@@ -26,7 +26,7 @@ def context(inputs: Inputs) -> dict[str, Any] | None:
     }
 
 
-def _facts(inputs: Inputs) -> list[tuple[str, str]]:
+def _facts(inputs: ReportInputs) -> list[tuple[str, str]]:
     manifest, outcome = inputs.manifest, inputs.outcomes[0]
     assert manifest is not None
     run = outcome.run

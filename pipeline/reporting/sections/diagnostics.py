@@ -3,11 +3,11 @@
 from typing import Any
 
 from pipeline.reporting.comparison import Outcome
-from pipeline.reporting.inputs import Inputs
+from pipeline.reporting.inputs import ReportInputs
 from pipeline.reporting.text import counted, number, share
 
 
-def context(inputs: Inputs) -> dict[str, Any]:
+def context(inputs: ReportInputs) -> dict[str, Any]:
     """A line for each run."""
     return {
         "rows": [_row(outcome) for outcome in inputs.outcomes],

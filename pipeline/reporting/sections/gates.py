@@ -7,11 +7,11 @@ import numpy as np
 from scipy import stats
 
 from pipeline.reporting import figures
-from pipeline.reporting.inputs import Inputs
+from pipeline.reporting.inputs import ReportInputs
 from pipeline.reporting.text import counted
 
 
-def context(inputs: Inputs) -> dict[str, Any] | None:
+def context(inputs: ReportInputs) -> dict[str, Any] | None:
     """A panel for each run and source with gates; None where no method has any."""
     panels = []
     for number, outcome in enumerate(inputs.outcomes):

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from pipeline.reporting.inputs import Inputs
+from pipeline.reporting.inputs import ReportInputs
 
 
-def context(inputs: Inputs) -> dict[str, Any]:
+def context(inputs: ReportInputs) -> dict[str, Any]:
     """The metric's label; the rest is in the template."""
     return {"label": inputs.metric.label}

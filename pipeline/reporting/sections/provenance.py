@@ -5,11 +5,11 @@ from typing import Any
 
 import yaml
 
-from pipeline.reporting.inputs import Inputs
+from pipeline.reporting.inputs import ReportInputs
 from pipeline.reporting.text import listed
 
 
-def context(inputs: Inputs) -> dict[str, Any]:
+def context(inputs: ReportInputs) -> dict[str, Any]:
     """Facts for each origin, which several runs may share, and params.yaml."""
     origins: dict[str, list[str]] = {}
     for outcome in inputs.outcomes:

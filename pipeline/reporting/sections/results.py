@@ -8,12 +8,12 @@ from pipeline.functional.statistics import standard_error
 from pipeline.records import Metric
 from pipeline.reporting import figures
 from pipeline.reporting.comparison import Comparison, Outcome
-from pipeline.reporting.inputs import Inputs
+from pipeline.reporting.inputs import ReportInputs
 from pipeline.reporting.sentences import lead, probe, sentence
 from pipeline.reporting.text import change, change_unit, counted, heading, interval, scaled, score, share
 
 
-def context(inputs: Inputs) -> dict[str, Any]:
+def context(inputs: ReportInputs) -> dict[str, Any]:
     """A block for each student: a paragraph, a sentence per run, a figure and a table."""
     several = len(inputs.comparisons) > 1
     return {

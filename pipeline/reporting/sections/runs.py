@@ -3,11 +3,11 @@
 from typing import Any
 
 from pipeline.reporting.comparison import Comparison, Outcome
-from pipeline.reporting.inputs import Inputs
+from pipeline.reporting.inputs import ReportInputs
 from pipeline.runs import label
 
 
-def context(inputs: Inputs) -> dict[str, Any]:
+def context(inputs: ReportInputs) -> dict[str, Any]:
     """A table for each student."""
     several = len(inputs.comparisons) > 1
     return {"blocks": [_block(comparison, several) for comparison in inputs.comparisons]}

@@ -4,13 +4,13 @@ from typing import Any
 
 from pipeline.reporting import figures
 from pipeline.reporting.comparison import Comparison, Outcome
-from pipeline.reporting.inputs import Inputs
+from pipeline.reporting.inputs import ReportInputs
 from pipeline.reporting.sections.runs import diverged, tried
 from pipeline.reporting.text import heading, scaled
 from pipeline.runs import label, settings_label
 
 
-def context(inputs: Inputs) -> dict[str, Any] | None:
+def context(inputs: ReportInputs) -> dict[str, Any] | None:
     """A panel for each run with several candidates, by student; None where nothing was searched."""
     several = len(inputs.comparisons) > 1
     blocks = [

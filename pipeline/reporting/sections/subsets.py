@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from pipeline.functional.statistics import standard_error
-from pipeline.records import AssessmentRecord, DifferenceRecord, Metric, SubsetRecord
+from pipeline.functional.statistics import Paired, standard_error
+from pipeline.records import AssessmentRecord, Metric, SubsetRecord
 from pipeline.reporting import figures
 from pipeline.reporting.comparison import direction
-from pipeline.reporting.inputs import Inputs
+from pipeline.reporting.inputs import ReportInputs
 from pipeline.reporting.text import change, change_unit, interval, number, scaled, score, score_with_unit
 from pipeline.sources import Source
 
@@ -17,7 +17,7 @@ MOST = 16
 """Subsets in the figure, the best ones; the table has all."""
 
 
-def context(inputs: Inputs) -> dict[str, Any] | None:
+def context(inputs: ReportInputs) -> dict[str, Any] | None:
     """A figure and a table of subsets, and a table of pairs; None without an assessment."""
     found = inputs.assessment
     if found is None:
@@ -53,7 +53,7 @@ def context(inputs: Inputs) -> dict[str, Any] | None:
     }
 
 
-def _row(subset: SubsetRecord, found: AssessmentRecord, inputs: Inputs) -> dict[str, Any]:
+def _row(subset: SubsetRecord, found: AssessmentRecord, inputs: ReportInputs) -> dict[str, Any]:
     metric = found.primary
     values = [value for of in subset.scores if (value := of.val.get(metric.name)) is not None]
     error = standard_error(values)
@@ -73,7 +73,7 @@ def _row(subset: SubsetRecord, found: AssessmentRecord, inputs: Inputs) -> dict[
     }
 
 
-def _rows_per_second(subset: SubsetRecord, inputs: Inputs) -> float | None:
+def _rows_per_second(subset: SubsetRecord, inputs: ReportInputs) -> float | None:
     """Of extraction, the teachers one after the other; None where a log is missing."""
     seconds = 0.0
     for teacher in {Source.parse(source).teacher for source in subset.sources}:
@@ -84,7 +84,7 @@ def _rows_per_second(subset: SubsetRecord, inputs: Inputs) -> float | None:
     return 1 / seconds
 
 
-def _difference(difference: DifferenceRecord | None, metric: Metric) -> tuple[str, str]:
+def _difference(difference: Paired | None, metric: Metric) -> tuple[str, str]:
     if difference is None:
         return "—", ""
     bounds = interval(difference.low, difference.high, lambda value: score(value, metric))

@@ -4,11 +4,11 @@ from typing import Any
 
 from pipeline.functional.statistics import standard_error
 from pipeline.records import ProbeRecord, Scores, mean_score
-from pipeline.reporting.inputs import Inputs
+from pipeline.reporting.inputs import ReportInputs
 from pipeline.reporting.text import number, score
 
 
-def context(inputs: Inputs) -> dict[str, Any] | None:
+def context(inputs: ReportInputs) -> dict[str, Any] | None:
     """A line for each source; None where the runs have no teachers."""
     if not inputs.probes:
         return None

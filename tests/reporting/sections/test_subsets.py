@@ -1,14 +1,12 @@
 """The section on the choice of teachers: there only with an assessment, and as recorded."""
 
-from dataclasses import asdict
 from typing import Any
 
 import pytest
 
-from pipeline.functional.statistics import paired
+from pipeline.functional.statistics import Paired, paired
 from pipeline.records import (
     AssessmentRecord,
-    DifferenceRecord,
     Metric,
     PairRecord,
     SourceRecord,
@@ -29,8 +27,8 @@ VAL = {
 }
 
 
-def difference(one: list[float], other: list[float]) -> DifferenceRecord:
-    return DifferenceRecord(**asdict(paired([x - y for x, y in zip(one, other, strict=True)])))
+def difference(one: list[float], other: list[float]) -> Paired:
+    return paired([x - y for x, y in zip(one, other, strict=True)])
 
 
 def subset(sources: tuple[str, ...], val: list[float], best: list[float] | None, metric: str) -> SubsetRecord:

@@ -1,0 +1,57 @@
+"""What the stages write for one another as JSON: one frozen class per file, which writes and reads itself.
+
+Results hold no times, dates or machines, so that the same inputs give the same bytes. Those are in `LogRecord`.
+"""
+
+from pipeline.records.assessment import (
+    AssessmentRecord,
+    PairRecord,
+    SourceRecord,
+    StartRecord,
+    SubsetRecord,
+    SubsetScores,
+)
+from pipeline.records.data import ManifestRecord
+from pipeline.records.probes import ProbeRecord, ProbeSplitRecord
+from pipeline.records.record import LogRecord, Metric, Record, Scores, mean_score
+from pipeline.records.runs import (
+    BundleRecord,
+    CandidateRecord,
+    DiagnosticsRecord,
+    EvaluationRecord,
+    GatesRecord,
+    MethodRecord,
+    PenaltyRecord,
+    RunRecord,
+    SeedScores,
+    StudentRecord,
+    TrialRecord,
+)
+
+__all__ = [
+    "AssessmentRecord",
+    "BundleRecord",
+    "CandidateRecord",
+    "DiagnosticsRecord",
+    "EvaluationRecord",
+    "GatesRecord",
+    "LogRecord",
+    "ManifestRecord",
+    "MethodRecord",
+    "Metric",
+    "PairRecord",
+    "PenaltyRecord",
+    "ProbeRecord",
+    "ProbeSplitRecord",
+    "Record",
+    "RunRecord",
+    "Scores",
+    "SeedScores",
+    "SourceRecord",
+    "StartRecord",
+    "StudentRecord",
+    "SubsetRecord",
+    "SubsetScores",
+    "TrialRecord",
+    "mean_score",
+]

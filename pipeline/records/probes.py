@@ -1,0 +1,43 @@
+"""What `aft probe` records of every source."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from pipeline.records.record import Metric, Record, Scores
+
+
+class ProbeSplitRecord(Record):
+    """The probes of one source on one split: what validation rows chose, and the scores.
+
+    Attributes:
+        strength: of the linear probe: the inverse of its L2 penalty.
+        kernel_sharpness, kernel_strength: of the kernel probe.
+        val, test: scores of the linear probe by name of the metric; `test` is empty without test rows.
+        kernel_val, kernel_test: the same of the kernel probe.
+    """
+
+    split: int
+    train_rows: int
+    strength: float
+    kernel_sharpness: float
+    kernel_strength: float
+    val: Scores
+    test: Scores
+    kernel_val: Scores
+    kernel_test: Scores
+
+
+class ProbeRecord(Record):
+    """probes/<teacher>/<head>/probe.json: how well the probes of one source do."""
+
+    command: ClassVar[str] = "aft probe {name}"
+
+    source: str
+    metrics: tuple[Metric, ...] = Field(min_length=1)
+    splits: tuple[ProbeSplitRecord, ...] = Field(min_length=1)
+
+    @property
+    def primary(self) -> Metric:
+        """The metric that probes are compared by."""
+        return self.metrics[0]

@@ -1,0 +1,109 @@
+"""What every record can do, and what records of several stages are made of."""
+
+import json
+from collections.abc import Iterable
+from math import isfinite
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from pipeline.errors import UserError
+from pipeline.files import write_atomically
+
+R = TypeVar("R", bound="Record")
+
+
+class Record(BaseModel):
+    """A frozen record on disk, checked when it is built and when it is read. Unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    command: ClassVar[str] = "aft run"
+    """The command that writes the file, for messages; `{name}` stands for the name of the file."""
+
+    def write(self, path: Path) -> None:
+        """Write the record as JSON, whole or not at all. Equal records give equal bytes.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
+        write_atomically(path, text + "\n")
+
+    @classmethod
+    def read(cls: type[R], path: Path, name: str = "") -> R:
+        """Read a record that `write` wrote.
+
+        Args:
+            path: the file.
+            name: what to put into the command of the message, such as the run.
+
+        Raises:
+            UserError: it is missing, damaged, or of another version; the line names the command to run.
+        """
+        command = cls.command.format(name=name or path.stem)
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file; run `{command}`") from None
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); run `{command}` again") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            problem = f"{place}: {first['msg']}" if place else first["msg"]
+            raise UserError(f"{path}: damaged, or of another version ({problem}); run `{command}` again") from None
+
+
+def _without_nonfinite(scores: Any) -> Any:
+    """JSON has no NaN and no inf: a score that is not finite is None."""
+    if not isinstance(scores, dict):
+        return scores
+    return {name: None if isinstance(x, float) and not isfinite(x) else x for name, x in scores.items()}
+
+
+Scores = Annotated[dict[str, float | None], BeforeValidator(_without_nonfinite)]
+"""Scores by name of the metric. None where the value is NaN or infinite, as the loss of a diverged student."""
+
+
+def mean_score(scores: Iterable[Scores], metric: str) -> float | None:
+    """The mean of one metric, such as over seeds or splits; None where it is not known for all of them."""
+    values = [of.get(metric) for of in scores]
+    known = [value for value in values if value is not None]
+    return fmean(known) if values and len(known) == len(values) else None
+
+
+class LogRecord(Record):
+    """logs/<stage>/<name>.json: how long a stage took, and where it ran.
+
+    Attributes:
+        seconds: wall time of the work that the result needed, over all calls that did a part of it.
+        rows: rows that were processed in that time; None where there is no such number.
+        trainings: trainings that were done now; the rest were found finished.
+        device: such as `cpu` or `NVIDIA H100`.
+        provenance: the commit and whether files differed from it, and the versions of libraries.
+    """
+
+    seconds: float
+    rows: int | None = None
+    trainings: int | None = None
+    device: str = ""
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+
+class Metric(Record):
+    """A score of a task: its name in records, how it is shown, and which direction is better.
+
+    Attributes:
+        name: the key in records, such as `accuracy`.
+        label: in tables and sentences, such as `accuracy` or `RMSE`.
+        unit: such as `kWh`; with `%` the score is a share of 1 and is shown as percent.
+        higher_is_better: False for errors and losses.
+    """
+
+    name: str
+    label: str
+    unit: str = ""
+    higher_is_better: bool = True

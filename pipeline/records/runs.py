@@ -1,0 +1,208 @@
+"""What `aft join`, `aft train` and `aft evaluate` record of a run."""
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from pipeline.records.record import Metric, Record, Scores, mean_score
+
+
+class BundleRecord(Record):
+    """bundles/<run>.json: digests of everything that the result of one run depends on."""
+
+    command: ClassVar[str] = "aft join"
+
+    run: str
+    dataset: str
+    sources: dict[str, dict[str, str]]
+    code: str
+
+
+class StudentRecord(Record):
+    """The student of a run: its name in params.yaml, its family, what that reads, its size."""
+
+    name: str
+    family: str
+    reads: str
+    parameters: int
+    width: int
+
+
+class MethodRecord(Record):
+    """A method of a run and its own settings."""
+
+    name: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class CandidateRecord(Record):
+    """A weight per method and the settings tried with it, and the validation score of every seed.
+
+    A score is None on a seed where the training diverged; such a candidate cannot be chosen.
+    """
+
+    weights: tuple[float, ...]
+    settings: dict[str, Any] = Field(default_factory=dict)
+    val_scores: tuple[float | None, ...] = Field(min_length=1)
+
+    @property
+    def complete(self) -> tuple[float, ...]:
+        """The score of every seed; empty where a training diverged."""
+        known = tuple(score for score in self.val_scores if score is not None)
+        return known if len(known) == len(self.val_scores) else ()
+
+
+class PenaltyRecord(Record):
+    """A method's unweighted penalty at the last step, and its chance level: with the teachers' rows permuted."""
+
+    end: float
+    chance: float
+
+
+class DiagnosticsRecord(Record):
+    """How one seed's training behaved: whether the student collapsed, and how hard the methods pulled.
+
+    Attributes:
+        collapsed: the student predicts the same for every validation row.
+        largest_share: the share of validation rows with the most frequent prediction; None where predictions are
+            not classes.
+    """
+
+    seed: int
+    collapsed: bool
+    largest_share: float | None = None
+    gradient_ratio_start: float | None = None
+    gradient_ratio_end: float | None = None
+    feature_spread_start: float | None = None
+    feature_spread_end: float | None = None
+    penalties: dict[str, PenaltyRecord] = Field(default_factory=dict)
+
+
+class TrialRecord(Record):
+    """trials/<digest>/trial.json: one training: what its result depends on, and what came of it.
+
+    Attributes:
+        inputs: all that the result depends on; the digest of this is the trial's name.
+        diverged: when and why the training diverged; empty if it did not. The rest is then None or empty.
+        score: the primary score on validation rows after the last step.
+        parameters, width: of the student.
+        curve: the lines of the log, by column.
+        diagnostics: how the training behaved.
+        gates: learned gates of the methods, by block of features.
+        seconds: wall time of the training.
+    """
+
+    command: ClassVar[str] = "aft train RUN"
+
+    inputs: dict[str, Any]
+    diverged: str = ""
+    score: float | None = None
+    parameters: int | None = None
+    width: int | None = None
+    curve: tuple[dict[str, int | float], ...] = ()
+    diagnostics: DiagnosticsRecord | None = None
+    gates: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    seconds: float
+
+
+class GatesRecord(Record):
+    """runs/<run>/gates.json: learned gates of the chosen student, for methods that have some.
+
+    Attributes:
+        gates: by source, or whatever the method calls its parts, the gates [features] of every seed, in the order of
+            the run's seeds.
+    """
+
+    command: ClassVar[str] = "aft train {name}"
+
+    gates: dict[str, tuple[tuple[float, ...], ...]]
+
+
+class RunRecord(Record):
+    """runs/<run>/run.json: what was trained, what was tried, what was chosen.
+
+    Attributes:
+        splits: per seed, the digest of the split it was trained on.
+        metric: the score that validation rows chose by.
+        chosen, chosen_settings: the weights and settings of the chosen candidate.
+        students: per seed, the sha256 of the chosen student's weights.
+    """
+
+    command: ClassVar[str] = "aft train {name}"
+
+    run: str
+    student: StudentRecord
+    sources: tuple[str, ...]
+    methods: tuple[MethodRecord, ...]
+    shuffled_teacher: bool
+    seeds: tuple[int, ...] = Field(min_length=1)
+    splits: dict[str, str]
+    labelled: int
+    unlabelled: int
+    steps: int
+    settings: dict[str, Any]
+    metric: Metric
+    candidates: tuple[CandidateRecord, ...] = Field(min_length=1)
+    chosen: tuple[float, ...]
+    chosen_settings: dict[str, Any] = Field(default_factory=dict)
+    trainings: int
+    diagnostics: tuple[DiagnosticsRecord, ...]
+    students: dict[str, str]
+
+    @model_validator(mode="after")
+    def _chosen_is_a_candidate(self) -> "RunRecord":
+        tried = [(c.weights, c.settings) for c in self.candidates if c.complete]
+        if len(self.chosen) != len(self.methods) or (self.chosen, self.chosen_settings) not in tried:
+            raise ValueError("the chosen weights are not one per method, or not among the candidates, or diverged")
+        return self
+
+
+class SeedScores(Record):
+    """The test scores of one seed's student on the test rows of its split, by name of the metric.
+
+    Attributes:
+        collapsed: the student predicts the same for every test row.
+    """
+
+    seed: int
+    split: int
+    scores: Scores
+    collapsed: bool = False
+
+
+class EvaluationRecord(Record):
+    """evaluations/<run>.json: test scores of a run's students, and of its teachers' probe on the same rows.
+
+    Attributes:
+        metrics: what the scores are; the first is the primary one, which the report compares.
+        outputs: names of the student's outputs, such as the classes.
+        results: one per seed.
+        probe: the same scores of the linear probe of the run's teachers; None without teachers.
+    """
+
+    command: ClassVar[str] = "aft evaluate {name}"
+
+    run: str
+    student: str
+    sources: tuple[str, ...]
+    task: str
+    metrics: tuple[Metric, ...] = Field(min_length=1)
+    outputs: tuple[str, ...]
+    test_rows: int
+    results: tuple[SeedScores, ...] = Field(min_length=1)
+    probe: tuple[SeedScores, ...] | None
+
+    @property
+    def primary(self) -> Metric:
+        """The metric that runs are compared by."""
+        return self.metrics[0]
+
+    def __str__(self) -> str:
+        def mean(of: Iterable[SeedScores]) -> str:
+            score = mean_score((each.scores for each in of), self.primary.name)
+            return "unknown" if score is None else f"{score:.4f}"
+
+        seeds = "1 seed" if len(self.results) == 1 else f"{len(self.results)} seeds"
+        reference = f", the probe of its teachers {mean(self.probe)}" if self.probe else ""
+        return f"{self.run}: test {self.primary.label} {mean(self.results)} over {seeds}{reference}"

@@ -1,0 +1,180 @@
+"""Multi-label classification: a row has any number of C labels, and a model's outputs are one logit for each."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from pipeline import tasks
+from pipeline.errors import UserError, count
+from pipeline.functional import independent, metrics
+from pipeline.functional.linear import LinearModel
+from pipeline.records import Metric
+
+if TYPE_CHECKING:
+    from torch import Tensor
+else:
+    # A task is read without torch; jaxtyping then checks the shapes of any array.
+    Tensor = Any
+
+FEWEST = 3
+"""Rows of a stratum at least: one each for train, val and test."""
+
+COLLAPSED = 0.01
+"""Logits within so much of one another are one prediction."""
+
+
+def encode(
+    labels: Sequence[tasks.Label], names: Sequence[str] | None = None
+) -> tuple[Int[np.ndarray, "n c"], tuple[str, ...]]:
+    """A row of 0 and 1 for each set of labels, and the labels: `names`, or all that occur, sorted.
+
+    Raises:
+        LabelError: a label is not among the names.
+        UserError: a name is there twice.
+    """
+    sets = [(label,) if isinstance(label, str) else label for label in labels]
+    outputs = tuple(sorted({name for each in sets for name in each}) if names is None else names)
+    numbers = {name: number for number, name in enumerate(outputs)}
+    if len(numbers) < len(outputs):
+        raise UserError("dataset.classes: a name is there twice")
+    found = np.zeros((len(sets), len(outputs)), np.int8)
+    for row, (label, each) in enumerate(zip(labels, sets, strict=True)):
+        for name in each:
+            if name not in numbers:
+                raise tasks.LabelError(label, f"label {name!r} is not in dataset.classes: {', '.join(outputs)}")
+            found[row, numbers[name]] = 1
+    return found, outputs
+
+
+def build(outputs: Sequence[str], unit: str = "") -> "MultiLabel":
+    """The task of finding these labels. Raises `UserError` if there is a unit."""
+    if unit:
+        raise UserError(f"dataset.unit: {unit!r}: labels that a row has or has not have no unit; remove it")
+    return MultiLabel(outputs)
+
+
+class MultiLabel(tasks.Task):
+    """Labels are int8 [n, C], 1 where a row has the label, else 0, all -1 where unknown; outputs are logits [n, C]."""
+
+    name = "multilabel"
+    # Average precision needs no threshold: with few rows, or rare labels, no logit may be above 0.
+    metrics = (
+        Metric(name="mean_average_precision", label="mAP", unit="%"),
+        Metric(name="macro_f1", label="macro F1", unit="%"),
+        Metric(name="micro_f1", label="micro F1", unit="%"),
+    )
+    dtype = np.dtype(np.int8)
+    missing = -1
+    linear: ClassVar[LinearModel] = independent
+
+    def __init__(self, outputs: Sequence[str]):
+        super().__init__(outputs)
+        self.classes = self.outputs
+
+    def class_rows(self, labels: Int[np.ndarray, "n c"]) -> Int[np.ndarray, " c"]:
+        return (labels == 1).sum(0)
+
+    def strata(self, labels: Int[np.ndarray, "n c"]) -> Int[np.ndarray, " n"]:
+        """Of a row its rarest label, C where it has none, -1 where that is unknown.
+
+        So rare labels keep their share in every part of a split. A stratum of fewer than three rows goes to the
+        largest.
+        """
+        known = (labels != self.missing).all(1)
+        rows = self.class_rows(labels)
+        order = np.argsort(rows, kind="stable")
+        has = labels[:, order] == 1
+        strata = np.where(has.any(1), order[has.argmax(1)] if len(order) else 0, len(order))
+        if known.any():
+            sizes = np.bincount(strata[known], minlength=len(order) + 1)
+            strata = np.where(sizes[strata] < FEWEST, sizes.argmax(), strata)
+        return np.where(known, strata, -1)
+
+    def stratum(self, number: int) -> str:
+        if number == len(self.outputs):
+            return "label none"
+        return f"label {self.outputs[number]!r} (as the rarest of a row)"
+
+    def check(self, labels: Int[np.ndarray, "n c"]) -> None:
+        """Every label is in three rows or more, and one or more are without it.
+
+        Raises:
+            UserError: a label is not, or there are none.
+        """
+        if not self.outputs:
+            raise UserError("dataset: no row has any label; there is nothing to learn")
+        known = labels[(labels != self.missing).all(1)]
+        rows = self.class_rows(known)
+        if rows.min() < FEWEST:
+            name = self.outputs[int(rows.argmin())]
+            raise UserError(
+                f"dataset: {count(int(rows.min()), 'row')} with the label {name!r}, which needs {FEWEST} to be in "
+                "train, val and test; add some, or remove the label"
+            )
+        if rows.max() == len(known):
+            raise UserError(f"dataset: all rows have the label {self.outputs[int(rows.argmax())]!r}; remove it")
+
+    def check_training(self, labels: Int[np.ndarray, "n c"], where: str) -> None:
+        rows = self.class_rows(labels)
+        for what, wrong in (("with", rows == 0), ("without", rows == len(labels))):
+            if wrong.any():
+                name = self.outputs[int(wrong.argmax())]
+                raise UserError(f"{where}: no labelled training row {what} the label {name!r}; label more rows")
+
+    def targets(self, labels: Int[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
+        """0 or 1."""
+        return labels.astype(np.float64)
+
+    def loss(self, outputs: Float[Tensor, "n c"], labels: Int[Tensor, "n c"]) -> Float[Tensor, ""]:
+        """Binary cross-entropy, mean over rows and labels."""
+        from torch.nn import functional
+
+        return functional.binary_cross_entropy_with_logits(outputs, labels.to(outputs.dtype))
+
+    def divergence(
+        self, outputs: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"], temperature: float
+    ) -> Float[Tensor, ""]:
+        """T^2 * mean over rows and labels of KL(Bernoulli(sigmoid(t / T)) || Bernoulli(sigmoid(s / T)))."""
+        from torch.nn.functional import logsigmoid
+
+        student, teacher = outputs / temperature, teacher / temperature
+        present = teacher.sigmoid() * (logsigmoid(teacher) - logsigmoid(student))
+        absent = (-teacher).sigmoid() * (logsigmoid(-teacher) - logsigmoid(-student))
+        return temperature**2 * (present + absent).mean()
+
+    def combine(self, outputs: Sequence[Float[Tensor, "n c"]]) -> Float[Tensor, "n c"]:
+        """The mean of the teachers' log-odds."""
+        import torch
+
+        return torch.stack(list(outputs)).mean(0)
+
+    def initial_gradient(self, labels: Int[np.ndarray, "n c"]) -> float:
+        """1 / (2 sqrt(n C)): an untrained model gives every label the probability 1/2."""
+        return 0.5 / float(np.sqrt(labels.size))
+
+    def scores(self, outputs: Float[np.ndarray, "n c"], labels: Int[np.ndarray, "n c"]) -> dict[str, float]:
+        macro, micro = metrics.label_f1(outputs, labels)
+        return {
+            "mean_average_precision": metrics.mean_average_precision(outputs, labels),
+            "macro_f1": macro,
+            "micro_f1": micro,
+        }
+
+    def row_scores(self, outputs: Float[np.ndarray, "n c"], labels: Int[np.ndarray, "n c"]) -> Float[np.ndarray, " n"]:
+        """The sum over a row's labels of the precision there, each label weighted so that the mean is the mAP."""
+        rows = self.class_rows(labels)
+        weights = len(labels) / np.maximum(rows, 1) / max(1, int((rows > 0).sum()))
+        found: np.ndarray = metrics.precisions(outputs, labels) @ weights
+        return found
+
+    def baseline(self, labels: Int[np.ndarray, "n c"]) -> Float[np.ndarray, " c"]:
+        """The log-odds of the share of rows with each label."""
+        shares = np.clip(self.class_rows(labels) / len(labels), 1e-12, 1 - 1e-12)
+        odds: np.ndarray = np.log(shares / (1 - shares))
+        return odds
+
+    def collapsed(self, outputs: Float[np.ndarray, "n c"]) -> bool:
+        """Whether the logits of every label are nearly the same for all rows."""
+        return bool(np.ptp(outputs, axis=0).max() < COLLAPSED)
