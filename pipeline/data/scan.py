@@ -193,8 +193,8 @@ def tidied(rows: Iterable[Row]) -> Iterator[Row]:
         for what, name in names:
             if not name.isascii() and _half_a_character(name):
                 raise UserError(
-                    f"{place(ascii(row.id), row.line)}: its {what} {name!a} holds half a character, as programs leave it "
-                    "that cut texts; correct it"
+                    f"{place(ascii(row.id), row.line)}: its {what} {name!a} holds half a character, as left by "
+                    "programs that cut texts; correct it"
                 )
         label = tidy(row.label) or None if isinstance(row.label, str) else row.label and tuple(map(tidy, row.label))
         group = tidy(row.group) or None if row.group else None
