@@ -49,4 +49,4 @@ lock: .venv/installed
 	  --extra demo --extra dev --constraint constraints.txt --output-file requirements.lock pyproject.toml
 
 clean:
-	rm -rf .venv .aft code.json data features probes bundles trials runs evaluations assessments logs report images dvc.lock
+	rm -rf .venv .aft digests data features probes bundles trials runs evaluations assessments logs report images dvc.lock

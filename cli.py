@@ -29,7 +29,8 @@ from stages import run as run_stage
 
 app = typer.Typer(
     help="Transfer what large foundation models know into small models, through a feature store.",
-    epilog="Every command takes --debug, for a traceback where there is one line.",
+    epilog="Every command takes --debug, for a traceback where there is one line, and --no-verify, to read "
+    "without comparing checksums.",
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,

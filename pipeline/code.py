@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from pipeline.params import Params
 from pipeline.plugins import LIBRARY, plugins
@@ -185,8 +184,8 @@ def plugins_of_run(params: Params, run: str) -> list[str]:
     return _task(params) + _student(params, run) + _modules("methods", names)
 
 
-def digests(params: Params, code: Code | None = None) -> dict[str, Any]:
-    """What code.json holds: a digest per stage, or per item of a stage, for the plug-ins that params.yaml names.
+def digests(params: Params, code: Code | None = None) -> dict[str, str]:
+    """A digest per stage, or per item of a stage as in `train/aft`, for the plug-ins that params.yaml names.
 
     Args:
         params: all settings, checked.
@@ -201,13 +200,16 @@ def digests(params: Params, code: Code | None = None) -> dict[str, Any]:
     heads = sorted({text for run in runs for text in params.section(f"runs.{run}").get("teachers", []) if "/" in text})
     return {
         "prepare": code.digest("stages.prepare", *task, *_modules("datasets", [dataset])),
-        "extract": {name: code.digest("stages.extract", *_modules("teachers", [of])) for name, of in teachers.items()},
+        **{
+            f"extract/{name}": code.digest("stages.extract", *_modules("teachers", [of]))
+            for name, of in teachers.items()
+        },
         "probe": code.digest("stages.probe", *task),
         # It also depends on which heads runs name as teachers, which no key of DVC's could say.
         "assess": digest_of([code.digest("stages.assess", *task, *_modules("students", students)), heads]),
         "join": code.digest("stages.join", *chain.from_iterable(plugins_of.values())),
-        "train": {run: code.digest("stages.train", *plugins_of[run]) for run in runs},
-        "evaluate": {run: code.digest("stages.evaluate", *task, *_student(params, run)) for run in runs},
+        **{f"train/{run}": code.digest("stages.train", *plugins_of[run]) for run in runs},
+        **{f"evaluate/{run}": code.digest("stages.evaluate", *task, *_student(params, run)) for run in runs},
         "report": code.digest("stages.report", *task),
     }
 

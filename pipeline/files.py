@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import socket
 import time
 from pathlib import Path
@@ -65,6 +66,21 @@ def make_folder(folder: Path, sync_name: bool = True) -> None:
             raise explained(error, folder) from error
         if sync_name:
             sync_folder(folder.parent)
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Give a finished folder its name. What had the name before is moved aside first, and deleted last."""
+    old = folder.with_name(f".{folder.name}.replaced")
+    shutil.rmtree(old, ignore_errors=True)
+    try:
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise explained(error, folder) from error
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 class Lock:

@@ -22,14 +22,24 @@ class Project:
         return self.root / "params.yaml"
 
     @property
-    def code(self) -> Path:
-        """A digest of the code that each stage depends on, written by `aft code`."""
-        return self.root / "code.json"
+    def digests(self) -> Path:
+        """Digests of the code that each stage depends on, one small file each, written by `aft code`."""
+        return self.root / "digests"
 
     @property
     def data(self) -> Path:
         """The prepared dataset, written by `aft prepare`."""
         return self.root / "data"
+
+    @property
+    def data_digest(self) -> Path:
+        """One digest of all of the prepared dataset: what probes and runs depend on."""
+        return self.data / "digest.json"
+
+    @property
+    def content_digest(self) -> Path:
+        """One digest of its rows and their content, without labels and roles: what extraction depends on."""
+        return self.data / "content.json"
 
     @property
     def features(self) -> Path:
@@ -39,6 +49,10 @@ class Project:
     def store(self, teacher: str) -> Path:
         """The feature store of one teacher, written by `aft extract TEACHER`."""
         return self.features / f"{teacher}.zarr"
+
+    def store_digest(self, teacher: str) -> Path:
+        """One digest of that store: what its probes depend on."""
+        return self.features / f"{teacher}.json"
 
     @property
     def probes(self) -> Path:

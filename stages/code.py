@@ -1,8 +1,8 @@
-"""Stage `code`: params.yaml and the library -> code.json, a digest of the code that each stage depends on."""
+"""Stage `code`: params.yaml and the library -> digests/, of the code that each stage depends on."""
 
 import json
 from hashlib import sha256
-from typing import Any
+from pathlib import Path
 
 from stages import command
 
@@ -13,26 +13,34 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None) -
     For DVC, which runs it first and every time: a stage runs again when its digest changes.
     """
     from pipeline.code import digests
-    from pipeline.files import write_atomically
 
-    loaded, path = command.settings(params, overrides), command.PROJECT.code
-    settings = {"params": sha256(repr(loaded.values).encode()).hexdigest()[:32]}
-    before = _read()
+    loaded, folder = command.settings(params, overrides), command.PROJECT.digests
+    checked = sha256(repr(loaded.values).encode()).hexdigest()[:32]
     # Checking imports every settings class, and so torch. Where neither settings nor code have changed, it was done.
-    if before.get("params") == settings["params"] and before == settings | digests(loaded):
+    if _read(folder / "params.json") == checked and _stored(folder) == digests(loaded) | {"params": checked}:
         return
     from pipeline.checks import check_params
 
     check_params(loaded)
-    write_atomically(path, json.dumps(settings | digests(loaded), indent=1) + "\n")
+    current = digests(loaded)
+    for name in _stored(folder).keys() - current:
+        (folder / f"{name}.json").unlink()
+    # The last one says that all others are there.
+    for name, digest in [*current.items(), ("params", checked)]:
+        if _read(folder / f"{name}.json") != digest:
+            command.write_digest(folder / f"{name}.json", digest)
 
 
-def _read() -> dict[str, Any]:
+def _stored(folder: Path) -> dict[str, str | None]:
+    return {path.relative_to(folder).with_suffix("").as_posix(): _read(path) for path in folder.rglob("*.json")}
+
+
+def _read(path: Path) -> str | None:
+    """The digest in a file; None if it cannot be read."""
     try:
-        found = json.loads(command.PROJECT.code.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        return str(json.loads(path.read_text(encoding="utf-8"))["digest"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 if __name__ == "__main__":

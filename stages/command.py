@@ -19,6 +19,7 @@ import typer
 from pipeline.errors import UserError, system_error
 from pipeline.params import Params
 from pipeline.project import Project
+from pipeline.verified import NO_VERIFY
 
 PROJECT = Project()
 """The project that commands work on is the current folder."""
@@ -58,6 +59,16 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     return str(value)
+
+
+def write_digest(path: Path, digest: str) -> None:
+    """Write one digest to a file of its own, on which DVC lets other stages depend.
+
+    A dependency on the folder itself would stop `dvc repro --dry` where the folder is not there yet.
+    """
+    from pipeline.files import write_atomically
+
+    write_atomically(path, json.dumps({"digest": digest}) + "\n")
 
 
 def say(line: str) -> None:
@@ -129,6 +140,8 @@ def log(stage: str, name: str = "", project: Project = PROJECT) -> Iterator[Stag
 def run(app: typer.Typer, name: str | None = None) -> None:
     """Run a command line. What the user can fix becomes one line and exit code 2; `--debug` keeps its traceback.
 
+    `--no-verify` compares nothing that is read with its checksums, in this process and those that it starts.
+
     That is a `UserError`, and any error of the operating system: this is the one place for those, whatever file they
     are about.
 
@@ -142,7 +155,9 @@ def run(app: typer.Typer, name: str | None = None) -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     debug = "--debug" in sys.argv
-    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    if "--no-verify" in sys.argv:
+        os.environ[NO_VERIFY] = "1"
+    sys.argv = [argument for argument in sys.argv if argument not in ("--debug", "--no-verify")]
     try:
         try:
             app(prog_name=name)

@@ -20,6 +20,7 @@ def main(
     from pipeline.data import Dataset
     from pipeline.extraction import ExtractSettings, extract
     from pipeline.machine import Machine
+    from pipeline.store import FeatureStore
 
     loaded, project = command.settings(params, overrides), command.PROJECT
     settings, machine = loaded.read(ExtractSettings, "extract"), loaded.read(Machine, "machine")
@@ -37,6 +38,7 @@ def main(
             data, model, project.store(teacher), settings, machine, f"extract {teacher}", command.say, done
         )
         done(extraction.written, extraction.reused)
+    command.write_digest(project.store_digest(teacher), FeatureStore.open(project.store(teacher)).content_digest)
     command.show(extraction, as_json)
 
 

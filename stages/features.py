@@ -81,9 +81,10 @@ def gc(
     These are replaced features, locks and temporary files in the folder's stores that nobody is writing, and raw copies
     that nobody reads of stores that were in the folder.
     """
-    from pipeline.store import cache, inspection
+    from pipeline.store import inspection
+    from pipeline.verified import default_cache
 
-    command.show(inspection.leftovers(folder, cache.default_cache(), delete), as_json)
+    command.show(inspection.leftovers(folder, default_cache(), delete), as_json)
 
 
 @app.command("export")

@@ -14,6 +14,9 @@ from pipeline.errors import UserError
 FILES = ("dvc.yaml", ".gitignore", ".dvcignore", "raw/README.md")
 """What a project starts with besides params.yaml; none of it names a place outside of the project."""
 
+RESULTS = ("assessments", "evaluations", "features", "logs", "probes", "runs")
+"""Folders that stages depend on as a whole: `dvc repro --dry` reads them also where nothing was run yet."""
+
 PLOTS = ".dvc/plots/runs.json"
 
 STARTS = {"text": "params.yaml", "images": "params/images.yaml"}
@@ -38,6 +41,8 @@ def main(
     _copy(source, folder / "params.yaml")
     for name in FILES:
         _copy(_shipped(name), folder / name)
+    for name in RESULTS:
+        (folder / name).mkdir(exist_ok=True)
     repository, in_git = _init_dvc(folder.resolve())
     _copy(_shipped(PLOTS), repository / PLOTS)
     place = shlex.quote(str(folder))

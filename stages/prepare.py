@@ -9,13 +9,18 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
     Checks all of params.yaml first, then reads the source and writes data/.
     """
     from pipeline.checks import check_params
-    from pipeline.data import PrepareSettings, prepare
+    from pipeline.data import Dataset, PrepareSettings, prepare
+    from pipeline.provenance import digest_files, digest_of
 
-    loaded = command.settings(params, overrides)
+    loaded, project = command.settings(params, overrides), command.PROJECT
     check_params(loaded)
     with command.log("prepare") as log:
-        prepared = prepare(loaded.read(PrepareSettings, "dataset"), command.PROJECT.data)
+        prepared = prepare(loaded.read(PrepareSettings, "dataset"), project.data)
         log.rows = prepared.rows
+    data = Dataset.open(project.data)
+    command.write_digest(project.content_digest, digest_of({"kind": data.kind, "content": data.digest}))
+    # The manifest holds the digest of the content.
+    command.write_digest(project.data_digest, digest_files(project.data, ["manifest.json", "rows.parquet"]))
     command.show(prepared, as_json)
 
 

@@ -17,9 +17,6 @@ def main(
 
     Trains every seed and every candidate weight; the weight is chosen on validation rows.
     """
-    import json
-
-    from pipeline.files import write_atomically
     from pipeline.provenance import digest_files
     from pipeline.training import train
 
@@ -27,10 +24,7 @@ def main(
     with command.log("train", run) as log:
         trained = train(run, loaded, project, command.say)
         log.trainings, log.device = trained.trainings - trained.found, trained.device
-    # For DVC: the evaluation depends on this file. A dependency on the folder would stop `dvc repro --dry` where the
-    # run is new and the folder is not there yet.
-    digest = digest_files(project.run(run))
-    write_atomically(project.run_digest(run), json.dumps({"run": digest}) + "\n")
+    command.write_digest(project.run_digest(run), digest_files(project.run(run)))
     command.show(trained, as_json)
 
 

@@ -15,6 +15,8 @@ HALL = [
     "progress",
     "provenance",
     "files",
+    "checksum",
+    "verified",
     "images",
     "plugins",
     "params",

@@ -137,7 +137,7 @@ def test_what_the_pipeline_writes_is_kept_by_dvc_or_written_each_time():
     uncached = [
         next(iter(out)) for out in outs if isinstance(out, dict) and not next(iter(out.values())).get("cache", True)
     ]
-    assert uncached == ["code.json"]
+    assert uncached == ["digests"]
     assert stages["code"]["always_changed"]
 
 
@@ -169,12 +169,12 @@ def test_check_lists_every_problem_and_exits_with_code_2(project: Path):
 
 def test_code_is_not_checked_again_where_nothing_changed(project: Path):
     assert aft("code", cwd=project).returncode == 0
-    before = (project / "code.json").stat().st_mtime_ns
+    before = (project / "digests" / "params.json").stat().st_mtime_ns
     assert aft("code", cwd=project).returncode == 0
-    assert (project / "code.json").stat().st_mtime_ns == before
+    assert (project / "digests" / "params.json").stat().st_mtime_ns == before
     assert aft("code", "-S", "train.step=3", cwd=project).returncode == 2
     assert aft("code", "-S", "train.steps=3", cwd=project).returncode == 0
-    assert (project / "code.json").stat().st_mtime_ns != before
+    assert (project / "digests" / "params.json").stat().st_mtime_ns != before
 
 
 def test_trials_lists_what_no_run_uses_and_deletes_it_when_asked(project: Path):

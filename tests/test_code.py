@@ -111,7 +111,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def before(library: Path) -> dict[str, str]:
     """Its digests."""
-    return flat(digests(PROJECT, Code(library)))
+    return digests(PROJECT, Code(library))
 
 
 def changed_by_editing(library: Path, before: dict[str, str], file: str) -> set[str]:
@@ -119,7 +119,7 @@ def changed_by_editing(library: Path, before: dict[str, str], file: str) -> set[
     path = library / "pipeline" / file
     content = path.read_bytes()
     path.write_bytes(content + b"\n")
-    after = flat(digests(PROJECT, Code(library)))
+    after = digests(PROJECT, Code(library))
     path.write_bytes(content)
     return {name for name in before if before[name] != after[name]}
 
@@ -132,25 +132,25 @@ RUNS = {
 }
 STUDENTS = PARAMS["students"] | {"linear": {"family": "linear_probe"}}
 PROJECT = Params(PARAMS | {"runs": RUNS, "students": STUDENTS})
-WITH_METHODS = {"join", "train.kd", "train.plus"}
-TRAINED = {f"train.{run}" for run in RUNS}
-EVALUATED = {f"evaluate.{run}" for run in RUNS}
+WITH_METHODS = {"join", "train/kd", "train/plus"}
+TRAINED = {f"train/{run}" for run in RUNS}
+EVALUATED = {f"evaluate/{run}" for run in RUNS}
 
 
 @pytest.mark.parametrize(
     ("file", "changed"),
     [
-        ("methods/kd.py", {"join", "train.kd"}),
+        ("methods/kd.py", {"join", "train/kd"}),
         # A method that another one is made of, and a helper that only methods import.
-        ("methods/logit_kd.py", {"join", "train.plus"}),
-        ("methods/_gates.py", {"join", "train.plus"}),
-        ("students/bag_of_words.py", {"assess", "join", *(TRAINED | EVALUATED) - {"train.probe", "evaluate.probe"}}),
+        ("methods/logit_kd.py", {"join", "train/plus"}),
+        ("methods/_gates.py", {"join", "train/plus"}),
+        ("students/bag_of_words.py", {"assess", "join", *(TRAINED | EVALUATED) - {"train/probe", "evaluate/probe"}}),
         ("students/_images.py", set()),
         ("students/__init__.py", {"assess", "join", *TRAINED, *EVALUATED}),
         ("functional/logme.py", {"assess"}),
         ("teachers/timm.py", set()),
-        ("teachers/transformers.py", {"extract.wise", "extract.loud"}),
-        ("teachers/__init__.py", {"extract.wise", "extract.loud"}),
+        ("teachers/transformers.py", {"extract/wise", "extract/loud"}),
+        ("teachers/__init__.py", {"extract/wise", "extract/loud"}),
         ("datasets/text_table.py", {"prepare"}),
         ("datasets/mnist.py", set()),
         ("reporting/sections/style.css", {"report"}),
@@ -173,15 +173,8 @@ def test_an_edited_methods_package_changes_every_run(library: Path, before: dict
 
 def test_a_head_that_a_run_names_as_a_teacher_is_assessed():
     runs = RUNS | {"cls": {"student": "bag", "teachers": ["wise", "wise/cls"]}}
-    before, after = flat(digests(PROJECT)), flat(digests(Params(PROJECT.values | {"runs": runs})))
+    before, after = digests(PROJECT), digests(Params(PROJECT.values | {"runs": runs}))
     assert {name for name in before if before[name] != after[name]} == {"assess"}
-
-
-def flat(values: dict) -> dict[str, str]:
-    found = {}
-    for stage, value in values.items():
-        found |= {f"{stage}.{name}": of for name, of in value.items()} if isinstance(value, dict) else {stage: value}
-    return found
 
 
 def test_the_plug_ins_of_a_run_are_its_task_its_student_and_its_methods():

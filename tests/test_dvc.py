@@ -152,7 +152,9 @@ def test_a_changed_weight_trains_that_run_only_and_extracts_nothing(project: Pat
 def test_a_new_teacher_is_extracted_alone_and_no_run_that_does_not_use_it_is_trained(project: Path):
     write_encoder(project / "models" / "third", WORDS, 12, layers=1)
     change(project, lambda v: v["teachers"].update(third={"family": "transformers", "model": "models/third"}))
-    assert repro(project) == ["extract@third", "probe@third", "assess", "join", "report"]
+    expected = ["extract@third", "probe@third", "assess", "join", "report"]
+    assert stages(run("dvc", "repro", "--dry", cwd=project)) == expected
+    assert repro(project) == expected
 
 
 def test_a_changed_teacher_trains_just_the_runs_that_use_it(project: Path):
@@ -255,6 +257,18 @@ def test_one_run_that_fails_does_not_stop_the_others_or_the_report(project: Path
     assert "new" in yaml.safe_load((project / "report" / "metrics.json").read_text())
 
 
+def test_dry_runs_status_and_the_graph_work_before_anything_was_run(tmp_path: Path):
+    folder = start(tmp_path / "project")
+    expected = [
+        *("prepare", "extract@wise", "probe@wise", "extract@loud", "probe@loud", "assess", "join"),
+        *("train@none", "train@aft", "train@both", "evaluate@none", "evaluate@aft", "evaluate@both", "report"),
+    ]
+    assert sorted(stages(run("dvc", "repro", "--dry", cwd=folder))) == sorted(expected)
+    assert "extract@wise" in run("dvc", "status", cwd=folder)
+    assert "train@aft" in run("dvc", "dag", "--mermaid", cwd=folder)
+    assert not (folder / "digests").exists()
+
+
 @pytest.mark.parametrize("in_git", [True, False])
 def test_init_prints_commands_that_work_and_names_no_place_outside_of_the_project(tmp_path: Path, in_git: bool):
     if in_git:
@@ -270,7 +284,7 @@ def test_init_prints_commands_that_work_and_names_no_place_outside_of_the_projec
     command = first.rpartition("run: ")[2]
     assert command == "cd 'my project' && dvc repro"
     run("bash", "-c", f"{command} code", cwd=tmp_path)
-    assert (tmp_path / "my project" / "code.json").is_file()
+    assert (tmp_path / "my project" / "digests" / "params.json").is_file()
     assert len(rest) == (0 if in_git else 1)
     if rest:
         assert rest[0].startswith("Experiments (`dvc exp`) need git")

@@ -1,6 +1,7 @@
 """Records: what is written is read back, equal records give equal bytes, and a damaged file is one line."""
 
 import math
+from collections.abc import Iterator
 
 import pytest
 from pydantic import ValidationError
@@ -19,6 +20,7 @@ from pipeline.records import (
     SubsetRecord,
     SubsetScores,
     mean_score,
+    to_json,
 )
 
 ACCURACY = Metric(name="accuracy", label="accuracy", unit="%")
@@ -58,13 +60,50 @@ def test_a_missing_or_damaged_file_is_one_line_with_the_command(tmp_path):
     path = tmp_path / "gates.json"
     with pytest.raises(UserError, match=r"gates\.json: no such file; run `aft train kd`$"):
         GatesRecord.read(path, "kd")
-    for text in ("{", '{"gates": 3}', '{"gates": {}, "more": 1}', "NaN"):
-        path.write_text(text)
+    for fields, problem in (({"gates": 3}, "gates: "), ({"gates": {}, "more": 1}, "more: "), ({}, "gates: ")):
+        path.write_text(to_json(fields))
         with pytest.raises(
-            UserError, match=r"damaged, or of another version \(.*\); run `aft train kd` again"
+            UserError, match=rf"damaged, or of another version \({problem}.*\); run `aft train kd` again"
         ) as error:
             GatesRecord.read(path, "kd")
         assert "\n" not in str(error.value)
+
+
+def damages(content: bytes) -> Iterator[bytes]:
+    """What may become of a file: every bit flipped, every length, and what an editor may leave."""
+    for place in range(len(content)):
+        for bit in range(8):
+            yield content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
+        yield content[:place]
+    text = content.decode()
+    yield text.replace("0.25", "0.5").encode()
+    yield text.replace("0.25", "NaN").encode()
+    yield text.replace("0.25", "9" * 5000).encode()
+    yield text.replace("0.25", "[" * 100_000).encode()
+    yield text.replace('"gates"', '"gates": {}, "gates"', 1).replace("0.25", "0.5").encode()
+    yield b"[" + content + b"]"
+    yield b"\xff\xfe" + content
+    yield b"[" * 100_000
+
+
+def test_a_changed_file_is_refused_or_means_the_same(tmp_path, monkeypatch):
+    path = tmp_path / "gates.json"
+    kept = GatesRecord(gates={"wise": ((0.25, 1.0),)})
+    kept.write(path)
+    refused = 0
+    for content in damages(path.read_bytes()):
+        path.write_bytes(content)
+        try:
+            assert GatesRecord.read(path, "kd") == kept
+        except UserError as error:
+            refused += 1
+            assert "\n" not in str(error)
+            assert str(error).endswith("run `aft train kd` again")
+    assert refused > 500
+    kept.write(path)
+    path.write_text(path.read_text().replace("0.25", "0.5"))
+    monkeypatch.setenv("AFT_NO_VERIFY", "1")
+    assert GatesRecord.read(path).gates == {"wise": ((0.5, 1.0),)}
 
 
 def test_a_record_cannot_be_changed_or_hold_a_number_that_json_has_not():

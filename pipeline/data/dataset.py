@@ -30,8 +30,9 @@ from pipeline.datasets import Kind
 from pipeline.errors import UserError
 from pipeline.records import ManifestRecord
 from pipeline.tasks import Task, build
+from pipeline.verified import VerifiedFiles
 
-FORMAT = 2
+FORMAT = 3
 CONTENT, ROWS, MANIFEST, QUARANTINE = "content.arrow", "rows.parquet", "manifest.json", "quarantine.csv"
 
 
@@ -64,8 +65,9 @@ class Split:
 class Dataset:
     """A prepared dataset, opened for reading. Rows are numbers from 0, in the order of the source.
 
-    It opens in milliseconds whatever its size, keeps no content in memory, and may be used after fork, in threads, and
-    pickled: a copy opens the same folder again.
+    Its files are compared with their checksums when they are opened for the first time; later, and in other processes,
+    it opens in milliseconds whatever its size. It keeps no content in memory, and may be used after fork, in threads,
+    and pickled: a copy opens the same folder again.
 
     Attributes:
         path: the folder.
@@ -99,9 +101,7 @@ class Dataset:
         if manifest.format != FORMAT:
             raise UserError(f"{path}: written in format {manifest.format}, this is {FORMAT}; run `aft prepare`")
         try:
-            for name, size in manifest.files.items():
-                if (found := (path / name).stat().st_size) != size:
-                    raise ValueError(f"{name} has {found:,} bytes instead of {size:,}")
+            VerifiedFiles(path, manifest.files, "run `aft prepare` again").finish()
             rows = pa.ipc.open_file(pa.memory_map(str(path / CONTENT))).read_all()
             if len(rows) != manifest.rows:
                 raise ValueError(f"{CONTENT} has {len(rows):,} rows instead of {manifest.rows:,}")

@@ -29,9 +29,11 @@ from pipeline.data.scan import Scan, place, row_hash, scan, tidied
 from pipeline.data.splits import Amount, apportion, assign, choose, sort_keys
 from pipeline.datasets import Kind, Row
 from pipeline.errors import UserError, count
+from pipeline.files import explained
 from pipeline.params import Settings, read_plugin
 from pipeline.progress import progress
 from pipeline.records import ManifestRecord
+from pipeline.verified import checksums
 
 BATCH_ROWS, BATCH_BYTES = 1 << 16, 1 << 26
 """A batch of `content.arrow` ends at either."""
@@ -185,7 +187,7 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
             dropped=dropped,
             notes=notes,
             settings=settings.model_dump(mode="json"),
-            files={name: (partial / name).stat().st_size for name in (CONTENT, ROWS, QUARANTINE)},
+            files=checksums(partial),
         )
         manifest.write(partial / MANIFEST)
         out.mkdir(parents=True, exist_ok=True)
@@ -194,7 +196,7 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
             os.replace(partial / name, out / name)
         _listed(out).unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from None
+        raise explained(error, out) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Preparation(

@@ -7,8 +7,10 @@ them, cross-fitted where asked. So outputs of every row are computed here, once,
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from pydantic import Field
 
 from pipeline.data import Dataset, Split
 from pipeline.errors import UserError
-from pipeline.files import make_folder
+from pipeline.files import make_folder, replace_folder
 from pipeline.functional import kernel_probe
 from pipeline.functional.linear import Linear, folds
 from pipeline.functional.standardisation import statistics
@@ -27,6 +29,7 @@ from pipeline.progress import progress
 from pipeline.project import Project
 from pipeline.records import ProbeRecord, ProbeSplitRecord, mean_score
 from pipeline.store import Reader, SourceFeatures
+from pipeline.verified import checksums
 
 BLOCK = 8192
 """Rows whose features are held at a time while outputs are computed."""
@@ -84,8 +87,7 @@ def probe(teacher: str, settings: ProbeSettings, project: Project = Project()) -
         records = []
         for features in sources:
             records.append(_fit_source(features, data, settings, partial / features.source.slug))
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        replace_folder(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return ProbeResult(teacher, tuple(records))
@@ -125,7 +127,8 @@ def _fit_source(features: SourceFeatures, data: Dataset, settings: ProbeSettings
             )
         )
     reader.verified()
-    record = ProbeRecord(source=features.name, metrics=task.metrics, splits=tuple(records))
+    files = checksums(folder)
+    record = ProbeRecord(source=features.name, metrics=task.metrics, splits=tuple(records), files=files)
     record.write(folder / "probe.json")
     return record
 
@@ -201,18 +204,25 @@ def _write_outputs(
     """
     rows, width = len(data), len(data.task.outputs)
 
-    def array(path: Path, length: int) -> np.ndarray:
-        return np.lib.format.open_memmap(path, "w+", np.float32, (length, width))
-
     trained = [np.isin(np.arange(rows), split.train) for split in splits]
     fold_of = [folds(data.task.strata(data.labels[split.labelled]), number) for number, split in enumerate(splits)]
     moments = [{kind: np.zeros((2, width)) for kind in KINDS} for _ in splits]
-    arrays = [
-        {kind: (array(path / f"{kind}.npy", rows), array(path / f"{kind}_crossfit.npy", len(split.labelled)))
-         for kind in KINDS}
-        for path, split in zip(paths, splits, strict=True)
-    ]  # fmt: skip
-    with progress(title, rows, "rows") as advance:
+    with ExitStack() as stack, progress(title, rows, "rows") as advance:
+
+        def array(path: Path, length: int) -> BinaryIO:
+            """The file of an array that is filled from its first row on. A map would end the process on a full disk."""
+            file = stack.enter_context(path.open("wb"))
+            header = {"descr": "<f4", "fortran_order": False, "shape": (length, width)}
+            np.lib.format.write_array_header_1_0(file, header)
+            return file
+
+        arrays = [
+            {
+                kind: (array(path / f"{kind}.npy", rows), array(path / f"{kind}_crossfit.npy", len(split.labelled)))
+                for kind in KINDS
+            }
+            for path, split in zip(paths, splits, strict=True)
+        ]
         for start in range(0, rows, BLOCK):
             block = np.arange(start, min(start + BLOCK, rows))
             raw = torch.from_numpy(reader(block)).float()
@@ -223,15 +233,11 @@ def _write_outputs(
                 for kind in KINDS:
                     whole, crossed = arrays[number][kind]
                     outputs = module(raw, kind).numpy()
-                    whole[block] = outputs
-                    crossed[first:last] = module(raw[labelled], kind, fold).numpy()
+                    whole.write(outputs.astype("<f4", copy=False).tobytes())
+                    crossed.write(module(raw[labelled], kind, fold).numpy().astype("<f4", copy=False).tobytes())
                     seen = outputs[trained[number][block]].astype(np.float64)
                     moments[number][kind] += [seen.sum(0), np.square(seen).sum(0)]
             advance(len(block))
-    for kept in arrays:
-        for whole, crossed in kept.values():
-            whole.flush()  # type: ignore[attr-defined]
-            crossed.flush()  # type: ignore[attr-defined]
     return [
         {kind: _spread(of[kind], len(split.train)) for kind in KINDS} for of, split in zip(moments, splits, strict=True)
     ]

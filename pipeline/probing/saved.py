@@ -15,13 +15,16 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from pipeline.data import Dataset
 from pipeline.errors import UserError
+from pipeline.files import write_atomically
 from pipeline.probing.probe import Probe
 from pipeline.project import Project
+from pipeline.records import ProbeRecord
 from pipeline.store import SourceFeatures
+from pipeline.verified import VerifiedFiles
 
 OutputKind = Literal["linear", "linear_crossfit", "kernel", "kernel_crossfit"]
 """Outputs of a probe. Cross-fitted ones of a labelled training row come from the fit without the row's fold, and are
@@ -40,7 +43,7 @@ def fitted_on(data: Dataset, split: int, features: SourceFeatures) -> dict[str, 
 def save_module(path: Path, probe: Probe, identity: dict[str, str]) -> None:
     """Write a probe. Equal probes give equal bytes: safetensors sorts tensors, and metadata only if it has one key."""
     tensors = {name: tensor.contiguous() for name, tensor in sorted(probe.state_dict().items())}
-    save_file(tensors, path, {"fitted_on": json.dumps(identity, sort_keys=True)})
+    write_atomically(path, save(tensors, {"fitted_on": json.dumps(identity, sort_keys=True)}))
 
 
 class SavedProbe:
@@ -67,6 +70,9 @@ class SavedProbe:
         path = self.folder / MODULE
         if not path.is_file():
             raise UserError(f"{path}: no probe of `{features.source}`; {self.again}")
+        record = ProbeRecord.read(self.folder.with_name("probe.json"), features.source.teacher)
+        files = {name: checksum for name, checksum in record.files.items() if name.startswith(f"{split}/")}
+        VerifiedFiles(self.folder.parent, files, f"{self.again} again").finish()
         try:
             with safe_open(path, "numpy") as file:
                 identity = json.loads((file.metadata() or {}).get("fitted_on", "{}"))

@@ -13,7 +13,7 @@ from pipeline.records.assessment import (
 )
 from pipeline.records.data import ManifestRecord
 from pipeline.records.probes import ProbeRecord, ProbeSplitRecord
-from pipeline.records.record import LogRecord, Metric, Record, Scores, mean_score
+from pipeline.records.record import CHECKSUM, LogRecord, Metric, Record, Scores, from_json, mean_score, to_json
 from pipeline.records.runs import (
     BundleRecord,
     CandidateRecord,
@@ -29,6 +29,7 @@ from pipeline.records.runs import (
 )
 
 __all__ = [
+    "CHECKSUM",
     "AssessmentRecord",
     "BundleRecord",
     "CandidateRecord",
@@ -53,5 +54,7 @@ __all__ = [
     "SubsetRecord",
     "SubsetScores",
     "TrialRecord",
+    "from_json",
     "mean_score",
+    "to_json",
 ]

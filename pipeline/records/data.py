@@ -24,7 +24,7 @@ class ManifestRecord(Record):
         dropped: rows of the source that were left out, by reason.
         notes: what the user should know of the data.
         settings: of `dataset` in params.yaml, with all defaults.
-        files: sizes of the other files, in bytes.
+        files: the checksums of the other files, by name.
     """
 
     command: ClassVar[str] = "aft prepare"
@@ -45,4 +45,4 @@ class ManifestRecord(Record):
     dropped: dict[str, int] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
     settings: dict[str, Any]
-    files: dict[str, int]
+    files: dict[str, str]

@@ -29,13 +29,18 @@ class ProbeSplitRecord(Record):
 
 
 class ProbeRecord(Record):
-    """probes/<teacher>/<head>/probe.json: how well the probes of one source do."""
+    """probes/<teacher>/<head>/probe.json: how well the probes of one source do.
+
+    Attributes:
+        files: the checksum of every other file in the folder, by name: the fitted probes and their outputs.
+    """
 
     command: ClassVar[str] = "aft probe {name}"
 
     source: str
     metrics: tuple[Metric, ...] = Field(min_length=1)
     splits: tuple[ProbeSplitRecord, ...] = Field(min_length=1)
+    files: dict[str, str]
 
     @property
     def primary(self) -> Metric:

@@ -1,7 +1,7 @@
 """What every record can do, and what records of several stages are made of."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
@@ -9,10 +9,39 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, system_error
 from pipeline.files import write_atomically
+from pipeline.provenance import digest_of
+from pipeline.verified import verifying
 
 R = TypeVar("R", bound="Record")
+
+CHECKSUM = "checksum"
+"""The key under which a file holds the digest of everything else in it."""
+
+
+def to_json(fields: Mapping[str, Any]) -> str:
+    """Fields as the text of a file, with a checksum of themselves. Equal fields give equal bytes."""
+    sealed = {**fields, CHECKSUM: digest_of(fields)}
+    return json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def from_json(content: bytes) -> dict[str, Any]:
+    """The fields in a file that holds what `to_json` made.
+
+    Raises:
+        ValueError: it holds something else, or one of them was changed.
+    """
+    try:
+        fields = json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"expected fields by name, found {type(fields).__name__}")
+    checksum = fields.pop(CHECKSUM, None)
+    if verifying() and checksum != digest_of(fields):
+        raise ValueError("its checksum is another" if checksum else "it has no checksum")
+    return fields
 
 
 class Record(BaseModel):
@@ -29,8 +58,7 @@ class Record(BaseModel):
         Raises:
             UserError: the file cannot be written.
         """
-        text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
-        write_atomically(path, text + "\n")
+        write_atomically(path, to_json(self.model_dump(mode="json")))
 
     @classmethod
     def read(cls: type[R], path: Path, name: str = "") -> R:
@@ -45,16 +73,19 @@ class Record(BaseModel):
         """
         command = cls.command.format(name=name or path.stem)
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return cls.model_validate(from_json(path.read_bytes()))
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; run `{command}`") from None
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); run `{command}` again") from None
+            raise system_error(error, path) from None
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
             problem = f"{place}: {first['msg']}" if place else first["msg"]
             raise UserError(f"{path}: damaged, or of another version ({problem}); run `{command}` again") from None
+        except ValueError as error:
+            problem = " ".join(str(error).split())
+            raise UserError(f"{path}: damaged, or changed by hand ({problem}); run `{command}` again") from None
 
 
 def _without_nonfinite(scores: Any) -> Any:

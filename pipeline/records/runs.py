@@ -126,7 +126,7 @@ class RunRecord(Record):
         splits: per seed, the digest of the split it was trained on.
         metric: the score that validation rows chose by.
         chosen, chosen_settings: the weights and settings of the chosen candidate.
-        students: per seed, the sha256 of the chosen student's weights.
+        files: the checksum of every other file in the folder, by name: students, curves, gates.
     """
 
     command: ClassVar[str] = "aft train {name}"
@@ -148,7 +148,7 @@ class RunRecord(Record):
     chosen_settings: dict[str, Any] = Field(default_factory=dict)
     trainings: int
     diagnostics: tuple[DiagnosticsRecord, ...]
-    students: dict[str, str]
+    files: dict[str, str]
 
     @model_validator(mode="after")
     def _chosen_is_a_candidate(self) -> "RunRecord":

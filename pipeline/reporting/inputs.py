@@ -26,6 +26,7 @@ from pipeline.records import (
 from pipeline.reporting.comparison import Comparison, Outcome, Point, compare
 from pipeline.runs import label
 from pipeline.sources import Source
+from pipeline.verified import VerifiedFiles
 
 R = TypeVar("R", bound=Record)
 
@@ -166,6 +167,8 @@ def _outcome(name: str, params: Params, reader: Records) -> Outcome | None:
         return None
     try:
         _check(run, evaluation, path)
+        shown = {file: checksum for file, checksum in run.files.items() if not file.startswith("students/")}
+        VerifiedFiles(folder, shown, f"run `aft train {name}` again").finish()
         curve = _curve(folder / "curves.csv", run)
         gates = _gates(folder / "gates.json", run)
     except UserError as error:

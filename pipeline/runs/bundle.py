@@ -13,8 +13,8 @@ from pipeline.data import Dataset
 from pipeline.errors import UserError, count
 from pipeline.params import Params
 from pipeline.project import Project
-from pipeline.provenance import digest_files
-from pipeline.records import BundleRecord
+from pipeline.provenance import digest_of
+from pipeline.records import BundleRecord, ProbeRecord
 from pipeline.runs.config import Run, check_heads, read_run
 from pipeline.sources import Source
 from pipeline.store import FeatureStore, SourceFeatures
@@ -76,16 +76,15 @@ def _digests(project: Project, features: SourceFeatures) -> dict[str, str]:
 
 
 def probe_digest(project: Project, source: Source) -> str:
-    """A digest of the probes of a source: of their modules and scores, from which their cached outputs follow.
+    """A digest of the probes of a source: of their record, which holds their scores and the checksums of their files.
 
     Raises:
-        UserError: there is no probe.
+        UserError: there is no probe, or its record is damaged.
     """
-    folder = project.probe(source)
-    if not (folder / "probe.json").is_file():
-        raise UserError(f"{folder}: no probe of `{source}`; run `aft probe {source.teacher}`")
-    modules = sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/probe.safetensors"))
-    return digest_files(folder, ["probe.json", *modules])
+    path = project.probe(source) / "probe.json"
+    if not path.is_file():
+        raise UserError(f"{path.parent}: no probe of `{source}`; run `aft probe {source.teacher}`")
+    return digest_of(ProbeRecord.read(path, source.teacher).model_dump(mode="json"))
 
 
 def _heads(run: Run, store: FeatureStore, source: Source, data: Dataset) -> dict[str, str]:

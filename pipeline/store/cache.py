@@ -20,13 +20,6 @@ PATIENCE = 3600.0
 FILES, USERS = "files.json", "used_by"
 
 
-def default_cache() -> Path:
-    """$AFT_CACHE, or `aft` in the user's cache folder."""
-    chosen = os.environ.get("AFT_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(chosen) if chosen else Path(home) / "aft"
-
-
 def cached(store: Backend, layout: Layout, head: str, digest: str, cache: Path) -> tuple[Path, Lock, dict[str, str]]:
     """The folder of raw shards of a head, made in one pass over the store if it does not exist or is not whole.
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.store.backends import Backend
-from pipeline.store.cache import cached, default_cache
+from pipeline.store.cache import cached
 from pipeline.store.format import Layout, Marker
 from pipeline.store.memory import available_memory
 from pipeline.store.reader import WINDOW_BYTES, HostReader, Mode, Reader
 from pipeline.store.shards import REMEDY, resolved_codec
-from pipeline.store.verified import VerifiedFiles
+from pipeline.verified import VerifiedFiles, default_cache
 
 DEVICE_BYTES = 2 << 30
 RESIDENT_SHARE = 0.25
@@ -45,7 +45,7 @@ def choose(
         folder, lock, checksums = cached(store, layout, name, digest, place)
         why += f", raw copy in {folder}"
         remedy = f"delete {folder}, it is made again from the store"
-        files = VerifiedFiles(folder, checksums, place, remedy)
+        files = VerifiedFiles(folder, checksums, remedy, place)
     else:
         assert store.folder is not None
         folder, lock = store.folder, None
@@ -54,7 +54,7 @@ def choose(
             for array, grid in layout.grids(name, "raw").items()
             for shard in range(grid.shards)
         }
-        files = VerifiedFiles(folder, checksums, place, REMEDY)
+        files = VerifiedFiles(folder, checksums, REMEDY, place)
     return HostReader(
         store, layout, name, mode, why, folder, WINDOW_BYTES if window is None else window,
         size <= available_memory(), files, lock,

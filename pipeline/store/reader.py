@@ -18,7 +18,7 @@ from pipeline.store.order import batched, shuffled, windows
 from pipeline.store.rows import as_rows
 from pipeline.store.shards import checked, resolved_codec, unpack
 from pipeline.store.values import arriving_dtype, decode
-from pipeline.store.verified import VerifiedFiles
+from pipeline.verified import VerifiedFiles
 
 Mode = Literal["auto", "mapped", "window", "resident", "cache", "device"]
 
@@ -89,7 +89,7 @@ class Reader(ABC):
         """Make sure, by checksums, that the files hold what was written. Call it before results are kept.
 
         In the modes `resident` and `device` that was done when the rows were read. Files that are unchanged since an
-        earlier call, in any process, are not read again: see `store/verified.py`.
+        earlier call, in any process, are not read again: see `pipeline/verified.py`.
 
         Raises:
             UserError: a shard is damaged.

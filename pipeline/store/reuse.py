@@ -6,9 +6,9 @@ from functools import cached_property
 
 import numpy as np
 
+from pipeline.checksum import checksum
 from pipeline.errors import UserError
 from pipeline.store.backends import Backend, WritableBackend
-from pipeline.store.checksum import checksum
 from pipeline.store.format import LOCKS, MOVED, REPLACED, STORE_FILE, Layout, Marker, marker_name, written
 from pipeline.store.rows import RowIndex, read_rows
 from pipeline.store.shards import Damaged, load, marker, resolved_codec

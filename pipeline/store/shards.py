@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipeline.checksum import checksum
 from pipeline.errors import UserError
 from pipeline.store.backends import Backend, WritableBackend
-from pipeline.store.checksum import checksum
 from pipeline.store.format import Grid, Layout, Marker, marker_name
 
 # A codec of `auto` compresses what becomes at most this much of its size.

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.checksum import checksum
 from pipeline.errors import UserError
 from pipeline.store.backends import Backend, backend_at
-from pipeline.store.checksum import checksum
 from pipeline.store.format import LOCKS, REPLACED, ROWS_METADATA, Layout, flat_metadata, marker_name
 from pipeline.store.rows import read_rows
 from pipeline.store.shards import Damaged, marker

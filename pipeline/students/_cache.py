@@ -1,7 +1,7 @@
 """What students read of a dataset, computed once and kept on disk: decoded images, numbers of words and tokens.
 
     .aft/inputs/<dataset's folder>/<digest of the dataset>/<digest of the key>/
-        arrays.json    type, shape and digest of each array; written last: without it the folder is unfinished
+        arrays.json    type, shape and checksum of each array; written last: without it the folder is unfinished
         <name>.bin     the values of an array, row by row
 
 Every process maps the same files, so that they are in memory once however many students learn at the same time. It is
@@ -18,28 +18,27 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from pipeline.checksum import file_checksum
 from pipeline.data import Dataset
 from pipeline.errors import UserError
-from pipeline.files import PARTIAL, Lock, make_folder
+from pipeline.files import PARTIAL, Lock, explained, make_folder
 from pipeline.project import Project
-from pipeline.provenance import digest_files, digest_of
+from pipeline.provenance import digest_of
 from pipeline.records import Record
+from pipeline.verified import VerifiedFiles
 
 ARRAYS = "arrays.json"
 
 Chunk = Mapping[str, np.ndarray]
 """Some more rows of each array, by name."""
 
-_verified: set[tuple[Path, str]] = set()
-"""Files whose digest this process has compared, and the digest."""
-
 
 class ArrayRecord(Record):
-    """Type, shape and digest of an array in a `.bin` file."""
+    """Type, shape and checksum of an array in a `.bin` file."""
 
     dtype: str
     shape: tuple[int, ...]
-    digest: str
+    checksum: str
 
 
 class ArraysRecord(Record):
@@ -91,14 +90,12 @@ def _open(folder: Path) -> dict[str, np.ndarray] | None:
     """The arrays of a folder, or None if they are not there, unfinished or damaged."""
     try:
         record = ArraysRecord.read(folder / ARRAYS)
+        sums = {f"{name}.bin": array.checksum for name, array in record.arrays.items()}
+        VerifiedFiles(folder, sums, "it is computed again").finish()
         found = {}
         for name, array in record.arrays.items():
             path = folder / f"{name}.bin"
             found[name] = _map(path, np.dtype(array.dtype), array.shape)
-            if (path, array.digest) not in _verified:
-                if digest_files(path) != array.digest:
-                    return None
-                _verified.add((path, array.digest))
     except (UserError, OSError, ValueError, TypeError):
         return None
     return found
@@ -132,15 +129,11 @@ def _write(folder: Path, chunks: Iterable[Chunk]) -> dict[str, np.ndarray]:
             path = folder / f"{name}.bin"
             # Renamed, not overwritten: another process may still have the former file mapped.
             os.replace(path.with_name(path.name + PARTIAL), path)
-            records[name] = ArrayRecord(dtype=types[name].str, shape=shapes[name], digest=digest_files(path))
-            _verified.add((path, records[name].digest))
+            records[name] = ArrayRecord(dtype=types[name].str, shape=shapes[name], checksum=file_checksum(path))
         ArraysRecord(arrays=records).write(folder / ARRAYS)
         return {name: _map(folder / f"{name}.bin", types[name], shapes[name]) for name in files}
     except OSError as error:
-        raise UserError(
-            f"{folder}: the student's inputs cannot be written ({error.strerror}); free some space, or check the "
-            "folder's permissions"
-        ) from None
+        raise explained(error, folder) from None
     finally:
         for partial in folder.glob(f"*.bin{PARTIAL}"):
             partial.unlink(missing_ok=True)

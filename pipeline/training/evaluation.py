@@ -1,8 +1,5 @@
 """Scores of trained students on test rows, and of their teachers' probes on the same rows."""
 
-from hashlib import file_digest
-from pathlib import Path
-
 import numpy as np
 import torch
 
@@ -17,6 +14,7 @@ from pipeline.sources import Source
 from pipeline.store import SourceFeatures
 from pipeline.students import load_student, predict
 from pipeline.tasks import Task
+from pipeline.verified import VerifiedFiles
 
 
 def evaluate(name: str, params: Params, project: Project = Project()) -> EvaluationRecord:
@@ -29,6 +27,7 @@ def evaluate(name: str, params: Params, project: Project = Project()) -> Evaluat
     """
     folder = project.run(name)
     record = RunRecord.read(folder / "run.json", name)
+    VerifiedFiles(folder, record.files, f"run `aft train {name}` again").finish()
     data = Dataset.open(project.data)
     task = data.task
     device = params.read(Machine, "machine").torch_device()
@@ -44,7 +43,6 @@ def evaluate(name: str, params: Params, project: Project = Project()) -> Evaluat
             raise UserError(f"{project.data}: no test rows in split {number}; set dataset.test")
         if record.splits[str(seed)] != data.split_digest(number):
             raise UserError(f"{folder}: trained on other rows, splits or labels than these; run `aft train {name}`")
-        _check_weights(folder / "students" / str(seed), record.students[str(seed)], name)
         blueprint, student = load_student(folder / "students" / str(seed), task.outputs)
         inputs = blueprint.inputs(data, {features.name: features for features in sources})
         labels = data.labels[rows]
@@ -69,22 +67,6 @@ def evaluate(name: str, params: Params, project: Project = Project()) -> Evaluat
     )
     evaluation.write(project.evaluation(name))
     return evaluation
-
-
-def _check_weights(folder: Path, digest: str, run: str) -> None:
-    """Make sure that a student's weights are those that training wrote.
-
-    Raises:
-        UserError: the file is missing, or its sha256 is another one.
-    """
-    path = folder / "weights.safetensors"
-    try:
-        with path.open("rb") as file:
-            found = file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); run `aft train {run}`") from None
-    if found != digest:
-        raise UserError(f"{path}: not the weights that training wrote; run `aft train {run}`")
 
 
 def _scores(task: Task, seed: int, split: int, outputs: np.ndarray, labels: np.ndarray) -> SeedScores:

@@ -177,12 +177,11 @@ class Ledger:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
-    def copy_student(self, digest: str, folder: Path) -> str:
-        """Copy a trial's student to a folder; returns the sha256 of its weights. A copy, so that nothing is shared."""
+    def copy_student(self, digest: str, folder: Path) -> None:
+        """Copy a trial's student to a folder. A copy, so that nothing is shared."""
         folder.mkdir(parents=True)
         for name in STUDENT:
             shutil.copyfile(self.folder / digest / name, folder / name)
-        return _sha256(folder / STUDENT[1])
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

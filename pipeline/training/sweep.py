@@ -6,6 +6,7 @@ recorded and cannot be chosen.
 """
 
 import csv
+import io
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ import torch
 
 from pipeline.engines import engine
 from pipeline.errors import UserError, count
-from pipeline.files import Lock
+from pipeline.files import Lock, replace_folder, write_atomically
 from pipeline.machine import cores
 from pipeline.params import Params, plugin
 from pipeline.progress import progress
@@ -44,6 +45,7 @@ from pipeline.training.ledger import Ledger, Unused, inputs_of
 from pipeline.training.log import Diverged, WeightedPenalty
 from pipeline.training.session import Session, TrialData
 from pipeline.training.trial import batches, build_penalties, losses, run_trial
+from pipeline.verified import checksums
 
 
 @dataclass(frozen=True)
@@ -371,11 +373,14 @@ def _write(
     out = plan.project.run(plan.name)
     partial_out = out.with_name(f".{plan.name}.partial")
     shutil.rmtree(partial_out, ignore_errors=True)
-    students = {
-        str(trial.seed): ledger.copy_student(trial.digest, partial_out / "students" / str(trial.seed)) for trial in kept
-    }
+    for trial in kept:
+        ledger.copy_student(trial.digest, partial_out / "students" / str(trial.seed))
+    _write_curves(partial_out / "curves.csv", results)
     diagnostics = tuple(record.diagnostics for record in kept.values() if record.diagnostics)
     first = next(iter(kept.values()))
+    if first.gates:
+        gates = {name: tuple(record.gates[name] for record in kept.values()) for name in first.gates}
+        GatesRecord(gates=gates).write(partial_out / "gates.json")
     family = plan.params.section(f"students.{plan.run.student}")["family"]
     RunRecord(
         run=plan.name,
@@ -406,14 +411,9 @@ def _write(
         chosen_settings=dict(chosen.settings),
         trainings=len(results),
         diagnostics=diagnostics,
-        students=students,
+        files=checksums(partial_out),
     ).write(partial_out / "run.json")
-    _write_curves(partial_out / "curves.csv", results)
-    if first.gates:
-        gates = {name: tuple(record.gates[name] for record in kept.values()) for name in first.gates}
-        GatesRecord(gates=gates).write(partial_out / "gates.json")
-    shutil.rmtree(out, ignore_errors=True)
-    partial_out.rename(out)
+    replace_folder(partial_out, out)
     return Training(
         run=plan.name,
         chosen=chosen,
@@ -435,10 +435,11 @@ def _write_curves(path: Path, results: Mapping[Trial, TrialRecord]) -> None:
         for line in record.curve
     ]
     columns = list(dict.fromkeys(key for line in lines for key in line))
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(lines)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, columns)
+    writer.writeheader()
+    writer.writerows(lines)
+    write_atomically(path, file.getvalue())
 
 
 def _warnings(diagnostics: Iterable[DiagnosticsRecord], results: Mapping[Trial, TrialRecord]) -> list[str]:

@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.records import (
+    CHECKSUM,
     CandidateRecord,
     DiagnosticsRecord,
     EvaluationRecord,
@@ -24,6 +25,7 @@ from pipeline.records import (
     RunRecord,
     SeedScores,
     StudentRecord,
+    to_json,
 )
 from pipeline.reporting import Stored, report
 from pipeline.reporting.inputs import ReportInputs, read_inputs
@@ -69,7 +71,8 @@ class Workspace:
 
     def write(self, path: str, record: object) -> None:
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
-        (self.root / path).write_text(json.dumps(record))
+        fields = {key: value for key, value in record.items() if key != CHECKSUM} if isinstance(record, dict) else {}
+        (self.root / path).write_text(to_json(fields) if fields else json.dumps(record))
 
     def read(self, path: str) -> Any:
         return json.loads((self.root / path).read_text())
@@ -93,7 +96,7 @@ class Workspace:
             )
             for k in range(5)
         ]  # fmt: skip
-        record = ProbeRecord(source=source, metrics=self.metrics, splits=tuple(splits))
+        record = ProbeRecord(source=source, metrics=self.metrics, splits=tuple(splits), files={})
         record.write(self.project.probe(Source.parse(source)) / "probe.json")
         self.log("probe", Source.parse(source).teacher, seconds=1.2)
 
@@ -120,7 +123,7 @@ class Workspace:
                 CandidateRecord(weights=w, val_scores=tuple(a + 0.01 * (w == chosen) for a in scores))
                 for w in candidates
             ),
-            trainings=len(candidates) * len(seeds), students={str(seed): "e" * 64 for seed in seeds},
+            trainings=len(candidates) * len(seeds), files={},
             diagnostics=tuple(
                 DiagnosticsRecord(
                     seed=seed, collapsed=seed in collapsed, largest_share=share, feature_spread_start=7.9,
@@ -145,8 +148,10 @@ class Workspace:
             }
             GatesRecord(gates=values).write(folder / "gates.json")
         for seed in seeds:
-            self.write(f"runs/{name}/students/{seed}/student.json", {"family": "bag_of_words"})
-            (folder / "students" / str(seed) / "weights.safetensors").write_bytes(b"0" * 1975)
+            kept = folder / "students" / str(seed)
+            kept.mkdir(parents=True, exist_ok=True)
+            (kept / "student.json").write_text(json.dumps({"family": "bag_of_words"}))
+            (kept / "weights.safetensors").write_bytes(b"0" * 1975)
         EvaluationRecord(
             run=name, student=student, sources=sources, task="classification", metrics=self.metrics,
             outputs=tuple(CLASSES), test_rows=TEST,

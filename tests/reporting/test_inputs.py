@@ -1,11 +1,12 @@
 """What is not finished is a line with the command to run, and does not stop the rest."""
 
+import json
 import re
 
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.records import LogRecord
+from pipeline.records import LogRecord, to_json
 from pipeline.reporting.inputs import read_inputs
 
 from .records import AFT, KD, NONE, REGRESSION, Workspace
@@ -68,7 +69,7 @@ def test_a_run_that_was_not_evaluated_is_listed(project):
     ],
 )
 def test_a_damaged_record_is_listed_and_the_other_runs_are_reported(project, path, text, message):
-    (project.root / path).write_text(text)
+    (project.root / path).write_text(to_json(json.loads(text)) if text.endswith("}") else text)
     inputs = read(project)
     (line,) = inputs.missing
     assert path in line and "\n" not in line

@@ -11,8 +11,8 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.store import FeatureStore, Head, cache
-from pipeline.store.cache import default_cache
 from pipeline.store.verification import verify
+from pipeline.verified import default_cache
 
 HEADS = {"pooled": Head((6,), "float32"), "sparse": Head((16,), "float32", codec="zstd"), "layer:4": Head((5,), "int8")}
 

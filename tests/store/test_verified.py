@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline import verified
 from pipeline.errors import UserError
-from pipeline.store import FeatureStore, Head, verified
+from pipeline.store import FeatureStore, Head
 
 HEADS = {"pooled": Head((6,), "float32"), "small": Head((5,), "int8"), "sparse": Head((16,), "float32", codec="zstd")}
 

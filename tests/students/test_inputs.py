@@ -233,7 +233,7 @@ def test_a_full_disk_is_one_line(pictures: Dataset, monkeypatch: pytest.MonkeyPa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pipeline.students._cache.os.replace", full)
-    with pytest.raises(UserError, match=r"inputs cannot be written \(No space left on device\); free some space"):
+    with pytest.raises(UserError, match=r"the disk is full; free some space"):
         Pixels(pictures, 16, 3)
     assert list((pictures.path.parent / ".aft" / "inputs").rglob("*.bin*")) == []
 

@@ -71,7 +71,7 @@ def test_a_run_that_is_not_trained_names_the_command(project: Path, params: Para
 def test_a_damaged_record_is_one_line(project: Path, params: Params):
     train("none", params, Project(project))
     (project / "runs" / "none" / "run.json").write_text("{}")
-    with pytest.raises(UserError, match=r"damaged, or of another version .*run `aft train none` again") as caught:
+    with pytest.raises(UserError, match=r"damaged, or changed by hand .*run `aft train none` again") as caught:
         evaluate("none", params, Project(project))
     assert "\n" not in str(caught.value)
 
@@ -82,6 +82,6 @@ def test_a_student_with_a_flipped_bit_is_not_evaluated(project: Path, params: Pa
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"weights\.safetensors: not the weights .*run `aft train none`"):
+    with pytest.raises(UserError, match=r"weights\.safetensors: damaged; run `aft train none` again"):
         evaluate("none", params, Project(project))
     assert not (project / "evaluations" / "none.json").exists()

@@ -15,9 +15,9 @@ from typing import Literal
 
 import numpy as np
 
+from pipeline.checksum import checksum
 from pipeline.files import PARTIAL, Lock, explained, make_folder, sync_folder, sync_path
 from pipeline.store.backends import Bytes, WritableBackend
-from pipeline.store.checksum import checksum
 from pipeline.store.memory import PAGE
 
 SCHEMES = ("",)

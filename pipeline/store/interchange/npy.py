@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.checksum import file_checksum
 from pipeline.errors import UserError
-from pipeline.store.checksum import file_checksum
 from pipeline.store.interchange import Table, dtype_in
 from pipeline.store.rows import RowIndex
 

@@ -177,4 +177,4 @@ def test_an_assessment_of_another_dataset_or_a_damaged_one_is_listed(project):
     assert "of another dataset; run `aft assess` again" in project.inputs().missing[0]
     assert "Choice of teachers" not in project.section(subsets).text
     project.project.assessment.write_text("{}")
-    assert "damaged, or of another version" in project.inputs().missing[0]
+    assert "damaged, or changed by hand" in project.inputs().missing[0]

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
+from pipeline.checksum import checksum
 from pipeline.store.backends import WritableBackend, backend_at
-from pipeline.store.checksum import checksum
 
 
 class BackendContract:

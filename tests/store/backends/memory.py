@@ -4,8 +4,8 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
+from pipeline.checksum import checksum
 from pipeline.store.backends import Bytes, WritableBackend
-from pipeline.store.checksum import checksum
 
 SCHEMES = ("ram",)
 BLOCK = 7

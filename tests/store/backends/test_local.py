@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.checksum import checksum
 from pipeline.errors import UserError
 from pipeline.store.backends import local
 from pipeline.store.backends.local import LARGE, LocalBackend
-from pipeline.store.checksum import checksum
 from pipeline.store.memory import PAGE, page_aligned
 from tests.store.backends.contract import BackendContract
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.store import checksum as module
-from pipeline.store.checksum import checksum, file_checksum
+from pipeline import checksum as module
+from pipeline.checksum import checksum, file_checksum
 
 
 def remainder(data: bytes, polynomial: int) -> int:

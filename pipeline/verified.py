@@ -11,13 +11,34 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from pipeline.checksum import file_checksum
 from pipeline.errors import UserError
 from pipeline.files import write_atomically
 from pipeline.provenance import digest_of
-from pipeline.store.checksum import file_checksum
+
+NO_VERIFY = "AFT_NO_VERIFY"
+"""Set in the environment, nothing is compared; `aft --no-verify` sets it, for worker processes too."""
 
 State = list[int | str]
 """Size, time of modification in ns, inode and checksum of a file."""
+
+
+def default_cache() -> Path:
+    """$AFT_CACHE, or `aft` in the user's cache folder."""
+    chosen = os.environ.get("AFT_CACHE")
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(chosen) if chosen else Path(home) / "aft"
+
+
+def verifying() -> bool:
+    """Whether what is read is compared with its checksums."""
+    return not os.environ.get(NO_VERIFY)
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """The checksum of every file below a folder, by its name there, for the record that names them."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): file_checksum(path) for path in files}
 
 
 class VerifiedFiles:
@@ -26,11 +47,12 @@ class VerifiedFiles:
     Args:
         folder: where the files are.
         checksums: by name in the folder.
-        cache: a folder for what is remembered.
         remedy: what to do about a damaged file, for the message.
+        cache: a folder for what is remembered; the default one if None.
     """
 
-    def __init__(self, folder: Path, checksums: Mapping[str, str], cache: Path, remedy: str):
+    def __init__(self, folder: Path, checksums: Mapping[str, str], remedy: str, cache: Path | None = None):
+        cache = cache or default_cache()
         self._folder, self._checksums, self._remedy = folder, checksums, remedy
         self._record = cache / "verified" / f"{digest_of([str(folder.resolve()), sorted(checksums)])}.json"
         self._thread: threading.Thread | None = None
@@ -62,6 +84,9 @@ class VerifiedFiles:
         return {**self.__dict__, "_thread": None}
 
     def _compare(self) -> None:
+        if not verifying():
+            self._done = True
+            return
         known, seen = self._known(), {}
         for name, checksum in self._checksums.items():
             path = self._folder / name
