@@ -6,7 +6,7 @@ BIN := .venv/bin
 # The commands in dvc.yaml say `aft`; here that is the environment's.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo demo-images test lint docs lock clean
+.PHONY: demo demo-images test test-slow lint docs lock clean
 
 demo: .venv/installed .dvc/tmp
 	$(BIN)/dvc repro
@@ -18,7 +18,10 @@ demo-images: .venv/installed .dvc/tmp
 	@echo "report: $(CURDIR)/images/report/index.html"
 
 test: .venv/installed lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: .venv/installed
+	$(BIN)/python -m pytest -q -m slow
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -31,8 +34,7 @@ docs: .venv/installed
 	$(BIN)/python -m tests.errors > docs/errors.md.partial
 	mv docs/errors.md.partial docs/errors.md
 
-# cli.py is copied into the environment, unlike the packages: the command `aft` is installed anew when it changes.
-.venv/installed: requirements.lock pyproject.toml cli.py
+.venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --disable-pip-version-check --quiet --requirement requirements.lock
 	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps --editable .

@@ -1,4 +1,4 @@
-"""What extraction costs beside the model: `python -m benchmarks.extract [--json]`. Ratios measured within one run.
+"""What extraction costs on top of the model: `python -m benchmarks.extract [--json]`. Ratios measured within one run.
 
 1. Rows a second from a prepared dataset to a finished store (read, decode or tokenise, batch, forward, write), over
    those of the bare forward loop on the very same batches, resident in memory; texts and images.

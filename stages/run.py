@@ -1,5 +1,6 @@
 """`aft run`: check, and then all stages, through DVC where the project is in a DVC repository."""
 
+import json
 import os
 import subprocess
 import sys
@@ -31,6 +32,7 @@ def main(
     if direct or not _in_dvc():
         failed = _stages(list(loaded.section("teachers")), list(loaded.section("runs")), params, overrides)
     else:
+        _check_lock()
         if overrides or params != command.PARAMS:
             raise UserError(
                 "aft run: DVC reads the params.yaml of this folder; change that, use `dvc exp run -S "
@@ -81,3 +83,19 @@ def _attempt(main: Callable[..., None], *arguments: str, **given: Any) -> bool:
         command.refuse(error)
         return False
     return True
+
+
+def _check_lock() -> None:
+    """Refuse a lock of DVC's that a kill left half written; DVC itself removes the others of processes that are gone.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    root = command.PROJECT.root.resolve()
+    for lock in (folder / ".dvc" / "tmp" / "rwlock" for folder in (root, *root.parents)):
+        if not lock.is_file():
+            continue
+        try:
+            json.loads(lock.read_text(encoding="utf-8"))
+        except ValueError:
+            raise UserError(f"{lock}: damaged; make sure that no other `dvc` is running, then remove it") from None

@@ -144,11 +144,13 @@ def test_a_new_run_trains_that_run_only_and_a_dry_run_says_so(project: Path):
     assert repro(project) == expected
 
 
+@pytest.mark.slow
 def test_a_changed_weight_trains_that_run_only_and_extracts_nothing(project: Path):
     change(project, lambda values: values["runs"]["aft"]["methods"]["aft"].update(weight=[0.0, 5.0]))
     assert repro(project) == ["join", "train@aft", "evaluate@aft", "report"]
 
 
+@pytest.mark.slow
 def test_a_new_teacher_is_extracted_alone_and_no_run_that_does_not_use_it_is_trained(project: Path):
     write_encoder(project / "models" / "third", WORDS, 12, layers=1)
     change(project, lambda v: v["teachers"].update(third={"family": "transformers", "model": "models/third"}))
@@ -157,12 +159,14 @@ def test_a_new_teacher_is_extracted_alone_and_no_run_that_does_not_use_it_is_tra
     assert repro(project) == expected
 
 
+@pytest.mark.slow
 def test_a_changed_teacher_trains_just_the_runs_that_use_it(project: Path):
     change(project, lambda values: values["teachers"]["loud"].update(pooling="cls"))
     ran = repro(project)
     assert ran == ["extract@loud", "probe@loud", "assess", "join", "train@both", "evaluate@both", "report"]
 
 
+@pytest.mark.slow
 def test_other_labels_and_splits_extract_nothing(project: Path):
     change(project, lambda values: values["dataset"].update(labelled=24))
     assert repro(project, "probe@wise") == ["prepare", "probe@wise"]
@@ -182,6 +186,7 @@ def test_a_mistake_in_params_is_one_line_before_anything_runs_and_leaves_what_wa
     assert contents(project, *OUTPUTS, "logs") == before
 
 
+@pytest.mark.slow
 def test_an_edited_method_trains_just_the_runs_that_use_it_also_one_added_after_init(project: Path, library: Path):
     shutil.copy(library / "pipeline" / "methods" / "kd.py", library / "pipeline" / "methods" / "mine.py")
     mine = {"student": "bag", "teachers": ["loud"], "methods": {"mine": {"weight": 1.0}}}
@@ -216,6 +221,7 @@ def test_a_clone_elsewhere_with_another_installation_runs_nothing_again(project:
     assert run("git", "status", "--porcelain", cwd=clone) == ""
 
 
+@pytest.mark.slow
 def test_experiments_run_in_folders_of_their_own(project: Path):
     output = run("dvc", "exp", "run", "--temp", "-S", "runs.aft.methods.aft.weight=[7.0]", "evaluate@aft", cwd=project)
     assert stages(output) == ["join", "train@aft", "evaluate@aft"]
@@ -227,6 +233,7 @@ def test_experiments_run_in_folders_of_their_own(project: Path):
     assert run("dvc", "exp", "list", "--name-only", cwd=project).split() != []
 
 
+@pytest.mark.slow
 def test_the_same_inputs_give_the_same_bytes(finished: Path, tmp_path: Path):
     """In another folder and other processes; by `aft run`, which needs no DVC. Times are in the logs alone."""
     again = start(tmp_path / "again")
@@ -244,6 +251,19 @@ def test_the_same_inputs_give_the_same_bytes(finished: Path, tmp_path: Path):
     assert [name for name in expected if found[name] != expected[name]] == []
 
 
+def test_a_lock_of_dvc_that_a_kill_left_half_written_is_one_line(tmp_path: Path):
+    folder = start(tmp_path / "project")
+    (folder / ".dvc" / "tmp").mkdir(exist_ok=True)
+    (folder / ".dvc" / "tmp" / "rwlock").touch()
+    done = call("aft", "run", cwd=folder)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith(
+        ".dvc/tmp/rwlock: damaged; make sure that no other `dvc` is running, then remove it"
+    )
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
 def test_one_run_that_fails_does_not_stop_the_others_or_the_report(project: Path):
     bad = {"student": "bag", "train": {"learning_rate": 1.0e30}}
     new = {"student": "bag", "teachers": ["loud"], "methods": {"kd": {"weight": 2.0}}}
@@ -295,6 +315,7 @@ def test_init_prints_commands_that_work_and_names_no_place_outside_of_the_projec
     run("dvc", "exp", "run", "--temp", "-S", "train.steps=7", "code", cwd=tmp_path / "my project")
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_of_extract_loses_no_finished_shard_and_no_seconds(tmp_path: Path):
     folder = start(tmp_path / "project", extract={"precision": "float32", "batch_size": 1, "shard_rows": 256})
     write_table(folder / "raw" / "reviews.csv", rows=6000)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 def type_aft(project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
     """Types a command in the folder of the project: its exit code, and what it prints to stdout and stderr.
 
-    In this process: one that starts anew for each row would spend its time on importing.
+    All in this process: a process for each row would spend its time on importing.
     """
 
     def typed(line: str) -> tuple[object, str, str]:

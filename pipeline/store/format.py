@@ -314,12 +314,12 @@ class Layout:
             record = node["attributes"][ATTRIBUTE]
         except (ValueError, KeyError, TypeError):
             raise UserError(
-                f"{where}: not the metadata of a feature store, or damaged; restore it or extract anew"
+                f"{where}: not the metadata of a feature store, or damaged; restore it or extract again"
             ) from None
         if isinstance(record, dict) and record.get("version", 0) != VERSION:
             raise UserError(f"{where}: store version {record.get('version')!r}, this is for {VERSION}; use a newer aft")
         if not is_signed(record):
-            raise UserError(f"{where}: damaged or changed by hand; restore it or extract anew")
+            raise UserError(f"{where}: damaged or changed by hand; restore it or extract again")
         try:
             heads = {name: Head.read(head) for name, head in record["heads"].items()}
             layout = cls(
@@ -330,7 +330,7 @@ class Layout:
         except (KeyError, TypeError, ValueError, AttributeError, UserError):
             sound = False
         if not sound:
-            raise UserError(f"{where}: damaged or changed by hand; restore it or extract anew")
+            raise UserError(f"{where}: damaged or changed by hand; restore it or extract again")
         return layout
 
 

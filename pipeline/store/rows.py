@@ -135,7 +135,7 @@ def read_rows(store: Backend, layout: Layout) -> RowIndex:
     except (OSError, ValueError):
         sound = False
     if not sound:
-        raise UserError(f"{store.name}/rows: the row index is damaged; restore it or extract anew")
+        raise UserError(f"{store.name}/rows: the row index is damaged; restore it or extract again")
     return RowIndex.of_arrays(names, ends, digests.reshape(-1, DIGEST_BYTES))
 
 

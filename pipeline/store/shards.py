@@ -11,7 +11,7 @@ from pipeline.store.format import Grid, Layout, Marker, marker_name
 
 # A codec of `auto` compresses what becomes at most this much of its size.
 WORTHWHILE = 0.5
-REMEDY = "delete this file and run the extraction again, it writes the shard anew"
+REMEDY = "delete this file and run the extraction again, it writes the shard again"
 
 
 class Damaged(ValueError):
@@ -77,7 +77,7 @@ def resolved_codec(store: Backend, layout: Layout, head: str) -> str | None:
             return None
         codecs = [codec for codec in ("raw", "zstd") if layout.grids(head, codec)[array].metadata() == text]
         if not codecs:
-            raise UserError(f"{store.name}/{array}/zarr.json: damaged or changed by hand; restore it or extract anew")
+            raise UserError(f"{store.name}/{array}/zarr.json: damaged or changed by hand; restore it or extract again")
         if array == head:
             codec = codecs[0]
     return codec

@@ -73,7 +73,7 @@ class FeatureStore:
                     start, stop = layout.span(shard)
                     raise UserError(
                         f"{path}: head `{head}`, shard {shard} (rows {start}-{stop - 1}): {error}; "
-                        "run the extraction again, it writes that shard anew"
+                        "run the extraction again, it writes that shard again"
                     ) from None
             whole = [mark for mark in found if mark is not None]
             if len(whole) == layout.shards:

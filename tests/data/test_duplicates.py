@@ -1,4 +1,4 @@
-"""Which of twins stays."""
+"""Which of several duplicates stays."""
 
 from collections import Counter
 
@@ -25,15 +25,15 @@ def by_definition(rows: list[tuple[str, int, int]]) -> list[bool]:
     """Which rows stay, by the docstring, one row at a time."""
     stay = []
     for number, (name, _, split) in enumerate(rows):
-        twins = [(other, row[1], row[2]) for other, row in enumerate(rows) if row[0] == name]
-        votes = Counter(vote for _, vote, _ in twins if vote >= 0)
+        copies = [(other, row[1], row[2]) for other, row in enumerate(rows) if row[0] == name]
+        votes = Counter(vote for _, vote, _ in copies if vote >= 0)
         best = [label for label, count in votes.items() if count == max(votes.values())]
-        if len(twins) == 1 or split == TEST:
+        if len(copies) == 1 or split == TEST:
             stay.append(True)
-        elif any(where == TEST for _, _, where in twins) or len(best) > 1:
+        elif any(where == TEST for _, _, where in copies) or len(best) > 1:
             stay.append(False)
         else:
-            right = [(where != VAL, other) for other, label, where in twins if not best or label == best[0]]
+            right = [(where != VAL, other) for other, label, where in copies if not best or label == best[0]]
             stay.append(number == min(right)[1])
     return stay
 
@@ -87,7 +87,7 @@ def test_rows_of_test_stay_whatever_their_twins_say():
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "twins"),
+    ("one", "other", "copies"),
     [
         ("Thank you, United!", "united thank THANK you", True),
         ("a b", "ab", False),
@@ -97,5 +97,5 @@ def test_rows_of_test_stay_whatever_their_twins_say():
         ("not good", "good", False),
     ],
 )
-def test_texts_are_twins_in_words_if_their_sets_of_words_are_one(one: str, other: str, twins: bool):
-    assert (words_digest(one) == words_digest(other)) == twins
+def test_texts_are_twins_in_words_if_their_sets_of_words_are_one(one: str, other: str, copies: bool):
+    assert (words_digest(one) == words_digest(other)) == copies

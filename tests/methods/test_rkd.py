@@ -50,9 +50,9 @@ def test_twins_in_a_batch_have_distance_zero_and_no_angle(case: Case) -> None:
     features = signals.features.detach().clone()
     features[3] = features[1]
     features.requires_grad_()
-    twins = replace(signals, features=features)
+    copies = replace(signals, features=features)
     distance, angle = loops(features.tolist(), torch.cat(signals.teachers, 1).tolist())
-    penalty = Settings().build(case.context)(twins)
+    penalty = Settings().build(case.context)(copies)
     penalty.backward()
     assert penalty.item() == pytest.approx((distance + 2 * angle) / 2, rel=1e-9)
     assert features.grad.isfinite().all()

@@ -139,14 +139,14 @@ def test_a_standardised_product_can_say_whatever_side_by_side_can(project: Path)
     for settings in ({}, PRODUCT):
         blueprint = student_blueprint({"family": "linear_probe"} | settings, "here", data, train, stores)
         answers.append((blueprint.build(), blueprint.inputs(data, stores).batch(rows)))
-    (beside, batch), (product, _) = answers
-    waken(beside)
+    (joined, batch), (product, _) = answers
+    waken(joined)
     with torch.no_grad():
-        of_one, of_other = beside.head.weight.split(beside.widths, 1)
+        of_one, of_other = joined.head.weight.split(joined.widths, 1)
         product.head.weight[:, 1:, 0] = of_one
         product.head.weight[:, 0, 1:] = of_other
-        product.head.bias.copy_(beside.head.bias)
-    assert torch.allclose(product(batch)[1], beside(batch)[1], atol=1e-5)
+        product.head.bias.copy_(joined.head.bias)
+    assert torch.allclose(product(batch)[1], joined(batch)[1], atol=1e-5)
 
 
 class InMemory(Reader):

@@ -433,11 +433,11 @@ def test_every_method_is_logged_beside_its_chance_level(project: Path, params: P
     methods = [{"name": "aft", "weight": 3.0}, {"name": "logit_kd", "weight": 1.0}]
     with_run(params, teachers=["wise"], methods=methods)
     train("trial", params, project)
-    guard = record_of(project, "trial").diagnostics[0]
-    assert list(guard.penalties) == ["aft", "logit_kd"]
+    found = record_of(project, "trial").diagnostics[0]
+    assert list(found.penalties) == ["aft", "logit_kd"]
     with (project / "runs" / "trial" / "curves.csv").open() as file:
         last = [line for line in csv.DictReader(file) if line["seed"] == "0" and line["penalty_aft"]][-1]
-    for name, level in guard.penalties.items():
+    for name, level in found.penalties.items():
         assert float(last[f"penalty_{name}"]) == pytest.approx(level.end)
         assert float(last[f"chance_{name}"]) == pytest.approx(level.chance)
         assert level.end < 0.8 * level.chance  # the teacher knows the task, and so does the student by now
@@ -584,8 +584,8 @@ def test_an_automatic_weight_is_measured_and_nothing_is_among_what_it_tries(proj
     # At the first step of the first seed, the penalty at ratio 10 pulls about ten times as hard as the task.
     with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": tried[auto_weight.RATIOS.index(10.0)]}])
     train("trial", params, project)
-    guard = record_of(project, "trial").diagnostics[0]
-    assert 5 < guard.gradient_ratio_start < 20
+    found = record_of(project, "trial").diagnostics[0]
+    assert 5 < found.gradient_ratio_start < 20
 
 
 @pytest.mark.parametrize("method", ["aft", "logit_kd", "aft_plus"])
@@ -665,8 +665,8 @@ def test_a_student_learns_from_the_heads_of_its_teachers(project: Path, params: 
         " wise", " loud", " wise (logits)", " loud (logits)"
     ]  # fmt: skip
     assert np.mean(result.val_scores) > 0.6
-    guard = record_of(project, "trial").diagnostics[0]
-    assert guard.penalties["logit_kd"].end < 0.8 * guard.penalties["logit_kd"].chance
+    found = record_of(project, "trial").diagnostics[0]
+    assert found.penalties["logit_kd"].end < 0.8 * found.penalties["logit_kd"].chance
 
 
 def test_a_head_that_nobody_follows_changes_nothing(project: Path, params: Params):
