@@ -148,12 +148,17 @@ class Lock:
             self._handle = handle
             try:
                 os.truncate(handle, 0)
-                os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+                os.pwrite(handle, _myself().encode(), 0)
             except OSError as error:
                 os.close(handle)
                 self._handle = None
                 raise explained(error, self.path) from error
             return True
+
+
+def _myself() -> str:
+    """This process, for those who find a file locked."""
+    return f"process {os.getpid()} on {socket.gethostname()} (since {time.strftime('%Y-%m-%d %H:%M:%S')})"
 
 
 def _same_file(handle: int, path: Path) -> bool:

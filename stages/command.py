@@ -137,6 +137,25 @@ def log(stage: str, name: str = "", project: Project = PROJECT) -> Iterator[Stag
     kept.write()
 
 
+@contextmanager
+def alone(stage: str, name: str = "", project: Project = PROJECT) -> Iterator[None]:
+    """Be the only process that writes the output of a stage.
+
+    Raises:
+        UserError: another one is writing it; the line says which, and since when.
+    """
+    from pipeline.files import Lock
+
+    lock = Lock(project.lock(stage, name))
+    if not lock.acquire():
+        line = " ".join(filter(None, ("aft", stage, name)))
+        raise UserError(f"{lock.path}: {lock.owner()} runs `{line}` on this project; wait for it, or stop it")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def run(app: typer.Typer, name: str | None = None) -> None:
     """Run a command line. What the user can fix becomes one line and exit code 2; `--debug` keeps its traceback.
 
