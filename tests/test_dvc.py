@@ -349,3 +349,9 @@ def test_a_kill_in_the_middle_of_extract_loses_no_finished_shard_and_no_seconds(
 def finished_shards(store: Path) -> list[Path]:
     """The commit markers of a store's shards."""
     return sorted(store.glob("pooled/c.*.json"))
+
+
+def test_no_command_takes_a_name_that_the_shell_would_read():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    commands = [stage["do"]["cmd"] for stage in stages.values() if "do" in stage]
+    assert commands and all(command.endswith(" '${key}'") and command.count("$") == 1 for command in commands)

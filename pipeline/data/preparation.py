@@ -29,7 +29,7 @@ from pipeline.data.scan import Scan, place, row_hash, scan, tidied
 from pipeline.data.splits import Amount, apportion, assign, choose, sort_keys
 from pipeline.datasets import Kind, Row
 from pipeline.errors import UserError, count
-from pipeline.files import explained
+from pipeline.files import cell, explained
 from pipeline.params import Settings, read_plugin
 from pipeline.progress import progress
 from pipeline.records import ManifestRecord
@@ -353,4 +353,5 @@ def _write_quarantine(path: Path, table: Scan, fate: Int64[np.ndarray, " n"], pa
             other = "" if partner[row] < 0 else f"see {table.ids[partner[row]]}"
             line = table.lines[row] or ""
             detail = table.problems.get(row) or table.skipped.get(row) or other
-            lines.writerow([row + 1, line, table.ids[row], REASONS[fate[row]], detail])
+            found = [row + 1, line, table.ids[row], REASONS[fate[row]], detail]
+            lines.writerow([cell(value) for value in found])

@@ -22,6 +22,7 @@ from pipeline.data.duplicates import words_digest
 from pipeline.data.splits import FREE
 from pipeline.datasets import Row, split_of
 from pipeline.errors import UserError
+from pipeline.files import is_utf8
 from pipeline.progress import progress
 from pipeline.tasks import LabelError, Task
 
@@ -191,7 +192,7 @@ def tidied(rows: Iterable[Row]) -> Iterator[Row]:
         labels = (row.label,) if isinstance(row.label, str) else row.label or ()
         names = (("id", row.id), ("group", row.group or ""), *(("label", name) for name in labels))
         for what, name in names:
-            if not name.isascii() and _half_a_character(name):
+            if not name.isascii() and not is_utf8(name):
                 raise UserError(
                     f"{place(ascii(row.id), row.line)}: its {what} {name!a} holds half a character, as left by "
                     "programs that cut texts; correct it"
@@ -199,11 +200,6 @@ def tidied(rows: Iterable[Row]) -> Iterator[Row]:
         label = tidy(row.label) or None if isinstance(row.label, str) else row.label and tuple(map(tidy, row.label))
         group = tidy(row.group) or None if row.group else None
         yield row if (label, group) == (row.label, row.group) else replace(row, label=label, group=group)
-
-
-def _half_a_character(name: str) -> bool:
-    """Whether a name holds a lone surrogate, which no encoding can write."""
-    return any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def tidy(name: str) -> str:

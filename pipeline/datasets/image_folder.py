@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 from pipeline import images
 from pipeline.datasets import SPLITS, Row, split_of
 from pipeline.errors import UserError, listed
+from pipeline.files import is_utf8, read_regular
 from pipeline.params import Settings as Section
 
 KIND = "image"
@@ -31,6 +32,9 @@ UNREAD = (
 SYSTEM = ("#recycle", "$recycle.bin", "@eadir", "@recycle", "__macosx", "__pycache__", "lost+found")
 SYSTEM_FILES = ("desktop.ini", "ehthumbs.db", "thumbs.db")
 """What operating systems and network drives put next to images, in lower case; also everything with a leading dot."""
+
+IMAGE_BYTES = 1 << 30
+"""More than an encoded image has: what is larger is not read into memory."""
 
 SPLIT_WORDS = {*SPLITS, "eval", "evaluation", "holdout"}
 """Words in the name of a folder that make it look like a split."""
@@ -190,13 +194,10 @@ def _is_image(path: Path) -> bool:
 
 def _read(path: Path) -> tuple[bytes, str | None]:
     """The bytes of an image, or why they are not read."""
-    if path.exists() and not path.is_file():
-        # Opening a pipe would wait for someone who writes to it.
-        return b"", "not a regular file"
-    if path.suffix.lower() in UNREAD and not images.is_image(path):
+    if path.suffix.lower() in UNREAD and not (path.is_file() and images.is_image(path)):
         return b"", f"images of type {path.suffix.lower()} are not read; convert it to PNG or JPEG"
     try:
-        return path.read_bytes(), None
+        return read_regular(path, IMAGE_BYTES), None
     except OSError as error:
         return b"", f"cannot be read: {error.strerror}"
 
@@ -207,11 +208,9 @@ def _skipped(path: Path, root: Path, what: str) -> Row:
 
 def _id(path: Path, root: Path) -> str:
     name = path.relative_to(root).as_posix()
-    try:
-        name.encode()
-    except UnicodeEncodeError:
+    if not is_utf8(name):
         raise UserError(
             f"{root}: the name {os.fsencode(name)!r} is not in UTF-8, as in archives of older systems; rename it, with "
             "`convmv` for instance"
-        ) from None
+        )
     return name
