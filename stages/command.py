@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
@@ -156,7 +156,7 @@ def alone(stage: str, name: str = "", project: Project = PROJECT) -> Iterator[No
         lock.release()
 
 
-def run(app: typer.Typer, name: str | None = None) -> None:
+def run(app: Callable[..., Any], name: str | None = None) -> None:
     """Run a command line. What the user can fix becomes one line and exit code 2; `--debug` keeps its traceback.
 
     `--no-verify` compares nothing that is read with its checksums, in this process and those that it starts.

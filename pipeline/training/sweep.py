@@ -227,8 +227,9 @@ def _equal_weights(
         weights: dict[str, list[float]] = {name: [] for name in penalties}
         shares = []
         steps = batches(data.split, data.seed, data.settings, bool(penalties))
-        for rows, labelled in islice(steps, auto_weight.BATCHES):
-            task_loss, unweighted, features, _ = losses(data, student, penalties, rows, labelled, 0.0)
+        for step, (rows, labelled) in enumerate(islice(steps, auto_weight.BATCHES)):
+            views = data.draw_views(rows, labelled, step, bool(penalties))
+            task_loss, unweighted, features, _ = losses(data, student, penalties, rows, labelled, 0.0, views)
             at_outputs = data.task.initial_gradient(data.labels[rows[:labelled]])
             ordinary = auto_weight.ordinary_gradient(at_outputs)
             shares.append(auto_weight.gradient_norm(task_loss, features) / ordinary)
@@ -253,7 +254,8 @@ def _train_missing(session: Session, missing: Sequence[Trial], single: bool) -> 
     # Trials that share what is read of the data follow one another.
     shared = ("student", "train")
     jobs = sorted(missing, key=lambda trial: (trial.seed, [str(trial.candidate.of(section)) for section in shared]))
-    workers = min(plan.machine.workers or (1 if session.device.type == "cuda" else cores()), len(jobs))
+    # One process on any accelerator: several would share it, each with a copy of what it keeps there.
+    workers = min(plan.machine.workers or (cores() if session.device.type == "cpu" else 1), len(jobs))
     steps = sum(plan.settings(trial.candidate.of("train")).steps for trial in jobs)
     with progress(f"train {plan.name}", steps, "step") as advance:
         for done in engine(plan.machine.engine)(partial(TrialWorker, session, single), jobs, workers):
