@@ -9,12 +9,12 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .PHONY: demo demo-images test test-slow lint docs lock clean
 
 demo: .venv/installed .dvc/tmp
-	$(BIN)/dvc repro
+	$(BIN)/aft run
 	@echo "report: $(CURDIR)/report/index.html"
 
 demo-images: .venv/installed .dvc/tmp
 	test -e images/dvc.yaml || $(BIN)/aft init images --params images
-	cd images && dvc repro
+	cd images && aft run
 	@echo "report: $(CURDIR)/images/report/index.html"
 
 test: .venv/installed lint

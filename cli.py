@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from enum import StrEnum
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from stages import (
     evaluate,
     extract,
     features,
+    host,
     init,
     join,
     prepare,
@@ -89,6 +91,8 @@ def options(
 
 def main() -> None:
     """The entry point of `aft`."""
+    if (code := host.ask()) is not None:
+        sys.exit(code)
     command.run(app, "aft")
 
 

@@ -4,7 +4,6 @@ Nothing here changes a result: it only refuses, and estimates.
 """
 
 import math
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -43,6 +42,7 @@ def check_params(params: Params) -> None:
     Raises:
         UserError: the first thing that is wrong, as one line.
     """
+    params.check_names()
     for name in params.values:
         if name not in SECTIONS:
             raise UserError(
@@ -56,10 +56,10 @@ def check_params(params: Params) -> None:
     params.read(AssessSettings, "assess")
     params.read(Machine, "machine")
     params.read(TrainSettings, "train")
-    teachers = {name: params.plugin("teachers", f"teachers.{name}")[1] for name in _names(params, "teachers")}
+    teachers = {name: params.plugin("teachers", f"teachers.{name}")[1] for name in params.section("teachers")}
     for name, settings in teachers.items():
         check_heads(getattr(settings, "heads", (POOLED,)), f"{params.source}: teachers.{name}.heads")
-    for name in _names(params, "students"):
+    for name in params.section("students"):
         student, _ = params.plugin("students", f"students.{name}")
         if student.KIND not in (family.KIND, "features"):
             raise UserError(
@@ -70,15 +70,6 @@ def check_params(params: Params) -> None:
         run = read_run(params, name)
         _check_heads(params, name, run, teachers)
         _check_candidates(params, name, run)
-
-
-def _names(params: Params, section: str) -> list[str]:
-    """The names in a section. They become names of files, and keys that DVC and `-S` take apart at dots."""
-    names = list(params.section(section))
-    for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", str(name)):
-            raise UserError(f"{params.source}: {section}: {name!r} is no name; use letters, digits, _ and -")
-    return names
 
 
 def _check_heads(params: Params, name: str, run: Run, teachers: dict[str, Any]) -> None:

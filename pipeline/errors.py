@@ -49,6 +49,11 @@ def system_error(error: OSError, path: Any = None) -> UserError:
     return UserError(where + meaning)
 
 
+def printable(text: str) -> str:
+    """Text for a terminal: what would move its cursor, or change its colours or title, is written as an escape."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
 def listed(names: Sequence[str]) -> str:
     """Names with commas; `none` if there are none."""
     return ", ".join(names) if names else "none"

@@ -1,9 +1,11 @@
 """Files and locks of this machine: written whole or not at all, and claimed by one process at a time."""
 
+import errno
 import fcntl
 import os
 import shutil
 import socket
+import stat
 import time
 from pathlib import Path
 
@@ -24,7 +26,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     partial = path.with_name(path.name + PARTIAL)
     make_folder(path.parent)
     try:
-        with partial.open("wb") as file:
+        with os.fdopen(own_file(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -35,9 +37,101 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         raise explained(error, path) from error
 
 
+def cell(value: object) -> str:
+    """A value for a table that people open: a spreadsheet runs text that begins like a formula."""
+    text = str(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) and not _is_number(text) else text
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name is text. Bytes of a file's name that are none reach Python as lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def explained(error: OSError, path: Path) -> Exception:
     """The user's version of a failed write; the error itself if the system says nothing about it."""
     return system_error(error, path) if error.errno else error
+
+
+def open_regular(path: Path) -> int:
+    """A handle to read a file with, once it is sure that it is one: a pipe would hang, a device would never end.
+
+    Raises:
+        FileNotFoundError: there is none, or a folder of the path is a file.
+        UserError: it is something else than a file, or a loop of links, or its name is too long for one.
+    """
+    try:
+        _check_regular(path, os.stat(path).st_mode)  # before it is opened: to open some devices does something
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise _unreadable(error, path) from None
+    try:
+        _check_regular(path, os.fstat(handle).st_mode)
+    except UserError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def regular_size(path: Path) -> int | None:
+    """The size of a file in bytes, None if there is none. Raises `UserError` as `open_regular`."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        problem = _unreadable(error, path)
+        if isinstance(problem, FileNotFoundError):
+            return None
+        raise problem from None
+    _check_regular(path, found.st_mode)
+    return found.st_size
+
+
+def read_regular(path: Path, most: int | None = None) -> bytes:
+    """The bytes of a file.
+
+    Args:
+        path: the file.
+        most: bytes that such a file can have; any number if None.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UserError: it is no file, or has more bytes.
+    """
+    with os.fdopen(open_regular(path), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if most is not None and size > most:
+            raise UserError(f"{path}: has {size:,} bytes, and no such file has more than {most:,}; delete it")
+        return file.read()
+
+
+def own_file(path: Path, flags: int) -> int:
+    """A handle to write a file with, under a name that may be taken: never through a link into another file."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+
+
+def _check_regular(path: Path, mode: int) -> None:
+    kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+    if not stat.S_ISREG(mode):
+        kind = kinds.get(stat.S_IFMT(mode), "device")
+        raise UserError(f"{path}: is a {kind}, and a file is needed there; move it away")
+
+
+def _unreadable(error: OSError, path: Path) -> Exception:
+    """What a failure to open a file means: it is missing, or nobody could read it, or the error itself."""
+    match error.errno:
+        case errno.ENOENT | errno.ENOTDIR:
+            return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        case errno.ELOOP | errno.ENAMETOOLONG | errno.ENXIO:
+            return system_error(error, path)
+    return error
 
 
 def sync_folder(folder: Path) -> None:
@@ -123,10 +217,12 @@ class Lock:
             if handle is None:
                 make_folder(self.path.parent, sync_name=False)  # nobody holds a lock after a power cut
                 try:
-                    handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                    handle = own_file(self.path, os.O_RDWR | os.O_CREAT)
                 except FileNotFoundError:  # the folder was tidied away in this very moment
                     continue
                 except OSError as error:
+                    if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+                        raise UserError(f"{self.path}: is no file of a lock ({error.strerror}); delete it") from None
                     raise explained(error, self.path) from error
             try:
                 fcntl.flock(handle, kind | fcntl.LOCK_NB)
@@ -140,6 +236,11 @@ class Lock:
                 raise UserError(
                     f"{self.path}: this file system has no locks ({error.strerror}); use a local disk"
                 ) from None
+            # A store from elsewhere may hold anything under the name of a lock.
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                os.close(handle)
+                self._handle = None
+                raise UserError(f"{self.path}: is not the file of a lock; delete it")
             # Somebody may have deleted the file between our open and our lock: then it protects nothing.
             if not _same_file(handle, self.path):
                 os.close(handle)
@@ -148,12 +249,17 @@ class Lock:
             self._handle = handle
             try:
                 os.truncate(handle, 0)
-                os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+                os.pwrite(handle, _myself().encode(), 0)
             except OSError as error:
                 os.close(handle)
                 self._handle = None
                 raise explained(error, self.path) from error
             return True
+
+
+def _myself() -> str:
+    """This process, for those who find a file locked."""
+    return f"process {os.getpid()} on {socket.gethostname()} (since {time.strftime('%Y-%m-%d %H:%M:%S')})"
 
 
 def _same_file(handle: int, path: Path) -> bool:

@@ -19,6 +19,12 @@ from pipeline.plugins import plugin, plugins
 
 S = TypeVar("S", bound="Settings")
 
+NAMED = ("teachers", "students", "runs")
+"""The sections whose keys are names that the user gives."""
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+DEVICE = re.compile(r"(?i)con|prn|aux|nul|com[0-9]|lpt[0-9]")
+"""Names that no file can have on Windows, where projects may be checked out."""
+
 
 class Settings(BaseModel):
     """A frozen, strict section of params.yaml: unknown keys, missing keys and wrong types are refused.
@@ -61,7 +67,21 @@ class Params:
         values = copy.deepcopy(values)
         for override in overrides:
             _override(values, override)
-        return cls(values, str(path))
+        params = cls(values, str(path))
+        params.check_names()
+        return params
+
+    def check_names(self) -> None:
+        """Refuse names that are not only names: they become files, keys of DVC and `-S`, and words of commands."""
+        for section in NAMED:
+            named = self.values.get(section)
+            for name in named if isinstance(named, dict) else ():
+                if not isinstance(name, str) or not NAME.fullmatch(name) or DEVICE.fullmatch(name):
+                    shown = ascii(name) if len(ascii(name)) <= 60 else f"{ascii(name)[:60]}..."
+                    raise UserError(
+                        f"{self.source}: {section}: {shown} is no name; use up to 100 letters, digits, _ and -, the "
+                        "first a letter or digit"
+                    )
 
     def section(self, name: str) -> dict[str, Any]:
         """The mapping at a dotted name such as `teachers.minilm`.

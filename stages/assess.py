@@ -16,7 +16,7 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
     """
     from pipeline.probing import assess
 
-    with command.log("assess"):
+    with command.alone("assess"), command.log("assess"):
         found = assess(command.settings(params, overrides))
     if sys.stdout.isatty() and not as_json:
         _print_table(found)

@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.errors import UserError, system_error
+from pipeline.errors import UserError, printable, system_error
 from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.verified import NO_VERIFY
@@ -47,7 +47,7 @@ def settings(path: Path, overrides: list[str] | None) -> Params:
 def show(result: Any, as_json: bool) -> None:
     """Print what a library function returned: its own words for people, all of its fields for machines."""
     if not as_json:
-        print(result)
+        print(printable(str(result)))
         return
     print(json.dumps(result, default=_plain))
 
@@ -73,7 +73,7 @@ def write_digest(path: Path, digest: str) -> None:
 
 def say(line: str) -> None:
     """Print a line about the work to stderr, apart from the result on stdout."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 class StageLog:
@@ -137,7 +137,26 @@ def log(stage: str, name: str = "", project: Project = PROJECT) -> Iterator[Stag
     kept.write()
 
 
-def run(app: typer.Typer, name: str | None = None) -> None:
+@contextmanager
+def alone(stage: str, name: str = "", project: Project = PROJECT) -> Iterator[None]:
+    """Be the only process that writes the output of a stage.
+
+    Raises:
+        UserError: another one is writing it; the line says which, and since when.
+    """
+    from pipeline.files import Lock
+
+    lock = Lock(project.lock(stage, name))
+    if not lock.acquire():
+        line = " ".join(filter(None, ("aft", stage, name)))
+        raise UserError(f"{lock.path}: {lock.owner()} runs `{line}` on this project; wait for it, or stop it")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def run(app: Callable[..., Any], name: str | None = None) -> None:
     """Run a command line. What the user can fix becomes one line and exit code 2; `--debug` keeps its traceback.
 
     `--no-verify` compares nothing that is read with its checksums, in this process and those that it starts.

@@ -21,7 +21,7 @@ def main(
     from pipeline.training import evaluate
 
     loaded = command.settings(params, overrides)
-    with command.log("evaluate", run) as log:
+    with command.alone("evaluate", run), command.log("evaluate", run) as log:
         log.device = loaded.read(Machine, "machine").device_name()
         evaluation = evaluate(run, loaded)
     command.show(evaluation, as_json)

@@ -10,7 +10,10 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
     """
     from pipeline.runs import join
 
-    command.show(join(command.settings(params, overrides), command.PROJECT), as_json)
+    loaded = command.settings(params, overrides)
+    with command.alone("join"):
+        joined = join(loaded, command.PROJECT)
+    command.show(joined, as_json)
 
 
 if __name__ == "__main__":

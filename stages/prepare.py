@@ -14,13 +14,13 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
 
     loaded, project = command.settings(params, overrides), command.PROJECT
     check_params(loaded)
-    with command.log("prepare") as log:
+    with command.alone("prepare"), command.log("prepare") as log:
         prepared = prepare(loaded.read(PrepareSettings, "dataset"), project.data)
         log.rows = prepared.rows
-    data = Dataset.open(project.data)
-    command.write_digest(project.content_digest, digest_of({"kind": data.kind, "content": data.digest}))
-    # The manifest holds the digest of the content.
-    command.write_digest(project.data_digest, digest_files(project.data, ["manifest.json", "rows.parquet"]))
+        data = Dataset.open(project.data)
+        command.write_digest(project.content_digest, digest_of({"kind": data.kind, "content": data.digest}))
+        # The manifest holds the digest of the content.
+        command.write_digest(project.data_digest, digest_files(project.data, ["manifest.json", "rows.parquet"]))
     command.show(prepared, as_json)
 
 

@@ -22,7 +22,7 @@ def main(
     loaded, project = command.settings(params, overrides), command.PROJECT
     settings = loaded.read(ProbeSettings, "probe")
     loaded.section(f"teachers.{teacher}")
-    with command.log("probe", teacher):
+    with command.alone("probe", teacher), command.log("probe", teacher):
         result = probe(teacher, settings, project)
     command.show(result, as_json)
 

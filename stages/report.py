@@ -24,7 +24,9 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
             continue
         width = sum(math.prod(head.shape) for head in store.heads.values())
         stores.append(Stored(name, len(store), store.nbytes, width))
-    command.show(report(loaded, stores=stores), as_json)
+    with command.alone("report"):
+        written = report(loaded, stores=stores)
+    command.show(written, as_json)
 
 
 if __name__ == "__main__":

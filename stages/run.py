@@ -2,19 +2,20 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pipeline.errors import UserError
-from stages import assess, command, evaluate, extract, join, prepare, probe, report, train
+from stages import assess, command, evaluate, extract, host, join, prepare, probe, report, train
 
 
 def main(
+    context: typer.Context,
     params: command.File = command.PARAMS,
     overrides: command.Set = None,
     direct: Annotated[
@@ -38,7 +39,7 @@ def main(
                 "aft run: DVC reads the params.yaml of this folder; change that, use `dvc exp run -S "
                 "SECTION.KEY=VALUE`, or pass --direct"
             )
-        failed = _dvc()
+        failed = _dvc(context.find_root().command)
     if failed:
         raise typer.Exit(2)
 
@@ -48,17 +49,19 @@ def _in_dvc() -> bool:
     return (root / "dvc.yaml").is_file() and any((folder / ".dvc").is_dir() for folder in (root, *root.parents))
 
 
-def _dvc() -> bool:
+def _dvc(commands: Callable[..., Any]) -> bool:
     """All stages through DVC; whether one failed. What depends on a failed stage is left out, but for the report."""
     # The commands in dvc.yaml are `aft ...`, of this environment.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "repro", "--keep-going", "dvc.yaml"], env=os.environ | {"PATH": path}
+    code = host.repro(
+        [sys.executable, "-m", "dvc", "repro", "--keep-going", "dvc.yaml"],
+        os.environ | {"PATH": path},
+        partial(command.run, commands, "aft"),
     )
-    if done.returncode:
+    if code:
         command.say("not everything could be run; this is a report of what is there:")
         _attempt(report.main)
-    return done.returncode != 0
+    return code != 0
 
 
 def _stages(teachers: list[str], runs: list[str], params: Any, overrides: list[str] | None) -> bool:

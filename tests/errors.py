@@ -4,11 +4,13 @@
 A row is added here and nowhere else.
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 Change = Callable[[Path], None]
 """Makes something wrong in the folder of a project."""
@@ -113,6 +115,26 @@ def edit(name: str, **values: object) -> Change:
     return change
 
 
+def at_work(name: str) -> Change:
+    """Hold the lock of a stage, as another process does that is at work. Python lets go of it when the test is over."""
+
+    def change(project: Path) -> None:
+        path = project / ".aft" / f"{name}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write("process 4711 on there (since 2026-01-31 12:00:00)")
+        file.flush()
+        HELD.append(file)
+
+    return change
+
+
+HELD: list[TextIO] = []
+"""Locks that are held."""
+
+AT_WORK = "process 4711 on there (since 2026-01-31 12:00:00) runs `aft"
+
 CASES = [
     Case(
         "Commands and settings",
@@ -134,6 +156,88 @@ CASES = [
         folder("params.yaml"),
         "join",
         "params.yaml: is a folder, and a file is needed there; move it away",
+    ),
+    Case(
+        "Files and folders",
+        "a file where the folder of the dataset should be",
+        file("data"),
+        "join",
+        "data: no prepared dataset there; run `aft prepare` first",
+    ),
+    Case(
+        "Files and folders",
+        "a file where the folder of the bundles should be",
+        file("bundles"),
+        "join",
+        "bundles: is a file, and a folder is needed there; move it away",
+    ),
+    Case(
+        "Files and folders",
+        "a folder where a bundle should be",
+        folder("bundles/aft.json"),
+        "join",
+        "bundles/aft.json: is a folder, and a file is needed there; move it away",
+    ),
+    *(
+        Case(
+            "Two commands at once",
+            f"another process runs `aft {command}`",
+            at_work(command.replace(" ", "-")),
+            command,
+            f".aft/{command.replace(' ', '-')}.lock: {AT_WORK} {command}` on this project; wait for it, or stop it",
+        )
+        for command in ("prepare", "probe wise", "assess", "join", "evaluate none", "report")
+    ),
+    Case(
+        "Two commands at once",
+        "another process runs `aft train aft`",
+        at_work("train-aft"),
+        "train aft",
+        ".aft/train-aft.lock: process 4711 on there (since 2026-01-31 12:00:00) is training `aft`; wait for it, or "
+        "give this run another name",
+    ),
+    *(
+        Case(
+            "Damaged files",
+            f"a flipped bit in `{name}`",
+            flip(name),
+            command,
+            f"{name}: {answer}",
+        )
+        for name, command, answer in (
+            ("data/content.arrow", "join", "damaged; run `aft prepare` again"),
+            ("data/rows.parquet", "join", "damaged; run `aft prepare` again"),
+            ("data/manifest.json", "join", "damaged, or changed by hand (<why>); run `aft prepare` again"),
+            (
+                "probes/wise/pooled/probe.json",
+                "join",
+                "damaged, or changed by hand (<why>); run `aft probe wise` again",
+            ),
+            ("probes/wise/pooled/0/probe.safetensors", "assess", "damaged; run `aft probe wise` again"),
+            ("probes/wise/pooled/1/linear.npy", "assess", "damaged; run `aft probe wise` again"),
+        )
+    ),
+    Case(
+        "Damaged files",
+        "a cached output of a probe that is cut short",
+        cut("probes/wise/pooled/0/kernel_crossfit.npy"),
+        "train aft",
+        "probes/wise/pooled/0/kernel_crossfit.npy: damaged; run `aft probe wise` again",
+    ),
+    Case(
+        "Damaged files",
+        "a cached output of a probe that is gone",
+        gone("probes/wise/pooled/0/linear.npy"),
+        "train aft",
+        "probes/wise/pooled/0/linear.npy: cannot be read (No such file or directory); run `aft probe wise` again",
+    ),
+    Case(
+        "Damaged files",
+        "a number of a record that was edited",
+        edit("probes/wise/pooled/probe.json", source="loud"),
+        "join",
+        "probes/wise/pooled/probe.json: damaged, or changed by hand (its checksum is another); "
+        "run `aft probe wise` again",
     ),
 ]
 

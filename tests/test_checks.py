@@ -77,7 +77,7 @@ def test_what_is_shipped_is_valid(file: str):
         ("runs/aft/search", {"student.dropout": ["much"]}, r"with runs.aft.search\).dropout"),
         ("runs/aft/search", {"train.warmup": [2.0]}, r"train \(for aft\).warmup"),
         ("runs/aft/search", {"methods.aft.kernel": ["square"]}, r"methods.aft.kernel"),
-        ("runs/a b", {"student": "bag"}, "cannot be called"),
+        ("runs/a b", {"student": "bag"}, "'a b' is no name"),
     ],
 )
 def test_a_mistake_anywhere_is_one_line(name: str, value: Any, message: str):

@@ -391,3 +391,9 @@ def trials(project: Path) -> list[Path]:
 def finished_shards(store: Path) -> list[Path]:
     """The commit markers of a store's shards."""
     return sorted(store.glob("pooled/c.*.json"))
+
+
+def test_no_command_takes_a_name_that_the_shell_would_read():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    commands = [stage["do"]["cmd"] for stage in stages.values() if "do" in stage]
+    assert commands and all(command.endswith(" '${key}'") and command.count("$") == 1 for command in commands)

@@ -9,7 +9,7 @@ import pytest
 
 import cli
 from stages import command
-from tests.errors import CASES, Case, page
+from tests.errors import CASES, HELD, Case, page
 
 ROOT = Path(__file__).parent.parent
 
@@ -38,6 +38,8 @@ def type_aft(project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
 def test_what_is_wrong_is_said_in_one_line(case: Case, project: Path, type_aft):
     case.change(project)
     code, _, said = type_aft(case.command)
+    while HELD:
+        HELD.pop().close()
     *before, line = said.splitlines()
     assert re.fullmatch(_pattern(case.answer), line), said
     assert code == 2

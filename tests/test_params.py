@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import yaml
 from pydantic import Field
 
 from pipeline.errors import UserError
@@ -146,3 +147,17 @@ def test_plug_ins_are_described_by_their_first_line():
         found = describe(kind)
         assert list(found) == plugins(kind)
         assert all(line.endswith((".", ":")) or line for line in found.values())
+
+
+@pytest.mark.parametrize("section", ["teachers", "students", "runs"])
+@pytest.mark.parametrize(
+    "name",
+    ["b; touch pwned #", "`touch pwned`", "$(touch pwned)", "-S", "--help", "../../up", "a/b", "a.b", "a b", "", "a\nb",
+     "\u0430ft", "a\u202eb", "x" * 101, "x" * 300, "con", "NUL", "com1", 1, True, None],
+)  # fmt: skip
+def test_names_are_names_and_nothing_else(tmp_path: Path, section: str, name: object):
+    file = tmp_path / "params.yaml"
+    file.write_text(yaml.safe_dump({section: {name: {}}}))
+    with pytest.raises(UserError, match="is no name; use up to 100 letters") as refused:
+        Params.load(file)
+    assert "\n" not in str(refused.value) and str(refused.value).isascii()

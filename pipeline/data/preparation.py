@@ -28,7 +28,7 @@ from pipeline.data.scan import Scan, place, row_hash, scan
 from pipeline.data.splits import Amount, apportion, assign, choose, sort_keys
 from pipeline.datasets import Kind, Row
 from pipeline.errors import UserError, count
-from pipeline.files import explained
+from pipeline.files import cell, explained
 from pipeline.params import Settings, read_plugin
 from pipeline.progress import progress
 from pipeline.records import ManifestRecord
@@ -338,4 +338,5 @@ def _write_quarantine(path: Path, table: Scan, fate: Int64[np.ndarray, " n"], pa
         for row in np.flatnonzero(fate != KEPT).tolist():
             other = "" if partner[row] < 0 else f"see {table.ids[partner[row]]}"
             line = table.lines[row] or ""
-            lines.writerow([row + 1, line, table.ids[row], REASONS[fate[row]], table.problems.get(row, other)])
+            found = [row + 1, line, table.ids[row], REASONS[fate[row]], table.problems.get(row, other)]
+            lines.writerow([cell(value) for value in found])

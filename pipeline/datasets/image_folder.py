@@ -10,12 +10,16 @@ from pathlib import Path
 
 from pipeline.datasets import SPLITS, Row
 from pipeline.errors import UserError
+from pipeline.files import is_utf8, read_regular
 from pipeline.params import Settings as Section
 
 KIND = "image"
 TASK = "classification"
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+IMAGE_BYTES = 1 << 30
+"""More than an encoded image has: what is larger is not read into memory."""
 
 
 class Settings(Section):
@@ -51,10 +55,13 @@ def rows(settings: Settings) -> Iterator[Row]:
         for path in _images(folder):
             empty = False
             try:
-                content = path.read_bytes()
+                content = read_regular(path, IMAGE_BYTES)
             except OSError as error:
                 raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-            yield Row(path.relative_to(root).as_posix(), content, label, split)
+            name = path.relative_to(root).as_posix()
+            if not is_utf8(name):
+                raise UserError(f"{root}: the name of the file {name!a} is no text; rename it, it becomes an id")
+            yield Row(name, content, label, split)
         if empty:
             raise UserError(f"{folder}: no images there; remove the folder, or add some ({', '.join(SUFFIXES)})")
 
@@ -71,12 +78,21 @@ def _folders(parent: Path) -> list[Path]:
     return folders
 
 
-def _images(folder: Path) -> Iterator[Path]:
-    """Image files at any depth, sorted within each folder; hidden files and other kinds of file are not images."""
+def _images(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
+    """Image files at any depth, sorted within each folder; hidden files and other kinds of file are not images.
+
+    Args:
+        folder: to look into.
+        above: device and inode of the folders that it is in, to find links that lead back into one.
+    """
+    about = folder.stat()
+    here = (about.st_dev, about.st_ino)
+    if here in above:
+        raise UserError(f"{folder}: a link to a folder that it is in; remove it")
     with os.scandir(folder) as entries:
         inside = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
     for entry in inside:
         if entry.is_dir():
-            yield from _images(Path(entry.path))
+            yield from _images(Path(entry.path), (*above, here))
         elif entry.name.lower().endswith(SUFFIXES):
             yield Path(entry.path)

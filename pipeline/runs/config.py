@@ -3,7 +3,6 @@
 Read without torch, because `join` needs it often and quickly.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -151,8 +150,6 @@ def read_run(params: Params, name: str) -> Run:
     Raises:
         UserError: it names something that does not exist, or its parts do not fit together.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise UserError(f"{params.source}: a run cannot be called {name!r}; use letters, digits, _ and -")
     run = params.read(Run, f"runs.{name}")
     where = f"{params.source}: runs.{name}"
     for text in run.teachers:

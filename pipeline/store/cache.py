@@ -12,7 +12,7 @@ from pipeline.provenance import digest_of
 from pipeline.store.backends import Backend
 from pipeline.store.backends.local import LocalBackend
 from pipeline.store.format import Layout
-from pipeline.store.shards import checked, pack, resolved_codec, size_of, unpack
+from pipeline.store.shards import checked, pack, resolved_codec, size_of, unpacked
 
 # How long to wait for another process that makes the copy.
 PATIENCE = 3600.0
@@ -94,7 +94,9 @@ def _make(target: Path, store: Backend, layout: Layout, head: str) -> dict[str, 
         for array, grid in layout.grids(head, resolved_codec(store, layout, head) or "raw").items():
             for shard in range(grid.shards):
                 name, data = f"{array}/{grid.key(shard)}", checked(store, layout, head, array, shard)
-                parts = [data] if grid == raw[array] else pack(raw[array], shard, unpack(grid, shard, data))
+                parts = (
+                    [data] if grid == raw[array] else pack(raw[array], shard, unpacked(store, grid, array, shard, data))
+                )
                 checksums[name] = copy.put(name, parts)
                 files[name] = {"bytes": size_of(parts), "checksum": checksums[name]}
         copy.put(FILES, [json.dumps(files).encode()])

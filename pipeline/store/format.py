@@ -29,6 +29,9 @@ from pipeline.errors import UserError
 from pipeline.provenance import digest_of
 
 VERSION = 1
+MOST_DIMENSIONS = 32
+MOST_BYTES = 1 << 60
+"""Of a store. What claims more is not read: its numbers would not fit where they are computed with."""
 CHUNK_ROWS = 256
 CHUNK_BYTES = 4 << 20
 SHARDS_AT_LEAST = 8
@@ -45,7 +48,7 @@ _FILE = (
 )
 STORE_FILE = re.compile(
     rf"({_FILE})(\.partial)?|{LOCKS}/(setup|writers|create|shard-[0-9]+)"
-    rf"|{REPLACED}/[0-9]+/(({_FILE})(\.partial)?|{MOVED})"
+    rf"|{REPLACED}/[0-9]{{1,9}}/(({_FILE})(\.partial)?|{MOVED})"
 )
 """The names that files of a store can have."""
 
@@ -79,8 +82,9 @@ class Head:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
-        if not all(isinstance(size, int) and size > 0 for size in self.shape):
-            raise UserError(f"a head's shape must be positive whole numbers, found {self.shape}")
+        sizes = all(type(size) is int and size > 0 for size in self.shape)
+        if not sizes or len(self.shape) > MOST_DIMENSIONS or math.prod(self.shape) > MOST_BYTES:
+            raise UserError(f"a head's shape must be positive whole numbers, found {shortened(self.shape)}")
         if self.dtype not in get_args(Dtype):
             raise UserError(f"a head's dtype is one of {', '.join(get_args(Dtype))}, found {self.dtype!r}")
         if self.codec not in get_args(Codec):
@@ -179,6 +183,12 @@ class Grid:
         """Bytes of a raw shard without its index: its rows, padded to whole chunks."""
         start, stop = self.span(shard)
         return -(-(stop - start) // self.chunk_rows) * self.chunk_rows * self.row_bytes
+
+    @property
+    def most_bytes(self) -> int:
+        """More bytes than a shard's file has. What does not compress becomes a little larger by it."""
+        data = self.shard_rows * self.row_bytes
+        return data + data // 128 + 1024 * (self.shard_rows // self.chunk_rows) + self.index_bytes
 
     def key(self, shard: int) -> str:
         """The name of a shard's file in the array's folder."""
@@ -312,26 +322,37 @@ class Layout:
         try:
             node = json.loads(text)
             record = node["attributes"][ATTRIBUTE]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise UserError(
                 f"{where}: not the metadata of a feature store, or damaged; restore it or extract again"
             ) from None
         if isinstance(record, dict) and record.get("version", 0) != VERSION:
-            raise UserError(f"{where}: store version {record.get('version')!r}, this is for {VERSION}; use a newer aft")
-        if not is_signed(record):
-            raise UserError(f"{where}: damaged or changed by hand; restore it or extract again")
+            found = shortened(record.get("version"))
+            raise UserError(f"{where}: store version {found}, this is for {VERSION}; use a newer aft")
         try:
+            if not is_signed(record):
+                raise ValueError("its digest is of something else")
             heads = {name: Head.read(head) for name, head in record["heads"].items()}
             layout = cls(
                 record["rows"], record["rows_digest"], record["dataset"], record["recipe"], record["shard_rows"],
                 heads, record["created_by"],
             )  # fmt: skip
-            sound = layout.rows > 0 and layout.shard_rows > 0 and bool(heads) and layout.metadata() == text
-        except (KeyError, TypeError, ValueError, AttributeError, UserError):
+            sound = layout._is_plausible() and layout.metadata() == text
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UserError):
             sound = False
         if not sound:
             raise UserError(f"{where}: damaged or changed by hand; restore it or extract again")
         return layout
+
+    def _is_plausible(self) -> bool:
+        """Whether the fields have their types, and numbers are such that a computer can have such a store."""
+        texts = all(isinstance(text, str) for text in (self.rows_digest, self.dataset))
+        records = all(isinstance(record, Mapping) for record in (self.recipe, self.created_by))
+        numbers = all(type(number) is int and 0 < number < MOST_BYTES for number in (self.rows, self.shard_rows))
+        if not (texts and records and numbers and self.heads):
+            return False
+        largest = max(head.row_bytes for head in self.heads.values())
+        return max(self.rows, self.shard_rows) * largest < MOST_BYTES
 
 
 @dataclass(frozen=True)
@@ -364,9 +385,17 @@ class Marker:
     @classmethod
     def read(cls, text: bytes) -> "Marker":
         """The inverse of `text`. Raises `ValueError` for anything that `text` did not write."""
-        record = json.loads(text)
-        names = ("start", "stop", "rows_digest", "identity", "files")
-        if not is_signed(record) or record.keys() - OLD_KEYS != {*names, "digest"} or written(record) != text:
+        try:
+            record = json.loads(text)
+            names = ("start", "stop", "rows_digest", "identity", "files")
+            sound = is_signed(record) and record.keys() - OLD_KEYS == {*names, "digest"} and written(record) == text
+            sound = sound and all(
+                type(file["bytes"]) is int and isinstance(file["checksum"], str) for file in record["files"].values()
+            )
+            sound = sound and type(record["start"]) is type(record["stop"]) is int
+        except (AttributeError, KeyError, TypeError, RecursionError):
+            sound = False
+        if not sound:
             raise ValueError("damaged or changed by hand")
         return cls(*(record[name] for name in names))
 
@@ -388,6 +417,12 @@ def default_shard_rows(rows: int, row_bytes: int) -> int:
     largest = max(1, SHARD_BYTES // row_bytes)
     wanted = min(share, largest)
     return max(CHUNK_ROWS, wanted // CHUNK_ROWS * CHUNK_ROWS)
+
+
+def shortened(value: Any) -> str:
+    """A value for a message: a line, whatever it is."""
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def written(record: Mapping[str, Any]) -> bytes:

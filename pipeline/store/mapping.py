@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.files import open_regular
 from pipeline.store.format import Grid
 from pipeline.store.shards import REMEDY
 
@@ -52,7 +53,7 @@ class Mapping:
         self._skipped = apart // grid.row_bytes - grid.shard_rows
         region = _Region(apart * grid.shards)
         for shard in range(grid.shards):
-            region.place(folder / grid.key(shard), apart * shard, grid.data_bytes(shard), grid.shard_index(shard))
+            region.place(folder / grid.key(shard), apart * shard, grid, shard)
         if fits:
             region.ask_for_huge_pages()
         rows = apart // grid.row_bytes * grid.shards
@@ -100,15 +101,17 @@ class _Region:
             advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
             advise(self._address, ctypes.sizeof(self.memory), MADV_HUGEPAGE)  # a refusal changes nothing
 
-    def place(self, file: Path, offset: int, size: int, index: bytes) -> None:
-        """Map the first `size` bytes of a file at `offset`, after checking the shard index that must follow them."""
+    def place(self, file: Path, offset: int, grid: Grid, shard: int) -> None:
+        """Map the rows of a raw shard's file at `offset`, after checking the shard index that must follow them."""
+        size = grid.data_bytes(shard)
         try:
-            handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+            handle = open_regular(file)
         except FileNotFoundError:
             raise UserError(f"{file}: the shard is missing; run the extraction again, it fills the gap") from None
         try:
             # A page beyond the end of a file kills the process that touches it: look before mapping.
-            if os.fstat(handle).st_size != size + len(index) or os.pread(handle, len(index), size) != index:
+            whole = os.fstat(handle).st_size == size + grid.index_bytes
+            if not whole or os.pread(handle, grid.index_bytes, size) != grid.shard_index(shard):
                 raise UserError(f"{file}: the shard is damaged; {REMEDY}")
             flags = MAP_SHARED | MAP_FIXED
             if self._mmap(self._address + offset, size, PROT_READ, flags, handle, 0) != self._address + offset:

@@ -16,7 +16,7 @@ from pipeline.store.format import Layout
 from pipeline.store.mapping import Mapping
 from pipeline.store.order import batched, shuffled, windows
 from pipeline.store.rows import as_rows
-from pipeline.store.shards import checked, resolved_codec, unpack
+from pipeline.store.shards import checked, resolved_codec, unpacked
 from pipeline.store.values import arriving_dtype, decode
 from pipeline.verified import VerifiedFiles
 
@@ -226,5 +226,6 @@ def in_memory(store: Backend, layout: Layout, name: str) -> dict[str, np.ndarray
     for array, grid in layout.grids(name, resolved_codec(store, layout, name) or "raw").items():
         arrays[array] = np.empty((grid.rows, *grid.row_shape), grid.dtype)
         for shard in range(grid.shards):
-            arrays[array][slice(*grid.span(shard))] = unpack(grid, shard, checked(store, layout, name, array, shard))
+            data = checked(store, layout, name, array, shard)
+            arrays[array][slice(*grid.span(shard))] = unpacked(store, grid, array, shard, data)
     return arrays

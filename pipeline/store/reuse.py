@@ -13,7 +13,7 @@ from pipeline.store.format import LOCKS, MOVED, REPLACED, STORE_FILE, Layout, Ma
 from pipeline.store.rows import RowIndex, read_rows
 from pipeline.store.shards import Damaged, load, marker, resolved_codec
 
-REPLACED_STORE = re.compile(rf"{REPLACED}/[0-9]+/zarr\.json")
+REPLACED_STORE = re.compile(rf"{REPLACED}/[0-9]{{1,9}}/zarr\.json")
 
 
 class Earlier:
@@ -174,8 +174,8 @@ def _is_written_here(store: Backend, file: str) -> bool:
     """Whether a zarr.json has the form that this package writes; true for other files."""
     if not file.endswith("/zarr.json"):
         return True
-    text = store.read(file) or b""
     try:
+        text = store.read(file) or b""
         return written(json.loads(text)) == text
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError, UserError):
         return False

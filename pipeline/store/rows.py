@@ -70,7 +70,10 @@ class RowIndex:
             text = self.id_bytes[offset : ends[-1]].tobytes()
             begin = 0
             for end in (ends - offset).tolist():
-                yield text[begin:end].decode()
+                try:
+                    yield text[begin:end].decode()
+                except UnicodeDecodeError:
+                    raise UserError(f"the row index is damaged: the id of a row is {text[begin:end]!r}") from None
                 begin = end
 
     def name(self, row: int) -> str:
@@ -111,8 +114,15 @@ class RowIndex:
         return None
 
     def _span(self, first: int, last: int) -> tuple[int, np.ndarray]:
-        """Where the id bytes of rows first to last - 1 begin, and where each of them ends."""
-        return (int(self.id_ends[first - 1]) if first else 0), np.asarray(self.id_ends[first:last])
+        """Where the id bytes of rows first to last - 1 begin, and where each of them ends.
+
+        Raises:
+            UserError: an end is before a beginning.
+        """
+        offset, ends = (int(self.id_ends[first - 1]) if first else 0), np.asarray(self.id_ends[first:last])
+        if offset < 0 or (np.diff(ends, prepend=offset) < 0).any() or ends[-1] > len(self.id_bytes):
+            raise UserError(f"the row index is damaged: ids of rows {first}-{last - 1} end before they begin")
+        return offset, ends
 
 
 def read_rows(store: Backend, layout: Layout) -> RowIndex:
@@ -128,15 +138,28 @@ def read_rows(store: Backend, layout: Layout) -> RowIndex:
             return np.memmap(store.folder / name, dtype, "r")
         return np.frombuffer(store.read(name) or b"", dtype)
 
+    claim_of_rows(store, layout)
     try:
         ends, digests = read("rows/id_ends/c.0", "<i8"), read("rows/digests/c.0.0", "|u1")
         names = read("rows/id_bytes/c.0", "|u1")
-        sound = len(ends) == layout.rows and digests.size == DIGEST_BYTES * layout.rows and names.size == ends[-1]
+        sound = digests.size == DIGEST_BYTES * layout.rows and names.size == ends[-1]
     except (OSError, ValueError):
         sound = False
     if not sound:
         raise UserError(f"{store.name}/rows: the row index is damaged; restore it or extract again")
     return RowIndex.of_arrays(names, ends, digests.reshape(-1, DIGEST_BYTES))
+
+
+def claim_of_rows(store: Backend, layout: Layout) -> None:
+    """Make sure that a store has as many rows in its index as it says: before anything is done for each of them.
+
+    Raises:
+        UserError: it has not.
+    """
+    there = store.size("rows/id_ends/c.0")
+    if there != 8 * layout.rows:
+        found = "is missing" if there is None else f"has {there:,} bytes, and not 8 for each of {layout.rows:,} rows"
+        raise UserError(f"{store.name}/rows/id_ends/c.0: {found}; restore it or extract again")
 
 
 def as_rows(rows: Any, count: int) -> np.ndarray:

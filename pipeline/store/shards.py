@@ -53,6 +53,14 @@ def unpack(grid: Grid, shard: int, data: bytes | np.ndarray) -> np.ndarray:
     return rows.reshape(stop - start, *grid.row_shape)
 
 
+def unpacked(store: Backend, grid: Grid, array: str, shard: int, data: bytes) -> np.ndarray:
+    """The same. Raises `UserError` if these are not the bytes of such a shard."""
+    try:
+        return unpack(grid, shard, data)
+    except ValueError as error:
+        raise UserError(f"{store.name}/{array}/{grid.key(shard)}: {error}; {REMEDY}") from None
+
+
 def load(store: Backend, array: str, grid: Grid, shard: int) -> np.ndarray:
     """The rows of a shard of an array; raw ones are mapped where they can be, read-only.
 
@@ -109,7 +117,7 @@ def checked(store: Backend, layout: Layout, head: str, array: str, shard: int) -
         found = marker(store, layout, head, shard)
     except Damaged as error:
         raise UserError(f"{where}: {error}; {REMEDY}") from None
-    data = store.read(name)
+    data = None if found is None else store.read(name)
     if found is None or data is None or checksum([data]) != found.files[array]["checksum"]:
         raise UserError(f"{where}: damaged; {REMEDY}")
     return data
@@ -139,6 +147,8 @@ def marker(store: Backend, layout: Layout, head: str, shard: int) -> Marker | No
         raise Damaged(name, "marker of other arrays")
     for array, grid in layout.grids(head, "raw").items():
         file, size = f"{array}/{grid.key(shard)}", found.files[array]["bytes"]
+        if not 0 <= size <= grid.most_bytes:
+            raise Damaged(name, f"marker of a file of {size:,} bytes, where rows have {grid.most_bytes:,} at most")
         there = store.size(file)
         if there is None:
             raise Damaged(file, f"{file} is missing")
@@ -162,10 +172,39 @@ def _through_zarr(grid: Grid, values: np.ndarray) -> bytes:
 
 
 def _out_of_zarr(grid: Grid, data: bytes) -> np.ndarray:
+    """Raises `ValueError` for what is not such a shard, or would become more than one when unpacked."""
     import zarr
     from zarr.core.buffer import default_buffer_prototype
 
     buffer = default_buffer_prototype().buffer
+    _check_frames(grid, data)
     whole = Grid(grid.shard_rows, grid.shard_rows, grid.row_shape, grid.dtype, grid.codec)
     memory = {"zarr.json": buffer.from_bytes(whole.metadata()), grid.key(0): buffer.from_bytes(data)}
-    return np.asarray(zarr.open_array(memory, mode="r")[...])
+    try:
+        return np.asarray(zarr.open_array(memory, mode="r")[...])
+    except Exception as error:  # zarr and its codecs raise whatever they stumble over
+        raise ValueError(f"no shard of this array: {error}") from None
+
+
+def _check_frames(grid: Grid, data: bytes) -> None:
+    """Make sure that each chunk says that it becomes a chunk: zstd allocates what a frame claims to become."""
+    chunks, size = grid.shard_rows // grid.chunk_rows, grid.chunk_rows * grid.row_bytes
+    if len(data) < grid.index_bytes:
+        raise ValueError("too short for a shard")
+    index = np.frombuffer(data, "<u8", 2 * chunks, len(data) - grid.index_bytes).reshape(-1, 2)
+    for offset, length in index[(index != 2**64 - 1).all(axis=1)].tolist():
+        frame = data[offset : offset + length]
+        if offset + length > len(data) or _frame_bytes(frame) != size:
+            raise ValueError("a chunk of another size")
+
+
+def _frame_bytes(frame: bytes) -> int | None:
+    """The size that a zstd frame says its content has (RFC 8878, 3.1.1.1); None if it does not say."""
+    if frame[:4] != b"\x28\xb5\x2f\xfd":
+        return None
+    flags = frame[4]
+    single, width = bool(flags & 0x20), (0, 2, 4, 8)[flags >> 6]
+    width = width or int(single)
+    start = 5 + (not single) + (0, 1, 2, 4)[flags & 3]
+    size = int.from_bytes(frame[start : start + width], "little")
+    return (size + 256 if width == 2 else size) if width else None

@@ -13,7 +13,7 @@ from pipeline.store.backends import Backend, backend_at
 from pipeline.store.choice import choose
 from pipeline.store.format import Head, Layout, Marker
 from pipeline.store.reader import Mode, Reader
-from pipeline.store.rows import RowIndex, read_rows
+from pipeline.store.rows import RowIndex, claim_of_rows, read_rows
 from pipeline.store.shards import Damaged, marker
 
 
@@ -63,6 +63,7 @@ class FeatureStore:
         if text is None:
             raise UserError(f"{path}: no feature store there; {_remedy(path)}")
         layout = Layout.read(text, f"{path}/zarr.json")
+        claim_of_rows(backend, layout)
         complete, incomplete = {}, {}
         for head in layout.heads:
             found = []

@@ -85,6 +85,10 @@ def verify(place: str | Path | Backend) -> Verification:
     if text is None:
         raise UserError(f"{store.name}: no feature store there")
     layout = Layout.read(text, f"{store.name}/zarr.json")
+    files = len(store.files())
+    if layout.shards > files and store.size("rows/id_ends/c.0") != 8 * layout.rows:
+        claim = f"claims {layout.rows:,} rows in {layout.shards:,} shards, and the store has {files:,} files"
+        return Verification(store.name, 0, 0, (Fault(claim, "zarr.json"),))
     faults = [*_rows(store, layout), *_strays(store, layout)]
     jobs = [(head, shard) for head in layout.heads for shard in range(layout.shards)]
     heads = {head: list(_head(store, layout, head)) for head in layout.heads}
@@ -158,10 +162,11 @@ def _rows(store: Backend, layout: Layout) -> Iterator[Fault]:
     """The row index."""
     try:
         rows = read_rows(store, layout)
+        digest = rows.digest()
     except UserError as error:
         yield Fault(f"the row index is unreadable: {error}", "rows")
         return
-    if rows.digest() != layout.rows_digest:
+    if digest != layout.rows_digest:
         yield Fault("the row index is not the one that was written: ids or contents were changed", "rows")
     expected = {
         "rows/zarr.json": ROWS_METADATA,
@@ -178,15 +183,19 @@ def _row_digests(store: Backend, layout: Layout) -> list[str] | None:
     """The digest of each shard's rows; None if the row index is unreadable."""
     try:
         rows = read_rows(store, layout)
+        return [rows.digest(*layout.span(shard)) for shard in range(layout.shards)]
     except UserError:
         return None
-    return [rows.digest(*layout.span(shard)) for shard in range(layout.shards)]
 
 
 def _head(store: Backend, layout: Layout, head: str) -> Iterator[Fault]:
     """The metadata of a head's arrays."""
     for array in layout.heads[head].arrays(head):
-        text = store.read(f"{array}/zarr.json")
+        try:
+            text = store.read(f"{array}/zarr.json")
+        except UserError as error:
+            yield Fault(str(error), f"{array}/zarr.json", head)
+            continue
         if text is None:
             yield Fault("missing", f"{array}/zarr.json", head)
         elif text not in {layout.grids(head, codec)[array].metadata() for codec in ("raw", "zstd")}:
@@ -205,6 +214,8 @@ def _shard(store: Backend, layout: Layout, head: str, shard: int, rows: list[str
         found = marker(store, layout, head, shard)
     except Damaged as error:
         return fault(str(error), error.file)
+    except UserError as error:
+        return fault(str(error), name)
     if found is None:
         return fault("not there: the shard is not complete", name)
     if rows is not None and found.rows_digest != rows[shard]:
@@ -215,8 +226,9 @@ def _shard(store: Backend, layout: Layout, head: str, shard: int, rows: list[str
         size += found.files[array]["bytes"]
         try:
             same = checksum(store.blocks(file)) == found.files[array]["checksum"]
-        except OSError as error:
-            faults.append(Fault(f"cannot be read: {error.strerror or error}", file, head, shard, start, stop))
+        except (OSError, UserError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            faults.append(Fault(f"cannot be read: {reason}", file, head, shard, start, stop))
             continue
         if not same:
             faults.append(Fault("its bytes are not those that were written", file, head, shard, start, stop))

@@ -314,11 +314,12 @@ def open_readers(wanted: Sequence[tuple[FeatureStore, str]], device: torch.devic
 
 
 def gather(reader: Reader, rows: np.ndarray, device: torch.device) -> Float[Tensor, "n *shape"]:
-    """Rows of a reader, on the device, in the reader's precision; a GPU's copy is not waited for."""
+    """Rows of a reader, on the device, in the reader's precision; a copy to a CUDA GPU is not waited for."""
     if reader.mode == "device":
         return cast(Tensor, reader(rows))
-    if device.type == "cpu":
-        return torch.from_numpy(reader(rows))
+    if device.type != "cuda":
+        # Memory is pinned for CUDA alone.
+        return torch.from_numpy(reader(rows)).to(device)
     # torch keeps pinned memory from being used again before what was copied from it has arrived.
     dtype = torch.from_numpy(np.empty(0, reader.dtype)).dtype
     pinned = torch.empty((len(rows), *reader.shape), dtype=dtype, pin_memory=True)

@@ -253,7 +253,8 @@ def _train_missing(session: Session, missing: Sequence[Trial], single: bool) -> 
     # Trials that share what is read of the data follow one another.
     shared = ("student", "train")
     jobs = sorted(missing, key=lambda trial: (trial.seed, [str(trial.candidate.of(section)) for section in shared]))
-    workers = min(plan.machine.workers or (1 if session.device.type == "cuda" else cores()), len(jobs))
+    # One process on any accelerator: several would share it, each with a copy of what it keeps there.
+    workers = min(plan.machine.workers or (cores() if session.device.type == "cpu" else 1), len(jobs))
     steps = sum(plan.settings(trial.candidate.of("train")).steps for trial in jobs)
     with progress(f"train {plan.name}", steps, "step") as advance:
         for done in engine(plan.machine.engine)(partial(TrialWorker, session, single), jobs, workers):

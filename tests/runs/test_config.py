@@ -150,9 +150,3 @@ def test_what_does_not_fit_is_refused_in_one_line(changes: dict, message: str):
     with pytest.raises(UserError, match=message) as caught:
         read_run(changed(**changes), "aft")
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["aft.wide", "a/b", "..", "a b", ""])
-def test_a_name_that_is_no_plain_word_is_refused(name: str):
-    with pytest.raises(UserError, match="cannot be called"):
-        read_run(Params(VALUES), name)

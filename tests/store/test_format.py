@@ -166,7 +166,13 @@ def test_a_marker_is_read_as_it_was_written_and_no_other_way():
 
 
 def test_markers_of_older_stores_with_times_are_read():
-    record = {"start": 0, "stop": 4, "rows_digest": "rows", "identity": "i", "files": {"pooled": {"bytes": 7}}}
+    record = {
+        "start": 0,
+        "stop": 4,
+        "rows_digest": "rows",
+        "identity": "i",
+        "files": {"pooled": {"bytes": 7, "checksum": "ab"}},
+    }
     times = {"seconds": 1.25, "rows_per_second": 2.4, "reused": 1}
     assert Marker.read(written(signed({**record, **times}))) == Marker(0, 4, "rows", "i", record["files"])
     old = (

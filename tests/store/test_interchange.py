@@ -310,3 +310,73 @@ def test_a_failed_export_leaves_the_file_that_was_there(
         export(store, tmp_path / "f.parquet", "wide")
     assert (tmp_path / "f.parquet").read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f.parquet", "store.zarr"]
+
+
+def _h5_elsewhere(kind: str, path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    other = path.with_name("secret.bin")
+    other.write_bytes(bytes(64))
+    with h5py.File(path.with_name("other.h5"), "w") as file:
+        file["features"] = np.zeros((4, 4), np.float32)
+    with h5py.File(path, "w") as file:
+        match kind:
+            case "external storage":
+                file.create_dataset("features", (4, 4), np.float32, external=[(str(other), 0, 64)])
+            case "external link":
+                file["features"] = h5py.ExternalLink("other.h5", "features")
+            case "link to an external link":
+                file["there"] = h5py.ExternalLink("other.h5", "features")
+                file["features"] = h5py.SoftLink("/there")
+            case "loop of links":
+                file["features"] = h5py.SoftLink("/features")
+            case "virtual":
+                layout = h5py.VirtualLayout((4, 4), np.float32)
+                layout[:] = h5py.VirtualSource("other.h5", "features", (4, 4))
+                file.create_virtual_dataset("features", layout)
+
+
+@pytest.mark.parametrize(
+    "kind", ["external storage", "external link", "link to an external link", "loop of links", "virtual"]
+)
+def test_hdf5_that_reads_other_files_is_refused(tmp_path: Path, kind: str):
+    _h5_elsewhere(kind, tmp_path / "x.h5")
+    with pytest.raises(UserError, match="is a link, or its values are in another file"):
+        import_features(tmp_path / "x.h5", tmp_path / "x.zarr")
+    assert not (tmp_path / "x.zarr").exists()
+
+
+@pytest.mark.parametrize("change", ["integer ids", "group ids", "bad text", "scalar coords", "64 GiB row", "about"])
+def test_odd_hdf5_is_refused_in_one_line(tmp_path: Path, change: str):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        if change == "64 GiB row":
+            file.create_dataset("features", (1, 1 << 34), np.float32, chunks=(1, 1024))
+        else:
+            file["features"] = np.zeros((4, 4), np.float32)
+        match change:
+            case "integer ids":
+                file["ids"] = np.arange(4)
+            case "group ids":
+                file.create_group("ids")
+            case "bad text":
+                file["ids"] = np.array([b"a", b"b", b"\xff\xfe", b"d"], "S2")
+            case "scalar coords":
+                file["coords"] = 5
+            case "about":
+                file.attrs["feature_store"] = "{" * 100_000
+    with pytest.raises(UserError) as refused:
+        import_features(tmp_path / "x.h5", tmp_path / "x.zarr")
+    assert "\n" not in str(refused.value)
+
+
+def test_views_larger_than_the_file_are_refused(tmp_path: Path):
+    torch.save({"train": torch.zeros(1).expand(10**9, 4)}, tmp_path / "x.pt")
+    with pytest.raises(UserError, match="views"):
+        import_features(tmp_path / "x.pt", tmp_path / "x.zarr")
+
+
+@pytest.mark.parametrize("wrong", [torch.tensor(1.0), torch.zeros(4, 4).to(torch.float8_e4m3fn), [1.0], None])
+def test_odd_pt_is_refused(tmp_path: Path, wrong: object):
+    torch.save({"train": wrong}, tmp_path / "x.pt")
+    with pytest.raises(UserError, match="expected a dict of float tensors"):
+        import_features(tmp_path / "x.pt", tmp_path / "x.zarr")

@@ -196,6 +196,14 @@ def test_a_row_is_given_the_outputs_of_the_row_whose_features_it_is_given(projec
 
 
 @pytest.mark.gpu
+def test_memory_is_pinned_for_cuda_alone(project: Path):
+    """Elsewhere, torch refuses to pin, or pins for another device. `meta` stands for a device such as `mps`."""
+    reader = FeatureStore.open(project / "features" / "wise.zarr").reader("pooled")
+    rows = sessions.gather(reader, np.arange(3), torch.device("meta"))
+    assert rows.device.type == "meta"
+    assert rows.shape == (3, *reader.shape)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("budget", [0, 10**9])
 def test_rows_arrive_on_the_gpu(stores: list[FeatureStore], budget: int):

@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -355,6 +357,26 @@ def test_a_candidate_that_diverged_on_any_seed_is_not_chosen():
     assert choose(scored({0.0: (0.5, 0.5), 9.0: (0.9, None)}), "run") == Candidate((0.0,))
     with pytest.raises(UserError, match=r"run: seed 1, step 4: the loss is not finite; lower train.learning_rate"):
         choose(scored({9.0: (0.9, None)}), "run")
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", 3), ("cuda", 1), ("cuda:1", 1), ("mps", 1)])
+def test_trials_share_an_accelerator_by_turns(
+    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch, device: str, expected: int
+):
+    session = Session(Plan.read("aft", params, Project(project)))
+    trials = sweep.trials_of(session)
+    session.device = torch.device(device)
+    session.plan = replace(session.plan, machine=Machine(workers=None))
+    used = []
+
+    def engine(make_worker: Any, items: Any, workers: int) -> Iterator[int]:
+        used.append(workers)
+        return iter(())
+
+    monkeypatch.setattr(sweep, "engine", lambda name: engine)
+    monkeypatch.setattr(sweep, "cores", lambda: 3)
+    sweep._train_missing(session, trials, single=False)
+    assert used == [expected]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -19,6 +19,9 @@ from typing import Protocol, runtime_checkable
 
 Bytes = bytes | memoryview
 
+JSON_BYTES = 16 << 20
+"""More than any JSON file of a store has: larger ones are refused before they are read."""
+
 
 class Backend(ABC):
     """Files to read. Safe for any number of threads.
@@ -33,11 +36,14 @@ class Backend(ABC):
 
     @abstractmethod
     def read(self, file: str) -> bytes | None:
-        """A file's bytes, None if it does not exist."""
+        """A file's bytes, None if it does not exist.
+
+        Raises `UserError` where a name stands for something else than a file, or a JSON file is too large for a store.
+        """
 
     @abstractmethod
     def size(self, file: str) -> int | None:
-        """A file's size in bytes, None if it does not exist."""
+        """A file's size in bytes, None if it does not exist. Raises `UserError` if it is something else than a file."""
 
     @abstractmethod
     def blocks(self, file: str) -> Iterator[bytes]:

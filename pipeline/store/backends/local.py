@@ -16,8 +16,19 @@ from typing import Literal
 import numpy as np
 
 from pipeline.checksum import checksum
-from pipeline.files import PARTIAL, Lock, explained, make_folder, sync_folder, sync_path
-from pipeline.store.backends import Bytes, WritableBackend
+from pipeline.files import (
+    PARTIAL,
+    Lock,
+    explained,
+    make_folder,
+    open_regular,
+    own_file,
+    read_regular,
+    regular_size,
+    sync_folder,
+    sync_path,
+)
+from pipeline.store.backends import JSON_BYTES, Bytes, WritableBackend
 from pipeline.store.memory import PAGE
 
 SCHEMES = ("",)
@@ -41,26 +52,33 @@ class LocalBackend(WritableBackend):
 
     def read(self, file: str) -> bytes | None:
         try:
-            return (self.folder / file).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
+            return read_regular(self.folder / file, JSON_BYTES if file.endswith(".json") else None)
+        except FileNotFoundError:
             return None
 
     def size(self, file: str) -> int | None:
-        try:
-            return (self.folder / file).stat().st_size
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        return regular_size(self.folder / file)
 
     def blocks(self, file: str) -> Iterator[bytes]:
-        with (self.folder / file).open("rb", buffering=0) as opened:
+        with os.fdopen(open_regular(self.folder / file), "rb", buffering=0) as opened:
             yield from iter(lambda: opened.read(READ_BLOCK), b"")
 
     def files(self, below: str = "") -> list[str]:
-        return sorted(
-            file.relative_to(self.folder).as_posix()
-            for file in (self.folder / below).rglob("*")
-            if file.is_symlink() or not file.is_dir()
-        )
+        # Not by `rglob`, which recurses: folders can be nested deeper than Python's stack.
+        found: list[str] = []
+        folders = [below]
+        while folders:
+            folder = folders.pop()
+            try:
+                entries = list(os.scandir(self.folder / folder))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                raise explained(error, self.folder) from None
+            for entry in entries:
+                name = f"{folder}/{entry.name}" if folder else entry.name
+                (folders if entry.is_dir(follow_symlinks=False) else found).append(name)
+        return sorted(found)
 
     def prepare(self) -> None:
         make_folder(self.folder)
@@ -175,7 +193,7 @@ def _write(path: Path, parts: Sequence[Bytes], sync: Sync) -> str:
 
 def _fill(path: Path, views: Sequence[memoryview], sync: bool) -> None:
     """Write all bytes to a new file, and flush them to the disk if that is asked for."""
-    with path.open("wb", buffering=0) as file:
+    with os.fdopen(own_file(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb", buffering=0) as file:
         for view in views:
             view = view[_write_directly(file.fileno(), view) :]
             while view:

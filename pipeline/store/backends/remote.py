@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from pipeline.errors import UserError
-from pipeline.store.backends import Backend
+from pipeline.store.backends import JSON_BYTES, Backend
 
 SCHEMES = ("*",)
 BLOCK = 1 << 20
@@ -28,6 +28,7 @@ class RemoteBackend(Backend):
             prefix = self._files._strip_protocol(self._root).rstrip("/") + "/"
             self._sizes = {path.removeprefix(prefix): int(about["size"]) for path, about in found.items()}
             texts = [name for name in self._sizes if name.endswith(".json") and "/replaced/" not in f"/{name}"]
+            texts = [name for name in texts if self._sizes[name] <= JSON_BYTES]
             fetched = self._files.cat([prefix + name for name in texts]) if texts else {}
         except (ValueError, ImportError, OSError) as error:
             raise UserError(f"{url}: cannot be read: {' '.join(str(error).split())}") from None
@@ -37,6 +38,8 @@ class RemoteBackend(Backend):
     def read(self, file: str) -> bytes | None:
         if file not in self._sizes:
             return None
+        if file.endswith(".json") and self._sizes[file] > JSON_BYTES:
+            raise UserError(f"{self.name}/{file}: has {self._sizes[file]:,} bytes, and no such file has so many")
         return self._texts[file] if file in self._texts else self._files.cat_file(self._prefix + file)
 
     def size(self, file: str) -> int | None:

@@ -10,27 +10,32 @@ Values travel as `FeatureStore` gives them, float16 or float32; bfloat16 as itse
 """
 
 import hashlib
+import json
+import math
 import os
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.files import explained
+from pipeline.files import explained, is_utf8, open_regular
 from pipeline.provenance import digest_files
 from pipeline.store.backends import Backend, backend_at
-from pipeline.store.format import Dtype, Head, Layout
+from pipeline.store.format import Dtype, Head, Layout, shortened
 from pipeline.store.rows import DIGEST_BYTES, RowIndex
 from pipeline.store.store import FeatureStore
 from pipeline.store.writer import StoreWriter
 
 BLOCK_BYTES = 32 << 20
+ROW_BYTES = 1 << 30
+"""More than a row of features has: it is read as a whole, so that a file must not make one as large as it likes."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,36 @@ def dtype_in(about: Mapping[str, Any] | None, found: np.dtype) -> Dtype:
     """The dtype of features in a file: as recorded in a file of ours, else that of its array."""
     dtype: Dtype = (about or {}).get("dtype", "float16" if found == np.float16 else "float32")
     return dtype
+
+
+def about_in(text: str | bytes, path: Path) -> dict[str, Any]:
+    """What a file of ours says of its features. Raises `UserError` if we cannot have written it."""
+    types = {
+        "dataset": str, "recipe": dict, "head": str, "view": dict | None, "created_by": dict, "shard_rows": int | None,
+        "parts": dict | None, "dtype": str, "shape": list, "array": str,
+    }  # fmt: skip
+    try:
+        about = json.loads(text)
+        sound = all(isinstance(value, types[key]) for key, value in about.items())
+        sound = sound and about.get("dtype", "float32") in get_args(Dtype) and (about.get("shard_rows") or 1) > 0
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        sound = False
+    if not sound:
+        raise UserError(f"{path}: what it says of its features is damaged; remove it from the file, or export again")
+    return dict(about)
+
+
+def refuse_inflated(path: Path) -> None:
+    """Refuse an archive whose files become more than it has bytes: ours, numpy's and torch's are not compressed.
+
+    Raises:
+        UserError: it is one.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            inflated = sum(about.file_size for about in archive.infolist())
+        if inflated > path.stat().st_size:
+            raise UserError(f"{path}: a compressed archive of {inflated:,} bytes; save it without compression")
 
 
 def suffixes() -> list[str]:
@@ -162,9 +197,7 @@ def import_features(
         raise UserError("no files to import")
     tables = []
     for file in files:
-        if not file.is_file():
-            raise UserError(f"{file}: no such file")
-        tables.append(_format(file).read(file))
+        tables.append(_read(file))
     first, count = tables[0], sum(table.count for table in tables)
     for file, table in zip(files, tables, strict=True):
         if table.shape != first.shape:
@@ -205,6 +238,59 @@ def import_features(
         for shard in writer.missing():
             writer.write(shard, {name: read(shard.start, shard.stop)})
     return FeatureStore.open(place)
+
+
+def _read(path: Path) -> Table:
+    """The table in a file, all that it says about itself checked, and every failure to read it one line.
+
+    Raises:
+        UserError: the file is missing, damaged or unsuitable.
+    """
+    module = _format(path)
+    try:
+        os.close(open_regular(path))
+        table: Table = module.read(path)
+        _check(table)
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except Exception as error:  # the libraries of the formats raise whatever they stumble over
+        raise _damaged(path, error) from None
+
+    def read(start: int, stop: int) -> np.ndarray:
+        try:
+            found = table.read(start, stop)
+        except UserError:
+            raise
+        except Exception as error:
+            raise _damaged(path, error) from None
+        if found.shape != (stop - start, *table.shape):
+            raise UserError(f"{path}: rows {start}-{stop - 1} have another shape than the first")
+        return found
+
+    return replace(table, read=read)
+
+
+def _check(table: Table) -> None:
+    """Raises `ValueError` where parts of a table contradict one another, or cannot be those of features."""
+    if not all(size > 0 for size in (table.count, *table.shape)):
+        raise ValueError(f"no numbers in an array of shape {(table.count, *table.shape)}")
+    if 4 * math.prod(table.shape) > ROW_BYTES:
+        raise ValueError(f"a row of shape {table.shape} is larger than {ROW_BYTES >> 30} GiB")
+    if table.ids is not None and len(table.ids) != table.count:
+        raise ValueError(f"{len(table.ids):,} ids for {table.count:,} rows")
+    for name in table.ids or ():
+        if not isinstance(name, str) or not is_utf8(name):
+            raise ValueError(f"the id {shortened(name)} is no text")
+    digests = table.digests
+    if digests is not None and (digests.shape != (table.count, DIGEST_BYTES) or digests.dtype != np.uint8):
+        raise ValueError(f"digests of shape {digests.shape} for {table.count:,} rows")
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    what = " ".join(str(error).split()) or type(error).__name__
+    return UserError(f"{path}: damaged, or not as this format has features: {what[:200]}")
 
 
 def _format(path: Path) -> ModuleType:

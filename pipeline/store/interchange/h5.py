@@ -5,13 +5,14 @@ its row.
 """
 
 import json
+import math
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.store.interchange import Table, dtype_in
+from pipeline.store.interchange import ROW_BYTES, Table, about_in, dtype_in
 
 ATTRIBUTE = "feature_store"
 
@@ -35,17 +36,33 @@ def read(path: Path) -> Table:
         file = h5py.File(path, "r")
     except OSError:
         raise UserError(f"{path}: not an HDF5 file, or damaged") from None
+    for name in ("features", "ids", "digests", "coords"):
+        _refuse_other_files(path, file, name)
     features = file.get("features")
     if not isinstance(features, h5py.Dataset) or features.ndim < 1 or features.dtype.kind != "f":
         raise UserError(f"{path}: no dataset `features` of floats [rows, ...]; there are {', '.join(file) or 'none'}")
     text = file.attrs.get(ATTRIBUTE)
-    about = json.loads(text) if isinstance(text, str) else None
-    ids = [str(name) for name in file["ids"].asstr()[:]] if "ids" in file else None
+    about = about_in(text, path) if isinstance(text, str) else None
+    logical, kept = features.size * features.dtype.itemsize, features.id.get_storage_size()
+    if kept == 0 or (kept < logical and not features.id.get_create_plist().get_nfilters()):
+        raise UserError(f"{path}: `features` has {kept:,} bytes of {logical:,}: not all of it was written")
+    if features.chunks is not None and math.prod(features.chunks) * features.dtype.itemsize > ROW_BYTES:
+        raise UserError(f"{path}: chunks of `features` are larger than {ROW_BYTES >> 30} GiB; save it in smaller ones")
+    for name in ("ids", "coords"):
+        if name in file and not isinstance(file[name], h5py.Dataset):
+            raise UserError(f"{path}: `{name}` is a group; rename it, or make it an array of a value for each row")
+    ids = None
+    if "ids" in file:
+        if h5py.check_string_dtype(file["ids"].dtype) is None or file["ids"].ndim != 1:
+            raise UserError(f"{path}: `ids` are no texts [rows], but {file['ids'].dtype}; save them as UTF-8 strings")
+        ids = [str(name) for name in file["ids"].asstr()[:]]
     digests = np.asarray(file["digests"][:]) if about is not None and "digests" in file else None
     # Some tools keep the batch of one that a slide is for their models.
     slide = about is None and features.ndim == 3 and features.shape[0] == 1
     count, *shape = features.shape[1:] if slide else features.shape
     if ids is None and "coords" in file:
+        if file["coords"].ndim < 2 or file["coords"].dtype.kind not in "iuf":
+            raise UserError(f"{path}: `coords` is no array of numbers [rows, 2]; rename it")
         places = np.asarray(file["coords"][:]).reshape(-1, file["coords"].shape[-1]).astype(np.int64)
         ids = [",".join(map(str, place)) for place in places.tolist()]
         if len(ids) != count:
@@ -56,3 +73,17 @@ def read(path: Path) -> Table:
 
     dtype = dtype_in(about, features.dtype)
     return Table(int(count), tuple(map(int, shape)), dtype, rows, ids, digests, about)
+
+
+def _refuse_other_files(path: Path, file: h5py.File, name: str) -> None:
+    """Refuse what would bring in the bytes of other files: external links and storage, virtual datasets; and links.
+
+    A link inside the file may lead to an external one, so all of them are refused.
+    """
+    link = file.get(name, getlink=True)
+    if link is None:
+        return
+    found = file[name] if isinstance(link, h5py.HardLink) else None
+    elsewhere = isinstance(found, h5py.Dataset) and (found.external or found.is_virtual)
+    if found is None or elsewhere:
+        raise UserError(f"{path}: `{name}` is a link, or its values are in another file; write them into this one")

@@ -2,13 +2,14 @@
 
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.checksum import file_checksum
 from pipeline.errors import UserError
-from pipeline.store.interchange import Table, dtype_in
+from pipeline.store.interchange import Table, about_in, dtype_in, refuse_inflated
 from pipeline.store.rows import RowIndex
 
 
@@ -44,10 +45,11 @@ def read(path: Path) -> Table:
     ids = digests = about = None
     if rows_file(path).is_file():
         try:
+            refuse_inflated(rows_file(path))
             with np.load(rows_file(path), allow_pickle=False) as found:
                 index = RowIndex.of_arrays(found["id_bytes"], found["id_ends"], found["digests"])
-                about = json.loads(found["about"].tobytes())
-        except (ValueError, KeyError, OSError):
+                about = about_in(found["about"].tobytes(), rows_file(path))
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
             raise UserError(f"{rows_file(path)}: damaged; delete it to import {path.name} without ids") from None
         ids, digests = list(index.names(0, len(index))), index.digests
         if about.get("array") != file_checksum(path):

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
-from pipeline.store.interchange import Table, dtype_in
+from pipeline.store.interchange import Table, about_in, dtype_in
 
 KEY = b"feature_store"
 NAMES = ("features", "embedding", "embeddings")
@@ -46,7 +46,7 @@ def read(path: Path) -> Table:
     if name is None:
         raise UserError(f"{path}: no column `features` or `embedding`; there are {', '.join(schema.names)}")
     text = (schema.metadata or {}).get(KEY)
-    about = json.loads(text) if text else None
+    about = about_in(text, path) if text else None
     ends = np.cumsum([0, *(file.metadata.row_group(k).num_rows for k in range(file.num_row_groups))])
 
     def rows(start: int, stop: int) -> np.ndarray:
@@ -68,6 +68,8 @@ def read(path: Path) -> Table:
     shape: tuple[int, ...] = (-1,)
     first_row = rows(0, 1)
     shape = tuple(about.pop("shape")) if about else first_row.shape[1:]
+    if "id" in schema.names and file.read(columns=["id"]).column(0).null_count:
+        raise UserError(f"{path}: rows without a value in column `id`; fill them, or drop the column")
     ids = [str(value) for value in file.read(columns=["id"]).column(0).to_pylist()] if "id" in schema.names else None
     digests = None
     if about is not None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import UserError
-from pipeline.store.interchange import Table
+from pipeline.store.interchange import Table, about_in, refuse_inflated
 
 PARTS = ("train", "test")
 
@@ -37,12 +37,15 @@ def write(path: Path, table: Table) -> None:
 
 def read(path: Path) -> Table:
     """Raises `UserError` if the file is damaged, would run code, or holds no float tensors `train` or `test`."""
+    refuse_inflated(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # torch raises whatever its reader stumbles over
         raise UserError(f"{path}: refused: damaged, or more than tensors, which might run code when loaded") from None
     parts = {name: found[name] for name in PARTS if isinstance(found, dict) and name in found}
-    tensors = [part for part in parts.values() if isinstance(part, torch.Tensor) and part.is_floating_point()]
+    tensors = [part for part in parts.values() if isinstance(part, torch.Tensor) and _is_plain(part)]
+    if sum(part.numel() * part.element_size() for part in tensors) > path.stat().st_size:
+        raise UserError(f"{path}: tensors of more numbers than the file has: views; save clones of them")
     if not parts or len(tensors) < len(parts) or len({part.shape[1:] for part in tensors}) > 1:
         raise UserError(f"{path}: expected a dict of float tensors `train` and `test` [rows, ...] of one shape")
     features = torch.cat(tensors)
@@ -52,7 +55,9 @@ def read(path: Path) -> Table:
     ids = [f"{name}:{row}" for name, part in parts.items() for row in range(len(part))]
     digests = about = None
     if "about" in found:
-        about = json.loads(found["about"])
+        about = about_in(found["about"], path)
+        if not {"ids", "digests"} <= found.keys():
+            raise UserError(f"{path}: no `ids` or no `digests`; remove `about` from the file to import it without")
         ids, digests = list(found["ids"]), found["digests"].numpy()
 
     def rows(start: int, stop: int) -> np.ndarray:
@@ -60,3 +65,9 @@ def read(path: Path) -> Table:
         return (part.float() if part.dtype == torch.bfloat16 else part).numpy()
 
     return Table(len(features), tuple(features.shape[1:]), dtype, rows, ids, digests, about)  # type: ignore[arg-type]
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is rows of floats in memory, of a kind that a store has."""
+    kept = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    return tensor.ndim >= 1 and tensor.dtype in kept and tensor.layout == torch.strided and tensor.device.type == "cpu"

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from pipeline.errors import UserError
 from pipeline.store.format import Head
-from pipeline.store.interchange import Table
+from pipeline.store.interchange import Table, about_in
 from pipeline.store.rows import RowIndex
 from pipeline.store.values import decode, encode
 
@@ -69,9 +69,11 @@ def read(path: Path) -> Table:
     dtype = {code: name for name, code in CODES.items()}[code]
     head = Head(tuple(shape), dtype)  # type: ignore[arg-type]
     features = tensor(name, STORED[code])
-    about = json.loads(metadata[KEY]) if KEY in metadata else None
+    about = about_in(metadata[KEY], path) if KEY in metadata else None
     ids = digests = None
     if about is not None:
+        if missing := {"id_bytes", "id_ends", "digests"} - set(names):
+            raise UserError(f"{path}: no tensor `{min(missing)}`; remove the metadata to import it without ids")
         index = RowIndex.of_arrays(tensor("id_bytes", "|u1"), tensor("id_ends", "<i8"), tensor("digests", "|u1"))
         ids, digests = list(index.names(0, len(index))), np.asarray(index.digests)
 
