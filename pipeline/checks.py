@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline import tasks
 from pipeline.data import Dataset, PrepareSettings
 from pipeline.errors import UserError, count, listed, suggestion
 from pipeline.extraction import ExtractSettings
@@ -70,6 +71,33 @@ def check_params(params: Params) -> None:
         run = read_run(params, name)
         _check_heads(params, name, run, teachers)
         _check_candidates(params, name, run)
+    if task := dataset.task or getattr(family, "TASK", None):
+        _, outputs = tasks.encode(task, [], dataset.classes)
+        tasks.build(task, outputs, dataset.unit)
+        check_task(params, task)
+
+
+def check_task(params: Params, task: str) -> None:
+    """Make sure that the runs make sense for a task, which may be known only when the labels are.
+
+    Raises:
+        UserError: a method is for other tasks, or there are class weights and no classes.
+    """
+    for name in params.section("runs"):
+        run = read_run(params, name)
+        for term in run.methods:
+            meant_for = getattr(plugin("methods", term.name), "TASKS", (task,))
+            if task not in meant_for:
+                raise UserError(
+                    f"{params.source}: runs.{name}.methods: `{term.name}` is for {listed(meant_for)}, and the task is "
+                    f"{task}; drop it, or take another method, such as logit_kd"
+                )
+        train = params.section("train") | run.train
+        for candidate in run.combinations():
+            where = f"{params.source}: train (for {name})"
+            settings = parse(TrainSettings, train | candidate.of("train"), where)
+            if settings.class_weights is not None and not tasks.build(task, ()).weighable:
+                raise UserError(f"{where}: class_weights: {task} has no classes to weight; remove it")
 
 
 def _check_heads(params: Params, name: str, run: Run, teachers: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
 
     Checks all of params.yaml first, then reads the source and writes data/.
     """
-    from pipeline.checks import check_params
+    from pipeline.checks import check_params, check_task
     from pipeline.data import Dataset, PrepareSettings, prepare
     from pipeline.provenance import digest_files, digest_of
 
@@ -18,6 +18,7 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
         prepared = prepare(loaded.read(PrepareSettings, "dataset"), project.data)
         log.rows = prepared.rows
         data = Dataset.open(project.data)
+        check_task(loaded, data.task.name)  # before anything expensive
         command.write_digest(project.content_digest, digest_of({"kind": data.kind, "content": data.digest}))
         # The manifest holds the digest of the content.
         command.write_digest(project.data_digest, digest_files(project.data, ["manifest.json", "rows.parquet"]))

@@ -29,7 +29,7 @@ from pipeline import images
 from pipeline.datasets import Kind
 from pipeline.errors import UserError
 from pipeline.records import ManifestRecord
-from pipeline.tasks import Task, build
+from pipeline.tasks import ClassWeights, Task, build
 from pipeline.verified import VerifiedFiles
 
 FORMAT = 3
@@ -148,9 +148,9 @@ class Dataset:
         visible[labelled] = self.labels[labelled]
         return visible
 
-    def split_task(self, number: int) -> Task:
+    def split_task(self, number: int, weights: ClassWeights | None = None) -> Task:
         """The task as the labelled training rows of a split scale its outputs and losses."""
-        return self.task.fitted(self.labels[self.split(number).labelled])
+        return self.task.fitted(self.labels[self.split(number).labelled], weights)
 
     def split_digest(self, number: int) -> str:
         """Names what a split lets training see: the rows, their roles and the visible labels, 32 hex digits.

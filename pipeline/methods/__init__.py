@@ -6,7 +6,7 @@ Whatever parameters the module has (gates, projections) get an optimiser group o
 are not exported with the student.
 
 A method may say which of its settings are worth a search: `AUTO`, lists of values by key, which `weight: auto` searches
-along with the weight where the run does not set them.
+along with the weight where the run does not set them. One that makes sense for some tasks only names them in `TASKS`.
 """
 
 from abc import ABC, abstractmethod

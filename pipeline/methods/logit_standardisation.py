@@ -9,6 +9,9 @@ from pipeline.methods import Context, Signals, Transfer, full_precision
 from pipeline.methods._targets import OutputSettings, TeacherOutputs
 from pipeline.tasks import Task
 
+TASKS = ("classification",)
+"""See `pipeline.methods`: the logits of independent labels, or an amount, are not on one scale within a row."""
+
 EPSILON = 1e-7
 
 

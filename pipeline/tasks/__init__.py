@@ -10,8 +10,8 @@ Read without torch, because `aft prepare` needs no torch: a file imports it wher
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -29,6 +29,10 @@ else:
 
 Label = str | tuple[str, ...]
 """A label as a source has it: a text, or the names of the labels where a row may have any number."""
+
+
+ClassWeights = Literal["balanced"] | Mapping[str, float]
+"""Weights of classes by name, 1 where there is none; or such that every class has the same sum of weights."""
 
 
 class LabelError(ValueError):
@@ -52,6 +56,7 @@ class Task(ABC):
         metrics: what `scores` gives; the first is the primary one, by which weights and sources are chosen.
         dtype: of labels.
         missing: stands for the label of a row that has none, or whose label is hidden.
+        weighable: whether its classes may have weights in the loss.
         linear: fits linear models for probes, such as `pipeline.functional.logistic`.
         outputs: names of the C outputs of a model, which are in the unit of the labels.
         classes: names of the classes, for tasks that have classes.
@@ -63,6 +68,7 @@ class Task(ABC):
     metrics: tuple[Metric, ...]
     dtype: ClassVar[np.dtype[Any]]
     missing: ClassVar[int | float]
+    weighable: ClassVar[bool] = False
     linear: ClassVar[LinearModel]
     classes: tuple[str, ...]
 
@@ -84,8 +90,16 @@ class Task(ABC):
         """Whether a primary score is better than another one."""
         return score > other if self.primary.higher_is_better else score < other
 
-    def fitted(self, labels: np.ndarray) -> "Task":
-        """The task as the labels of the labelled training rows of a split scale its outputs and losses."""
+    def fitted(self, labels: np.ndarray, weights: ClassWeights | None = None) -> "Task":
+        """The task as the labels of the labelled training rows of a split scale its outputs and losses.
+
+        Args:
+            labels: of these rows.
+            weights: of classes in the loss, for tasks that are `weighable`.
+
+        Raises:
+            UserError: there are no such classes.
+        """
         return self
 
     # Labels
@@ -232,4 +246,4 @@ def build(name: str, outputs: Sequence[str], unit: str = "") -> Task:
     return task
 
 
-__all__ = ["Label", "LabelError", "Task", "build", "encode", "find", "is_number", "single"]
+__all__ = ["ClassWeights", "Label", "LabelError", "Task", "build", "encode", "find", "is_number", "single"]

@@ -77,11 +77,27 @@ class Classification(tasks.Task):
     )
     dtype = np.dtype(np.int64)
     missing = -1
+    weighable = True
     linear: ClassVar[LinearModel] = logistic
 
     def __init__(self, outputs: Sequence[str]):
         super().__init__(outputs)
         self.classes = self.outputs
+        self.weights: np.ndarray | None = None
+        self._tensors: dict[Any, Tensor] = {}
+
+    def fitted(self, labels: Int[np.ndarray, " n"], weights: tasks.ClassWeights | None = None) -> "Classification":
+        """With the weight of each class; `balanced` is n / (C n_c) for a class of n_c rows, as in scikit-learn."""
+        if weights is None:
+            return self
+        fitted = Classification(self.outputs)
+        if isinstance(weights, str):
+            fitted.weights = len(labels) / (len(self.classes) * np.maximum(self.class_rows(labels), 1))
+            return fitted
+        if unknown := sorted(set(weights) - set(self.classes)):
+            raise UserError(f"train.class_weights: no class {unknown[0]!r}; there are {', '.join(self.classes)}")
+        fitted.weights = np.array([weights.get(name, 1.0) for name in self.classes])
+        return fitted
 
     def class_rows(self, labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " c"]:
         return np.bincount(labels[labels >= 0], minlength=len(self.classes))
@@ -116,10 +132,19 @@ class Classification(tasks.Task):
         return targets
 
     def loss(self, outputs: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Float[Tensor, ""]:
-        """Cross-entropy."""
+        """Cross-entropy: sum of weight times -log softmax(outputs)[label] over rows, divided by the sum of weights."""
         from torch.nn import functional
 
-        return functional.cross_entropy(outputs, labels)
+        return functional.cross_entropy(outputs, labels, weight=self._on(outputs))
+
+    def _on(self, outputs: Tensor) -> Tensor | None:
+        """The weights where the outputs are: copied there once, so that no step waits for it."""
+        if self.weights is None:
+            return None
+        key = outputs.device, outputs.dtype
+        if key not in self._tensors:
+            self._tensors[key] = outputs.new_tensor(self.weights.tolist())
+        return self._tensors[key]
 
     def divergence(
         self, outputs: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"], temperature: float
@@ -137,8 +162,9 @@ class Classification(tasks.Task):
         return torch.stack([logits.log_softmax(1) for logits in outputs]).mean(0)
 
     def initial_gradient(self, labels: Int[np.ndarray, " n"]) -> float:
-        """sqrt((1 - 1/C) / n): an untrained model gives all C classes the same probability."""
-        return sqrt((1 - 1 / len(self.classes)) / len(labels))
+        """sqrt((1 - 1/C) sum w^2) / sum w, w of each row: an untrained model gives C classes the same probability."""
+        weights = np.ones(len(labels)) if self.weights is None else self.weights[labels]
+        return sqrt((1 - 1 / len(self.classes)) * float(np.square(weights).sum())) / float(weights.sum())
 
     def scores(self, outputs: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]) -> dict[str, float]:
         return {

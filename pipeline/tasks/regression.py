@@ -87,7 +87,7 @@ class Regression(tasks.Task):
             Metric(name="spearman", label="Spearman correlation"),
         )
 
-    def fitted(self, labels: Float[np.ndarray, " n"]) -> "Regression":
+    def fitted(self, labels: Float[np.ndarray, " n"], weights: tasks.ClassWeights | None = None) -> "Regression":
         """With mean and standard deviation of these labels as shift and scale."""
         fitted = Regression(self.outputs, self.unit)
         if len(labels):

@@ -1,6 +1,7 @@
 """The `train` section of params.yaml, and a run with all that its trainings need to know."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -25,6 +26,8 @@ class TrainSettings(Settings):
         unlabelled: whether methods see unlabelled rows at all; if not, they see the labelled batch.
         learning_rate: of the student, at its peak; it then falls to 0 as a cosine.
         weight_decay: of the student.
+        class_weights: of the classes in the loss on labels: `balanced` gives each class the same sum of weights, a
+            mapping such as `{rare: 5.0}` weights by name, 1 where there is none; probes and scores have no weights.
         warmup: share of the steps on which the learning rate rises.
         seeds: one training each; seed k uses split k modulo `dataset.splits`.
         precision: float32, or bfloat16 autocast; penalties are computed in float32 in any case.
@@ -36,9 +39,17 @@ class TrainSettings(Settings):
     unlabelled: bool = True
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
     warmup: float = Field(default=0.05, ge=0, lt=1)
     seeds: list[int] = Field(default=[0, 1, 2, 3, 4], min_length=1)
     precision: Literal["float32", "bfloat16"] = "float32"
+
+    @field_validator("class_weights")
+    @classmethod
+    def _weights_are_positive(cls, weights: Any) -> Any:
+        if isinstance(weights, dict) and not all(0 < weight < inf for weight in weights.values()):
+            raise ValueError("should be `balanced` or positive numbers by class, such as {rare: 5.0}")
+        return weights
 
     @field_validator("seeds")
     @classmethod

@@ -221,9 +221,9 @@ class TrialData:
         number = seed % data.splits
         self.session, self.seed, self.blueprint = session, seed, blueprint
         self.split: Split = data.split(number)
-        self.task = data.split_task(number)
-        self.labels = data.visible_labels(number)
         self.settings = plan.settings(changes)
+        self.task = data.split_task(number, self.settings.class_weights)
+        self.labels = data.visible_labels(number)
         if plan.run.methods:
             self._check_batch()
         self.probes = tuple(SavedProbe(plan.project, features, number, data) for features in session.sources.values())

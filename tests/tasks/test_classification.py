@@ -102,3 +102,43 @@ def test_the_baseline_predicts_the_most_frequent_class_with_its_share(task: task
 
 def test_targets_are_one_hot(task: tasks.Task):
     assert task.targets(np.array([2, 0])).tolist() == [[0, 0, 1], [1, 0, 0]]
+
+
+def test_whole_numbers_are_one_class_in_both_notations():
+    labels, classes = tasks.encode("classification", ["1", "0.0", "1.0", "10"])
+    assert (labels.tolist(), classes) == ([1, 0, 1, 2], ("0", "1", "10"))
+    labels, classes = tasks.encode("classification", ["1.0", "0"], ["1", "0"])
+    assert (labels.tolist(), classes) == ([0, 1], ("1", "0"))
+    assert tasks.encode("classification", ["007", "7", "1.5", "True"])[1] == ("007", "1.5", "7", "True")
+    for wrong in ("nan", "inf"):
+        with pytest.raises(tasks.LabelError, match=f"label '{wrong}' is not a finite number"):
+            tasks.encode("classification", ["1", wrong])
+
+
+def test_the_task_is_found_from_labels_that_are_plain_and_asked_for_where_they_are_numbers():
+    assert tasks.find(["good", "1"]) == tasks.find(["True", "False"]) == tasks.find([]) == "classification"
+    assert tasks.find([("sun", "sea"), ()]) == "multilabel"
+    for labels in (["1", "2"], ["0.5", "nan"], ["-1", "1e3"]):
+        with pytest.raises(UserError, match=r"dataset.task: the labels are numbers.*`task: regression`.*`task: class"):
+            tasks.find(labels)
+
+
+@pytest.mark.parametrize("weights", ["balanced", {"plain": 5.0}])
+def test_weighted_losses_are_their_definition(task: tasks.Task, weights: tasks.ClassWeights):
+    labels = np.array([0, 1, 2, 2, 2, 1])
+    of_class = [6 / 3, 6 / 6, 6 / 9] if weights == "balanced" else [1, 1, 5]
+    outputs = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    losses = [-of_class[y] * log_softmax(row)[y] for row, y in zip(outputs.tolist(), labels, strict=True)]
+    weighted = task.fitted(labels, weights)
+    total = sum(of_class[y] for y in labels)
+    assert weighted.loss(outputs, torch.from_numpy(labels)).item() == pytest.approx(sum(losses) / total)
+    start = torch.zeros(6, 3, requires_grad=True)
+    weighted.loss(start, torch.from_numpy(labels)).backward()
+    assert start.grad is not None
+    assert weighted.initial_gradient(labels) == pytest.approx(start.grad.norm().item())
+    assert weighted.scores(outputs.numpy(), labels) == task.scores(outputs.numpy(), labels)
+
+
+def test_a_weight_of_an_unknown_class_is_refused(task: tasks.Task):
+    with pytest.raises(UserError, match=r"train.class_weights: no class 'god'; there are bad, good, plain"):
+        task.fitted(np.array([0, 1, 2]), {"god": 2.0})

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.checks import check_params
 from pipeline.data import Dataset, PrepareSettings, prepare
+from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.plugins import plugins
 from pipeline.probing import ProbeSettings, SavedProbe, assess, probe
@@ -206,3 +207,44 @@ def test_the_report_speaks_of_the_task(task: str, finished: Project, params: Par
     for run, entry in found.metrics.items():
         results = EvaluationRecord.read(finished.evaluation(run)).results
         assert entry[metric.name] == pytest.approx(np.mean([each.scores[metric.name] for each in results]))
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression"], scope="function")
+def test_what_a_task_has_no_use_for_is_refused_before_anything_is_read(task: str, tmp_path: Path):
+    values = params_of(task, tmp_path).values
+    values["dataset"] |= {"task": task}
+    run = {"student": "bag", "teachers": ["wise"], "methods": {"logit_standardisation": {"weight": 1.0}}}
+    with pytest.raises(UserError, match=rf"runs.x.methods: `logit_standardisation` is for classification.*is {task}"):
+        check_params(Params(values | {"runs": {"x": run}}))
+    for changed in ({"train": {"class_weights": "balanced"}}, {"search": {"train.class_weights": [None, "balanced"]}}):
+        with pytest.raises(UserError, match=rf"train \(for x\): class_weights: {task} has no classes to weight"):
+            check_params(Params(values | {"runs": {"x": {"student": "bag"} | changed}}))
+
+
+def test_settings_of_the_labels_are_checked_first(tmp_path: Path):
+    values = params_of("regression", tmp_path).values
+    for changed, problem in (
+        ({"task": "regresion"}, "did you mean `regression`"),
+        ({"classes": ["a", "b"]}, "a regression has no classes"),
+        ({"task": "classification"}, "classes have no unit"),
+    ):
+        with pytest.raises(UserError, match=problem):
+            check_params(Params(values | {"dataset": values["dataset"] | changed}))
+
+
+def test_a_label_that_is_no_number_is_one_line_with_its_row(tmp_path: Path):
+    for cell in ("4 stars", "nan", "inf"):
+        write_table(tmp_path / "raw" / "reviews.csv", Case(lambda kind, noise, cell=cell: cell, {}, {}))
+        with pytest.raises(UserError, match=rf"^row r0001 \(line 3\): label '{cell}' is not a") as caught:
+            prepare(params_of("regression", tmp_path).read(PrepareSettings, "dataset"), tmp_path / "data")
+        assert "\n" not in str(caught.value)
+
+
+def test_classes_may_be_whole_numbers_in_a_fixed_order(tmp_path: Path):
+    write_table(tmp_path / "raw" / "reviews.csv", Case(lambda kind, noise: f"{kind}.0", {}, {}))
+    settings = params_of("classification", tmp_path).read(PrepareSettings, "dataset")
+    with pytest.raises(UserError, match=r"dataset.task: the labels are numbers, such as 1.0, 2.0, 0.0: write"):
+        prepare(settings, tmp_path / "data")
+    asked = settings.model_copy(update={"task": "classification", "classes": ("2", "0", "1")})
+    assert prepare(asked, tmp_path / "data").classes == ("2", "0", "1")
+    assert Dataset.open(tmp_path / "data").labels[1] == 2
