@@ -106,13 +106,14 @@ class Params:
         """The section `name` as a settings class. Raises `UserError` as `section` and `parse` do."""
         return parse(cls, self.section(name), f"{self.source}: {name}")
 
-    def plugin(self, kind: str, name: str, key: str = "family") -> tuple[ModuleType, Any]:
+    def plugin(self, kind: str, name: str, key: str = "family", also: Sequence[str] = ()) -> tuple[ModuleType, Any]:
         """The plug-in module that section `name` asks for, and its `Settings` read from the other keys.
 
         `plugin("teachers", "teachers.minilm")` with `family: transformers` gives `pipeline/teachers/transformers.py`
-        and its settings.
+        and its settings. Keys in `also` are left to others.
         """
-        return read_plugin(kind, self.section(name), f"{self.source}: {name}", key)
+        values = {key: value for key, value in self.section(name).items() if key not in also}
+        return read_plugin(kind, values, f"{self.source}: {name}", key)
 
 
 def parse(cls: type[S], values: Mapping[str, Any], where: str) -> S:
