@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from time import perf_counter
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,11 @@ from pipeline.probing import AssessSettings, ProbeSettings
 from pipeline.progress import duration
 from pipeline.project import Project
 from pipeline.records import LogRecord
-from pipeline.runs import Run, read_run
-from pipeline.sources import POOLED, check_heads
+from pipeline.runs import Run, read_run, run_views
+from pipeline.sources import POOLED, check_heads, view_head
 from pipeline.store import FeatureStore
 from pipeline.training import TrainSettings, count_trials
+from pipeline.views import Views, teacher_views
 
 SECTIONS = ("dataset", "extract", "teachers", "probe", "assess", "students", "train", "machine", "runs")
 
@@ -57,8 +59,10 @@ def check_params(params: Params) -> None:
     params.read(AssessSettings, "assess")
     params.read(Machine, "machine")
     params.read(TrainSettings, "train")
-    teachers = {name: params.plugin("teachers", f"teachers.{name}")[1] for name in params.section("teachers")}
+    teachers = {name: _teacher(params, name)[1] for name in params.section("teachers")}
     for name, settings in teachers.items():
+        if views := teacher_views(params, name):
+            views.check(family.KIND, f"{params.source}: teachers.{name}.views")
         check_heads(getattr(settings, "heads", (POOLED,)), f"{params.source}: teachers.{name}.heads")
     for name in params.section("students"):
         student, _ = params.plugin("students", f"students.{name}")
@@ -100,8 +104,14 @@ def check_task(params: Params, task: str) -> None:
                 raise UserError(f"{where}: class_weights: {task} has no classes to weight; remove it")
 
 
+def _teacher(params: Params, name: str) -> tuple[ModuleType, Any]:
+    """The family of a teacher and its settings, but for its views."""
+    return params.plugin("teachers", f"teachers.{name}", also=["views"])
+
+
 def _check_heads(params: Params, name: str, run: Run, teachers: dict[str, Any]) -> None:
-    """Make sure that extraction will write the heads that a run reads."""
+    """Make sure that extraction will write the heads and the views that a run reads."""
+    run_views(params, name, run)
     for source in run.sources:
         kept = getattr(teachers[source.teacher], "heads", None)
         for head in (source.head, *run.heads):
@@ -190,7 +200,8 @@ def _data(params: Params, project: Project) -> Iterator[str]:
 
 def _features(params: Params, project: Project, name: str) -> Iterator[str]:
     """Whether a teacher's features are there; if not, what they will take."""
-    data, path = _prepared(project), project.store(name)
+    data, path, views = _prepared(project), project.store(name), teacher_views(params, name)
+    lacking = 1 + (views.count if views else 0)
     if data is not None and path.exists():
         try:
             store = FeatureStore.open(path)
@@ -198,10 +209,12 @@ def _features(params: Params, project: Project, name: str) -> Iterator[str]:
         except UserError:
             pass
         else:
-            yield f"teacher {name}: features of all {count(len(store), 'row')} are there, {_size(store.nbytes)}"
-            return
+            lacking = _lacking(store, data, views)
+            if not lacking:
+                yield f"teacher {name}: features of all {count(len(store), 'row')} are there, {_size(store.nbytes)}"
+                return
     settings, machine = params.read(ExtractSettings, "extract"), params.read(Machine, "machine")
-    family, spec = params.plugin("teachers", f"teachers.{name}")
+    family, spec = _teacher(params, name)
     teacher = family.load(spec, settings.precision, machine.torch_device())
     row_bytes = BYTES[settings.dtype] * sum(math.prod(shape) for shape in teacher.heads.values())
     heads = ", ".join(f"{head} {'x'.join(map(str, shape))}" for head, shape in teacher.heads.items())
@@ -216,8 +229,22 @@ def _features(params: Params, project: Project, name: str) -> Iterator[str]:
         seconds = (perf_counter() - started) / len(examples)
     amount = f"about {1 / seconds:,.0f} rows/s on {machine.device_name()}, {row_bytes:,} bytes a row"
     if data is not None:
-        amount += f"; all {len(data):,} rows: {duration(len(data) * seconds)}, {_size(len(data) * row_bytes)}"
+        rows = len(data) * lacking
+        of_each = f", {lacking} times (clean, or one of {views})" if views else ""
+        amount += f"; all {len(data):,} rows{of_each}: {duration(rows * seconds)}, {_size(rows * row_bytes)}"
     yield f"teacher {name}: can be loaded ({heads}); {amount}"
+
+
+def _lacking(store: FeatureStore, data: Dataset, views: Views | None) -> int:
+    """How many views a store that has the clean rows lacks."""
+    clean = [head for head, kept in store.heads.items() if kept.view is None]
+    records = [views.record(number, data) for number in range(1, views.count + 1)] if views else []
+
+    def there(head: str, record: dict[str, Any]) -> bool:
+        name = view_head(head, record["family"], record["number"])
+        return name in store.heads and store.heads[name].view == record
+
+    return sum(not all(there(head, record) for head in clean) for record in records)
 
 
 def _content(params: Params, data: Dataset | None) -> list[Any]:

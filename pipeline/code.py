@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from pipeline.params import Params
 from pipeline.plugins import LIBRARY, plugins
 from pipeline.provenance import digest_of
+from pipeline.sources import POOLED, Source
 
 NO_RESULT_DEPENDS_ON = frozenset(
     {
@@ -178,10 +180,11 @@ def _imports(source: str) -> list[_Import]:
 
 
 def plugins_of_run(params: Params, run: str) -> list[str]:
-    """The modules of the plug-ins that the result of a run depends on: the task, its student's family, its methods."""
+    """The modules of the plug-ins that the result of a run depends on: task, student, methods and views."""
     methods = params.section(f"runs.{run}").get("methods", [])
     names = list(methods) if isinstance(methods, dict) else [term["name"] for term in methods]
-    return _task(params) + _student(params, run) + _modules("methods", names)
+    views = {Source.parse(text).view for text in params.section(f"runs.{run}").get("teachers", [])}
+    return _task(params) + _student(params, run) + _modules("methods", names) + _modules("views", sorted(views))
 
 
 def digests(params: Params, code: Code | None = None) -> dict[str, str]:
@@ -195,15 +198,13 @@ def digests(params: Params, code: Code | None = None) -> dict[str, str]:
     task, runs = _task(params), list(params.section("runs"))
     plugins_of = {run: plugins_of_run(params, run) for run in runs}
     dataset = params.section("dataset.source")["family"]
-    teachers = {name: params.section(f"teachers.{name}")["family"] for name in params.section("teachers")}
+    teachers = {name: params.section(f"teachers.{name}") for name in params.section("teachers")}
     students = [params.section(f"students.{name}")["family"] for name in params.section("students")]
-    heads = sorted({text for run in runs for text in params.section(f"runs.{run}").get("teachers", []) if "/" in text})
+    named = [Source.parse(text).clean for run in runs for text in params.section(f"runs.{run}").get("teachers", [])]
+    heads = sorted({source.name for source in named if source.head != POOLED})
     return {
         "prepare": code.digest("stages.prepare", *task, *_modules("datasets", [dataset])),
-        **{
-            f"extract/{name}": code.digest("stages.extract", *_modules("teachers", [of]))
-            for name, of in teachers.items()
-        },
+        **{f"extract/{name}": code.digest("stages.extract", *_extraction(values)) for name, values in teachers.items()},
         "probe": code.digest("stages.probe", *task),
         # It also depends on which heads runs name as teachers, which no key of DVC's could say.
         "assess": digest_of([code.digest("stages.assess", *task, *_modules("students", students)), heads]),
@@ -212,6 +213,11 @@ def digests(params: Params, code: Code | None = None) -> dict[str, str]:
         **{f"evaluate/{run}": code.digest("stages.evaluate", *task, *_student(params, run)) for run in runs},
         "report": code.digest("stages.report", *task),
     }
+
+
+def _extraction(teacher: dict[str, Any]) -> list[str]:
+    views = [teacher["views"]["family"]] if "views" in teacher else []
+    return _modules("teachers", [teacher["family"]]) + _modules("views", views)
 
 
 def _task(params: Params) -> list[str]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipeline import strict_yaml
 from pipeline.errors import UserError, listed, suggestion
 from pipeline.plugins import plugin, plugins
 
@@ -52,16 +52,18 @@ class Params:
         """Read a params file and apply `section.key=value` overrides, whose values are YAML.
 
         Raises:
-            UserError: the file is missing or is not a YAML mapping, or an override is malformed or names a section
-                that does not exist.
+            UserError: the file is missing or is not a YAML mapping (see `strict_yaml.load`), or an override is
+                malformed or names a section that does not exist.
         """
         path = Path(path)
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            values = strict_yaml.load(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; run from the project's folder, or pass --params FILE") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 from byte {error.start} on; save it as UTF-8") from None
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from None
         if not isinstance(values, dict):
             raise UserError(f"{path}: expected sections such as `train:`, found {type(values).__name__}")
         values = copy.deepcopy(values)
@@ -106,13 +108,14 @@ class Params:
         """The section `name` as a settings class. Raises `UserError` as `section` and `parse` do."""
         return parse(cls, self.section(name), f"{self.source}: {name}")
 
-    def plugin(self, kind: str, name: str, key: str = "family") -> tuple[ModuleType, Any]:
+    def plugin(self, kind: str, name: str, key: str = "family", also: Sequence[str] = ()) -> tuple[ModuleType, Any]:
         """The plug-in module that section `name` asks for, and its `Settings` read from the other keys.
 
         `plugin("teachers", "teachers.minilm")` with `family: transformers` gives `pipeline/teachers/transformers.py`
-        and its settings.
+        and its settings. Keys in `also` are left to others.
         """
-        return read_plugin(kind, self.section(name), f"{self.source}: {name}", key)
+        values = {key: value for key, value in self.section(name).items() if key not in also}
+        return read_plugin(kind, values, f"{self.source}: {name}", key)
 
 
 def parse(cls: type[S], values: Mapping[str, Any], where: str) -> S:
@@ -161,9 +164,9 @@ def _override(values: dict[str, Any], override: str) -> None:
             )
         here = here[section]
     try:
-        here[key] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"-S {override}: the value is not valid YAML: {' '.join(str(error).split())}") from None
+        here[key] = strict_yaml.load(text)
+    except ValueError as error:
+        raise UserError(f"-S {override}: the value: {error}") from None
 
 
 def _explain(cls: type[Settings], problem: Any) -> str:

@@ -63,6 +63,10 @@ class Project:
         """The folder with the probes of one source, written by `aft probe TEACHER`."""
         return self.probes / source.teacher / source.slug
 
+    def probe_views(self, source: Source) -> Path:
+        """The folder with what the probes of a source make of its views, written with the probes."""
+        return self.probe(source) / source.view
+
     @property
     def assessment(self) -> Path:
         """The record of `aft assess`."""

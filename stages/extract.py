@@ -21,10 +21,12 @@ def main(
     from pipeline.extraction import ExtractSettings, extract
     from pipeline.machine import Machine
     from pipeline.store import FeatureStore
+    from pipeline.views import teacher_views
 
     loaded, project = command.settings(params, overrides), command.PROJECT
     settings, machine = loaded.read(ExtractSettings, "extract"), loaded.read(Machine, "machine")
-    family, spec = loaded.plugin("teachers", f"teachers.{teacher}")
+    family, spec = loaded.plugin("teachers", f"teachers.{teacher}", also=["views"])
+    views = teacher_views(loaded, teacher)
     data = Dataset.open(project.data)
     with command.log("extract", teacher) as log:
         log.device = machine.device_name()
@@ -35,7 +37,7 @@ def main(
 
         model = family.load(spec, settings.precision, machine.torch_device())
         extraction = extract(
-            data, model, project.store(teacher), settings, machine, f"extract {teacher}", command.say, done
+            data, model, project.store(teacher), settings, machine, f"extract {teacher}", command.say, done, views
         )
         done(extraction.written, extraction.reused)
     command.write_digest(project.store_digest(teacher), FeatureStore.open(project.store(teacher)).content_digest)

@@ -149,7 +149,7 @@ def _again(
     store.check(data.digest, data.ids)
     name = store.head_name(head)
     settings = params.read(ExtractSettings, "extract")
-    family, spec = params.plugin("teachers", f"teachers.{teacher}")
+    family, spec = params.plugin("teachers", f"teachers.{teacher}", also=["views"])
     model = family.load(spec, settings.precision, params.read(Machine, "machine").torch_device())
     if changed := ", ".join(differences(dict(store.recipe), dict(model.recipe))):
         raise UserError(

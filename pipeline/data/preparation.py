@@ -9,6 +9,7 @@ import csv
 import os
 import shutil
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -24,7 +25,7 @@ from pydantic import BeforeValidator, Field
 from pipeline import images
 from pipeline.data.dataset import CONTENT, FORMAT, MANIFEST, QUARANTINE, ROWS, Role, content_digest, role_column
 from pipeline.data.duplicates import CONFLICT, DUPLICATE, KEPT, resolve
-from pipeline.data.scan import Scan, place, row_hash, scan
+from pipeline.data.scan import Scan, place, row_hash, scan, tidied
 from pipeline.data.splits import Amount, apportion, assign, choose, sort_keys
 from pipeline.datasets import Kind, Row
 from pipeline.errors import UserError, count
@@ -37,9 +38,10 @@ from pipeline.verified import checksums
 BATCH_ROWS, BATCH_BYTES = 1 << 16, 1 << 26
 """A batch of `content.arrow` ends at either."""
 
-UNREADABLE, SEPARATED, LIMIT = 3, 4, 5
+UNREADABLE, SKIPPED, SEPARATED, LIMIT = 3, 4, 5, 6
 REASONS = {
     UNREADABLE: "unreadable",
+    SKIPPED: "skipped",
     DUPLICATE: "duplicate",
     CONFLICT: "label differs among duplicates",
     SEPARATED: "no label, and its group is in val or test",
@@ -121,8 +123,9 @@ class Preparation:
         classes = f" of {len(self.classes)} classes" if self.classes else ""
         lines = [f"{self.path}: {self.rows:,} {self.kind}s{classes}: {roles}"]
         if any(self.dropped.values()):
-            reasons = "; ".join(f"{rows:,} {reason}" for reason, rows in self.dropped.items() if rows)
-            lines.append(f"left out: {reasons} (listed in {self.path}/{QUARANTINE})")
+            seen = self.rows + sum(self.dropped.values())
+            reasons = "".join(f" + {rows:,} {reason}" for reason, rows in self.dropped.items() if rows)
+            lines.append(f"{seen:,} rows seen = {self.rows:,} used{reasons} (listed in {self.path}/{QUARANTINE})")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
@@ -139,7 +142,7 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
     given = settings.task or getattr(family, "TASK", None)
     table = scan(family.rows(source), given, settings.classes, settings.unit, settings.deduplicate == "token_set")
     fate, partner = _fates(table, settings)
-    if len(table.problems) > settings.tolerance * len(fate):
+    if len(table.problems) > settings.tolerance * (len(fate) - len(table.skipped)):
         _refuse_unreadable(table, fate, out)
     kept = np.flatnonzero(fate == KEPT)
     task, labels, known = table.task, table.labels[kept], table.codes[kept] >= 0
@@ -213,6 +216,7 @@ def _fates(table: Scan, settings: PrepareSettings) -> tuple[Int64[np.ndarray, " 
     """What becomes of every row: KEPT or a key of `REASONS`; and the duplicate for which it is dropped, or -1."""
     fate, partner = np.full(len(table.codes), KEPT), np.full(len(table.codes), -1)
     fate[list(table.problems)] = UNREADABLE
+    fate[list(table.skipped)] = SKIPPED
     readable = np.flatnonzero(fate == KEPT)
     if settings.deduplicate != "none":
         fate[readable], other = resolve(table.keys[readable], table.codes[readable], table.splits[readable])
@@ -237,8 +241,8 @@ def _fates(table: Scan, settings: PrepareSettings) -> tuple[Int64[np.ndarray, " 
 def _refuse_unreadable(table: Scan, fate: Int64[np.ndarray, " n"], out: Path) -> NoReturn:
     row, problem = next(iter(table.problems.items()))
     message = (
-        f"dataset.source: {len(table.problems):,} of {len(fate):,} rows cannot be read, the first is "
-        f"{table.place(row)}: {problem}; correct them, or raise dataset.tolerance"
+        f"dataset.source: {len(table.problems):,} of {len(fate) - len(table.skipped):,} rows cannot be read, the first "
+        f"is {table.place(row)}: {problem}; correct them, or raise dataset.tolerance"
     )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -259,11 +263,21 @@ def _notes(table: Scan) -> list[str]:
         notes.append(f"{table.moved:,} rows of val or test have no label; they are training rows without one")
     if (table.codes < 0).all():
         notes.append("no row has a label; features can be extracted, but nothing can be trained")
+    alike: dict[str, str] = {}
+    for name in table.task.classes:
+        other = alike.setdefault(_look(name), name)
+        if other != name:
+            notes.append(f"classes {other!a} and {name!a} look alike; if they are one, correct the labels")
     for remark, words in images.REMARKS.items():
         if remark in table.remarks:
             number, first = table.remarks[remark]
             notes.append(f"{count(number, 'image')}: {words} (the first is {table.place(first)})")
     return notes
+
+
+def _look(name: str) -> str:
+    """What is left of a name without case, spaces and characters that do not show."""
+    return "".join(letter for letter in unicodedata.normalize("NFKC", name).casefold() if letter.isprintable()).strip()
 
 
 def _write_rows(
@@ -308,7 +322,7 @@ def _batches(source: Iterable[Row], table: Scan, keep: Bool[np.ndarray, " n"]) -
     numbers: list[int] = []
     batch: list[Row] = []
     size, expected = 0, iter(range(len(keep)))
-    for row in source:
+    for row in tidied(source):
         number = next(expected, -1)
         if number < 0 or row_hash(row) != table.rows[number].tobytes():
             raise UserError(
@@ -338,5 +352,6 @@ def _write_quarantine(path: Path, table: Scan, fate: Int64[np.ndarray, " n"], pa
         for row in np.flatnonzero(fate != KEPT).tolist():
             other = "" if partner[row] < 0 else f"see {table.ids[partner[row]]}"
             line = table.lines[row] or ""
-            found = [row + 1, line, table.ids[row], REASONS[fate[row]], table.problems.get(row, other)]
+            detail = table.problems.get(row) or table.skipped.get(row) or other
+            found = [row + 1, line, table.ids[row], REASONS[fate[row]], detail]
             lines.writerow([cell(value) for value in found])

@@ -3,10 +3,11 @@
 Some 100 bytes a row stay in memory, and each distinct label, but no content.
 """
 
+import unicodedata
 from array import array
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import islice
 from typing import Any
@@ -19,8 +20,9 @@ from pipeline import images, tasks
 from pipeline.data.dataset import Role, content_digest
 from pipeline.data.duplicates import words_digest
 from pipeline.data.splits import FREE
-from pipeline.datasets import SPLITS, Row
+from pipeline.datasets import Row, split_of
 from pipeline.errors import UserError
+from pipeline.files import is_utf8
 from pipeline.progress import progress
 from pipeline.tasks import LabelError, Task
 
@@ -44,6 +46,7 @@ class Scan:
         splits: the role that the source fixes, LABELLED standing for train, or `splits.FREE`. A source that fixes any
             leaves none free, and a row without a label is in train.
         problems: by row number, why the content cannot be read.
+        skipped: by row number, what a row is that is no example.
         remarks: by remark of `pipeline.images.REMARKS`, how many images it holds for, and the first of them.
         task: with the names of its outputs.
         moved: how many rows without a label the source had in val or test.
@@ -59,6 +62,7 @@ class Scan:
     codes: Int64[np.ndarray, " n"]
     splits: Int64[np.ndarray, " n"]
     problems: dict[int, str]
+    skipped: dict[int, str]
     remarks: dict[str, tuple[int, int]]
     task: Task
     moved: int
@@ -82,19 +86,22 @@ def scan(source: Iterable[Row], task: str | None, names: tuple[str, ...] | None,
         UserError: there are no rows; a label or split that is not allowed; an id twice; a divided group.
     """
     known: dict[tasks.Label, int] = {}
+    names = names and tuple(map(tidy, names))
     if task is not None:  # what is wrong with it, the names or the unit shows before anything is read
         tasks.build(task, tasks.encode(task, [], names)[1], unit)
-    ids, problems, moved = [], {}, 0
+    ids, moved = [], 0
+    problems: dict[int, str] = {}
+    skipped: dict[int, str] = {}
     remarks: dict[str, tuple[int, int]] = {}
     rows, units, digests, keys = bytearray(), bytearray(), bytearray(), bytearray()
     codes, splits, lines = array("i"), array("b"), array("q")
     with ThreadPoolExecutor() as pool, progress("look at the data", None, "rows") as advance:
-        for chunk in _chunks(source):
+        for chunk in _chunks(tidied(source)):
             ids.append(pa.array([row.id for row in chunk], pa.string()))
             looked_at = pool.map(_look, chunk) if isinstance(chunk[0].content, bytes) else map(_look, chunk)
             for row, (problem, remarked) in zip(chunk, looked_at, strict=True):
                 if problem:
-                    problems[len(codes)] = problem
+                    (skipped if row.skipped else problems)[len(codes)] = problem
                 for remark in remarked:
                     before, first = remarks.get(remark, (0, len(codes)))
                     remarks[remark] = (before + 1, first)
@@ -116,7 +123,7 @@ def scan(source: Iterable[Row], task: str | None, names: tuple[str, ...] | None,
                 splits.append(split)
                 lines.append(row.line or 0)
             advance(len(chunk))
-    if not codes:
+    if len(codes) == len(skipped):
         raise UserError("dataset.source: it has no rows with these settings")
     task = task or tasks.find(list(known))
     try:
@@ -138,6 +145,7 @@ def scan(source: Iterable[Row], task: str | None, names: tuple[str, ...] | None,
         codes=equal,
         splits=np.maximum(fixed, Role.LABELLED) if fixed.max() > Role.LABELLED else fixed,
         problems=problems,
+        skipped=skipped,
         remarks=remarks,
         task=built,
         moved=moved,
@@ -174,6 +182,31 @@ def place(id: str, line: int | None) -> str:
     return f"row {id} (line {line})" if line else f"row {id}"
 
 
+def tidied(rows: Iterable[Row]) -> Iterator[Row]:
+    """Rows with their labels and groups as `tidy` has them.
+
+    Raises:
+        UserError: an id, label or group cannot be written in UTF-8.
+    """
+    for row in rows:
+        labels = (row.label,) if isinstance(row.label, str) else row.label or ()
+        names = (("id", row.id), ("group", row.group or ""), *(("label", name) for name in labels))
+        for what, name in names:
+            if not name.isascii() and not is_utf8(name):
+                raise UserError(
+                    f"{place(ascii(row.id), row.line)}: its {what} {name!a} holds half a character, as left by "
+                    "programs that cut texts; correct it"
+                )
+        label = tidy(row.label) or None if isinstance(row.label, str) else row.label and tuple(map(tidy, row.label))
+        group = tidy(row.group) or None if row.group else None
+        yield row if (label, group) == (row.label, row.group) else replace(row, label=label, group=group)
+
+
+def tidy(name: str) -> str:
+    """A name without space around it, in Unicode's composed form: what looks the same is the same."""
+    return (name if name.isascii() else unicodedata.normalize("NFC", name)).strip()
+
+
 def row_hash(row: Row) -> bytes:
     """8 bytes that stand for a row's id."""
     return _hash(b"row", row.id)
@@ -190,7 +223,9 @@ def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def _look(row: Row) -> tuple[str | None, set[str]]:
-    """Why a row cannot be read, or None; and the remarks on an image that can."""
+    """Why a row cannot be used, or None; and the remarks on an image that can."""
+    if row.problem is not None:
+        return row.problem, set()
     if isinstance(row.content, bytes):
         try:
             return None, images.remarks(row.content)
@@ -200,15 +235,17 @@ def _look(row: Row) -> tuple[str | None, set[str]]:
         row.content.encode()
     except UnicodeEncodeError:
         return "not valid Unicode", set()
+    if "\0" in row.content:
+        return "NUL characters in the text; is its encoding right?", set()
     return None if row.content.strip() else "empty text", set()
 
 
 def _split(row: Row) -> int:
     if row.split is None:
         return FREE
-    if row.split.lower() not in SPLITS:
+    if (split := split_of(row.split)) is None:
         raise UserError(f"{place(row.id, row.line)}: no split is called {row.split!r}; write train, val or test")
-    return ROLES[SPLITS[row.split.lower()]]
+    return ROLES[split]
 
 
 def _refuse_repeated_ids(table: Scan) -> None:

@@ -4,12 +4,14 @@ A family offers
 
 - `KIND`: "text" or "image", what its rows hold;
 - `Settings`: its keys in the `dataset` section of params.yaml;
-- `rows(settings)`: yields every `Row`, in an order that does not change between calls;
+- `rows(settings)`: yields every `Row`, in an order that does not change between calls. What cannot be read, or is no
+  example at all, is yielded too and says so, so that nothing disappears without being counted;
 - `TASK`: the task in `pipeline/tasks/` where its labels can be of one only; left out where the labels decide.
 
 A family only reads. Splits, duplicates and rows that are left out are the business of `pipeline.data`.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,8 +19,18 @@ from pipeline.tasks import Label
 
 Kind = Literal["text", "image"]
 
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
-"""What sources call their splits, in lower case, and what we call them."""
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "development"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""What sources call their splits, in lower case, and what we call them; not `eval`, which may be val or test."""
+
+
+def split_of(name: str) -> str | None:
+    """Our name of a split that a source calls `name`, such as `Training`, `test_set` or `val2017`; None: it is none."""
+    match = re.fullmatch(r"([a-z]+)[-_ ]?(set|data|images|split)?[-_ ]?(\d{4})?", name.strip().lower())
+    return SPLITS.get(match[1]) if match else None
 
 
 @dataclass(frozen=True)
@@ -29,9 +41,12 @@ class Row:
         id: names the row for good; unique in the dataset.
         content: raw text, or the encoded bytes of an image exactly as they came.
         label: a text, or the names of all labels that the row has, or None for a row whose label is not known.
-        split: a name in `SPLITS`, in any case, where the source fixes it, else None.
+        split: a name that `split_of` knows, where the source fixes it, else None.
         group: rows of one group are never in different splits (one author, one photo), or None.
         line: where the row begins in a file of lines, from 1, for messages; None for other sources.
+        problem: why the source cannot read the row; its content is then empty. None: it can.
+        skipped: whether this is no example, such as a file of notes among images; `problem` then says what it is. It is
+            counted and listed, and no reason to stop.
     """
 
     id: str
@@ -40,3 +55,5 @@ class Row:
     split: str | None = None
     group: str | None = None
     line: int | None = None
+    problem: str | None = None
+    skipped: bool = False

@@ -1,25 +1,43 @@
 """A folder of images by class, `path/<class>/**/*.jpg`, or by split and class, `path/train/<class>/**/*.jpg`.
 
-The second applies if every folder in `path` has the name of a split (`train`, `val`, `valid`, `validation`, `dev`,
-`test`, in any case). An image's id is its path below `path`. The encoded bytes stay as they are.
+The second applies if every folder in `path` has the name of a split (`train`, `training_set`, `val`, `valid`,
+`validation`, `dev`, `test`, `Testing`, `val2017` ...); where only some have, the setting `splits` says which. The
+id of an image is its path below `path`. The encoded bytes stay as they are.
+
+Every file is accounted for. An image is what begins like one, whatever its name is. Hidden files, thumbnails of other
+programs and files that are no images are skipped, and listed; images that cannot be read are listed as such.
 """
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Literal, NamedTuple
 
-from pipeline.datasets import SPLITS, Row
-from pipeline.errors import UserError
+from pipeline import images
+from pipeline.datasets import SPLITS, Row, split_of
+from pipeline.errors import UserError, listed
 from pipeline.files import is_utf8, read_regular
 from pipeline.params import Settings as Section
 
 KIND = "image"
 TASK = "classification"
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+UNREAD = (
+    *(".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".heic", ".heif", ".hif", ".ico", ".jxl", ".nef", ".orf", ".psd"),
+    *(".raf", ".rw2", ".svg", ".tga"),
+)
+"""What names of images end in that are not read."""
+
+SYSTEM = ("#recycle", "$recycle.bin", "@eadir", "@recycle", "__macosx", "__pycache__", "lost+found")
+SYSTEM_FILES = ("desktop.ini", "ehthumbs.db", "thumbs.db")
+"""What operating systems and network drives put next to images, in lower case; also everything with a leading dot."""
 
 IMAGE_BYTES = 1 << 30
 """More than an encoded image has: what is larger is not read into memory."""
+
+SPLIT_WORDS = {*SPLITS, "eval", "evaluation", "holdout"}
+"""Words in the name of a folder that make it look like a split."""
 
 
 class Settings(Section):
@@ -28,71 +46,171 @@ class Settings(Section):
     Attributes:
         path: the folder.
         unlabelled: the name of a folder, among those of the classes, whose images have no label.
+        splits: the folders in `path` that are splits, such as `{train: train, extra: train, evaluation: test}`; `{}` if
+            all are classes. None: found by their names.
     """
 
     path: str
     unlabelled: str | None = None
+    splits: dict[str, Literal["train", "val", "test"]] | None = None
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """The images, sorted by split, class and path."""
+    """The images, sorted by split, class and path, and what is skipped on the way."""
     root = Path(settings.path)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; check dataset.source.path")
-    folders: list[tuple[Path, str | None]] = []
-    inside = _folders(root)
-    splits = [folder for folder in inside if folder.name.lower() in SPLITS and folder.name != settings.unlabelled]
-    if splits and all(folder in splits or folder.name == settings.unlabelled for folder in inside):
-        for folder in inside:
-            folders += [(inner, folder.name) for inner in _folders(folder)] if folder in splits else [(folder, None)]
-    else:
-        folders = [(folder, None) for folder in inside]
-    if settings.unlabelled and settings.unlabelled not in {folder.name for folder, _ in folders}:
+    found = False
+    inside = yield from _folders(root, root)
+    splits = _splits(root, [folder.name for folder in inside], settings)
+    for folder in inside:
+        split = splits.get(folder.name)
+        classes = (yield from _folders(folder, root)) if split else [folder]
+        for inner in classes:
+            if settings.splits is None:
+                _refuse_splits_inside(inner)
+            found |= inner.name == settings.unlabelled
+            label = None if inner.name == settings.unlabelled else inner.name
+            empty = True
+            for row in _files(inner, root, label, split):
+                empty &= row.skipped
+                yield row
+            if empty:
+                raise UserError(
+                    f"{inner}: no images there; remove the folder, or add some ({', '.join(images.FORMATS)})"
+                )
+    if settings.unlabelled and not found:
         raise UserError(f"{root}: no folder {settings.unlabelled!r} there; check dataset.source.unlabelled")
-    for folder, split in folders:
-        label = None if folder.name == settings.unlabelled else folder.name
-        empty = True
-        for path in _images(folder):
-            empty = False
-            try:
-                content = read_regular(path, IMAGE_BYTES)
-            except OSError as error:
-                raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-            name = path.relative_to(root).as_posix()
-            if not is_utf8(name):
-                raise UserError(f"{root}: the name of the file {name!a} is no text; rename it, it becomes an id")
-            yield Row(name, content, label, split)
-        if empty:
-            raise UserError(f"{folder}: no images there; remove the folder, or add some ({', '.join(SUFFIXES)})")
 
 
-def _folders(parent: Path) -> list[Path]:
-    """The folders of classes or splits in a folder, which must hold no image of its own."""
-    with os.scandir(parent) as entries:
-        inside = sorted(Path(entry.path) for entry in entries if not entry.name.startswith("."))
-    if stray := [path for path in inside if path.suffix.lower() in SUFFIXES and path.is_file()]:
-        raise UserError(f"{stray[0]}: an image outside the folders of the classes; put it into one")
-    folders = [path for path in inside if path.is_dir()]
+def _splits(root: Path, folders: list[str], settings: Settings) -> dict[str, str]:
+    """The split of each folder that is one.
+
+    Raises:
+        UserError: some folders seem to be splits and some do not, or the settings do not fit the folders.
+    """
+    names = [name for name in folders if name != settings.unlabelled]
+    if settings.splits is not None:
+        if absent := sorted(settings.splits.keys() - set(names)):
+            raise UserError(f"{root}: no folder {absent[0]!r} there; check dataset.source.splits")
+        if settings.splits and (others := sorted(set(names) - settings.splits.keys())):
+            raise UserError(f"{root}: {others[0]!r} is not in dataset.source.splits; add it there, or move it out")
+        return dict(settings.splits)
+    found = {name: split for name in names if (split := split_of(name))}
+    if len(found) == len(names):
+        return found
+    # A class, too, may be called `train`; then it holds images.
+    seem = [
+        name
+        for name in names
+        if not SPLIT_WORDS.isdisjoint(re.split(r"[^a-z]+", name.lower())) and _holds_folders_only(root / name)
+    ]
+    if seem:
+        words = {name: [split_of(word) for word in re.split(r"[^a-z]+", name.lower())] for name in names}
+        guesses = [f"{name}: {next(filter(None, words[name]), 'train')}" for name in names[:6]]
+        others = [repr(name) for name in names if name not in seem][:3]
+        raise UserError(
+            f"{root}: {listed([repr(name) for name in seem[:3]])} look like splits"
+            f"{f', and {listed(others)} not' if others else ''}; write dataset.source.splits, such as "
+            f"{{{', '.join(guesses)}}}, or {{}} if all folders are classes"
+        )
+    return {}
+
+
+def _refuse_splits_inside(folder: Path) -> None:
+    """A class must not hold folders of splits, whose images would all come into one."""
+    names = [entry.path.name for entry in _entries(folder) if entry.kind == "folder"]
+    if len(names) > 1 and all(map(split_of, names)):
+        raise UserError(
+            f"{folder}: holds the splits {listed(names)}; a split comes before the class, as in "
+            f"{folder.parent / names[0] / folder.name}; or write `splits: {{}}` in dataset.source to ignore them"
+        )
+
+
+def _holds_folders_only(folder: Path) -> bool:
+    entries = _entries(folder)
+    images_there = any(entry.kind == "file" and _is_image(entry.path) for entry in entries)
+    return not images_there and any(entry.kind == "folder" for entry in entries)
+
+
+class Entry(NamedTuple):
+    """Something in a folder; `system` is what is hidden or belongs to the system."""
+
+    path: Path
+    kind: Literal["folder", "file", "system"]
+
+
+def _entries(folder: Path) -> list[Entry]:
+    """What is in a folder, sorted by name."""
+    found = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                name, is_folder = entry.name.lower(), entry.is_dir()
+                system = name.startswith(".") or name in (SYSTEM if is_folder else SYSTEM_FILES)
+                found.append(Entry(Path(entry.path), "system" if system else "folder" if is_folder else "file"))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read: {error.strerror}; check its permissions") from None
+    return found
+
+
+def _folders(parent: Path, root: Path) -> Generator[Row, None, list[Path]]:
+    """The folders of classes or splits in a folder, which must hold no image of its own; yields what is skipped."""
+    folders = []
+    for path, kind in _entries(parent):
+        if kind == "folder":
+            folders.append(path)
+        elif kind == "system":
+            yield _skipped(path, root, "hidden, or of the system")
+        elif _is_image(path):
+            raise UserError(f"{path}: an image outside the folders of the classes; put it into one")
+        else:
+            yield _skipped(path, root, "not an image")
     if not folders:
         raise UserError(f"{parent}: no folders of classes there")
     return folders
 
 
-def _images(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
-    """Image files at any depth, sorted within each folder; hidden files and other kinds of file are not images.
+def _files(folder: Path, root: Path, label: str | None, split: str | None) -> Iterator[Row]:
+    """Everything in a folder at any depth, sorted within each folder."""
+    for path, kind in _entries(folder):
+        if kind == "system":
+            yield _skipped(path, root, "hidden, or of the system")
+        elif kind == "folder":
+            if path.is_symlink() and folder.resolve().is_relative_to(path.resolve()):
+                raise UserError(f"{path}: a link to a folder that it is in; remove it")
+            yield from _files(path, root, label, split)
+        elif _is_image(path):
+            content, problem = _read(path)
+            yield Row(_id(path, root), content, label, split, problem=problem)
+        else:
+            yield _skipped(path, root, "not an image")
 
-    Args:
-        folder: to look into.
-        above: device and inode of the folders that it is in, to find links that lead back into one.
-    """
-    about = folder.stat()
-    here = (about.st_dev, about.st_ino)
-    if here in above:
-        raise UserError(f"{folder}: a link to a folder that it is in; remove it")
-    with os.scandir(folder) as entries:
-        inside = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    for entry in inside:
-        if entry.is_dir():
-            yield from _images(Path(entry.path), (*above, here))
-        elif entry.name.lower().endswith(SUFFIXES):
-            yield Path(entry.path)
+
+def _is_image(path: Path) -> bool:
+    """Whether a file is an image by its name or its beginning, readable or not."""
+    return path.suffix.lower() in (*images.SUFFIXES, *UNREAD) or (path.is_file() and images.is_image(path))
+
+
+def _read(path: Path) -> tuple[bytes, str | None]:
+    """The bytes of an image, or why they are not read."""
+    if path.suffix.lower() in UNREAD and not (path.is_file() and images.is_image(path)):
+        return b"", f"images of type {path.suffix.lower()} are not read; convert it to PNG or JPEG"
+    try:
+        return read_regular(path, IMAGE_BYTES), None
+    except OSError as error:
+        return b"", f"cannot be read: {error.strerror}"
+
+
+def _skipped(path: Path, root: Path, what: str) -> Row:
+    return Row(_id(path, root), b"", problem=what, skipped=True)
+
+
+def _id(path: Path, root: Path) -> str:
+    name = path.relative_to(root).as_posix()
+    if not is_utf8(name):
+        raise UserError(
+            f"{root}: the name {os.fsencode(name)!r} is not in UTF-8, as in archives of older systems; rename it, with "
+            "`convmv` for instance"
+        )
+    return name

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, groupby, islice
 from pathlib import Path
@@ -22,8 +22,10 @@ from pipeline.machine import Machine
 from pipeline.params import Settings
 from pipeline.progress import duration, progress
 from pipeline.provenance import versions
+from pipeline.sources import view_head
 from pipeline.store import Head, RowIndex, Shard, StoreWriter
 from pipeline.teachers import Precision, Teacher
+from pipeline.views import Views
 
 T = TypeVar("T")
 
@@ -55,7 +57,7 @@ class Extraction:
 
     Attributes:
         path: the store.
-        rows: how many rows it holds.
+        rows: how many rows it holds, each view counted.
         written: rows that the teacher was run on now.
         reused: rows that were there already.
         seconds: from opening the store to its last byte on disk.
@@ -90,6 +92,7 @@ def extract(
     name: str = "features",
     say: Callable[[str], None] = lambda line: None,
     done: Callable[[int, int], None] = lambda written, reused: None,
+    views: Views | None = None,
 ) -> Extraction:
     """Run `teacher` over all rows of `data` and write the store `out`, or what is missing of it.
 
@@ -106,6 +109,7 @@ def extract(
         name: what to call the work in the progress line.
         say: takes a line about what was found in the store, and one about the work to do, before it begins.
         done: takes, after every shard, how many rows were computed so far, and how many were there already.
+        views: views of the rows whose features to keep alongside those of the clean rows. Every view counts as a row.
 
     Raises:
         UserError: the teacher reads another kind of rows, a row cannot be read (the line names its id), the features
@@ -115,31 +119,34 @@ def extract(
         raise UserError(
             f"{name}: this teacher reads {teacher.kind} rows, and the dataset {data.path} holds {data.kind}"
         )
+    if views:
+        views.check(data.kind, f"{name}: views")
     began = perf_counter()
-    written = 0
-    with ShardWorker(data, teacher, out, settings, machine.workers) as worker:
+    written, everything = 0, len(data) * (1 + (views.count if views else 0))
+    with ShardWorker(data, teacher, out, settings, machine.workers, views) as worker:
         writer = worker.writer
         for note in writer.notes:
             say(f"{name}: {note}")
-        missing = writer.rows_missing()
+        missing = worker.rows_missing()
         if missing:
-            say(
-                f"{name}: {missing:,} {data.kind}s, {teacher.recipe['precision']} on {teacher.device}, "
-                f"by {worker.loader.batch_size}"
-            )
-        with progress(name, len(data), f"{data.kind}s", len(data) - missing) as advance:
+            amount = f"{missing:,} {data.kind}s"
+            if views:
+                size = sum(head.row_bytes for head in writer.layout.heads.values()) * len(data)
+                amount += f" ({len(data):,} rows, {views} of each; {size / 1e6:,.1f} MB with all of them)"
+            say(f"{name}: {amount}, {teacher.recipe['precision']} on {teacher.device}, by {worker.loader.batch_size}")
+        with progress(name, everything, f"{data.kind}s", everything - missing) as advance:
             for rows in engine(machine.engine)(partial(_same, worker), range(writer.layout.shards)):
                 advance(rows)
                 written += rows
-                done(written, len(data) - missing)
-        if left := writer.rows_missing():
+                done(written, everything - missing)
+        if left := worker.rows_missing():
             raise UserError(f"{out}: {left:,} rows are still missing; run it again")
     seconds = perf_counter() - began
     return Extraction(
         path=out,
-        rows=len(data),
+        rows=everything,
         written=written,
-        reused=len(data) - written,
+        reused=everything - written,
         seconds=seconds,
         rows_per_second=written / seconds,
         notes=tuple(writer.notes),
@@ -152,25 +159,41 @@ class ShardWorker:
     Args:
         data, teacher, out, settings: as in `extract`.
         threads: that read ahead of the teacher.
+        views: as in `extract`.
     """
 
     def __init__(
-        self, data: Dataset, teacher: Teacher, out: Path, settings: ExtractSettings, threads: int | None = None
+        self,
+        data: Dataset,
+        teacher: Teacher,
+        out: Path,
+        settings: ExtractSettings,
+        threads: int | None = None,
+        views: Views | None = None,
     ):
-        self._arguments = (data, teacher, out, settings, threads)
+        self._arguments = (data, teacher, out, settings, threads, views)
         self.teacher = teacher
+        heads = {head: Head(shape, settings.dtype, settings.codec) for head, shape in teacher.heads.items()}
+        # By view, the heads of the store that hold its features, and the teacher's heads that they come from.
+        self.heads_of = {0: {head: head for head in heads}}
+        if views:
+            for number in range(1, views.count + 1):
+                names = {view_head(head, views.family, number): head for head in teacher.heads}
+                record = views.record(number, data)
+                heads |= {name: replace(heads[head], view=record) for name, head in names.items()}
+                self.heads_of[number] = names
         self.dtype: torch.dtype = torch.float32 if settings.dtype == "int8" else getattr(torch, settings.dtype)
         self.writer = StoreWriter.open(
             out,
             rows=RowIndex(data.ids, data.row_digests),
             dataset=data.digest,
             recipe=teacher.recipe,
-            heads={head: Head(shape, settings.dtype, settings.codec) for head, shape in teacher.heads.items()},
+            heads=heads,
             shard_rows=settings.shard_rows,
             created_by=versions("aft-pipeline", "torch", "timm", "transformers", "tokenizers", "pillow", "numpy"),
         )
         batch_size = settings.batch_size or (256 if teacher.device.type == "cuda" else 32)
-        self.loader = Loader(data, teacher, batch_size, threads)
+        self.loader = Loader(data, teacher, batch_size, threads, views)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ShardWorker, self._arguments
@@ -183,16 +206,30 @@ class ShardWorker:
         self.writer.__exit__(*error)
 
     def __call__(self, shards: Iterable[int]) -> Iterator[int]:
-        """Compute shards that are missing; yields rows that are computed, batch by batch."""
+        """Compute shards that are missing; yields rows that are computed, batch by batch.
+
+        One view after the other, the clean rows first: so that a worker holds one view of a shard at a time.
+        """
         numbers = list(shards)
         progressed = True
         # The second pass waits until all these shards are on the disk, and takes over those of a process that died.
         while progressed:
             progressed = False
-            for shard, batches in self.loader.shards(self.writer.missing(numbers)):
-                features = yield from _run(self.teacher, batches, len(shard.rows), self.dtype)
-                self.writer.write(shard, features)
-                progressed = True
+            for view, names in self.heads_of.items():
+                for shard, batches in self.loader.shards(self.writer.missing(numbers, self._heads(view)), view):
+                    features = yield from _run(self.teacher, batches, len(shard.rows), self.dtype)
+                    self.writer.write(shard, {name: features[head] for name, head in names.items()})
+                    progressed = True
+
+    def rows_missing(self) -> int:
+        """How many rows are still to compute, by any process, each view counted."""
+        return sum(self.writer.rows_missing(self._heads(view)) for view in self.heads_of)
+
+    def _heads(self, view: int) -> set[str]:
+        """The heads of the store that are written with a view: with the clean rows, also those kept from before."""
+        if view:
+            return set(self.heads_of[view])
+        return set(self.writer.heads) - {name for number, names in self.heads_of.items() if number for name in names}
 
 
 def _same(worker: ShardWorker) -> ShardWorker:
@@ -211,9 +248,17 @@ class Loader:
     first, so that a batch too large for the memory fails at once.
     """
 
-    def __init__(self, data: Dataset, teacher: Teacher, batch_size: int, workers: int | None = None):
+    def __init__(
+        self,
+        data: Dataset,
+        teacher: Teacher,
+        batch_size: int,
+        workers: int | None = None,
+        views: Views | None = None,
+    ):
         self.data = data
         self.teacher = teacher
+        self.views = views
         self.batch_size = batch_size
         self.workers = workers or min(16, torch.get_num_threads())
         self.on_gpu = teacher.device.type == "cuda"
@@ -228,25 +273,29 @@ class Loader:
         self.batcher.shutdown(cancel_futures=True)
         self.pool.shutdown(cancel_futures=True)
 
-    def shards(self, shards: Iterable[Shard]) -> Iterator[tuple[Shard, Iterator[Batch]]]:
+    def shards(self, shards: Iterable[Shard], view: int = 0) -> Iterator[tuple[Shard, Iterator[Batch]]]:
         """Each shard with its batches, which must be used up before the next shard is asked for.
 
         Shards are taken from the iterable only a little before their turn, because taking one claims it.
+
+        Args:
+            shards: of the store.
+            view: the number of the view of their rows.
         """
-        tasks = self._in_order(shards) if self.teacher.uniform else self._by_cost(shards)
+        tasks = self._in_order(shards, view) if self.teacher.uniform else self._by_cost(shards, view)
         for _, group in groupby(self._ahead(tasks), key=lambda item: item[0].index):
             first = next(group)
             yield first[0], ((places, batch) for _, places, batch in chain([first], group))
 
-    def _in_order(self, shards: Iterable[Shard]) -> Iterator[tuple[Shard, np.ndarray, Callable[[], Any]]]:
+    def _in_order(self, shards: Iterable[Shard], view: int) -> Iterator[tuple[Shard, np.ndarray, Callable[[], Any]]]:
         for shard in shards:
             for places in _slices(np.arange(len(shard.rows)), self.batch_size):
-                yield shard, places, partial(self._load, shard.rows[places])
+                yield shard, places, partial(self._load, shard.rows[places], view)
 
-    def _by_cost(self, shards: Iterable[Shard]) -> Iterator[tuple[Shard, np.ndarray, Callable[[], Any]]]:
+    def _by_cost(self, shards: Iterable[Shard], view: int) -> Iterator[tuple[Shard, np.ndarray, Callable[[], Any]]]:
         def reading() -> Iterator[tuple[Shard, list[Future[list[Any]]]]]:
             for shard in shards:
-                yield shard, [self.pool.submit(self._read, rows) for rows in _slices(shard.rows, CHUNK)]
+                yield shard, [self.pool.submit(self._read, rows, view) for rows in _slices(shard.rows, CHUNK)]
 
         for shard, chunks in _one_ahead(reading()):
             examples = [example for chunk in chunks for example in chunk.result()]
@@ -267,22 +316,24 @@ class Loader:
         for shard, places, batch in pending:
             yield shard, places, batch.result()
 
-    def _read(self, rows: np.ndarray) -> list[Any]:
+    def _read(self, rows: np.ndarray, view: int) -> list[Any]:
         examples = []
-        contents: Sequence[str | bytes] = self.data.content(rows)
+        contents: Iterable[Any] = rows if view else self.data.content(rows)
         for row, content in zip(rows, contents, strict=True):
             try:
-                examples.append(self.teacher.transform(content))
+                seen = self.views.content(self.data, int(row), view) if self.views and view else content
+                examples.append(self.teacher.transform(seen))
             except ValueError as error:
-                raise UserError(f"{self.data.path}: row {self.data.ids[row]} cannot be read: {error}") from None
+                which = f"view {view} of row" if view else "row"
+                raise UserError(f"{self.data.path}: {which} {self.data.ids[row]} cannot be read: {error}") from None
         return examples
 
     def _collate(self, examples: Sequence[Any]) -> Mapping[str, Tensor]:
         batch = self.teacher.collate(examples)
         return {key: tensor.pin_memory() for key, tensor in batch.items()} if self.on_gpu else batch
 
-    def _load(self, rows: np.ndarray) -> Mapping[str, Tensor]:
-        return self._collate(self._read(rows))
+    def _load(self, rows: np.ndarray, view: int) -> Mapping[str, Tensor]:
+        return self._collate(self._read(rows, view))
 
 
 def _run(

@@ -2,7 +2,8 @@
 
 A probe sees the labels of the labelled training rows only; validation rows choose its strength. The linear one is the
 reference that the report compares students with and gives task directions; both give outputs for methods that follow
-them, cross-fitted where asked. So outputs of every row are computed here, once, and kept next to the probe.
+them, cross-fitted where asked. So outputs of every row are computed here, once, and kept next to the probe; and of
+every view of every row that the store has, by the same probe, which was fitted on clean rows.
 """
 
 import shutil
@@ -24,10 +25,10 @@ from pipeline.functional.linear import Linear, folds
 from pipeline.functional.standardisation import statistics
 from pipeline.params import Settings
 from pipeline.probing.probe import Probe, ProbeKind
-from pipeline.probing.saved import MODULE, fitted_on, save_module
+from pipeline.probing.saved import MODULE, VIEWS, fitted_on, save_module, view_folder
 from pipeline.progress import progress
 from pipeline.project import Project
-from pipeline.records import ProbeRecord, ProbeSplitRecord, mean_score
+from pipeline.records import ProbeRecord, ProbeSplitRecord, ProbeViewsRecord, mean_score
 from pipeline.store import Reader, SourceFeatures
 from pipeline.verified import checksums
 
@@ -130,7 +131,31 @@ def _fit_source(features: SourceFeatures, data: Dataset, settings: ProbeSettings
     files = checksums(folder)
     record = ProbeRecord(source=features.name, metrics=task.metrics, splits=tuple(records), files=files)
     record.write(folder / "probe.json")
+    for family, heads in features.kept_views().items():
+        _write_views(features, data, probes, splits, heads, folder / family, f"probe {features.name}@{family}")
     return record
+
+
+def _write_views(
+    features: SourceFeatures,
+    data: Dataset,
+    probes: Sequence[Probe],
+    splits: Sequence[Split],
+    heads: Sequence[str],
+    folder: Path,
+    title: str,
+) -> None:
+    """Write the outputs of every split's probe for views of all rows, whose features are in these heads."""
+    for view, head in enumerate(heads, 1):
+        reader = features.store.reader(head)
+        reader.verify_in_background()
+        paths = [view_folder(folder, number, view) for number in range(data.splits)]
+        for path in paths:
+            make_folder(path)
+        _write_outputs(probes, splits, data, reader, paths, f"{title}, view {view}")
+        reader.verified()
+    digests = tuple(features.store.head_digest(head) for head in heads)
+    ProbeViewsRecord(views=digests, files=checksums(folder)).write(folder / VIEWS)
 
 
 @dataclass(frozen=True)

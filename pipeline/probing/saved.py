@@ -5,9 +5,12 @@ probes/<teacher>/<head>/<split>/probe.safetensors   the module, and what it was 
 probes/<teacher>/<head>/<split>/linear.npy          outputs of every row [rows, C], float32; and kernel.npy
 probes/<teacher>/<head>/<split>/linear_crossfit.npy outputs of every labelled training row by the fit without its
                                                     fold [labelled, C]; and kernel_crossfit.npy
+probes/<teacher>/<head>/<family>/views.json         which views there are outputs for, a `ProbeViewsRecord`
+probes/<teacher>/<head>/<family>/<split>/<k>/       the same four arrays for view k of every row
 """
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,7 +25,7 @@ from pipeline.errors import UserError
 from pipeline.files import write_atomically
 from pipeline.probing.probe import Probe
 from pipeline.project import Project
-from pipeline.records import ProbeRecord
+from pipeline.records import ProbeRecord, ProbeViewsRecord
 from pipeline.store import SourceFeatures
 from pipeline.verified import VerifiedFiles
 
@@ -32,12 +35,17 @@ otherwise the same: what a probe outputs for rows that it was fitted on repeats 
 
 OUTPUT_KINDS: tuple[OutputKind, ...] = get_args(OutputKind)
 
-MODULE = "probe.safetensors"
+MODULE, VIEWS = "probe.safetensors", "views.json"
 
 
 def fitted_on(data: Dataset, split: int, features: SourceFeatures) -> dict[str, str]:
     """What a probe depends on besides settings: features, rows, roles and visible labels."""
     return {"features": features.digest, "split": data.split_digest(split)}
+
+
+def view_folder(views: Path, split: int, view: int) -> Path:
+    """The folder, within that of a family of views, with the outputs of a split's probe for one view of every row."""
+    return views / str(split) / str(view)
 
 
 def save_module(path: Path, probe: Probe, identity: dict[str, str]) -> None:
@@ -54,19 +62,22 @@ class SavedProbe:
         features: of the source.
         split: its number.
         data: the dataset.
+        views: heads of the store with features of views of these rows, whose outputs are needed as well.
 
     Raises:
-        UserError: there is none, it is damaged, or it was fitted on other features, rows or labels: the test rows of
-            another split may have been its training rows.
+        UserError: there is none, it has no outputs for these views, it is damaged, or it was fitted on other features,
+            rows or labels: the test rows of another split may have been its training rows.
     """
 
-    def __init__(self, project: Project, features: SourceFeatures, split: int, data: Dataset):
+    def __init__(
+        self, project: Project, features: SourceFeatures, split: int, data: Dataset, views: Sequence[str] = ()
+    ):
         self.folder = project.probe(features.source) / str(split)
         self.again = f"run `aft probe {features.source.teacher}`"
         self._rows = len(data)
         self._outputs = len(data.task.outputs)
         self._labelled = data.split(split).labelled
-        self._maps: dict[str, np.ndarray] = {}
+        self._maps: dict[Path, np.ndarray] = {}
         path = self.folder / MODULE
         if not path.is_file():
             raise UserError(f"{path}: no probe of `{features.source}`; {self.again}")
@@ -80,6 +91,17 @@ class SavedProbe:
             raise self._damaged(path, error) from None
         if identity != fitted_on(data, split, features):
             raise UserError(f"{path}: fitted on other features, splits or labels than these; {self.again}")
+        self._split, self._views = split, project.probe_views(features.source)
+        if views:
+            self._check_views(features, views)
+
+    def _check_views(self, features: SourceFeatures, views: Sequence[str]) -> None:
+        path, wanted = self._views / VIEWS, tuple(features.store.head_digest(head) for head in views)
+        found = ProbeViewsRecord.read(path, features.source.teacher) if path.is_file() else None
+        if found is None or found.views[: len(wanted)] != wanted:
+            raise UserError(f"{self._views}: no outputs for these views of `{features.source.clean}`; {self.again}")
+        files = {name: checksum for name, checksum in found.files.items() if name.startswith(f"{self._split}/")}
+        VerifiedFiles(self._views, files, f"{self.again} again").finish()
 
     @cached_property
     def module(self) -> Probe:
@@ -90,24 +112,40 @@ class SavedProbe:
         except (OSError, SafetensorError) as error:
             raise self._damaged(path, error) from None
 
-    def outputs(self, rows: np.ndarray, kind: OutputKind = "linear") -> Float[np.ndarray, "n c"]:
+    def outputs(
+        self, rows: np.ndarray, kind: OutputKind = "linear", views: np.ndarray | None = None
+    ) -> Float[np.ndarray, "n c"]:
         """Outputs for rows of the dataset, in the order given; read from the disk, nothing is computed.
+
+        Args:
+            rows: their numbers.
+            kind: which outputs.
+            views: the number of the view of each row; clean rows if None.
 
         Raises:
             UserError: the files are missing or damaged.
         """
+        if views is not None:
+            outputs = np.empty((len(rows), self._outputs), np.float32)
+            for number in np.unique(views).tolist():
+                outputs[views == number] = self._outputs_of(rows[views == number], kind, number)
+            return outputs
+        return self._outputs_of(rows, kind, 0)
+
+    def _outputs_of(self, rows: np.ndarray, kind: OutputKind, view: int) -> np.ndarray:
         base, _, crossed = kind.partition("_")
-        outputs = np.asarray(self._array(base)[rows])  # a copy in memory, not a map
+        folder = view_folder(self._views, self._split, view) if view else self.folder
+        outputs = np.asarray(self._array(folder, base)[rows])  # a copy in memory, not a map
         if crossed:
             places = np.searchsorted(self._labelled, rows).clip(max=len(self._labelled) - 1)
             labelled = self._labelled[places] == rows
-            outputs[labelled] = self._array(kind)[places[labelled]]
+            outputs[labelled] = self._array(folder, kind)[places[labelled]]
         return outputs
 
-    def _array(self, kind: str) -> np.ndarray:
+    def _array(self, folder: Path, kind: str) -> np.ndarray:
         """The array of one file, mapped."""
-        if kind not in self._maps:
-            path = self.folder / f"{kind}.npy"
+        path = folder / f"{kind}.npy"
+        if path not in self._maps:
             shape = (len(self._labelled) if kind.endswith("_crossfit") else self._rows, self._outputs)
             try:
                 array = np.load(path, mmap_mode="r")
@@ -115,8 +153,8 @@ class SavedProbe:
                 raise self._damaged(path, error) from None
             if array.shape != shape or array.dtype != np.float32:
                 raise self._damaged(path, f"{array.dtype} {array.shape} instead of float32 {shape}")
-            self._maps[kind] = array
-        return self._maps[kind]
+            self._maps[path] = array
+        return self._maps[path]
 
     def _damaged(self, path: Path, error: Any) -> UserError:
         return UserError(f"{path}: damaged ({' '.join(str(error).split())}); {self.again}")

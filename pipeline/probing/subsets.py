@@ -218,7 +218,7 @@ def assessed_sources(params: Params) -> list[Source]:
         found[Source(teacher, POOLED if POOLED in heads else heads[0])] = None
     for run, settings in (params.values.get("runs") or {}).items():
         for text in settings.get("teachers") or ():
-            found[Source.parse(str(text), f"{params.source}: runs.{run}.teachers")] = None
+            found[Source.parse(str(text), f"{params.source}: runs.{run}.teachers").clean] = None
     # Grouped by teacher, in the order of `teachers`.
     return sorted(found, key=lambda source: list(teachers).index(source.teacher) if source.teacher in teachers else -1)
 

@@ -12,7 +12,7 @@ from pipeline.records.assessment import (
     SubsetScores,
 )
 from pipeline.records.data import ManifestRecord
-from pipeline.records.probes import ProbeRecord, ProbeSplitRecord
+from pipeline.records.probes import ProbeRecord, ProbeSplitRecord, ProbeViewsRecord
 from pipeline.records.record import CHECKSUM, LogRecord, Metric, Record, Scores, from_json, mean_score, to_json
 from pipeline.records.runs import (
     BundleRecord,
@@ -44,6 +44,7 @@ __all__ = [
     "PenaltyRecord",
     "ProbeRecord",
     "ProbeSplitRecord",
+    "ProbeViewsRecord",
     "Record",
     "RunRecord",
     "Scores",

@@ -46,3 +46,17 @@ class ProbeRecord(Record):
     def primary(self) -> Metric:
         """The metric that probes are compared by."""
         return self.metrics[0]
+
+
+class ProbeViewsRecord(Record):
+    """probes/<teacher>/<head>/<family>/views.json: the views of every row that a source's probes have outputs for.
+
+    Attributes:
+        views: digests of the features of views 1, 2 and so on.
+        files: the checksum of every other file in the folder, by name: these outputs.
+    """
+
+    command: ClassVar[str] = "aft probe {name}"
+
+    views: tuple[str, ...]
+    files: dict[str, str]

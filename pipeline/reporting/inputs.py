@@ -128,7 +128,7 @@ def read_inputs(params: Params, project: Project, stores: Sequence[Stored]) -> R
         raise UserError(f"{project.root / 'runs'}: no run is finished, so there is nothing to report{first}")
     comparisons, unpaired = compare(outcomes)
     reader.missing += unpaired
-    sources = [Source.parse(source) for source in dict.fromkeys(s for o in outcomes for s in o.run.sources)]
+    sources = list(dict.fromkeys(Source.parse(source).clean for o in outcomes for source in o.run.sources))
     probes = [reader.read(ProbeRecord, project.probe(source) / "probe.json", source.teacher) for source in sources]
     manifest = reader.read(ManifestRecord, project.data / "manifest.json")
     assessment = reader.read(AssessmentRecord, project.assessment, optional=True)

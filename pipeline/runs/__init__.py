@@ -1,7 +1,7 @@
 """What a run is, and what its result depends on; read without torch."""
 
 from pipeline.runs.bundle import Bundles, join, probe_digest
-from pipeline.runs.config import LOGITS, Candidate, Run, Term, check_heads, label, read_run, settings_label
+from pipeline.runs.config import LOGITS, Candidate, Run, Term, check_heads, label, read_run, run_views, settings_label
 
 __all__ = [
     "LOGITS",
@@ -14,5 +14,6 @@ __all__ = [
     "label",
     "probe_digest",
     "read_run",
+    "run_views",
     "settings_label",
 ]

@@ -6,7 +6,7 @@ byte for byte, as when a teacher was added that the run does not use, leaves the
 torch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.code import Code, plugins_of_run
 from pipeline.data import Dataset
@@ -15,9 +15,10 @@ from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.provenance import digest_of
 from pipeline.records import BundleRecord, ProbeRecord
-from pipeline.runs.config import Run, check_heads, read_run
+from pipeline.runs.config import Run, check_heads, read_run, run_views
 from pipeline.sources import Source
-from pipeline.store import FeatureStore, SourceFeatures
+from pipeline.store import SourceFeatures
+from pipeline.views import Views
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,11 @@ def join(params: Params, project: Project = Project()) -> Bundles:
                 opened[source] = SourceFeatures.open(project, source)
                 opened[source].store.check(dataset=data.digest, ids=data.ids)
                 digests[source] = _digests(project, opened[source])
+        views = run_views(params, name, run)
         bundle = BundleRecord(
             run=name,
             dataset=data.digest,
-            sources={
-                source.name: digests[source] | _heads(run, opened[source].store, source, data) for source in run.sources
-            },
+            sources={source.name: digests[source] | _heads(run, opened[source], data, views) for source in run.sources},
             code=code.digest(*plugins_of_run(params, name)),
         )
         path = project.bundle(name)
@@ -87,8 +87,14 @@ def probe_digest(project: Project, source: Source) -> str:
     return digest_of(ProbeRecord.read(path, source.teacher).model_dump(mode="json"))
 
 
-def _heads(run: Run, store: FeatureStore, source: Source, data: Dataset) -> dict[str, str]:
-    """Digests of further heads of a teacher's store that the methods of the run read."""
+def _heads(run: Run, features: SourceFeatures, data: Dataset, views: Views | None) -> dict[str, str]:
+    """Digests of further heads of a teacher's store that the run reads: for its methods, and those of its views."""
+    store = features.store
     if run.heads:
-        check_heads(run, source.teacher, store, len(data.task.outputs))
-    return {head: store.head_digest(head) for head in run.heads}
+        check_heads(run, features.source.teacher, store, len(data.task.outputs))
+    heads = list(run.heads)
+    for number in range(1, views.count + 1) if views else ():
+        record = [views.record(number, data)] if views else []
+        for head in (features.source.head, *run.heads):
+            heads += replace(features, source=replace(features.source, head=head)).check_views(record)
+    return {head: store.head_digest(head) for head in heads}

@@ -11,12 +11,13 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, listed
 from pipeline.functional.schedules import Schedule
 from pipeline.params import Params, Settings
 from pipeline.plugins import plugin, plugins
 from pipeline.sources import Source
 from pipeline.store import FeatureStore
+from pipeline.views import Views, teacher_views
 
 LOGITS = "logits"
 """The head of a store that `logits: head` follows."""
@@ -178,6 +179,34 @@ def read_run(params: Params, name: str) -> Run:
     if len(set(names)) != len(names) or len(set(run.sources)) != len(run.teachers):
         raise UserError(f"{where}: a teacher or a method is listed twice")
     return run
+
+
+def run_views(params: Params, name: str, run: Run) -> Views | None:
+    """The views that a run learns from: those of its teachers that are written with `@`.
+
+    Raises:
+        UserError: teachers of the run differ in their views, or one has not those that the run names.
+    """
+    where = f"{params.source}: runs.{name}.teachers"
+    families = {source.view for source in run.sources}
+    if len(families) > 1:
+        raise UserError(
+            f"{where}: {listed(run.teachers)} see different views of a row; write the same @VIEW after all of them, "
+            "or after none"
+        )
+    found: dict[Source, Views] = {}
+    for source in run.sources if families != {""} else ():
+        views = teacher_views(params, source.teacher)
+        if views is None or views.family != source.view:
+            kept = "no views" if views is None else f"views by `{views.family}`"
+            raise UserError(
+                f"{where}: `{source}`: teachers.{source.teacher} has {kept}; write `views: {{family: {source.view}, "
+                f"count: 4}}` there, and run `aft extract {source.teacher}` and `aft probe {source.teacher}`"
+            )
+        found[source] = views
+    if len(set(found.values())) > 1:
+        raise UserError(f"{where}: the views of {listed(run.teachers)} differ; give them the same settings and count")
+    return next(iter(found.values()), None)
 
 
 def check_heads(run: Run, teacher: str, store: FeatureStore, outputs: int) -> None:

@@ -1,11 +1,14 @@
 """The features of one source: one head of one teacher's store, one vector per row."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count, takewhile
 from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.project import Project
-from pipeline.sources import Source
+from pipeline.sources import Source, view_head
+from pipeline.store.changes import differences
 from pipeline.store.reader import Reader
 from pipeline.store.store import FeatureStore
 
@@ -31,7 +34,8 @@ class SourceFeatures:
         """
         store = FeatureStore.open(project.store(source.teacher))
         if source.head not in store.heads and source.head not in store.incomplete:
-            heads = sorted(head for head, kept in store.heads.items() if len(kept.shape) == 1)
+            clean = {head: kept for head, kept in store.heads.items() if kept.view is None}
+            heads = sorted(head for head, kept in clean.items() if len(kept.shape) == 1)
             others = [Source(source.teacher, head).name for head in heads]
             instead = f"; write {' or '.join(others)}" if others else ""
             raise UserError(f"{store.path}: no head `{source.head}`, which `{source}` stands for{instead}")
@@ -51,7 +55,11 @@ class SourceFeatures:
             UserError: there is no store, or no such head in it.
         """
         store = FeatureStore.open(project.store(teacher))
-        found = [cls(Source(teacher, head), store) for head, kept in store.heads.items() if len(kept.shape) == 1]
+        found = [
+            cls(Source(teacher, head), store)
+            for head, kept in store.heads.items()
+            if len(kept.shape) == 1 and kept.view is None
+        ]
         if not found:
             raise UserError(
                 f"{store.path}: no head is one vector per row, so there is nothing to probe; add `pooled` to the heads "
@@ -78,6 +86,46 @@ class SourceFeatures:
     def digest(self) -> str:
         """Changes when any of these features does. Other heads of the store do not count."""
         return self.store.head_digest(self.source.head)
+
+    def kept_views(self) -> dict[str, tuple[str, ...]]:
+        """By family of views, the heads with these features of views 1, 2 and so on, of the settings of view 1."""
+        found: dict[str, dict[int, str]] = {}
+        for name, head in self.store.heads.items():
+            if head.view is not None and name.startswith(f"{self.source.head}@"):
+                found.setdefault(head.view["family"], {})[head.view["number"]] = name
+        kept: dict[str, tuple[str, ...]] = {}
+        for family, names in found.items():
+            first = self.store.heads[names[1]].view if 1 in names else None
+            alike = takewhile(lambda number: self._is_view(names.get(number), first, number), count(1))  # noqa: B023
+            kept[family] = tuple(names[number] for number in alike)
+        return kept
+
+    def check_views(self, wanted: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+        """The heads with these features of some views.
+
+        Args:
+            wanted: for each, its part of a head's identity; see `Views.record`.
+
+        Raises:
+            UserError: the store does not have them, or made in another way.
+        """
+        heads = []
+        again = f"run `aft extract {self.source.teacher}` and then `aft probe {self.source.teacher}`"
+        for view in wanted:
+            name = view_head(self.source.head, view["family"], view["number"])
+            if name not in self.store.heads:
+                raise UserError(
+                    f"{self.store.path}: `{self.source.clean}` has no view {view['number']} by `{view['family']}`; "
+                    f"{again}"
+                )
+            if changed := ", ".join(differences(dict(self.store.heads[name].view or {}), dict(view))):
+                raise UserError(f"{self.store.path}: head `{name}` is of other views ({changed}); {again}")
+            heads.append(name)
+        return tuple(heads)
+
+    def _is_view(self, head: str | None, first: Mapping[str, Any] | None, number: int) -> bool:
+        """Whether a head is a view like the first one, but for its number."""
+        return head is not None and first is not None and self.store.heads[head].view == {**first, "number": number}
 
     def reader(self, **options: Any) -> Reader:
         """A reader; options as in `FeatureStore.reader`."""

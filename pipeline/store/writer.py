@@ -4,7 +4,7 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -54,10 +54,12 @@ class StoreWriter:
     Attributes:
         notes: what was found and done, one line each, for the user.
         layout: everything about the store but its features.
+        heads: that are written: those asked for, and others that earlier features of these rows fill.
     """
 
     notes: list[str]
     layout: Layout
+    heads: tuple[str, ...]
 
     def __init__(
         self,
@@ -74,7 +76,7 @@ class StoreWriter:
         self.layout = layout
         self.notes = notes
         self._rows = rows
-        self._heads = heads
+        self.heads = heads
         self._life = life
         self._earlier = earlier
         self._claims: dict[int, Claim] = {}
@@ -188,13 +190,17 @@ class StoreWriter:
         if error is None:
             self._raise_failure()
 
-    def missing(self, shards: Iterable[int] | None = None) -> Iterator[Shard]:
-        """The shards to compute, each handed to one process alone, in order: of all, or of those with these numbers.
+    def missing(self, shards: Iterable[int] | None = None, heads: Collection[str] | None = None) -> Iterator[Shard]:
+        """The shards to compute, each handed to one process alone, in order.
 
         A shard that can be put together from earlier features is, without being handed out. Where other processes
         hold the last shards, this waits for them: when it ends without an error the store is complete, but for the
         writes of this process that are still under way. Should one of the others die, its shard is handed out here.
         Write each shard before asking for the next but a few: with any unwritten, the end is not waited for.
+
+        Args:
+            shards: the numbers of those to look at; all if None.
+            heads: those to compute now, of which each shard lists the ones it lacks; all if None.
         """
         waiting = list(range(self.layout.shards) if shards is None else shards)
         pause = 0.02
@@ -202,13 +208,13 @@ class StoreWriter:
             held = []
             for index in waiting:
                 self._raise_failure()
-                if not self._wanting(index):
+                if not self._wanting(index, heads):
                     continue
                 claim = self._store.claim(f"shard-{index}")
                 if not claim.acquire():
                     held.append(index)
                     continue
-                wanting = self._wanting(index)  # again: somebody may have finished it just before we got it
+                wanting = self._wanting(index, heads)  # again: somebody may have finished it just before we got it
                 if not wanting:
                     claim.release()
                     continue
@@ -268,11 +274,15 @@ class StoreWriter:
         self._enqueue(shard.index, encoded)
         self._unwritten.discard(shard.index)
 
-    def rows_missing(self) -> int:
-        """How many rows are still to compute, by any process; reusable ones and finished shards do not count."""
+    def rows_missing(self, heads: Collection[str] | None = None) -> int:
+        """How many rows are still to compute, by any process; reusable ones and finished shards do not count.
+
+        Args:
+            heads: for these; all if None.
+        """
         missing = 0
         for index in range(self.layout.shards):
-            if wanting := self._wanting(index):
+            if wanting := self._wanting(index, heads):
                 missing += int((~self._known(index, wanting)).sum())
         return missing
 
@@ -289,10 +299,12 @@ class StoreWriter:
         if known.any() and done < self.layout.shards:
             self.notes.append(f"{known.sum():,} of {self.layout.rows:,} rows are known from before; new are the others")
 
-    def _wanting(self, index: int) -> tuple[str, ...]:
+    def _wanting(self, index: int, of: Collection[str] | None = None) -> tuple[str, ...]:
         """The heads that still lack a shard. A shard that contradicts its marker is written again."""
         heads = []
-        for head in self._heads:
+        for head in self.heads:
+            if of is not None and head not in of:
+                continue
             try:
                 found = marker(self._store, self.layout, head, index)
             except Damaged as error:
@@ -394,7 +406,7 @@ class StoreWriter:
         try:
             if self._life.acquire():
                 shards = range(self.layout.shards)
-                self._store.sync(f"{head}/{marker_name(index)}" for head in self._heads for index in shards)
+                self._store.sync(f"{head}/{marker_name(index)}" for head in self.heads for index in shards)
                 for folder in replaced_folders(self._store):
                     self._store.delete(folder)
                 for file in self._store.files():

@@ -6,7 +6,8 @@ A family offers
 - `Settings`: its keys in a section of `students`;
 - `fit(settings, data, rows)`: what must be known of the training rows before the student can be built, such as a
   vocabulary, as JSON-like data; it uses no other rows;
-- `inputs(settings, fitted, data)`: the dataset as this student reads it, an `Inputs`;
+- `inputs(settings, fitted, data, views=None)`: the dataset as this student reads it, an `Inputs`; with the `Views` of
+  its rows, if its run has any, which a family that reads features does not take;
 - `build(settings, fitted, classes, pretrained=True)`: a `Student`, initialised from torch's current random state and,
   if its settings ask for it, pretrained weights; with `pretrained=False` it only has the shape of one, because weights
   are about to be loaded, and needs no file but the checkpoint's own.

@@ -28,6 +28,7 @@ from pipeline.records import Record
 from pipeline.store import Reader, SourceFeatures
 from pipeline.students._contract import Inputs, Kind, Scaled, Student
 from pipeline.tasks import Task
+from pipeline.views import Views
 
 STUDENT, WEIGHTS = "student.json", "weights.safetensors"
 
@@ -67,12 +68,15 @@ class Blueprint(Record):
         student: Student = module.build(self._settings(), self.fitted, len(self.classes), pretrained=pretrained)
         return student if (self.shift, self.scale) == (0.0, 1.0) else Scaled(student, self.shift, self.scale)
 
-    def inputs(self, data: Dataset, sources: Mapping[str, SourceFeatures] | None = None) -> Inputs:
+    def inputs(
+        self, data: Dataset, sources: Mapping[str, SourceFeatures] | None = None, views: Views | None = None
+    ) -> Inputs:
         """A dataset as this student reads it.
 
         Args:
             data: the dataset.
             sources: features of it, by source; those that the student does not read are ignored.
+            views: of its rows, for a student that reads rows.
 
         Raises:
             UserError: the dataset holds another kind of rows, the features are not those that the student learned
@@ -90,7 +94,8 @@ class Blueprint(Record):
                 )
         source = _source(module, f"a {self.family} student", data, {name: known[name] for name in self.teachers})
         try:
-            inputs: Inputs = module.inputs(self._settings(), self.fitted, source)
+            more = {"views": views} if views else {}
+            inputs: Inputs = module.inputs(self._settings(), self.fitted, source, **more)
         except KeyError as error:
             raise UserError(
                 f"a {self.family} student without {error}: its {STUDENT} is damaged, or of another version; run "

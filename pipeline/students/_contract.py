@@ -14,8 +14,13 @@ Kind = Literal["text", "image", "features"]
 class Inputs(Protocol):
     """A dataset as one student family reads it."""
 
-    def batch(self, rows: np.ndarray) -> Any:
-        """The input of `Student.forward` for rows of the dataset, in the order given."""
+    def batch(self, rows: np.ndarray, views: np.ndarray | None = None) -> Any:
+        """The input of `Student.forward` for rows of the dataset, in the order given.
+
+        Args:
+            rows: their numbers.
+            views: the number of the view of each row, where the inputs were made with views; clean rows if None.
+        """
         ...
 
 

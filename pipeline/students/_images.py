@@ -15,6 +15,7 @@ from pipeline.data import Dataset
 from pipeline.progress import progress
 from pipeline.provenance import versions
 from pipeline.students._cache import Chunk, arrays, kept
+from pipeline.views import Views, changed_batch
 
 VERSION = 1
 """Raised whenever this file gives other pixels for the same image."""
@@ -31,16 +32,30 @@ class Images:
         size: height and width after resizing the shorter side and cropping the centre.
         channels: 3 for RGB, 1 for grey.
         mean, std: per channel, of pixels in 0..1; the batch is shifted and scaled by them.
+        views: of the rows, made from the clean pixels of each batch.
     """
 
-    def __init__(self, data: Dataset, size: int, channels: int, mean: list[float], std: list[float]):
+    def __init__(
+        self,
+        data: Dataset,
+        size: int,
+        channels: int,
+        mean: list[float],
+        std: list[float],
+        views: Views | None = None,
+    ):
+        self.data, self.views = data, views
         self.pixels = Pixels(data, size, channels)
         self.mean = torch.tensor(mean).view(1, -1, 1, 1)
         self.std = torch.tensor(std).view(1, -1, 1, 1)
 
-    def batch(self, rows: np.ndarray) -> Float[Tensor, "n channels size size"]:
-        """The images of `rows`, normalised, float32."""
-        return (torch.from_numpy(self.pixels[rows]).float() / 255 - self.mean) / self.std
+    def batch(self, rows: np.ndarray, views: np.ndarray | None = None) -> Float[Tensor, "n channels size size"]:
+        """The images of `rows`, or of these views of them, normalised, float32."""
+        images = torch.from_numpy(self.pixels[rows]).float() / 255
+        if views is not None and self.views and (seen := np.flatnonzero(views)).size:
+            changes = self.views.changes(self.data, rows[seen], views[seen])
+            images[torch.from_numpy(seen)] = changed_batch(images[torch.from_numpy(seen)], changes)
+        return (images - self.mean) / self.std
 
 
 class Pixels:

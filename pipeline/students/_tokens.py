@@ -10,6 +10,7 @@ from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.progress import progress
 from pipeline.students._cache import Chunk, arrays
+from pipeline.views import Views
 
 ROWS = 4096
 """Texts that are encoded at a time."""
@@ -25,31 +26,50 @@ class Texts:
         data: a prepared dataset of texts.
         key: everything that the numbers depend on besides the texts, JSON-like.
         encode: turns texts into numbers.
+        views: of the rows, encoded and kept like the clean texts.
 
     Raises:
         UserError: a text has no number.
     """
 
-    def __init__(self, data: Dataset, key: Mapping[str, Any], encode: Encode):
-        found = arrays(data, key, _encoded(data, encode))
-        self.numbers, self.offsets = found["numbers"], found["offsets"]
+    def __init__(self, data: Dataset, key: Mapping[str, Any], encode: Encode, views: Views | None = None):
+        self.kept = [arrays(data, key, _encoded(data, encode))]
+        for number in range(1, views.count + 1) if views else ():
+            of_view = {**key, "view": views.record(number, data)} if views else key
+            self.kept.append(arrays(data, of_view, _encoded(data, encode, views, number)))
 
-    def rows(self, rows: np.ndarray) -> tuple[Int64[np.ndarray, " numbers"], Int64[np.ndarray, " n"]]:
-        """The numbers of texts one after another, and how many each has."""
-        starts = self.offsets[rows]
-        lengths = self.offsets[rows + 1] - starts
+    def rows(
+        self, rows: np.ndarray, views: np.ndarray | None = None
+    ) -> tuple[Int64[np.ndarray, " numbers"], Int64[np.ndarray, " n"]]:
+        """The numbers of texts, or of these views of them, one after another, and how many each has."""
+        if views is None:
+            return self._rows(rows, 0)
+        found = {number: self._rows(rows[views == number], number) for number in np.unique(views).tolist()}
+        lengths = np.empty(len(rows), np.int64)
+        for number, (_, each) in found.items():
+            lengths[views == number] = each
+        numbers, view_of = np.empty(lengths.sum(), np.int64), np.repeat(views, lengths)
+        for number, (values, _) in found.items():
+            numbers[view_of == number] = values
+        return numbers, lengths
+
+    def _rows(self, rows: np.ndarray, view: int) -> tuple[np.ndarray, np.ndarray]:
+        numbers, offsets = self.kept[view]["numbers"], self.kept[view]["offsets"]
+        starts = offsets[rows]
+        lengths = offsets[rows + 1] - starts
         first = np.cumsum(lengths) - lengths
         at = np.arange(lengths.sum()) + np.repeat(starts - first, lengths)
-        return self.numbers[at].astype(np.int64), lengths
+        return numbers[at].astype(np.int64), lengths
 
 
-def _encoded(data: Dataset, encode: Encode) -> Iterator[Chunk]:
+def _encoded(data: Dataset, encode: Encode, views: Views | None = None, view: int = 0) -> Iterator[Chunk]:
     total = 0
     yield {"numbers": np.empty(0, np.int32), "offsets": np.zeros(1, np.int64)}
     with progress("encode texts", len(data), "texts") as advance:
         for start in range(0, len(data), ROWS):
             rows = np.arange(start, min(start + ROWS, len(data)))
-            encoded = encode([str(text) for text in data.content(rows)])
+            texts = [views.text(data, int(row), view) for row in rows] if views else map(str, data.content(rows))
+            encoded = encode(list(texts))
             lengths = np.array([len(numbers) for numbers in encoded])
             if not lengths.all():
                 row = data.ids[start + int(lengths.argmin())]

@@ -23,6 +23,7 @@ from pipeline.data import Dataset
 from pipeline.params import Settings as Base
 from pipeline.provenance import digest_of
 from pipeline.students._tokens import Texts
+from pipeline.views import Views
 
 KIND: Literal["text"] = "text"
 
@@ -61,9 +62,9 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
     return {"vocabulary": [word for _, word in kept], "weights": weights}
 
 
-def inputs(settings: Settings, fitted: dict[str, Any], data: Dataset) -> "Words":
+def inputs(settings: Settings, fitted: dict[str, Any], data: Dataset, views: Views | None = None) -> "Words":
     """All texts as word numbers, once."""
-    return Words(data, fitted["vocabulary"], settings.pairs)
+    return Words(data, fitted["vocabulary"], settings.pairs, views)
 
 
 def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: bool = True) -> "BagOfWords":
@@ -77,16 +78,18 @@ class Words:
     A batch is (numbers, offsets).
     """
 
-    def __init__(self, data: Dataset, vocabulary: list[str], pairs: bool):
+    def __init__(self, data: Dataset, vocabulary: list[str], pairs: bool, views: Views | None = None):
         number = {word: number for number, word in enumerate(vocabulary, start=1)}
         key = {"version": VERSION, "vocabulary": digest_of(vocabulary), "pairs": pairs}
-        self.texts = Texts(
-            data, key, lambda texts: [[n for w in _words(text, pairs) if (n := number.get(w))] or [0] for text in texts]
-        )
 
-    def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        def encode(texts: list[str]) -> list[list[int]]:
+            return [[n for w in _words(text, pairs) if (n := number.get(w))] or [0] for text in texts]
+
+        self.texts = Texts(data, key, encode, views)
+
+    def batch(self, rows: np.ndarray, views: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
         """Word numbers of all rows one after another, and where each row starts."""
-        numbers, lengths = self.texts.rows(rows)
+        numbers, lengths = self.texts.rows(rows, views)
         return torch.from_numpy(numbers), torch.from_numpy(np.cumsum(lengths) - lengths)
 
 

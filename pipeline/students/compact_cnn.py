@@ -17,6 +17,7 @@ from pipeline import students
 from pipeline.data import Dataset
 from pipeline.params import Settings as Base
 from pipeline.students._images import Images, statistics
+from pipeline.views import Views
 
 KIND: Literal["image"] = "image"
 
@@ -40,9 +41,9 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
     return statistics(data, rows, settings.size, settings.channels)
 
 
-def inputs(settings: Settings, fitted: dict[str, Any], data: Dataset) -> Images:
+def inputs(settings: Settings, fitted: dict[str, Any], data: Dataset, views: Views | None = None) -> Images:
     """All images at this student's size."""
-    return Images(data, settings.size, settings.channels, fitted["mean"], fitted["std"])
+    return Images(data, settings.size, settings.channels, fitted["mean"], fitted["std"], views)
 
 
 def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: bool = True) -> "CompactCNN":

@@ -80,7 +80,7 @@ class Cached:
     def __init__(self, readers: tuple[Reader, ...]):
         self.readers = readers
 
-    def batch(self, rows: np.ndarray) -> tuple[Float[Tensor, "n _"], ...]:
+    def batch(self, rows: np.ndarray, views: np.ndarray | None = None) -> tuple[Float[Tensor, "n _"], ...]:
         """Features of the rows, [n, D] per source, in the precision that the store gives them."""
         return tuple(torch.from_numpy(reader(rows)) for reader in self.readers)
 

@@ -16,6 +16,7 @@ from pipeline.params import Settings as Base
 from pipeline.pretrained import locate
 from pipeline.students._images import Images
 from pipeline.timm_models import check_name, size_options
+from pipeline.views import Views
 
 KIND: Literal["image"] = "image"
 
@@ -48,9 +49,9 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
     return {"size": size, "mean": list(config["mean"]), "std": list(config["std"]), "options": options}
 
 
-def inputs(settings: Settings, fitted: dict[str, Any], data: Dataset) -> Images:
+def inputs(settings: Settings, fitted: dict[str, Any], data: Dataset, views: Views | None = None) -> Images:
     """All images at this student's size."""
-    return Images(data, fitted["size"], 3, fitted["mean"], fitted["std"])
+    return Images(data, fitted["size"], 3, fitted["mean"], fitted["std"], views)
 
 
 def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: bool = True) -> "TimmStudent":

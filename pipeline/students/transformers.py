@@ -17,6 +17,7 @@ from pipeline.params import Settings as Base
 from pipeline.pretrained import locate
 from pipeline.provenance import digest_of, versions
 from pipeline.students._tokens import Texts
+from pipeline.views import Views
 
 KIND: Literal["text"] = "text"
 
@@ -54,9 +55,9 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
     }
 
 
-def inputs(settings: Settings, fitted: dict[str, Any], data: Dataset) -> "Tokens":
+def inputs(settings: Settings, fitted: dict[str, Any], data: Dataset, views: Views | None = None) -> "Tokens":
     """All texts as token numbers, once."""
-    return Tokens(data, fitted["tokenizer"], settings.max_length, fitted["pad"] or 0)
+    return Tokens(data, fitted["tokenizer"], settings.max_length, fitted["pad"] or 0, views)
 
 
 def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: bool = True) -> "EncoderStudent":
@@ -76,17 +77,17 @@ def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: 
 class Tokens:
     """Texts as token numbers, special tokens included. A batch is (numbers, mask), padded to its longest row."""
 
-    def __init__(self, data: Dataset, tokenizer: str, max_length: int, pad: int):
+    def __init__(self, data: Dataset, tokenizer: str, max_length: int, pad: int, views: Views | None = None):
         self.pad = pad
         library = Tokenizer.from_str(tokenizer)
         library.no_padding()
         library.enable_truncation(max_length)
         key = {"tokenizer": digest_of(tokenizer), "max_length": max_length, "libraries": versions("tokenizers")}
-        self.texts = Texts(data, key, lambda texts: [encoding.ids for encoding in library.encode_batch(texts)])
+        self.texts = Texts(data, key, lambda texts: [encoding.ids for encoding in library.encode_batch(texts)], views)
 
-    def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    def batch(self, rows: np.ndarray, views: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
         """Token numbers [n, l] and which of them are not padding [n, l]."""
-        flat, lengths = self.texts.rows(rows)
+        flat, lengths = self.texts.rows(rows, views)
         mask = np.arange(lengths.max()) < lengths[:, None]
         numbers = np.full(mask.shape, self.pad, np.int64)
         numbers[mask] = flat

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from pipeline.datasets import Kind
@@ -39,8 +40,11 @@ class Teacher(ABC):
     uniform: bool
 
     @abstractmethod
-    def transform(self, content: str | bytes) -> Any:
+    def transform(self, content: str | bytes | Image.Image) -> Any:
         """Preprocess one row, in one of many threads: no GPU, no torch arithmetic (it would start threads of its own).
+
+        Args:
+            content: a text, or the encoded bytes of an image; a view of an image comes decoded.
 
         Raises:
             ValueError: the row cannot be read (an image that does not decode).

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import timm
 import torch
+from PIL import Image
 from pydantic import Field
 from timm.data import create_transform, resolve_model_data_config
 from timm.models import load_state_dict
@@ -105,10 +106,10 @@ class ImageModel(Teacher):
         blank = torch.zeros(1, height, width, 3, dtype=torch.uint8, device=device)
         self.heads = {head: tuple(value.shape[1:]) for head, value in self.forward({"pixels": blank}).items()}
 
-    def transform(self, content: str | bytes) -> np.ndarray:
+    def transform(self, content: str | bytes | Image.Image) -> np.ndarray:
         """Decode, resize and crop as the model was trained for."""
-        assert isinstance(content, bytes)
-        image = images.decode(content)
+        assert not isinstance(content, str)
+        image = images.decode(content) if isinstance(content, bytes) else content
         # A grey image is resized as one channel, for a third of the work, and copied to three: the same pixels.
         one = image.mode == "L" and self.recipe["transform"]["crop_mode"] != "border"
         pixels = self.resize(image if one else image.convert("RGB"))

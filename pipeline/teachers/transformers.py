@@ -143,7 +143,7 @@ class TextEncoder(Teacher):
         self.tokenizer.enable_truncation(self.length)
         self.heads = {head: (self.length, self.width) if head == "tokens" else (self.width,) for head in heads}
 
-    def transform(self, content: str | bytes) -> np.ndarray:
+    def transform(self, content: Any) -> np.ndarray:
         """Token numbers, special tokens included, cut to `max_length`."""
         numbers = self.tokenizer.encode(content).ids
         if not numbers:

@@ -50,6 +50,8 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
     blueprint = session.blueprint(split, candidate)
     at_work = [(term, weight) for term, weight in zip(session.run.methods, candidate.weights, strict=True) if weight]
     train = plan.settings(candidate.of("train")).model_dump(exclude={"seeds"})
+    idle = () if at_work else ONLY_WITH_METHODS
+    seen = session.views if at_work or train["augment"] else None
     found: dict[str, Any] = {
         "seed": seed,
         "rows": {"split": split, "train": data.split_digest(split), "val": _labels_digest(session, split)},
@@ -59,13 +61,18 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
             "fitted": session.fitted_digest(split, candidate),
         },
         "outputs": blueprint.classes,
-        "train": {key: value for key, value in train.items() if at_work or key not in ONLY_WITH_METHODS},
+        "train": {key: value for key, value in train.items() if key not in idle and (seen or key != "augment")},
         "device": session.device.type,
         "task": data.task.name,
         "code": _code(
-            f"tasks.{data.task.name}", f"students.{blueprint.family}", *(f"methods.{term.name}" for term, _ in at_work)
+            f"tasks.{data.task.name}",
+            f"students.{blueprint.family}",
+            *(f"methods.{term.name}" for term, _ in at_work),
+            *([f"views.{seen.family}"] if seen else []),
         ),
     }
+    if seen:
+        found["views"] = {"count": seen.count} | seen.record(1, data)
     if at_work:
         found["methods"] = [
             {

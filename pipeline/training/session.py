@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import cache, cached_property, lru_cache
+from itertools import chain, islice
 from typing import Any, cast
 
 import numpy as np
@@ -16,7 +18,7 @@ from pipeline.methods import Context, Directions, Reads, TeacherOutput, TeacherP
 from pipeline.params import parse, plugin
 from pipeline.probing import SavedProbe
 from pipeline.provenance import digest_of
-from pipeline.runs import LOGITS, Candidate, Run, Term, check_heads, probe_digest
+from pipeline.runs import LOGITS, Candidate, Run, Term, check_heads, probe_digest, run_views
 from pipeline.store import FeatureStore, Reader, SourceFeatures
 from pipeline.students import Blueprint, Inputs, Student, place, student_blueprint, student_outputs
 from pipeline.training.config import FEWEST_ROWS, Plan
@@ -35,7 +37,10 @@ class Session:
         data: the dataset.
         task: what is learned.
         sources: the features of the run's sources, by name.
-        readers, heads: readers of these features, and of the teachers' own logits where a method follows those.
+        views: of the rows, which the run's teachers and its student see besides the clean ones; None without.
+        view_heads: by source, the heads of its store with these views.
+        readers, heads: readers of these features, and of the teachers' own logits where a method follows those; per
+            source that of the clean rows, then one per view.
 
     Raises:
         UserError: a setting of a method is wrong, or a store is not what the run needs.
@@ -55,10 +60,18 @@ class Session:
         for features in self.sources.values():
             features.store.check(dataset=self.data.digest, ids=self.data.ids)
             check_heads(plan.run, features.source.teacher, features.store, len(self.task.outputs))
+        self.views = run_views(plan.params, plan.name, plan.run)
+        seen = [self.views.record(number, self.data) for number in range(1, self.views.count + 1)] if self.views else []
+        # By source, and for the teachers' own logits again: the head of the clean rows, then those of views 1, 2 ...
+        self.view_heads = {name: features.check_views(seen) for name, features in self.sources.items()}
+        wanted = [(features, (features.source.head, *self.view_heads[name])) for name, features in self.sources.items()]
+        for head in plan.run.heads:
+            for features in self.sources.values():
+                of_head = replace(features, source=replace(features.source, head=head))
+                wanted.append((of_head, (head, *of_head.check_views(seen))))
         budget = int(plan.machine.device_memory * 2**30)
-        wanted = [(features.store, features.source.head) for features in self.sources.values()]
-        wanted += [(features.store, head) for head in plan.run.heads for features in self.sources.values()]
-        readers = open_readers(wanted, self.device, budget)
+        opened = iter(open_readers([(of.store, head) for of, heads in wanted for head in heads], self.device, budget))
+        readers = [tuple(islice(opened, len(heads))) for _, heads in wanted]
         self.readers, self.heads = readers[: len(self.sources)], readers[len(self.sources) :]
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -66,7 +79,7 @@ class Session:
 
     def verify_in_background(self) -> None:
         """Begin what `verified` waits for, in threads of their own."""
-        for reader in (*self.readers, *self.heads):
+        for reader in chain(*self.readers, *self.heads):
             reader.verify_in_background()
 
     def verified(self) -> None:
@@ -75,7 +88,7 @@ class Session:
         Raises:
             UserError: a shard is damaged.
         """
-        for reader in (*self.readers, *self.heads):
+        for reader in chain(*self.readers, *self.heads):
             reader.verified()
 
     @property
@@ -83,7 +96,7 @@ class Session:
         """Where each teacher's features are read, and why, a line each."""
         lines = []
         names = [*self.sources, *(f"{name} ({head})" for head in self.plan.run.heads for name in self.sources)]
-        for name, reader in zip(names, [*self.readers, *self.heads], strict=True):
+        for name, (reader, *_) in zip(names, [*self.readers, *self.heads], strict=True):
             slow = "; steps take rows in random order, so the disk sets the pace" if reader.mode == "window" else ""
             lines.append(f"{name} {reader.why}{slow}")
         return lines
@@ -108,7 +121,7 @@ class Session:
             return float(np.concatenate(scores).mean())
 
         baseline = mean([task.row_scores(np.tile(constant, (len(block), 1)), labels[block]) for block in blocks])
-        for features, reader in zip(self.sources.values(), self.heads, strict=True):
+        for features, (reader, *_) in zip(self.sources.values(), self.heads, strict=True):
             score = mean(
                 [task.row_scores(gather(reader, block, self.device).cpu().numpy(), labels[block]) for block in blocks]
             )
@@ -132,7 +145,8 @@ class Session:
     def head_digests(self, source: str) -> dict[str, str]:
         """Digests of what the run reads of a source's store, by head."""
         features = self.sources[source]
-        return {head: features.store.head_digest(head) for head in (features.source.head, *self.run.heads)}
+        heads = (features.source.head, *self.view_heads[source], *self.run.heads)
+        return {head: features.store.head_digest(head) for head in heads}
 
     def probe_digest(self, source: str) -> str:
         """A digest of the probes of a source."""
@@ -170,6 +184,11 @@ class Session:
             raise UserError(
                 f"{plan.where}: a {blueprint.family} student reads its teachers' features, which do not train; drop "
                 "`methods` and `shuffle_teachers`, or choose another student"
+            )
+        if blueprint.reads == "features" and self.views:
+            raise UserError(
+                f"{plan.where}: a {blueprint.family} student reads features of clean rows; write its teachers without "
+                f"`@{self.views.family}`"
             )
         return blueprint
 
@@ -226,7 +245,10 @@ class TrialData:
         self.labels = data.visible_labels(number)
         if plan.run.methods:
             self._check_batch()
-        self.probes = tuple(SavedProbe(plan.project, features, number, data) for features in session.sources.values())
+        self.probes = tuple(
+            SavedProbe(plan.project, features, number, data, session.view_heads[name])
+            for name, features in session.sources.items()
+        )
         self.profiles = tuple(
             _profile(name, saved, session.device) for name, saved in zip(session.sources, self.probes, strict=True)
         )
@@ -256,27 +278,56 @@ class TrialData:
     @cached_property
     def inputs(self) -> Inputs:
         """The dataset as the student reads it."""
-        return self.blueprint.inputs(self.session.data, self.session.sources)
+        return self.blueprint.inputs(self.session.data, self.session.sources, self.session.views)
 
-    def teacher_features(self, teacher: int, rows: np.ndarray) -> Float[Tensor, "n teacher"]:
-        """Raw features of one source, float32, on the device."""
-        return gather(self.session.readers[teacher], self.stand_in[rows], self.session.device).float()
+    def draw_views(self, rows: np.ndarray, labelled: int, step: int, methods: bool) -> np.ndarray | None:
+        """A view for each row of a step, the clean row being one of them; None where all are clean.
 
-    def teacher_outputs(self, kind: TeacherOutput, teacher: int, rows: np.ndarray) -> Float[Tensor, "n c"]:
+        Rows that methods see have views; those of the labelled batch, if methods do not see it, with `augment`. A view
+        that is made of two rows gives way to the clean row where the other is no training row.
+
+        Args:
+            rows: of the step [n], the labelled batch first.
+            labelled: rows in the labelled batch.
+            step: its number. Views follow from it and the seed, so they are the same for all methods.
+            methods: whether any method is at work.
+        """
+        views, apart = self.session.views, labelled < len(rows)
+        if views is None or not (methods or self.settings.augment):
+            return None
+        drawn = np.zeros(len(rows), np.int64)
+        for stream, part, seen in (
+            (3, drawn[:labelled], self.settings.augment or not apart),
+            (4, drawn[labelled:], True),
+        ):
+            if seen:
+                part[:] = np.random.default_rng([self.seed, stream, step]).integers(0, views.count + 1, len(part))
+        drawn[~np.isin(views.partners(self.session.data, rows, drawn), self.split.train)] = 0
+        return drawn
+
+    def teacher_features(
+        self, teacher: int, rows: np.ndarray, views: np.ndarray | None = None
+    ) -> Float[Tensor, "n teacher"]:
+        """Raw features of one source, float32, on the device; of clean rows, or of the view that each row has."""
+        return gather_views(self.session.readers[teacher], self.stand_in[rows], views, self.session.device).float()
+
+    def teacher_outputs(
+        self, kind: TeacherOutput, teacher: int, rows: np.ndarray, views: np.ndarray | None = None
+    ) -> Float[Tensor, "n c"]:
         """Outputs of one source for the task, float32, on the device. `head` is only there if a method follows it."""
         rows, device = self.stand_in[rows], self.session.device
         if kind == "head":
-            return gather(self.session.heads[teacher], rows, device).float()
-        return place(torch.from_numpy(self.probes[teacher].outputs(rows, kind)), device)
+            return gather_views(self.session.heads[teacher], rows, views, device).float()
+        return place(torch.from_numpy(self.probes[teacher].outputs(rows, kind, views)), device)
 
     def teachers(
-        self, rows: np.ndarray, reads: Collection[Reads]
+        self, rows: np.ndarray, reads: Collection[Reads], views: np.ndarray | None = None
     ) -> tuple[tuple[Float[Tensor, "n _"], ...], dict[TeacherOutput, tuple[Float[Tensor, "n c"], ...]]]:
         """What methods read of every source for rows: raw features, and outputs by kind; see `Signals`."""
         numbers = range(len(self.profiles))
-        features = tuple(self.teacher_features(k, rows) for k in numbers) if "features" in reads else ()
+        features = tuple(self.teacher_features(k, rows, views) for k in numbers) if "features" in reads else ()
         kinds = [kind for kind in reads if kind != "features"]
-        return features, {kind: tuple(self.teacher_outputs(kind, k, rows) for k in numbers) for kind in kinds}
+        return features, {kind: tuple(self.teacher_outputs(kind, k, rows, views) for k in numbers) for kind in kinds}
 
     def context(self, student: Student) -> Context:
         """What methods may look at before training."""
@@ -311,6 +362,22 @@ def open_readers(wanted: Sequence[tuple[FeatureStore, str]], device: torch.devic
         if readers[-1].mode == "device":
             budget -= len(store) * store.heads[head].row_bytes
     return readers
+
+
+def gather_views(
+    readers: Sequence[Reader], rows: np.ndarray, views: np.ndarray | None, device: torch.device
+) -> Float[Tensor, "n *shape"]:
+    """Rows as `gather`, each from the reader of its view; from the first, that of the clean rows, if there are none."""
+    if views is None:
+        return gather(readers[0], rows, device)
+    found: Tensor | None = None
+    for number in np.unique(views).tolist():
+        at = np.flatnonzero(views == number)
+        values = gather(readers[number], rows[at], device)
+        if found is None:
+            found = values.new_empty((len(rows), *values.shape[1:]))
+        found[place(torch.from_numpy(at), device)] = values
+    return gather(readers[0], rows, device) if found is None else found
 
 
 def gather(reader: Reader, rows: np.ndarray, device: torch.device) -> Float[Tensor, "n *shape"]:

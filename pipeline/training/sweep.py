@@ -227,8 +227,9 @@ def _equal_weights(
         weights: dict[str, list[float]] = {name: [] for name in penalties}
         shares = []
         steps = batches(data.split, data.seed, data.settings, bool(penalties))
-        for rows, labelled in islice(steps, auto_weight.BATCHES):
-            task_loss, unweighted, features, _ = losses(data, student, penalties, rows, labelled, 0.0)
+        for step, (rows, labelled) in enumerate(islice(steps, auto_weight.BATCHES)):
+            views = data.draw_views(rows, labelled, step, bool(penalties))
+            task_loss, unweighted, features, _ = losses(data, student, penalties, rows, labelled, 0.0, views)
             at_outputs = data.task.initial_gradient(data.labels[rows[:labelled]])
             ordinary = auto_weight.ordinary_gradient(at_outputs)
             shares.append(auto_weight.gradient_norm(task_loss, features) / ordinary)

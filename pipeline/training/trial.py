@@ -71,7 +71,8 @@ def run_trial(session: Session, seed: int, candidate: Candidate) -> Generator[in
     student.train()
     for step, (rows, labelled) in enumerate(batches(data.split, seed, settings, bool(penalties))):
         progress = step / settings.steps
-        task_loss, unweighted, features, signals = losses(data, student, penalties, rows, labelled, progress)
+        views = data.draw_views(rows, labelled, step, bool(penalties))
+        task_loss, unweighted, features, signals = losses(data, student, penalties, rows, labelled, progress, views)
         weighted = {name: penalties[name].at(progress) * loss for name, loss in unweighted.items()}
         if log.due(step):
             log.line(step, task_loss, unweighted, weighted, features, signals)  # waits for the device
@@ -93,6 +94,7 @@ def losses(
     rows: np.ndarray,
     labelled: int,
     progress: float,
+    views: np.ndarray | None = None,
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]], Float[Tensor, "n d"], Signals | None]:
     """The losses of one step: of the task, and of each method, unweighted.
 
@@ -105,18 +107,20 @@ def losses(
         rows: of this step [n], the labelled batch first.
         labelled: rows in the labelled batch.
         progress: how far training is, from 0 to 1.
+        views: the number of the view of each row [n], for student and teachers alike; clean rows if None.
 
     Returns:
         The task's loss, the penalties by method, the student's features of all rows, and the methods' input (None
         without methods).
     """
     session = data.session
-    inputs = place(data.inputs.batch(rows), session.device)  # [n, ...], or a tuple of such
+    inputs = place(data.inputs.batch(rows, views), session.device)  # [n, ...], or a tuple of such
     labels = place(torch.from_numpy(data.labels[rows]), session.device)  # [n, ...]
     # The methods see the rows after the labelled batch; where there are none, the labelled batch itself.
     start = labelled if labelled < len(rows) else 0
     reads = frozenset[Reads]().union(*(penalty.transfer.reads for penalty in penalties.values()))
-    teachers, teacher_outputs = data.teachers(rows[start:], reads)  # [m, D_k] and [m, c] of each source
+    of_rows = None if views is None else views[start:]
+    teachers, teacher_outputs = data.teachers(rows[start:], reads, of_rows)  # [m, D_k] and [m, c] of each source
     # Labelled and unlabelled rows in one forward pass: two would cost more, and BatchNorm would see two kinds of batch.
     with torch.autocast(session.device.type, torch.bfloat16, enabled=data.settings.precision == "bfloat16"):
         features, outputs = student(inputs)  # [n, d], [n, c]

@@ -6,7 +6,7 @@ Both ways give the same picture: bilinear interpolation about the same points, a
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -55,18 +55,15 @@ def changed(image: Image.Image, change: Change) -> Image.Image:
     return Image.fromarray(np.round(colours[0].transpose(1, 2, 0) * 255).astype(np.uint8))
 
 
-def changed_batch(
-    pixels: UInt8[np.ndarray, "n channels size size"], changes: Float[np.ndarray, "n 8"]
-) -> "Float[Tensor, 'n channels size size']":
-    """Square images, each changed in its own way, float32 in 0..1.
+def changed_batch(images: "Tensor", changes: Float[np.ndarray, "n 8"]) -> "Tensor":
+    """Square images, each changed in its own way, float32 [n, channels, size, size] in 0..1.
 
     Args:
-        pixels: of clean images.
+        images: clean ones, of that type and shape.
         changes: a `Change` per image, as numbers.
     """
     import torch  # here, because this room is imported where torch is not needed
 
-    images = torch.from_numpy(pixels).float() / 255
     left, top, width, height, mirror = torch.from_numpy(changes[:, :5].T.astype(np.float32))
     sign = 1 - 2 * mirror
     zero = torch.zeros_like(left)

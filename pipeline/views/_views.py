@@ -117,7 +117,11 @@ class Views:
 
     def image(self, data: Dataset, row: int, number: int) -> Image.Image:
         """The image of a view, RGB: square, as large as the centre square of the row's image."""
-        return changed(data.image(row), self._change(data, row, number))
+        return changed(data.image(row).convert("RGB"), self._change(data, row, number))
+
+    def content(self, data: Dataset, row: int, number: int) -> str | Image.Image:
+        """The text or the image of a view, as `Teacher.transform` takes it. Raises ValueError if it does not decode."""
+        return self.text(data, row, number) if self.kind == "text" else self.image(data, row, number)
 
     def changes(self, data: Dataset, rows: np.ndarray, numbers: np.ndarray) -> Float[np.ndarray, "n 8"]:
         """A `Change` for each row and number of a view, in the order given, as numbers."""

@@ -168,6 +168,7 @@ def test_every_row_left_out_is_listed_with_its_reason(tmp_path: Path):
     ]
     assert done.dropped == {
         "unreadable": 2,
+        "skipped": 0,
         "duplicate": 1,
         "label differs among duplicates": 3,
         "no label, and its group is in val or test": 0,
@@ -183,7 +184,7 @@ def test_a_result_says_in_words_what_was_done(tmp_path: Path, sizes: dict):
     done = run(tmp_path / "data", write(tmp_path / "t.jsonl", rows), **sizes)
     assert str(done).splitlines() == [
         f"{tmp_path}/data: 89 texts of 3 classes: 12 labelled, 53 unlabelled, 9 val, 15 test",
-        f"left out: 1 duplicate (listed in {tmp_path}/data/quarantine.csv)",
+        f"90 rows seen = 89 used + 1 duplicate (listed in {tmp_path}/data/quarantine.csv)",
     ]
 
 
@@ -361,6 +362,70 @@ def test_unreadable_images_are_listed_in_the_same_words_each_time(tmp_path: Path
         run(tmp_path / name, {"family": "image_folder", "path": str(images)}, tolerance=0.2)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert len(quarantine(tmp_path / "one")) == 4
+
+
+def test_files_that_are_no_images_are_counted_and_listed(tmp_path: Path, images: Path):
+    (images / "cat" / "notes.txt").write_text("a note")
+    (images / "dog" / "@eaDir").mkdir()
+    (images / "dog" / "@eaDir" / "thumb.jpg").write_bytes(jpeg(1))
+    (images / "cat" / "00.png").unlink()
+    (images / "cat" / "00.png").symlink_to("nowhere")
+    source = {"family": "image_folder", "path": str(images)}
+    with pytest.raises(
+        UserError, match=r"1 of 40 rows cannot be read, the first is row cat/00\.png: cannot be read: No"
+    ):
+        run(tmp_path / "data", source)
+    done = run(tmp_path / "data", source, tolerance=0.03)
+    assert f"42 rows seen = 39 used + 1 unreadable + 2 skipped (listed in {tmp_path}/data/quarantine.csv)" in str(done)
+    assert [line[2:] for line in quarantine(tmp_path / "data")] == [
+        ["cat/00.png", "unreadable", "cannot be read: No such file or directory"],
+        ["cat/notes.txt", "skipped", "not an image"],
+        ["dog/@eaDir", "skipped", "hidden, or of the system"],
+    ]
+
+
+# Names
+
+
+def test_labels_are_compared_as_people_see_them(tmp_path: Path):
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    names = [f" {composed}", apart, "neg", " neg\n", "neg\u00a0", composed]
+    rows = texts(label=[names[n % 6] for n in range(90)], group=[f" g{n}" if n % 2 else f"g{n}" for n in range(90)])
+    done = run(tmp_path / "data", write(tmp_path / "t.jsonl", rows), classes=[apart, "neg "])
+    assert done.classes == (composed, "neg")
+    assert Dataset.open(tmp_path / "data").labels[:6].tolist() == [0, 0, 1, 1, 1, 0]
+    groups = pq.read_table(tmp_path / "data" / "rows.parquet", columns=["group"])["group"].to_pylist()
+    assert groups == [f"g{n}" for n in range(90)]
+
+
+def test_a_label_of_spaces_is_no_label(tmp_path: Path):
+    rows = texts(label=[" " if n == 0 else "ab"[n % 2] for n in range(90)])
+    assert run(tmp_path / "data", write(tmp_path / "t.jsonl", rows)).classes == ("a", "b")
+    assert Dataset.open(tmp_path / "data").labels[0] == -1
+
+
+def test_classes_that_look_alike_are_noted(tmp_path: Path):
+    rows = texts(label=[("Neg", "neg", "pos\u200b", "pos", "other")[n % 5] for n in range(90)])
+    assert run(tmp_path / "data", write(tmp_path / "t.jsonl", rows)).notes == (
+        "classes 'Neg' and 'neg' look alike; if they are one, correct the labels",
+        "classes 'pos' and 'pos\\u200b' look alike; if they are one, correct the labels",
+    )
+
+
+@pytest.mark.parametrize("column", ["id", "label", "group"])
+def test_half_a_character_in_a_name_is_refused(tmp_path: Path, column: str):
+    rows = texts(group=[f"g{n}" for n in range(90)])
+    rows[3][column] = "x\ud83d"
+    with pytest.raises(UserError, match=rf"row '.*' \(line 4\): its {column} 'x\\ud83d' holds half a character") as bad:
+        run(tmp_path / "data", write(tmp_path / "t.jsonl", rows))
+    str(bad.value).encode()
+
+
+def test_a_text_with_nul_characters_is_unreadable(tmp_path: Path):
+    rows = texts()
+    rows[2]["text"] = "t\0e\0x\0t"
+    run(tmp_path / "data", write(tmp_path / "t.jsonl", rows), tolerance=0.05)
+    assert quarantine(tmp_path / "data")[0][3:] == ["unreadable", "NUL characters in the text; is its encoding right?"]
 
 
 # Bad input

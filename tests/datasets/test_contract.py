@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.datasets import SPLITS, Row
+from pipeline.datasets import Row, split_of
 from pipeline.errors import UserError
 from pipeline.params import read_plugin
 from pipeline.plugins import plugins
@@ -81,7 +81,7 @@ def test_labels_splits_and_groups_are_names_or_nothing(source: tuple[ModuleType,
     assert len({row.label for row in rows} - {None}) >= 2
     for row in rows:
         assert all(name is None or (isinstance(name, str) and name) for name in (row.label, row.split, row.group))
-        assert row.split is None or row.split.lower() in SPLITS
+        assert row.split is None or split_of(row.split)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,10 +1,12 @@
 """Folders of images by class, or by split and class."""
 
+import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from pipeline.datasets import Row, image_folder
+from pipeline.datasets import Row, image_folder, split_of
 from pipeline.errors import UserError
 
 
@@ -15,8 +17,12 @@ def make(root: Path, *names: str) -> Path:
     return root
 
 
-def read(root: Path, unlabelled: str | None = None) -> list[Row]:
-    return list(image_folder.rows(image_folder.Settings(path=str(root), unlabelled=unlabelled)))
+def everything(root: Path, **settings) -> list[Row]:
+    return list(image_folder.rows(image_folder.Settings(path=str(root), **settings)))
+
+
+def read(root: Path, unlabelled: str | None = None, **settings) -> list[Row]:
+    return [row for row in everything(root, unlabelled=unlabelled, **settings) if not row.skipped]
 
 
 def row(name: str, label: str | None, split: str | None = None) -> Row:
@@ -28,14 +34,129 @@ def test_folders_are_classes_and_bytes_are_kept(tmp_path: Path):
     assert read(tmp_path) == [row("cat/a/z.webp", "cat"), row("cat/b.png", "cat"), row("dog/2.JPG", "dog")]
 
 
+def test_what_is_no_image_is_skipped_and_listed(tmp_path: Path):
+    hidden = ["cat/@eaDir", "cat/.thumbnails", "__MACOSX", ".git"]
+    make(tmp_path, *(f"{folder}/b.png" for folder in hidden))
+    make(tmp_path, "cat/b.png", "cat/notes.txt", "cat/._b.png", "cat/Thumbs.db", "dog/1.png", "readme.md")
+    assert {one.id: one.problem for one in everything(tmp_path) if one.skipped} == {
+        **dict.fromkeys([*hidden, "cat/._b.png", "cat/Thumbs.db"], "hidden, or of the system"),
+        **dict.fromkeys(["cat/notes.txt", "readme.md"], "not an image"),
+    }
+    assert [(one.id, one.label) for one in read(tmp_path)] == [("cat/b.png", "cat"), ("dog/1.png", "dog")]
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".jp2", ".avif", "", ".dat", ".JPG_large"])
+def test_what_pillow_opens_is_an_image_whatever_its_name(tmp_path: Path, suffix: str):
+    make(tmp_path, "a/1.png", "b/2.png")
+    format = {".jp2": "JPEG2000", ".avif": "AVIF"}.get(suffix, "JPEG")
+    Image.new("RGB", (5, 5)).save(tmp_path / "a" / f"x{suffix}", format)
+    assert [one.id for one in read(tmp_path)] == ["a/1.png", f"a/x{suffix}", "b/2.png"]
+
+
+def test_images_of_other_types_are_listed_as_unreadable(tmp_path: Path):
+    make(tmp_path, "a/1.png", "a/phone.HEIC", "b/2.png")
+    problem = "images of type .heic are not read; convert it to PNG or JPEG"
+    assert [one.problem for one in read(tmp_path)] == [None, problem, None]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_pipes_and_devices_are_not_opened(tmp_path: Path, kind: str):
+    make(tmp_path, "a/1.png", "b/2.png")
+    os.mkfifo(tmp_path / "a" / "without a suffix")
+    assert [(one.id, one.problem) for one in everything(tmp_path) if one.skipped] == [
+        ("a/without a suffix", "not an image")
+    ]
+    if kind == "pipe":
+        os.mkfifo(tmp_path / "a" / "odd.png")
+    else:
+        (tmp_path / "a" / "odd.png").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=rf"odd\.png: is a {kind}, and a file is needed there"):
+        read(tmp_path)
+
+
+def test_a_link_to_a_folder_around_it_is_refused(tmp_path: Path):
+    make(tmp_path, "a/1.png", "b/2.png")
+    (tmp_path / "b" / "again").symlink_to(tmp_path)
+    with pytest.raises(UserError, match=r"again: a link to a folder that it is in"):
+        read(tmp_path)
+
+
+def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path):
+    make(tmp_path, "a/1.png", "b/2.png")
+    os.rename(bytes(tmp_path / "a" / "1.png"), bytes(tmp_path / "a") + b"/caf\xe9.png")
+    with pytest.raises(UserError, match=r"the name b'a/caf\\xe9.png' is not in UTF-8"):
+        read(tmp_path)
+
+
 def test_folders_of_splits_hold_folders_of_classes(tmp_path: Path):
     make(tmp_path, "train/cat/1.png", "train/dog/2.png", "Test/cat/3.png", "valid/dog/4.png")
     assert read(tmp_path) == [
-        row("Test/cat/3.png", "cat", "Test"),
+        row("Test/cat/3.png", "cat", "test"),
         row("train/cat/1.png", "cat", "train"),
         row("train/dog/2.png", "dog", "train"),
-        row("valid/dog/4.png", "dog", "valid"),
+        row("valid/dog/4.png", "dog", "val"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (("Training", "Testing"), ("train", "test")),
+        (("Training", "Test"), ("train", "test")),
+        (("Train", "Valid"), ("train", "val")),
+        (("train", "val"), ("train", "val")),
+        (("training_set", "test_set"), ("train", "test")),
+        (("train2017", "val2017"), ("train", "val")),
+        (("DEV", "test images"), ("val", "test")),
+    ],
+)
+def test_folders_of_splits_have_many_names(tmp_path: Path, names: tuple[str, str], splits: tuple[str, str]):
+    make(tmp_path, *(f"{name}/{label}/1.png" for name in names for label in ("cat", "dog")))
+    assert {(one.label, split_of(one.split or "")) for one in read(tmp_path)} == {
+        (label, split) for label in ("cat", "dog") for split in splits
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ("train", "test", "extra"),
+            r"'test', 'train' look like splits, and 'extra' not; write dataset\.source\.splits, such as "
+            r"{extra: train, test: test, train: train}, or {} if all folders are classes",
+        ),
+        (
+            ("seg_train", "seg_test"),
+            r"'seg_test', 'seg_train' look like splits; write .* {seg_test: test, seg_train: train}",
+        ),
+        (("train", "evaluation"), r"'evaluation', 'train' look like splits; write"),
+    ],
+)
+def test_a_mixture_of_splits_and_other_folders_is_refused_until_it_is_said(tmp_path: Path, names, message: str):
+    make(tmp_path, *(f"{name}/{label}/1.png" for name in names for label in ("cat", "dog")))
+    with pytest.raises(UserError, match=message):
+        read(tmp_path)
+    said = dict.fromkeys(names, "train") | {names[1]: "test"}
+    assert {(one.label, one.split) for one in read(tmp_path, splits=said)} == {
+        (label, split) for label in ("cat", "dog") for split in ("train", "test")
+    }
+    assert {(one.label, one.split) for one in read(tmp_path, splits={})} == {(name, None) for name in names}
+
+
+def test_splits_that_do_not_fit_the_folders_are_named(tmp_path: Path):
+    make(tmp_path, "train/cat/1.png", "more/cat/2.png")
+    with pytest.raises(UserError, match=r"no folder 'test' there; check dataset\.source\.splits"):
+        read(tmp_path, splits={"test": "test"})
+    with pytest.raises(UserError, match=r"'more' is not in dataset\.source\.splits"):
+        read(tmp_path, splits={"train": "train"})
+    assert [one.label for one in read(tmp_path, "more", splits={"train": "train"})] == [None, "cat"]
+
+
+def test_splits_inside_a_class_are_refused_with_their_right_place(tmp_path: Path):
+    make(tmp_path, *(f"{label}/{split}/1.png" for label in ("cat", "dog") for split in ("train", "test")))
+    with pytest.raises(UserError, match=r"cat: holds the splits test, train; a split comes before .* \S+/test/cat; or"):
+        read(tmp_path)
+    assert [one.label for one in read(tmp_path, splits={})] == ["cat", "cat", "dog", "dog"]
 
 
 def test_a_class_may_be_called_like_a_split(tmp_path: Path):
@@ -67,11 +188,10 @@ def test_an_image_outside_the_classes_is_named(tmp_path: Path):
         read(tmp_path)
 
 
-def test_an_image_that_cannot_be_opened_is_named(tmp_path: Path):
+def test_an_image_that_cannot_be_opened_is_a_row_with_the_reason(tmp_path: Path):
     make(tmp_path, "cat/1.png")
     (tmp_path / "cat" / "2.png").symlink_to(tmp_path / "gone.png")
-    with pytest.raises(UserError, match=r"2\.png: cannot be read: No such file"):
-        read(tmp_path)
+    assert [one.problem for one in read(tmp_path)] == [None, "cannot be read: No such file or directory"]
 
 
 def test_a_folder_that_is_not_there_or_empty_is_named(tmp_path: Path):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipeline.data import Dataset
@@ -117,7 +118,7 @@ def test_a_batch_of_pixels_is_changed_as_one_image_is(family: str, channels: int
     changes = [plugin("views", family).draw(views.settings, generator(0, f"r{row}", 1)) for row in range(len(large))]
     alone = np.stack([np.asarray(changed(image, change)) for image, change in zip(large, changes, strict=True)])
     pixels = np.stack([np.asarray(image) for image in large]).transpose(0, 3, 1, 2)[:, :channels]
-    batch = changed_batch(np.ascontiguousarray(pixels), np.array(changes)).numpy() * 255
+    batch = changed_batch(torch.from_numpy(pixels / np.float32(255)), np.array(changes)).numpy() * 255
     gap = np.abs(batch - alone.transpose(0, 3, 1, 2)[:, :channels])
     assert gap.max() <= 2
     assert gap.mean() < 0.5

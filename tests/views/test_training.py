@@ -1,0 +1,290 @@
+"""Learning from views: every stage after extraction, and that a row's view is the same for student and teacher."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from pipeline.checks import check, check_params
+from pipeline.code import digests
+from pipeline.data import Dataset
+from pipeline.errors import UserError
+from pipeline.extraction import ExtractSettings, extract
+from pipeline.machine import Machine
+from pipeline.params import Params
+from pipeline.probing import ProbeSettings, assess, probe
+from pipeline.project import Project
+from pipeline.records import BundleRecord, RunRecord
+from pipeline.reporting import report
+from pipeline.runs import Candidate, join
+from pipeline.sources import Source
+from pipeline.store import FeatureStore, SourceFeatures
+from pipeline.training import evaluate, train
+from pipeline.training.config import Plan
+from pipeline.training.ledger import inputs_of
+from pipeline.training.session import Session, TrialData
+from pipeline.views import Views, teacher_views
+
+from ..conftest import PARAMS, WORDS, write_encoder, write_table
+
+METHODS = {"logit_kd": {"weight": [0.0, 10.0]}, "aft": {"weight": 10.0}}
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Params, Project]:
+    """A project with a real teacher, its views extracted and probed."""
+    root = tmp_path_factory.mktemp("seen")
+    write_table(root / "raw" / "reviews.csv", 150)
+    encoder = write_encoder(root / "encoder", WORDS, width=16, layers=1)
+    teacher = {"family": "transformers", "model": str(encoder)}
+    of = {"student": "bag", "methods": METHODS}
+    values: dict[str, Any] = {
+        **PARAMS,
+        "teachers": {"wise": {**teacher, "views": {"family": "word_dropout", "count": 2, "share": 0.4}}},
+        "train": {**PARAMS["train"], "steps": 4, "seeds": [0]},
+        "runs": {
+            "none": {"student": "bag"},
+            "clean": {**of, "teachers": ["wise"]},
+            "views": {**of, "teachers": ["wise@word_dropout"]},
+        },
+    }
+    values["dataset"] = {**PARAMS["dataset"], "source": {**PARAMS["dataset"]["source"]}}
+    values["dataset"]["source"]["path"] = str(root / "raw" / "reviews.csv")
+    (root / "params.yaml").write_text(yaml.safe_dump(values))
+    params, project = Params(values), Project(root)
+    from pipeline.data import PrepareSettings, prepare
+
+    prepare(params.read(PrepareSettings, "dataset"), project.data)
+    extract_wise(params, project)
+    probe("wise", params.read(ProbeSettings, "probe"), project)
+    return params, project
+
+
+def extract_wise(params: Params, project: Project) -> None:
+    settings = params.read(ExtractSettings, "extract")
+    family, spec = params.plugin("teachers", "teachers.wise", also=["views"])
+    teacher = family.load(spec, settings.precision, torch.device("cpu"))
+    views = teacher_views(params, "wise")
+    extract(Dataset.open(project.data), teacher, project.store("wise"), settings, Machine(workers=1), views=views)
+
+
+def changed(params: Params, **sections: Any) -> Params:
+    return Params({**params.values, **sections})
+
+
+def trial(params: Params, project: Project, run: str = "views", **train: Any) -> TrialData:
+    session = Session(Plan.read(run, changed(params, train={**params.values["train"], **train}), project))
+    return session.trial_data(0, Candidate((10.0, 10.0)))
+
+
+def test_every_stage_takes_a_source_with_views(seen: tuple[Params, Project]):
+    params, project = seen
+    check_params(params)
+    assert [s.name for s in assess(params, project).sources] == ["wise"]
+    join(params, project)
+    sources = BundleRecord.read(project.bundle("views")).sources
+    assert {"pooled@word_dropout:1", "pooled@word_dropout:2"} < sources["wise@word_dropout"].keys()
+    assert not any("@" in key for key in BundleRecord.read(project.bundle("clean")).sources["wise"])
+    for run in params.values["runs"]:
+        train(run, params, project)
+        evaluate(run, params, project)
+    records = {run: RunRecord.read(project.run(run) / "run.json") for run in params.values["runs"]}
+    assert records["views"].sources == ("wise@word_dropout",)
+    assert records["views"].files != records["clean"].files
+    assert "wise@word_dropout" in report(params, project).page.read_text()
+    assert all("there" in line for line in check(params, project).found if line.startswith("teacher"))
+
+
+def test_a_row_of_a_step_is_one_view_for_student_features_and_outputs(seen: tuple[Params, Project]):
+    params, project = seen
+    data = trial(params, project)
+    dataset, views = data.session.data, data.session.views
+    assert views is not None
+    store = FeatureStore.open(project.store("wise"))
+    rows = data.split.train[:40]
+    drawn = data.draw_views(np.concatenate([rows[:8], rows]), 8, 3, True)
+    assert drawn is not None and (drawn[:8] == 0).all() and set(drawn[8:]) == {0, 1, 2}
+    seen_views = drawn[8:]
+    numbers, offsets = data.inputs.batch(rows, seen_views)
+    (features,), outputs = data.teachers(rows, {"features", "linear", "kernel_crossfit"}, seen_views)
+    module = data.probes[0].module
+    torch.testing.assert_close(outputs["linear"][0], module(features, "linear"), rtol=0, atol=1e-6)
+    ends = [*offsets.tolist()[1:], len(numbers)]
+    for place, (row, view) in enumerate(zip(rows.tolist(), seen_views.tolist(), strict=True)):
+        head = f"pooled@word_dropout:{view}" if view else "pooled"
+        assert np.array_equal(features[place].numpy(), store.reader(head)(np.array([row]))[0].astype(np.float32))
+        # The bag's words of this very text, as a clean row would have them.
+        vocabulary = data.blueprint.fitted["vocabulary"]
+        words = [vocabulary.index(w) + 1 for w in views.text(dataset, row, view).split() if w in vocabulary] or [0]
+        assert numbers[offsets[place] : ends[place]].tolist() == words
+
+
+def test_cross_fitted_outputs_of_a_view_come_from_the_fit_without_its_row(seen: tuple[Params, Project]):
+    params, project = seen
+    data = trial(params, project)
+    rows = data.split.labelled
+    for number in (0, 1, 2):
+        views = np.full(len(rows), number)
+        whole, crossed = (data.probes[0].outputs(rows, kind, views) for kind in ("linear", "linear_crossfit"))
+        assert (np.abs(whole - crossed).max(1) > 1e-6).mean() > 0.9
+        others = np.setdiff1d(data.split.train, rows)[:10]
+        views = np.full(len(others), number)
+        assert np.array_equal(*(data.probes[0].outputs(others, kind, views) for kind in ("linear", "linear_crossfit")))
+
+
+def test_which_rows_of_a_step_are_views(seen: tuple[Params, Project]):
+    params, project = seen
+    data = trial(params, project)
+    rows = data.split.train[:30]
+    assert data.draw_views(rows[:10], 10, 0, False) is None  # plain training
+    assert trial(params, project, "clean").draw_views(rows, 10, 0, True) is None
+    drawn = data.draw_views(rows, 10, 0, True)
+    # Where methods see the labelled batch, that batch consists of views.
+    assert drawn is not None and data.draw_views(rows, 30, 0, True).any()  # type: ignore[union-attr]
+    augmented = trial(params, project, augment=True)
+    whole = augmented.draw_views(rows, 10, 0, True)
+    assert whole is not None and whole[:10].any() and np.array_equal(whole[10:], drawn[10:])
+    plain = augmented.draw_views(rows[:10], 10, 0, False)
+    assert plain is not None and np.array_equal(plain, whole[:10])  # paired over methods
+    assert not np.array_equal(data.draw_views(rows, 10, 1, True), drawn)
+
+
+def test_a_trial_depends_on_views_where_it_sees_them(seen: tuple[Params, Project]):
+    params, project = seen
+
+    def digest(run: str, weights: tuple[float, ...], **keys: Any) -> dict[str, Any]:
+        of = changed(params, train={**params.values["train"], **keys})
+        return inputs_of(Session(Plan.read(run, of, project)), 0, Candidate(weights))
+
+    plain = digest("none", ())
+    assert "augment" not in plain["train"] and "views" not in plain
+    assert digest("clean", (0.0, 0.0)) == plain == digest("views", (0.0, 0.0))
+    assert digest("none", (), augment=True) == plain  # no views, so it changes nothing
+    assert digest("clean", (1.0, 1.0), augment=True) == digest("clean", (1.0, 1.0))
+    found = digest("views", (1.0, 1.0))
+    assert found["views"]["count"] == 2 and found["code"] != digest("clean", (1.0, 1.0))["code"]
+    assert found != digest("views", (1.0, 1.0), augment=True)
+    assert "views" in digest("views", (0.0, 0.0), augment=True)
+
+
+def test_code_digests_follow_the_family_of_views(seen: tuple[Params, Project], monkeypatch):
+    params, _ = seen
+    found = digests(params)
+    without = {**params.values["teachers"]["wise"]}
+    del without["views"]
+    plain = changed(
+        params, teachers={"wise": without}, runs={k: v for k, v in params.values["runs"].items() if k != "views"}
+    )
+    before = digests(plain)
+    assert found["extract/wise"] != before["extract/wise"]
+    assert found["train/clean"] == before["train/clean"] != found["train/views"]
+    for stage in ("prepare", "probe", "assess", "report"):
+        assert found[stage] == before[stage]
+
+
+@pytest.mark.parametrize(
+    ("views", "teachers", "message"),
+    [
+        (None, ["wise@crops"], r"`wise@crops`: teachers.wise has no views; write `views: \{family: crops, count: 4\}`"),
+        (
+            {"family": "ngrams", "count": 1},
+            ["wise@word_dropout"],
+            r"teachers.wise has views by `ngrams`; write .* and run `aft extract wise` and `aft probe wise`",
+        ),
+        ({"family": "crops", "count": 1}, ["wise"], r"`crops` changes images, and the dataset holds texts"),
+        (
+            {"family": "ngrams", "count": 1},
+            ["wise", "other@ngrams"],
+            r"wise, other@ngrams see different views of a row; write the same @VIEW",
+        ),
+        (
+            {"family": "ngrams", "count": 1},
+            ["wise@ngrams", "other@ngrams"],
+            r"the views of wise@ngrams, other@ngrams differ",
+        ),
+    ],
+)
+def test_views_that_do_not_fit_are_refused_before_anything_runs(
+    seen: tuple[Params, Project], views: Any, teachers: list[str], message: str
+):
+    wise = {**seen[0].values["teachers"]["wise"], "views": views}
+    if views is None:
+        del wise["views"]
+    other = {**wise, "views": {"family": "ngrams", "count": 2}}
+    runs = {"views": {"student": "bag", "teachers": teachers, "methods": METHODS}}
+    with pytest.raises(UserError, match=message) as caught:
+        check_params(changed(seen[0], teachers={"wise": wise, "other": other}, runs=runs))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_store_or_a_probe_without_the_views_is_refused_with_the_command(seen: tuple[Params, Project], tmp_path: Path):
+    params, project = seen
+    wise = params.values["teachers"]["wise"]
+    more = changed(params, teachers={"wise": {**wise, "views": {**wise["views"], "count": 3}}})
+    other = changed(params, teachers={"wise": {**wise, "views": {**wise["views"], "seed": 5}}})
+    with pytest.raises(UserError, match=r"`wise` has no view 3 by `word_dropout`; run `aft extract wise` and then"):
+        join(more, project)
+    for stage in (lambda: join(other, project), lambda: Session(Plan.read("views", other, project))):
+        with pytest.raises(UserError, match=r"of other views \(seed: 0 -> 5\); run `aft extract wise`"):
+            stage()
+    record = project.probe_views(Source.parse("wise@word_dropout")) / "views.json"
+    kept = record.read_bytes()
+    record.unlink()
+    try:
+        with pytest.raises(UserError, match=r"no outputs for these views of `wise`; run `aft probe wise`"):
+            trial(params, project)
+    finally:
+        record.write_bytes(kept)
+
+
+def test_a_smaller_count_uses_the_first_views(seen: tuple[Params, Project]):
+    params, project = seen
+    wise = params.values["teachers"]["wise"]
+    fewer = changed(params, teachers={"wise": {**wise, "views": {**wise["views"], "count": 1}}})
+    data = trial(fewer, project)
+    rows = data.split.train
+    drawn = data.draw_views(rows, 4, 0, True)
+    assert drawn is not None and set(drawn) == {0, 1}
+
+
+def test_partners_of_pairs_are_training_rows(seen: tuple[Params, Project]):
+    params, project = seen
+    data = trial(params, project)
+    session = data.session
+    session.views = Views.read({"family": "pairs", "count": 3}, "v")
+    rows = data.split.train
+    drawn = data.draw_views(rows, 0, 0, True)
+    assert drawn is not None
+    partners = session.views.partners(session.data, rows, drawn)
+    assert np.isin(partners, data.split.train).all()
+    free = np.random.default_rng([0, 4, 0]).integers(0, 4, len(rows))
+    outside = ~np.isin(session.views.partners(session.data, rows, free), data.split.train)
+    assert outside.any() and (drawn[outside] == 0).all() and np.array_equal(drawn[~outside], free[~outside])
+
+
+def test_a_student_of_features_takes_no_views(seen: tuple[Params, Project]):
+    params, project = seen
+    students = {**params.values["students"], "linear": {"family": "linear_probe"}}
+    runs = {"linear": {"student": "linear", "teachers": ["wise@word_dropout"]}}
+    with pytest.raises(UserError, match=r"reads features of clean rows; write its teachers without `@word_dropout`"):
+        train("linear", changed(params, students=students, runs=runs), project)
+
+
+def test_sources_are_read_as_they_are_written():
+    for text in ("minilm", "minilm/layer:4", "minilm@crops", "minilm/layer:4@word_dropout"):
+        assert Source.parse(text).name == text
+    assert Source.parse("minilm/pooled@crops") == Source("minilm", "pooled", "crops")
+    assert Source.parse("minilm@crops").clean == Source("minilm")
+    for text in ("minilm@", "@crops", "minilm@Crops", "minilm@crops/pooled", "minilm@crops@flips"):
+        with pytest.raises(UserError, match=r"with views, TEACHER@VIEW"):
+            Source.parse(text)
+
+
+def test_a_probe_has_outputs_of_every_head_with_views(seen: tuple[Params, Project]):
+    _, project = seen
+    features = SourceFeatures.open(project, Source.parse("wise@word_dropout"))
+    assert features.kept_views() == {"word_dropout": ("pooled@word_dropout:1", "pooled@word_dropout:2")}
+    assert [found.name for found in SourceFeatures.all_of(project, "wise")] == ["wise"]
