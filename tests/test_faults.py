@@ -1,8 +1,11 @@
-"""Stages where no file may grow, as under `ulimit -f`: one line, exit code 2, and they complete when it may again."""
+"""Stages where no file may grow, as under `ulimit -f`, and stages that run twice at once."""
 
 import io
+import os
 import resource
 import shlex
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +14,10 @@ from pathlib import Path
 import pytest
 
 import cli
+from pipeline.verified import checksums
 from stages import command
 
+ROOT = Path(__file__).parent.parent
 STAGES = ("prepare", "probe wise", "assess", "join", "train none", "evaluate none", "report")
 
 
@@ -54,3 +59,21 @@ def test_a_stage_that_cannot_write_says_so_in_one_line_and_completes_later(
             assert "Traceback" not in said
         code, said = typed(line, monkeypatch)
         assert code == 0, f"{stage}: {said}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "folder"), [("prepare", "data"), ("probe wise", "probes/wise")])
+def test_two_processes_at_once_leave_what_one_leaves(
+    project: Path, monkeypatch: pytest.MonkeyPatch, stage: str, folder: str
+):
+    monkeypatch.chdir(project)
+    for line in ("prepare", "probe wise"):
+        assert typed(line, monkeypatch)[0] == 0
+    alone = checksums(project / folder)
+    shutil.rmtree(project / folder)
+    command_line, environment = [sys.executable, "-m", "cli", *stage.split()], os.environ | {"PYTHONPATH": str(ROOT)}
+    both = [subprocess.Popen(command_line, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate()[1] for process in both]
+    assert sorted(process.returncode for process in both) in ([0, 0], [0, 2]), said
+    assert "Traceback" not in "".join(said)
+    assert checksums(project / folder) == alone
