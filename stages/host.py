@@ -166,9 +166,10 @@ def _stopped_with(client: socket.socket) -> Iterator[None]:
         with suppress(OSError):
             client.recv(1)
         if not done.is_set():
-            # A signal, because it also ends a wait of the main thread.
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            # A signal, because it also ends a wait of the main thread. Not SIGINT: under `nohup` that is ignored.
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
+    before = signal.signal(signal.SIGUSR1, signal.default_int_handler)
     watching = threading.Thread(target=watch, daemon=True, name="aft-client")
     watching.start()
     try:
@@ -179,6 +180,7 @@ def _stopped_with(client: socket.socket) -> Iterator[None]:
         with suppress(OSError):
             client.shutdown(socket.SHUT_RD)
         watching.join()
+        signal.signal(signal.SIGUSR1, before)
 
 
 def _compared(environment: Mapping[str, str]) -> dict[str, str]:
