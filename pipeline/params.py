@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import UserError, listed, suggestion
+from pipeline.files import read_regular
 from pipeline.plugins import plugin, plugins
 
 S = TypeVar("S", bound="Settings")
@@ -57,10 +58,10 @@ class Params:
         """
         path = Path(path)
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            values = yaml.safe_load(read_regular(path).decode("utf-8"))
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; run from the project's folder, or pass --params FILE") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a 31st of June
             raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
         if not isinstance(values, dict):
             raise UserError(f"{path}: expected sections such as `train:`, found {type(values).__name__}")

@@ -9,7 +9,6 @@ with a table of what was injected and what happened, and with code 1 if a round 
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -86,7 +85,7 @@ def one(seed: int, bench: Bench, had: set[str]) -> dict[str, object]:
         if not isinstance(error, AssertionError):
             traceback.print_exc()
         if bench.work.exists():
-            shutil.copytree(bench.work, bench.folder / f"failed-{seed}", symlinks=True, dirs_exist_ok=True)
+            subprocess.run(["cp", "--archive", bench.work, bench.folder / f"failed-{seed}"], check=True)  # pipes too
     seconds = round(time.monotonic() - started, 1)
     return {
         "seed": seed,

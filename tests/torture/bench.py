@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -86,7 +87,7 @@ class Running:
 
     def __init__(self, line: str, folder: Path, limits: dict[int, int]):
         self._line, self._started = line, time.monotonic()
-        self._errors = folder.with_name(f"{folder.name}.stderr.{time.monotonic_ns()}")
+        self._errors = Path(tempfile.gettempdir()) / f"aft-torture-{os.getpid()}-{time.monotonic_ns()}"
         self._process = multiprocessing.get_context("fork").Process(
             target=_aft, args=(line, folder, self._errors, limits)
         )
