@@ -112,15 +112,14 @@ def _teacher(params: Params, name: str) -> tuple[ModuleType, Any]:
 def _check_heads(params: Params, name: str, run: Run, teachers: dict[str, Any]) -> None:
     """Make sure that extraction will write the heads and the views that a run reads."""
     run_views(params, name, run)
-    for source in run.sources:
+    for source in run.reads:
         kept = getattr(teachers[source.teacher], "heads", None)
-        for head in (source.head, *run.heads):
-            if kept is not None and head not in kept:
-                raise UserError(
-                    f"{params.source}: runs.{name} reads head `{head}` of `{source.teacher}`, and teachers."
-                    f"{source.teacher}.heads has {listed(kept)}; add it there, or "
-                    f"write another head, such as {source.teacher}/{kept[0]}"
-                )
+        if kept is not None and source.head not in kept:
+            raise UserError(
+                f"{params.source}: runs.{name} reads head `{source.head}` of `{source.teacher}`, and teachers."
+                f"{source.teacher}.heads has {listed(kept)}; add it there, or "
+                f"write another head, such as {source.teacher}/{kept[0]}"
+            )
 
 
 def _check_candidates(params: Params, name: str, run: Run) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipeline import strict_yaml
 from pipeline.errors import UserError, listed, suggestion
 from pipeline.files import read_regular
 from pipeline.plugins import plugin, plugins
@@ -53,16 +53,18 @@ class Params:
         """Read a params file and apply `section.key=value` overrides, whose values are YAML.
 
         Raises:
-            UserError: the file is missing or is not a YAML mapping, or an override is malformed or names a section
-                that does not exist.
+            UserError: the file is missing or is not a YAML mapping (see `strict_yaml.load`), or an override is
+                malformed or names a section that does not exist.
         """
         path = Path(path)
         try:
-            values = yaml.safe_load(read_regular(path).decode("utf-8"))
+            values = strict_yaml.load(read_regular(path).decode("utf-8"))
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; run from the project's folder, or pass --params FILE") from None
-        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a 31st of June
-            raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 from byte {error.start} on; save it as UTF-8") from None
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from None
         if not isinstance(values, dict):
             raise UserError(f"{path}: expected sections such as `train:`, found {type(values).__name__}")
         values = copy.deepcopy(values)
@@ -163,9 +165,9 @@ def _override(values: dict[str, Any], override: str) -> None:
             )
         here = here[section]
     try:
-        here[key] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"-S {override}: the value is not valid YAML: {' '.join(str(error).split())}") from None
+        here[key] = strict_yaml.load(text)
+    except ValueError as error:
+        raise UserError(f"-S {override}: the value: {error}") from None
 
 
 def _explain(cls: type[Settings], problem: Any) -> str:

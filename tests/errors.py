@@ -220,6 +220,46 @@ CASES = [
         "train aft -S train.step=3",
         "params.yaml: train (for aft): unknown key `step` (did you mean `steps`?); allowed are <names>",
     ),
+    *(
+        Case(
+            "Commands and settings",
+            f"params.yaml {wrong}",
+            write("params.yaml", text),
+            "join",
+            f"params.yaml: {answer}",
+        )
+        for wrong, text, answer in (
+            ("is empty", "", "expected sections such as `train:`, found NoneType"),
+            (
+                "has a key twice",
+                "train: {steps: 1, steps: 2}\n",
+                "not valid YAML: the key `steps` is there twice <where>",
+            ),
+            ("is nested too deeply", "a: " + 100 * "[" + 100 * "]", "not valid YAML: nested more than 40 deep <where>"),
+            ("has a number of 5,000 digits", "a: " + 5000 * "9", "not valid YAML: Exceeds the limit (<details>"),
+            ("has a date that is none", "a: 2026-13-45", "not valid YAML: month must be in <range>"),
+            (
+                "has aliases of aliases of aliases",
+                "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join(9 * [f'*a{i - 1}'])}]\n" for i in range(1, 9)),
+                "more than 100,000 values, counting those that aliases repeat; use fewer aliases",
+            ),
+            (
+                "has an alias of itself",
+                "a: &a {b: *a}\n",
+                "more than 100,000 values, counting those that aliases repeat; use fewer aliases",
+            ),
+            ("is not UTF-8", b"a: \xff\n", "not UTF-8 from byte 3 on; save it as UTF-8"),
+            ("holds a zero byte", b"a: \0\n", "not valid YAML: unacceptable character #x0000: <where>"),
+            ("holds half a character", 'a: "\\ud800"\n', r"'\ud800' holds half a character; write the whole one"),
+        )
+    ),
+    Case(
+        "Commands and settings",
+        "`-S` with a key twice",
+        nothing,
+        "join -S 'runs.both={student: a, student: b}'",
+        "-S runs.both={student: a, student: b}: the value: not valid YAML: the key `student` is there twice <where>",
+    ),
     Case(
         "Files and folders",
         "a folder where params.yaml should be",

@@ -19,6 +19,7 @@ HALL = [
     "verified",
     "images",
     "plugins",
+    "strict_yaml",
     "params",
     "packages",
     "sources",

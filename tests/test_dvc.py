@@ -346,6 +346,48 @@ def test_a_kill_in_the_middle_of_extract_loses_no_finished_shard_and_no_seconds(
     assert after.seconds > before.seconds > 0
 
 
+def stop(project: Path, target: str, done: Callable[[], int], count: int, number: signal.Signals) -> None:
+    """Start `dvc repro TARGET` and send a signal to all of its processes once `done()` has reached `count`."""
+    with subprocess.Popen(
+        ["dvc", "repro", target], cwd=project, env=ENVIRONMENT, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        while done() < count:
+            assert process.poll() is None, "it ended before it could be stopped"
+            time.sleep(0.01)
+        os.killpg(process.pid, number)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_kills_in_the_middle_of_train_lose_no_finished_training_and_change_no_number(
+    project: Path, tmp_path: Path, number: signal.Signals
+):
+    def longer(values: dict[str, Any]) -> None:
+        values["train"]["steps"] = 200
+        values["runs"]["aft"]["methods"]["aft"].update(weight=[0.0, 1.0, 3.0, 5.0])
+
+    change(project, longer)
+    undisturbed = Path(shutil.copytree(project, tmp_path / "undisturbed", symlinks=True))
+    repro(undisturbed, "evaluate@aft")
+    before = len(trials(project))
+    for finished in (1, 3, 5):
+        stop(project, "evaluate@aft", lambda: len(trials(project)), before + finished, number)
+        assert len(trials(project)) < before + 8
+        assert not (project / "runs" / "aft" / "digest.json").exists()
+    kept = {path: path.stat().st_mtime_ns for path in trials(project)}
+    output = run("dvc", "repro", "evaluate@aft", cwd=project)
+    assert f"8 trials, {len(kept) - before} found, {8 - (len(kept) - before)} to train" in output
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    names = ("runs/aft", "evaluations", "bundles")
+    assert contents(project, *names) == contents(undisturbed, *names)
+
+
+def trials(project: Path) -> list[Path]:
+    """The records of a project's finished trainings. Unfinished ones are in folders whose name is no digest."""
+    return sorted(path for path in project.glob("trials/*/trial.json") if path.parent.name.isalnum())
+
+
 def finished_shards(store: Path) -> list[Path]:
     """The commit markers of a store's shards."""
     return sorted(store.glob("pooled/c.*.json"))

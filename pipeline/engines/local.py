@@ -5,12 +5,14 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 from uuid import uuid4
 
 from joblib import Parallel, delayed, parallel_config
 
 from pipeline.engines import Worker
+from pipeline.errors import UserError
 from pipeline.machine import cores
 
 Item = TypeVar("Item")
@@ -21,7 +23,11 @@ PAUSE = 0.5
 
 
 def map(make_worker: Callable[[], Worker[Item, Result]], items: Iterable[Item], workers: int = 1) -> Iterator[Result]:
-    """Run all items; see `pipeline.engines`. The worker processes share the cores, and end when this process ends."""
+    """Run all items; see `pipeline.engines`. The worker processes share the cores, and end when this process ends.
+
+    Raises:
+        UserError: a worker process was killed, as the system does when memory runs out.
+    """
     if workers == 1:
         yield from make_worker()(items)
         return
@@ -31,8 +37,14 @@ def map(make_worker: Callable[[], Worker[Item, Result]], items: Iterable[Item], 
         pool = Parallel(n_jobs=workers, return_as="generator_unordered")
         # Pickled once: unpickling may open files, which a worker process should do for its first item only.
         call, maker = uuid4().hex, pickle.dumps(make_worker)
-        for results in pool(delayed(_work)(os.getpid(), call, maker, item) for item in items):
-            yield from results
+        try:
+            for results in pool(delayed(_work)(os.getpid(), call, maker, item) for item in items):
+                yield from results
+        except BrokenProcessPool:
+            raise UserError(
+                f"one of {workers} worker processes was killed, likely because memory ran out; what was finished is "
+                f"kept; lower machine.workers (such as -S machine.workers={workers // 2}) and run it again"
+            ) from None
 
 
 _WORKERS: dict[str, Any] = {}

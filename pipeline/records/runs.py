@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
+from pipeline.provenance import digest_of
 from pipeline.records.record import Metric, Record, Scores, mean_score
 
 
@@ -150,6 +151,11 @@ class RunRecord(Record):
     diagnostics: tuple[DiagnosticsRecord, ...]
     files: dict[str, str]
 
+    @property
+    def students_digest(self) -> str:
+        """Of the files of all students: another training, another digest, unless it came to the same weights."""
+        return digest_of({name: checksum for name, checksum in self.files.items() if name.startswith("students/")})
+
     @model_validator(mode="after")
     def _chosen_is_a_candidate(self) -> "RunRecord":
         tried = [(c.weights, c.settings) for c in self.candidates if c.complete]
@@ -175,6 +181,9 @@ class EvaluationRecord(Record):
     """evaluations/<run>.json: test scores of a run's students, and of its teachers' probe on the same rows.
 
     Attributes:
+        students: digest of the run's students that were tested.
+        data: digest of the prepared dataset.
+        probes: by source, the digest of the probes that were tested.
         metrics: what the scores are; the first is the primary one, which the report compares.
         outputs: names of the student's outputs, such as the classes.
         results: one per seed.
@@ -185,7 +194,10 @@ class EvaluationRecord(Record):
 
     run: str
     student: str
+    students: str
     sources: tuple[str, ...]
+    data: str
+    probes: dict[str, str]
     task: str
     metrics: tuple[Metric, ...] = Field(min_length=1)
     outputs: tuple[str, ...]

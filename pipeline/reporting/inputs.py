@@ -1,17 +1,18 @@
 """What the report is made from: the records and logs that are there, and a line for each that is missing."""
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, listed
 from pipeline.functional.statistics import standard_error
 from pipeline.params import Params
 from pipeline.project import Project
+from pipeline.provenance import digest_of
 from pipeline.records import (
     AssessmentRecord,
     EvaluationRecord,
@@ -131,6 +132,7 @@ def read_inputs(params: Params, project: Project, stores: Sequence[Stored]) -> R
     sources = list(dict.fromkeys(Source.parse(source).clean for o in outcomes for source in o.run.sources))
     probes = [reader.read(ProbeRecord, project.probe(source) / "probe.json", source.teacher) for source in sources]
     manifest = reader.read(ManifestRecord, project.data / "manifest.json")
+    reader.missing += _outdated(outcomes, manifest, {probe.source: probe for probe in probes if probe is not None})
     assessment = reader.read(AssessmentRecord, project.assessment, optional=True)
     if assessment is not None and manifest is not None and assessment.dataset != manifest.digest:
         reader.missing.append(f"{project.assessment}: of another dataset; run `aft assess` again")
@@ -185,7 +187,8 @@ def _check(run: RunRecord, evaluation: EvaluationRecord, path: Path) -> None:
     """Make sure that an evaluation is of the students that the run has now, with known scores."""
     results = [evaluation.results, evaluation.probe] if evaluation.probe is not None else [evaluation.results]
     of_run = all([result.seed for result in each] == list(run.seeds) for each in results)
-    if not of_run or evaluation.student != run.student.name or evaluation.sources != run.sources:
+    named = (evaluation.student, evaluation.sources) == (run.student.name, run.sources)
+    if not of_run or not named or evaluation.students != run.students_digest:
         raise UserError(f"{path}: of other students than {run.run} has now; run `aft evaluate {run.run}` again")
     metric = evaluation.primary
     lost = [str(result.seed) for each in results for result in each if result.scores.get(metric.name) is None]
@@ -194,6 +197,25 @@ def _check(run: RunRecord, evaluation: EvaluationRecord, path: Path) -> None:
             f"{path}: no finite {metric.label} on seed {lost[0]}, so its training diverged; lower the learning rate "
             f"and run `aft train {run.run}`"
         )
+
+
+def _outdated(
+    outcomes: Iterable[Outcome], manifest: ManifestRecord | None, probes: Mapping[str, ProbeRecord]
+) -> list[str]:
+    """A line for each run that was tested on other data, or next to other probes, than there are now."""
+    now = {source: digest_of(probe.files) for source, probe in probes.items()}
+    lines = []
+    for outcome in outcomes:
+        tested = outcome.evaluation
+        others = [f"probes of `{source}`" for source, of in tested.probes.items() if now.get(source, of) != of]
+        if manifest is not None and digest_of(manifest.files) != tested.data:
+            others.insert(0, "data")
+        if others:
+            lines.append(
+                f"{outcome.name}: tested with other {listed(others)} than there are now; "
+                f"run `aft train {outcome.name}` and `aft evaluate {outcome.name}` again"
+            )
+    return lines
 
 
 def _curve(path: Path, run: RunRecord) -> tuple[Point, ...]:

@@ -1,7 +1,7 @@
 """What a run is, and what its result depends on; read without torch."""
 
 from pipeline.runs.bundle import Bundles, join, probe_digest
-from pipeline.runs.config import LOGITS, Candidate, Run, Term, check_heads, label, read_run, run_views, settings_label
+from pipeline.runs.config import LOGITS, Candidate, Run, Term, label, open_features, read_run, run_views, settings_label
 
 __all__ = [
     "LOGITS",
@@ -9,9 +9,9 @@ __all__ = [
     "Candidate",
     "Run",
     "Term",
-    "check_heads",
     "join",
     "label",
+    "open_features",
     "probe_digest",
     "read_run",
     "run_views",

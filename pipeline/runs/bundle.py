@@ -6,7 +6,9 @@ byte for byte, as when a teacher was added that the run does not use, leaves the
 torch.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from pipeline.code import Code, plugins_of_run
 from pipeline.data import Dataset
@@ -15,10 +17,9 @@ from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.provenance import digest_of
 from pipeline.records import BundleRecord, ProbeRecord
-from pipeline.runs.config import Run, check_heads, read_run, run_views
+from pipeline.runs.config import Run, open_features, read_run, run_views
 from pipeline.sources import Source
 from pipeline.store import SourceFeatures
-from pipeline.views import Views
 
 
 @dataclass(frozen=True)
@@ -40,22 +41,19 @@ def join(params: Params, project: Project = Project()) -> Bundles:
             dataset, or lack a head that the run reads.
     """
     data, code = Dataset.open(project.data), Code()
-    opened: dict[Source, SourceFeatures] = {}
-    digests: dict[Source, dict[str, str]] = {}
     names = list(params.section("runs"))
     changed = []
     for name in names:
         run = read_run(params, name)
-        for source in run.sources:
-            if source not in opened:
-                opened[source] = SourceFeatures.open(project, source)
-                opened[source].store.check(dataset=data.digest, ids=data.ids)
-                digests[source] = _digests(project, opened[source])
         views = run_views(params, name, run)
+        seen = views.records(data) if views else []
         bundle = BundleRecord(
             run=name,
             dataset=data.digest,
-            sources={source.name: digests[source] | _heads(run, opened[source], data, views) for source in run.sources},
+            sources={
+                source.name: _digests(features, seen) | _probe(project, source, run)
+                for source, features in open_features(run, project, data).items()
+            },
             code=code.digest(*plugins_of_run(params, name)),
         )
         path = project.bundle(name)
@@ -69,10 +67,16 @@ def join(params: Params, project: Project = Project()) -> Bundles:
     return Bundles(names, changed)
 
 
-def _digests(project: Project, features: SourceFeatures) -> dict[str, str]:
-    """Digests of the features of a source, and of their probes. Other heads of the store do not count."""
-    probe = probe_digest(project, features.source)
-    return {"recipe": features.store.recipe_digest, "content": features.digest, "probe": probe}
+def _digests(features: SourceFeatures, seen: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Digests of the features of a source, of clean rows and of views. Other heads of the store do not count."""
+    store = features.store
+    found = {"recipe": store.recipe_digest, "content": features.digest}
+    return found | {head: store.head_digest(head) for head in features.check_views(seen)}
+
+
+def _probe(project: Project, source: Source, run: Run) -> dict[str, str]:
+    """The digest of the probes of a source; a teacher's own outputs need none."""
+    return {"probe": probe_digest(project, source)} if source in run.sources else {}
 
 
 def probe_digest(project: Project, source: Source) -> str:
@@ -85,16 +89,3 @@ def probe_digest(project: Project, source: Source) -> str:
     if not path.is_file():
         raise UserError(f"{path.parent}: no probe of `{source}`; run `aft probe {source.teacher}`")
     return digest_of(ProbeRecord.read(path, source.teacher).model_dump(mode="json"))
-
-
-def _heads(run: Run, features: SourceFeatures, data: Dataset, views: Views | None) -> dict[str, str]:
-    """Digests of further heads of a teacher's store that the run reads: for its methods, and those of its views."""
-    store = features.store
-    if run.heads:
-        check_heads(run, features.source.teacher, store, len(data.task.outputs))
-    heads = list(run.heads)
-    for number in range(1, views.count + 1) if views else ():
-        record = [views.record(number, data)] if views else []
-        for head in (features.source.head, *run.heads):
-            heads += replace(features, source=replace(features.source, head=head)).check_views(record)
-    return {head: store.head_digest(head) for head in heads}

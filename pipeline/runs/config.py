@@ -4,23 +4,25 @@ Read without torch, because `join` needs it often and quickly.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from pipeline.data import Dataset
 from pipeline.errors import UserError, listed
 from pipeline.functional.schedules import Schedule
 from pipeline.params import Params, Settings
 from pipeline.plugins import plugin, plugins
+from pipeline.project import Project
 from pipeline.sources import Source
-from pipeline.store import FeatureStore
+from pipeline.store import FeatureStore, SourceFeatures
 from pipeline.views import Views, teacher_views
 
 LOGITS = "logits"
-"""The head of a store that `logits: head` follows."""
+"""The head of a store that `logits: head` follows: the teacher's own outputs for the task."""
 
 
 class Term(Settings):
@@ -80,11 +82,16 @@ class Run(Settings):
         return tuple(Source.parse(text, "teachers") for text in self.teachers)
 
     @property
-    def heads(self) -> tuple[str, ...]:
-        """Further heads of its teachers' stores that its methods read: `logits`, where one has `logits: head`."""
+    def own_outputs(self) -> tuple[Source, ...]:
+        """Per source, its teacher's own outputs for the task, `TEACHER/logits`, where a method has `logits: head`."""
         asked = [term.options.get("logits") for term in self.methods]
         asked += [value for term in self.methods for value in self.search.get(f"methods.{term.name}.logits", [])]
-        return (LOGITS,) if "head" in asked else ()
+        return tuple(replace(source, head=LOGITS) for source in self.sources) if "head" in asked else ()
+
+    @property
+    def reads(self) -> tuple[Source, ...]:
+        """All sources that it reads, each once: its teachers, and their own outputs where a method follows them."""
+        return tuple(dict.fromkeys((*self.sources, *self.own_outputs)))
 
     def combinations(self) -> list["Candidate"]:
         """Every combination of the settings to try, without weights."""
@@ -209,24 +216,36 @@ def run_views(params: Params, name: str, run: Run) -> Views | None:
     return next(iter(found.values()), None)
 
 
-def check_heads(run: Run, teacher: str, store: FeatureStore, outputs: int) -> None:
-    """Make sure that the store of a run's teacher has what the run's methods read besides features.
+def open_features(run: Run, project: Project, data: Dataset) -> dict[Source, SourceFeatures]:
+    """The features of all sources that a run reads, by source.
 
     Raises:
-        UserError: it has no such head, the head is not complete, or it does not have that many outputs.
+        UserError: a store is not there or of another dataset, has no such head, or a teacher's own outputs are not as
+            many as the task's.
     """
-    for head in run.heads:
-        if head not in store.heads and head not in store.incomplete:
-            raise UserError(
-                f"{store.path}: no head `{head}` for `logits: head` to follow; set `heads: [pooled, {head}]` at "
-                f"teachers.{teacher} in params.yaml and run `aft extract {teacher}`, or set `logits: probe`"
-            )
-        shape = store.heads[store.head_name(head)].shape
-        if shape != (outputs,):
-            raise UserError(
-                f"{store.path}: head `{head}` has {' x '.join(map(str, shape))} columns and the task {outputs} "
-                "outputs; take a teacher that was trained for this task, or set `logits: probe`"
-            )
+    found = {}
+    for source in run.reads:
+        if source in run.own_outputs:
+            _check_own_outputs(project, source, len(data.task.outputs))
+        found[source] = SourceFeatures.open(project, source)
+        found[source].store.check(dataset=data.digest, ids=data.ids)
+    return found
+
+
+def _check_own_outputs(project: Project, source: Source, outputs: int) -> None:
+    store = FeatureStore.open(project.store(source.teacher))
+    if source.head not in store.heads and source.head not in store.incomplete:
+        raise UserError(
+            f"{store.path}: no head `{source.head}` for `logits: head` to follow; set `heads: [pooled, {source.head}]` "
+            f"at teachers.{source.teacher} in params.yaml and run `aft extract {source.teacher}`, or set "
+            "`logits: probe`"
+        )
+    shape = store.heads[store.head_name(source.head)].shape
+    if shape != (outputs,):
+        raise UserError(
+            f"{store.path}: head `{source.head}` has {' x '.join(map(str, shape))} columns and the task {outputs} "
+            "outputs; take a teacher that was trained for this task, or set `logits: probe`"
+        )
 
 
 def _term(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -84,9 +84,10 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
             for term, weight in at_work
         ]
         found["sources"] = [
-            {"name": name, "heads": session.head_digests(name), "probe": session.probe_digest(name)}
-            for name in session.sources
+            {"name": source.name, "heads": session.head_digests(source), "probe": session.probe_digest(source)}
+            for source in plan.run.sources
         ]
+        found["own_outputs"] = [session.head_digests(source) for source in plan.run.own_outputs]
         found["shuffled"] = plan.run.shuffle_teachers
     elif blueprint.teachers:
         found["sources"] = blueprint.teachers

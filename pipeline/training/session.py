@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from functools import cache, cached_property, lru_cache
 from itertools import chain, islice
 from typing import Any, cast
@@ -18,8 +17,9 @@ from pipeline.methods import Context, Directions, Reads, TeacherOutput, TeacherP
 from pipeline.params import parse, plugin
 from pipeline.probing import SavedProbe
 from pipeline.provenance import digest_of
-from pipeline.runs import LOGITS, Candidate, Run, Term, check_heads, probe_digest, run_views
-from pipeline.store import FeatureStore, Reader, SourceFeatures
+from pipeline.runs import LOGITS, Candidate, Run, Term, open_features, probe_digest, run_views
+from pipeline.sources import Source
+from pipeline.store import FeatureStore, Reader
 from pipeline.students import Blueprint, Inputs, Student, place, student_blueprint, student_outputs
 from pipeline.training.config import FEWEST_ROWS, Plan
 
@@ -38,9 +38,9 @@ class Session:
         task: what is learned.
         sources: the features of the run's sources, by name.
         views: of the rows, which the run's teachers and its student see besides the clean ones; None without.
-        view_heads: by source, the heads of its store with these views.
-        readers, heads: readers of these features, and of the teachers' own logits where a method follows those; per
-            source that of the clean rows, then one per view.
+        features: of all sources that the run reads: its teachers, and their own outputs where a method follows those.
+        heads, readers: by source, the heads of its store, and readers of them: that of the clean rows, then one a view.
+        feature_readers, output_readers: the same by number of the source, as methods count them.
 
     Raises:
         UserError: a setting of a method is wrong, or a store is not what the run needs.
@@ -56,30 +56,24 @@ class Session:
         self.device = plan.machine.torch_device()
         self.data = Dataset.open(plan.project.data)
         self.task = self.data.task
-        self.sources = {source.name: SourceFeatures.open(plan.project, source) for source in plan.run.sources}
-        for features in self.sources.values():
-            features.store.check(dataset=self.data.digest, ids=self.data.ids)
-            check_heads(plan.run, features.source.teacher, features.store, len(self.task.outputs))
+        self.features = open_features(plan.run, plan.project, self.data)
+        self.sources = {source.name: self.features[source] for source in plan.run.sources}
         self.views = run_views(plan.params, plan.name, plan.run)
-        seen = [self.views.record(number, self.data) for number in range(1, self.views.count + 1)] if self.views else []
-        # By source, and for the teachers' own logits again: the head of the clean rows, then those of views 1, 2 ...
-        self.view_heads = {name: features.check_views(seen) for name, features in self.sources.items()}
-        wanted = [(features, (features.source.head, *self.view_heads[name])) for name, features in self.sources.items()]
-        for head in plan.run.heads:
-            for features in self.sources.values():
-                of_head = replace(features, source=replace(features.source, head=head))
-                wanted.append((of_head, (head, *of_head.check_views(seen))))
+        seen = self.views.records(self.data) if self.views else []
+        self.heads = {source: (source.head, *found.check_views(seen)) for source, found in self.features.items()}
         budget = int(plan.machine.device_memory * 2**30)
-        opened = iter(open_readers([(of.store, head) for of, heads in wanted for head in heads], self.device, budget))
-        readers = [tuple(islice(opened, len(heads))) for _, heads in wanted]
-        self.readers, self.heads = readers[: len(self.sources)], readers[len(self.sources) :]
+        wanted = [(self.features[source].store, head) for source, heads in self.heads.items() for head in heads]
+        opened = iter(open_readers(wanted, self.device, budget))
+        self.readers = {source: tuple(islice(opened, len(heads))) for source, heads in self.heads.items()}
+        self.feature_readers = [self.readers[source] for source in plan.run.sources]
+        self.output_readers = [self.readers[source] for source in plan.run.own_outputs]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Session, (self.plan,)
 
     def verify_in_background(self) -> None:
         """Begin what `verified` waits for, in threads of their own."""
-        for reader in chain(*self.readers, *self.heads):
+        for reader in chain(*self.readers.values()):
             reader.verify_in_background()
 
     def verified(self) -> None:
@@ -88,20 +82,19 @@ class Session:
         Raises:
             UserError: a shard is damaged.
         """
-        for reader in chain(*self.readers, *self.heads):
+        for reader in chain(*self.readers.values()):
             reader.verified()
 
     @property
     def reading(self) -> list[str]:
         """Where each teacher's features are read, and why, a line each."""
         lines = []
-        names = [*self.sources, *(f"{name} ({head})" for head in self.plan.run.heads for name in self.sources)]
-        for name, (reader, *_) in zip(names, [*self.readers, *self.heads], strict=True):
+        for source, (reader, *_) in self.readers.items():
             slow = "; steps take rows in random order, so the disk sets the pace" if reader.mode == "window" else ""
-            lines.append(f"{name} {reader.why}{slow}")
+            lines.append(f"{source} {reader.why}{slow}")
         return lines
 
-    def check_heads(self) -> None:
+    def check_own_outputs(self) -> None:
         """Compare the outputs of teachers' own heads with the labels of training rows, of every split of the run.
 
         Each row with its own label, even where the run shuffles teachers.
@@ -109,7 +102,7 @@ class Session:
         Raises:
             UserError: a head scores no better than the same outputs for every row would.
         """
-        if not self.heads:
+        if not self.output_readers:
             return
         splits = {seed % self.data.splits for seed in self.plan.settings({}).seeds}
         rows = np.unique(np.concatenate([self.data.split(number).labelled for number in splits]))
@@ -121,13 +114,13 @@ class Session:
             return float(np.concatenate(scores).mean())
 
         baseline = mean([task.row_scores(np.tile(constant, (len(block), 1)), labels[block]) for block in blocks])
-        for features, (reader, *_) in zip(self.sources.values(), self.heads, strict=True):
+        for source, (reader, *_) in zip(self.plan.run.own_outputs, self.output_readers, strict=True):
             score = mean(
                 [task.row_scores(gather(reader, block, self.device).cpu().numpy(), labels[block]) for block in blocks]
             )
             if not task.better(score, baseline):
                 raise UserError(
-                    f"{features.store.path}: head `{LOGITS}` has {task.primary.label} {score:.4f} on "
+                    f"{self.features[source].store.path}: head `{LOGITS}` has {task.primary.label} {score:.4f} on "
                     f"{len(rows):,} labelled training rows, and the same prediction for every row {baseline:.4f}: its "
                     f"outputs are likely in another order than `outputs` in {self.data.path}/manifest.json; train it "
                     "on that order, or set `logits: probe`"
@@ -142,15 +135,14 @@ class Session:
         tried = candidate.of(f"methods.{term.name}")
         return parse(self.modules[term.name].Settings, term.options | tried, self.where(term, bool(tried)))
 
-    def head_digests(self, source: str) -> dict[str, str]:
-        """Digests of what the run reads of a source's store, by head."""
-        features = self.sources[source]
-        heads = (features.source.head, *self.view_heads[source], *self.run.heads)
-        return {head: features.store.head_digest(head) for head in heads}
+    def head_digests(self, source: Source) -> dict[str, str]:
+        """Digests of the features that the run reads of a source, by head of its store."""
+        store = self.features[source].store
+        return {head: store.head_digest(head) for head in self.heads[source]}
 
-    def probe_digest(self, source: str) -> str:
+    def probe_digest(self, source: Source) -> str:
         """A digest of the probes of a source."""
-        return probe_digest(self.plan.project, self.sources[source].source)
+        return probe_digest(self.plan.project, source)
 
     def where(self, term: Term, searched: bool = False) -> str:
         """Where a method's settings are, for messages."""
@@ -246,8 +238,8 @@ class TrialData:
         if plan.run.methods:
             self._check_batch()
         self.probes = tuple(
-            SavedProbe(plan.project, features, number, data, session.view_heads[name])
-            for name, features in session.sources.items()
+            SavedProbe(plan.project, features, number, data, session.heads[features.source][1:])
+            for features in session.sources.values()
         )
         self.profiles = tuple(
             _profile(name, saved, session.device) for name, saved in zip(session.sources, self.probes, strict=True)
@@ -309,7 +301,9 @@ class TrialData:
         self, teacher: int, rows: np.ndarray, views: np.ndarray | None = None
     ) -> Float[Tensor, "n teacher"]:
         """Raw features of one source, float32, on the device; of clean rows, or of the view that each row has."""
-        return gather_views(self.session.readers[teacher], self.stand_in[rows], views, self.session.device).float()
+        return gather_views(
+            self.session.feature_readers[teacher], self.stand_in[rows], views, self.session.device
+        ).float()
 
     def teacher_outputs(
         self, kind: TeacherOutput, teacher: int, rows: np.ndarray, views: np.ndarray | None = None
@@ -317,7 +311,7 @@ class TrialData:
         """Outputs of one source for the task, float32, on the device. `head` is only there if a method follows it."""
         rows, device = self.stand_in[rows], self.session.device
         if kind == "head":
-            return gather_views(self.session.heads[teacher], rows, views, device).float()
+            return gather_views(self.session.output_readers[teacher], rows, views, device).float()
         return place(torch.from_numpy(self.probes[teacher].outputs(rows, kind, views)), device)
 
     def teachers(

@@ -184,7 +184,7 @@ def find_candidates(session: Session) -> list[Candidate]:
     Raises:
         UserError: a method misses something, or a candidate's settings are wrong.
     """
-    session.check_heads()
+    session.check_own_outputs()
     run, seed = session.run, session.plan.settings({}).seeds[0]
     # In reverse, and so ending with the data of the first one, which training needs first.
     for combination in reversed(run.combinations()):

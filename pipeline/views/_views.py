@@ -92,6 +92,10 @@ class Views:
                 f"{where}: `{self.family}` changes {self.kind}s, and the dataset holds {kind}s; take {listed(others)}"
             )
 
+    def records(self, data: Dataset) -> list[dict[str, Any]]:
+        """Those of all its views; see `record`."""
+        return [self.record(number, data) for number in range(1, self.count + 1)]
+
     def record(self, number: int, data: Dataset) -> dict[str, Any]:
         """All that the view of this number depends on besides the row, JSON-like: the view's part of an identity.
 

@@ -45,6 +45,22 @@ def test_an_error_of_a_worker_is_the_callers(tmp_path: Path, workers: int):
         list(engine("local")(partial(Squares, tmp_path), [1, 13], workers))
 
 
+class Killed(Squares):
+    """A worker that is killed at 13, as the system does when memory runs out."""
+
+    def __call__(self, items: Iterable[int]) -> Iterator[int]:
+        for item in items:
+            if item == 13:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield item
+
+
+def test_a_killed_worker_is_one_line_and_the_next_call_works(tmp_path: Path):
+    with pytest.raises(UserError, match=r"was killed, .*; what was finished is kept; .*-S machine.workers=1\) and run"):
+        list(engine("local")(partial(Killed, tmp_path), [1, 13], 2))
+    assert sorted(engine("local")(partial(Killed, tmp_path), range(12), 2)) == list(range(12))
+
+
 def test_a_second_call_has_workers_of_its_own(tmp_path: Path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

@@ -36,7 +36,7 @@ def make_texts(folder: Path, rows: int, seed: int = 0) -> Dataset:
     (folder / "texts.csv").write_text("\n".join(lines) + "\n")
     columns = {"text_column": "text", "id_column": "id", "label_column": "mood"}
     source = {"family": "text_table", "path": str(folder / "texts.csv"), **columns}
-    values = {"source": source, "deduplicate": "none", "val": 20, "test": 20}
+    values = {"source": source, "task": "classification", "deduplicate": "none", "val": 20, "test": 20}
     prepare(parse(PrepareSettings, values, "dataset"), folder / "data")
     return Dataset.open(folder / "data")
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.params import Params
 from pipeline.project import Project
+from pipeline.provenance import digest_of
 from pipeline.records import (
     CHECKSUM,
     CandidateRecord,
@@ -153,7 +154,8 @@ class Workspace:
             (kept / "student.json").write_text(json.dumps({"family": "bag_of_words"}))
             (kept / "weights.safetensors").write_bytes(b"0" * 1975)
         EvaluationRecord(
-            run=name, student=student, sources=sources, task="classification", metrics=self.metrics,
+            run=name, student=student, students=digest_of({}), sources=sources, data=digest_of({}),
+            probes={source: digest_of({}) for source in sources}, task="classification", metrics=self.metrics,
             outputs=tuple(CLASSES), test_rows=TEST,
             results=tuple(
                 SeedScores(seed=s, split=s % 5, scores=self.scores(a)) for s, a in zip(seeds, scores, strict=True)

@@ -91,6 +91,21 @@ def test_an_evaluation_of_other_students_is_listed(project):
     assert names(inputs) == ["none", "kd"]
 
 
+def test_an_evaluation_of_the_same_seeds_trained_anew_is_listed(project):
+    project.change("runs/aft/run.json", files={"students/0/weights.safetensors": "of another training"})
+    inputs = read(project)
+    assert "of other students than aft has now; run `aft evaluate aft` again" in inputs.missing[0]
+    assert names(inputs) == ["none", "kd"]
+
+
+def test_probes_and_data_that_changed_since_an_evaluation_are_listed(project):
+    project.change("probes/minilm/pooled/probe.json", files={"0/linear.npy": "of other probes"})
+    again = "than there are now; run `aft train aft` and `aft evaluate aft` again"
+    assert f"aft: tested with other probes of `minilm` {again}" in read(project).missing
+    project.change("evaluations/aft.json", data="of other rows")
+    assert f"aft: tested with other data, probes of `minilm` {again}" in read(project).missing
+
+
 def test_a_chosen_weight_that_was_no_candidate_is_refused(project):
     project.change("runs/aft/run.json", chosen=[5.0])
     assert "not among the candidates" in read(project).missing[0]

@@ -115,7 +115,9 @@ def test_a_head_that_a_method_follows_changes_the_runs_that_follow_it_alone(proj
     store = write_store(data, path, 24, 1, logits)
     assert join(params, Project(project)).changed == ["head"]
     read = {name: json.loads(text)["sources"] for name, text in bundles(project).items()}
-    assert read["head"]["wise"] == read["aft"]["wise"] | {"logits": store.head_digest("logits")}
+    assert read["head"]["wise"] == read["aft"]["wise"]
+    assert read["head"]["wise/logits"] == {"recipe": store.recipe_digest, "content": store.head_digest("logits")}
+    assert "wise/logits" not in read["aft"]
     shutil.rmtree(path)
     write_store(data, path, 24, 1, logits + 1)
     assert join(params, Project(project)).changed == ["head"]

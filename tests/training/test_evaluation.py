@@ -11,6 +11,7 @@ from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.records import EvaluationRecord
+from pipeline.reporting import report
 from pipeline.store import FeatureStore
 from pipeline.students import load_student, predict
 from pipeline.training import evaluate, train
@@ -85,3 +86,18 @@ def test_a_student_with_a_flipped_bit_is_not_evaluated(project: Path, params: Pa
     with pytest.raises(UserError, match=r"weights\.safetensors: damaged; run `aft train none` again"):
         evaluate("none", params, Project(project))
     assert not (project / "evaluations" / "none.json").exists()
+
+
+def test_the_report_does_not_show_scores_of_students_that_were_trained_anew(project: Path, params: Params):
+    paths = Project(project)
+    params.values["runs"] = {"none": params.values["runs"]["none"]}
+    params.values["train"] |= {"steps": 3}
+    train("none", params, paths)
+    evaluate("none", params, paths)
+    report(params, paths)
+    params.values["train"] |= {"steps": 4}
+    train("none", params, paths)
+    with pytest.raises(UserError, match="of other students than none has now; run `aft evaluate none` again"):
+        report(params, paths)
+    evaluate("none", params, paths)
+    report(params, paths)

@@ -662,9 +662,9 @@ def test_the_logits_of_a_head_are_those_of_the_rows_that_the_student_saw(
         seen.append(signals)
         return penalty(module, signals)
 
-    def keep_rows(draw: TrialData, student: Any, pulls: Any, rows: np.ndarray, labelled: int, progress: float) -> Any:
-        batches.append(draw.stand_in[rows[labelled:]])
-        return losses(draw, student, pulls, rows, labelled, progress)
+    def keep_rows(data: TrialData, student: Any, penalties: Any, rows: np.ndarray, labelled: int, *others: Any) -> Any:
+        batches.append(data.stand_in[rows[labelled:]])
+        return losses(data, student, penalties, rows, labelled, *others)
 
     wise = follow_heads(project, params, train={"seeds": [1], "steps": 3}, shuffle_teachers=shuffle)
     loud = FeatureStore.open(project / "features" / "loud.zarr")
@@ -684,7 +684,7 @@ def test_a_student_learns_from_the_heads_of_its_teachers(project: Path, params: 
     lines: list[str] = []
     result = train("trial", params, project, say=lines.append)
     assert [line.partition(":")[2].split(" mapped")[0] for line in lines[:-1]] == [
-        " wise", " loud", " wise (logits)", " loud (logits)"
+        " wise", " loud", " wise/logits", " loud/logits"
     ]  # fmt: skip
     assert np.mean(result.val_scores) > 0.6
     found = record_of(project, "trial").diagnostics[0]
