@@ -6,11 +6,14 @@ speed of a cryptographic hash. Like every checksum that is kept with the data, t
 changes both; against that, keep a store's content digest elsewhere, as DVC does.
 """
 
+import os
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
 import google_crc32c
+
+from pipeline.files import open_regular
 
 BLOCK = 1 << 20
 
@@ -28,6 +31,6 @@ def checksum(parts: Iterable[bytes | memoryview]) -> str:
 
 
 def file_checksum(path: Path) -> str:
-    """The checksum of a file's bytes."""
-    with path.open("rb") as file:
+    """The checksum of a file's bytes. Raises as `open_regular`."""
+    with os.fdopen(open_regular(path), "rb") as file:
         return checksum(iter(lambda: file.read(BLOCK), b""))

@@ -94,6 +94,9 @@ class VerifiedFiles:
                 state = _state(path, checksum)
                 sound = known.get(name) == state or file_checksum(path) == checksum
                 problem = "damaged"
+            except UserError as error:  # it is a pipe or a device, say
+                self._damage = str(error)
+                break
             except OSError as error:
                 sound, problem = False, f"cannot be read ({error.strerror})"
             if not sound:

@@ -7,10 +7,13 @@ A row is added here and nowhere else.
 import fcntl
 import json
 import os
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
+
+import yaml
 
 Change = Callable[[Path], None]
 """Makes something wrong in the folder of a project."""
@@ -113,6 +116,73 @@ def edit(name: str, **values: object) -> Change:
         (project / name).write_text(json.dumps(content | values))
 
     return change
+
+
+def both(*changes: Change) -> Change:
+    """Several changes, in order."""
+
+    def change(project: Path) -> None:
+        for one in changes:
+            one(project)
+
+    return change
+
+
+def pipe(name: str) -> Change:
+    """Put a pipe where a file should be: to open it waits for a writer."""
+
+    def change(project: Path) -> None:
+        path = project / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+
+    return change
+
+
+def link(name: str, target: str) -> Change:
+    """Put a symbolic link where a file or folder should be."""
+
+    def change(project: Path) -> None:
+        path = project / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.symlink_to(target)
+
+    return change
+
+
+def params(edit: Callable[[dict[str, Any]], object]) -> Change:
+    """Edit params.yaml."""
+
+    def change(project: Path) -> None:
+        values = yaml.safe_load((project / "params.yaml").read_text())
+        edit(values)
+        (project / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+
+    return change
+
+
+def named(section: str, name: str) -> Change:
+    """Give the first teacher, student or run another name."""
+
+    def edit(values: dict[str, Any]) -> None:
+        old = next(iter(values[section]))
+        values[section] = {name if key == old else key: value for key, value in values[section].items()}
+
+    return params(edit)
+
+
+def images(*odd: Change) -> Change:
+    """Make the dataset a folder of images, `raw/images/a` and `raw/images/b`, with something odd in it."""
+    settings = {
+        "dataset": {"source": {"family": "image_folder", "path": "raw/images"}},
+        "teachers": {"dino": {"family": "timm", "model": "m"}},
+        "students": {"cnn": {"family": "compact_cnn"}},
+        "runs": {"none": {"student": "cnn"}},
+    }
+    start = params(lambda values: values.update(settings))
+    return both(start, write("raw/images/a/1.png", "one"), write("raw/images/b/2.png", "two"), *odd)
 
 
 def at_work(name: str) -> Change:
@@ -278,6 +348,185 @@ CASES = [
         "join",
         "probes/wise/pooled/probe.json: damaged, or changed by hand (its checksum is another); "
         "run `aft probe wise` again",
+    ),
+    Case(
+        "Names",
+        "a teacher whose name is a command",
+        named("teachers", "b; touch pwned #"),
+        "join",
+        "params.yaml: teachers: 'b; touch pwned #' is no name; use up to 100 letters, digits, _ and -, "
+        "the first a letter or digit",
+    ),
+    Case(
+        "Names",
+        "a student whose name is an option",
+        named("students", "-S"),
+        "train none",
+        "params.yaml: students: '-S' is no name; use up to 100 letters, digits, _ and -, the first a letter or digit",
+    ),
+    Case(
+        "Names",
+        "a run whose name is a path",
+        named("runs", "../../up"),
+        "join",
+        "params.yaml: runs: '../../up' is no name; use up to 100 letters, digits, _ and -, the first a letter or digit",
+    ),
+    Case(
+        "Names",
+        "a run that is typed as a path",
+        nothing,
+        "train ../../up",
+        "params.yaml: no section `runs.../../up`; `runs` has aft, both, none",
+    ),
+    Case(
+        "Odd files",
+        "a pipe called like a table",
+        pipe("raw/reviews.csv"),
+        "prepare",
+        "raw/reviews.csv: is a pipe, and a file is needed there; move it away",
+    ),
+    Case(
+        "Odd files",
+        "a link to an endless device called like a table",
+        link("raw/reviews.csv", "/dev/zero"),
+        "prepare",
+        "raw/reviews.csv: is a device, and a file is needed there; move it away",
+    ),
+    Case(
+        "Odd files",
+        "a link to itself called like a table",
+        link("raw/reviews.csv", "reviews.csv"),
+        "prepare",
+        "raw/reviews.csv: a link of this path leads to itself; remove it",
+    ),
+    Case(
+        "Odd files",
+        "a pipe among images",
+        images(pipe("raw/images/a/x.png")),
+        "prepare",
+        "raw/images/a/x.png: is a pipe, and a file is needed there; move it away",
+    ),
+    Case(
+        "Odd files",
+        "a link to an endless device among images",
+        images(link("raw/images/a/x.png", "/dev/zero")),
+        "prepare",
+        "raw/images/a/x.png: is a device, and a file is needed there; move it away",
+    ),
+    Case(
+        "Odd files",
+        "a link to a folder around it among images",
+        images(link("raw/images/a/x", "..")),
+        "prepare",
+        "raw/images/a/x: a link to a folder that it is in; remove it",
+    ),
+    Case(
+        "Odd files",
+        "a pipe where params.yaml should be",
+        pipe("params.yaml"),
+        "join",
+        "params.yaml: is a pipe, and a file is needed there; move it away",
+    ),
+    Case(
+        "Odd files",
+        "a date in params.yaml that no calendar has",
+        write("params.yaml", "a: 2001-99-99\n"),
+        "join",
+        "params.yaml: not valid YAML: month must be in 1..12",
+    ),
+    Case(
+        "Stores from elsewhere",
+        "a record of a store that is a pipe",
+        pipe("features/wise.zarr/zarr.json"),
+        "features info features/wise.zarr",
+        "features/wise.zarr/zarr.json: is a pipe, and a file is needed there; move it away",
+    ),
+    Case(
+        "Stores from elsewhere",
+        "a record of a store that never ends",
+        link("features/wise.zarr/zarr.json", "/dev/zero"),
+        "features verify features/wise.zarr",
+        "features/wise.zarr/zarr.json: is a device, and a file is needed there; move it away",
+    ),
+    Case(
+        "Stores from elsewhere",
+        "a record of a store with 100,000 brackets",
+        write("features/wise.zarr/zarr.json", "[" * 100_000),
+        "features info features/wise.zarr",
+        "features/wise.zarr/zarr.json: not the metadata of a feature store, or damaged; restore it or extract again",
+    ),
+    Case(
+        "Stores from elsewhere",
+        "a store without its record",
+        gone("features/wise.zarr/zarr.json"),
+        "join",
+        "features/wise.zarr: no feature store there; run `aft extract wise` first",
+    ),
+    Case(
+        "Stores from elsewhere",
+        "a shard that is cut short",
+        cut("features/wise.zarr/pooled/c.0.0"),
+        "probe wise",
+        "features/wise.zarr: head `pooled`, shard 0 (rows 0-29): pooled/c.0.0 has 730 of 1,460 bytes; "
+        "run the extraction again, it writes that shard again",
+    ),
+    Case(
+        "Stores from elsewhere",
+        "a flipped bit in a shard",
+        flip("features/wise.zarr/pooled/c.0.0"),
+        "probe wise",
+        "features/wise.zarr/pooled/c.0.0: damaged; delete this file and run the extraction again, it "
+        "writes the shard again",
+    ),
+    Case(
+        "Imports",
+        "a file of no known format",
+        write("x.foo", "x"),
+        "features import x.foo --store x.zarr",
+        "x.foo: unknown format '.foo'; there are .h5, .npy, .parquet, .pt, .safetensors",
+    ),
+    Case("Imports", "a file that is not there", nothing, "features import x.npy --store x.zarr", "x.npy: no such file"),
+    Case(
+        "Imports",
+        "a pickle",
+        write("x.pt", pickle.dumps({"train": print})),
+        "features import x.pt --store x.zarr",
+        "x.pt: refused: damaged, or more than tensors, which might run code when loaded",
+    ),
+    Case(
+        "Imports",
+        "text called .h5",
+        write("x.h5", "text"),
+        "features import x.h5 --store x.zarr",
+        "x.h5: not an HDF5 file, or damaged",
+    ),
+    Case(
+        "Imports",
+        "text called .safetensors",
+        write("x.safetensors", "text and more text"),
+        "features import x.safetensors --store x.zarr",
+        "x.safetensors: not a safetensors file, or damaged",
+    ),
+    Case(
+        "Imports",
+        "text called .npy",
+        write("x.npy", "text"),
+        "features import x.npy --store x.zarr",
+        "x.npy: not an npy file of numbers, or damaged",
+    ),
+    Case(
+        "Imports",
+        "text called .parquet",
+        write("x.parquet", "text"),
+        "features import x.parquet --store x.zarr",
+        "x.parquet: not a Parquet file, or damaged",
+    ),
+    Case(
+        "Imports",
+        "a pipe",
+        pipe("x.npy"),
+        "features import x.npy --store x.zarr",
+        "x.npy: is a pipe, and a file is needed there; move it away",
     ),
 ]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import files
-from pipeline.errors import UserError
-from pipeline.files import Lock, make_folder, write_atomically
+from pipeline.errors import UserError, printable
+from pipeline.files import Lock, cell, make_folder, write_atomically
 
 
 def test_a_file_is_written_whole_and_a_finished_one_is_never_changed(tmp_path: Path):
@@ -110,3 +110,18 @@ def test_no_two_processes_are_ever_inside_even_if_the_file_is_deleted_each_time(
         worker.join()
         assert worker.exitcode == 0
     assert (tmp_path / "log").read_text() == "in\nout\n" * 180
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd", "-cmd|x", "@SUM(1)", "\t=1", "\r=1"])
+def test_a_cell_that_a_spreadsheet_would_run_is_quoted(text: str):
+    assert cell(text) == f"'{text}"
+
+
+@pytest.mark.parametrize("value", ["-1.5", -3, "+2e5", "a=b", "", "it's"])
+def test_numbers_and_plain_text_stay_cells_as_they_are(value: object):
+    assert cell(value) == str(value)
+
+
+def test_what_would_steer_a_terminal_is_printed_as_an_escape():
+    assert printable("a\x1b[2J\x07\u202eb\r\nc") == "a\\x1b[2J\\x07\\u202eb\\r\nc"
+    assert printable("naïve 東京 🎈") == "naïve 東京 🎈"

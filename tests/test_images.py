@@ -1,6 +1,8 @@
 """The decoder: pixels as people see them, and what is refused."""
 
 import io
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -276,6 +278,15 @@ def test_images_that_would_take_all_memory_are_refused(monkeypatch: pytest.Monke
     with pytest.raises(ValueError, match="2,001 x 10 pixels, more than 200 times as long as wide"):
         decode(encode(np.zeros((10, 2001), np.uint8)))
     assert decode(encode(np.zeros((10, 2000), np.uint8))).size == (2000, 10)
+
+
+@pytest.mark.parametrize("read", [decode, remarks])
+def test_a_small_file_that_unpacks_to_gigabytes_is_refused_before_it_does(read):
+    bomb = bytearray(encode(np.zeros((1, 1), np.uint8)))
+    bomb[16:24] = struct.pack(">II", 60_000, 60_000)
+    bomb[29:33] = struct.pack(">I", zlib.crc32(bomb[12:29]))
+    with pytest.raises(ValueError, match=r"3600000000 pixels\) exceeds limit"):
+        read(bytes(bomb))
 
 
 DAMAGED = {

@@ -22,6 +22,7 @@ from pydantic import Field
 
 from pipeline.datasets import Row
 from pipeline.errors import UserError, count, listed
+from pipeline.files import regular_size
 from pipeline.params import Settings as Section
 from pipeline.tasks import Label
 
@@ -163,6 +164,7 @@ def _records(settings: Settings, wanted: list[str]) -> Iterator[Record]:
     if path.suffix.lower() not in readers:
         raise UserError(f"{path}: not a table; its name must end in {', '.join(readers)}")
     try:
+        regular_size(path)  # a pipe would hang
         yield from readers[path.suffix.lower()](path, settings, wanted)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check dataset.source.path") from None

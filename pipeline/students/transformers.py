@@ -46,7 +46,7 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
     try:
         config = AutoConfig.from_pretrained(path)
         tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # damaged files fail in many ways, tokenizers with a bare Exception
         raise UserError(f"{settings.model}: cannot be loaded: {' '.join(str(error).split())[:200]}") from None
     return {
         "config": config.to_dict(),
@@ -65,7 +65,7 @@ def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: 
     if pretrained and settings.pretrained:
         try:
             model = AutoModel.from_pretrained(str(locate(settings.model)), use_safetensors=True)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # damaged files fail in many ways, tokenizers with a bare Exception
             line = " ".join(str(error).split())[:200]
             raise UserError(f"{settings.model}: no weights ({line}); give a folder or `pretrained: false`") from None
     else:

@@ -25,7 +25,7 @@ from uuid import uuid4
 
 from pipeline.code import Code
 from pipeline.errors import UserError, count
-from pipeline.files import Lock, explained, make_folder, sync_folder, sync_path
+from pipeline.files import Lock, explained, make_folder, open_regular, read_regular, sync_folder, sync_path
 from pipeline.project import Project
 from pipeline.records import TrialRecord
 from pipeline.runs import Candidate
@@ -144,7 +144,7 @@ class Ledger:
         """What came of a trial; None if it is not finished. A damaged one is removed, so that it is trained again."""
         folder = self.folder / digest
         try:
-            lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+            lines = read_regular(folder / SUMS).decode("utf-8").splitlines()
             sums = {name: value for value, _, name in (line.partition("  ") for line in lines)}
             record = TrialRecord.read(folder / RECORD)
             names = {RECORD} if record.diverged else {RECORD, *STUDENT}
@@ -234,5 +234,5 @@ class Ledger:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         return file_digest(file, "sha256").hexdigest()
