@@ -49,9 +49,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="how many at most")
     parser.add_argument("--seed", type=int, help="repeat this one round")
     options = parser.parse_args()
-    deadline = time.monotonic() + 60 * options.minutes
     subprocess.run(["umount", "--lazy", str(options.folder / "work")], capture_output=True)  # after a kill
     bench = Bench(options.folder)
+    deadline = time.monotonic() + 60 * options.minutes
     kept = options.folder / "rounds.jsonl"
     if options.seed is not None:
         print(json.dumps(one(options.seed, bench, set())))
