@@ -33,7 +33,7 @@ def repro(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
         environment = os.environ | {"PYTHONPATH": str(ROOT), "AFT": aft}
         # pytest's own standard output is no file that a stage's could be exchanged with.
         with capfd.disabled():
-            return host.repro(["sh", "-c", script], environment, main)
+            return host.repro(["sh", "-c", f"exec >> shown 2>&1; {script}"], environment, main)
 
     return run
 
