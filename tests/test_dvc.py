@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -219,6 +220,34 @@ def test_a_clone_elsewhere_with_another_installation_runs_nothing_again(project:
     assert contents(clone, *OUTPUTS, "logs") == expected
     assert repro(clone, **place) == []
     assert run("git", "status", "--porcelain", cwd=clone) == ""
+
+
+@pytest.mark.slow
+def test_a_clone_in_an_environment_with_the_wheel_runs_nothing_again(project: Path, tmp_path: Path):
+    """The wheel in an environment of its own, far from the checkout; folders called as ours are not in its way."""
+    wheels, venv = tmp_path / "wheels", tmp_path / "venv"
+    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(wheels), str(ROOT), cwd=tmp_path)
+    run(sys.executable, "-m", "venv", str(venv), cwd=tmp_path)
+    (packages,) = venv.glob("lib/python*/site-packages")
+    # What the wheel depends on is found where these tests find it; a link to the checkout there is not followed.
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    place = {"PATH": f"{venv / 'bin'}{os.pathsep}{ENVIRONMENT['PATH']}", "PYTHONPATH": ""}
+    run("pip", "install", "--no-deps", *map(str, wheels.iterdir()), cwd=tmp_path, **place)
+    assert str(packages) in run("python", "-c", "import cli; print(cli.__file__)", cwd=tmp_path, **place)
+
+    run("dvc", "remote", "add", "--quiet", "--default", "there", str(tmp_path / "remote"), cwd=project)
+    run("dvc", "push", "--quiet", "--no-run-cache", cwd=project)
+    run("git", "commit", "--quiet", "--all", "--message", "Remote", cwd=project)
+    clone = tmp_path / "clone"
+    run("git", "clone", "--quiet", str(project), str(clone), cwd=tmp_path)
+    project.rename(project.with_name("gone"))
+    for name in ("pipeline", "stages", "cli"):
+        (clone / name).mkdir()
+        (clone / name / "__init__.py").write_text("raise SystemExit('not this one')")
+    run("dvc", "pull", cwd=clone, **place)
+    assert repro(clone, **place) == []
+    change(clone, lambda values: values["runs"]["aft"]["methods"]["aft"].update(weight=7.0))
+    assert repro(clone, **place) == ["join", "train@aft", "evaluate@aft", "report"]
 
 
 @pytest.mark.slow
