@@ -111,7 +111,7 @@ class OutputSettings(Settings):
             `logits`, for teachers that were trained on the dataset's own task.
         probe: each source's `linear` or `kernel` probe, or the `best` of both by loss on validation rows.
         cross_fit: take the outputs for a labelled row from a probe that was fitted without it. For rows that a probe
-            was fitted on, it outputs hardly more than their labels.
+            was fitted on, its outputs are nearly their labels.
     """
 
     logits: WhichLogits = "probe"

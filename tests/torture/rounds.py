@@ -119,7 +119,7 @@ def damage(random: Random, bench: Bench) -> tuple[str, str]:
     bench.finish(project)
     bench.same(project)
     what = f"{how} in {name.split('/')[0]}/"
-    return what, "refused in one line; made anew, the same results" if refused else "no effect on any result"
+    return what, "refused in one line; made again, the same results" if refused else "no effect on any result"
 
 
 def twice(random: Random, bench: Bench) -> tuple[str, str]:
