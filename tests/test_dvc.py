@@ -145,13 +145,11 @@ def test_a_new_run_trains_that_run_only_and_a_dry_run_says_so(project: Path):
     assert repro(project) == expected
 
 
-@pytest.mark.slow
 def test_a_changed_weight_trains_that_run_only_and_extracts_nothing(project: Path):
     change(project, lambda values: values["runs"]["aft"]["methods"]["aft"].update(weight=[0.0, 5.0]))
     assert repro(project) == ["join", "train@aft", "evaluate@aft", "report"]
 
 
-@pytest.mark.slow
 def test_a_new_teacher_is_extracted_alone_and_no_run_that_does_not_use_it_is_trained(project: Path):
     write_encoder(project / "models" / "third", WORDS, 12, layers=1)
     change(project, lambda v: v["teachers"].update(third={"family": "transformers", "model": "models/third"}))
@@ -160,14 +158,12 @@ def test_a_new_teacher_is_extracted_alone_and_no_run_that_does_not_use_it_is_tra
     assert repro(project) == expected
 
 
-@pytest.mark.slow
 def test_a_changed_teacher_trains_just_the_runs_that_use_it(project: Path):
     change(project, lambda values: values["teachers"]["loud"].update(pooling="cls"))
     ran = repro(project)
     assert ran == ["extract@loud", "probe@loud", "assess", "join", "train@both", "evaluate@both", "report"]
 
 
-@pytest.mark.slow
 def test_other_labels_and_splits_extract_nothing(project: Path):
     change(project, lambda values: values["dataset"].update(labelled=24))
     assert repro(project, "probe@wise") == ["prepare", "probe@wise"]
@@ -262,7 +258,6 @@ def test_experiments_run_in_folders_of_their_own(project: Path):
     assert run("dvc", "exp", "list", "--name-only", cwd=project).split() != []
 
 
-@pytest.mark.slow
 def test_the_same_inputs_give_the_same_bytes(finished: Path, tmp_path: Path):
     """In another folder and other processes; by `aft run`, which needs no DVC. Times are in the logs alone."""
     again = start(tmp_path / "again")
@@ -292,7 +287,6 @@ def test_a_lock_of_dvc_that_a_kill_left_half_written_is_one_line(tmp_path: Path)
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
 def test_one_run_that_fails_does_not_stop_the_others_or_the_report(project: Path):
     bad = {"student": "bag", "train": {"learning_rate": 1.0e30}}
     new = {"student": "bag", "teachers": ["loud"], "methods": {"kd": {"weight": 2.0}}}

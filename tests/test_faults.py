@@ -42,7 +42,6 @@ def typed(line: str, monkeypatch: pytest.MonkeyPatch) -> tuple[object, str]:
     return end.value.code, said.getvalue()
 
 
-@pytest.mark.slow
 def test_a_stage_that_cannot_write_says_so_in_one_line_and_completes_later(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -61,7 +60,6 @@ def test_a_stage_that_cannot_write_says_so_in_one_line_and_completes_later(
         assert code == 0, f"{stage}: {said}"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "folder"), [("prepare", "data"), ("probe wise", "probes/wise")])
 def test_two_processes_at_once_leave_what_one_leaves(
     project: Path, monkeypatch: pytest.MonkeyPatch, stage: str, folder: str
