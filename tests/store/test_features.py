@@ -83,7 +83,15 @@ def project(tmp_path: Path, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch)
         "id_column": "id",
     }
     values = {
-        "dataset": {"source": source, "splits": 1, "test": 10, "val": 10, "labelled": 10, "seed": 0},
+        "dataset": {
+            "source": source,
+            "task": "classification",
+            "splits": 1,
+            "test": 10,
+            "val": 10,
+            "labelled": 10,
+            "seed": 0,
+        },
         "extract": {"precision": "float32"},
         "machine": {"device": "cpu", "workers": 1},
         "teachers": {"tiny": {"family": "transformers", "model": str(tiny_encoder)}},
