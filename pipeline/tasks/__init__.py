@@ -10,7 +10,7 @@ Read without torch, because `aft prepare` needs no torch: a file imports it wher
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -213,6 +213,26 @@ def single(label: Label) -> str:
     if isinstance(label, str):
         return label
     raise LabelError(label, f"labels {', '.join(label) or '(none)'}: a list of labels needs dataset.task: multilabel")
+
+
+def numbering(names: Sequence[str]) -> Callable[[str, Label], int]:
+    """A function from a name, and the label that it is (a part) of, to the name's place among `names`, from 0.
+
+    It raises `LabelError` for a name that is not among them.
+
+    Raises:
+        UserError: a name is there twice.
+    """
+    numbers = {name: number for number, name in enumerate(names)}
+    if len(numbers) < len(names):
+        raise UserError("dataset.classes: a name is there twice")
+
+    def number(name: str, label: Label) -> int:
+        if name not in numbers:
+            raise LabelError(label, f"label {name!r} is not in dataset.classes: {', '.join(names)}")
+        return numbers[name]
+
+    return number
 
 
 def encode(

@@ -45,13 +45,8 @@ def encode(
             names = [_whole(name) for name in names]
     elif names is None:
         names = sorted(set(texts))
-    numbers = {name: number for number, name in enumerate(names)}
-    if len(numbers) < len(names):
-        raise UserError("dataset.classes: a name is there twice")
-    for text in texts:
-        if text not in numbers:
-            raise tasks.LabelError(text, f"label {text!r} is not in dataset.classes: {', '.join(names)}")
-    return np.array([numbers[text] for text in texts], np.int64), tuple(names)
+    number = tasks.numbering(names)
+    return np.array([number(text, text) for text in texts], np.int64), tuple(names)
 
 
 def _whole(number: str) -> str:

@@ -36,15 +36,11 @@ def encode(
     """
     sets = [(label,) if isinstance(label, str) else label for label in labels]
     outputs = tuple(sorted({name for each in sets for name in each}) if names is None else names)
-    numbers = {name: number for number, name in enumerate(outputs)}
-    if len(numbers) < len(outputs):
-        raise UserError("dataset.classes: a name is there twice")
+    number = tasks.numbering(outputs)
     found = np.zeros((len(sets), len(outputs)), np.int8)
     for row, (label, each) in enumerate(zip(labels, sets, strict=True)):
         for name in each:
-            if name not in numbers:
-                raise tasks.LabelError(label, f"label {name!r} is not in dataset.classes: {', '.join(outputs)}")
-            found[row, numbers[name]] = 1
+            found[row, number(name, label)] = 1
     return found, outputs
 
 
