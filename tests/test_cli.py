@@ -40,7 +40,7 @@ def test_the_stages_after_extraction_work_one_by_one(project: Path):
     assert "joined 3 runs" in aft("join", cwd=project).stdout
     trained = aft("train", "aft", "--json", "-S", "train.steps=4", "-S", "train.seeds=[0, 1]", cwd=project)
     assert trained.returncode == 0, trained.stderr
-    assert json.loads(trained.stdout)["trainings"] == 4
+    assert json.loads(trained.stdout)["trained"] == 4
     for run in ("none", "both"):
         assert aft("train", run, "-S", "train.steps=4", "-S", "train.seeds=[0, 1]", cwd=project).returncode == 0
     for run in ("none", "aft", "both"):
