@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from pipeline.datasets import Row
-from pipeline.datasets._tables import Record, Wanted
+from pipeline.datasets._tables import TableRow, Wanted
 from pipeline.errors import UserError
 from pipeline.params import Settings as Section
 from pipeline.tasks import Label
@@ -45,7 +45,7 @@ class Columns(Section):
         return [self.label_column] if isinstance(self.label_column, str) else self.label_column
 
 
-Content = Callable[[Record], tuple[str | bytes, str, str | None]]
+Content = Callable[[TableRow], tuple[str | bytes, str, str | None]]
 """Reads a record's content: the content, what its id is if there is no column of ids, and why it cannot be read."""
 
 
@@ -57,7 +57,7 @@ def digest(content: str | bytes) -> str:
 
 def examples(
     settings: Columns,
-    records: Callable[[Wanted], Iterator[Record]],
+    records: Callable[[Wanted], Iterator[TableRow]],
     content_columns: Sequence[str],
     content: Content,
     several_files: bool = False,
@@ -114,7 +114,7 @@ def examples(
         raise UserError(f"{file}: column {min(unused)!r} of dataset.source.label_column has no 1 in any row; remove it")
 
 
-def text(record: Record, column: str) -> str | None:
+def text(record: TableRow, column: str) -> str | None:
     """A cell as text; None and NaN are nothing. Bytes that are not UTF-8 are lone surrogates in it: see `undecoded`.
 
     Raises:
@@ -123,12 +123,12 @@ def text(record: Record, column: str) -> str | None:
     return _text(record.cells.get(column), record, column)
 
 
-def name(record: Record, column: str) -> str | None:
+def name(record: TableRow, column: str) -> str | None:
     """A cell as text that can be decoded. Raises `UserError` as `text`, or if it cannot."""
     return _name(record.cells.get(column), record, column)
 
 
-def undecoded(text: str | None, record: Record) -> str | None:
+def undecoded(text: str | None, record: TableRow) -> str | None:
     """Which byte of a text could not be decoded, and what to do; None: all could."""
     if text is None or text.isascii() or not (found := re.search("[\udc80-\udcff]", text)):
         return None
@@ -137,7 +137,7 @@ def undecoded(text: str | None, record: Record) -> str | None:
     return f"byte 0x{byte:02x} at character {found.start() + 1} is not {encoding}{hint}"
 
 
-def _text(value: Any, record: Record, column: str) -> str | None:
+def _text(value: Any, record: TableRow, column: str) -> str | None:
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, float) and math.isnan(value):
@@ -151,14 +151,14 @@ def _text(value: Any, record: Record, column: str) -> str | None:
     return str(value)
 
 
-def _name(value: Any, record: Record, column: str) -> str | None:
+def _name(value: Any, record: TableRow, column: str) -> str | None:
     found = _text(value, record, column)
     if problem := undecoded(found, record):
         raise UserError(f"{record.place}: column {column!r}: {problem}")
     return found
 
 
-def _label(record: Record, column: str, settings: Columns) -> Label | None:
+def _label(record: TableRow, column: str, settings: Columns) -> Label | None:
     """The label of a cell, or those of a list or between separators.
 
     Raises:
@@ -179,7 +179,7 @@ def _label(record: Record, column: str, settings: Columns) -> Label | None:
     return tuple(stripped)
 
 
-def _marked(record: Record, columns: Sequence[str]) -> Label | None:
+def _marked(record: TableRow, columns: Sequence[str]) -> Label | None:
     """The names of the columns that hold a 1; None where all are empty.
 
     Raises:

@@ -60,7 +60,7 @@ class TableFiles(Section):
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
 
 
-class Record(NamedTuple):
+class TableRow(NamedTuple):
     """One row of a table.
 
     Attributes:
@@ -120,7 +120,7 @@ def files(path: str | Sequence[str]) -> list[Path]:
     return found
 
 
-def records(settings: TableFiles, wanted: Wanted) -> Iterator[Record]:
+def records(settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
     """The rows of all files, in order.
 
     Raises:
@@ -135,7 +135,7 @@ def records(settings: TableFiles, wanted: Wanted) -> Iterator[Record]:
             raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
 
 
-def _file(path: Path, settings: TableFiles, wanted: Wanted) -> Iterator[Record]:
+def _file(path: Path, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     compression = suffixes.pop() if suffixes and suffixes[-1] in OPENERS else None
     form = suffixes[-1] if suffixes else ""
@@ -192,7 +192,7 @@ def _is_utf8(encoding: str) -> bool:
 # Files of text
 
 
-def _delimited(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wanted) -> Iterator[Record]:
+def _delimited(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
     is_tsv = ".tsv" in (suffix.lower() for suffix in path.suffixes)
     delimiter = settings.delimiter or ("\t" if is_tsv else ",")
     rows = _csv.read(iter(text), str(path), delimiter, settings.quotes, wanted.labels)
@@ -202,10 +202,10 @@ def _delimited(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wa
     check(str(path), wanted.columns, header.cells)
     columns = {name: header.cells.index(name) for name in wanted.columns}
     for number, cells, remarks in rows:
-        yield Record({name: cells[at] for name, at in columns.items()}, str(path), number, True, remarks)
+        yield TableRow({name: cells[at] for name, at in columns.items()}, str(path), number, True, remarks)
 
 
-def _json_lines(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wanted) -> Iterator[Record]:
+def _json_lines(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
     """An object a line. A record may leave out a column that others have, but for those that all need."""
     names: dict[str, None] = {}
     for number, line in enumerate(text, start=1):
@@ -217,11 +217,11 @@ def _json_lines(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: W
         if not names:
             check(str(path), wanted.always, list(record))
         names.update(dict.fromkeys(record))
-        yield Record(record, str(path), number, True)
+        yield TableRow(record, str(path), number, True)
     check(str(path), wanted.columns, list(names))
 
 
-def _json(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wanted) -> Iterator[Record]:
+def _json(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
     """A list of objects, read at once."""
     found = _parsed(text.read(), str(path))
     if not isinstance(found, list) or not all(isinstance(record, dict) for record in found):
@@ -229,7 +229,7 @@ def _json(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wanted)
             f"{path}: not a list of objects, such as [{{...}}, {{...}}]; for an object a line call it .jsonl"
         )
     check(str(path), wanted.columns, list(dict.fromkeys(name for record in found for name in record)))
-    yield from (Record(record, str(path), number) for number, record in enumerate(found, start=1))
+    yield from (TableRow(record, str(path), number) for number, record in enumerate(found, start=1))
 
 
 def _parsed(text: str, place: str) -> Any:
@@ -248,15 +248,15 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _plain(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wanted) -> Iterator[Record]:
+def _plain(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
     """A text a line; blank lines are none."""
     check(str(path), wanted.columns, [TEXT])
     for number, line in enumerate(text, start=1):
         if line.strip():
-            yield Record({TEXT: line.rstrip("\r\n")}, str(path), number, True)
+            yield TableRow({TEXT: line.rstrip("\r\n")}, str(path), number, True)
 
 
-Reader = Callable[[Path, io.TextIOBase, TableFiles, Wanted], Iterator[Record]]
+Reader = Callable[[Path, io.TextIOBase, TableFiles, Wanted], Iterator[TableRow]]
 
 TEXTS: dict[str, Reader] = {
     ".csv": _delimited,
@@ -303,7 +303,7 @@ def _arrow(path: Path, wanted: Wanted) -> tuple[pa.Schema, Iterator[pa.RecordBat
 ARROW = {".parquet": _parquet, ".arrow": _arrow, ".feather": _arrow}
 
 
-def arrow_records(table: tuple[pa.Schema, Iterable[pa.RecordBatch]], file: str, wanted: Wanted) -> Iterator[Record]:
+def arrow_records(table: tuple[pa.Schema, Iterable[pa.RecordBatch]], file: str, wanted: Wanted) -> Iterator[TableRow]:
     """The rows of batches of Arrow; numbers of classes become names where `datasets` has put these into the schema.
 
     Raises:
@@ -319,7 +319,7 @@ def arrow_records(table: tuple[pa.Schema, Iterable[pa.RecordBatch]], file: str, 
             columns[name] = [_named(cell, classes[name]) for cell in cells] if name in classes else cells
         for values in zip(*columns.values(), strict=True):
             number += 1
-            yield Record(dict(zip(columns, values, strict=True)), file, number)
+            yield TableRow(dict(zip(columns, values, strict=True)), file, number)
 
 
 def _cells(column: pa.Array) -> list[Any]:

@@ -9,7 +9,7 @@ from functools import partial
 
 from pipeline.datasets import Row
 from pipeline.datasets._columns import Columns, digest, examples, text, undecoded
-from pipeline.datasets._tables import Record, TableFiles, files, records
+from pipeline.datasets._tables import TableRow, TableFiles, files, records
 from pipeline.errors import UserError
 
 KIND = "text"
@@ -32,7 +32,7 @@ def rows(settings: Settings) -> Iterator[Row]:
     parts = [("", settings.text_column)] if settings.template is None else _parts(settings.template)
     columns = list(dict.fromkeys(column for _, column in parts if column))
 
-    def content(record: Record) -> tuple[str, str, str | None]:
+    def content(record: TableRow) -> tuple[str, str, str | None]:
         cells = {column: text(record, column) or "" for column in columns}
         found = "".join(before + cells.get(column, "") for before, column in parts)
         problem = undecoded(found, record)
