@@ -9,7 +9,7 @@ from functools import partial
 
 from pipeline.datasets import Row
 from pipeline.datasets._columns import Columns, digest, examples, text, undecoded
-from pipeline.datasets._tables import TableRow, TableFiles, files, records
+from pipeline.datasets._tables import TableFiles, TableRow, files, records
 from pipeline.errors import UserError
 
 KIND = "text"
