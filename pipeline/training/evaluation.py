@@ -55,6 +55,8 @@ def evaluate(name: str, params: Params, project: Project = Project()) -> Evaluat
             together = task.combine([torch.from_numpy(probe.outputs(rows)) for probe in probes])
             references.append(_scores(task, seed, number, together.numpy(), labels))
         test_rows = len(rows)
+    for features in sources if blueprint.reads == "features" else ():
+        features.reader().verified()
     evaluation = EvaluationRecord(
         run=name,
         student=record.student.name,

@@ -156,6 +156,7 @@ def export(
     partial = target.with_name(f".partial-{target.name}")
     try:
         module.write(partial, table)
+        reader.verified()
         os.replace(partial, target)
     except OSError as error:
         raise explained(error, target) from error
