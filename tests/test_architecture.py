@@ -24,6 +24,7 @@ HALL = [
     "packages",
     "sources",
     "pretrained",
+    "_efficientnet",
     "timm_models",
     "machine",
     "project",
