@@ -18,6 +18,7 @@ from huggingface_hub import snapshot_download
 from timm.data import resolve_model_data_config
 from timm.models import get_arch_pretrained_cfgs
 from timm.models._hub import load_model_config_from_path
+from timm.models._input import get_model_args
 from torch import Tensor
 
 from pipeline import _efficientnet
@@ -212,6 +213,11 @@ def data_configuration(model: Any, name: str) -> dict[str, Any]:
         said = ", ".join(f"{key} {value}" for key, value in config.items())
         raise UserError(f"{name}: its configuration of images makes no sense ({said}); correct its config.json")
     return config | {"input_size": (channels, *size[1:])}
+
+
+def arguments(model: Any) -> dict[str, Any]:
+    """What the constructor of a model was told, by its configuration or by us, with the defaults that matter."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in get_model_args(model).items()}
 
 
 def classifiers(model: Any) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline import images, params, pretrained
 from pipeline.errors import UserError
 from pipeline.teachers import Precision, Teacher
-from pipeline.timm_models import TimmModel, data_configuration
+from pipeline.timm_models import TimmModel, arguments, data_configuration
 
 VERSION = 1
 """Raised whenever this file gives other features for the same recipe."""
@@ -68,7 +68,7 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Ima
         "version": VERSION,
         "decoder": images.VERSION,
         "architecture": model.pretrained_cfg["architecture"],
-        "arguments": {**source.arguments, **options},
+        "arguments": arguments(model),
         "weights": pretrained.digest(model.state_dict()),
         "transform": {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()},
         "precision": precision,

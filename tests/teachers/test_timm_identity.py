@@ -137,9 +137,7 @@ def test_a_configuration_of_another_library_says_nothing(folder: Path, tmp_path:
     model = library.create_model("test_vit", img_size=64)
     library.models.save_for_hf(model, tmp_path, safe_serialization=True)
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
-    assert load("test_vit", weights=str(tmp_path / "model.safetensors"), size=64).recipe["arguments"] == {
-        "img_size": 64
-    }
+    assert load("test_vit", weights=str(tmp_path / "model.safetensors")).recipe["architecture"] == "test_vit"
     with pytest.raises(UserError, match=r"it needs a config\.json with an `architecture`"):
         load(f"local-dir:{tmp_path}")
 
