@@ -21,7 +21,7 @@ from timm.models._hub import load_model_config_from_path
 from timm.models._input import get_model_args
 from torch import Tensor
 
-from pipeline import _efficientnet
+from pipeline import efficientnet
 from pipeline.errors import UserError, listed
 from pipeline.pretrained import locate, misfit, read_weights, without_prefix
 
@@ -145,9 +145,9 @@ class TimmModel:
         everything = read_weights(path)
         state, prefix = without_prefix(everything, shape.state_dict().keys(), str(path))
         overlay: dict[str, Any] = {}
-        if _efficientnet.is_original(state):
-            state = _efficientnet.renamed(state, shape, path)
-            overlay = _efficientnet.NORMALISATION
+        if efficientnet.is_original(state):
+            state = efficientnet.renamed(state, shape, path)
+            overlay = efficientnet.NORMALISATION
         channels, classes = _input_channels(state, shape), _classes(state, shape)
         if channels not in (1, 3):
             raise UserError(f"{path}: these weights take images of {channels} channels; they can have 1 or 3")

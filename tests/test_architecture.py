@@ -24,7 +24,7 @@ HALL = [
     "packages",
     "sources",
     "pretrained",
-    "_efficientnet",
+    "efficientnet",
     "timm_models",
     "machine",
     "project",

