@@ -42,10 +42,10 @@ def main(
             raise UserError(f"{folder / name}: already there; choose another folder, or remove it first")
     for name in RESULTS:
         make_folder(folder / name)
-    repository, in_git = _init_dvc(folder.resolve())
-    _copy(_shipped(PLOTS), repository / PLOTS)
     for name in FILES:
         _copy(_shipped(name), folder / name)
+    repository, in_git = _init_dvc(folder.resolve())
+    _copy(_shipped(PLOTS), repository / PLOTS)
     # The last one, so that a call that was cut short can be repeated.
     _copy(source, folder / "params.yaml")
     place = shlex.quote(str(folder))
@@ -87,5 +87,6 @@ def _init_dvc(folder: Path) -> tuple[Path, bool]:
     )
     if done.returncode:
         shutil.rmtree(folder / ".dvc", ignore_errors=True)
-        raise UserError(f"{folder}: dvc init failed: {' '.join(done.stderr.split())[-200:]}")
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+        raise UserError(f"{folder}: dvc init failed: {' '.join(lines or done.stderr.split())[-200:]}")
     return folder, in_git

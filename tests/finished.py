@@ -36,11 +36,33 @@ COMMANDS = {
     "features export features/wise.zarr exported.npy": ("exported.npy",),
     "features import exported.npy --store features/imported.zarr": ("features/imported.zarr",),
     "init new": ("new",),
-    "run --direct": ("data", "features/wise.zarr", "features/wise.json", "probes", "assessments", "bundles", "trials", "runs", "evaluations", "report"),
+    "run --direct": (
+        "data",
+        "features/wise.zarr",
+        "features/wise.json",
+        "probes",
+        "assessments",
+        "bundles",
+        "trials",
+        "runs",
+        "evaluations",
+        "report",
+    ),
 }
 """All commands that write, and what."""
 
-RESULTS = ("assessments", "bundles", "data", "digests", "evaluations", "exported.npy", "features", "new", "probes", "runs")
+RESULTS = (
+    "assessments",
+    "bundles",
+    "data",
+    "digests",
+    "evaluations",
+    "exported.npy",
+    "features",
+    "new",
+    "probes",
+    "runs",
+)
 """What is the same whenever it is made. The ledger and the report also hold times."""
 
 
@@ -70,7 +92,12 @@ def contents(root: Path) -> dict[str, bytes]:
     for name in RESULTS:
         for path in [root / name, *(root / name).rglob("*")]:
             below = path.relative_to(root)
-            if path.is_file() and "locks" not in below.parts and ".dvc" not in below.parts and path.suffix != ".partial":
+            if (
+                path.is_file()
+                and "locks" not in below.parts
+                and ".dvc" not in below.parts
+                and path.suffix != ".partial"
+            ):
                 found[below.as_posix()] = path.read_bytes()
     return found
 

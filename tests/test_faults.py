@@ -18,6 +18,7 @@ from tests.disks import NOBODY, disk, fill, mount, unprivileged
 from tests.finished import COMMANDS, STAGES, contents, remove
 
 ROOT = Path(__file__).parent.parent
+TOO_LARGE = "a file as large as this is not allowed"
 READING = (
     "check",
     "features ls",
@@ -70,7 +71,7 @@ def test_where_no_file_may_grow_a_command_says_so_and_completes_later(finished: 
         project = shutil.copytree(finished, finished.with_name("limited"))
         remove(project, line)
         for size in (0, 40):
-            assert refused(line, project, largest_file(size), "a file as large as this is not allowed"), (line, size)
+            assert refused(line, project, largest_file(size), TOO_LARGE, "dvc init failed"), (line, size)
         completes(line, project, finished)
         shutil.rmtree(project)
 

@@ -252,7 +252,7 @@ def _read(path: Path) -> Table:
         os.close(open_regular(path))
         table: Table = module.read(path)
         _check(table)
-    except UserError:
+    except (UserError, PermissionError):
         raise
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
