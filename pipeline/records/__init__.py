@@ -12,11 +12,14 @@ from pipeline.records.assessment import (
     SubsetScores,
 )
 from pipeline.records.data import ManifestRecord
+from pipeline.records.exports import ExportRecord
 from pipeline.records.probes import ProbeRecord, ProbeSplitRecord, ProbeViewsRecord
 from pipeline.records.record import CHECKSUM, LogRecord, Metric, Record, Scores, from_json, mean_score, to_json
 from pipeline.records.runs import (
     BundleRecord,
     CandidateRecord,
+    ClassRecord,
+    DetailsRecord,
     DiagnosticsRecord,
     EvaluationRecord,
     GatesRecord,
@@ -33,8 +36,11 @@ __all__ = [
     "AssessmentRecord",
     "BundleRecord",
     "CandidateRecord",
+    "ClassRecord",
+    "DetailsRecord",
     "DiagnosticsRecord",
     "EvaluationRecord",
+    "ExportRecord",
     "GatesRecord",
     "LogRecord",
     "ManifestRecord",

@@ -14,7 +14,7 @@ from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.params import Settings as Base
 from pipeline.pretrained import locate
-from pipeline.students._images import Images
+from pipeline.students._images import Images, ImageTransform
 from pipeline.timm_models import check_name, size_options
 from pipeline.views import Views
 
@@ -51,7 +51,12 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
 
 def inputs(settings: Settings, fitted: dict[str, Any], data: Dataset, views: Views | None = None) -> Images:
     """All images at this student's size."""
-    return Images(data, fitted["size"], 3, fitted["mean"], fitted["std"], views)
+    return Images(data, preprocessing(settings, fitted), views)
+
+
+def preprocessing(settings: Settings, fitted: dict[str, Any]) -> ImageTransform:
+    """Images at this student's size."""
+    return ImageTransform(fitted["size"], 3, fitted["mean"], fitted["std"])
 
 
 def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: bool = True) -> "TimmStudent":
