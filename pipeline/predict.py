@@ -180,7 +180,7 @@ def _text(row: NewRow) -> str:
     try:
         row.encode()
     except UnicodeEncodeError:
-        raise ValueError("text with half characters") from None
+        raise ValueError("not text in UTF-8, or with half a character") from None
     return row
 
 

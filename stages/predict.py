@@ -1,5 +1,6 @@
 """`aft predict`: an exported student, or one of a run, and new files -> a table of predictions."""
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -41,6 +42,9 @@ def main(
     from pipeline.predict import EXPORT, Predictor
     from pipeline.serving import ImageInputs, TextInputs, predict_to
 
+    # A line that is not UTF-8 is listed, and does not stop the others.
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
     path = Path(student)
     if not any((path / name).exists() for name in (EXPORT, "run.json")):
         path = command.PROJECT.run(student) if command.PROJECT.run(student).is_dir() else path

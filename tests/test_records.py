@@ -41,7 +41,7 @@ def subset(values, tests=None, **changed):
 @pytest.fixture
 def assessment():
     return AssessmentRecord(
-        dataset="d", stores={"a": "1"}, metrics=(ACCURACY,), splits=1, labelled=10, val=5, test=0, bank_rows=10,
+        data="d", stores={"a": "1"}, metrics=(ACCURACY,), splits=1, labelled=10, val=5, test=0, bank_rows=10,
         cka_rows=20, sources=(SourceRecord(name="a", width=8, bytes_per_row=16.0),), subsets=(subset([0.7, 0.8]),),
         pairs=(PairRecord(sources=("a", "b"), cka=(0.5,)),), starts=(), recommended=("a",), reasons=("Because.",),
     )  # fmt: skip

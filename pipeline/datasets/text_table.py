@@ -103,21 +103,6 @@ def rows(settings: Settings) -> Iterator[Row]:
         )
 
 
-def texts(settings: Settings) -> Iterator[Row]:
-    """The texts of a table alone, of which nothing is kept: an id is a cell, or the number of its row, from 1.
-
-    A cell that is no text is a problem of its row.
-    """
-    wanted = [settings.text_column, *filter(None, [settings.id_column])]
-    for number, (line, record) in enumerate(_records(settings, list(dict.fromkeys(wanted))), start=1):
-        place, id = f"line {line}" if line else f"row {number}", str(number)
-        try:
-            id = _text(record.get(settings.id_column), place, settings.id_column) or id if settings.id_column else id
-            yield Row(id, _text(record.get(settings.text_column), place, settings.text_column) or "", line=line)
-        except UserError as error:
-            yield Row(id, "", line=line, problem=str(error))
-
-
 def _label(value: Any, place: str, column: str, separator: str | None) -> Label | None:
     """The label of a cell, or those of a list or between separators.
 

@@ -124,6 +124,8 @@ class RunRecord(Record):
     """runs/<run>/run.json: what was trained, what was tried, what was chosen.
 
     Attributes:
+        data: digest of the prepared dataset that it was trained on.
+        features, probes: by source, the digests of the features and of the probes that it was trained with.
         splits: per seed, the digest of the split it was trained on.
         metric: the score that validation rows chose by.
         chosen, chosen_settings: the weights and settings of the chosen candidate.
@@ -131,10 +133,14 @@ class RunRecord(Record):
     """
 
     command: ClassVar[str] = "aft train {name}"
+    named: ClassVar[str] = "run"
 
     run: str
     student: StudentRecord
+    data: str
     sources: tuple[str, ...]
+    features: dict[str, str]
+    probes: dict[str, str]
     methods: tuple[MethodRecord, ...]
     shuffled_teacher: bool
     seeds: tuple[int, ...] = Field(min_length=1)
@@ -225,6 +231,7 @@ class EvaluationRecord(Record):
     """
 
     command: ClassVar[str] = "aft evaluate {name}"
+    named: ClassVar[str] = "run"
 
     run: str
     student: str

@@ -64,14 +64,18 @@ class TextInputs:
 
     def __iter__(self) -> Iterator[NewInput]:
         for name in self.names:
-            start = f"{name}:" if len(self.names) > 1 else ""
+            shown = "stdin" if name == STDIN else name
+            start = f"{shown}:" if len(self.names) > 1 else ""
             if name == STDIN:
                 for number, line in enumerate(self.stdin, start=1):
                     yield NewInput(f"{start}{number}", line.rstrip("\r\n"))
                 continue
             family = plugin("datasets", "text_table")
-            for row in family.texts(parse(family.Settings, {"path": name, **self.options}, "aft predict")):
-                yield NewInput(f"{start}{row.id}", row.content, row.problem or "")
+            rows = family.rows(parse(family.Settings, {"path": name, **self.options}, "aft predict"))
+            for number, row in enumerate(rows, start=1):
+                yield NewInput(
+                    f"{start}{row.id if self.options['id_column'] else number}", row.content, row.problem or ""
+                )
 
 
 class ImageInputs:

@@ -13,8 +13,8 @@ from pipeline.machine import Machine
 from pipeline.params import Params
 from pipeline.probing import SavedProbe
 from pipeline.project import Project
-from pipeline.provenance import digest_of
-from pipeline.records import ClassRecord, DetailsRecord, EvaluationRecord, ProbeRecord, RunRecord, SeedScores
+from pipeline.records import ClassRecord, DetailsRecord, EvaluationRecord, RunRecord, SeedScores
+from pipeline.runs import probe_digest
 from pipeline.sources import Source
 from pipeline.store import SourceFeatures
 from pipeline.students import load_student, predict
@@ -71,8 +71,8 @@ def evaluate(name: str, params: Params, project: Project = Project()) -> Evaluat
         student=record.student.name,
         students=record.students_digest,
         sources=record.sources,
-        data=digest_of(data.manifest.files),
-        probes={features.name: _probes_digest(project, features) for features in sources},
+        data=data.manifest.files_digest,
+        probes={features.name: probe_digest(project, features.source) for features in sources},
         task=task.name,
         metrics=task.metrics,
         outputs=task.outputs,
@@ -118,11 +118,6 @@ def _details(task: Task, test: SavedOutputs, val: SavedOutputs | None) -> Detail
         classes=tuple(ClassRecord(name=name, scores=scores) for name, scores in named),
         confusion=() if confusion is None else tuple(tuple(line) for line in confusion.tolist()),
     )
-
-
-def _probes_digest(project: Project, features: SourceFeatures) -> str:
-    path = project.probe(features.source) / "probe.json"
-    return digest_of(ProbeRecord.read(path, features.source.teacher).files)
 
 
 def _scores(task: Task, seed: int, split: int, outputs: np.ndarray, labels: np.ndarray) -> SeedScores:

@@ -101,7 +101,7 @@ def test_a_row_that_cannot_be_read_is_named(texts_of, pictures: Dataset, tmp_pat
     (tmp_path / "notes.txt").write_text("no image")
     for folder, rows, message in (
         ("texts", ["fine", " "], "row 1: empty text"),
-        ("texts", ["half \ud800"], "row 0: text with half characters"),
+        ("texts", ["half \ud800"], "row 0: not text in UTF-8, or with half a character"),
         ("texts", [Path("a.png")], "row 0: this student reads texts, not PosixPath"),
         ("images", [tmp_path / "notes.txt"], "row 0: not an image"),
         ("images", [tmp_path / "none.png"], "none.png: cannot be read: No such file"),

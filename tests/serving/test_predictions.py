@@ -104,7 +104,7 @@ def test_texts_come_from_tables_and_lines(bags, tmp_path: Path, capsys: pytest.C
     one, other = table(tmp_path / "a.csv", "word1"), table(tmp_path / "b.csv", "word2", column="words")
     predict_to(predictor, inputs(one, "-", stdin="word1\nword2\n"), str(tmp_path / "out.csv"))
     lines = read(tmp_path / "out.csv")
-    assert [line["id"] for line in lines] == [f"{one}:1", "-:1", "-:2"]
+    assert [line["id"] for line in lines] == [f"{one}:1", "stdin:1", "stdin:2"]
     assert lines[0]["p_bad"] == lines[1]["p_bad"] != lines[2]["p_bad"]
     predict_to(predictor, inputs(other, column="words", ids="key"), "-")
     printed = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
