@@ -21,14 +21,14 @@ from pipeline.files import read_regular
 from pipeline.machine import Machine
 from pipeline.project import Project
 from pipeline.records import ExportRecord, ManifestRecord, RunRecord
-from pipeline.students import Blueprint
+from pipeline.students import STUDENT, Blueprint
 from pipeline.tasks import Task, build
 from pipeline.verified import VerifiedFiles
 
 VERSION = 1
 """Of the layout of an exported folder."""
 
-EXPORT, STUDENT = "export.json", "student.json"
+EXPORT = "export.json"
 
 BATCH_SIZE = 512
 """Rows at a time, as many as in the evaluation of a run."""

@@ -4,8 +4,7 @@ A format offers
 
 - `PACKAGES`: what it imports besides what the project always has; the extra `export` installs them;
 - `refusal(blueprint)`: why it cannot hold a student, in a few words; empty if it can;
-- `write(folder, blueprint, student, batch)`: writes its files to a folder that holds `student.json`; `batch` is an
-  example that the student's `Preprocessing` made;
+- `write(folder, blueprint, student, rows)`: writes student.json and its files; `rows` are some examples;
 - `load(folder, blueprint, device)`: a `Model` from these files alone, as those who serve it load them.
 
 `pipeline.serving` compares what `load` gives with the student, in a fresh process, before anybody sees the folder.

@@ -1,5 +1,6 @@
 """Weights as safetensors next to student.json: what this project reads, and torch in ten lines."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ def refusal(blueprint: Blueprint) -> str:
     return ""
 
 
-def write(folder: Path, blueprint: Blueprint, student: Student, batch: Any) -> None:
-    """weights.safetensors."""
+def write(folder: Path, blueprint: Blueprint, student: Student, rows: Sequence[Any]) -> None:
+    """student.json and weights.safetensors."""
     save_student(folder, blueprint, student)
 
 

@@ -4,6 +4,7 @@ Next to it is what prepares its inputs: tokenizer.json, vocabulary.json or prepr
 """
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.exports import Model
+from pipeline.exports._graphs import graph_of, traced
 from pipeline.students import Blueprint, Student
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -24,19 +26,19 @@ def refusal(blueprint: Blueprint) -> str:
     return ""
 
 
-def write(folder: Path, blueprint: Blueprint, student: Student, batch: Any) -> None:
+def write(folder: Path, blueprint: Blueprint, student: Student, rows: Sequence[Any]) -> None:
     """model.onnx, and what prepares its inputs.
 
     Raises:
         UserError: ONNX has no operator for a part of the student.
     """
-    graph = student.graph()
+    graph, tensors = traced(folder, blueprint, student, rows)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             # Two inputs share their axes, and the second name of one is not used.
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                graph.module, graph.arrange(batch), folder / MODEL, input_names=graph.names, output_names=[OUTPUTS],
+                graph.module, tensors, folder / MODEL, input_names=graph.names, output_names=[OUTPUTS],
                 dynamic_shapes=graph.dynamic_shapes, dynamo=True, external_data=False, verbose=False,
             )  # fmt: skip
     except Exception as error:  # the exporter fails in many ways
@@ -51,7 +53,7 @@ def load(folder: Path, blueprint: Blueprint, device: torch.device) -> Model:
     wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
     providers = [name for name in (*wanted, "CPUExecutionProvider") if name in onnxruntime.get_available_providers()]
     session = onnxruntime.InferenceSession(folder / MODEL, providers=providers)
-    graph = blueprint.build(pretrained=False).graph()
+    graph = graph_of(blueprint)
 
     def outputs(batch: Any) -> np.ndarray:
         tensors = (tensor.numpy() for tensor in graph.arrange(batch))

@@ -227,7 +227,7 @@ class EvaluationRecord(Record):
         probe: the same scores of the linear probe of the run's teachers; None without teachers.
         more: what the scores of `details` are.
         details: one per seed.
-        saved: the checksum of the file with the outputs that all of this was computed from.
+        files: the checksum of the file with the outputs that all of this was computed from, by name.
     """
 
     command: ClassVar[str] = "aft evaluate {name}"
@@ -247,7 +247,7 @@ class EvaluationRecord(Record):
     probe: tuple[SeedScores, ...] | None
     more: tuple[Metric, ...] = ()
     details: tuple[DetailsRecord, ...] = ()
-    saved: str = ""
+    files: dict[str, str] = Field(default_factory=dict)
 
     @property
     def primary(self) -> Metric:

@@ -73,9 +73,8 @@ class TextInputs:
             family = plugin("datasets", "text_table")
             rows = family.rows(parse(family.Settings, {"path": name, **self.options}, "aft predict"))
             for number, row in enumerate(rows, start=1):
-                yield NewInput(
-                    f"{start}{row.id if self.options['id_column'] else number}", row.content, row.problem or ""
-                )
+                id = row.id if self.options["id_column"] else number
+                yield NewInput(f"{start}{id}", str(row.content), row.problem or "")
 
 
 class ImageInputs:

@@ -26,7 +26,7 @@ from pipeline.errors import UserError
 from pipeline.exports import export_format
 from pipeline.files import explained, replace_folder, write_atomically
 from pipeline.params import Params
-from pipeline.predict import EXPORT, STUDENT, VERSION, Predictor, seed_of, text_column
+from pipeline.predict import EXPORT, VERSION, Predictor, seed_of, text_column
 from pipeline.project import Project
 from pipeline.provenance import versions
 from pipeline.records import ExportRecord, RunRecord
@@ -71,7 +71,7 @@ def export(
     """Write a student of the run `name` to the folder `output`.
 
     Args:
-        name: of a run that was trained.
+        name: of a run of params.yaml that was trained.
         params: all settings; the card names teachers from them.
         project: where the run is.
         output: the folder; an export that is there is replaced.
@@ -82,6 +82,7 @@ def export(
         UserError: the run was not trained, or on other data; the format cannot hold the student; there is something
             else in `output`; or what was exported gives other outputs.
     """
+    params.section(f"runs.{name}")
     chosen = export_format(format)
     _check_output(output)
     folder = project.run(name)
@@ -94,7 +95,7 @@ def export(
         raise UserError(f"{folder}: trained on other rows, splits or labels than these; run `aft train {name}`")
     kept = folder / "students" / str(seed)
     blueprint, student = load_student(kept, data.task.outputs)
-    preprocess = blueprint.preprocessing()
+    blueprint.preprocessing()  # refuses a student that reads teachers' features
     if reason := chosen.refusal(blueprint):
         raise UserError(f"--format {format}: {reason} as a {blueprint.family} student; take --format native")
     rows = _rows(data, number)
@@ -102,11 +103,8 @@ def export(
     expected = predict(student, blueprint.inputs(data), rows, torch.device("cpu"))
     partial = _temporary(output)
     try:
-        blueprint.write(partial / STUDENT)
-        for file, text in preprocess.files().items() if chosen.__name__ != "pipeline.exports.native" else ():
-            write_atomically(partial / file, text)
         example = contents[:4] if data.kind == "text" else [data.image(int(row)) for row in rows[:4]]
-        chosen.write(partial, blueprint, student, preprocess(example))
+        chosen.write(partial, blueprint, student, example)
         record = ExportRecord(
             version=VERSION,
             format=chosen.__name__.rpartition(".")[2],

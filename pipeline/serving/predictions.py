@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -243,7 +243,7 @@ def _csv_file(path: Path, table: PredictionTable) -> Iterator[Lines]:
 
 
 @contextmanager
-def _csv(file: TextIO, table: PredictionTable) -> Iterator[Lines]:
+def _csv(file: Any, table: PredictionTable) -> Iterator[Lines]:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(map(cell, table.schema.names))
     yield lambda ids, found: writer.writerows(table.texts(ids, found))

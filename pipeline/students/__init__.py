@@ -20,6 +20,7 @@ in `inputs` the same as in `fit`. Features do not train, so such a student takes
 """
 
 from pipeline.students._checkpoints import (
+    STUDENT,
     Blueprint,
     load_student,
     place,
@@ -31,6 +32,7 @@ from pipeline.students._checkpoints import (
 from pipeline.students._contract import Graph, Inputs, Kind, Preprocessing, Scaled, Student
 
 __all__ = [
+    "STUDENT",
     "Blueprint",
     "Graph",
     "Inputs",

@@ -81,7 +81,7 @@ def evaluate(name: str, params: Params, project: Project = Project()) -> Evaluat
         probe=tuple(references) or None,
         more=task.more,
         details=tuple(details),
-        saved=file_checksum(saved),
+        files={saved.name: file_checksum(saved)},
     )
     evaluation.write(project.evaluation(name))
     return evaluation

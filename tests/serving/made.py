@@ -8,7 +8,7 @@ import torch
 
 from pipeline.data import Dataset
 from pipeline.exports import export_format
-from pipeline.predict import EXPORT, STUDENT, VERSION, text_column
+from pipeline.predict import EXPORT, VERSION, text_column
 from pipeline.records import ExportRecord
 from pipeline.students import Blueprint, Student, student_blueprint
 from pipeline.verified import checksums
@@ -34,10 +34,9 @@ def made_export(
     """Write an export; returns its student."""
     blueprint, student = made_student(section, data)
     folder.mkdir()
-    blueprint.write(folder / STUDENT)
     rows = np.arange(4)
     example = data.content(rows) if data.kind == "text" else [data.image(int(row)) for row in rows]
-    export_format(format).write(folder, blueprint, student, blueprint.preprocessing()(example))
+    export_format(format).write(folder, blueprint, student, example)
     ExportRecord(
         version=VERSION, format=format, run="x", seed=0, kind=data.kind, task=data.task.name, outputs=data.task.outputs,
         unit=data.manifest.unit, text_column=text_column(data.manifest), compared=0, largest_difference=0.0,
