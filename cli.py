@@ -15,6 +15,7 @@ from stages import (
     check,
     code,
     command,
+    cost,
     evaluate,
     export,
     extract,
@@ -42,7 +43,7 @@ app = typer.Typer(
 )
 STAGES = (
     init, check, run_stage, code, prepare, extract, probe, assess, join, train, evaluate, report, export,
-    predict, trials,
+    predict, cost, trials,
 )  # fmt: skip
 for stage in STAGES:
     app.command(stage.__name__.rpartition(".")[2])(stage.main)

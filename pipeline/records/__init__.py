@@ -11,6 +11,7 @@ from pipeline.records.assessment import (
     SubsetRecord,
     SubsetScores,
 )
+from pipeline.records.cost import BatchCost, CostRecord, ModelCost
 from pipeline.records.data import ManifestRecord
 from pipeline.records.exports import ExportRecord
 from pipeline.records.probes import ProbeRecord, ProbeSplitRecord, ProbeViewsRecord
@@ -34,9 +35,11 @@ from pipeline.records.runs import (
 __all__ = [
     "CHECKSUM",
     "AssessmentRecord",
+    "BatchCost",
     "BundleRecord",
     "CandidateRecord",
     "ClassRecord",
+    "CostRecord",
     "DetailsRecord",
     "DiagnosticsRecord",
     "EvaluationRecord",
@@ -46,6 +49,7 @@ __all__ = [
     "ManifestRecord",
     "MethodRecord",
     "Metric",
+    "ModelCost",
     "PairRecord",
     "PenaltyRecord",
     "ProbeRecord",

@@ -10,7 +10,7 @@ from pipeline.functional.statistics import paired
 from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.provenance import commit
-from pipeline.records import EvaluationRecord, ExportRecord, ManifestRecord, Metric, RunRecord
+from pipeline.records import CostRecord, EvaluationRecord, ExportRecord, ManifestRecord, Metric, RunRecord
 from pipeline.sources import Source
 from pipeline.strict_yaml import load as load_yaml
 
@@ -51,6 +51,10 @@ def model_card(export: ExportRecord, run: RunRecord, params: Params, project: Pr
         "## Scores",
         "",
         *_scores(export, run, project),
+        "",
+        "## Cost of serving",
+        "",
+        *_cost(export, run, project),
         "",
         "## Made with",
         "",
@@ -176,20 +180,46 @@ def _scores(export: ExportRecord, run: RunRecord, project: Project) -> list[str]
     return lines
 
 
+def _cost(export: ExportRecord, run: RunRecord, project: Project) -> list[str]:
+    """Rows a second and latency of the student and its teachers, as `aft cost` measured them."""
+    try:
+        found = CostRecord.read(project.log("cost", export.run), export.run)
+    except UserError:
+        found = None
+    if found is None or found.students != run.students_digest:
+        return [f"Not measured: run `aft cost {export.run}` before the export."]
+    return [
+        f"With the project's own format, on {found.device}, {found.threads} threads.",
+        "",
+        "| model | parameters | bytes | batch | rows/s | p50, ms | p95, ms |",
+        "|---|---|---|---|---|---|---|",
+        *(
+            f"| {model.name} | {model.parameters:,} | {model.bytes:,} | {each.rows} | {each.rows_per_second:,.0f} | "
+            f"{each.p50:.3g} | {each.p95:.3g} |"
+            for model in found.models
+            for each in model.batches
+        ),
+    ]
+
+
 def _mean(scores: list[float], metric: Metric) -> str:
     if not scores:
         return "not known"
     found = paired(scores)
-    bounds = f" ({_value(found.low, metric)} to {_value(found.high, metric)})" if found.low is not None else ""
-    return f"{_value(found.mean, metric)}{bounds}"
+    low, high = (
+        _value(bound, metric).removesuffix(" %").removesuffix(f" {metric.unit}") for bound in (found.low, found.high)
+    )
+    return f"{_value(found.mean, metric)}{f' ({low} to {high})' if found.low is not None else ''}"
 
 
 def _value(score: float | None, metric: Metric) -> str:
     if score is None:
         return "not known"
-    if metric.unit == "%":
-        return f"{100 * score:.1f} %"
-    return f"{score:.4g}{f' {metric.unit}' if metric.unit else ''}"
+    return f"{_number(score, metric)} {metric.unit}".rstrip()
+
+
+def _number(score: float, metric: Metric) -> str:
+    return f"{100 * score:.1f}" if metric.unit == "%" else f"{score:.4g}"
 
 
 def _made_with(export: ExportRecord, project: Project) -> list[str]:
