@@ -53,7 +53,7 @@ def measure(predictor: Predictor, given: str, output: str) -> dict[str, Any]:
 
     def inputs() -> TextInputs | ImageInputs:
         if predictor.kind == "text":
-            return TextInputs([given], predictor.text_column, None, "utf-8", [])
+            return TextInputs([given], predictor.table, [])
         return ImageInputs([given])
 
     contents: list[Any] = [row.content for row in inputs()]

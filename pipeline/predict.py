@@ -75,7 +75,7 @@ class Predictor:
     Attributes:
         kind: "text" or "image", what it takes.
         task: what its outputs mean.
-        text_column: of the table that it learned from.
+        table: how texts are made of the columns of a table, as in training: settings of `text_table`.
 
     Raises:
         UserError: there is no student, it is damaged or of another version, or it reads the features of teachers.
@@ -84,7 +84,7 @@ class Predictor:
     def __init__(self, path: str | Path, seed: int | None = None, device: str = "auto", batch_size: int = BATCH_SIZE):
         self.path, self.batch_size = Path(path), batch_size
         self.device = Machine(device=device).torch_device()
-        folder, format, self.task, self.text_column = _open(self.path, seed)
+        folder, format, self.task, self.table = _open(self.path, seed)
         blueprint = Blueprint.read(folder / STUDENT)
         self.kind = blueprint.reads
         self._preprocess = blueprint.preprocessing()
@@ -134,8 +134,8 @@ class Predictor:
         return Predictions(outputs, task.outputs, task.predictions(outputs), task.probabilities(outputs))
 
 
-def _open(path: Path, seed: int | None) -> tuple[Path, str, Task, str]:
-    """The folder of a student, its format, its task, and the column of its texts."""
+def _open(path: Path, seed: int | None) -> tuple[Path, str, Task, dict[str, str]]:
+    """The folder of a student, its format, its task, and how its texts are made of a table."""
     if (path / EXPORT).exists():
         if seed is not None:
             raise UserError(f"{path}: an export is of one student; leave --seed out")
@@ -143,7 +143,7 @@ def _open(path: Path, seed: int | None) -> tuple[Path, str, Task, str]:
         if export.version != VERSION:
             raise UserError(f"{path}: exported as version {export.version}, this is {VERSION}; export the run again")
         VerifiedFiles(path, export.files, "export the run again").finish()
-        return path, export.format, build(export.task, export.outputs, export.unit), export.text_column
+        return path, export.format, build(export.task, export.outputs, export.unit), export.table
     if not (path / "run.json").exists():
         raise UserError(
             f"{path}: neither an export nor a run that was trained; run `aft train RUN`, or `aft export RUN --output "
@@ -153,7 +153,7 @@ def _open(path: Path, seed: int | None) -> tuple[Path, str, Task, str]:
     VerifiedFiles(path, run.files, f"run `aft train {path.name}` again").finish()
     manifest = ManifestRecord.read(Project(path.parent.parent).data / "manifest.json")
     task = build(manifest.task, manifest.outputs, manifest.unit)
-    return path / "students" / str(seed_of(run, path, seed)), "native", task, text_column(manifest)
+    return path / "students" / str(seed_of(run, path, seed)), "native", task, table_of(manifest)
 
 
 def seed_of(run: RunRecord, path: Path, seed: int | None) -> int:
@@ -167,9 +167,11 @@ def seed_of(run: RunRecord, path: Path, seed: int | None) -> int:
     return run.best_seed if seed is None else seed
 
 
-def text_column(manifest: ManifestRecord) -> str:
-    """The column of texts in the table that a dataset came from; empty for images."""
-    return str(manifest.settings["source"].get("text_column", "text")) if manifest.kind == "text" else ""
+def table_of(manifest: ManifestRecord) -> dict[str, str]:
+    """How a dataset's texts are made of the columns of a table; empty for images."""
+    source = manifest.settings["source"]
+    kept = {key: str(source[key]) for key in ("text_column", "template") if source.get(key) is not None}
+    return {"text_column": "text", **kept} if manifest.kind == "text" else {}
 
 
 def _text(row: NewRow) -> str:

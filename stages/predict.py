@@ -30,7 +30,9 @@ def main(
     id_column: Annotated[
         str | None, typer.Option("--id-column", help="Of the ids; the row's number, from 1, if left out.")
     ] = None,
-    encoding: Annotated[str, typer.Option("--encoding", help="Of CSV and TSV files.")] = "utf-8",
+    encoding: Annotated[
+        str | None, typer.Option("--encoding", help="Of files of text; UTF-8, or what their mark says, if left out.")
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
     as_json: command.Json = False,
 ) -> None:
@@ -49,8 +51,9 @@ def main(
     if not any((path / name).exists() for name in (EXPORT, "run.json")):
         path = command.PROJECT.run(student) if command.PROJECT.run(student).is_dir() else path
     predictor = Predictor(path, seed, device, batch_size)
+    table = {"text_column": text_column} if text_column else predictor.table
     rows: TextInputs | ImageInputs = (
-        TextInputs(inputs, text_column or predictor.text_column, id_column, encoding, sys.stdin)
+        TextInputs(inputs, table | {"id_column": id_column, "encoding": encoding}, sys.stdin)
         if predictor.kind == "text"
         else ImageInputs(inputs)
     )

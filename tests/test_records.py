@@ -128,8 +128,8 @@ def test_a_mean_needs_every_value():
 
 
 def test_a_candidate_is_complete_with_a_score_on_every_seed():
-    assert CandidateRecord(weights=(), val_scores=(0.5, 0.6)).complete == (0.5, 0.6)
-    assert CandidateRecord(weights=(), val_scores=(0.5, None)).complete == ()
+    assert CandidateRecord(weights=(), val_scores=(0.5, 0.6)).finite == (0.5, 0.6)
+    assert CandidateRecord(weights=(), val_scores=(0.5, None)).finite == ()
 
 
 def test_a_subset_has_means_over_splits():

@@ -2,6 +2,8 @@
 
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from pipeline.records.record import Record
 
 
@@ -14,7 +16,7 @@ class ExportRecord(Record):
         run, seed: where the student comes from; no seed where it was trained once more on all labels.
         kind: what its rows are.
         task, outputs, unit: what its outputs mean.
-        text_column: of the table that it learned from; empty for images.
+        table: how texts are made of the columns of a table, as in training; empty for images.
         compared: rows on which it was compared with the run's student, in another process.
         largest_difference: of an output there, absolute.
         versions: of the libraries that it was exported with.
@@ -31,7 +33,7 @@ class ExportRecord(Record):
     task: str
     outputs: tuple[str, ...]
     unit: str = ""
-    text_column: str = ""
+    table: dict[str, str] = Field(default_factory=dict)
     compared: int
     largest_difference: float
     versions: dict[str, str]

@@ -38,18 +38,23 @@ class MethodRecord(Record):
 
 
 class CandidateRecord(Record):
-    """A weight per method and the settings tried with it, and the validation score of every seed.
+    """A weight per method and the settings tried with it, and the validation scores by seed, in the run's order.
 
     A score is None on a seed where the training diverged; such a candidate cannot be chosen.
+
+    Attributes:
+        dropped: it was clearly worse than another candidate, or diverged, on the first seeds, and has scores of those
+            alone; see `pipeline.training.race`. Nor can it be chosen.
     """
 
     weights: tuple[float, ...]
     settings: dict[str, Any] = Field(default_factory=dict)
     val_scores: tuple[float | None, ...] = Field(min_length=1)
+    dropped: bool = False
 
     @property
-    def complete(self) -> tuple[float, ...]:
-        """The score of every seed; empty where a training diverged."""
+    def finite(self) -> tuple[float, ...]:
+        """The score of every seed that it was trained on; empty where a training diverged."""
         known = tuple(score for score in self.val_scores if score is not None)
         return known if len(known) == len(self.val_scores) else ()
 
@@ -166,15 +171,19 @@ class RunRecord(Record):
     def best_seed(self) -> int:
         """The seed whose student did best on its validation rows; the first of those that tie."""
         chosen = (self.chosen, self.chosen_settings)
-        scores = next(c.complete for c in self.candidates if (c.weights, c.settings) == chosen)
+        scores = next(c.finite for c in self.candidates if (c.weights, c.settings) == chosen and not c.dropped)
         sign = 1 if self.metric.higher_is_better else -1
         return max(zip(self.seeds, scores, strict=True), key=lambda pair: sign * pair[1])[0]
 
     @model_validator(mode="after")
     def _chosen_is_a_candidate(self) -> "RunRecord":
-        tried = [(c.weights, c.settings) for c in self.candidates if c.complete]
+        tried = [(c.weights, c.settings) for c in self.candidates if c.finite and not c.dropped]
         if len(self.chosen) != len(self.methods) or (self.chosen, self.chosen_settings) not in tried:
-            raise ValueError("the chosen weights are not one per method, or not among the candidates, or diverged")
+            raise ValueError(
+                "the chosen weights are not one per method, or not among the candidates, or diverged, or were dropped"
+            )
+        if any(len(c.val_scores) != len(self.seeds) for c in self.candidates if not c.dropped):
+            raise ValueError("a candidate that was not dropped lacks the score of a seed")
         return self
 
 

@@ -1,6 +1,6 @@
 """New rows for predictions: texts of tables or lines, images of folders or files; read as they are needed."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
 from pipeline.errors import UserError
+from pipeline.files import regular_size
 from pipeline.params import parse
 from pipeline.plugins import plugin
 
@@ -15,6 +16,9 @@ STDIN = "-"
 """Stands for texts on standard input, one a line."""
 
 BLOCK = 1 << 22
+
+LINES = {".csv": 1, ".tsv": 1, ".jsonl": 0, ".ndjson": 0, ".txt": 0}
+"""Tables of lines, and lines of their header."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class TextInputs:
 
     Args:
         names: of files, or `-`.
-        text_column, id_column, encoding: of the tables; a row's number is its id where there is no column of ids.
+        table: settings of `text_table`, such as `text_column`; a row's number is its id where `id_column` is None.
         stdin: what `-` reads.
 
     Raises:
@@ -47,20 +51,16 @@ class TextInputs:
 
     skipped = 0
 
-    def __init__(
-        self, names: Sequence[str], text_column: str, id_column: str | None, encoding: str, stdin: Iterable[str]
-    ):
-        self.names, self.stdin = names, stdin
-        self.options = {"text_column": text_column, "id_column": id_column, "encoding": encoding}
+    def __init__(self, names: Sequence[str], table: Mapping[str, str | None], stdin: Iterable[str]):
+        self.names, self.table, self.stdin = names, table, stdin
         for name in names:
             if name != STDIN and not Path(name).exists():
                 raise UserError(f"{name}: no such file")
 
     def count(self) -> int | None:
-        """How many rows there are, or nearly: cells may hold several lines. None for standard input."""
-        if STDIN in self.names:
-            return None
-        return sum(map(_rows_of, self.names))
+        """How many rows there are, or nearly, as cells may hold several lines. None where that is not known ahead."""
+        rows = [None if name == STDIN else _rows_of(name) for name in self.names]
+        return None if None in rows else sum(filter(None, rows))
 
     def __iter__(self) -> Iterator[NewInput]:
         for name in self.names:
@@ -71,10 +71,8 @@ class TextInputs:
                     yield NewInput(f"{start}{number}", line.rstrip("\r\n"))
                 continue
             family = plugin("datasets", "text_table")
-            rows = family.rows(parse(family.Settings, {"path": name, **self.options}, "aft predict"))
-            for number, row in enumerate(rows, start=1):
-                id = row.id if self.options["id_column"] else number
-                yield NewInput(f"{start}{id}", str(row.content), row.problem or "")
+            for row in family.texts(parse(family.Settings, {**self.table, "path": name}, "aft predict")):
+                yield NewInput(f"{start}{row.id}", str(row.content), row.problem or "")
 
 
 class ImageInputs:
@@ -120,16 +118,19 @@ class ImageInputs:
                 self.skipped += 1
 
 
-def _rows_of(name: str) -> int:
-    """The rows of a table by its lines, but for the header of one that has any."""
-    path = Path(name)
+def _rows_of(name: str) -> int | None:
+    """The rows of a table, by its lines where it has lines; None where only reading all of it would tell."""
+    path, suffix = Path(name), Path(name).suffix.lower()
     if path.is_dir():
         raise UserError(f"{path}: is a folder, and this student reads texts; give a table, or - for standard input")
-    if path.suffix.lower() == ".parquet":
+    if suffix == ".parquet":
         try:
             return int(pq.read_metadata(path).num_rows)
         except (OSError, ArrowException):
-            return 0  # reading it will say what is wrong
+            return None  # reading it says what is wrong
+    if suffix not in LINES:
+        return None
+    regular_size(path)  # a pipe would hang
     with path.open("rb") as file:
         lines = sum(block.count(b"\n") for block in iter(lambda: file.read(BLOCK), b""))
-    return lines if path.suffix.lower() in (".jsonl", ".ndjson") else max(lines - 1, 0)
+    return max(lines - LINES[suffix], 0)

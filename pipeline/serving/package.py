@@ -26,7 +26,7 @@ from pipeline.errors import UserError
 from pipeline.exports import export_format
 from pipeline.files import explained, replace_folder, write_atomically
 from pipeline.params import Params
-from pipeline.predict import EXPORT, VERSION, Predictor, seed_of, text_column
+from pipeline.predict import EXPORT, VERSION, Predictor, seed_of, table_of
 from pipeline.project import Project
 from pipeline.provenance import versions
 from pipeline.records import ExportRecord, RunRecord
@@ -114,7 +114,7 @@ def export(
             task=data.task.name,
             outputs=data.task.outputs,
             unit=data.manifest.unit,
-            text_column=text_column(data.manifest),
+            table=table_of(data.manifest),
             compared=len(rows),
             largest_difference=0.0,
             versions=versions(*LIBRARIES),

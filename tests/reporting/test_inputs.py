@@ -151,9 +151,22 @@ def test_a_candidate_that_diverged_has_no_scores_and_cannot_be_the_choice(projec
     candidates[1]["val_scores"][2] = None
     project.change("runs/aft/run.json", candidates=candidates)
     kept, lost = read(project, "aft").outcomes[0].run.candidates
-    assert len(kept.complete) == 5 and lost.complete == ()
+    assert len(kept.finite) == 5 and lost.finite == ()
     project.change("runs/aft/run.json", chosen=[3.0])
     assert "or diverged" in read(project).missing[0]
+
+
+def test_a_candidate_that_was_dropped_cannot_be_the_choice_and_no_other_may_lack_a_seed(project):
+    project.run("aft", AFT, weights=(0.0, 3.0), chosen=0.0)
+    candidates = project.read("runs/aft/run.json")["candidates"]
+    candidates[1]["val_scores"].pop()
+    project.change("runs/aft/run.json", candidates=candidates)
+    assert "lacks the score of a seed" in read(project).missing[0]
+    candidates[1]["dropped"] = True
+    project.change("runs/aft/run.json", candidates=candidates)
+    assert read(project).missing == ()
+    project.change("runs/aft/run.json", chosen=[3.0])
+    assert "or were dropped" in read(project).missing[0]
 
 
 def test_seeds_that_were_changed_since_training_are_listed_and_the_run_is_shown(project):

@@ -8,7 +8,7 @@ import torch
 
 from pipeline.data import Dataset
 from pipeline.exports import export_format
-from pipeline.predict import EXPORT, VERSION, text_column
+from pipeline.predict import EXPORT, VERSION, table_of
 from pipeline.records import ExportRecord
 from pipeline.students import Blueprint, Student, student_blueprint
 from pipeline.verified import checksums
@@ -39,7 +39,7 @@ def made_export(
     export_format(format).write(folder, blueprint, student, example)
     ExportRecord(
         version=VERSION, format=format, run="x", seed=0, kind=data.kind, task=data.task.name, outputs=data.task.outputs,
-        unit=data.manifest.unit, text_column=text_column(data.manifest), compared=0, largest_difference=0.0,
+        unit=data.manifest.unit, table=table_of(data.manifest), compared=0, largest_difference=0.0,
         versions={}, files=checksums(folder),
     ).write(folder / EXPORT)  # fmt: skip
     return blueprint, student

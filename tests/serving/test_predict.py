@@ -31,7 +31,7 @@ def test_a_run_predicts_exactly_what_evaluation_does(trained_project: Path):
 
 def test_by_default_it_is_the_student_that_is_best_on_validation_rows(trained_project: Path):
     record = RunRecord.read(trained_project / "runs" / "none" / "run.json")
-    scores = dict(zip(record.seeds, record.candidates[0].complete, strict=True))
+    scores = dict(zip(record.seeds, record.candidates[0].finite, strict=True))
     assert record.best_seed == max(scores, key=scores.__getitem__)
     texts = ["good1 word2", "bad4 bad5 word9"]
     best = Predictor(trained_project / "runs" / "none", seed=record.best_seed)(texts)

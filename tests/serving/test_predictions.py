@@ -48,7 +48,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def inputs(*names: str, column: str = "text", ids: str | None = None, stdin: str = "") -> TextInputs:
-    return TextInputs(names, column, ids, "utf-8", io.StringIO(stdin))
+    return TextInputs(names, {"text_column": column, "id_column": ids}, io.StringIO(stdin))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 512])
