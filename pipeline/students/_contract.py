@@ -55,7 +55,7 @@ class Student(nn.Module, ABC):
 
     def graph(self) -> "Graph":
         """This student as a function of plain tensors, for formats that keep a graph; here of one tensor of images."""
-        return Graph(_Outputs(self), ("pixel_values",), ({0: "rows"},), lambda batch: (batch,))
+        return Graph(_Outputs(self), ("pixel_values",), ((0,),), lambda batch: (batch,))
 
 
 class Scaled(Student):
@@ -89,20 +89,23 @@ class Graph:
     Attributes:
         module: takes the tensors as `*inputs` and returns the outputs [n, c].
         names: of the tensors.
-        axes: of each tensor, the axes whose length changes from batch to batch, by name.
+        axes: of each tensor, the axes whose length changes from batch to batch; the first one is that of rows.
         arrange: from a batch of the family's `Preprocessing` to these tensors.
     """
 
     module: nn.Module
     names: tuple[str, ...]
-    axes: tuple[dict[int, str], ...]
+    axes: tuple[tuple[int, ...], ...]
     arrange: Callable[[Any], tuple[Tensor, ...]]
 
     @property
-    def dynamic_shapes(self) -> tuple[tuple[dict[int, Dim], ...]]:
-        """The axes as `torch.export` wants them for a module that takes `*inputs`, which are one argument."""
-        sizes = {name: Dim(name, min=1) for axes in self.axes for name in axes.values()}
-        return (tuple({axis: sizes[name] for axis, name in axes.items()} for axes in self.axes),)
+    def dynamic_shapes(self) -> tuple[tuple[dict[int, Any], ...]]:
+        """The axes as `torch.export` wants them for a module that takes `*inputs`, which are one argument.
+
+        Any number of rows; the tracer finds the range of other axes, such as the length of texts.
+        """
+        rows = Dim("rows", min=1)
+        return (tuple({axis: Dim.DYNAMIC if axis else rows for axis in axes} for axes in self.axes),)
 
 
 class _Outputs(nn.Module):

@@ -170,8 +170,7 @@ class BagOfWords(students.Student):
 
     def graph(self) -> students.Graph:
         """Of `input_ids` and `attention_mask` [n, l], padded: graph formats have no bags of uneven length."""
-        axes = {0: "rows", 1: "words"}
-        return students.Graph(_Padded(self), ("input_ids", "attention_mask"), (axes, axes), _pad)
+        return students.Graph(_Padded(self), ("input_ids", "attention_mask"), ((0, 1), (0, 1)), _pad)
 
 
 class _Padded(nn.Module):

@@ -151,10 +151,9 @@ class EncoderStudent(students.Student):
 
     def graph(self) -> students.Graph:
         """Of `input_ids` and `attention_mask` [n, l]."""
-        axes = {0: "rows", 1: "tokens"}
         return replace(
             super().graph(),
             names=("input_ids", "attention_mask"),
-            axes=(axes, axes),
+            axes=((0, 1), (0, 1)),
             arrange=lambda batch: (batch[0], batch[1].long()),
         )
