@@ -105,11 +105,6 @@ def test_what_cannot_be_exported_is_one_line(trained_project: Path, tmp_path: Pa
     for name, options, message in (
         ("aft", {}, "run `aft train aft`"),
         ("none", {"seed": 9}, "runs/none: no seed 9; it was trained with 0, 1, 2"),
-        (
-            "none",
-            {"format": "timm"},
-            "--format timm: timm has no such model as a bag_of_words student; take --format na",
-        ),
         ("none", {"format": "onx"}, "did you mean `onnx`"),
     ):
         with pytest.raises(UserError, match=message) as caught:
