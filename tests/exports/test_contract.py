@@ -79,3 +79,24 @@ def test_a_package_that_is_missing_is_one_line(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("pipeline.exports.native.PACKAGES", ("no_such_package",))
     with pytest.raises(UserError, match=r"--format native: the package no_such_package is not installed; run pip inst"):
         export_format("native")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("format", plugins("exports"))
+def test_outputs_are_in_the_unit_of_the_labels(format: str, sections, made_project: Path, pictures, tmp_path: Path):
+    available(format)
+    family = {"timm": "timm", "transformers": "transformers", "sentence_transformers": "transformers"}.get(
+        format, "bag_of_words"
+    )
+    data = pictures if family == "timm" else Dataset.open(made_project / "data")
+    plain, student = made_student(sections[family], data)
+    blueprint = plain.model_copy(update={"shift": 200.0, "scale": 50.0})
+    scaled = blueprint.build()
+    scaled.student.load_state_dict(student.state_dict())
+    scaled.eval()
+    rows = np.arange(3)
+    contents = data.content(rows) if data.kind == "text" else [data.image(int(row)) for row in rows]
+    expected = predict(student, plain.inputs(data), rows, CPU) * 50 + 200
+    export_format(format).write(tmp_path, blueprint, scaled, contents)
+    model = export_format(format).load(tmp_path, blueprint, CPU)
+    assert np.allclose(model(blueprint.preprocessing()(contents)), expected, rtol=1e-5)

@@ -60,6 +60,22 @@ def test_an_encoder_from_its_tokenizer(texts: Dataset, tmp_path: Path):
     assert np.allclose(outputs.detach(), predict(student, blueprint.inputs(texts), rows, CPU), atol=1e-5)
 
 
+def test_timm_loads_a_student_with_its_preprocessing(tmp_path: Path):
+    import timm
+    from PIL import Image
+
+    pictures = write_pictures(tmp_path / "pictures", 40)
+    section = {"family": "timm", "model": "test_vit", "pretrained": False, "size": 32}
+    blueprint, student = made_export(tmp_path / "out", section, pictures, "timm")
+    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    assert list(model.pretrained_cfg["label_names"]) == ["dark", "light"]
+    prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    with Image.open(tmp_path / "pictures" / "raw" / str(pictures.ids[3])) as image:
+        found = model(prepare(image.convert("RGB"))[None]).detach()
+    # timm rounds the longer side in another way, and that alone may differ.
+    assert np.allclose(found, predict(student, blueprint.inputs(pictures), np.array([3]), CPU), atol=0.05)
+
+
 def test_the_preprocessing_of_images_is_written_down(tmp_path: Path):
     from PIL import Image
 

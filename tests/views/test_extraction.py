@@ -101,7 +101,7 @@ def test_a_student_replays_what_the_teacher_saw(
     for number in range(count + 1):
         cached = store.reader(f"pooled@{family}:{number}" if number else "pooled")(rows)
         replayed = student.batch(rows, np.full(len(rows), number))
-        pixels = (replayed * student.std + student.mean) * 255
+        pixels = (replayed * student.transform.std + student.transform.mean) * 255
         shown = [Image.fromarray(image.permute(1, 2, 0).round().to(torch.uint8).numpy()) for image in pixels]
         live = teacher.forward(teacher.collate([teacher.transform(image) for image in shown]))["pooled"].numpy()
         centre = cached.mean(0)
