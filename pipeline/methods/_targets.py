@@ -188,7 +188,7 @@ def _features(scaling: Scaling, number: int, context: Context) -> nn.Module:
 
 
 def whitening(number: int, context: Context) -> Float[Tensor, "teacher teacher"]:
-    """The map W [D, D] from a teacher's standardised rows x to principal axes of equal scale: x W has mean square norm 1.
+    """The map W [D, D] from standardised rows x to principal axes of equal scale; x W has mean squared norm 1.
 
     The covariance over the training rows is shrunk towards a multiple of the identity before it is inverted (Ledoit and
     Wolf, 2004, "A well-conditioned estimator for large-dimensional covariance matrices");

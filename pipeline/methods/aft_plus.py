@@ -1,8 +1,9 @@
 """Task-aware AFT (ours): the last layer follows each source's best probe, the features follow the teachers' kernel.
 
-Adaptive Feature Transfer shapes the student's features and leaves its last layer to the labels. With few labels, neither
-is enough. The kernel is dominated by what varies most in the teacher's features, which may not matter to the task, so
-the outputs of a probe are added to it. The last layer, which the kernel does not reach, follows the same outputs.
+Adaptive Feature Transfer shapes the student's features and leaves its last layer to the labels. With few labels,
+neither is enough. The kernel is dominated by what varies most in the teacher's features, which may not matter to the
+task, so the outputs of a probe are added to it. The last layer, which the kernel does not reach, follows the same
+outputs.
 
 If the labels are enough for the last layer, it does better without the probe's mistakes. Validation rows decide:
 `weight: auto` tries both.

@@ -1,4 +1,4 @@
-"""B-Tuning (You et al., JMLR 2022, arXiv 2110.10545): follow the predictions of linear models on the teachers' features."""
+"""B-Tuning (You et al., JMLR 2022, arXiv 2110.10545): follow the predictions of linear models on teachers' features."""
 
 from typing import Literal
 

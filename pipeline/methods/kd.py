@@ -8,7 +8,7 @@ from pipeline.methods._targets import Targets, TargetSettings
 
 
 class Settings(TargetSettings):
-    """Targets as in `TargetSettings`. The penalty has the scale of the features; standardise them to compare weights."""
+    """Targets as in `TargetSettings`. The penalty has the features' scale; standardise them to compare weights."""
 
     def build(self, context: Context) -> Transfer:
         """A new map, initialised from torch's current random state."""

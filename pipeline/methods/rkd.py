@@ -42,9 +42,9 @@ class RelationalDistillation(Transfer):
     """distance_weight * mean_ij h(d_ij - d'_ij) + angle_weight * mean_ijk h(a_ijk - a'_ijk), h the smooth L1 loss.
 
     d_ij is the distance between rows i and j over the mean distance of rows that differ; a_ijk is the cosine of the
-    angle at row i between the directions to j and k, and 0 if row j or k equals row i. Primes are the
-    concatenated targets. Angles come from the Gram matrix, (G_jk - G_ij - G_ik + G_ii) / (d_ij d_ik). They are computed in parts, and
-    again in the backward pass, so that memory does not grow with n^3.
+    angle at row i between the directions to j and k, and 0 if row j or k equals row i. Primes are the concatenated
+    targets. Angles come from the Gram matrix, (G_jk - G_ij - G_ik + G_ii) / (d_ij d_ik). They are computed in parts,
+    and again in the backward pass, so that memory does not grow with n^3.
     """
 
     def __init__(self, targets: Targets, distance_weight: float, angle_weight: float):

@@ -243,7 +243,7 @@ def _write_outputs(
     with ExitStack() as stack, progress(title, rows, "rows") as advance:
 
         def array(path: Path, length: int) -> BinaryIO:
-            """The file of an array, written from its first row on. A memory map would kill the process on a full disk."""
+            """The file of an array, written row by row. With a memory map, a full disk would kill the process."""
             file = stack.enter_context(path.open("wb"))
             header = {"descr": "<f4", "fortran_order": False, "shape": (length, width)}
             np.lib.format.write_array_header_1_0(file, header)

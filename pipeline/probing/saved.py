@@ -30,8 +30,8 @@ from pipeline.store import SourceFeatures
 from pipeline.verified import VerifiedFiles
 
 OutputKind = Literal["linear", "linear_crossfit", "kernel", "kernel_crossfit"]
-"""Kinds of a probe's outputs. Cross-fitted outputs for a labelled training row come from the fit without its fold, because
-a probe repeats the labels of rows that it was fitted on. For other rows they are the same."""
+"""Kinds of a probe's outputs. Cross-fitted outputs for a labelled training row come from the fit without its fold,
+because a probe repeats the labels of rows that it was fitted on. For other rows they are the same."""
 
 OUTPUT_KINDS: tuple[OutputKind, ...] = get_args(OutputKind)
 

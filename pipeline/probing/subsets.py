@@ -106,7 +106,7 @@ class SplitFeatures:
         self.targets = data.task.targets(self.labels)
         self.scaled_targets = data.split_task(number).targets(self.labels)
         self.readers = {name: features.reader() for name, features in sources.items()}
-        # Means and deviations over all training rows come from the probes, which are refused if they are of another split.
+        # The means and deviations over all training rows; probes of another split are refused.
         self.probes = {name: SavedProbe(project, features, number, data).module for name, features in sources.items()}
 
     def raw(self, source: str, rows: np.ndarray) -> np.ndarray:

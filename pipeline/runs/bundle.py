@@ -36,8 +36,8 @@ def join(params: Params, project: Project = Project()) -> Bundles:
     """Write the bundle of every run of params.yaml, and remove bundles of other runs.
 
     Raises:
-        UserError: a run names something that does not exist, or the stores of its teachers are missing, incomplete or of another
-            dataset, or lack a head that the run reads.
+        UserError: a run names something that does not exist, or the stores of its teachers are missing, incomplete or
+            of another dataset, or lack a head that the run reads.
     """
     data, code = Dataset.open(project.data), Code()
     names = list(params.section("runs"))

@@ -176,7 +176,7 @@ def read_run(params: Params, name: str) -> Run:
         nested = any(isinstance(value, list | dict) for value in values)
         if owner not in owners or not setting or key in ("train.seeds", "train.race") or not values or nested:
             raise UserError(
-                f"{where}.search: {key}: {values}; write student.<key>, train.<key> (but not seeds and race) or "
+                f"{where}.search: {key}: {values}; write student.<key>, train.<key> (not train.seeds or train.race) or "
                 "methods.<name of one of the run's methods>.<key>, and a list of numbers or words, such as "
                 "student.dropout: [0.3, 0.6]"
             )
