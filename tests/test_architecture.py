@@ -15,6 +15,7 @@ HALL = [
     "progress",
     "provenance",
     "files",
+    "parquet",
     "checksum",
     "verified",
     "images",

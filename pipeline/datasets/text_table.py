@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
+from pipeline import parquet
 from pipeline.datasets import Row
 from pipeline.errors import UserError, count, listed
 from pipeline.files import regular_size
@@ -206,10 +206,9 @@ def _csv(path: Path, settings: Settings, wanted: list[str]) -> Iterator[Record]:
 
 
 def _parquet(path: Path, settings: Settings, wanted: list[str]) -> Iterator[Record]:
-    with pq.ParquetFile(path) as file:
+    with parquet.opened(path) as file:
         _check(path, wanted, file.schema_arrow.names)
-        for batch in file.iter_batches(columns=wanted):
-            yield from ((None, record) for record in batch.to_pylist())
+        yield from ((None, record) for record in parquet.records(path, file, wanted))
 
 
 def _jsonl(path: Path, settings: Settings, wanted: list[str]) -> Iterator[Record]:

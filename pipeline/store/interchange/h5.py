@@ -63,7 +63,10 @@ def read(path: Path) -> Table:
     if ids is None and "coords" in file:
         if file["coords"].ndim < 2 or file["coords"].dtype.kind not in "iuf":
             raise UserError(f"{path}: `coords` is no array of numbers [rows, 2]; rename it")
-        places = np.asarray(file["coords"][:]).reshape(-1, file["coords"].shape[-1]).astype(np.int64)
+        found = np.asarray(file["coords"][:])
+        if not np.isfinite(found).all():
+            raise UserError(f"{path}: `coords` holds NaN or infinity; rename it")
+        places = found.reshape(-1, found.shape[-1]).astype(np.int64)
         ids = [",".join(map(str, place)) for place in places.tolist()]
         if len(ids) != count:
             raise UserError(f"{path}: {count:,} features, but {len(ids):,} coords")
