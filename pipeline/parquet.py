@@ -3,14 +3,14 @@
 A page of a kilobyte may stand for a billion equal values, or for a text of a gigabyte. So, before anything is decoded:
 
 - a table has at most as many rows as bytes, because rows that are worth a row differ;
-- its values, and its pages before compression, take at most 1,000 times the bytes of the file, or 64 MiB;
+- its values, and its pages before compression, become no more than `files.refuse_bomb` lets a file become;
 - texts that repeat are kept once while they are read, or few rows are read at a time where a cell holds a list of
   texts; and all of them together keep to the same limit.
 
 A single page may still claim up to 2 GiB, which is Parquet's own limit, and the list of one cell may repeat a text.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
+from pipeline.files import refuse_bomb
 
-FACTOR = 1000
-SMALL = 64 << 20
 BATCH_ROWS = 1 << 16
-BATCH_BYTES = SMALL
+BATCH_BYTES = 64 << 20
 WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 8, "BYTE_ARRAY": 0}
 """Bytes of a value in memory; of texts that is not known before they are read."""
 
@@ -45,14 +44,14 @@ def opened(path: Path, memory_map: bool = False) -> pq.ParquetFile:
         for number in range(group.num_columns):
             column = group.column(number)
             each = WIDTHS.get(column.physical_type, schema.column(number).length)
-            _keep_to(path, max(column.total_uncompressed_size, each * column.num_values))
+            refuse_bomb(path, max(column.total_uncompressed_size, each * column.num_values))
             if column.physical_type == "BYTE_ARRAY" and not _is_nested(column):
                 texts.add(column.path_in_schema)
     return pq.ParquetFile(path, read_dictionary=sorted(texts), memory_map=memory_map)
 
 
-def records(path: Path, file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The rows of some columns, in order.
+def batches(path: Path, file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The rows of some columns, in order, a batch at a time.
 
     Raises:
         UserError: their texts take more bytes than the file is good for.
@@ -63,10 +62,20 @@ def records(path: Path, file: pq.ParquetFile, columns: Sequence[str]) -> Iterato
         rows = _batch_rows(file.metadata.row_group(number), columns)
         for batch in file.iter_batches(rows, row_groups=[number], columns=list(columns)):
             total += sum(map(_text_bytes, batch.columns))
-            _keep_to(path, total)
-            cells = [_values(column) for column in batch.columns]
-            for row in zip(*cells, strict=True):
-                yield dict(zip(batch.schema.names, row, strict=True))
+            refuse_bomb(path, total)
+            yield batch
+
+
+def cells(column: pa.Array, plain: Callable[[pa.Array], list[Any]] = pa.Array.to_pylist) -> list[Any]:
+    """A column as Python has it. Texts that repeat are one object, where `opened` has read them as a dictionary.
+
+    Args:
+        plain: gives the cells of a column that is no dictionary.
+    """
+    if not pa.types.is_dictionary(column.type):
+        return plain(column)
+    known = plain(column.dictionary)
+    return [None if index is None else known[index] for index in column.indices.to_pylist()]
 
 
 def _batch_rows(group: pq.RowGroupMetaData, columns: Sequence[str]) -> int:
@@ -85,16 +94,6 @@ def _is_nested(chunk: pq.ColumnChunkMetaData) -> bool:
     return "." in chunk.path_in_schema
 
 
-def _keep_to(path: Path, claimed: int) -> None:
-    """Raises `UserError` if a file of this size cannot be meant to become so many bytes."""
-    size = path.stat().st_size
-    if claimed > max(SMALL, FACTOR * size):
-        raise UserError(
-            f"{path}: {size:,} bytes that become {claimed:,} or more, over {FACTOR:,} times as many; write it again "
-            "with fewer repeated values"
-        )
-
-
 def _text_bytes(array: pa.Array) -> int:
     """Bytes of all texts of a column, each counted as often as it is there."""
     if pa.types.is_dictionary(array.type):
@@ -104,19 +103,6 @@ def _text_bytes(array: pa.Array) -> int:
     if _is_list(array.type):
         return _text_bytes(array.flatten())
     return pc.sum(pc.binary_length(array)).as_py() or 0 if _is_text(array.type) else 0
-
-
-def _values(array: pa.Array) -> list[Any]:
-    """The cells of a column; those that are equal may be one object."""
-    if pa.types.is_dictionary(array.type):
-        known = array.dictionary.to_pylist()
-        return [None if index is None else known[index] for index in array.indices.to_pylist()]
-    if _is_list(array.type):
-        inside = iter(_values(array.flatten()))
-        lengths = pc.list_value_length(array).to_pylist()
-        return [None if length is None else [next(inside) for _ in range(length)] for length in lengths]
-    # Records in a cell are of no use to anybody, so that their values are not made.
-    return [{}] * len(array) if pa.types.is_nested(array.type) else array.to_pylist()
 
 
 def _is_list(kind: pa.DataType) -> bool:

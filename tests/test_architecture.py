@@ -13,9 +13,9 @@ ROOT = Path(__file__).parent.parent
 HALL = [
     "errors",
     "progress",
-    "provenance",
     "files",
     "parquet",
+    "provenance",
     "checksum",
     "verified",
     "images",

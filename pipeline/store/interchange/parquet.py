@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -79,12 +80,16 @@ def read(path: Path) -> Table:
     shape = tuple(about.pop("shape")) if about else first_row.shape[1:]
     ids = None
     if "id" in schema.names:
-        ids = [_name(record["id"], path) for record in parquet.records(path, file, ["id"])]
+        ids = [_name(value, path) for value in _column(path, file, "id")]
     digests = None
     if about is not None:
-        parts = [record["digest"] for record in parquet.records(path, file, ["digest"])]
-        digests = np.frombuffer(b"".join(parts), np.uint8).reshape(-1, 16)
+        digests = np.frombuffer(b"".join(_column(path, file, "digest")), np.uint8).reshape(-1, 16)
     return Table(count, shape, dtype_in(about, first_row.dtype), rows, ids, digests, about)
+
+
+def _column(path: Path, file: pq.ParquetFile, name: str) -> list[Any]:
+    """All cells of a column."""
+    return [cell for batch in parquet.batches(path, file, [name]) for cell in parquet.cells(batch.column(name))]
 
 
 def _columns(file: pq.ParquetFile, name: str) -> list[pq.ColumnChunkMetaData]:
