@@ -25,6 +25,7 @@ HALL = [
     "packages",
     "sources",
     "pretrained",
+    "efficientnet",
     "timm_models",
     "machine",
     "project",
