@@ -31,6 +31,7 @@ class Teacher(ABC):
             identity. Which heads are asked for is not part of it: a head's values do not depend on the others.
         device: where the model is; `forward` takes batches that are there.
         uniform: all rows cost the same, as images of one size do, so that they need not be sorted into batches.
+        notes: what a user should know of how it will run, a line each.
     """
 
     kind: Kind
@@ -38,6 +39,7 @@ class Teacher(ABC):
     recipe: Mapping[str, Any]
     device: torch.device
     uniform: bool
+    notes: Sequence[str] = ()
 
     @abstractmethod
     def transform(self, content: str | bytes | Image.Image) -> Any:
