@@ -18,7 +18,7 @@ demo-images: .venv/installed .dvc/tmp
 	@echo "report: $(CURDIR)/images/report/index.html"
 
 test: .venv/installed lint
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist worksteal
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -q -m slow

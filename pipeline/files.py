@@ -94,6 +94,11 @@ def regular_size(path: Path) -> int | None:
     return found.st_size
 
 
+def file_exists(path: Path) -> bool:
+    """Whether there is a file. Raises `UserError` if something else has its name, as `open_regular`."""
+    return regular_size(path) is not None
+
+
 def read_regular(path: Path, most: int | None = None) -> bytes:
     """The bytes of a file.
 

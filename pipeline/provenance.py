@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from pipeline.files import open_regular
 
 BLOCK = 1 << 22
 
@@ -36,7 +39,7 @@ def digest_files(root: Path, names: Sequence[str] | None = None) -> str:
         files = [(name, root / name) for name in sorted(found)]
     for name, path in files:
         hasher.update(f"{len(name.encode())}:{name}:{path.stat().st_size}:".encode())
-        with path.open("rb") as file:
+        with os.fdopen(open_regular(path), "rb") as file:
             while block := file.read(BLOCK):
                 hasher.update(block)
     return hasher.hexdigest()[:32]

@@ -12,6 +12,7 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
     """
     from pipeline.errors import UserError
     from pipeline.reporting import Stored, report
+    from pipeline.sources import Source
     from pipeline.store import FeatureStore
 
     loaded = command.settings(params, overrides)
@@ -23,7 +24,8 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
             # Its size is not shown. What the runs need is in the records.
             continue
         width = sum(math.prod(head.shape) for head in store.heads.values())
-        stores.append(Stored(name, len(store), store.nbytes, width))
+        digests = {Source(name, head).name: store.head_digest(head) for head in store.heads}
+        stores.append(Stored(name, len(store), store.nbytes, width, digests))
     with command.alone("report"):
         written = report(loaded, stores=stores)
     command.show(written, as_json)

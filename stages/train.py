@@ -23,7 +23,7 @@ def main(
     loaded, project = command.settings(params, overrides), command.PROJECT
     with command.log("train", run) as log:
         trained = train(run, loaded, project, command.say)
-        log.trainings, log.device = trained.trainings - trained.found, trained.device
+        log.trainings, log.device = trained.trained, trained.device
     command.write_digest(project.run_digest(run), digest_files(project.run(run)))
     command.show(trained, as_json)
 

@@ -2,18 +2,23 @@
 
 import csv
 import shutil
-from collections.abc import Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
+import cli
 from pipeline.data import Dataset, PrepareSettings, prepare
 from pipeline.params import Params
 from pipeline.probing import ProbeSettings, probe
 from pipeline.project import Project
 from pipeline.store import FeatureStore, Head, RowIndex, StoreWriter
+from stages import command
 
 CLASSES = ("bad", "good", "plain")
 PARAMS = {
@@ -112,6 +117,26 @@ def project(made_project: Path, tmp_path: Path) -> Path:
 def params(project: Path) -> Params:
     """The settings of that copy."""
     return Params.load(project / "params.yaml")
+
+
+@pytest.fixture
+def aft(project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Types `aft ARGUMENTS` in the folder of that copy: its exit code, and what it prints.
+
+    All in this process: a process for each command would spend its time on importing.
+    """
+
+    def typed(*arguments: str) -> subprocess.CompletedProcess[str]:
+        capfd.readouterr()
+        with monkeypatch.context() as kept, pytest.raises(SystemExit) as end:
+            kept.chdir(project)
+            kept.setattr(sys, "argv", ["aft", *arguments])
+            kept.setattr(sys, "stdout", sys.stdout)
+            command.run(cli.app, "aft")
+        assert isinstance(end.value.code, int)
+        return subprocess.CompletedProcess(arguments, end.value.code, *capfd.readouterr())
+
+    return typed
 
 
 def write_encoder(folder: Path, words: Sequence[str], width: int = 32, layers: int = 2) -> Path:

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parent.parent
 HALL = [
     "errors",
     "progress",
-    "provenance",
     "files",
+    "provenance",
     "checksum",
     "verified",
     "images",

@@ -1,8 +1,7 @@
 """Everything that is wrong in params.yaml is found before anything expensive begins."""
 
 import copy
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -136,18 +135,12 @@ def test_before_the_data_is_prepared_trials_are_counted(project: Path, monkeypat
     assert "absent.csv: no such file" in check(params, Project(project)).problems[0]
 
 
-def test_a_mistake_in_a_run_is_found_by_the_first_stage_and_nothing_is_written(project: Path):
+def test_a_mistake_in_a_run_is_found_by_the_first_stage_and_nothing_is_written(aft: Callable[..., Any], project: Path):
     params = yaml.safe_load((project / "params.yaml").read_text())
     params["runs"]["aft"]["methods"][0]["gats"] = "sigmoid"
     (project / "params.yaml").write_text(yaml.safe_dump(params))
     before = (project / "data" / "manifest.json").stat().st_mtime_ns
-    done = subprocess.run(
-        [sys.executable, "-m", "cli", "prepare"],
-        cwd=project,
-        env={"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    done = aft("prepare")
     assert done.returncode == 2
     assert "unknown key `gats`" in done.stderr
     assert (project / "data" / "manifest.json").stat().st_mtime_ns == before

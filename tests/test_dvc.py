@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import yaml
 from pipeline.records import LogRecord
 
 from .conftest import PARAMS, WORDS, write_encoder, write_table
+from .waiting import wait_until
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {
@@ -88,12 +88,12 @@ def start(folder: Path, **params: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project in git, all of its stages run, committed."""
+    """A project in git, all of its stages run by `aft run`, one process for all, and committed."""
     folder: Path = tmp_path_factory.mktemp("dvc") / "project"
     folder.mkdir()
     run("git", "init", "--quiet", cwd=folder)
     start(folder)
-    assert sorted(repro(folder)) == sorted(
+    assert sorted(stages(run("aft", "run", cwd=folder))) == sorted(
         [
             *("prepare", "extract@wise", "extract@loud", "probe@wise", "probe@loud", "assess", "join"),
             *("train@none", "train@aft", "train@both", "evaluate@none", "evaluate@aft", "evaluate@both", "report"),
@@ -258,13 +258,14 @@ def test_experiments_run_in_folders_of_their_own(project: Path):
     assert run("dvc", "exp", "list", "--name-only", cwd=project).split() != []
 
 
-def test_the_same_inputs_give_the_same_bytes(finished: Path, tmp_path: Path):
-    """In another folder and other processes; by `aft run`, which needs no DVC. Times are in the logs alone."""
+@pytest.mark.parametrize("command", ["aft run", pytest.param("dvc repro", marks=pytest.mark.slow)])
+def test_the_same_inputs_give_the_same_bytes(finished: Path, tmp_path: Path, command: str):
+    """In another folder and other processes: without DVC, or one for each stage. Times are in the logs alone."""
     again = start(tmp_path / "again")
     shutil.copytree(finished / "models", again / "models", dirs_exist_ok=True)
-    shutil.rmtree(again / ".dvc")
-    output = run("aft", "run", cwd=again, PYTHONHASHSEED="7")
-    assert "report: report/index.html" in output
+    if command == "aft run":
+        shutil.rmtree(again / ".dvc")
+    run(*command.split(), cwd=again, PYTHONHASHSEED="7")
     # The report shows the times of the logs.
     shutil.copytree(finished / "logs", again / "logs", dirs_exist_ok=True)
     run("aft", "report", cwd=again)
@@ -350,9 +351,7 @@ def test_a_kill_in_the_middle_of_extract_loses_no_finished_shard_and_no_seconds(
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     log = folder / "logs" / "extract" / "wise.json"
-    while len(finished_shards(store)) < 3 or not log.exists():
-        assert process.poll() is None, "extraction ended before it could be killed"
-        time.sleep(0.02)
+    wait_until(lambda: len(finished_shards(store)) >= 3 and log.exists(), process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     kept = {path: path.stat().st_mtime_ns for path in finished_shards(store)}
@@ -375,9 +374,7 @@ def stop(project: Path, target: str, done: Callable[[], int], count: int, number
         ["dvc", "repro", target], cwd=project, env=ENVIRONMENT, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     ) as process:  # fmt: skip
-        while done() < count:
-            assert process.poll() is None, "it ended before it could be stopped"
-            time.sleep(0.01)
+        wait_until(lambda: done() >= count, process)
         os.killpg(process.pid, number)
 
 

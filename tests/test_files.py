@@ -74,10 +74,12 @@ def test_a_lock_on_a_deleted_file_protects_nothing_and_is_taken_anew(tmp_path: P
 
 def test_the_lock_of_a_killed_process_is_free_at_once(tmp_path: Path):
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom pipeline.files import Lock\n"
-        "lock = Lock(Path(sys.argv[1])); print(lock.acquire(), flush=True); time.sleep(60)"
+        "import sys\nfrom pathlib import Path\nfrom pipeline.files import Lock\n"
+        "lock = Lock(Path(sys.argv[1])); print(lock.acquire(), flush=True); sys.stdin.read()"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "a")], stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "a")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert holder.stdout is not None
     assert holder.stdout.readline() == "True\n"
     lock = Lock(tmp_path / "a")

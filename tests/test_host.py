@@ -102,7 +102,7 @@ def test_a_stage_ends_with_the_command_that_asked_for_it_and_nothing_follows(rep
     def main() -> None:
         runs.append(sys.argv[1:])
         (tmp_path / "started").touch()
-        time.sleep(600)
+        time.sleep(86_400)
 
     script = (
         "$AFT one & client=$!; until [ -e started ]; do sleep 0.05; done; kill -9 $client; $AFT two; echo $? > second"

@@ -41,7 +41,7 @@ def subset(values, tests=None, **changed):
 @pytest.fixture
 def assessment():
     return AssessmentRecord(
-        dataset="d", stores={"a": "1"}, metrics=(ACCURACY,), splits=1, labelled=10, val=5, test=0, bank_rows=10,
+        data="d", stores={"a": "1"}, metrics=(ACCURACY,), splits=1, labelled=10, val=5, test=0, bank_rows=10,
         cka_rows=20, sources=(SourceRecord(name="a", width=8, bytes_per_row=16.0),), subsets=(subset([0.7, 0.8]),),
         pairs=(PairRecord(sources=("a", "b"), cka=(0.5,)),), starts=(), recommended=("a",), reasons=("Because.",),
     )  # fmt: skip
@@ -128,8 +128,8 @@ def test_a_mean_needs_every_value():
 
 
 def test_a_candidate_is_complete_with_a_score_on_every_seed():
-    assert CandidateRecord(weights=(), val_scores=(0.5, 0.6)).complete == (0.5, 0.6)
-    assert CandidateRecord(weights=(), val_scores=(0.5, None)).complete == ()
+    assert CandidateRecord(weights=(), val_scores=(0.5, 0.6)).finite == (0.5, 0.6)
+    assert CandidateRecord(weights=(), val_scores=(0.5, None)).finite == ()
 
 
 def test_a_subset_has_means_over_splits():

@@ -129,7 +129,14 @@ def _fit_source(features: SourceFeatures, data: Dataset, settings: ProbeSettings
         )
     reader.verified()
     files = checksums(folder)
-    record = ProbeRecord(source=features.name, metrics=task.metrics, splits=tuple(records), files=files)
+    record = ProbeRecord(
+        source=features.name,
+        data=data.manifest.files_digest,
+        features=features.digest,
+        metrics=task.metrics,
+        splits=tuple(records),
+        files=files,
+    )
     record.write(folder / "probe.json")
     for family, heads in features.kept_views().items():
         _write_views(features, data, probes, splits, heads, folder / family, f"probe {features.name}@{family}")

@@ -111,7 +111,7 @@ class AssessmentRecord(Record):
     """assessments/teachers.json: what is known of sources, alone and together, before any student is trained.
 
     Attributes:
-        dataset: digest of the dataset.
+        data: digest of the prepared dataset.
         stores: per source, the digest of its features.
         metrics: what the scores are; validation rows recommend by the first.
         splits: how many there are.
@@ -125,7 +125,7 @@ class AssessmentRecord(Record):
 
     command: ClassVar[str] = "aft assess"
 
-    dataset: str
+    data: str
     stores: dict[str, str]
     metrics: tuple[Metric, ...] = Field(min_length=1)
     splits: int

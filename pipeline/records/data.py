@@ -4,6 +4,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from pipeline.provenance import digest_of
 from pipeline.records.record import Record
 
 
@@ -46,3 +47,8 @@ class ManifestRecord(Record):
     notes: tuple[str, ...] = ()
     settings: dict[str, Any]
     files: dict[str, str]
+
+    @property
+    def files_digest(self) -> str:
+        """Of everything prepared: contents, labels and roles. Records of later stages hold it."""
+        return digest_of(self.files)

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from pipeline.provenance import digest_of
 from pipeline.records.record import Metric, Record, Scores
 
 
@@ -32,12 +33,16 @@ class ProbeRecord(Record):
     """probes/<teacher>/<head>/probe.json: how well the probes of one source do.
 
     Attributes:
+        data: digest of the prepared dataset.
+        features: digest of the source's features.
         files: the checksum of every other file in the folder, by name: the fitted probes and their outputs.
     """
 
     command: ClassVar[str] = "aft probe {name}"
 
     source: str
+    data: str
+    features: str
     metrics: tuple[Metric, ...] = Field(min_length=1)
     splits: tuple[ProbeSplitRecord, ...] = Field(min_length=1)
     files: dict[str, str]
@@ -46,6 +51,11 @@ class ProbeRecord(Record):
     def primary(self) -> Metric:
         """The metric that probes are compared by."""
         return self.metrics[0]
+
+    @property
+    def digest(self) -> str:
+        """Of the record, and so of the probes that it names. Records of what was made with these probes hold it."""
+        return digest_of(self.model_dump(mode="json"))
 
 
 class ProbeViewsRecord(Record):

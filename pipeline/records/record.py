@@ -52,6 +52,9 @@ class Record(BaseModel):
     command: ClassVar[str] = "aft run"
     """The command that writes the file, for messages; `{name}` stands for the name of the file."""
 
+    named: ClassVar[str] = ""
+    """The field, if any, that must hold the name that the record is read under: a file may have come from elsewhere."""
+
     def write(self, path: Path) -> None:
         """Write the record as JSON, whole or not at all. Equal records give equal bytes.
 
@@ -69,11 +72,12 @@ class Record(BaseModel):
             name: what to put into the command of the message, such as the run.
 
         Raises:
-            UserError: it is missing, damaged, or of another version; the line names the command to run.
+            UserError: it is missing, damaged, of another version, or that of another name; the line names the command
+                to run.
         """
         command = cls.command.format(name=name or path.stem)
         try:
-            return cls.model_validate(from_json(read_regular(path)))
+            record = cls.model_validate(from_json(read_regular(path)))
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; run `{command}`") from None
         except OSError as error:
@@ -86,6 +90,9 @@ class Record(BaseModel):
         except ValueError as error:
             problem = " ".join(str(error).split())
             raise UserError(f"{path}: damaged, or changed by hand ({problem}); run `{command}` again") from None
+        if cls.named and name and (found := getattr(record, cls.named)) != name:
+            raise UserError(f"{path}: is that of `{found}`; run `{command}` again")
+        return record
 
 
 def _without_nonfinite(scores: Any) -> Any:

@@ -38,18 +38,23 @@ class MethodRecord(Record):
 
 
 class CandidateRecord(Record):
-    """A weight per method and the settings tried with it, and the validation score of every seed.
+    """A weight per method and the settings tried with it, and the validation scores by seed, in the run's order.
 
     A score is None on a seed where the training diverged; such a candidate cannot be chosen.
+
+    Attributes:
+        dropped: it was clearly worse than another candidate, or diverged, on the first seeds, and has scores of those
+            alone; see `pipeline.training.race`. Nor can it be chosen.
     """
 
     weights: tuple[float, ...]
     settings: dict[str, Any] = Field(default_factory=dict)
     val_scores: tuple[float | None, ...] = Field(min_length=1)
+    dropped: bool = False
 
     @property
-    def complete(self) -> tuple[float, ...]:
-        """The score of every seed; empty where a training diverged."""
+    def finite(self) -> tuple[float, ...]:
+        """The score of every seed that it was trained on; empty where a training diverged."""
         known = tuple(score for score in self.val_scores if score is not None)
         return known if len(known) == len(self.val_scores) else ()
 
@@ -124,6 +129,8 @@ class RunRecord(Record):
     """runs/<run>/run.json: what was trained, what was tried, what was chosen.
 
     Attributes:
+        data: digest of the prepared dataset that it was trained on.
+        features, probes: by source, the digests of the features and of the probes that it was trained with.
         splits: per seed, the digest of the split it was trained on.
         metric: the score that validation rows chose by.
         chosen, chosen_settings: the weights and settings of the chosen candidate.
@@ -131,10 +138,14 @@ class RunRecord(Record):
     """
 
     command: ClassVar[str] = "aft train {name}"
+    named: ClassVar[str] = "run"
 
     run: str
     student: StudentRecord
+    data: str
     sources: tuple[str, ...]
+    features: dict[str, str]
+    probes: dict[str, str]
     methods: tuple[MethodRecord, ...]
     shuffled_teacher: bool
     seeds: tuple[int, ...] = Field(min_length=1)
@@ -158,9 +169,13 @@ class RunRecord(Record):
 
     @model_validator(mode="after")
     def _chosen_is_a_candidate(self) -> "RunRecord":
-        tried = [(c.weights, c.settings) for c in self.candidates if c.complete]
+        tried = [(c.weights, c.settings) for c in self.candidates if c.finite and not c.dropped]
         if len(self.chosen) != len(self.methods) or (self.chosen, self.chosen_settings) not in tried:
-            raise ValueError("the chosen weights are not one per method, or not among the candidates, or diverged")
+            raise ValueError(
+                "the chosen weights are not one per method, or not among the candidates, or diverged, or were dropped"
+            )
+        if any(len(c.val_scores) != len(self.seeds) for c in self.candidates if not c.dropped):
+            raise ValueError("a candidate that was not dropped lacks the score of a seed")
         return self
 
 
@@ -191,6 +206,7 @@ class EvaluationRecord(Record):
     """
 
     command: ClassVar[str] = "aft evaluate {name}"
+    named: ClassVar[str] = "run"
 
     run: str
     student: str

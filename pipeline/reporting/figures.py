@@ -7,7 +7,7 @@ page's own fonts. Equal input gives equal bytes: no dates, no random ids. Nothin
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -73,11 +73,13 @@ class Tried:
         scores: per weight, the validation score of every seed; empty where the training diverged, None where the line
             has no candidate.
         chosen: the index of the weight that was chosen, if it is among these.
+        dropped: the indices of the weights that were not trained on all seeds.
     """
 
     settings: str
     scores: Sequence[Sequence[float] | None]
     chosen: int | None
+    dropped: Collection[int] = ()
 
 
 def differences(
@@ -166,7 +168,8 @@ def curve(band: Band, baseline: Band | None, limits: tuple[float, float], name: 
 def search(ticks: Sequence[str], lines: Sequence[Tried], name: str, label: str, axis: str, across: str = "") -> str:
     """Validation score of every candidate: each seed a dot, means joined by lines, the choice ringed.
 
-    A candidate that diverged has the word in place of dots.
+    A candidate that diverged has the word in place of dots. One that was dropped has a cross for the mean of the seeds
+    that it has, apart from the line.
 
     Args:
         ticks: the weights (or, without methods, the settings), as text.
@@ -190,10 +193,13 @@ def search(ticks: Sequence[str], lines: Sequence[Tried], name: str, label: str, 
                           color=SOFT, fontsize=9, ha="center", va="bottom")  # fmt: skip
         means = {weight: float(np.mean(seeds)) if seeds else np.nan for weight, seeds in tried}
         dash = _DASHES[number % len(_DASHES)]
+        joined = [weight for weight in means if weight not in line.dropped]
         axes.plot(
-            places[list(means)], list(means.values()), color=ACCENT, linewidth=1.6, linestyle=dash, marker="o",
-            markersize=4.5, label=line.settings,
+            places[joined], [means[weight] for weight in joined], color=ACCENT, linewidth=1.6, linestyle=dash,
+            marker="o", markersize=4.5, label=line.settings,
         )  # fmt: skip
+        apart = [weight for weight in means if weight in line.dropped]
+        axes.scatter(places[apart], [means[weight] for weight in apart], s=30, marker="x", color=SOFT, linewidths=1.4)
         if line.chosen is not None:
             at = (places[line.chosen], means[line.chosen])
             axes.scatter(*at, s=110, facecolors="none", edgecolors=REFERENCE, linewidths=1.6, zorder=3)

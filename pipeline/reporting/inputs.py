@@ -1,18 +1,20 @@
 """What the report is made from: the records and logs that are there, and a line for each that is missing."""
 
 import csv
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
 
-from pipeline.errors import UserError, listed
+from pipeline.errors import UserError
+from pipeline.files import file_exists, open_regular
 from pipeline.functional.statistics import standard_error
 from pipeline.params import Params
 from pipeline.project import Project
-from pipeline.provenance import digest_of
 from pipeline.records import (
     AssessmentRecord,
     EvaluationRecord,
@@ -34,12 +36,17 @@ R = TypeVar("R", bound=Record)
 
 @dataclass(frozen=True)
 class Stored:
-    """A feature store, as far as the report shows it: its teacher, rows, bytes, and numbers a row."""
+    """A feature store, as far as the report knows it: its teacher, rows, bytes, and numbers a row.
+
+    Attributes:
+        digests: of the features of each source that it is, by name; records must have been made with these.
+    """
 
     name: str
     rows: int
     bytes: int
     width: int
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -100,10 +107,8 @@ class Records:
 
     def read(self, record: type[R], path: Path, name: str = "", optional: bool = False) -> R | None:
         """The record at `path`; None, and a line, where it is missing or damaged. No line where it is optional."""
-        if optional and not path.is_file():
-            return None
         try:
-            return record.read(path, name)
+            return None if optional and not file_exists(path) else record.read(path, name)
         except UserError as error:
             self.missing.append(str(error))
             return None
@@ -130,12 +135,14 @@ def read_inputs(params: Params, project: Project, stores: Sequence[Stored]) -> R
     comparisons, unpaired = compare(outcomes)
     reader.missing += unpaired
     sources = list(dict.fromkeys(Source.parse(source).clean for o in outcomes for source in o.run.sources))
-    probes = [reader.read(ProbeRecord, project.probe(source) / "probe.json", source.teacher) for source in sources]
     manifest = reader.read(ManifestRecord, project.data / "manifest.json")
-    reader.missing += _outdated(outcomes, manifest, {probe.source: probe for probe in probes if probe is not None})
+    now = Now(manifest, {source: digest for store in stores for source, digest in store.digests.items()})
+    probes = [probe for source in sources if (probe := _probe(source, now, reader)) is not None]
+    now = replace(now, probes={probe.source: probe.digest for probe in probes})
+    reader.missing += _outdated(outcomes, now)
     assessment = reader.read(AssessmentRecord, project.assessment, optional=True)
-    if assessment is not None and manifest is not None and assessment.dataset != manifest.digest:
-        reader.missing.append(f"{project.assessment}: of another dataset; run `aft assess` again")
+    if assessment is not None and (others := now.others(assessment.data, assessment.stores)):
+        reader.missing.append(f"{project.assessment}: of other {others} than there are now; run `aft assess` again")
         assessment = None
     teachers = list(dict.fromkeys(source.teacher for source in sources))
     if assessment is not None:
@@ -146,7 +153,7 @@ def read_inputs(params: Params, project: Project, stores: Sequence[Stored]) -> R
     logs |= reader.logs("evaluate", [outcome.name for outcome in outcomes])
     files = {o.name: _files(project.run(o.name) / "students" / str(o.run.seeds[0])) for o in outcomes}
     return ReportInputs(
-        params, project, tuple(comparisons), tuple(reader.missing), tuple(filter(None, probes)), manifest, assessment,
+        params, project, tuple(comparisons), tuple(reader.missing), tuple(probes), manifest, assessment,
         tuple(stores), logs, {name: found for name, found in files.items() if found},
     )  # fmt: skip
 
@@ -155,19 +162,13 @@ def _outcome(name: str, params: Params, reader: Records) -> Outcome | None:
     """The records of one run; None, and a line, where it is not finished."""
     project = reader.project
     folder, path = project.run(name), project.evaluation(name)
-    if not (folder / "run.json").is_file():
-        reader.missing.append(f"{name}: not trained; run `aft train {name}`")
-        return None
-    run = reader.read(RunRecord, folder / "run.json", name)
-    if run is None:
-        return None
-    if not path.is_file():
-        reader.missing.append(f"{name}: trained but not evaluated; run `aft evaluate {name}`")
-        return None
-    evaluation = reader.read(EvaluationRecord, path, name)
-    if evaluation is None:
-        return None
     try:
+        if not file_exists(folder / "run.json"):
+            raise UserError(f"{name}: not trained; run `aft train {name}`")
+        run = RunRecord.read(folder / "run.json", name)
+        if not file_exists(path):
+            raise UserError(f"{name}: trained but not evaluated; run `aft evaluate {name}`")
+        evaluation = EvaluationRecord.read(path, name)
         _check(run, evaluation, path)
         shown = {file: checksum for file, checksum in run.files.items() if not file.startswith("students/")}
         VerifiedFiles(folder, shown, f"run `aft train {name}` again").finish()
@@ -199,22 +200,55 @@ def _check(run: RunRecord, evaluation: EvaluationRecord, path: Path) -> None:
         )
 
 
-def _outdated(
-    outcomes: Iterable[Outcome], manifest: ManifestRecord | None, probes: Mapping[str, ProbeRecord]
-) -> list[str]:
-    """A line for each run that was tested on other data, or next to other probes, than there are now."""
-    now = {source: digest_of(probe.files) for source, probe in probes.items()}
+@dataclass(frozen=True)
+class Now:
+    """Digests of what there is now, to compare with those in records of what was made of it.
+
+    Attributes:
+        manifest: of the prepared dataset; None where it is not known.
+        features, probes: by source; those that are known.
+    """
+
+    manifest: ManifestRecord | None
+    features: Mapping[str, str]
+    probes: Mapping[str, str] = field(default_factory=dict)
+
+    def others(self, data: str, features: Mapping[str, str], probes: Mapping[str, str] = MappingProxyType({})) -> str:
+        """What a record was made of that is not there any more, such as `data, probes of `bert``; empty if nothing."""
+        found = ["data"] if self.manifest is not None and self.manifest.files_digest != data else []
+        for what, made_of, there in (("features", features, self.features), ("probes", probes, self.probes)):
+            for source, digest in made_of.items():
+                name = Source.parse(source).clean.name
+                if there.get(name, digest) != digest:
+                    found.append(f"{what} of `{name}`")
+        return ", ".join(found)
+
+
+def _probe(source: Source, now: Now, reader: Records) -> ProbeRecord | None:
+    """The record of a source's probes; None, and a line, where it is missing, or of other features or rows."""
+    path, again = reader.project.probe(source) / "probe.json", f"run `aft probe {source.teacher}` again"
+    probe = reader.read(ProbeRecord, path, source.teacher)
+    if probe is None:
+        return None
+    if probe.source != source.name:
+        reader.missing.append(f"{path}: is that of `{probe.source}`; {again}")
+        return None
+    if others := now.others(probe.data, {probe.source: probe.features}):
+        reader.missing.append(f"{path}: of other {others} than there are now; {again}")
+        return None
+    return probe
+
+
+def _outdated(outcomes: Iterable[Outcome], now: Now) -> list[str]:
+    """A line for each run that was trained or tested with other data, features or probes than there are now."""
     lines = []
     for outcome in outcomes:
-        tested = outcome.evaluation
-        others = [f"probes of `{source}`" for source, of in tested.probes.items() if now.get(source, of) != of]
-        if manifest is not None and digest_of(manifest.files) != tested.data:
-            others.insert(0, "data")
-        if others:
-            lines.append(
-                f"{outcome.name}: tested with other {listed(others)} than there are now; "
-                f"run `aft train {outcome.name}` and `aft evaluate {outcome.name}` again"
-            )
+        run, tested, name = outcome.run, outcome.evaluation, outcome.name
+        than, test = "than there are now; run", f"`aft evaluate {name}` again"
+        if others := now.others(run.data, run.features, run.probes):
+            lines.append(f"{name}: trained with other {others} {than} `aft train {name}` and {test}")
+        elif others := now.others(tested.data, {}, tested.probes):
+            lines.append(f"{name}: tested with other {others} {than} {test}")
     return lines
 
 
@@ -223,7 +257,7 @@ def _curve(path: Path, run: RunRecord) -> tuple[Point, ...]:
     chosen, column = label(run.chosen, run.chosen_settings), f"val_{run.metric.name}"
     scores: dict[int, list[float]] = {}
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with os.fdopen(open_regular(path), newline="", encoding="utf-8") as file:
             for line in csv.DictReader(file):
                 if line["weight"] == chosen:
                     scores.setdefault(int(line["step"]), []).append(float(line[column]))
@@ -237,7 +271,7 @@ def _curve(path: Path, run: RunRecord) -> tuple[Point, ...]:
 
 
 def _gates(path: Path, run: RunRecord) -> dict[str, tuple[tuple[float, ...], ...]]:
-    if not path.exists():
+    if not file_exists(path):
         # Most methods have none.
         return {}
     gates = GatesRecord.read(path, run.run).gates

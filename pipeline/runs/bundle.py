@@ -13,9 +13,9 @@ from typing import Any
 from pipeline.code import Code, plugins_of_run
 from pipeline.data import Dataset
 from pipeline.errors import UserError, count
+from pipeline.files import file_exists
 from pipeline.params import Params
 from pipeline.project import Project
-from pipeline.provenance import digest_of
 from pipeline.records import BundleRecord, ProbeRecord
 from pipeline.runs.config import Run, open_features, read_run, run_views
 from pipeline.sources import Source
@@ -86,6 +86,6 @@ def probe_digest(project: Project, source: Source) -> str:
         UserError: there is no probe, or its record is damaged.
     """
     path = project.probe(source) / "probe.json"
-    if not path.is_file():
+    if not file_exists(path):
         raise UserError(f"{path.parent}: no probe of `{source}`; run `aft probe {source.teacher}`")
-    return digest_of(ProbeRecord.read(path, source.teacher).model_dump(mode="json"))
+    return ProbeRecord.read(path, source.teacher).digest

@@ -174,9 +174,9 @@ def read_run(params: Params, name: str) -> Run:
         owner, _, setting = key.rpartition(".")
         owners = ["student", "train", *(f"methods.{term.name}" for term in run.methods)]
         nested = any(isinstance(value, list | dict) for value in values)
-        if owner not in owners or not setting or key == "train.seeds" or not values or nested:
+        if owner not in owners or not setting or key in ("train.seeds", "train.race") or not values or nested:
             raise UserError(
-                f"{where}.search: {key}: {values}; write student.<key>, train.<key> (but not train.seeds) or "
+                f"{where}.search: {key}: {values}; write student.<key>, train.<key> (but not seeds and race) or "
                 "methods.<name of one of the run's methods>.<key>, and a list of numbers or words, such as "
                 "student.dropout: [0.3, 0.6]"
             )

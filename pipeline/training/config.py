@@ -32,6 +32,8 @@ class TrainSettings(Settings):
             mapping such as `{rare: 5.0}` weights by name, 1 where there is none; probes and scores have no weights.
         warmup: share of the steps on which the learning rate rises.
         seeds: one training each; seed k uses split k modulo `dataset.splits`.
+        race: whether a candidate of a search that is clearly worse than the best one, by the validation rows of two
+            seeds or more, is not trained on the rest of the seeds. The choice is among those trained on all.
         precision: float32, or bfloat16 autocast; penalties are computed in float32 in any case.
     """
 
@@ -45,6 +47,7 @@ class TrainSettings(Settings):
     class_weights: Literal["balanced"] | dict[str, float] | None = None
     warmup: float = Field(default=0.05, ge=0, lt=1)
     seeds: list[int] = Field(default=[0, 1, 2, 3, 4], min_length=1)
+    race: bool = True
     precision: Literal["float32", "bfloat16"] = "float32"
 
     @field_validator("class_weights")

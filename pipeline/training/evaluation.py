@@ -9,8 +9,8 @@ from pipeline.machine import Machine
 from pipeline.params import Params
 from pipeline.probing import SavedProbe
 from pipeline.project import Project
-from pipeline.provenance import digest_of
-from pipeline.records import EvaluationRecord, ProbeRecord, RunRecord, SeedScores
+from pipeline.records import EvaluationRecord, RunRecord, SeedScores
+from pipeline.runs import probe_digest
 from pipeline.sources import Source
 from pipeline.store import SourceFeatures
 from pipeline.students import load_student, predict
@@ -60,8 +60,8 @@ def evaluate(name: str, params: Params, project: Project = Project()) -> Evaluat
         student=record.student.name,
         students=record.students_digest,
         sources=record.sources,
-        data=digest_of(data.manifest.files),
-        probes={features.name: _probes_digest(project, features) for features in sources},
+        data=data.manifest.files_digest,
+        probes={features.name: probe_digest(project, features.source) for features in sources},
         task=task.name,
         metrics=task.metrics,
         outputs=task.outputs,
@@ -71,11 +71,6 @@ def evaluate(name: str, params: Params, project: Project = Project()) -> Evaluat
     )
     evaluation.write(project.evaluation(name))
     return evaluation
-
-
-def _probes_digest(project: Project, features: SourceFeatures) -> str:
-    path = project.probe(features.source) / "probe.json"
-    return digest_of(ProbeRecord.read(path, features.source.teacher).files)
 
 
 def _scores(task: Task, seed: int, split: int, outputs: np.ndarray, labels: np.ndarray) -> SeedScores:

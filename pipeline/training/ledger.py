@@ -3,6 +3,7 @@
     trials/<digest>/trial.json            what it depended on and what came of it
     trials/<digest>/student.json          the student, unless the training diverged; see `pipeline.students`
     trials/<digest>/weights.safetensors
+    trials/<digest>/rows.safetensors      its score on each validation row
     trials/<digest>/SHA256SUMS            digests of these files; `sha256sum -c` checks them
 
 A trial is written into a folder of another name and renamed when it is whole, so one that has its name is finished.
@@ -23,6 +24,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
 from pipeline.code import Code
 from pipeline.errors import UserError, count
 from pipeline.files import Lock, explained, make_folder, open_regular, read_regular, sync_folder, sync_path
@@ -33,11 +37,24 @@ from pipeline.students import save_student
 from pipeline.training.session import Session
 from pipeline.training.trial import TrialResult
 
-RECORD, SUMS = "trial.json", "SHA256SUMS"
+RECORD, ROWS, SUMS = "trial.json", "rows.safetensors", "SHA256SUMS"
 STUDENT = ("student.json", "weights.safetensors")
 
 ONLY_WITH_METHODS = ("transfer_batch_size", "unlabelled")
 """Settings of `train` that change nothing where no method is at work."""
+
+
+NOT_IN_A_TRIAL = ("seeds", "race")
+"""Settings of `train` that say which trials there are, and change none of them."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of a run: its seed, what it tries, and the digest that is its name in the ledger."""
+
+    seed: int
+    candidate: Candidate
+    digest: str
 
 
 def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, Any]:
@@ -49,7 +66,7 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
     split = seed % data.splits
     blueprint = session.blueprint(split, candidate)
     at_work = [(term, weight) for term, weight in zip(session.run.methods, candidate.weights, strict=True) if weight]
-    train = plan.settings(candidate.of("train")).model_dump(exclude={"seeds"})
+    train = plan.settings(candidate.of("train")).model_dump(exclude=set(NOT_IN_A_TRIAL))
     idle = () if at_work else ONLY_WITH_METHODS
     seen = session.views if at_work or train["augment"] else None
     found: dict[str, Any] = {
@@ -147,7 +164,7 @@ class Ledger:
             lines = read_regular(folder / SUMS).decode("utf-8").splitlines()
             sums = {name: value for value, _, name in (line.partition("  ") for line in lines)}
             record = TrialRecord.read(folder / RECORD)
-            names = {RECORD} if record.diverged else {RECORD, *STUDENT}
+            names = {RECORD} if record.diverged else {RECORD, ROWS, *STUDENT}
             if set(sums) == names and all(_sha256(folder / name) == value for name, value in sums.items()):
                 return record
         except (OSError, ValueError, UserError):
@@ -168,6 +185,7 @@ class Ledger:
             record.write(partial / RECORD)
             if result is not None:
                 save_student(partial, result.blueprint, result.student)
+                save_file({"scores": result.row_scores}, partial / ROWS)
             names = sorted(path.name for path in partial.iterdir())
             (partial / SUMS).write_text("".join(f"{_sha256(partial / name)}  {name}\n" for name in names))
             for name in (*names, SUMS):
@@ -184,6 +202,11 @@ class Ledger:
             raise explained(error, self.folder) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+    def row_scores(self, digest: str) -> np.ndarray | None:
+        """What each validation row adds to the score of a finished trial [val]; None if it diverged."""
+        path = self.folder / digest / ROWS
+        return load_file(path)["scores"] if path.is_file() else None
 
     def copy_student(self, digest: str, folder: Path) -> None:
         """Copy a trial's student to a folder. A copy, so that nothing is shared."""

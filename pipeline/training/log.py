@@ -56,6 +56,8 @@ class TrialLog:
         lines: by column, for curves.csv.
     """
 
+    _outputs: Float[np.ndarray, "val c"]
+
     def __init__(self, data: TrialData, student: Student, penalties: Mapping[str, WeightedPenalty]):
         self.data, self.student, self.penalties = data, student, penalties
         self.steps = data.settings.steps
@@ -135,10 +137,20 @@ class TrialLog:
         """The validation score of the last line."""
         return self.lines[-1][f"val_{self.data.task.primary.name}"]
 
+    @property
+    def row_scores(self) -> Float[np.ndarray, " val"]:
+        """What each validation row adds to that score."""
+        return self.data.task.row_scores(self._outputs, self._labels).astype(np.float32)
+
+    @property
+    def _labels(self) -> np.ndarray:
+        return self.data.session.data.labels[self.data.split.val]
+
     def _validate(self, when: str) -> dict[str, float]:
         data, task = self.data, self.data.task
         outputs = predict(self.student, data.inputs, data.split.val, data.session.device)  # [val, c]
         if not np.isfinite(outputs).all():
             raise Diverged(f"{when}: the outputs on validation rows are not finite")
+        self._outputs = outputs
         self._diagnostics |= {"collapsed": task.collapsed(outputs), "largest_share": task.largest_share(outputs)}
-        return {f"val_{task.primary.name}": task.score(outputs, data.session.data.labels[data.split.val])}
+        return {f"val_{task.primary.name}": task.score(outputs, self._labels)}

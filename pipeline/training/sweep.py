@@ -2,7 +2,7 @@
 
 A run is trained once per seed and per candidate: a weight for each method, and the settings that the run searches.
 Validation rows choose the candidate, and its students become the run's. A candidate that diverges on any seed is
-recorded and cannot be chosen.
+recorded and cannot be chosen; nor can one that was clearly worse on the first seeds and dropped, see `race.py`.
 """
 
 import csv
@@ -41,20 +41,12 @@ from pipeline.runs import Candidate
 from pipeline.students import Scaled, Student
 from pipeline.training import auto_weight
 from pipeline.training.config import Plan
-from pipeline.training.ledger import Ledger, Unused, inputs_of
+from pipeline.training.ledger import Ledger, Trial, Unused, inputs_of
 from pipeline.training.log import Diverged, WeightedPenalty
+from pipeline.training.race import Race
 from pipeline.training.session import Session, TrialData
 from pipeline.training.trial import batches, build_penalties, losses, run_trial
 from pipeline.verified import checksums
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One training of a run: its seed, what it tries, and the digest that is its name in the ledger."""
-
-    seed: int
-    candidate: Candidate
-    digest: str
 
 
 @dataclass(frozen=True)
@@ -65,10 +57,12 @@ class Training:
         run: its name.
         chosen: the candidate that did best on validation rows.
         val_scores: per seed, of the chosen candidate.
-        candidates: mean validation score of every candidate; None where it diverged on any seed.
+        candidates: mean validation score of every candidate; None where it diverged on any seed, or was dropped.
         metric: what the score is.
-        trainings: trials of the run.
-        found: how many of them were in the ledger.
+        trials: of the run, all candidates on all seeds.
+        trained: how many of them were trained now.
+        found: how many were in the ledger.
+        dropped: candidates that were clearly worse, or diverged, and not trained on all seeds.
         seconds: of all the run's trials, whenever they were trained, added up.
         device: where they were trained.
         warnings: what should be looked at, such as a candidate that diverged or a student that collapsed.
@@ -79,8 +73,10 @@ class Training:
     val_scores: list[float]
     candidates: dict[str, float | None]
     metric: str
-    trainings: int
+    trials: int
+    trained: int
     found: int
+    dropped: int
     seconds: float
     device: str
     warnings: list[str]
@@ -88,7 +84,10 @@ class Training:
     def __str__(self) -> str:
         weight = f" with weight {self.chosen.label}" if self.chosen != Candidate(()) else ""
         mean = f"{fmean(self.val_scores):.4f}"
-        trials = f"{self.trainings - self.found} of {count(self.trainings, 'trial')} trained, {self.found} found"
+        trials = f"{self.trained} of {count(self.trials, 'trial')} trained, {self.found} found"
+        if self.dropped:
+            saved = self.trials - self.trained - self.found
+            trials += f", {saved} not needed: {count(self.dropped, 'candidate')} dropped"
         lines = [f"{self.run}: validation {self.metric} {mean}{weight}; {trials}"]
         return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
 
@@ -118,39 +117,40 @@ def train(
     if not lock.acquire():
         raise UserError(f"{lock.path}: {lock.owner()} is training `{name}`; wait for it, or give this run another name")
     ledger = Ledger(project)
+    race = Race(session, trials, ledger)
     try:
         with ledger.in_use():
             results = {trial: record for trial in trials if (record := ledger.read(trial.digest))}
-            missing = [trial for trial in trials if trial not in results]
-            say(f"train {name}: {count(len(trials), 'trial')}, {len(results)} found, {len(missing)} to train")
-            found = len(results)
+            found, missing = set(results), [trial for trial in race.needed() if trial not in results]
+            say(f"train {name}: {count(len(trials), 'trial')}, {len(found)} found, {len(missing)} to train")
             if missing:
                 session.verify_in_background()
-            _train_missing(session, missing, single=len({trial.candidate for trial in trials}) == 1)
-            for trial in missing:
-                record = ledger.read(trial.digest)
-                if record is None:
+            # Once, as a rule: what is dropped on the way is passed over.
+            while missing:
+                before = len(results)
+                _train_missing(session, trials, missing)
+                results |= {trial: record for trial in missing if (record := ledger.read(trial.digest))}
+                missing = [trial for trial in race.needed() if trial not in results]
+                if missing and len(results) == before:
                     raise UserError(
-                        f"{ledger.folder / trial.digest}: damaged right after it was written; check the disk"
+                        f"{ledger.folder / missing[0].digest}: damaged right after it was written; check the disk"
                     )
-                results[trial] = record
-            ordered = {trial: results[trial] for trial in trials}
-            chosen = choose(ordered, name, session.task.primary.higher_is_better)
-            return _write(session, ledger, ordered, chosen, found)
+            return _write(session, race, results, found)
     finally:
         lock.release()
 
 
 def count_trials(name: str, params: Params, project: Project = Project()) -> tuple[int, int]:
-    """How many trials of a run are in the ledger, and how many are missing.
+    """How many trials of a run are in the ledger, and how many are missing, unless their candidates are dropped.
 
     Raises:
         UserError: as `train` does.
     """
-    trials = trials_of(Session(Plan.read(name, params, project)))
+    session = Session(Plan.read(name, params, project))
     ledger = Ledger(project)
-    found = sum(trial.digest in ledger for trial in trials)
-    return found, len(trials) - found
+    needed = Race(session, trials_of(session), ledger).needed()
+    found = sum(trial.digest in ledger for trial in needed)
+    return found, len(needed) - found
 
 
 def unused_trials(params: Params, project: Project = Project(), delete: bool = False) -> Unused:
@@ -246,10 +246,8 @@ def _equal_weights(
     return weights
 
 
-def _train_missing(session: Session, missing: Sequence[Trial], single: bool) -> None:
-    """Train trials and commit them to the ledger."""
-    if not missing:
-        return
+def _train_missing(session: Session, trials: Sequence[Trial], missing: Sequence[Trial]) -> None:
+    """Train the missing trials of a run, unless their candidates are dropped, and commit them to the ledger."""
     plan = session.plan
     # Trials that share what is read of the data follow one another.
     shared = ("student", "train")
@@ -258,7 +256,7 @@ def _train_missing(session: Session, missing: Sequence[Trial], single: bool) -> 
     workers = min(plan.machine.workers or (cores() if session.device.type == "cpu" else 1), len(jobs))
     steps = sum(plan.settings(trial.candidate.of("train")).steps for trial in jobs)
     with progress(f"train {plan.name}", steps, "step") as advance:
-        for done in engine(plan.machine.engine)(partial(TrialWorker, session, single), jobs, workers):
+        for done in engine(plan.machine.engine)(partial(TrialWorker, session, trials), jobs, workers):
             advance(done)
 
 
@@ -267,12 +265,15 @@ class TrialWorker:
 
     Args:
         session: of the run.
-        single: the run has one candidate: if it diverges, there is no other to choose, and no need to go on.
+        trials: all of the run.
     """
 
-    def __init__(self, session: Session, single: bool):
-        self.session, self.single = session, single
+    def __init__(self, session: Session, trials: Sequence[Trial]):
+        self.session = session
         self.ledger = Ledger(session.plan.project)
+        self.race = Race(session, trials, self.ledger)
+        # If the only candidate diverges, there is no other to choose, and no need to go on.
+        self.single = len({trial.candidate for trial in trials}) == 1
 
     def __call__(self, trials: Iterable[Trial]) -> Iterator[int]:
         """Train trials; yields steps that are done.
@@ -283,8 +284,9 @@ class TrialWorker:
         session = self.session
         for trial in trials:
             left = steps = session.plan.settings(trial.candidate.of("train")).steps
-            if trial.digest in self.ledger:
-                # Another run has trained it by now.
+            # Another run has trained it by now, or its candidate is dropped. Where other workers still train what that
+            # depends on, it is trained: to wait would take as long.
+            if trial.digest in self.ledger or trial not in self.race.needed():
                 yield steps
                 continue
             # Steps are reported together, about once a second: of a trial in another process all arrive in one moment.
@@ -334,11 +336,15 @@ class TrialWorker:
 def choose(results: Mapping[Trial, TrialRecord], run: str, higher_is_better: bool = True) -> Candidate:
     """The candidate with the best mean validation score over seeds; of those that tie, the smallest weights.
 
+    Candidates that lack seeds, because they were dropped, are left out.
+
     Raises:
         UserError: every candidate diverged.
     """
     candidates = dict.fromkeys(trial.candidate for trial in results)
-    means = {candidate: mean for candidate in candidates if (mean := _mean(results, candidate)) is not None}
+    scores = {candidate: _scores(results, candidate) for candidate in candidates}
+    seeds = max(map(len, scores.values()))
+    means = {candidate: mean for candidate, of in scores.items() if (mean := _mean(of, seeds)) is not None}
     if not means:
         raise UserError(_advice(run, next(record.diverged for record in results.values() if record.diverged)))
     sign = 1 if higher_is_better else -1
@@ -352,22 +358,25 @@ def _scores(results: Mapping[Trial, TrialRecord], candidate: Candidate) -> tuple
     return tuple(record.score for trial, record in results.items() if trial.candidate == candidate)
 
 
-def _mean(results: Mapping[Trial, TrialRecord], candidate: Candidate) -> float | None:
-    """The mean score over seeds; None where one diverged."""
-    scores = _scores(results, candidate)
+def _mean(scores: Sequence[float | None], seeds: int) -> float | None:
+    """The mean score over all seeds; None where there are fewer, or one diverged."""
     known = [score for score in scores if score is not None]
-    return float(np.mean(known)) if len(known) == len(scores) else None
+    return float(np.mean(known)) if len(known) == seeds else None
 
 
 def _advice(run: str, diverged: str) -> str:
     return f"{run}: {diverged}; lower train.learning_rate or the method's weight"
 
 
-def _write(
-    session: Session, ledger: Ledger, results: Mapping[Trial, TrialRecord], chosen: Candidate, found: int
-) -> Training:
-    """Write the run: the same trials give the same bytes."""
+def _write(session: Session, race: Race, known: Mapping[Trial, TrialRecord], found: set[Trial]) -> Training:
+    """Choose, and write the run: the same trials give the same bytes, whatever more the ledger has.
+
+    Raises:
+        UserError: every candidate diverged.
+    """
     plan, data = session.plan, session.data
+    results, dropped = {trial: known[trial] for trial in race.needed()}, race.dropped()
+    chosen = choose(results, plan.name, session.task.primary.higher_is_better)
     kept = {trial: record for trial, record in results.items() if trial.candidate == chosen}
     candidates = list(dict.fromkeys(trial.candidate for trial in results))
     settings = plan.settings(chosen.of("train"))
@@ -376,7 +385,7 @@ def _write(
     partial_out = out.with_name(f".{plan.name}.partial")
     shutil.rmtree(partial_out, ignore_errors=True)
     for trial in kept:
-        ledger.copy_student(trial.digest, partial_out / "students" / str(trial.seed))
+        race.ledger.copy_student(trial.digest, partial_out / "students" / str(trial.seed))
     _write_curves(partial_out / "curves.csv", results)
     diagnostics = tuple(record.diagnostics for record in kept.values() if record.diagnostics)
     first = next(iter(kept.values()))
@@ -393,7 +402,10 @@ def _write(
             parameters=first.parameters or 0,
             width=first.width or 0,
         ),
+        data=data.manifest.files_digest,
         sources=tuple(source.name for source in plan.run.sources),
+        features={source.name: session.features[source].digest for source in plan.run.sources},
+        probes={source.name: session.probe_digest(source) for source in plan.run.sources},
         methods=tuple(MethodRecord(name=term.name, settings=term.options) for term in plan.run.methods),
         shuffled_teacher=plan.run.shuffle_teachers,
         seeds=tuple(settings.seeds),
@@ -405,7 +417,10 @@ def _write(
         metric=session.task.primary,
         candidates=tuple(
             CandidateRecord(
-                weights=candidate.weights, settings=dict(candidate.settings), val_scores=_scores(results, candidate)
+                weights=candidate.weights,
+                settings=dict(candidate.settings),
+                val_scores=_scores(results, candidate),
+                dropped=candidate in dropped,
             )
             for candidate in candidates
         ),
@@ -420,10 +435,12 @@ def _write(
         run=plan.name,
         chosen=chosen,
         val_scores=[score for score in _scores(results, chosen) if score is not None],
-        candidates={candidate.label: _mean(results, candidate) for candidate in candidates},
+        candidates={each.label: _mean(_scores(results, each), len(settings.seeds)) for each in candidates},
         metric=session.task.primary.label,
-        trainings=len(results),
-        found=found,
+        trials=len(race.trials),
+        trained=len(results.keys() - found),
+        found=len(results.keys() & found),
+        dropped=len(dropped),
         seconds=sum(record.seconds for record in results.values()),
         device=str(session.device),
         warnings=_warnings(diagnostics, results),

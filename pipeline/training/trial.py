@@ -32,6 +32,7 @@ class TrialResult:
     Attributes:
         blueprint, student: all that is needed to keep the student.
         score: the primary validation score after the last step.
+        row_scores: what each validation row adds to it [val].
         curve: the lines of the log.
         diagnostics: see `DiagnosticsRecord`.
         gates: learned gates of the methods, by block of features.
@@ -40,6 +41,7 @@ class TrialResult:
     blueprint: Blueprint
     student: Student
     score: float
+    row_scores: Float[np.ndarray, " val"]
     curve: list[dict[str, int | float]]
     diagnostics: DiagnosticsRecord
     gates: dict[str, list[float]]
@@ -84,7 +86,8 @@ def run_trial(session: Session, seed: int, candidate: Candidate) -> Generator[in
         optimizer.step()
         yield 1
     diagnostics = log.finish()  # waits for the device
-    return TrialResult(data.blueprint, student, log.score, log.lines, diagnostics, learned_gates(penalties))
+    gates = learned_gates(penalties)
+    return TrialResult(data.blueprint, student, log.score, log.row_scores, log.lines, diagnostics, gates)
 
 
 def losses(

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,8 @@ import pytest
 
 from pipeline.engines import engine
 from pipeline.errors import UserError
+
+from ..waiting import wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -82,7 +83,7 @@ class Sleeper:
     def __call__(self, items):
         for item in items:
             (self.folder / str(os.getpid())).touch()
-            time.sleep(600)
+            time.sleep(86_400)
             yield item
 """
 SCRIPT = """
@@ -103,15 +104,10 @@ def test_workers_end_with_their_parent_however_it_ends(tmp_path: Path, number: s
     folder.mkdir()
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
     with subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder)], env=environment) as parent:
-        while len(list(folder.iterdir())) < 2:
-            assert parent.poll() is None
-            time.sleep(0.05)
+        wait_until(lambda: len(list(folder.iterdir())) == 2, parent)
         parent.send_signal(number)
     workers = [int(path.name) for path in folder.iterdir()]
-    deadline = time.monotonic() + 60
-    while any(map(alive, workers)):
-        assert time.monotonic() < deadline, "a worker outlives its parent"
-        time.sleep(0.1)
+    wait_until(lambda: not any(map(alive, workers)))
 
 
 def alive(process: int) -> bool:

@@ -39,6 +39,8 @@ from .html import Page
 SEEDS = [0, 1, 2, 3, 4]
 CLASSES = ["negative", "neutral", "positive"]
 LABELLED, UNLABELLED, TEST = 400, 5200, 3000
+FEATURES = "f" * 32
+"""The digest of the features of every source."""
 
 CLASSIFICATION = (
     Metric(name="accuracy", label="accuracy", unit="%"),
@@ -97,9 +99,16 @@ class Workspace:
             )
             for k in range(5)
         ]  # fmt: skip
-        record = ProbeRecord(source=source, metrics=self.metrics, splits=tuple(splits), files={})
+        record = ProbeRecord(
+            source=source, data=digest_of({}), features=FEATURES, metrics=self.metrics, splits=tuple(splits), files={}
+        )
         record.write(self.project.probe(Source.parse(source)) / "probe.json")
         self.log("probe", Source.parse(source).teacher, seconds=1.2)
+
+    def probe_digest(self, source: str) -> str:
+        """Of the probes of a source; of none where it has none."""
+        path = self.project.probe(Source.parse(source)) / "probe.json"
+        return ProbeRecord.read(path).digest if path.exists() else ""
 
     def run(
         self, name, scores, weights=(0.0, 3.0), chosen=None, methods=None, shuffled=False, gates=None, student="bag",
@@ -115,8 +124,10 @@ class Workspace:
         penalties = {method: PenaltyRecord(end=0.21, chance=0.35) for method in methods}
         pulled = {"gradient_ratio_start": 0.8, "gradient_ratio_end": 0.3, "penalties": penalties} if any(chosen) else {}
         folder = self.project.run(name)
+        probes = {source: self.probe_digest(source) for source in sources}
         RunRecord(
-            run=name, sources=sources, shuffled_teacher=shuffled, seeds=tuple(seeds), labelled=LABELLED,
+            run=name, data=digest_of({}), sources=sources, features=dict.fromkeys(sources, FEATURES), probes=probes,
+             shuffled_teacher=shuffled, seeds=tuple(seeds), labelled=LABELLED,
             student=StudentRecord(name=student, family="bag_of_words", reads=reads, parameters=612345, width=64),
             methods=tuple({"name": method} for method in methods), splits={str(seed): "d" * 32 for seed in seeds},
             unlabelled=UNLABELLED, steps=1000, settings={"steps": 1000}, metric=self.metrics[0], chosen=chosen,
@@ -155,7 +166,7 @@ class Workspace:
             (kept / "weights.safetensors").write_bytes(b"0" * 1975)
         EvaluationRecord(
             run=name, student=student, students=digest_of({}), sources=sources, data=digest_of({}),
-            probes={source: digest_of({}) for source in sources}, task="classification", metrics=self.metrics,
+            probes=probes, task="classification", metrics=self.metrics,
             outputs=tuple(CLASSES), test_rows=TEST,
             results=tuple(
                 SeedScores(seed=s, split=s % 5, scores=self.scores(a)) for s, a in zip(seeds, scores, strict=True)

@@ -157,6 +157,22 @@ def test_a_long_legend_takes_height_of_its_own_and_leaves_the_axes_as_they_are()
     assert same == pytest.approx(spread, abs=0.01)
 
 
+def test_a_candidate_that_was_dropped_has_a_cross_apart_from_the_line():
+    every, fewer = [[60.0, 62.0], [64.0, 66.0]], [[60.0, 62.0], [64.0, 66.0], [50.0]]
+    svg = search(["0", "3", "10"], [Tried("", [*every, None], 1)], "a", "label", "accuracy, %")
+    with_cross = search(["0", "3", "10"], [Tried("", fewer, 1, dropped=[2])], "a", "label", "accuracy, %")
+    joined = search(["0", "3", "10"], [Tried("", fewer, 1)], "a", "label", "accuracy, %")
+    # A cross is two strokes; a line and its markers are of three points where it is joined.
+    assert svg != with_cross != joined
+    assert lines(with_cross) == lines(svg) == lines(joined) - 1
+
+
+def lines(svg: str) -> int:
+    """How many pieces the lines in the accent colour have, ends of markers aside."""
+    drawn = re.findall(r'<path d="([^"]*)"[^>]*style="fill: none; stroke: var\(--accent\)', svg)
+    return sum(path.count("L ") for path in drawn)
+
+
 def test_a_candidate_that_diverged_is_named_where_its_dots_would_be():
     svg = search(["0", "3", "10"], [Tried("", [[60.0, 62.0], [64.0, 66.0], []], 1)], "a", "label", "accuracy, %")
     (line,) = paths(svg, "--accent")

@@ -7,9 +7,10 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.records import LogRecord, to_json
+from pipeline.reporting import Stored
 from pipeline.reporting.inputs import read_inputs
 
-from .records import AFT, KD, NONE, REGRESSION, Workspace
+from .records import AFT, FEATURES, KD, NONE, REGRESSION, Workspace
 
 
 @pytest.fixture
@@ -99,11 +100,44 @@ def test_an_evaluation_of_the_same_seeds_trained_anew_is_listed(project):
 
 
 def test_probes_and_data_that_changed_since_an_evaluation_are_listed(project):
-    project.change("probes/minilm/pooled/probe.json", files={"0/linear.npy": "of other probes"})
-    again = "than there are now; run `aft train aft` and `aft evaluate aft` again"
-    assert f"aft: tested with other probes of `minilm` {again}" in read(project).missing
     project.change("evaluations/aft.json", data="of other rows")
-    assert f"aft: tested with other data, probes of `minilm` {again}" in read(project).missing
+    tested, again = "aft: tested with other data", "than there are now; run `aft evaluate aft` again"
+    assert read(project).missing == (f"{tested} {again}",)
+    project.change("evaluations/aft.json", probes={"minilm": "of other features"})
+    assert read(project).missing == (f"{tested}, probes of `minilm` {again}",)
+
+
+def test_data_features_and_probes_that_changed_since_a_training_are_listed(project):
+    again = "than there are now; run `aft train aft` and `aft evaluate aft` again"
+    project.change("probes/minilm/pooled/probe.json", files={"0/linear.npy": "of other probes"})
+    assert f"aft: trained with other probes of `minilm` {again}" in read(project).missing
+    project.change("runs/aft/run.json", data="of other rows", features={"minilm@crops": "of an earlier teacher"})
+    store = Stored("minilm", 9000, 1, 384, {"minilm": FEATURES})
+    missing = project.inputs(stores=(store,)).missing
+    assert f"aft: trained with other data, features of `minilm`, probes of `minilm` {again}" in missing
+
+
+def test_probes_of_other_features_data_or_another_source_are_refused(project):
+    again = "run `aft probe minilm` again"
+    path = "probes/minilm/pooled/probe.json"
+    store = Stored("minilm", 9000, 1, 384, {"minilm": "of a later teacher"})
+    inputs = project.inputs(stores=(store,))
+    assert f"{project.root / path}: of other features of `minilm` than there are now; {again}" in inputs.missing
+    assert inputs.probes == ()
+    project.change(path, data="of other rows")
+    inputs = read(project)
+    assert f"{project.root / path}: of other data than there are now; {again}" in inputs.missing
+    assert inputs.probes == ()
+    project.change(path, source="mpnet")
+    assert f"{project.root / path}: is that of `mpnet`; {again}" in read(project).missing
+
+
+@pytest.mark.parametrize(("path", "stage"), [("runs/aft/run.json", "train"), ("evaluations/aft.json", "evaluate")])
+def test_the_record_of_another_run_is_refused(project, path, stage):
+    project.change(path, run="kd")
+    inputs = read(project)
+    assert inputs.missing == (f"{project.root / path}: is that of `kd`; run `aft {stage} aft` again",)
+    assert names(inputs) == ["none", "kd"]
 
 
 def test_a_chosen_weight_that_was_no_candidate_is_refused(project):
@@ -117,9 +151,22 @@ def test_a_candidate_that_diverged_has_no_scores_and_cannot_be_the_choice(projec
     candidates[1]["val_scores"][2] = None
     project.change("runs/aft/run.json", candidates=candidates)
     kept, lost = read(project, "aft").outcomes[0].run.candidates
-    assert len(kept.complete) == 5 and lost.complete == ()
+    assert len(kept.finite) == 5 and lost.finite == ()
     project.change("runs/aft/run.json", chosen=[3.0])
     assert "or diverged" in read(project).missing[0]
+
+
+def test_a_candidate_that_was_dropped_cannot_be_the_choice_and_no_other_may_lack_a_seed(project):
+    project.run("aft", AFT, weights=(0.0, 3.0), chosen=0.0)
+    candidates = project.read("runs/aft/run.json")["candidates"]
+    candidates[1]["val_scores"].pop()
+    project.change("runs/aft/run.json", candidates=candidates)
+    assert "lacks the score of a seed" in read(project).missing[0]
+    candidates[1]["dropped"] = True
+    project.change("runs/aft/run.json", candidates=candidates)
+    assert read(project).missing == ()
+    project.change("runs/aft/run.json", chosen=[3.0])
+    assert "or were dropped" in read(project).missing[0]
 
 
 def test_seeds_that_were_changed_since_training_are_listed_and_the_run_is_shown(project):
@@ -154,13 +201,15 @@ def test_a_missing_probe_or_manifest_does_not_stop_the_report(project):
     (project.root / "probes/minilm/pooled/probe.json").unlink()
     (project.root / "data/manifest.json").unlink()
     inputs = read(project)
-    assert [line.partition("; ")[2] for line in inputs.missing] == ["run `aft probe minilm`", "run `aft prepare`"]
+    assert [line.partition("; ")[2] for line in inputs.missing] == ["run `aft prepare`", "run `aft probe minilm`"]
     assert (inputs.probes, inputs.manifest) == ((), None)
     assert project.report("none", "aft").page.is_file()
 
 
 def test_every_source_of_the_runs_has_its_probe(project):
+    project.probe("minilm/layer:4")
     project.run("layer", AFT, teachers=("minilm", "minilm/layer:4"))
+    (project.root / "probes/minilm/layer-4/probe.json").unlink()
     assert "probes/minilm/layer-4/probe.json: no such file; run `aft probe minilm`" in read(project).missing[0]
     project.probe("minilm/layer:4")
     inputs = read(project)

@@ -15,6 +15,8 @@ import pytest
 from pipeline.store import FeatureStore
 from pipeline.store.verification import verify
 
+from ..waiting import wait_until
+
 ROWS, SHARD_ROWS, KILLS = 96, 8, 56
 
 WRITER = f"""
@@ -100,15 +102,13 @@ def test_processes_share_the_work_and_all_end_with_a_complete_store(tmp_path: Pa
 
 
 def test_the_shard_of_a_killed_process_is_taken_over_by_one_that_waits_for_it(tmp_path: Path):
-    slow = WRITER.replace("time.sleep(0.002)", "time.sleep(60)")
+    slow = WRITER.replace("time.sleep(0.002)", "time.sleep(86_400)")
     path = tmp_path / "store"
     holder = subprocess.Popen([sys.executable, "-c", slow, str(path)], stdout=subprocess.PIPE, text=True)
     lock = path / "locks" / "shard-0"
-    while not (lock.exists() and lock.read_text()):
-        assert holder.poll() is None
+    wait_until(lambda: lock.exists() and lock.read_text(), holder)
     other = start(path)
-    while finished(path) != set(range(1, ROWS // SHARD_ROWS)):
-        assert other.poll() is None
+    wait_until(lambda: finished(path) == set(range(1, ROWS // SHARD_ROWS)), other)
     time.sleep(0.2)
     assert other.poll() is None, "all other shards are done, and it waits for this one"
     holder.kill()

@@ -180,7 +180,9 @@ def test_every_run_learns_and_chooses_in_the_right_direction(finished: Project, 
     for run in params.section("runs"):
         record = RunRecord.read(finished.run(run) / "run.json")
         assert record.metric == data.task.primary
-        means = {candidate.weights: np.mean(candidate.complete) for candidate in record.candidates}
+        means = {
+            candidate.weights: np.mean(candidate.finite) for candidate in record.candidates if not candidate.dropped
+        }
         assert means[record.chosen] == (max if record.metric.higher_is_better else min)(means.values()), run
         result = EvaluationRecord.read(finished.evaluation(run))
         for score in result.results:

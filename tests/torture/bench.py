@@ -51,8 +51,8 @@ RUNS = {
 LIMIT = 180.0
 """Seconds after which a command counts as hung; none of them needs more than a few."""
 
-ORPHANS = 3.0
-"""Seconds within which everything that a command started has ended, once the command has."""
+ORPHANS = 60.0
+"""Seconds within which all that a command started has ended, once the command has; a busy machine needs some."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pipeline.errors import count
 from pipeline.reporting.comparison import Comparison, Outcome
 from pipeline.reporting.inputs import ReportInputs
 from pipeline.runs import label
@@ -52,5 +53,11 @@ def tried(outcome: Outcome) -> str:
 
 def diverged(outcome: Outcome) -> str:
     """The candidates whose training diverged on a seed or more; empty if none did."""
-    lost = [candidate for candidate in outcome.run.candidates if not candidate.complete]
+    lost = [candidate for candidate in outcome.run.candidates if not candidate.finite]
     return " and ".join(label(candidate.weights, candidate.settings) for candidate in lost)
+
+
+def dropped(outcome: Outcome) -> str:
+    """The candidates that were clearly worse, and on how many seeds they were trained; empty if there are none."""
+    fewer = [candidate for candidate in outcome.run.candidates if candidate.dropped and candidate.finite]
+    return "; ".join(f"{label(c.weights, c.settings)} ({count(len(c.finite), 'seed')})" for c in fewer)

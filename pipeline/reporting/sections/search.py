@@ -5,7 +5,7 @@ from typing import Any
 from pipeline.reporting import figures
 from pipeline.reporting.comparison import Comparison, Outcome
 from pipeline.reporting.inputs import ReportInputs
-from pipeline.reporting.sections.runs import diverged, tried
+from pipeline.reporting.sections.runs import diverged, dropped, tried
 from pipeline.reporting.text import heading, scaled
 from pipeline.runs import label, settings_label
 
@@ -49,7 +49,8 @@ def candidates(outcome: Outcome) -> tuple[list[str], list[figures.Tried]]:
     if not run.methods:
         ticks = [settings_label(candidate.settings) for candidate in run.candidates]
         chosen = [candidate.settings for candidate in run.candidates].index(run.chosen_settings)
-        return ticks, [figures.Tried("", [scores(candidate.complete) for candidate in run.candidates], chosen)]
+        fewer = [at for at, candidate in enumerate(run.candidates) if candidate.dropped]
+        return ticks, [figures.Tried("", [scores(candidate.finite) for candidate in run.candidates], chosen, fewer)]
     weights = sorted({candidate.weights for candidate in run.candidates})
     distinct = list({settings_label(c.settings): c.settings for c in run.candidates}.values())
     # A method of weight 0 has no settings, so its candidate belongs to every line that agrees with it on the others.
@@ -58,17 +59,18 @@ def candidates(outcome: Outcome) -> tuple[list[str], list[figures.Tried]]:
     found = []
     for number, settings in enumerate(lines):
         own = {c.weights: c for c in run.candidates if c.settings.items() <= settings.items()}
-        scored = [scores(own[at].complete) if at in own else None for at in weights]
+        scored = [scores(own[at].finite) if at in own else None for at in weights]
+        fewer = [number for number, at in enumerate(weights) if at in own and own[at].dropped]
         named = settings_label(settings)
         if len(run.methods) == 1:
             # The name of the only method is clear.
             named = named.replace(f"{run.methods[0].name}.", "")
-        found.append(figures.Tried(named, scored, weights.index(run.chosen) if number == ringed else None))
+        found.append(figures.Tried(named, scored, weights.index(run.chosen) if number == ringed else None, fewer))
     return [label(at) for at in weights], found
 
 
 def _note(outcome: Outcome) -> str:
-    """Where the search may have stopped too early, lacks weight 0, or lost candidates."""
+    """Where the search may have stopped too early, lacks weight 0, or dropped or lost candidates."""
     notes = []
     for k, method in enumerate(outcome.run.methods):
         weights = {candidate.weights[k] for candidate in outcome.run.candidates}
@@ -78,6 +80,11 @@ def _note(outcome: Outcome) -> str:
             notes.append(f"{max(alike):g} is the largest weight tried for {method.name}; a larger one may do better.")
         if 0 not in weights:
             notes.append(f"Weight 0 was not tried for {method.name}, so plain training could not be selected.")
+    if fewer := dropped(outcome):
+        notes.append(
+            f"Crosses were clearly worse on the first of {len(outcome.run.seeds)} seeds and not trained on the others; "
+            f"they are means of those seeds alone, and not compared: {fewer}."
+        )
     if lost := diverged(outcome):
         notes.append(f"Diverged (NaN or inf) on one seed or more, and could not be chosen: {lost}.")
     return " ".join(notes)

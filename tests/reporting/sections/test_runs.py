@@ -43,3 +43,16 @@ def test_candidates_that_diverged_are_named(tmp_path):
     told = project.section(runs).told
     assert "0, 3, 1e+09; diverged: 1e+09" in told
     assert "Diverged (NaN or inf) on one seed or more, and could not be chosen: 1e+09." in project.section(search).told
+
+
+def test_candidates_that_were_dropped_are_named_with_their_seeds(tmp_path):
+    project = Workspace(tmp_path)
+    project.run("raced", AFT, weights=(0.0, 3.0, 100.0), chosen=3.0, methods=["aft"])
+    assert "clearly worse" not in project.section(search).told
+    candidates = project.read("runs/raced/run.json")["candidates"]
+    candidates[2] |= {"val_scores": candidates[2]["val_scores"][:2], "dropped": True}
+    project.change("runs/raced/run.json", candidates=candidates)
+    assert (
+        f"clearly worse on the first of {len(AFT)} seeds and not trained on the others; "
+        "they are means of those seeds alone, and not compared: 100 (2 seeds)."
+    ) in project.section(search).told

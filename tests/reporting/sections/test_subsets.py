@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from pipeline.functional.statistics import Paired, paired
+from pipeline.provenance import digest_of
 from pipeline.records import (
     AssessmentRecord,
     Metric,
@@ -14,6 +15,7 @@ from pipeline.records import (
     SubsetRecord,
     SubsetScores,
 )
+from pipeline.reporting import Stored
 from pipeline.reporting.sections import costs, subsets
 from pipeline.reporting.sections.subsets import MOST
 
@@ -50,7 +52,7 @@ def subset(sources: tuple[str, ...], val: list[float], best: list[float] | None,
 
 def assessment(metrics: tuple[Metric, ...] = CLASSIFICATION, best: tuple[str, ...] = ("wide", "fast"), **changed: Any):
     record = AssessmentRecord(
-        dataset="0" * 32, stores={"wide": "a", "fast": "b"}, metrics=metrics, splits=5, labelled=400, val=400,
+        data=digest_of({}), stores={"wide": "a", "fast": "b"}, metrics=metrics, splits=5, labelled=400, val=400,
         test=3000, bank_rows=400, cka_rows=4000,
         sources=tuple(SourceRecord(name=name, width=384, bytes_per_row=768.0) for name in ("wide", "fast")),
         subsets=tuple(subset(s, val, None if s == best else VAL[best], metrics[0].name) for s, val in VAL.items()),
@@ -172,9 +174,15 @@ def test_one_split_and_missing_test_rows_are_remarked(project):
     assert page.rows["wide"][-1] == "—"
 
 
-def test_an_assessment_of_another_dataset_or_a_damaged_one_is_listed(project):
-    assessment(dataset="1" * 32).write(project.project.assessment)
-    assert "of another dataset; run `aft assess` again" in project.inputs().missing[0]
+def test_an_assessment_of_other_data_or_features_or_a_damaged_one_is_listed(project):
+    again = "than there are now; run `aft assess` again"
+    assessment(data="1" * 32).write(project.project.assessment)
+    assert project.inputs().missing == (f"{project.project.assessment}: of other data {again}",)
     assert "Choice of teachers" not in project.section(subsets).text
+    assessment().write(project.project.assessment)
+    stores = (Stored("wide", 9000, 1, 384, {"wide": "a"}), Stored("fast", 9000, 1, 384, {"fast": "c"}))
+    assert project.inputs(stores=stores).missing == (
+        f"{project.project.assessment}: of other features of `fast` {again}",
+    )
     project.project.assessment.write_text("{}")
     assert "damaged, or changed by hand" in project.inputs().missing[0]
