@@ -25,6 +25,7 @@ HALL = [
     "sources",
     "pretrained",
     "timm_models",
+    "text_models",
     "machine",
     "project",
     "code",
