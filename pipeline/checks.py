@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline import tasks
 from pipeline.data import Dataset, PrepareSettings
+from pipeline.datasets import kind_of
 from pipeline.errors import UserError, count, listed, suggestion
 from pipeline.extraction import ExtractSettings
 from pipeline.machine import Machine
@@ -53,7 +54,8 @@ def check_params(params: Params) -> None:
                 f"{listed(SECTIONS)}"
             )
     dataset = params.read(PrepareSettings, "dataset")
-    family, _ = read_plugin("datasets", dataset.source, f"{params.source}: dataset.source")
+    family, source = read_plugin("datasets", dataset.source, f"{params.source}: dataset.source")
+    kind = kind_of(family, source)
     params.read(ExtractSettings, "extract")
     params.read(ProbeSettings, "probe")
     params.read(AssessSettings, "assess")
@@ -62,14 +64,14 @@ def check_params(params: Params) -> None:
     teachers = {name: _teacher(params, name)[1] for name in params.section("teachers")}
     for name, settings in teachers.items():
         if views := teacher_views(params, name):
-            views.check(family.KIND, f"{params.source}: teachers.{name}.views")
+            views.check(kind, f"{params.source}: teachers.{name}.views")
         check_heads(getattr(settings, "heads", (POOLED,)), f"{params.source}: teachers.{name}.heads")
     for name in params.section("students"):
         student, _ = params.plugin("students", f"students.{name}")
-        if student.KIND not in (family.KIND, "features"):
+        if student.KIND not in (kind, "features"):
             raise UserError(
                 f"{params.source}: students.{name}: this family reads {student.KIND}, and the dataset holds "
-                f"{family.KIND}; choose another family"
+                f"{kind}; choose another family"
             )
     for name in params.section("runs"):
         run = read_run(params, name)

@@ -25,9 +25,9 @@ from pydantic import BeforeValidator, Field
 from pipeline import images
 from pipeline.data.dataset import CONTENT, FORMAT, MANIFEST, QUARANTINE, ROWS, Role, content_digest, role_column
 from pipeline.data.duplicates import CONFLICT, DUPLICATE, KEPT, resolve
-from pipeline.data.scan import Scan, place, row_hash, scan, tidied
+from pipeline.data.scan import Scan, row_hash, scan, tidied
 from pipeline.data.splits import Amount, apportion, assign, choose, sort_keys
-from pipeline.datasets import Kind, Row
+from pipeline.datasets import Kind, Row, kind_of
 from pipeline.errors import UserError, count
 from pipeline.files import cell, explained
 from pipeline.params import Settings, read_plugin
@@ -67,6 +67,8 @@ class PrepareSettings(Settings):
         task: what a label is: `classification`, `regression` or `multilabel`, or another file in `pipeline/tasks/`;
             None takes what the labels show plainly, and asks where they are numbers.
         classes: the names of the classes, in order; None takes those that occur, sorted.
+        no_label: labels that mean that there is none, such as `[-1, "?"]`; `[]` if all are classes. None: all are, but
+            a class that looks like no label is refused.
         unit: of labels that are numbers, such as `kWh`, for the report.
         deduplicate: which rows are duplicates, of which one is kept: `exact`, the same content; `token_set`, for text
             the same set of words in lower case (which includes the former), for images the same bytes.
@@ -81,6 +83,7 @@ class PrepareSettings(Settings):
     source: dict[str, Any]
     task: str | None = None
     classes: tuple[str, ...] | None = Field(default=None, strict=False)
+    no_label: tuple[str | int | float, ...] | None = Field(default=None, strict=False)
     unit: str = ""
     deduplicate: Literal["none", "exact", "token_set"] = "exact"
     limit: int | None = Field(default=None, gt=0)
@@ -139,8 +142,9 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
     start = time.perf_counter()
     out = Path(out)
     family, source = read_plugin("datasets", settings.source, "dataset.source")
-    given = settings.task or getattr(family, "TASK", None)
-    table = scan(family.rows(source), given, settings.classes, settings.unit, settings.deduplicate == "token_set")
+    kind, given = kind_of(family, source), settings.task or getattr(family, "TASK", None)
+    by_words = settings.deduplicate == "token_set"
+    table = scan(family.rows(source), given, settings.classes, settings.no_label, settings.unit, by_words)
     fate, partner = _fates(table, settings)
     if len(table.problems) > settings.tolerance * (len(fate) - len(table.skipped)):
         _refuse_unreadable(table, fate, out)
@@ -164,11 +168,11 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
     try:
         partial.mkdir(parents=True)
         roles = np.stack(splits, axis=1)
-        digest = _write_rows(partial, family.KIND, family.rows(source), table, fate == KEPT, roles)
+        digest = _write_rows(partial, kind, family.rows(source), table, fate == KEPT, roles)
         _write_quarantine(partial / QUARANTINE, table, fate, partner)
         manifest = ManifestRecord(
             format=FORMAT,
-            kind=family.KIND,
+            kind=kind,
             rows=len(kept),
             digest=digest,
             task=task.name,
@@ -201,7 +205,7 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
         shutil.rmtree(partial, ignore_errors=True)
     return Preparation(
         path=str(out),
-        kind=family.KIND,
+        kind=kind,
         rows=len(kept),
         classes=task.classes,
         dropped=dropped,
@@ -268,10 +272,12 @@ def _notes(table: Scan) -> list[str]:
         other = alike.setdefault(_look(name), name)
         if other != name:
             notes.append(f"classes {other!a} and {name!a} look alike; if they are one, correct the labels")
-    for remark, words in images.REMARKS.items():
+    for remark in (*images.REMARKS, *sorted(table.remarks.keys() - images.REMARKS.keys())):
         if remark in table.remarks:
             number, first = table.remarks[remark]
-            notes.append(f"{count(number, 'image')}: {words} (the first is {table.place(first)})")
+            noun = "image" if remark in images.REMARKS else "row"
+            words = images.REMARKS.get(remark, remark)
+            notes.append(f"{count(number, noun)}: {words} (the first is {table.place(first)})")
     return notes
 
 
@@ -325,13 +331,11 @@ def _batches(source: Iterable[Row], table: Scan, keep: Bool[np.ndarray, " n"]) -
     for row in tidied(source):
         number = next(expected, -1)
         if number < 0 or row_hash(row) != table.rows[number].tobytes():
-            raise UserError(
-                f"dataset.source: {place(row.id, row.line)} is new, the data changed meanwhile; run `aft prepare` again"
-            )
+            raise UserError(f"dataset.source: {row.place} is new, the data changed meanwhile; run `aft prepare` again")
         if not keep[number]:
             continue
         if content_digest(row.content) != table.digests[number].tobytes():
-            raise UserError(f"dataset.source: {place(row.id, row.line)} has changed meanwhile; run `aft prepare` again")
+            raise UserError(f"dataset.source: {row.place} has changed meanwhile; run `aft prepare` again")
         numbers.append(number)
         batch.append(row)
         size += len(row.content)
@@ -345,13 +349,13 @@ def _batches(source: Iterable[Row], table: Scan, keep: Bool[np.ndarray, " n"]) -
 
 
 def _write_quarantine(path: Path, table: Scan, fate: Int64[np.ndarray, " n"], partner: Int64[np.ndarray, " n"]) -> None:
-    """List the rows that are left out: their number in the source from 1, line, id, reason, and details."""
+    """List the rows that are left out: their number in the source from 1, line, id, reason, details."""
     with path.open("w", encoding="utf-8", newline="") as file:
         lines = csv.writer(file, lineterminator="\n")
         lines.writerow(["row", "line", "id", "reason", "detail"])
         for row in np.flatnonzero(fate != KEPT).tolist():
             other = "" if partner[row] < 0 else f"see {table.ids[partner[row]]}"
-            line = table.lines[row] or ""
+            line = ":".join(str(part) for part in (table.file(row), table.lines[row]) if part)
             detail = table.problems.get(row) or table.skipped.get(row) or other
             found = [row + 1, line, table.ids[row], REASONS[fate[row]], detail]
             lines.writerow([cell(value) for value in found])

@@ -5,11 +5,12 @@ Some 100 bytes a row stay in memory, and each distinct label, but no content.
 
 import unicodedata
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import islice
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,30 @@ from pipeline import images, tasks
 from pipeline.data.dataset import Role, content_digest
 from pipeline.data.duplicates import words_digest
 from pipeline.data.splits import FREE
-from pipeline.datasets import Row, split_of
+from pipeline.datasets import Row, place, split_of
 from pipeline.errors import UserError
 from pipeline.files import is_utf8
 from pipeline.progress import progress
 from pipeline.tasks import LabelError, Task
 
 CHUNK = 1024
+LIKE_NONE = {
+    "-1",
+    "-1.0",
+    "?",
+    "-",
+    "nan",
+    "none",
+    "null",
+    "na",
+    "n/a",
+    "<na>",
+    "#n/a",
+    "\\n",
+    "unlabeled",
+    "unlabelled",
+}
+"""What programs write, in lower case, where a row has no label."""
 ROLES = {"train": Role.LABELLED, "val": Role.VAL, "test": Role.TEST}
 
 
@@ -37,6 +55,7 @@ class Scan:
     Attributes:
         ids: row ids.
         lines: where rows begin in the source's file, from 1; 0 where the source has no lines.
+        files: the files of a source of several, each with the number of its first row.
         rows: 64-bit hashes of the ids.
         units: 64-bit hashes of what is never separated: the row's group, or the row itself.
         digests: content digests; zeros where the content cannot be read.
@@ -47,13 +66,14 @@ class Scan:
             leaves none free, and a row without a label is in train.
         problems: by row number, why the content cannot be read.
         skipped: by row number, what a row is that is no example.
-        remarks: by remark of `pipeline.images.REMARKS`, how many images it holds for, and the first of them.
+        remarks: what people should know of rows: how many it holds for, and the first of them.
         task: with the names of its outputs.
         moved: how many rows without a label the source had in val or test.
     """
 
     ids: pa.ChunkedArray
     lines: Int64[np.ndarray, " n"]
+    files: dict[str, int]
     rows: UInt64[np.ndarray, " n"]
     units: UInt64[np.ndarray, " n"]
     digests: UInt8[np.ndarray, "n 16"]
@@ -69,16 +89,28 @@ class Scan:
 
     def place(self, row: int | np.int64) -> str:
         """How messages name a row."""
-        return place(self.ids[row].as_py(), int(self.lines[row]))
+        return place(self.ids[row].as_py(), int(self.lines[row]), self.file(int(row)))
+
+    def file(self, row: int) -> str | None:
+        """The file of a row, None where the source is no table of several files."""
+        return _file(self.files, row)
 
 
-def scan(source: Iterable[Row], task: str | None, names: tuple[str, ...] | None, unit: str, by_words: bool) -> Scan:
+def scan(
+    source: Iterable[Row],
+    task: str | None,
+    names: tuple[str, ...] | None,
+    no_label: Sequence[str | int | float] | None,
+    unit: str,
+    by_words: bool,
+) -> Scan:
     """Look at every row.
 
     Args:
         source: the rows.
         task: its name; None: the labels show it.
         names: of the task's outputs, as the user wants them; see `pipeline.tasks.encode`.
+        no_label: labels that mean that there is none; None: the user has not said.
         unit: of the labels; empty if they have none.
         by_words: whether texts with the same set of words are duplicates, or only equal ones.
 
@@ -89,7 +121,10 @@ def scan(source: Iterable[Row], task: str | None, names: tuple[str, ...] | None,
     names = names and tuple(map(tidy, names))
     if task is not None:  # what is wrong with it, the names or the unit shows before anything is read
         tasks.build(task, tasks.encode(task, [], names)[1], unit)
+    nothing = {_normal(label) for label in no_label or ()}
     ids, moved = [], 0
+    files: dict[str, int] = {}
+    doubt: str | None = None
     problems: dict[int, str] = {}
     skipped: dict[int, str] = {}
     remarks: dict[str, tuple[int, int]] = {}
@@ -102,13 +137,19 @@ def scan(source: Iterable[Row], task: str | None, names: tuple[str, ...] | None,
             for row, (problem, remarked) in zip(chunk, looked_at, strict=True):
                 if problem:
                     (skipped if row.skipped else problems)[len(codes)] = problem
-                for remark in remarked:
+                if row.file is not None:
+                    files.setdefault(row.file, len(codes))
+                for remark in (*remarked, *row.remarks):
                     before, first = remarks.get(remark, (0, len(codes)))
                     remarks[remark] = (before + 1, first)
-                if task is not None and row.label is not None and row.label not in known:
-                    _check_label(row, task, names)
+                label = None if nothing and _normal(row.label) in nothing else row.label
+                if label is not None and label not in known:
+                    if no_label is None and doubt is None:
+                        doubt = _doubt(row, names)
+                    if task is not None:
+                        _check_label(row, task, names, doubt)
                 split = _split(row)
-                if row.label is None and split > Role.LABELLED:
+                if label is None and split > Role.LABELLED:
                     split, moved = Role.LABELLED, moved + 1
                 digest = bytes(16) if problem else content_digest(row.content)
                 hashed = row_hash(row)
@@ -119,24 +160,28 @@ def scan(source: Iterable[Row], task: str | None, names: tuple[str, ...] | None,
                     keys += words_digest(row.content)
                 else:
                     keys += digest
-                codes.append(-1 if row.label is None else known.setdefault(row.label, len(known)))
+                codes.append(-1 if label is None else known.setdefault(label, len(known)))
                 splits.append(split)
                 lines.append(row.line or 0)
             advance(len(chunk))
     if len(codes) == len(skipped):
         raise UserError("dataset.source: it has no rows with these settings")
     task = task or tasks.find(list(known))
+    if doubt and task == "classification":
+        raise UserError(doubt)
     try:
         values, outputs = tasks.encode(task, list(known), names)
     except LabelError as error:
         first = codes.index(known[error.label])
-        raise UserError(f"{place(pa.chunked_array(ids)[first].as_py(), lines[first])}: {error}") from None
+        at = place(pa.chunked_array(ids)[first].as_py(), lines[first], _file(files, first))
+        raise UserError(f"{at}: {error}") from None
     built = tasks.build(task, outputs, unit)
     labels, equal = _labels(np.frombuffer(codes, np.int32), values, built)
     fixed = np.frombuffer(splits, np.int8).astype(np.int64)
     table = Scan(
         ids=pa.chunked_array(ids),
         lines=np.frombuffer(lines, np.int64),
+        files=files,
         rows=np.frombuffer(rows, "<u8"),
         units=np.frombuffer(units, "<u8"),
         digests=np.frombuffer(digests, np.uint8).reshape(-1, 16),
@@ -155,13 +200,40 @@ def scan(source: Iterable[Row], task: str | None, names: tuple[str, ...] | None,
     return table
 
 
-def _check_label(row: Row, task: str, names: tuple[str, ...] | None) -> None:
+def _file(files: Mapping[str, int], row: int) -> str | None:
+    """The last file whose first row is not behind this one."""
+    return max((first, name) for name, first in files.items() if first <= row)[1] if files else None
+
+
+def _doubt(row: Row, names: tuple[str, ...] | None) -> str | None:
+    """What to ask about a label that looks like none; None if it does not, or is the name of a class."""
+    if not isinstance(row.label, str) or row.label in (names or ()) or row.label.lower() not in LIKE_NONE:
+        return None
+    return (
+        f"{row.place}: the label {row.label!r} looks like none; write dataset.no_label: [{row.label!r}] if such rows "
+        "have no label, or [] if it is a class"
+    )
+
+
+def _normal(label: str | int | float | tuple[str, ...] | None) -> str | float | None:
+    """A label as `dataset.no_label` is compared with it: numbers by their value, whatever their notation."""
+    if label is None or isinstance(label, tuple):
+        return None
+    try:
+        return number if isfinite(number := float(label)) else str(label).lower()
+    except ValueError:
+        return label
+
+
+def _check_label(row: Row, task: str, names: tuple[str, ...] | None, doubt: str | None) -> None:
     """Make sure that the task can read a row's label, before a long pass ends with it."""
     assert row.label is not None
+    if doubt and task == "classification":
+        raise UserError(doubt)
     try:
         tasks.encode(task, [row.label], names)
     except LabelError as error:
-        raise UserError(f"{place(row.id, row.line)}: {error}") from None
+        raise UserError(f"{row.place}: {error}") from None
 
 
 def _labels(codes: np.ndarray, values: np.ndarray, task: Task) -> tuple[np.ndarray, Int64[np.ndarray, " n"]]:
@@ -177,11 +249,6 @@ def _labels(codes: np.ndarray, values: np.ndarray, task: Task) -> tuple[np.ndarr
     return labels, equal
 
 
-def place(id: str, line: int | None) -> str:
-    """How messages name a row: `row r7 (line 9)`, or `row r7` where the source has no lines."""
-    return f"row {id} (line {line})" if line else f"row {id}"
-
-
 def tidied(rows: Iterable[Row]) -> Iterator[Row]:
     """Rows with their labels and groups as `tidy` has them.
 
@@ -194,8 +261,8 @@ def tidied(rows: Iterable[Row]) -> Iterator[Row]:
         for what, name in names:
             if not name.isascii() and not is_utf8(name):
                 raise UserError(
-                    f"{place(ascii(row.id), row.line)}: its {what} {name!a} holds half a character, as left by "
-                    "programs that cut texts; correct it"
+                    f"{place(ascii(row.id), row.line, row.file)}: its {what} {name!a} holds half a character, as left "
+                    "by programs that cut texts; correct it"
                 )
         label = tidy(row.label) or None if isinstance(row.label, str) else row.label and tuple(map(tidy, row.label))
         group = tidy(row.group) or None if row.group else None
@@ -244,7 +311,7 @@ def _split(row: Row) -> int:
     if row.split is None:
         return FREE
     if (split := split_of(row.split)) is None:
-        raise UserError(f"{place(row.id, row.line)}: no split is called {row.split!r}; write train, val or test")
+        raise UserError(f"{row.place}: no split is called {row.split!r}; write train, val or test")
     return ROLES[split]
 
 
@@ -253,8 +320,13 @@ def _refuse_repeated_ids(table: Scan) -> None:
     same = np.flatnonzero(table.rows[by_hash[1:]] == table.rows[by_hash[:-1]])
     if same.size:
         first, second = by_hash[same[0]], by_hash[same[0] + 1]
-        one, other = (f"line {table.lines[row]}" if table.lines[row] else f"row {row + 1:,}" for row in (first, second))
+        one, other = (_number(table, int(row)) for row in (first, second))
         raise UserError(f"dataset.source: {one} and {other} have the same id, {table.ids[first]}; ids must be unique")
+
+
+def _number(table: Scan, row: int) -> str:
+    line, file = table.lines[row], table.file(row)
+    return (f"line {line}" if line else f"row {row + 1:,}") + (f" of {file}" if file and line else "")
 
 
 def _refuse_divided_groups(table: Scan) -> None:

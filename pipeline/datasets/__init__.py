@@ -2,7 +2,7 @@
 
 A family offers
 
-- `KIND`: "text" or "image", what its rows hold;
+- `KIND`: "text" or "image", what its rows hold; None where `kind` of its settings says it;
 - `Settings`: its keys in the `dataset` section of params.yaml;
 - `rows(settings)`: yields every `Row`, in an order that does not change between calls. What cannot be read, or is no
   example at all, is yielded too and says so, so that nothing disappears without being counted;
@@ -13,7 +13,7 @@ A family only reads. Splits, duplicates and rows that are left out are the busin
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.tasks import Label
 
@@ -33,6 +33,12 @@ def split_of(name: str) -> str | None:
     return SPLITS.get(match[1]) if match else None
 
 
+def kind_of(family: Any, settings: Any) -> Kind:
+    """What the rows of a source hold."""
+    kind: Kind = family.KIND or settings.kind
+    return kind
+
+
 @dataclass(frozen=True)
 class Row:
     """One example as its source has it.
@@ -47,6 +53,8 @@ class Row:
         problem: why the source cannot read the row; its content is then empty. None: it can.
         skipped: whether this is no example, such as a file of notes among images; `problem` then says what it is. It is
             counted and listed, and no reason to stop.
+        file: which of several files the line is of, for messages.
+        remarks: what people should know of how the row was read; the rows with each are counted.
     """
 
     id: str
@@ -57,3 +65,16 @@ class Row:
     line: int | None = None
     problem: str | None = None
     skipped: bool = False
+    file: str | None = None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> str:
+        """How messages name the row: `row r7 (line 9)`, or `row r7` where the source has no lines."""
+        return place(self.id, self.line, self.file)
+
+
+def place(id: str, line: int | None, file: str | None) -> str:
+    """How messages name a row: `row r7 (line 9 of b.csv)`, with what is known of it."""
+    where = " of ".join(filter(None, [f"line {line}" if line else "", file or ""]))
+    return f"row {id} ({where})" if where else f"row {id}"

@@ -404,6 +404,54 @@ def test_a_label_of_spaces_is_no_label(tmp_path: Path):
     assert Dataset.open(tmp_path / "data").labels[0] == -1
 
 
+@pytest.mark.parametrize("label", ["-1", "?", "nan", "None", "N/A", "\\N", "<NA>"])
+def test_a_class_that_looks_like_no_label_is_asked_about(tmp_path: Path, label: str):
+    source = write(tmp_path / "t.jsonl", texts(label=[label if n % 9 == 4 else "ab"[n % 2] for n in range(90)]))
+    for task in ({}, {"task": "classification"}):
+        with pytest.raises(
+            UserError, match=r"row r004 \(line 5\): the label '.*' looks like none; write dataset.no_label"
+        ):
+            run(tmp_path / "data", source, **task)
+    assert run(tmp_path / "data", source, no_label=[label]).classes == ("a", "b")
+    assert np.flatnonzero(Dataset.open(tmp_path / "data").labels < 0).tolist() == list(range(4, 90, 9))
+    for classes in ({"no_label": []}, {"classes": ["b", label, "a"]}):
+        assert set(run(tmp_path / "data", source, **classes).classes) == {"a", "b", label}
+
+
+def test_numbers_that_mean_no_label_are_compared_by_value(tmp_path: Path):
+    labels = [-1 if n % 3 else float(n % 2) for n in range(90)]
+    source = write(tmp_path / "t.jsonl", texts(label=labels))
+    assert run(tmp_path / "data", source, task="classification", no_label=[-1.0]).classes == ("0", "1")
+    assert run(tmp_path / "data", source, task="regression").rows == 90
+    assert Dataset.open(tmp_path / "data").labels.min() == -1
+    run(tmp_path / "data", source, task="regression", no_label=[-1])
+    assert np.isnan(Dataset.open(tmp_path / "data").labels).sum() == 60
+
+
+def test_remarks_of_rows_and_their_files_are_said(tmp_path: Path):
+    for name in ("a", "b"):
+        lines = [
+            f'"text\nof {name}{n}",{"xy"[n % 2]}' if n % 9 == 3 else f"text {name}{n},{'xy'[n % 2]}" for n in range(30)
+        ]
+        content = "\n".join(["text,label", *lines, "caf\u00e9,x" if name == "b" else ""])
+        (tmp_path / f"{name}.csv").write_bytes(content.encode("latin-1"))
+    source = {"family": "text_table", "path": str(tmp_path / "?.csv"), "label_column": "label"}
+    with pytest.raises(
+        UserError, match=r"1 of 61 rows cannot be read, the first is row \w+ \(line 35 of .*b.csv\): byte 0xe9"
+    ):
+        run(tmp_path / "data", source)
+    done = run(tmp_path / "data", source, tolerance=0.1)
+    first = Dataset.open(tmp_path / "data").ids[3]
+    assert done.notes == (
+        f"6 rows: a cell in quotes spans several lines (the first is row {first} (line 5 of {tmp_path}/a.csv))",
+    )
+    assert quarantine(tmp_path / "data")[0][1] == f"{tmp_path}/b.csv:35"
+    twice = {**source, "path": [str(tmp_path / "a.csv")] * 1 + [str(tmp_path / "c.csv")], "id_column": "text"}
+    (tmp_path / "c.csv").write_text("text,label\nnew,x\ntext a1,y\n")
+    with pytest.raises(UserError, match=r"line 3 of .*a.csv and line 3 of .*c.csv have the same id, text a1"):
+        run(tmp_path / "data", twice)
+
+
 def test_classes_that_look_alike_are_noted(tmp_path: Path):
     rows = texts(label=[("Neg", "neg", "pos\u200b", "pos", "other")[n % 5] for n in range(90)])
     assert run(tmp_path / "data", write(tmp_path / "t.jsonl", rows)).notes == (

@@ -1,0 +1,196 @@
+"""What the columns of a table mean, for every family whose source has columns: id, label, split, group."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b
+from typing import Any
+
+from pydantic import Field
+
+from pipeline.datasets import Row
+from pipeline.datasets._tables import TableRow, Wanted
+from pipeline.errors import UserError
+from pipeline.params import Settings as Section
+from pipeline.tasks import Label
+
+MARKS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+"""Cells of label columns, in lower case: whether the row has the label."""
+
+
+class Columns(Section):
+    """What columns mean.
+
+    Attributes:
+        label_column: the column of the labels; an empty cell is no label. None: no row has one. A cell may hold a list
+            of labels, in Parquet, Arrow and JSON; several columns of 0 and 1 are a label each, by the column's name.
+        label_separator: what separates the labels of a cell, such as `;`, where rows may have several.
+        id_column: a column that names each row for good. None: a row's id is the digest of its content.
+        split_column: a column with train, val or test, where the source fixes the splits.
+        group_column: a column of groups; rows of one group are never in different splits.
+    """
+
+    label_column: str | list[str] | None = None
+    label_separator: str | None = Field(default=None, min_length=1)
+    id_column: str | None = None
+    split_column: str | None = None
+    group_column: str | None = None
+
+    @property
+    def label_columns(self) -> list[str]:
+        """The columns of labels, of which there may be none, one or several."""
+        if self.label_column is None:
+            return []
+        return [self.label_column] if isinstance(self.label_column, str) else self.label_column
+
+
+Content = Callable[[TableRow], tuple[str | bytes, str, str | None]]
+"""Reads a record's content: the content, what its id is if there is no column of ids, and why it cannot be read."""
+
+
+def digest(content: str | bytes) -> str:
+    """An id made from content."""
+    encoded = content.encode(errors="surrogatepass") if isinstance(content, str) else content
+    return blake2b(encoded, digest_size=8).hexdigest()
+
+
+def examples(
+    settings: Columns,
+    records: Callable[[Wanted], Iterator[TableRow]],
+    content_columns: Sequence[str],
+    content: Content,
+    several_files: bool = False,
+) -> Iterator[Row]:
+    """The rows of a table.
+
+    Without a column of ids, rows may be added, removed or sorted, and what was computed for the others is found again:
+    an id follows from the content, with -2, -3 ... for repeats. That costs about 100 bytes of memory a row while the
+    table is read.
+
+    Args:
+        settings: which columns.
+        records: gives the records of the table, with the columns wanted.
+        content_columns: the columns that `content` reads.
+        content: reads them.
+        several_files: whether messages must name the file of a row.
+
+    Raises:
+        UserError: a cell has no meaning in its column; the line names the row and the column.
+    """
+    labels, seen = settings.label_columns, Counter[str]()
+    if isinstance(settings.label_column, list) and (len(labels) < 2 or settings.label_separator):
+        raise UserError(
+            "dataset.source.label_column: a list is of two columns or more, of 0 and 1, and has no label_separator; "
+            "for one column write its name"
+        )
+    optional = (*labels, settings.id_column, settings.split_column, settings.group_column)
+    columns = list(dict.fromkeys([*content_columns, *(name for name in optional if name)]))
+    always = [*content_columns, *([settings.id_column] if settings.id_column else [])]
+    unused = set(labels) if len(labels) > 1 else set()
+    file = "the table"
+    for record in records(Wanted(columns, always, labels)):
+        file = record.file
+        found, key, problem = content(record)
+        if settings.id_column is None:
+            seen[key] += 1
+            id = key if seen[key] == 1 else f"{key}-{seen[key]}"
+        elif not (id := name(record, settings.id_column) or ""):
+            raise UserError(f"{record.place} has nothing in column {settings.id_column!r}; every row needs an id")
+        label = _marked(record, labels) if len(labels) > 1 else _label(record, labels[0], settings) if labels else None
+        unused -= set(label or ())
+        yield Row(
+            id,
+            found,
+            label,
+            (name(record, settings.split_column) or None) if settings.split_column else None,
+            (name(record, settings.group_column) or None) if settings.group_column else None,
+            record.number if record.in_lines else None,
+            problem,
+            file=record.file if several_files else None,
+            remarks=record.remarks,
+        )
+    if unused:
+        raise UserError(f"{file}: column {min(unused)!r} of dataset.source.label_column has no 1 in any row; remove it")
+
+
+def text(record: TableRow, column: str) -> str | None:
+    """A cell as text; None and NaN are nothing. Bytes that are not UTF-8 are lone surrogates in it: see `undecoded`.
+
+    Raises:
+        UserError: the cell holds something that is not one text or number, such as a list.
+    """
+    return _text(record.cells.get(column), record, column)
+
+
+def name(record: TableRow, column: str) -> str | None:
+    """A cell as text that can be decoded. Raises `UserError` as `text`, or if it cannot."""
+    return _name(record.cells.get(column), record, column)
+
+
+def undecoded(text: str | None, record: TableRow) -> str | None:
+    """Which byte of a text could not be decoded, and what to do; None: all could."""
+    if text is None or text.isascii() or not (found := re.search("[\udc80-\udcff]", text)):
+        return None
+    hint = "; set dataset.source.encoding to what the file is in, such as latin-1" if record.encoding else ""
+    byte, encoding = ord(found[0]) - 0xDC00, record.encoding or "utf-8"
+    return f"byte 0x{byte:02x} at character {found.start() + 1} is not {encoding}{hint}"
+
+
+def _text(value: Any, record: TableRow, column: str) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, bytes):
+        return value.decode(errors="surrogateescape")
+    if isinstance(value, list | dict | tuple):
+        raise UserError(
+            f"{record.place}: column {column!r} holds a {type(value).__name__}; a cell must be a text or a number"
+        )
+    return str(value)
+
+
+def _name(value: Any, record: TableRow, column: str) -> str | None:
+    found = _text(value, record, column)
+    if problem := undecoded(found, record):
+        raise UserError(f"{record.place}: column {column!r}: {problem}")
+    return found
+
+
+def _label(record: TableRow, column: str, settings: Columns) -> Label | None:
+    """The label of a cell, or those of a list or between separators.
+
+    Raises:
+        UserError: one of several labels is empty or no text or number.
+    """
+    value = record.cells.get(column)
+    if isinstance(value, list):
+        names = [_name(one, record, column) for one in value]
+    elif (found := _name(value, record, column)) is None or not found.strip():
+        return None
+    elif settings.label_separator is None:
+        return found
+    else:
+        names = [*found.split(settings.label_separator)]
+    stripped = [(one or "").strip() for one in names]
+    if "" in stripped:
+        raise UserError(f"{record.place}: column {column!r} has an empty label in {value!r}; remove it")
+    return tuple(stripped)
+
+
+def _marked(record: TableRow, columns: Sequence[str]) -> Label | None:
+    """The names of the columns that hold a 1; None where all are empty.
+
+    Raises:
+        UserError: a cell holds anything but 0 and 1, or some cells are empty and others are not.
+    """
+    cells = {column: (name(record, column) or "").strip().lower() for column in columns}
+    if not any(cells.values()):
+        return None
+    for column, cell in cells.items():
+        if cell not in MARKS:
+            raise UserError(
+                f"{record.place}: column {column!r} has {cell!r}; label columns hold 0 or 1, or are all empty"
+            )
+    return tuple(column for column, cell in cells.items() if MARKS[cell])

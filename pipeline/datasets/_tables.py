@@ -1,0 +1,356 @@
+"""Tables: files of rows with named columns, in whatever format and compression, as records.
+
+`.csv`, `.tsv`, `.jsonl` or `.ndjson` (an object a line), `.json` (a list of objects), `.txt` (a text a line, in the
+column `text`), `.parquet`, `.arrow` or `.feather`. All but the last three also compressed by gz, zst, xz or bz2, as in
+`.csv.gz`.
+"""
+
+import bz2
+import codecs
+import glob
+import gzip
+import io
+import json
+import lzma
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from pipeline.datasets import _csv
+from pipeline.errors import UserError, listed
+from pipeline.files import regular_size
+from pipeline.params import Settings as Section
+
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""Byte order marks and the encodings they stand for; UTF-16's is the beginning of UTF-32's."""
+
+START = 1024
+"""Bytes at the start of a file that show its encoding."""
+
+TEXT = "text"
+"""The column of a `.txt` file."""
+
+
+class TableFiles(Section):
+    """Where a table is.
+
+    Attributes:
+        path: the file; or several, as a list or a pattern such as `raw/part-*.csv.gz`, whose rows follow one another.
+        encoding: of files of text. None: UTF-8, or what the byte order mark at the start of a file says.
+        quotes: what quotes in CSV and TSV mean: `doubled`, they stand around cells and are written twice inside of
+            them; `backslash`, they have a backslash before them inside of cells; `none`, they are part of the texts.
+            None: doubled, and what may mean two things is refused.
+        delimiter: between the cells of a CSV, such as `;`. None: a comma, and a tab in TSV.
+    """
+
+    path: str | list[str]
+    encoding: str | None = None
+    quotes: _csv.Quotes | None = None
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
+
+
+class TableRow(NamedTuple):
+    """One row of a table.
+
+    Attributes:
+        cells: by column, as the format has them.
+        file: which holds it.
+        number: the line where it begins, or its number in the file, both from 1.
+        in_lines: whether the number is a line's.
+        remarks: what people should know of the row.
+        encoding: what the texts are in; None for formats that are not files of text.
+    """
+
+    cells: Mapping[str, Any]
+    file: str
+    number: int
+    in_lines: bool = False
+    remarks: tuple[str, ...] = ()
+    encoding: str | None = None
+
+    @property
+    def place(self) -> str:
+        """How messages name the row."""
+        return f"{self.file}: {'line' if self.in_lines else 'row'} {self.number}"
+
+
+class Wanted(NamedTuple):
+    """Columns that are read.
+
+    Attributes:
+        columns: all of them; a table must have each.
+        always: those that every record of JSON must have; it may leave out the others.
+        labels: those of labels.
+    """
+
+    columns: Sequence[str]
+    always: Sequence[str]
+    labels: Sequence[str]
+
+
+def files(path: str | Sequence[str]) -> list[Path]:
+    """The files that a setting names, sorted within each pattern.
+
+    Raises:
+        UserError: a pattern fits none, or a file is there twice.
+    """
+    found: list[Path] = []
+    for name in [path] if isinstance(path, str) else path:
+        if Path(name).exists() or not glob.has_magic(name):
+            found.append(Path(name))
+        elif fitting := sorted(glob.glob(name, recursive=True)):
+            found += map(Path, fitting)
+        else:
+            raise UserError(f"{name}: no file fits this pattern; check dataset.source.path")
+    if twice := sorted({str(file) for file in found if found.count(file) > 1}):
+        raise UserError(f"{twice[0]}: is in dataset.source.path twice; remove one")
+    if not found:
+        raise UserError("dataset.source.path: an empty list; name a file")
+    return found
+
+
+def records(settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
+    """The rows of all files, in order.
+
+    Raises:
+        UserError: a file is missing, damaged, or no table; it lacks a column; a row of it cannot be read.
+    """
+    for path in files(settings.path):
+        try:
+            yield from _file(path, settings, wanted)
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file; check dataset.source.path") from None
+        except (OSError, EOFError, pa.ArrowException, lzma.LZMAError, zlib.error) as error:
+            raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _file(path: Path, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    compression = suffixes.pop() if suffixes and suffixes[-1] in OPENERS else None
+    form = suffixes[-1] if suffixes else ""
+    if form in ARROW and compression:
+        raise UserError(f"{path}: {form} is compressed by itself; decompress it first")
+    if form not in (*ARROW, *TEXTS):
+        formats = [*TEXTS, *ARROW]
+        raise UserError(
+            f"{path}: not a table; its name must end in {listed(formats)}, of which {listed(list(TEXTS))} may be "
+            f"compressed ({listed(list(OPENERS))})"
+        )
+    regular_size(path)  # a pipe would hang
+    if form in ARROW:
+        yield from arrow_records(ARROW[form](path, wanted), str(path), wanted)
+        return
+    with OPENERS[compression](path) if compression else path.open("rb") as packed, io.BufferedReader(packed) as file:
+        encoding = settings.encoding or _encoding(path, file.peek(START)[:START])
+        try:
+            text = io.TextIOWrapper(
+                file, "utf-8-sig" if _is_utf8(encoding) else encoding, "surrogateescape", newline=_NEWLINES.get(form)
+            )
+            remarks = (
+                () if _is_utf8(encoding) or settings.encoding else (f"read as {encoding}, by its byte order mark",)
+            )
+            for record in TEXTS[form](path, text, settings, wanted):
+                yield record._replace(remarks=(*record.remarks, *remarks), encoding=encoding)
+        except LookupError:
+            raise UserError(f"{path}: no encoding is called {encoding!r}; write one such as utf-8 or latin-1") from None
+        except UnicodeError as error:  # a row of UTF-8 is refused by itself, other encodings are not so forgiving
+            raise UserError(
+                f"{path}: not {encoding} ({getattr(error, 'reason', error)}); set dataset.source.encoding to what it "
+                "is in, or save it as utf-8"
+            ) from None
+
+
+def _encoding(path: Path, start: bytes) -> str:
+    """What a file is in by its first bytes."""
+    for mark, encoding in MARKS:
+        if start.startswith(mark):
+            return encoding
+    if b"\0" in start:
+        guess = "utf-16-le" if start[1:2] == b"\0" else "utf-16-be"
+        raise UserError(
+            f"{path}: byte {start.index(0) + 1} is zero, as in UTF-16 without a byte order mark; set "
+            f"dataset.source.encoding: {guess}, or save it as utf-8"
+        )
+    return "utf-8"
+
+
+def _is_utf8(encoding: str) -> bool:
+    return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
+
+
+# Files of text
+
+
+def _delimited(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
+    is_tsv = ".tsv" in (suffix.lower() for suffix in path.suffixes)
+    delimiter = settings.delimiter or ("\t" if is_tsv else ",")
+    rows = _csv.read(iter(text), str(path), delimiter, settings.quotes, wanted.labels)
+    header = next(rows, None)
+    if header is None:
+        raise UserError(f"{path}: empty; its first line must be the names of the columns")
+    check(str(path), wanted.columns, header.cells)
+    columns = {name: header.cells.index(name) for name in wanted.columns}
+    for number, cells, remarks in rows:
+        yield TableRow({name: cells[at] for name, at in columns.items()}, str(path), number, True, remarks)
+
+
+def _json_lines(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
+    """An object a line. A record may leave out a column that others have, but for those that all need."""
+    names: dict[str, None] = {}
+    for number, line in enumerate(text, start=1):
+        if not line.strip():
+            continue
+        record = _parsed(line, f"{path}: line {number}")
+        if not isinstance(record, dict):
+            raise UserError(f"{path}: line {number} is not a JSON object")
+        if not names:
+            check(str(path), wanted.always, list(record))
+        names.update(dict.fromkeys(record))
+        yield TableRow(record, str(path), number, True)
+    check(str(path), wanted.columns, list(names))
+
+
+def _json(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
+    """A list of objects, read at once."""
+    found = _parsed(text.read(), str(path))
+    if not isinstance(found, list) or not all(isinstance(record, dict) for record in found):
+        raise UserError(
+            f"{path}: not a list of objects, such as [{{...}}, {{...}}]; for an object a line call it .jsonl"
+        )
+    check(str(path), wanted.columns, list(dict.fromkeys(name for record in found for name in record)))
+    yield from (TableRow(record, str(path), number) for number, record in enumerate(found, start=1))
+
+
+def _parsed(text: str, place: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place} is not valid JSON: {error}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} is there twice in one object")
+    return found
+
+
+def _plain(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
+    """A text a line; blank lines are none."""
+    check(str(path), wanted.columns, [TEXT])
+    for number, line in enumerate(text, start=1):
+        if line.strip():
+            yield TableRow({TEXT: line.rstrip("\r\n")}, str(path), number, True)
+
+
+Reader = Callable[[Path, io.TextIOBase, TableFiles, Wanted], Iterator[TableRow]]
+
+TEXTS: dict[str, Reader] = {
+    ".csv": _delimited,
+    ".tsv": _delimited,
+    ".json": _json,
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".txt": _plain,
+}
+"""Formats of text, which may be compressed."""
+
+_NEWLINES = {".csv": "", ".tsv": ""}
+"""Line breaks inside of cells stay as they are."""
+
+OPENERS: dict[str, Callable[[Path], Any]] = {
+    ".gz": gzip.GzipFile,
+    ".zst": lambda path: pa.input_stream(str(path), compression="zstd"),
+    ".xz": lzma.LZMAFile,
+    ".bz2": bz2.BZ2File,
+}
+
+
+# Arrow
+
+
+def _parquet(path: Path, wanted: Wanted) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    file = pq.ParquetFile(path)
+    check(str(path), wanted.columns, file.schema_arrow.names)
+    return file.schema_arrow, file.iter_batches(columns=list(wanted.columns))
+
+
+def _arrow(path: Path, wanted: Wanted) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    source = pa.memory_map(str(path))
+    try:
+        file = pa.ipc.open_file(source)
+        batches: Iterable[pa.RecordBatch] = (file.get_batch(number) for number in range(file.num_record_batches))
+    except pa.ArrowInvalid:  # a stream, as the package `datasets` writes
+        source.seek(0)
+        file = batches = pa.ipc.open_stream(source)
+    check(str(path), wanted.columns, file.schema.names)
+    return file.schema, (batch.select(list(wanted.columns)) for batch in batches)
+
+
+ARROW = {".parquet": _parquet, ".arrow": _arrow, ".feather": _arrow}
+
+
+def arrow_records(table: tuple[pa.Schema, Iterable[pa.RecordBatch]], file: str, wanted: Wanted) -> Iterator[TableRow]:
+    """The rows of batches of Arrow; numbers of classes become names where `datasets` has put these into the schema.
+
+    Raises:
+        UserError: a cell has a type that Python has not.
+    """
+    schema, batches = table
+    classes = _class_names(schema)
+    number = 0
+    for batch in batches:
+        columns = {}
+        for name in wanted.columns:
+            cells = _cells(batch.column(name))
+            columns[name] = [_named(cell, classes[name]) for cell in cells] if name in classes else cells
+        for values in zip(*columns.values(), strict=True):
+            number += 1
+            yield TableRow(dict(zip(columns, values, strict=True)), file, number)
+
+
+def _cells(column: pa.Array) -> list[Any]:
+    """A column as Python has it; bytes of text that are not UTF-8 become lone surrogates, as in files of text."""
+    try:
+        found: list[Any] = column.to_pylist()
+        return found
+    except UnicodeDecodeError:
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            raise UserError(f"a column of type {column.type} holds bytes that are not text in UTF-8") from None
+        raw = column.cast(pa.large_binary()).to_pylist()
+        return [None if cell is None else cell.decode(errors="surrogateescape") for cell in raw]
+
+
+def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """Names of classes by column, as the package `datasets` writes them into a schema."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {name: found["names"] for name, found in features.items() if found.get("_type") == "ClassLabel"}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
+
+
+def _named(cell: Any, names: list[str]) -> Any:
+    return names[cell] if isinstance(cell, int) and 0 <= cell < len(names) else cell
+
+
+def check(path: str, columns: Iterable[str], there: list[str]) -> None:
+    """Make sure that a table has the columns, once each. Raises `UserError` if not."""
+    for name in columns:
+        if name not in there:
+            raise UserError(f"{path}: no column {name!r}; there are {listed([repr(other) for other in there])}")
+        if there.count(name) > 1:
+            raise UserError(f"{path}: {there.count(name)} columns are called {name!r}; rename all but one")
