@@ -32,7 +32,6 @@ class Teacher(ABC):
         device: where the model is; `forward` takes batches that are there.
         notes: what a user should know of the model before it runs, a line each.
         uniform: all rows cost the same, as images of one size do, so that they need not be sorted into batches.
-        notes: what a user should know of how it will run, a line each.
     """
 
     kind: Kind
@@ -41,7 +40,6 @@ class Teacher(ABC):
     device: torch.device
     notes: tuple[str, ...] = ()
     uniform: bool
-    notes: Sequence[str] = ()
 
     @abstractmethod
     def transform(self, content: str | bytes | Image.Image) -> Any:

@@ -131,7 +131,6 @@ class TextEncoder(Teacher):
     kind: Literal["text"] = "text"
     uniform = False
     recipe: dict[str, Any]
-    notes: list[str]
 
     def __init__(
         self,
@@ -152,7 +151,7 @@ class TextEncoder(Teacher):
         self.prompt_tokens = 0 if modules.include_prompt or not prompt else tokenizer.prompt_length(prompt)
         self.recipe = dict(recipe)
         self.device = device
-        self.notes = list(notes)
+        self.notes = tuple(notes)
         self.length: int = recipe["max_length"]
         self.pad = tokenizer.pad if tokenizer.pad < body.rows else 0
         self.padded = True
@@ -230,8 +229,8 @@ class TextEncoder(Teacher):
             )
         if not self.padded:
             self.recipe["padded"] = False
-            self.notes.append(
-                "its features depend on padding, so that only texts of one length share a batch; this takes longer"
+            self.notes += (
+                "its features depend on padding, so that only texts of one length share a batch; this takes longer",
             )
         if "cls" in (*self.pooling, *self.heads) and self._blind(middle, long):
             raise UserError(

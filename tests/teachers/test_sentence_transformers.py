@@ -109,7 +109,7 @@ def test_an_explicit_pooling_leaves_out_what_follows_and_says_so(folder: Path) -
     say(folder, {"kind": "Normalize"}, pooling_mode_cls_token=True)
     teacher = load(folder, pooling="mean")
     np.testing.assert_array_equal(pooled(teacher), pooled(plain))
-    assert teacher.notes == ["`pooling: mean` instead of what the model's folder says: cls, Normalize"]
+    assert teacher.notes == ("`pooling: mean` instead of what the model's folder says: cls, Normalize",)
     assert teacher.recipe == plain.recipe, "the same features"
     assert not load(folder).notes
 
