@@ -24,9 +24,9 @@ STAGES = {
     "train none": ("runs/none", "trials"),
     "train probe": ("runs/probe", "trials"),
     "train aft": ("runs/aft", "trials"),
-    "evaluate none": ("evaluations/none.json",),
-    "evaluate probe": ("evaluations/probe.json",),
-    "evaluate aft": ("evaluations/aft.json",),
+    "evaluate none": ("evaluations/none.json", "evaluations/none.parquet"),
+    "evaluate probe": ("evaluations/probe.json", "evaluations/probe.parquet"),
+    "evaluate aft": ("evaluations/aft.json", "evaluations/aft.parquet"),
     "report": ("report",),
 }
 """The stages in their order, and what each writes."""
