@@ -28,7 +28,7 @@ READERS = {
     "bundles/": ("evaluate aft", "report"),
     "trials/": ("trials",),
     "runs/aft/": ("evaluate aft", "report"),
-    "evaluations/aft.json": ("report",),
+    "evaluations/aft": ("report",),
     "logs/": ("evaluate aft", "report"),
     ".aft/inputs/": ("assess", "train aft", "evaluate aft"),
 }  # fmt: skip
