@@ -1,16 +1,26 @@
-"""Weights of foundation models: where they are, and a digest of them."""
+"""Weights of foundation models: where they are, how files of them are read, and a digest of them."""
 
+import argparse
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.packages import packaged
 
 PACKAGE = "package:"
+
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "module")
+"""Under which names training scripts keep a model's weights in a checkpoint; averaged weights come first."""
+
+SHARE = 0.5
+"""Of a model's tensors, the share that must be found under a prefix for it to be taken as the prefix."""
 
 
 def locate(name: str) -> Path:
@@ -44,3 +54,89 @@ def digest(state: Mapping[str, Tensor]) -> str:
         hasher.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
         hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return hasher.hexdigest()[:32]
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, by name: .safetensors, or a file of `torch.save`, from which nothing is run.
+
+    Of a training checkpoint, the entry of `WRAPPERS` is read.
+
+    Raises:
+        UserError: there is no such file, it cannot be read without running code, or it holds more than tensors.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file of weights")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # Checkpoints of timm's and many other training scripts hold their command line.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each format has errors of its own for a damaged file
+        line = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: no weights that can be read safely ({line}); save it as .safetensors") from None
+    while isinstance(state, Mapping) and (inner := [n for n in WRAPPERS if isinstance(state.get(n), Mapping)]):
+        state = state[inner[0]]
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path}: it holds more than tensors; save the model's state_dict")
+    return dict(state)
+
+
+def without_prefix(state: Mapping[str, Tensor], names: Collection[str], where: str) -> tuple[dict[str, Tensor], str]:
+    """The tensors under the prefix where most of a model's are, such as `module.` or `model.backbone.`, without it.
+
+    Args:
+        state: tensors by name.
+        names: of the model's tensors.
+        where: the file, for messages.
+
+    Returns:
+        The tensors, and the prefix. Where no prefix has `SHARE` of the names, all tensors, without a `module.` or
+        `_orig_mod.` that all of them have: the names may be those of another release, which a library converts.
+
+    Raises:
+        UserError: several prefixes have as many, so the file holds several models.
+    """
+    found: Counter[str] = Counter()
+    for name in state:
+        # Each way to cut a name in two: a prefix, and what may be the name of one of the model's tensors.
+        parts = name.split(".")
+        found.update(
+            "".join(f"{part}." for part in parts[:at]) for at in range(len(parts)) if ".".join(parts[at:]) in names
+        )
+    most = max(found.values(), default=0)
+    if most and most >= SHARE * len(names):
+        best = [prefix for prefix, number in found.items() if number == most]
+        prefix = min(best, key=len)
+        if prefix and len(best) > 1:
+            raise UserError(f"{where}: it holds several models, under {_quoted(best)}; save one of them")
+        return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}, prefix
+    for wrapper in ("module.", "_orig_mod.", "module."):
+        if state and all(name.startswith(wrapper) for name in state):
+            state = {name.removeprefix(wrapper): value for name, value in state.items()}
+    return dict(state), ""
+
+
+def misfit(state: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> str:
+    """How tensors differ from those of a model, in words; empty if they do not.
+
+    Args:
+        state: of a file.
+        model: the model's own; only shapes matter.
+    """
+    missing, unknown = [name for name in model if name not in state], [name for name in state if name not in model]
+    other = [name for name in state if name in model and state[name].shape != model[name].shape]
+    found = []
+    if missing:
+        found.append(f"it lacks {len(missing)} of the model's {count(len(model), 'tensor')} ({_quoted(missing)})")
+    if unknown:
+        found.append(f"it holds {len(unknown)} that the model has not ({_quoted(unknown)})")
+    if other:
+        name = other[0]
+        found.append(f"{name!r} is {tuple(state[name].shape)}, the model's is {tuple(model[name].shape)}")
+    return "; ".join(found)
+
+
+def _quoted(names: Collection[str], most: int = 3) -> str:
+    shown = ", ".join(repr(name) for name in sorted(names)[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

@@ -346,8 +346,7 @@ CASES = [
         "a number of a record that was edited",
         edit("probes/wise/pooled/probe.json", source="loud"),
         "join",
-        "probes/wise/pooled/probe.json: damaged, or changed by hand (its checksum is another); "
-        "run `aft probe wise` again",
+        "probes/wise/pooled/probe.json: damaged, or changed by hand (its checksum differs); run `aft probe wise` again",
     ),
     Case(
         "Names",

@@ -24,6 +24,7 @@ HALL = [
     "packages",
     "sources",
     "pretrained",
+    "efficientnet",
     "timm_models",
     "machine",
     "project",

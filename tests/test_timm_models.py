@@ -5,12 +5,12 @@ import timm
 import torch
 
 from pipeline.errors import UserError
-from pipeline.timm_models import check_name, size_options
+from pipeline.timm_models import TimmModel
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientvit_b0", "convnext_atto", "test_efficientnet"])
 def test_models_that_take_any_size_are_told_nothing(name: str):
-    assert size_options(name, 64) == {}
+    assert TimmModel.find(name).options(64) == {}
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ def test_models_that_take_any_size_are_told_nothing(name: str):
     ["test_vit", "deit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "beit_base_patch16_224", "mixer_s32_224"],
 )
 def test_models_with_a_fixed_size_are_told_theirs(name: str):
-    options = size_options(name, 64)
+    options = TimmModel.find(name).options(64)
     assert options == {"img_size": 64}
     with torch.device("meta"):
         model = timm.create_model(name, num_classes=3, **options).eval()
@@ -26,7 +26,7 @@ def test_models_with_a_fixed_size_are_told_theirs(name: str):
 
 
 def test_the_models_own_size_needs_no_word():
-    assert size_options("test_vit", None) == {}
+    assert TimmModel.find("test_vit").options(None) == {}
 
 
 @pytest.mark.parametrize(
@@ -36,11 +36,11 @@ def test_a_size_that_does_not_fit_is_refused_in_one_line(name: str, size: int):
     with pytest.raises(
         UserError, match=rf"{name}: images of {size} x {size} do not fit it .*the model's own \d+$"
     ) as caught:
-        size_options(name, size)
+        TimmModel.find(name).options(size)
     assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_name_gets_its_neighbours():
-    check_name("resnet18")
+    TimmModel.find("resnet18")
     with pytest.raises(UserError, match="timm has no model 'resnet18x'; the nearest names are resnet18"):
-        check_name("resnet18x")
+        TimmModel.find("resnet18x")

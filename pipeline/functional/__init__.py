@@ -1,1 +1,1 @@
-"""Pure functions and small classes without input or output: kernels, scores, statistics, regressions."""
+"""Pure functions and small classes that do no I/O: kernels, scores, statistics, regressions."""

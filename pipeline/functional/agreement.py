@@ -14,8 +14,8 @@ RowScores = Sequence[Float[np.ndarray, " _"]]
 def gain(scores: RowScores, others: RowScores) -> Paired:
     """The mean score minus the other model's on the same rows, as a mean with its interval.
 
-    Over splits where there are several. A single split is compared row by row: its interval tells how much other rows
-    of the same kind would change, and nothing of how much other training labels would.
+    The interval is over splits where there are several. A single split is compared row by row: its interval covers the
+    choice of test rows, but not the choice of training labels.
     """
     if len(scores) == 1:
         return paired(scores[0] - others[0])
@@ -23,11 +23,11 @@ def gain(scores: RowScores, others: RowScores) -> Paired:
 
 
 def one_right(hits: Bool[np.ndarray, " n"], others: Bool[np.ndarray, " n"]) -> tuple[float, float]:
-    """The share of rows that exactly one of two classifiers has right, and what it would be by chance.
+    """The share of rows that exactly one of two classifiers gets right, and what it would be by chance.
 
     By chance means that being right is independent between them at their accuracies p and q: p (1 - q) + q (1 - p).
-    Below chance they are wrong on the same rows, as two teachers that know the same are; a classifier with itself has
-    0.
+    A share below chance means that both are wrong on the same rows, as two similar teachers are; a classifier compared
+    with itself gives 0.
     """
     p, q = float(hits.mean()), float(others.mean())
     return float((hits != others).mean()), p * (1 - q) + q * (1 - p)

@@ -16,12 +16,12 @@ def fit(
     val_labels: Int[np.ndarray, "v c"],
     strengths: Sequence[float],
 ) -> Linear:
-    """The fit whose log loss on the validation rows, summed over labels, is the least; see `logistic.fit`.
+    """The fit with the lowest log loss on the validation rows, summed over labels; see `logistic.fit`.
 
     Args:
         train, labels: rows, and 1 where they have a label, else 0.
-        val, val_labels: the same of the validation rows; they choose among the strengths and do nothing else.
-        strengths: candidates for the inverse of the L2 penalty; the first of equals is taken.
+        val, val_labels: the same for the validation rows, used only to choose the strength.
+        strengths: candidates for the inverse of the L2 penalty; the first is taken among equals.
     """
 
     def val_loss(logits: np.ndarray) -> float:
@@ -33,9 +33,9 @@ def fit(
 def cross_fit(
     rows: Float[np.ndarray, "n d"], labels: Int[np.ndarray, "n c"], folds: Int[np.ndarray, " n"], strength: float
 ) -> tuple[Float[np.ndarray, "k c d"], Float[np.ndarray, "k c"]]:
-    """Weights [K, C, D] and biases [K, C], float32: number k is fitted on all rows but those of fold k.
+    """Weights [K, C, D] and biases [K, C], float32: number k is fitted on all rows except those of fold k.
 
-    A label that all other rows have, or none, has to be learned from rows of the fold: those that differ are kept.
+    If all other rows have a label, or none has it, the rows of the fold that differ are kept in the fit.
     """
     fitted = []
     for fold in range(FOLDS):

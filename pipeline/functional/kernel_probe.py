@@ -1,7 +1,7 @@
-"""Linear models on a radial kernel of features: a probe that need not be linear in them.
+"""Linear models on a radial kernel of features: a probe that is not linear in the features.
 
-With few labels, whether a linear probe misses much of what features know depends on the data. So both are fitted, on
-the same labelled rows, and validation rows say which is better.
+With few labels, how much information a linear probe misses depends on the data. So both probes are fitted on the same
+labelled rows, and validation rows decide which is better.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from pipeline.functional.knn import unit
 from pipeline.functional.linear import Linear, LinearModel
 
 SMALLEST = 1e-5
-"""Directions of the landmarks' kernel with less than this share of the strongest one's variance are left out."""
+"""Directions of the landmarks' kernel with less than this share of the largest variance are left out."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class KernelFit:
         landmarks: unit rows [m, D], m of the labelled training rows, or all.
         sharpness: of the kernel.
         linear: the linear model of K(x, landmarks): weight [C, m], bias [C].
-        fold_weight, fold_bias: the same of the fit without the training rows of each fold [K, C, m], [K, C].
+        fold_weight, fold_bias: the same for the fits without the training rows of one fold [K, C, m], [K, C].
     """
 
     landmarks: Float[np.ndarray, "m d"]
@@ -52,7 +52,7 @@ def fit(
     sharpness: Sequence[float],
     strengths: Sequence[float],
 ) -> KernelFit:
-    """The sharpness and strength whose loss on the validation rows is the least.
+    """The fit with the sharpness and strength that give the lowest loss on the validation rows.
 
     The kernel is approximated from its values at the landmarks (Nystroem's method); with all training rows as landmarks
     it is exact, apart from directions of almost no variance.
@@ -60,9 +60,9 @@ def fit(
     Args:
         model: fits linear models to such labels.
         train, labels, folds: standardised rows, their labels, and folds as `LinearModel.cross_fit` takes them.
-        val, val_labels: the same of the validation rows; they are used only to choose.
+        val, val_labels: the same for the validation rows, used only to choose.
         landmarks: standardised rows, among `train`.
-        sharpness, strengths: candidates; the first of equals is taken.
+        sharpness, strengths: candidates; the first is taken among equals.
     """
     train, val, landmarks = unit(train), unit(val), unit(landmarks)
     best: tuple[Linear, float, np.ndarray, np.ndarray] | None = None

@@ -1,4 +1,4 @@
-"""Predictions by nearest neighbours: what the geometry of features knows without anything being fitted."""
+"""Predictions by nearest neighbours: what features tell about labels without fitting a model."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 
 def unit(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Rows divided by their L2 norm; a row of zeros stays one."""
+    """Rows divided by their L2 norm; a row of zeros stays as it is."""
     lengths: np.ndarray = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.maximum(lengths, 1e-12)
 
@@ -18,10 +18,10 @@ def vote(
     queries: Float[np.ndarray, "n d"],
     numbers: Sequence[int],
 ) -> Float[np.ndarray, "k n c"]:
-    """The mean target of the nearest rows in the bank of each query, for each number of neighbours.
+    """For each query, the mean target of its nearest rows in the bank, for each number of neighbours.
 
-    Nearest is the largest cosine. With one-hot targets, the largest output is that of the class with the most
-    neighbours; among classes with as many, of the one whose neighbours have the larger sum of cosines.
+    Nearest means the largest cosine. With one-hot targets, the class with the most neighbours has the largest output;
+    among classes with equally many, it is the one with the larger sum of cosines.
 
     Args:
         bank, targets: rows of unit norm and their targets.
@@ -37,7 +37,7 @@ def vote(
     outputs = []
     for number in numbers:
         output = np.zeros((len(queries), targets.shape[1]))
-        # A cosine divided by 2 (k + 1) sums to less than half a vote: it decides between equals and nothing else.
+        # Cosines divided by 2 (k + 1) sum to less than half a vote: they only decide ties.
         ballots = 1 + close[:, :number] / (2 * (number + 1))
         for place in range(number):
             output += ballots[:, place, None] * targets[near[:, place]]

@@ -1,4 +1,4 @@
-"""Linear models of rows, as probes use them: what a fit gives, and what fits one."""
+"""Linear models for probes: the result of a fit, and the interface of what fits one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 FOLDS = 5
-"""Parts of the labelled rows for cross-fitting: the outputs of each come from a fit on the others."""
+"""Number of folds for cross-fitting: the outputs for the rows of a fold come from a fit on the other folds."""
 
 BLOCK = 8192
-"""Rows taken to double precision at a time."""
+"""Rows that are converted to double precision at a time."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,18 @@ class LinearModel(Protocol):
         val_labels: np.ndarray,
         strengths: Sequence[float],
     ) -> Linear:
-        """The fit on the training rows whose loss on the validation rows is the least, of all strengths."""
+        """The fit on the training rows with the strength that gives the lowest loss on the validation rows."""
         ...
 
     def cross_fit(
         self, rows: Float[np.ndarray, "n d"], labels: np.ndarray, folds: Int[np.ndarray, " n"], strength: float
     ) -> tuple[Float[np.ndarray, "k c d"], Float[np.ndarray, "k c"]]:
-        """Weights and biases, float32: number k is fitted on all rows but those of fold k."""
+        """Weights and biases, float32: number k is fitted on all rows except those of fold k."""
         ...
 
 
 def folds(strata: Int[np.ndarray, " n"], seed: int) -> Int[np.ndarray, " n"]:
-    """Of each row its fold, 0 to `FOLDS` - 1, at random, with every stratum spread as evenly as possible."""
+    """The fold of each row, 0 to `FOLDS` - 1, at random, with every stratum spread as evenly as possible."""
     order = np.random.default_rng([seed, 1]).permutation(len(strata))
     folds = np.empty(len(strata), np.int64)
     folds[order[np.argsort(strata[order], kind="stable")]] = np.arange(len(strata)) % FOLDS
@@ -71,7 +71,7 @@ def principal_axes(
 ) -> tuple[Float[np.ndarray, "d k"], Float[np.ndarray, " k"]]:
     """Orthonormal axes that span the rows, and the sum of squares along each, float64."""
     n, d = centred.shape
-    tall = d <= n  # the smaller of the two Grams is enough
+    tall = d <= n  # the smaller of the two Gram matrices is enough
     # In double precision, some rows at a time: single precision would lose the axes of little variance.
     blocks = (centred[a : a + BLOCK].astype(np.float64) for a in range(0, n, BLOCK))
     gram = sum(block.T @ block for block in blocks) if tall else centred.astype(np.float64) @ centred.T

@@ -1,8 +1,8 @@
-"""Logistic regression, of one class of several or of independent labels, by a quasi-Newton method.
+"""Logistic regression, multinomial or with independent labels, by a quasi-Newton method.
 
-General solvers take hundreds of steps on features whose directions differ much in variance, as those of teachers and
-kernels do. Here rows are turned to their principal axes and each axis is scaled by the curvature to expect along it, so
-that some tens of steps suffice; with fewer rows than features the problem also shrinks to the span of the rows.
+General solvers take hundreds of steps if the variance of features differs much between directions, as it does for
+teachers and kernels. Here rows are rotated to their principal axes and each axis is scaled by its expected curvature:
+tens of steps are enough. With fewer rows than features, the problem also shrinks to the span of the rows.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,22 +16,23 @@ from pipeline.functional.linear import FOLDS, Linear, principal_axes
 from pipeline.functional.metrics import log_loss
 
 GRADIENT = 1e-4
-"""Where to stop: no derivative along an axis of expected curvature 1 is larger, in nats over all rows."""
+"""Stop when no derivative along an axis of expected curvature 1 is larger, in nats summed over rows."""
 
 LOSS = 1e-10
-"""Or when a step lowers the loss by a smaller share of it, which single precision cannot see."""
+"""Or when a step lowers the loss by a smaller share, which single precision cannot resolve."""
 
 STEPS = 1000
-"""Or after so many: an almost unpenalised fit of few rows has no finite minimum."""
+"""Or after this many steps: an almost unpenalised fit of few rows has no finite minimum."""
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """What logits mean.
+    """How logits become probabilities.
 
     Attributes:
-        loss: from logits and 0/1 targets, both [n, C], to the negative log-likelihood, summed, and the probabilities.
-        curvature: along a logit, to expect between the first step and the last, from C.
+        loss: takes logits and 0/1 targets, both [n, C]; returns the summed negative log-likelihood and the
+            probabilities.
+        curvature: takes C; returns the expected curvature along a logit during the fit.
     """
 
     loss: Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray]]
@@ -61,10 +62,10 @@ def fit(
     val_labels: Int[np.ndarray, " v"],
     strengths: Sequence[float],
 ) -> Linear:
-    """The fit whose log loss on the validation rows is the least.
+    """The fit with the lowest log loss on the validation rows.
 
-    Strengths are tried in ascending order until one does worse on the validation rows than the best before: larger
-    ones fit the training rows even more closely, and take the longest.
+    Strengths are tried in ascending order until one is worse on the validation rows than the best so far: larger ones
+    fit the training rows even more closely, and take longest.
 
     Args:
         train, labels: rows of every class, and their class numbers.
@@ -83,11 +84,11 @@ def select(
     strengths: Sequence[float],
     likelihood: Likelihood,
 ) -> Linear:
-    """The fit whose outputs on the validation rows have the least `val_loss`; see `fit`."""
+    """The fit whose outputs on the validation rows have the lowest `val_loss`; see `fit`."""
     ascending = sorted(strengths)
     best: Linear | None = None
     for strength, (weight, bias) in zip(ascending, minima(train, targets, ascending, likelihood), strict=True):
-        # safetensors writes memory as it lies, so it must lie row by row.
+        # safetensors writes memory as it is, so the array must be in row order.
         weight, bias = np.ascontiguousarray(weight.T, np.float32), bias.astype(np.float32)
         found = Linear(weight, bias, strength, val_loss(val @ weight.T + bias))
         if best is not None and found.val_loss > best.val_loss:
@@ -104,16 +105,16 @@ def minima(
     strengths: Sequence[float],
     likelihood: Likelihood = SOFTMAX,
 ) -> Iterator[tuple[Float[np.ndarray, "d c"], Float[np.ndarray, " c"]]]:
-    """Weight [D, C] and bias [C] for each strength s in turn: the least of sum_i loss(x_i W + b, t_i) + |W|^2 / (2 s).
+    """Weight [D, C] and bias [C] for each strength s in turn: minimum of sum_i loss(x_i W + b, t_i) + |W|^2 / (2 s).
 
-    Each starts from the one before, so ascending strengths are the fastest; the minimum is the same. The bias costs
-    nothing; what all classes of a softmax share of it, which changes nothing, is left out.
+    Each starts from the one before, so ascending strengths are fastest; the minimum is the same. The bias is not
+    penalised. For a softmax, its mean over classes, which changes nothing, is removed.
 
     Args:
         rows: the work is done in their precision.
         targets: 0 or 1; every class has a row.
         strengths: inverses of the L2 penalty.
-        likelihood: of which `loss` is the negative logarithm.
+        likelihood: its `loss` is minimised.
     """
     centre = rows.mean(0, dtype=np.float64)
     centred = rows - centre.astype(rows.dtype)
@@ -130,7 +131,7 @@ def minima(
 def cross_fit(
     rows: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], folds: Int[np.ndarray, " n"], strength: float
 ) -> tuple[Float[np.ndarray, "k c d"], Float[np.ndarray, "k c"]]:
-    """Weights [K, C, D] and biases [K, C], float32: number k is fitted on all rows but those of fold k.
+    """Weights [K, C, D] and biases [K, C], float32: number k is fitted on all rows except those of fold k.
 
     Args:
         rows, labels: rows of every class, and their class numbers.
@@ -140,7 +141,7 @@ def cross_fit(
     fitted = []
     for fold in range(FOLDS):
         others = folds != fold
-        others |= ~np.isin(labels, labels[others])  # a class that is nowhere else has to be learned from the fold
+        others |= ~np.isin(labels, labels[others])  # a class that only this fold has is learned from the fold
         targets = np.eye(labels.max() + 1)[labels[others]]
         fitted.append(next(minima(rows[others], targets, [strength])))
     weights, biases = zip(*fitted, strict=True)

@@ -22,7 +22,7 @@ class LogME:
 
 
 def logme(features: Float[Tensor, "n d"], targets: Float[Tensor, "n c"], compat: str | None = None) -> LogME:
-    """The evidence of a Bayesian linear regression of each target column on the features, at its best precisions.
+    """The evidence of a Bayesian linear regression of each target column on the features, maximised over precisions.
 
     The prior precision a and the noise precision b are found by fixed-point iteration. With singular values s of the
     features F [n, D] and m the posterior mean, the log evidence of a column t is
@@ -32,8 +32,8 @@ def logme(features: Float[Tensor, "n d"], targets: Float[Tensor, "n c"], compat:
     Args:
         features: raw features of the labelled rows.
         targets: such as one-hot labels, on the same device.
-        compat: "published" sums over min(n, D) singular values only, as the authors' code does. Where D > n that leaves
-            (D - n)/2 log a in the score, and ranks wide features of few rows wrongly.
+        compat: "published" sums over min(n, D) singular values only, as the authors' code does. Where D > n, that
+            leaves (D - n)/2 log a in the score and ranks wide features wrongly when there are few rows.
     """
     n, d = features.shape
     targets = targets.double()
@@ -83,5 +83,5 @@ def _fit(square: Tensor, seen: Tensor, energy: Tensor, ratio: float) -> tuple[fl
 
 
 def _positive(precision: float) -> float:
-    """Features of zeros, or as many as rows, leave a precision without a bound; the score needs its logarithm."""
+    """Keep a precision positive and finite: features of zeros, or as many features as rows, leave it unbounded."""
     return min(max(precision, 1e-10), 1e10)

@@ -1,4 +1,4 @@
-"""Scores: of logits against class numbers, and of independent labels, and rank correlation."""
+"""Scores for logits against class numbers, for independent labels, and rank correlation."""
 
 import math
 
@@ -8,14 +8,14 @@ from scipy import special
 
 
 def accuracy(logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]) -> float:
-    """The share of rows whose largest logit is at their label. Among equal logits the first counts."""
+    """The share of rows whose largest logit is at their label. Among equal logits, the first counts."""
     return float(np.mean(logits.argmax(1) == labels))
 
 
 def macro_f1(logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]) -> float:
-    """The mean over classes of F1 = 2 TP / (2 TP + FP + FN), every class counting the same.
+    """The mean over classes of F1 = 2 TP / (2 TP + FP + FN), with equal weight for every class.
 
-    Classes that are neither a label nor a prediction anywhere have no F1 and are left out.
+    Classes that occur neither as a label nor as a prediction have no F1 and are left out.
     """
     classes = logits.shape[1]
     predictions = logits.argmax(1)
@@ -46,7 +46,7 @@ def calibration_error(logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, 
 
 
 def largest_class_share(logits: Float[np.ndarray, "n c"]) -> float:
-    """The share of rows given the most frequent prediction; 1 means that the model knows one class only."""
+    """The share of rows with the most frequent prediction; 1 means that the model predicts a single class."""
     return float(np.bincount(logits.argmax(1)).max() / len(logits))
 
 
@@ -76,8 +76,8 @@ def mean_average_precision(outputs: Float[np.ndarray, "n c"], labels: Int[np.nda
 def label_f1(outputs: Float[np.ndarray, "n c"], labels: Int[np.ndarray, "n c"]) -> tuple[float, float]:
     """Macro and micro F1 of independent labels, each predicted where its logit is above 0.
 
-    Macro is the mean over labels; those that are neither true nor predicted anywhere are left out. Micro counts all
-    pairs of row and label alike. NaN where nothing is true or predicted.
+    Macro is the mean over labels; labels that are never true and never predicted are left out. Micro gives every pair
+    of row and label the same weight. NaN where nothing is true or predicted.
     """
     predicted, true = outputs > 0, labels == 1
     hits, appearances = (predicted & true).sum(0), predicted.sum(0) + true.sum(0)
@@ -95,7 +95,7 @@ def ranks(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
 
 
 def spearman(values: Float[np.ndarray, " n"], others: Float[np.ndarray, " n"]) -> float:
-    """Spearman's correlation, that of the ranks; NaN where one side is constant."""
+    """Spearman's rank correlation; NaN where one side is constant."""
     one, other = (ranks(side) - (len(side) + 1) / 2 for side in (values, others))
     norm = float(np.linalg.norm(one) * np.linalg.norm(other))
     return float(one @ other) / norm if norm > 0 else math.nan

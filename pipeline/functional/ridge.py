@@ -15,12 +15,12 @@ def fit(
     val_labels: Float[np.ndarray, " v"],
     strengths: Sequence[float],
 ) -> Linear:
-    """The fit whose mean squared error on the validation rows is the least; see `minima`.
+    """The fit with the lowest mean squared error on the validation rows; see `minima`.
 
     Args:
         train, labels: rows and their labels.
-        val, val_labels: the same of the validation rows; they choose among the strengths and do nothing else.
-        strengths: candidates for the inverse of the L2 penalty; the smallest of equals is taken.
+        val, val_labels: the same for the validation rows, used only to choose the strength.
+        strengths: candidates for the inverse of the L2 penalty; the smallest is taken among equals.
     """
     best: Linear | None = None
     ascending = sorted(strengths)
@@ -36,9 +36,9 @@ def fit(
 def minima(
     rows: Float[np.ndarray, "n d"], labels: Float[np.ndarray, " n"], strengths: Sequence[float]
 ) -> list[tuple[Float[np.ndarray, " d"], float]]:
-    """Weight w [D] and bias b for each strength s: the least of sum_i (x_i w + b - y_i)^2 / 2 + |w|^2 / (2 s).
+    """Weight w [D] and bias b for each strength s: the minimum of sum_i (x_i w + b - y_i)^2 / 2 + |w|^2 / (2 s).
 
-    The bias costs nothing. Computed in float64; equal labels, or equal rows, have a weight of 0.
+    The bias is not penalised. Computed in float64; equal labels, or equal rows, give a weight of 0.
     """
     centre, mean = rows.mean(0, dtype=np.float64), float(labels.mean(dtype=np.float64))
     centred, wanted = rows - centre.astype(rows.dtype), labels.astype(np.float64) - mean
@@ -53,7 +53,7 @@ def minima(
 def cross_fit(
     rows: Float[np.ndarray, "n d"], labels: Float[np.ndarray, " n"], folds: Int[np.ndarray, " n"], strength: float
 ) -> tuple[Float[np.ndarray, "k 1 d"], Float[np.ndarray, "k 1"]]:
-    """Weights and biases, float32: number k is fitted on all rows but those of fold k."""
+    """Weights and biases, float32: number k is fitted on all rows except those of fold k."""
     kept = [folds != fold for fold in range(FOLDS)]
     fitted = [minima(rows[others], labels[others], [strength])[0] for others in kept]
     weights, biases = zip(*fitted, strict=True)

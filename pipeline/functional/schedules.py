@@ -7,9 +7,10 @@ Schedule = Literal["constant", "linear_decay", "cosine_decay", "linear_rise"]
 
 
 def factor(schedule: Schedule, progress: float) -> float:
-    """What multiplies the weight when training is `progress` of the way, 0 at the first step to 1 after the last.
+    """The factor on the weight at a given `progress` of training: 0 at the first step, 1 after the last.
 
-    `linear_decay` and `cosine_decay` go from 1 to 0, so that the task has the last word; `linear_rise` from 0 to 1.
+    `linear_decay` and `cosine_decay` go from 1 to 0, so that training ends on the task alone; `linear_rise` goes from 0
+    to 1.
     """
     match schedule:
         case "constant":

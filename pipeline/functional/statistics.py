@@ -1,7 +1,7 @@
-"""What several seeds, or splits, allow to conclude.
+"""What can be concluded from several seeds or splits.
 
-Runs that share their seeds are compared seed by seed: two runs of one seed see the same rows and start from the same
-student, so that most of the chance in their difference cancels.
+Runs that share their seeds are compared seed by seed: two runs with one seed see the same rows and start from the same
+student, so most of the random variation cancels in their difference.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 LEVEL = 0.95
-"""How often the intervals of this module are meant to cover the true value."""
+"""Coverage of the intervals in this module."""
 
 
 def standard_error(values: Sequence[float] | Float[np.ndarray, " n"]) -> float | None:
@@ -22,7 +22,7 @@ def standard_error(values: Sequence[float] | Float[np.ndarray, " n"]) -> float |
 
 @dataclass(frozen=True)
 class Paired:
-    """The difference of two runs over the seeds they share. What a single seed cannot give is None.
+    """The difference of two runs over the seeds they share. With a single seed, what needs several is None.
 
     Attributes:
         mean: the mean difference.
@@ -43,24 +43,24 @@ class Paired:
 
     @property
     def inside_noise(self) -> bool:
-        """Whether no difference at all is among the values that the seeds are compatible with."""
+        """Whether the interval contains 0: the seeds are compatible with no difference."""
         return self.low is None or self.high is None or self.low <= 0 <= self.high
 
 
 def paired(differences: Sequence[float] | Float[np.ndarray, " n"], level: float = LEVEL) -> Paired:
     """Mean, standard error, t interval and wins of differences taken seed by seed.
 
-    Differences that are all the same have a standard error of 0 and an interval without width.
+    Differences that are all equal have a standard error of 0 and an interval of width 0.
     """
     values = np.asarray(differences, dtype=np.float64)
     n, mean, error = len(values), float(values.mean()), standard_error(values)
     wins = int((values > 0).sum())
     if error is None:
         return Paired(mean, None, None, None, None, wins, n)
-    from scipy import special  # a tenth of a second, which those who only read a `Paired` do not pay
+    from scipy import special  # takes a tenth of a second, and is not needed to read a `Paired`
 
     reach = float(special.stdtrit(n - 1, (1 + level) / 2)) * error
-    # Equal differences leave nothing to divide by: they are certain, and certainly nothing if they are 0.
+    # Equal differences have no spread to divide by: p is 0, or 1 if they are 0.
     p = float(2 * special.stdtr(n - 1, -abs(mean) / error)) if error > 0 else float(mean == 0)
     return Paired(mean, error, mean - reach, mean + reach, p, wins, n)
 
@@ -68,7 +68,7 @@ def paired(differences: Sequence[float] | Float[np.ndarray, " n"], level: float 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's adjusted p-values (1979), in the order given: below alpha exactly where his procedure rejects at alpha.
 
-    The probability that any of them falls below alpha by chance is at most alpha, whatever their dependence.
+    The probability that any of them is below alpha by chance is at most alpha, also if they are dependent.
     """
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     adjusted = [0.0] * len(p_values)
@@ -81,12 +81,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Share:
-    """The part of a gap that a gain closes: 0 is nothing, 1 is all of it, more is beyond.
+    """The part of a gap that a gain closes: 0 is none of it, 1 is all of it, more is past it.
 
     Attributes:
         share: mean gain over mean gap; None where there is no gap to close.
-        low, high: Fieller's interval; None where there is none.
-        note: why something is None, in words; empty otherwise.
+        low, high: Fieller's interval; None where it is unbounded.
+        note: why something is None; empty otherwise.
     """
 
     share: float | None
@@ -126,6 +126,6 @@ def gap_closed(
     c = mean_gain**2 - t2 * covariance[0, 0]
     if a <= 0:
         return Share(share, note="the gap itself is within the noise, so the interval is unbounded")
-    # r = share is always a solution, so that a negative discriminant can only be rounding.
+    # r = share is always a solution, so a negative discriminant can only come from rounding.
     root = sqrt(max(0.0, b * b - a * c))
     return Share(share, float((b - root) / a), float((b + root) / a))

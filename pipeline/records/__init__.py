@@ -1,4 +1,4 @@
-"""What the stages write for one another as JSON: one frozen class per file, which writes and reads itself.
+"""The JSON files that stages write for one another: one frozen class per file, which writes and reads itself.
 
 Results hold no times, dates or machines, so that the same inputs give the same bytes. Those are in `LogRecord`.
 """

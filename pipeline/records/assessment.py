@@ -1,4 +1,4 @@
-"""What `aft assess` records of sources, alone and together."""
+"""Records of `aft assess`: sources, alone and combined."""
 
 from statistics import fmean
 from typing import ClassVar
@@ -10,7 +10,7 @@ from pipeline.records.record import Metric, Record, Scores, mean_score
 
 
 class SourceRecord(Record):
-    """A source of features, its width in numbers, and the bytes of a row in the store."""
+    """A source of features: its width in numbers, and its bytes per row in the store."""
 
     name: str
     width: int
@@ -18,13 +18,13 @@ class SourceRecord(Record):
 
 
 class SubsetScores(Record):
-    """A subset of sources on one split. Test scores are for the reader: nothing is chosen by them.
+    """A subset of sources on one split. Test scores are only shown: nothing is chosen by them.
 
     Attributes:
         strength: of the linear probe: the inverse of its L2 penalty, chosen on validation rows.
         val, test: scores of the linear probe by name of the metric; `test` is empty without test rows.
         neighbours: how many vote, chosen on validation rows.
-        knn_val, knn_test: the same of the nearest neighbours.
+        knn_val, knn_test: the same for nearest neighbours.
         logme: log evidence per labelled row; see `pipeline.functional.logme`.
     """
 
@@ -65,7 +65,7 @@ class SubsetRecord(Record):
 
     @property
     def inside_noise(self) -> bool:
-        """Whether the splits allow that it is as good as the best."""
+        """Whether it may be as good as the best, as far as the splits can tell."""
         return self.against_best is None or self.against_best.inside_noise
 
     @property
@@ -74,7 +74,7 @@ class SubsetRecord(Record):
         return fmean(score.logme for score in self.scores)
 
     def mean(self, what: str, metric: str) -> float | None:
-        """The mean over splits of a metric; `what` is val, test, knn_val or knn_test. None where it is not known."""
+        """The mean over splits of a metric; `what` is val, test, knn_val or knn_test. None where it is unknown."""
         return mean_score((getattr(score, what) for score in self.scores), metric)
 
 
@@ -108,15 +108,15 @@ class StartRecord(Record):
 
 
 class AssessmentRecord(Record):
-    """assessments/teachers.json: what is known of sources, alone and together, before any student is trained.
+    """assessments/teachers.json: what is known about sources, alone and combined, before any student is trained.
 
     Attributes:
         data: digest of the prepared dataset.
         stores: per source, the digest of its features.
-        metrics: what the scores are; validation rows recommend by the first.
+        metrics: of the scores; the recommendation uses the first, on validation rows.
         splits: how many there are.
         labelled, val, test: rows of the first split.
-        bank_rows: labelled rows that neighbours are searched in; fewer than `labelled` are a seeded sample.
+        bank_rows: labelled rows that neighbours are searched in; a seeded sample if fewer than `labelled`.
         cka_rows: training rows that CKA compares, a seeded sample per split.
         subsets: from the fewest sources to the most.
         recommended: the sources of the subset to use.

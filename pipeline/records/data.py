@@ -1,4 +1,4 @@
-"""What `aft prepare` records of the dataset."""
+"""The record of `aft prepare`: the dataset."""
 
 from typing import Any, ClassVar, Literal
 
@@ -9,21 +9,21 @@ from pipeline.records.record import Record
 
 
 class ManifestRecord(Record):
-    """data/manifest.json: what the prepared rows are, and what was left out.
+    """data/manifest.json: the prepared rows, and what was left out.
 
     Attributes:
-        format: of the folder; another one is refused.
+        format: version of the folder's layout; other versions are refused.
         kind: `text` or `image`.
         digest: of the ids and contents of all rows.
-        task, outputs, unit: what a label is, and the names of a model's outputs.
+        task, outputs, unit: of the labels, and the names of a model's outputs.
         label_shape: of one label; empty where it is a single number.
         classes: their names; empty where the task has none.
-        without_label: rows that have none.
+        without_label: how many rows have none.
         splits: how many there are.
-        roles: by name, the number that stands for it in rows.parquet.
+        roles: by name, the number in rows.parquet.
         rows_of_class: per split, by role, the rows of every class.
         dropped: rows of the source that were left out, by reason.
-        notes: what the user should know of the data.
+        notes: what the user should know about the data.
         settings: of `dataset` in params.yaml, with all defaults.
         files: the checksums of the other files, by name.
     """
@@ -50,5 +50,5 @@ class ManifestRecord(Record):
 
     @property
     def files_digest(self) -> str:
-        """Of everything prepared: contents, labels and roles. Records of later stages hold it."""
+        """The digest of everything prepared: contents, labels and roles. Records of later stages contain it."""
         return digest_of(self.files)

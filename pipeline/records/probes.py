@@ -1,4 +1,4 @@
-"""What `aft probe` records of every source."""
+"""Records of `aft probe`: the probes of each source."""
 
 from typing import ClassVar
 
@@ -9,13 +9,13 @@ from pipeline.records.record import Metric, Record, Scores
 
 
 class ProbeSplitRecord(Record):
-    """The probes of one source on one split: what validation rows chose, and the scores.
+    """The probes of one source on one split: the settings that validation rows chose, and the scores.
 
     Attributes:
         strength: of the linear probe: the inverse of its L2 penalty.
         kernel_sharpness, kernel_strength: of the kernel probe.
         val, test: scores of the linear probe by name of the metric; `test` is empty without test rows.
-        kernel_val, kernel_test: the same of the kernel probe.
+        kernel_val, kernel_test: the same for the kernel probe.
     """
 
     split: int
@@ -54,12 +54,12 @@ class ProbeRecord(Record):
 
     @property
     def digest(self) -> str:
-        """Of the record, and so of the probes that it names. Records of what was made with these probes hold it."""
+        """The digest of the record, and so of the probes that it names. Records of later stages contain it."""
         return digest_of(self.model_dump(mode="json"))
 
 
 class ProbeViewsRecord(Record):
-    """probes/<teacher>/<head>/<family>/views.json: the views of every row that a source's probes have outputs for.
+    """probes/<teacher>/<head>/<family>/views.json: the views that a source's probes have outputs for.
 
     Attributes:
         views: digests of the features of views 1, 2 and so on.

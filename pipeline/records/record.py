@@ -1,4 +1,4 @@
-"""What every record can do, and what records of several stages are made of."""
+"""The base class of records, and parts that records of several stages share."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -17,20 +17,20 @@ from pipeline.verified import verifying
 R = TypeVar("R", bound="Record")
 
 CHECKSUM = "checksum"
-"""The key under which a file holds the digest of everything else in it."""
+"""The key in a file for the digest of everything else in it."""
 
 
 def to_json(fields: Mapping[str, Any]) -> str:
-    """Fields as the text of a file, with a checksum of themselves. Equal fields give equal bytes."""
+    """Fields as the text of a file, with their checksum. Equal fields give equal bytes."""
     sealed = {**fields, CHECKSUM: digest_of(fields)}
     return json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def from_json(content: bytes) -> dict[str, Any]:
-    """The fields in a file that holds what `to_json` made.
+    """The fields in a file that `to_json` made.
 
     Raises:
-        ValueError: it holds something else, or one of them was changed.
+        ValueError: the content is something else, or was changed.
     """
     try:
         fields = json.loads(content)
@@ -40,7 +40,7 @@ def from_json(content: bytes) -> dict[str, Any]:
         raise ValueError(f"expected fields by name, found {type(fields).__name__}")
     checksum = fields.pop(CHECKSUM, None)
     if verifying() and checksum != digest_of(fields):
-        raise ValueError("its checksum is another" if checksum else "it has no checksum")
+        raise ValueError("its checksum differs" if checksum else "it has no checksum")
     return fields
 
 
@@ -53,7 +53,7 @@ class Record(BaseModel):
     """The command that writes the file, for messages; `{name}` stands for the name of the file."""
 
     named: ClassVar[str] = ""
-    """The field, if any, that must hold the name that the record is read under: a file may have come from elsewhere."""
+    """The field, if any, that must equal the name that the record is read under: a file may come from elsewhere."""
 
     def write(self, path: Path) -> None:
         """Write the record as JSON, whole or not at all. Equal records give equal bytes.
@@ -69,11 +69,11 @@ class Record(BaseModel):
 
         Args:
             path: the file.
-            name: what to put into the command of the message, such as the run.
+            name: fills in the command of the message, such as the name of the run.
 
         Raises:
-            UserError: it is missing, damaged, of another version, or that of another name; the line names the command
-                to run.
+            UserError: it is missing, damaged, of another version, or has another name; the line says which command to
+                run.
         """
         command = cls.command.format(name=name or path.stem)
         try:
@@ -91,12 +91,12 @@ class Record(BaseModel):
             problem = " ".join(str(error).split())
             raise UserError(f"{path}: damaged, or changed by hand ({problem}); run `{command}` again") from None
         if cls.named and name and (found := getattr(record, cls.named)) != name:
-            raise UserError(f"{path}: is that of `{found}`; run `{command}` again")
+            raise UserError(f"{path}: belongs to `{found}`; run `{command}` again")
         return record
 
 
 def _without_nonfinite(scores: Any) -> Any:
-    """JSON has no NaN and no inf: a score that is not finite is None."""
+    """JSON has neither NaN nor inf: a score that is not finite becomes None."""
     if not isinstance(scores, dict):
         return scores
     return {name: None if isinstance(x, float) and not isfinite(x) else x for name, x in scores.items()}
@@ -107,7 +107,7 @@ Scores = Annotated[dict[str, float | None], BeforeValidator(_without_nonfinite)]
 
 
 def mean_score(scores: Iterable[Scores], metric: str) -> float | None:
-    """The mean of one metric, such as over seeds or splits; None where it is not known for all of them."""
+    """The mean of one metric, such as over seeds or splits; None where one of them is unknown."""
     values = [of.get(metric) for of in scores]
     known = [value for value in values if value is not None]
     return fmean(known) if values and len(known) == len(values) else None
@@ -118,10 +118,10 @@ class LogRecord(Record):
 
     Attributes:
         seconds: wall time of the work that the result needed, over all calls that did a part of it.
-        rows: rows that were processed in that time; None where there is no such number.
-        trainings: trainings that were done now; the rest were found finished.
+        rows: rows that were processed in that time; None if the stage does not count rows.
+        trainings: trainings done by this call; the others were already finished.
         device: such as `cpu` or `NVIDIA H100`.
-        provenance: the commit and whether files differed from it, and the versions of libraries.
+        provenance: the commit, whether files differed from it, and the versions of libraries.
     """
 
     seconds: float
@@ -132,12 +132,12 @@ class LogRecord(Record):
 
 
 class Metric(Record):
-    """A score of a task: its name in records, how it is shown, and which direction is better.
+    """A metric of a task: its name in records, how it is shown, and which direction is better.
 
     Attributes:
         name: the key in records, such as `accuracy`.
-        label: in tables and sentences, such as `accuracy` or `RMSE`.
-        unit: such as `kWh`; with `%` the score is a share of 1 and is shown as percent.
+        label: the name in tables and sentences, such as `accuracy` or `RMSE`.
+        unit: such as `kWh`; with `%` the score is a share from 0 to 1 and is shown as percent.
         higher_is_better: False for errors and losses.
     """
 

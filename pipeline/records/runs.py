@@ -1,4 +1,4 @@
-"""What `aft join`, `aft train` and `aft evaluate` record of a run."""
+"""Records of `aft join`, `aft train` and `aft evaluate`: one run."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -21,7 +21,7 @@ class BundleRecord(Record):
 
 
 class StudentRecord(Record):
-    """The student of a run: its name in params.yaml, its family, what that reads, its size."""
+    """The student of a run: its name in params.yaml, its family, what the family reads, and its size."""
 
     name: str
     family: str
@@ -31,20 +31,20 @@ class StudentRecord(Record):
 
 
 class MethodRecord(Record):
-    """A method of a run and its own settings."""
+    """A method of a run, and its settings."""
 
     name: str
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
 class CandidateRecord(Record):
-    """A weight per method and the settings tried with it, and the validation scores by seed, in the run's order.
+    """A weight per method, the settings tried with it, and the validation scores by seed, in the run's order.
 
-    A score is None on a seed where the training diverged; such a candidate cannot be chosen.
+    A score is None for a seed whose training diverged; such a candidate cannot be chosen.
 
     Attributes:
-        dropped: it was clearly worse than another candidate, or diverged, on the first seeds, and has scores of those
-            alone; see `pipeline.training.race`. Nor can it be chosen.
+        dropped: it was clearly worse than another candidate, or diverged, on the first seeds, and only has their
+            scores; see `pipeline.training.race`. It cannot be chosen either.
     """
 
     weights: tuple[float, ...]
@@ -67,7 +67,7 @@ class PenaltyRecord(Record):
 
 
 class DiagnosticsRecord(Record):
-    """How one seed's training behaved: whether the student collapsed, and how hard the methods pulled.
+    """How one seed's training behaved: whether the student collapsed, and how strong the penalties were.
 
     Attributes:
         collapsed: the student predicts the same for every validation row.
@@ -86,11 +86,11 @@ class DiagnosticsRecord(Record):
 
 
 class TrialRecord(Record):
-    """trials/<digest>/trial.json: one training: what its result depends on, and what came of it.
+    """trials/<digest>/trial.json: one training: what its result depends on, and the result.
 
     Attributes:
-        inputs: all that the result depends on; the digest of this is the trial's name.
-        diverged: when and why the training diverged; empty if it did not. The rest is then None or empty.
+        inputs: everything that the result depends on; its digest is the trial's name.
+        diverged: when and why the training diverged, and the rest is None or empty; empty if it did not.
         score: the primary score on validation rows after the last step.
         parameters, width: of the student.
         curve: the lines of the log, by column.
@@ -116,7 +116,7 @@ class GatesRecord(Record):
     """runs/<run>/gates.json: learned gates of the chosen student, for methods that have some.
 
     Attributes:
-        gates: by source, or whatever the method calls its parts, the gates [features] of every seed, in the order of
+        gates: by source, or other name of a block of features, the gates [features] of every seed, in the order of
             the run's seeds.
     """
 
@@ -126,13 +126,13 @@ class GatesRecord(Record):
 
 
 class RunRecord(Record):
-    """runs/<run>/run.json: what was trained, what was tried, what was chosen.
+    """runs/<run>/run.json: what was trained, tried and chosen.
 
     Attributes:
         data: digest of the prepared dataset that it was trained on.
         features, probes: by source, the digests of the features and of the probes that it was trained with.
         splits: per seed, the digest of the split it was trained on.
-        metric: the score that validation rows chose by.
+        metric: the score that the choice was made by, on validation rows.
         chosen, chosen_settings: the weights and settings of the chosen candidate.
         files: the checksum of every other file in the folder, by name: students, curves, gates.
     """
@@ -164,7 +164,7 @@ class RunRecord(Record):
 
     @property
     def students_digest(self) -> str:
-        """Of the files of all students: another training, another digest, unless it came to the same weights."""
+        """The digest of the files of all students: it differs between trainings, unless their weights are equal."""
         return digest_of({name: checksum for name, checksum in self.files.items() if name.startswith("students/")})
 
     @model_validator(mode="after")
@@ -199,7 +199,7 @@ class EvaluationRecord(Record):
         students: digest of the run's students that were tested.
         data: digest of the prepared dataset.
         probes: by source, the digest of the probes that were tested.
-        metrics: what the scores are; the first is the primary one, which the report compares.
+        metrics: of the scores; the first is the primary one, which the report compares.
         outputs: names of the student's outputs, such as the classes.
         results: one per seed.
         probe: the same scores of the linear probe of the run's teachers; None without teachers.

@@ -231,7 +231,7 @@ def _probe(source: Source, now: Now, reader: Records) -> ProbeRecord | None:
     if probe is None:
         return None
     if probe.source != source.name:
-        reader.missing.append(f"{path}: is that of `{probe.source}`; {again}")
+        reader.missing.append(f"{path}: belongs to `{probe.source}`; {again}")
         return None
     if others := now.others(probe.data, {probe.source: probe.features}):
         reader.missing.append(f"{path}: of other {others} than there are now; {again}")

@@ -3,7 +3,6 @@
 from typing import Any, Literal
 
 import numpy as np
-import timm
 import torch
 from jaxtyping import Float
 from pydantic import Field
@@ -13,19 +12,22 @@ from pipeline import students
 from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.params import Settings as Base
-from pipeline.pretrained import locate
 from pipeline.students._images import Images
-from pipeline.timm_models import check_name, size_options
+from pipeline.timm_models import TimmModel, classifiers, data_configuration
 from pipeline.views import Views
 
 KIND: Literal["image"] = "image"
+
+CHANNELS = 3
+"""Of images, unless the weights take those of one."""
 
 
 class Settings(Base):
     """Keys of a student of this family.
 
     Attributes:
-        model: timm's name, such as `vit_small_patch16_224`.
+        model: timm's name, such as `vit_small_patch16_224`; or a folder in timm's format, `local-dir:PATH`; or a
+            repository, `hf-hub:OWNER/NAME@REVISION`.
         pretrained: start from timm's weights, which are downloaded unless `weights` names a file.
         weights: a local file of weights, .safetensors or .pth, for the body; the head is new in any case.
         size: height and width of its images; the model's own if None.
@@ -40,50 +42,75 @@ class Settings(Base):
 
 
 def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
-    """Size and normalisation from the model's configuration, and what timm must be told of the size."""
-    check_name(settings.model)
-    options = size_options(settings.model, settings.size)
-    with torch.device("meta"):
-        config = timm.data.resolve_model_data_config(timm.create_model(settings.model))
-    size = settings.size or config["input_size"][1]
-    return {"size": size, "mean": list(config["mean"]), "std": list(config["std"]), "options": options}
+    """The architecture, what timm must be told, and the preprocessing from the model's configuration.
+
+    Weights of a file are read once here, so that what does not fit is known before any image is decoded.
+    """
+    source = TimmModel.find(settings.model, settings.weights)
+    options = source.options(settings.size)
+    if settings.pretrained and source.weights is not None:
+        model, _ = source.load(**options)
+    else:
+        with torch.device("meta"):
+            model = source.create(**options)
+    config = data_configuration(model, settings.model)
+    channels, height, _ = config["input_size"]
+    if channels != CHANNELS:
+        options = options | {"in_chans": channels}
+    return {
+        "architecture": source.architecture,
+        "config": dict(source.config),
+        "arguments": {**source.arguments, **options},
+        "channels": channels,
+        "size": settings.size or height,
+        "mean": list(config["mean"]),
+        "std": list(config["std"]),
+    }
 
 
 def inputs(settings: Settings, fitted: dict[str, Any], data: Dataset, views: Views | None = None) -> Images:
     """All images at this student's size."""
-    return Images(data, fitted["size"], 3, fitted["mean"], fitted["std"], views)
+    return Images(data, fitted["size"], fitted["channels"], fitted["mean"], fitted["std"], views)
 
 
 def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: bool = True) -> "TimmStudent":
     """A student with a new head for C classes.
 
     Raises:
-        UserError: its weights cannot be loaded or do not fit, or the model has several heads.
+        UserError: its weights cannot be loaded or do not fit.
     """
-    options: dict[str, Any] = {"num_classes": classes, "drop_rate": settings.dropout, **fitted["options"]}
-    if pretrained and settings.weights is not None:
-        options["pretrained_cfg_overlay"] = {"file": str(locate(settings.weights))}
-    try:
-        model: Any = timm.create_model(settings.model, pretrained=pretrained and settings.pretrained, **options)
-    except Exception as error:  # a download or a file fails in many ways, and so do weights of another model or size
-        line = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{settings.model}: its weights cannot be loaded ({line}); set `weights: FILE` or `pretrained: false`"
-        ) from None
-    if not isinstance(model.get_classifier(), nn.Module):
-        raise UserError(f"{settings.model}: it has several heads, and a student has one; choose a plain variant")
-    return TimmStudent(model)
+    built = TimmModel(settings.model, fitted["architecture"], None, fitted["config"], fitted["arguments"])
+    student = TimmStudent(built, classes, settings.dropout)
+    if pretrained and settings.pretrained:
+        source = TimmModel.find(settings.model, settings.weights)
+        model, _ = source.load(**fitted["arguments"])
+        # All weights but those of the last layer, which is new: anything else that is missing would stay random.
+        last = tuple(f"{name}." for name in classifiers(model))
+        body = {name: value for name, value in model.state_dict().items() if not name.startswith(last)}
+        missing, unexpected = student.model.load_state_dict(body, strict=False)
+        if unexpected or (lacking := [name for name in missing if not name.startswith(last)]):
+            raise UserError(
+                f"{settings.model}: its weights lack {min(unexpected or lacking)!r}; set `pretrained: false`"
+            )
+    return student
 
 
 class TimmStudent(students.Student):
-    """A timm model whose features are the input of its classifier."""
+    """A timm model whose features are the input of its classifier.
 
-    def __init__(self, model: Any):
+    A model with several classifiers, or one that is more than a linear layer, gets one linear layer instead.
+    """
+
+    def __init__(self, source: TimmModel, classes: int, dropout: float):
         super().__init__()
-        self.model = model
-        self.width: int = model.head_hidden_size
+        self.model = source.create(num_classes=classes, drop_rate=dropout)
+        self.head: nn.Module | None = None
+        if not isinstance(self.model.get_classifier(), nn.Linear):
+            self.model.reset_classifier(0)
+            self.head = nn.Linear(self.model.head_hidden_size, classes)
+        self.width: int = self.model.head_hidden_size
 
-    def forward(self, inputs: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
+    def forward(self, inputs: Float[Tensor, "n c h w"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k"]]:
         """Features and logits of n images."""
         features = self.model.forward_head(self.model.forward_features(inputs), pre_logits=True)
-        return features, self.model.get_classifier()(features)
+        return features, (self.head or self.model.get_classifier())(features)

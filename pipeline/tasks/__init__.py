@@ -1,12 +1,12 @@
-"""What a label is and what a model makes of it, one file a task: `dataset.task: classification` is `classification.py`.
+"""Tasks: what labels, outputs, losses and scores are. `dataset.task: classification` is `classification.py`.
 
-Splits, probes, methods, training, evaluation and the report ask the task, so nothing else knows of classes. A file
+Splits, probes, methods, training, evaluation and the report use the task; nothing else knows about classes. A file
 offers
 
-- `encode(labels, names)`: the labels of a source, as numbers, and the names of a model's outputs;
-- `build(outputs, unit)`: a `Task` for models with these outputs, of labels in this unit.
+- `encode(labels, names)`: the labels of a source as numbers, and the names of a model's outputs;
+- `build(outputs, unit)`: a `Task` for models with these outputs and labels in this unit.
 
-Read without torch, because `aft prepare` needs no torch: a file imports it where it computes with tensors.
+`aft prepare` needs no torch, so a file imports torch only inside the functions that compute with tensors.
 """
 
 from abc import ABC, abstractmethod
@@ -24,15 +24,15 @@ from pipeline.records import Metric
 if TYPE_CHECKING:
     from torch import Tensor
 else:
-    # A task is read without torch; jaxtyping then checks the shapes of any array.
+    # Tasks are imported without torch; jaxtyping then checks the shapes of any array.
     Tensor = Any
 
 Label = str | tuple[str, ...]
-"""A label as a source has it: a text, or the names of the labels where a row may have any number."""
+"""A label in a source: a text, or several names where a row may have any number of labels."""
 
 
 ClassWeights = Literal["balanced"] | Mapping[str, float]
-"""Weights of classes by name, 1 where there is none; or such that every class has the same sum of weights."""
+"""Weights of classes by name, 1 by default; or `balanced`, so that every class has the same sum of weights."""
 
 
 class LabelError(ValueError):
@@ -49,19 +49,19 @@ class LabelError(ValueError):
 
 
 class Task(ABC):
-    """What is learned. Labels are arrays [n, ...] of `dtype`; a model's outputs are float [n, C].
+    """What a model learns. Labels are arrays [n, ...] of `dtype`; a model's outputs are float [n, C].
 
     Attributes:
         name: the file in pipeline/tasks/.
-        metrics: what `scores` gives; the first is the primary one, by which weights and sources are chosen.
+        metrics: what `scores` returns; the first is the primary one, which weights and sources are chosen by.
         dtype: of labels.
-        missing: stands for the label of a row that has none, or whose label is hidden.
-        weighable: whether its classes may have weights in the loss.
+        missing: the value for a row without a label, or with a hidden one.
+        weighable: whether classes may have weights in the loss.
         linear: fits linear models for probes, such as `pipeline.functional.logistic`.
         outputs: names of the C outputs of a model, which are in the unit of the labels.
         classes: names of the classes, for tasks that have classes.
-        shift, scale: a student's last layer gives (outputs - shift) / scale, and losses are of those: what `fitted`
-            found, 0 and 1 before, and for tasks whose outputs have no unit.
+        shift, scale: a student's last layer gives (outputs - shift) / scale, and losses use that. Set by `fitted`; 0
+            and 1 before, and for tasks without a unit.
     """
 
     name: ClassVar[str]
@@ -79,7 +79,7 @@ class Task(ABC):
 
     @property
     def primary(self) -> Metric:
-        """The metric that everything is chosen and compared by."""
+        """The metric for choices and comparisons."""
         return self.metrics[0]
 
     def score(self, outputs: Float[np.ndarray, "n c"], labels: np.ndarray) -> float:
@@ -91,11 +91,11 @@ class Task(ABC):
         return score > other if self.primary.higher_is_better else score < other
 
     def fitted(self, labels: np.ndarray, weights: ClassWeights | None = None) -> "Task":
-        """The task as the labels of the labelled training rows of a split scale its outputs and losses.
+        """The task with outputs and losses scaled by the labels of a split's labelled training rows.
 
         Args:
             labels: of these rows.
-            weights: of classes in the loss, for tasks that are `weighable`.
+            weights: of classes in the loss, for `weighable` tasks.
 
         Raises:
             UserError: there are no such classes.
@@ -106,11 +106,11 @@ class Task(ABC):
 
     @abstractmethod
     def strata(self, labels: np.ndarray) -> Int[np.ndarray, " n"]:
-        """The stratum of every row, from 0; -1 for a row without a label. Each stratum is in every part of a split."""
+        """The stratum of every row, from 0; -1 without a label. Every part of a split has rows of each stratum."""
 
     @abstractmethod
     def stratum(self, number: int) -> str:
-        """How messages call a stratum, such as `class 'good'`."""
+        """A stratum's name in messages, such as `class 'good'`."""
 
     def class_rows(self, labels: np.ndarray) -> Int[np.ndarray, " c"]:
         """How many rows have each class; empty for tasks without classes."""
@@ -122,15 +122,15 @@ class Task(ABC):
 
     @abstractmethod
     def check_training(self, labels: np.ndarray, where: str) -> None:
-        """Make sure that the labels of the labelled training rows are enough for a probe.
+        """Make sure that a probe can be fitted to the labels of the labelled training rows.
 
         Raises:
-            UserError: they are not; the line starts with `where`.
+            UserError: it cannot; the line starts with `where`.
         """
 
     @abstractmethod
     def targets(self, labels: np.ndarray) -> Float[np.ndarray, "n c"]:
-        """Labels as columns for a regression, float64, on the scale of a last layer: one column per output."""
+        """Labels as float64 targets of a regression, one column per output, on the scale of a last layer."""
 
     # Training, on torch tensors
 
@@ -163,11 +163,11 @@ class Task(ABC):
 
     @abstractmethod
     def row_scores(self, outputs: Float[np.ndarray, "n c"], labels: np.ndarray) -> Float[np.ndarray, " n"]:
-        """What every row adds to the primary score: the mean is that of `scores`, and differences can be paired."""
+        """Each row's contribution to the primary score: their mean is the score, and differences can be paired."""
 
     @abstractmethod
     def baseline(self, labels: np.ndarray) -> Float[np.ndarray, " c"]:
-        """The outputs that are best if they must be the same for every row."""
+        """The best constant outputs."""
 
     @abstractmethod
     def collapsed(self, outputs: Float[np.ndarray, "n c"]) -> bool:
@@ -183,10 +183,10 @@ class Task(ABC):
 
 
 def find(labels: Sequence[Label]) -> str:
-    """The task that labels show plainly: `multilabel` for sets of names, `classification` for texts.
+    """The task that fits the labels: `multilabel` for sets of names, `classification` for texts.
 
     Raises:
-        UserError: they are numbers, which may be classes or amounts.
+        UserError: they are numbers, which may be classes or quantities.
     """
     if any(isinstance(label, tuple) for label in labels):
         return "multilabel"
@@ -200,7 +200,7 @@ def find(labels: Sequence[Label]) -> str:
 
 
 def is_number(label: Label) -> bool:
-    """Whether a label reads as a number, of any notation; NaN and infinity do."""
+    """Whether a label is a number in any notation, including NaN and infinity."""
     try:
         float(label)  # type: ignore[arg-type]
     except (TypeError, ValueError):
@@ -209,19 +209,19 @@ def is_number(label: Label) -> bool:
 
 
 def single(label: Label) -> str:
-    """A label of a task where every row has one. Raises `LabelError` for several."""
+    """The label, for tasks with one label per row. Raises `LabelError` for several."""
     if isinstance(label, str):
         return label
     raise LabelError(label, f"labels {', '.join(label) or '(none)'}: a list of labels needs dataset.task: multilabel")
 
 
 def numbering(names: Sequence[str]) -> Callable[[str, Label], int]:
-    """A function from a name, and the label that it is (a part) of, to the name's place among `names`, from 0.
+    """A function of a name, and of the label that contains it, which gives the name's place among `names`, from 0.
 
     It raises `LabelError` for a name that is not among them.
 
     Raises:
-        UserError: a name is there twice.
+        UserError: a name occurs twice.
     """
     numbers = {name: number for number, name in enumerate(names)}
     if len(numbers) < len(names):
@@ -243,7 +243,7 @@ def encode(
     Args:
         name: of the task.
         labels: the distinct labels of a source, in any order.
-        names: the names of the outputs that the user wants, in their order, for tasks that allow it.
+        names: the names of the outputs, in the user's order, for tasks that allow it.
 
     Returns:
         Each label [len(labels), ...], in the task's dtype, and the names of the outputs.
@@ -257,7 +257,7 @@ def encode(
 
 
 def build(name: str, outputs: Sequence[str], unit: str = "") -> Task:
-    """The task of a dataset, for models with these outputs, of labels in this unit.
+    """The task of a dataset, for models with these outputs and labels in this unit.
 
     Raises:
         UserError: there is no such task, or its labels have no unit.

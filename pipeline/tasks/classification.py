@@ -17,7 +17,7 @@ from pipeline.records import Metric
 if TYPE_CHECKING:
     from torch import Tensor
 else:
-    # A task is read without torch; jaxtyping then checks the shapes of any array.
+    # Tasks are imported without torch; jaxtyping then checks the shapes of any array.
     Tensor = Any
 
 
@@ -26,12 +26,12 @@ def encode(
 ) -> tuple[Int[np.ndarray, " n"], tuple[str, ...]]:
     """Class numbers, and the classes: `names`, or all labels, sorted (as numbers, if all are).
 
-    Where all are numbers, whole ones are the same class in both notations, 1 and 1.0: tables write whole numbers with
-    a point where another row has none.
+    If all labels are numbers, 1 and 1.0 are the same class: many tools write a column of whole numbers with a point if
+    one cell is empty.
 
     Raises:
-        LabelError: a label is not among the names, or is one of several of a row, or is NaN or infinite among numbers.
-        UserError: a name is there twice.
+        LabelError: a label is not among the names, a row has several, or one among numbers is NaN or infinite.
+        UserError: a name occurs twice.
     """
     texts = [tasks.single(label) for label in labels]
     if texts and all(map(tasks.is_number, texts)):
@@ -50,12 +50,12 @@ def encode(
 
 
 def _whole(number: str) -> str:
-    """Without a point, where only zeros follow it: 1.0 is 1."""
+    """Drop a point that only zeros follow: 1.0 is 1."""
     return re.sub(r"\.0+$", "", number)
 
 
 def build(outputs: Sequence[str], unit: str = "") -> "Classification":
-    """The task of telling these classes apart. Raises `UserError` if there is a unit."""
+    """The task with these classes. Raises `UserError` if there is a unit."""
     if unit:
         raise UserError(f"dataset.unit: {unit!r}: classes have no unit; remove it, or set dataset.task: regression")
     return Classification(outputs)
@@ -133,7 +133,7 @@ class Classification(tasks.Task):
         return functional.cross_entropy(outputs, labels, weight=self._on(outputs))
 
     def _on(self, outputs: Tensor) -> Tensor | None:
-        """The weights where the outputs are: copied there once, so that no step waits for it."""
+        """The weights on the device of the outputs, copied there once, so that no step waits for it."""
         if self.weights is None:
             return None
         key = outputs.device, outputs.dtype
@@ -178,7 +178,7 @@ class Classification(tasks.Task):
         return right
 
     def baseline(self, labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, " c"]:
-        """The logarithm of the share of each class; the largest is that of the majority."""
+        """The logarithm of each class's share of rows."""
         counts = np.bincount(labels, minlength=len(self.classes))
         shares: np.ndarray = np.log(np.maximum(counts, 1e-12) / len(labels))
         return shares

@@ -15,14 +15,14 @@ from pipeline.records import Metric
 if TYPE_CHECKING:
     from torch import Tensor
 else:
-    # A task is read without torch; jaxtyping then checks the shapes of any array.
+    # Tasks are imported without torch; jaxtyping then checks the shapes of any array.
     Tensor = Any
 
 FEWEST = 3
-"""Rows of a stratum at least: one each for train, val and test."""
+"""The least number of rows of a stratum: one each for train, val and test."""
 
 COLLAPSED = 0.01
-"""Logits within so much of one another are one prediction."""
+"""Logits that differ by less than this count as one prediction."""
 
 
 def encode(
@@ -32,7 +32,7 @@ def encode(
 
     Raises:
         LabelError: a label is not among the names.
-        UserError: a name is there twice.
+        UserError: a name occurs twice.
     """
     sets = [(label,) if isinstance(label, str) else label for label in labels]
     outputs = tuple(sorted({name for each in sets for name in each}) if names is None else names)
@@ -45,7 +45,7 @@ def encode(
 
 
 def build(outputs: Sequence[str], unit: str = "") -> "MultiLabel":
-    """The task of finding these labels. Raises `UserError` if there is a unit."""
+    """The task with these labels. Raises `UserError` if there is a unit."""
     if unit:
         raise UserError(f"dataset.unit: {unit!r}: labels that a row has or has not have no unit; remove it")
     return MultiLabel(outputs)
@@ -55,7 +55,7 @@ class MultiLabel(tasks.Task):
     """Labels are int8 [n, C], 1 where a row has the label, else 0, all -1 where unknown; outputs are logits [n, C]."""
 
     name = "multilabel"
-    # Average precision needs no threshold: with few rows, or rare labels, no logit may be above 0.
+    # Average precision needs no threshold: with few rows or rare labels, no logit may be above 0.
     metrics = (
         Metric(name="mean_average_precision", label="mAP", unit="%"),
         Metric(name="macro_f1", label="macro F1", unit="%"),
@@ -73,10 +73,10 @@ class MultiLabel(tasks.Task):
         return (labels == 1).sum(0)
 
     def strata(self, labels: Int[np.ndarray, "n c"]) -> Int[np.ndarray, " n"]:
-        """Of a row its rarest label, C where it has none, -1 where that is unknown.
+        """Each row's rarest label; C for a row without labels, -1 where labels are unknown.
 
-        So rare labels keep their share in every part of a split. A stratum of fewer than three rows goes to the
-        largest.
+        So rare labels keep their share in every part of a split. A stratum of fewer than three rows is merged into the
+        largest one.
         """
         known = (labels != self.missing).all(1)
         rows = self.class_rows(labels)
@@ -159,7 +159,7 @@ class MultiLabel(tasks.Task):
         }
 
     def row_scores(self, outputs: Float[np.ndarray, "n c"], labels: Int[np.ndarray, "n c"]) -> Float[np.ndarray, " n"]:
-        """The sum over a row's labels of the precision there, each label weighted so that the mean is the mAP."""
+        """The sum of precisions over a row's labels, weighted so that the mean over rows is the mAP."""
         rows = self.class_rows(labels)
         weights = len(labels) / np.maximum(rows, 1) / max(1, int((rows > 0).sum()))
         found: np.ndarray = metrics.precisions(outputs, labels) @ weights

@@ -1,7 +1,7 @@
 """Regression: a label is a number, and a model's output is one number, in the label's unit.
 
-A student learns labels of mean 0 and standard deviation 1 over the labelled training rows of its split. Its outputs are
-scaled back, so that all outputs, predictions and scores are in the unit of the labels.
+A student learns standardised labels: mean 0 and standard deviation 1 over the labelled training rows of its split. Its
+outputs are scaled back, so all outputs, predictions and scores are in the unit of the labels.
 """
 
 from collections.abc import Sequence
@@ -21,21 +21,21 @@ from pipeline.records import Metric
 if TYPE_CHECKING:
     from torch import Tensor
 else:
-    # A task is read without torch; jaxtyping then checks the shapes of any array.
+    # Tasks are imported without torch; jaxtyping then checks the shapes of any array.
     Tensor = Any
 
 OUTPUT = "value"
 
 BINS, FEWEST = 5, 5
-"""Strata at most, and rows in each at least."""
+"""The most strata, and the fewest rows of a stratum."""
 
 LARGEST = float(np.finfo(np.float32).max)
 
 SPREAD = 1e-4
-"""The least standard deviation of labels, as a share of their largest value: float32 has seven digits."""
+"""The smallest standard deviation of labels, relative to the largest value: float32 has seven digits."""
 
 COLLAPSED = 0.01
-"""All outputs within so much of a standard deviation of the labels are one prediction."""
+"""Outputs within this share of the labels' standard deviation count as one prediction."""
 
 
 def encode(
@@ -88,7 +88,7 @@ class Regression(tasks.Task):
         )
 
     def fitted(self, labels: Float[np.ndarray, " n"], weights: tasks.ClassWeights | None = None) -> "Regression":
-        """With mean and standard deviation of these labels as shift and scale."""
+        """With the mean and standard deviation of these labels as shift and scale."""
         fitted = Regression(self.outputs, self.unit)
         if len(labels):
             fitted.shift, fitted.scale = (
@@ -98,9 +98,9 @@ class Regression(tasks.Task):
         return fitted
 
     def strata(self, labels: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-        """At most five bins of about as many rows each, from the smallest labels to the largest; -1 for no label.
+        """At most five bins with about equally many rows, in ascending order of labels; -1 for no label.
 
-        Equal labels are in one bin, and a bin of few rows is one with the next.
+        Equal labels share a bin, and a bin with few rows is merged with the next.
         """
         known = ~np.isnan(labels)
         strata = np.full(len(labels), -1)
@@ -176,9 +176,9 @@ class Regression(tasks.Task):
         }
 
     def row_scores(self, outputs: Float[np.ndarray, "n 1"], labels: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """(e^2 + MSE) / (2 RMSE) for a row of error e.
+        """(e^2 + MSE) / (2 RMSE) for a row with error e.
 
-        Their mean is the RMSE, and their spread divided by the root of n its standard error, by the delta method.
+        Their mean is the RMSE; their standard deviation over sqrt(n) is its standard error, by the delta method.
         """
         squares = np.square(_errors(outputs, labels))
         rmse = sqrt(float(squares.mean()))

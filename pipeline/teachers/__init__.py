@@ -30,6 +30,7 @@ class Teacher(ABC):
             pooling, preprocessing, precision, and the version of the family's code. JSON-like; its digest is a store's
             identity. Which heads are asked for is not part of it: a head's values do not depend on the others.
         device: where the model is; `forward` takes batches that are there.
+        notes: what a user should know of the model before it runs, a line each.
         uniform: all rows cost the same, as images of one size do, so that they need not be sorted into batches.
     """
 
@@ -37,6 +38,7 @@ class Teacher(ABC):
     heads: Mapping[str, tuple[int, ...]]
     recipe: Mapping[str, Any]
     device: torch.device
+    notes: tuple[str, ...] = ()
     uniform: bool
 
     @abstractmethod

@@ -1,6 +1,6 @@
 """Changes of images, drawn by the families of image views and applied to one image or to a batch of pixels.
 
-Both ways give the same picture: bilinear interpolation about the same points, and the same formulas for the colours.
+Both give the same picture: bilinear interpolation at the same points, and the same formulas for colours.
 """
 
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LUMA = (0.299, 0.587, 0.114)
-"""How bright red, green and blue are, as ITU-R 601 has it."""
+"""Weights of red, green and blue in the brightness, from ITU-R 601."""
 
 
 class Change(NamedTuple):
-    """What happens to an image: a box of its centre square is enlarged to the whole square, then mirrored and coloured.
+    """A change of an image: a box of its centre square is enlarged to the whole square, then mirrored and coloured.
 
     Attributes:
         left, top, width, height: of the box, in shares of the square's side.
@@ -42,7 +42,7 @@ def changed(image: Image.Image, change: Change) -> Image.Image:
     image = image.crop((left, top, left + side, top + side))
     box = (change.left, change.top, change.left + change.width, change.top + change.height)
     if box != (0.0, 0.0, 1.0, 1.0):
-        # Rounding must not put the box a hair outside of the image.
+        # Rounding must not move the box outside the image.
         x0, y0, x1, y1 = (min(share * side, side) for share in box)
         image = image.resize((side, side), Image.Resampling.BILINEAR, (x0, y0, x1, y1))
     if change.mirror:
@@ -59,15 +59,15 @@ def changed_batch(images: "Tensor", changes: Float[np.ndarray, "n 8"]) -> "Tenso
     """Square images, each changed in its own way, float32 [n, channels, size, size] in 0..1.
 
     Args:
-        images: clean ones, of that type and shape.
+        images: clean images of that type and shape.
         changes: a `Change` per image, as numbers.
     """
-    import torch  # here, because this room is imported where torch is not needed
+    import torch  # here, because this package is also imported where torch is not needed
 
     left, top, width, height, mirror = torch.from_numpy(changes[:, :5].T.astype(np.float32))
     sign = 1 - 2 * mirror
     zero = torch.zeros_like(left)
-    # From the place in the view to the place in the image, both from -1 to 1.
+    # From coordinates in the view to coordinates in the image, both from -1 to 1.
     across = torch.stack([width * sign, zero, 2 * left + width - 1], 1)
     down = torch.stack([zero, height, 2 * top + height - 1], 1)
     grid = torch.nn.functional.affine_grid(torch.stack([across, down], 1), list(images.shape), align_corners=False)

@@ -1,4 +1,4 @@
-"""The views of a teacher: which family with which settings, and what it makes of every row."""
+"""The views of a teacher: their family and settings, and the view of each row."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ from pipeline.views._images import Change, changed
 
 
 class ViewSettings(Settings):
-    """The keys that views of every family have.
+    """Keys of views that all families share.
 
     Attributes:
-        count: views of each row, besides the clean one.
+        count: views of each row, the clean row not counted.
         seed: of their random numbers.
     """
 
@@ -38,7 +38,7 @@ class Views:
     Attributes:
         family: the file in pipeline/views/.
         settings: its own keys.
-        count: how many there are of each row.
+        count: views of each row.
         seed: of their random numbers.
     """
 
@@ -52,7 +52,7 @@ class Views:
         """Read a section `views`.
 
         Raises:
-            UserError: there is no such family, a key is wrong, or there are not that many different views.
+            UserError: there is no such family, a key is wrong, or the family has fewer different views.
         """
         if not isinstance(values, Mapping):
             raise UserError(f"{where}: expected a mapping such as {{family: crops, count: 4}}, found {values!r}")
@@ -84,7 +84,7 @@ class Views:
         """Make sure that a dataset holds the rows that these views change.
 
         Raises:
-            UserError: it does not; the line names the families that would do.
+            UserError: it does not; the line names the families that fit.
         """
         if kind != self.kind:
             others = [name for name in plugins("views") if kind == plugin("views", name).KIND]
@@ -93,13 +93,13 @@ class Views:
             )
 
     def records(self, data: Dataset) -> list[dict[str, Any]]:
-        """Those of all its views; see `record`."""
+        """The records of all views; see `record`."""
         return [self.record(number, data) for number in range(1, self.count + 1)]
 
     def record(self, number: int, data: Dataset) -> dict[str, Any]:
-        """All that the view of this number depends on besides the row, JSON-like: the view's part of an identity.
+        """Everything that the view with this number depends on except the row, as JSON: the view's part of an identity.
 
-        A view that is made of two rows depends on all rows, because any may be the other.
+        A view that is made of two rows depends on all rows, because any of them may be the partner.
         """
         found = {
             "family": self.family,
@@ -157,7 +157,7 @@ class Views:
 
 
 def teacher_views(params: Params, teacher: str) -> Views | None:
-    """The views that `teachers.<teacher>` asks for; None if it has clean rows alone.
+    """The views that `teachers.<teacher>` asks for; None if it only has clean rows.
 
     Raises:
         UserError: there is no such teacher, or its views are wrong.
@@ -177,7 +177,7 @@ def _id(data: Dataset, row: int) -> str:
 
 
 def _other(data: Dataset, row: int, random: np.random.Generator) -> int:
-    """Any row but this one; the only row of a dataset has itself."""
+    """A random other row; the row itself in a dataset of one row."""
     if len(data) == 1:
         return row
     other = int(random.integers(len(data) - 1))

@@ -1,7 +1,7 @@
-"""Crops: a random box of an image, enlarged, mirrored half of the time, with somewhat other colours.
+"""Crops: a random box of an image, enlarged, mirrored half of the time, with slightly changed colours.
 
-The random resized crop of Inception (https://arxiv.org/abs/1409.4842) with weaker colours, as is usual where a model
-learns from another's features of the same view (https://arxiv.org/abs/2106.05237).
+The random resized crop of Inception (https://arxiv.org/abs/1409.4842) with weaker colour jitter, as is usual for
+distillation on shared views (https://arxiv.org/abs/2106.05237).
 """
 
 import math
@@ -22,9 +22,9 @@ class Settings(params.Settings):
     """Keys of views of this family.
 
     Attributes:
-        smallest: the least share of the image's area that a box has.
-        ratio: the most that one side of a box is longer than the other.
-        mirror: exchange left and right in half of the views; false where that changes what is seen, as with digits.
+        smallest: the smallest share of the image's area that a box covers.
+        ratio: the largest ratio of a box's sides.
+        mirror: exchange left and right in half of the views; false where that changes the meaning, as with digits.
         colour: brightness, contrast and saturation are multiplied by a factor from 1 - colour to 1 + colour.
     """
 

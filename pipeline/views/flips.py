@@ -1,4 +1,4 @@
-"""Flips: the mirrored image. There is one such view."""
+"""Flips: the mirrored image, a single view."""
 
 from typing import Literal
 

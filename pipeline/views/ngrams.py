@@ -32,7 +32,7 @@ class Settings(params.Settings):
 
 
 def rewrite(settings: Settings, random: np.random.Generator, text: str) -> str:
-    """Neighbouring words: how many is drawn first, then where they begin. A text without words stays as it is."""
+    """Neighbouring words: first their number is drawn, then their start. A text without words stays as it is."""
     words = text.split()
     if not words:
         return text

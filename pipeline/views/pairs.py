@@ -1,8 +1,8 @@
 """Pairs: two texts joined, the row's own first.
 
-The other text is that of any other row, drawn like all of a view from (seed, row id, view number), so a store does not
-depend on splits. Rows that are validation or test rows in a split are no partners there: in training, a view with such
-a partner gives way to the clean row.
+The other text comes from any other row, drawn from (seed, row id, view number) like everything in a view, so a store
+does not depend on splits. Validation and test rows of a split are not used as partners there: in training, a view with
+such a partner is replaced by the clean row.
 """
 
 from typing import Literal
@@ -21,12 +21,12 @@ class Settings(params.Settings):
     """Keys of views of this family.
 
     Attributes:
-        separator: what stands between the texts.
+        separator: text between the two.
     """
 
     separator: str = " "
 
 
 def rewrite(settings: Settings, random: np.random.Generator, text: str, other: str) -> str:
-    """Both texts, whole."""
+    """Both texts in full."""
     return f"{text}{settings.separator}{other}"

