@@ -14,6 +14,7 @@ HALL = [
     "errors",
     "progress",
     "files",
+    "parquet",
     "provenance",
     "checksum",
     "verified",
