@@ -22,7 +22,7 @@ KIND = None
 BATCH = 1024
 
 
-class Source(Section):
+class SavedOrNamed(Section):
     """Which dataset.
 
     Attributes:
@@ -41,7 +41,7 @@ class Source(Section):
     splits: dict[str, Literal["train", "val", "test"]] | None = None
 
 
-class Settings(Columns, Source):
+class Settings(Columns, SavedOrNamed):
     """Keys of a dataset of Hugging Face.
 
     Attributes:
