@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from functools import partial
 
 from pipeline.datasets import Row
-from pipeline.datasets._columns import Columns, examples
-from pipeline.datasets._tables import TableFiles, files, records
+from pipeline.datasets._columns import Columns, examples, text
+from pipeline.datasets._tables import TableFiles, Wanted, files, records
 from pipeline.datasets._texts import text_content
+from pipeline.errors import UserError
 
 KIND = "text"
 
@@ -29,5 +30,21 @@ class Settings(Columns, TableFiles):
 def rows(settings: Settings) -> Iterator[Row]:
     """The rows of the table, in its order."""
     columns, content = text_content(settings.text_column, settings.template)
-    several = len(files(settings.path)) > 1
-    yield from examples(settings, partial(records, settings), columns, content, several)
+    yield from examples(settings, partial(records, settings), columns, content, len(files(settings.path)) > 1)
+
+
+def texts(settings: Settings) -> Iterator[Row]:
+    """The texts of the table alone, of which nothing is kept: an id is a cell, or the number of its row, from 1.
+
+    A cell that is no text is a problem of its row.
+    """
+    columns, content = text_content(settings.text_column, settings.template)
+    wanted = [*columns, *filter(None, [settings.id_column])]
+    for number, record in enumerate(records(settings, Wanted(wanted, wanted, [])), start=1):
+        id = str(number)
+        try:
+            id = (text(record, settings.id_column) if settings.id_column else None) or id
+            found, _, problem = content(record)
+            yield Row(id, found, problem=problem)
+        except UserError as error:
+            yield Row(id, "", problem=str(error))
