@@ -9,6 +9,8 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -53,13 +55,30 @@ class Settings(Base):
 
 def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
     """The words of the training rows and their weights: the most frequent, ties in alphabetical order."""
-    counts: Counter[str] = Counter()
-    for text in data.content(rows):
-        counts.update(set(_words(str(text), settings.pairs)))
+    counts = _counts(_Rows((data.digest, rows.tobytes()), data, rows), settings.pairs)
     frequent = sorted((-count, word) for word, count in counts.items() if count >= settings.min_count)
     kept = frequent[: settings.vocabulary]
     weights = [math.log((1 + len(rows)) / (1 - negative)) + 1 for negative, _ in kept]
     return {"vocabulary": [word for _, word in kept], "weights": weights}
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of a dataset; equal ones are the same rows of the same content."""
+
+    key: tuple[str, bytes]
+    data: Dataset = field(compare=False)
+    rows: np.ndarray = field(compare=False)
+
+
+# A sweep fits the same split for every candidate and every run, whatever it tries of the student.
+@lru_cache(maxsize=8)
+def _counts(rows: _Rows, pairs: bool) -> Counter[str]:
+    """In how many of the rows each word occurs."""
+    counts: Counter[str] = Counter()
+    for text in rows.data.content(rows.rows):
+        counts.update(set(_words(str(text), pairs)))
+    return counts
 
 
 def inputs(settings: Settings, fitted: dict[str, Any], data: Dataset, views: Views | None = None) -> "Words":
