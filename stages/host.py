@@ -21,6 +21,8 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from pipeline.processes import end_with
+
 ADDRESS = "AFT_HOST"
 """The environment variable with the path of the socket."""
 
@@ -93,6 +95,14 @@ def repro(command: list[str], environment: Mapping[str, str], main: Callable[[],
     if interrupted:
         raise KeyboardInterrupt
     return dvc.returncode
+
+
+def _dvc(parent: int, arguments: list[str]) -> None:
+    """Run DVC in this process, for as long as the process that started it is there."""
+    from dvc.cli import main
+
+    end_with(parent)
+    sys.exit(main(arguments))
 
 
 def _serve(client: socket.socket, environment: Mapping[str, str], run: Callable[[list[str]], int]) -> int | None:
@@ -186,3 +196,7 @@ def _stopped_with(client: socket.socket) -> Iterator[None]:
 
 def _compared(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name not in OWN and not name.startswith("DVC")}
+
+
+if __name__ == "__main__":
+    _dvc(int(sys.argv[1]), sys.argv[2:])

@@ -54,7 +54,7 @@ def _dvc(commands: Callable[..., Any]) -> bool:
     # The commands in dvc.yaml are `aft ...`, of this environment.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     code = host.repro(
-        [sys.executable, "-m", "dvc", "repro", "--keep-going", "dvc.yaml"],
+        [sys.executable, "-m", "stages.host", str(os.getpid()), "repro", "--keep-going", "dvc.yaml"],
         os.environ | {"PATH": path},
         partial(command.run, commands, "aft"),
     )

@@ -2,8 +2,6 @@
 
 import os
 import pickle
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -14,12 +12,10 @@ from joblib import Parallel, delayed, parallel_config
 from pipeline.engines import Worker
 from pipeline.errors import UserError
 from pipeline.machine import cores
+from pipeline.processes import end_with
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-PAUSE = 0.5
-"""Seconds between two checks that the parent process is still there."""
 
 
 def map(make_worker: Callable[[], Worker[Item, Result]], items: Iterable[Item], workers: int = 1) -> Iterator[Result]:
@@ -53,25 +49,9 @@ _WORKERS: dict[str, Any] = {}
 
 def _work(parent: int, call: str, maker: bytes, item: Any) -> list[Any]:
     """One item in a worker process, which makes its worker for the first item and keeps it for the rest."""
-    _end_with(parent)
+    end_with(parent)
     if call not in _WORKERS:
         # The worker of an earlier call: files that it opened may have changed since.
         _WORKERS.clear()
         _WORKERS[call] = pickle.loads(maker)()
     return list(_WORKERS[call]([item]))
-
-
-_WATCHES: set[int] = set()
-
-
-def _end_with(parent: int) -> None:
-    """End this process soon after its parent, whatever ended that: a killed parent cannot tell its children."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(PAUSE)
-        os._exit(1)
-
-    if parent not in _WATCHES:
-        _WATCHES.add(parent)
-        threading.Thread(target=watch, daemon=True, name="aft-parent").start()

@@ -1,0 +1,23 @@
+"""Processes that work for another one: they end soon after it, whatever ended it."""
+
+import os
+import threading
+import time
+
+PAUSE = 0.5
+"""Seconds between two checks that the parent process is still there."""
+
+_WATCHED: set[int] = set()
+
+
+def end_with(parent: int) -> None:
+    """End this process soon after its parent, whatever ended that: a killed parent cannot tell its children."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PAUSE)
+        os._exit(1)
+
+    if parent not in _WATCHED:
+        _WATCHED.add(parent)
+        threading.Thread(target=watch, daemon=True, name="aft-parent").start()
