@@ -7,6 +7,7 @@ import shutil
 import socket
 import stat
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.errors import UserError, system_error
@@ -22,7 +23,8 @@ PARTIAL = ".partial"
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write a file whole or not at all: to a temporary name, flushed to the disk, then renamed.
 
-    A finished file is replaced and never changed in place, because it may be a hard link into DVC's cache.
+    A finished file is replaced and never changed in place, because it may be a hard link into DVC's cache. Of several
+    processes that write it at once, each writes all of it, one after another.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; what was there before is untouched.
@@ -30,14 +32,17 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     partial = path.with_name(path.name + PARTIAL)
     make_folder(path.parent)
     try:
-        with os.fdopen(own_file(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with os.fdopen(_emptied_alone(partial), "wb") as file:
+            try:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(partial, path)
+            except OSError:
+                partial.unlink(missing_ok=True)
+                raise
         sync_folder(path.parent)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise explained(error, path) from error
 
 
@@ -144,6 +149,19 @@ def refuse_bomb(path: Path, becomes: int) -> None:
 def own_file(path: Path, flags: int) -> int:
     """A handle to write a file with, under a name that may be taken: never through a link into another file."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+
+
+def _emptied_alone(partial: Path) -> int:
+    """A handle to an empty temporary file that no other process writes as long as it is open."""
+    while True:
+        handle = own_file(partial, os.O_WRONLY | os.O_CREAT)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        # While this process waited, another may have given the file its name, or removed it.
+        if _same_file(handle, partial):
+            os.ftruncate(handle, 0)
+            return handle
+        os.close(handle)
 
 
 def _check_regular(path: Path, mode: int) -> None:

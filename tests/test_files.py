@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,24 @@ def test_a_file_is_written_whole_and_a_finished_one_is_never_changed(tmp_path: P
     write_atomically(tmp_path / "d" / "a", b"new")
     assert (tmp_path / "d" / "a").read_text() == "new" and (tmp_path / "cache").read_text() == "old"
     assert [path.name for path in (tmp_path / "d").iterdir()] == ["a"]
+
+
+def test_two_that_write_one_file_at_once_both_write_all_of_it(tmp_path: Path):
+    path, size = tmp_path / "a", 200_000
+    write_atomically(path, b"0" * size)
+
+    def write(byte: bytes) -> None:
+        for _ in range(40):
+            write_atomically(path, byte * size)
+
+    with ThreadPoolExecutor(2) as pool:
+        writing = [pool.submit(write, byte) for byte in (b"1", b"2")]
+        while not all(each.done() for each in writing):
+            found = path.read_bytes()
+            assert len(found) == size and len(set(found)) == 1
+        for each in writing:
+            each.result()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 @pytest.mark.parametrize(
