@@ -31,6 +31,7 @@ class RowIndex:
     id_bytes: np.ndarray
     id_ends: np.ndarray
     digests: np.ndarray
+    _where: str = ""
 
     def __init__(self, ids: Sequence[str] | np.ndarray, digests: bytes | np.ndarray):
         names: list[str] = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
@@ -49,9 +50,10 @@ class RowIndex:
         self.digests = values.reshape(-1, DIGEST_BYTES)
 
     @classmethod
-    def of_arrays(cls, id_bytes: np.ndarray, id_ends: np.ndarray, digests: np.ndarray) -> "RowIndex":
-        """The index in these arrays, which were read from a store."""
+    def of_arrays(cls, id_bytes: np.ndarray, id_ends: np.ndarray, digests: np.ndarray, where: str = "") -> "RowIndex":
+        """The index in these arrays, which were read from a store; `where` it is, for messages, ends with a colon."""
         index = cls.__new__(cls)
+        index._where = where
         index.id_bytes, index.id_ends, index.digests = id_bytes, id_ends, digests
         return index
 
@@ -73,7 +75,9 @@ class RowIndex:
                 try:
                     yield text[begin:end].decode()
                 except UnicodeDecodeError:
-                    raise UserError(f"the row index is damaged: the id of a row is {text[begin:end]!r}") from None
+                    raise UserError(
+                        f"{self._where}the row index is damaged: the id of a row is {text[begin:end]!r}"
+                    ) from None
                 begin = end
 
     def name(self, row: int) -> str:
@@ -121,7 +125,9 @@ class RowIndex:
         """
         offset, ends = (int(self.id_ends[first - 1]) if first else 0), np.asarray(self.id_ends[first:last])
         if offset < 0 or (np.diff(ends, prepend=offset) < 0).any() or ends[-1] > len(self.id_bytes):
-            raise UserError(f"the row index is damaged: ids of rows {first}-{last - 1} end before they begin")
+            raise UserError(
+                f"{self._where}the row index is damaged: ids of rows {first}-{last - 1} end before they begin"
+            )
         return offset, ends
 
 
@@ -147,7 +153,7 @@ def read_rows(store: Backend, layout: Layout) -> RowIndex:
         sound = False
     if not sound:
         raise UserError(f"{store.name}/rows: the row index is damaged; restore it or extract again")
-    return RowIndex.of_arrays(names, ends, digests.reshape(-1, DIGEST_BYTES))
+    return RowIndex.of_arrays(names, ends, digests.reshape(-1, DIGEST_BYTES), f"{store.name}/rows: ")
 
 
 def claim_of_rows(store: Backend, layout: Layout) -> None:

@@ -161,6 +161,8 @@ def export(
         module.write(partial, table)
         reader.verified()
         os.replace(partial, target)
+    except UserError as error:
+        raise error if store.path in str(error) else UserError(f"{store.path}: {error}") from None
     except OSError as error:
         raise explained(error, target) from error
     finally:
