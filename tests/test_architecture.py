@@ -20,6 +20,7 @@ HALL = [
     "images",
     "plugins",
     "strict_yaml",
+    "specs",
     "params",
     "packages",
     "sources",
