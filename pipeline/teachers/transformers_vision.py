@@ -1,4 +1,4 @@
-"""Image models of transformers: ViT, DINOv2, the image towers of CLIP and SigLIP and the like, with their processors."""
+"""Image models of transformers, such as ViT, DINOv2 and the image towers of CLIP and SigLIP, with their processors."""
 
 import inspect
 import json
@@ -35,11 +35,11 @@ class Settings(params.Settings):
     """Keys of a teacher of this family.
 
     Attributes:
-        model: a hub name, a local folder, or a folder inside an installed package as `package:NAME/FOLDER`. Of a model of
-            images and texts, such as CLIP, the image tower is used.
+        model: a hub name, a local folder, or a folder inside an installed package as `package:NAME/FOLDER`. Of a model
+            of images and texts, such as CLIP, the image tower is used.
         revision: branch, tag or commit on the hub; a commit keeps the weights the same for good.
-        pooling: the head `pooled` is the model's own `pooler`, the class token (`cls`), or the `mean` over the positions
-            that are neither class nor register tokens. The first of these that the weights have if None.
+        pooling: the head `pooled` is the model's own `pooler`, the class token (`cls`), or the `mean` over the
+            positions that are neither class nor register tokens. The first of these that the weights have if None.
         heads: which to keep; `projected` is the image's embedding in the space that it shares with texts; `tokens` are
             the states of all positions, class and register tokens first.
     """
@@ -123,8 +123,8 @@ class ImageTower(Teacher):
                 outputs = self._run(torch.from_numpy(blank)[None].to(device, self.dtype))
         except Exception as error:  # each architecture checks its input in its own way
             raise UserError(
-                f"{settings.model}: it cannot take the images of {blank.shape[1]} x {blank.shape[2]} that its processor "
-                f"makes: {one_line(error)}"
+                f"{settings.model}: it cannot take the images of {blank.shape[1]} x {blank.shape[2]} that its "
+                f"processor makes: {one_line(error)}"
             ) from None
         has = {
             "pooler": whole and outputs.get("pooler_output") is not None,
