@@ -27,6 +27,7 @@ HALL = [
     "pretrained",
     "efficientnet",
     "timm_models",
+    "text_models",
     "machine",
     "project",
     "code",

@@ -10,8 +10,8 @@ which hands out all items, each to one worker, and yields what the workers yield
   carries paths and settings, not open files.
 - A worker is a function of an iterable of items that yields results. It may read ahead in the items, so an engine
   passes as many of them to one call as it can.
-- Results only show progress. What is done is decided by markers on disk, so a worker may be lost, restarted, or given
-  an item that is done already, and nothing is done twice or lost.
+- Results only show progress. Markers on disk decide what is done: a worker may be lost, restarted, or given an
+  item that is already done, and nothing is lost or done twice.
 
 Extraction (items are shards) and training (items are trials) both run through an engine.
 """
@@ -35,7 +35,7 @@ def engine(name: str) -> Map:
     """The engine in `pipeline/engines/<name>.py`.
 
     Raises:
-        UserError: there is none of this name.
+        UserError: there is no engine of this name.
     """
     found: Map = plugin("engines", name, "machine.engine").map
     return found

@@ -19,7 +19,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 PAUSE = 0.5
-"""Seconds between two looks at whether the parent process is still there."""
+"""Seconds between two checks that the parent process is still there."""
 
 
 def map(make_worker: Callable[[], Worker[Item, Result]], items: Iterable[Item], workers: int = 1) -> Iterator[Result]:
@@ -55,7 +55,7 @@ def _work(parent: int, call: str, maker: bytes, item: Any) -> list[Any]:
     """One item in a worker process, which makes its worker for the first item and keeps it for the rest."""
     _end_with(parent)
     if call not in _WORKERS:
-        # Of an earlier call; what that worker opened may have changed since.
+        # The worker of an earlier call: files that it opened may have changed since.
         _WORKERS.clear()
         _WORKERS[call] = pickle.loads(maker)()
     return list(_WORKERS[call]([item]))

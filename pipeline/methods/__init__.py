@@ -1,12 +1,12 @@
-"""Ways to transfer, one file a method: `aft: {weight: ...}` of a run is `aft.py`.
+"""Transfer methods, one file per method: `aft: {weight: ...}` in a run is `aft.py`.
 
 A method offers `Settings`, its own keys in a run, with `build(context)`, which returns a `Transfer`: a module that
 turns a step's `Signals` into a scalar penalty. The weight of the penalty belongs to the run, not to the method.
-Whatever parameters the module has (gates, projections) get an optimiser group of their own, at `learning_rate`, and
-are not exported with the student.
+Parameters of the module (gates, projections) get their own optimiser group, at `learning_rate`, and are not exported
+with the student.
 
-A method may say which of its settings are worth a search: `AUTO`, lists of values by key, which `weight: auto` searches
-along with the weight where the run does not set them. One that makes sense for some tasks only names them in `TASKS`.
+A method may name settings that are worth a search: `AUTO`, lists of values by key, which `weight: auto` searches along
+with the weight unless the run sets them. A method for certain tasks only lists them in `TASKS`.
 """
 
 from abc import ABC, abstractmethod
@@ -25,24 +25,24 @@ from pipeline.probing import OutputKind, ProbeKind
 from pipeline.tasks import Task
 
 TeacherOutput = OutputKind | Literal["head"]
-"""Outputs for the task on a teacher's side: of a probe on a source, or of the teacher's own head, its stored logits."""
+"""Outputs for the task from a teacher: of a probe on a source, or of the teacher's own head (its stored logits)."""
 
 Reads = TeacherOutput | Literal["features"]
-"""What a method may read of each source: its raw features, or outputs."""
+"""What a method may read from each source: its raw features, or outputs."""
 
 
 @dataclass(frozen=True)
 class Signals:
-    """All that is known about the n rows of one step. Methods take what they need, by name.
+    """Everything known about the n rows of one step. Methods take what they need, by name.
 
     Attributes:
         features: the student's features, the input of its last layer [n, d].
         outputs: the student's outputs [n, C].
-        labels: as the task has them, its `missing` for rows whose label is hidden or missing [n, ...].
+        labels: in the task's form; the task's `missing` for rows whose label is hidden or missing [n, ...].
         teachers: raw features of each source, in the run's order, float32 [n, D_k]; empty unless a method reads them.
         teacher_outputs: by kind, the outputs of each source, in the run's order, float32 [n, C]; only the kinds that a
             method reads.
-        progress: how far training is, from 0 at the first step to 1 after the last.
+        progress: of training, from 0 at the first step to 1 after the last.
     """
 
     features: Float[Tensor, "n student"]
@@ -53,18 +53,18 @@ class Signals:
     progress: float = 0.0
 
     def map_teachers(self, change: Callable[[Tensor], Tensor]) -> "Signals":
-        """The same with every teacher's features and outputs changed."""
+        """The same signals with every teacher's features and outputs changed."""
         outputs = {kind: tuple(map(change, each)) for kind, each in self.teacher_outputs.items()}
         return replace(self, teachers=tuple(map(change, self.teachers)), teacher_outputs=outputs)
 
     def with_other_rows(self) -> "Signals":
-        """The same with every row given the teachers' features and outputs of another row."""
+        """The same signals with each row given the teachers' features and outputs of another row."""
         return self.map_teachers(lambda rows: rows.roll(1, 0))
 
 
 @dataclass(frozen=True)
 class Directions:
-    """Task directions of one source: (outputs - shift) * scale, of mean-free columns with standard deviation 1.
+    """Task directions of one source: (outputs - shift) * scale, columns with mean 0 and standard deviation 1.
 
     Attributes:
         shift, scale: per output of the probe [C].
@@ -76,7 +76,7 @@ class Directions:
 
 @dataclass(frozen=True)
 class TeacherProfile:
-    """What is known before training of the D features of one source, and of its probe's C outputs.
+    """What is known before training about one source's D features, and its probe's C outputs.
 
     Attributes:
         name: of the source.
@@ -100,17 +100,16 @@ class TeacherProfile:
 
 @dataclass(frozen=True)
 class Context:
-    """What a method may look at before training. Rows are numbers into the dataset; tensors are all on one device.
+    """What a method may use before training. Rows are row numbers of the dataset; all tensors are on one device.
 
     Attributes:
         student_width: d, the width of the student's features.
-        task: what is learned; `len(task.outputs)` is C.
+        task: the task; `len(task.outputs)` is C.
         teachers: a profile per source, in the run's order.
         train_rows: all training rows, labelled or not [t].
         labelled_rows: the training rows whose label may be used [l].
-        val_rows: validation rows, for stopping early; their labels are not for fitting [v].
-        labels: per row of the dataset, the task's `missing` where unknown or hidden: only `labelled_rows` have one
-            [rows, ...].
+        val_rows: validation rows, for early stopping; their labels must not be fitted [v].
+        labels: per row of the dataset; the task's `missing` except for `labelled_rows` [rows, ...].
         teacher_features: raw features of source number k for rows: (k, rows) -> float32 [n, D_k].
         teacher_outputs: outputs of one kind of source number k for rows: (kind, k, rows) -> float32 [n, C].
         student_features: features of the untrained student: rows -> float32 [n, d].
@@ -130,7 +129,7 @@ class Context:
     seed: int
 
     def initial_signals(self, rows: np.ndarray, reads: Collection[Reads]) -> Signals:
-        """What a method that reads this sees of rows before training; the student's outputs are 0."""
+        """The signals of rows before training, for a method that reads this; the student's outputs are 0."""
         numbers = range(len(self.teachers))
         features = self.student_features(rows).detach()
         return Signals(
@@ -143,11 +142,11 @@ class Context:
 
 
 class Transfer(nn.Module, ABC):
-    """A method at work.
+    """A method in training.
 
     Attributes:
-        learning_rate: of its own parameters, where it has any.
-        reads: what it reads of each source; nothing else is fetched for it.
+        learning_rate: of its own parameters, if it has any.
+        reads: what it reads from each source; nothing else is loaded for it.
     """
 
     learning_rate: float = 1e-2
@@ -155,19 +154,19 @@ class Transfer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, signals: Signals) -> Float[Tensor, ""]:
-        """The penalty, a scalar that is finite and, but for rounding, not negative."""
+        """The penalty, a finite scalar that is not negative, apart from rounding."""
 
     def log(self) -> dict[str, float]:
-        """A few numbers worth a line in the log, such as statistics of the gates. Called rarely: it may wait."""
+        """A few numbers for the log, such as statistics of the gates. Called rarely, so it may wait for the device."""
         return {}
 
     def gates(self) -> dict[str, Float[Tensor, " teacher"]]:
-        """The weight of each feature, by source, for the report; empty if there is no such thing."""
+        """The weight of each feature, by source, for the report; empty if the method has no gates."""
         return {}
 
 
 def full_precision(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A `Transfer.forward` that runs outside autocast, on signals cast up to float32: kernels need every digit."""
+    """A `Transfer.forward` that runs outside autocast, on signals cast to float32: kernels need the precision."""
 
     def up(x: Tensor) -> Tensor:
         return x.to(torch.promote_types(x.dtype, torch.float32))

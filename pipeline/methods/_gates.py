@@ -1,4 +1,4 @@
-"""Learned weights on the teachers' features, and the Gram matrices of the features so weighted."""
+"""Learned weights on the teachers' features, and Gram matrices of the weighted features."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -15,16 +15,16 @@ Combination = Literal["side_by_side", "outer_product"]
 
 
 class Gates(nn.Module):
-    """A gate on each target feature, or one on each block of them; and the centred Gram matrix of gated features.
+    """A gate for each target feature, or for each block of them, and the centred Gram matrix of gated features.
 
-    Only ratios of gates matter to a kernel. `sigmoid` gates, sigmoid(s), still have a level, and saturate; `log` gates,
-    exp(s - mean of all s), have none.
+    Only ratios of gates matter to a kernel. `sigmoid` gates, sigmoid(s), still have a common level and can saturate;
+    `log` gates, exp(s - mean of all s), do not.
 
     Args:
         targets: gives the blocks' names, widths and owners.
         each: what has a gate: a feature (`diagonal`), a block (`teacher_gain`), or nothing (`fixed`).
-        activation: from scores, which start at 0, to gates.
-        combine: the teachers' features `side_by_side`, or their `outer_product` (one factor a teacher).
+        activation: maps scores, which start at 0, to gates.
+        combine: the teachers' features `side_by_side`, or their `outer_product` (one factor per teacher).
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Gates(nn.Module):
         return first.centred()
 
     def report(self) -> dict[str, Float[Tensor, " _"]]:
-        """The gate of every feature by name of its block; empty where none is learned."""
+        """The gate of every feature, by name of its block; empty if none is learned."""
         if not any(score.requires_grad for score in self.scores):
             return {}
         blocks = zip(self.names, self.values(), self.widths, strict=True)
@@ -92,5 +92,5 @@ class DenseGates(nn.Module):
         return gram(centre(torch.cat(list(blocks), dim=1)) @ self.matrix)
 
     def report(self) -> dict[str, Tensor]:
-        """Empty: a matrix that mixes features gives none of them a weight of its own."""
+        """Empty: a matrix that mixes features has no weight per feature."""
         return {}

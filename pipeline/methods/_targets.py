@@ -1,4 +1,4 @@
-"""What a method compares a student with: teachers' features, scaled as its settings ask, and outputs for the task."""
+"""What a method compares a student with: teachers' features, scaled as its settings say, and outputs for the task."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -18,21 +18,21 @@ WhichProbe = Literal["linear", "kernel", "best"]
 WhichLogits = Literal["probe", "head"]
 
 BLOCK = 8192
-"""Rows held at a time while all training rows are passed over."""
+"""Rows in memory at a time while all training rows are read."""
 
 
 class TargetSettings(Settings):
-    """How teachers' features become targets; every method that compares features has these.
+    """How teachers' features become targets; shared by all methods that compare features.
 
     Attributes:
         scaling: `as_published` leaves features raw, so the source with the longest rows counts most; `standardised`
-            gives each feature mean 0 and one scale, and each source's rows mean norm 1; `whitened` (ours) then rotates
-            them to their principal axes, strongest first, and gives each of those one scale, as far as the number of
-            rows allows. None means `as_published`, or `standardised` where there are task directions.
-        task_directions: append to each source's features what its probe looks at: its outputs without the bias, which
-            are the standardised features' products with the probe's directions, each at standard deviation 1.
-        probe: whose directions those are: of the `linear` probe; of the `kernel` probe, whose outputs they are, each at
-            standard deviation 1; or of each source's `best` one by loss on validation rows.
+            gives each feature mean 0 and standard deviation 1, and scales each source's rows to mean norm 1; `whitened`
+            (ours) then rotates them to their principal axes, strongest first, and scales these to be equal, as far as
+            the number of rows allows. None means `standardised` with task directions, and `as_published` without.
+        task_directions: append to each source's features the outputs of its probe without the bias: products of the
+            standardised features with the probe's directions, scaled to standard deviation 1.
+        probe: of the task directions: the `linear` probe; the `kernel` probe, whose outputs are scaled to standard
+            deviation 1; or, for each source, the `best` of both by loss on validation rows.
     """
 
     scaling: Scaling | None = None
@@ -49,15 +49,15 @@ class TargetSettings(Settings):
 
 
 class Targets(nn.Module):
-    """Turns what is known of each source into blocks of target features; the targets are the blocks side by side.
+    """Turns the signals of each source into blocks of target features; the targets are the concatenated blocks.
 
-    With task directions the blocks of a source are `[Ts / mean row norm of Ts, directions]`, Ts its standardised
+    With task directions, the blocks of a source are `[Ts / mean row norm of Ts, directions]`, Ts its standardised
     features. Blocks have no parameters.
 
     Attributes:
-        names: of each block: its source's, or `<source>: task` for the directions.
-        widths: of each block.
-        owners: of each block, the number of its source.
+        names: per block: its source's name, or `<source>: task` for the directions.
+        widths: per block.
+        owners: per block, the number of its source.
         reads: see `Transfer`.
     """
 
@@ -87,7 +87,7 @@ class Targets(nn.Module):
 
     @property
     def width(self) -> int:
-        """Of all blocks side by side."""
+        """The width of all blocks together."""
         return sum(self.widths)
 
     def forward(self, signals: Signals) -> tuple[Float[Tensor, "n _"], ...]:
@@ -99,19 +99,19 @@ class Targets(nn.Module):
         return tuple(found)
 
     def side_by_side(self, signals: Signals) -> Float[Tensor, "n width"]:
-        """The blocks as one matrix."""
+        """The blocks, concatenated."""
         return torch.cat(self(signals), dim=1)
 
 
 class OutputSettings(Settings):
-    """Whose outputs the student follows; every method that compares outputs has these.
+    """Which outputs the student follows; shared by all methods that compare outputs.
 
     Attributes:
-        logits: those of a `probe` on each source, or of the teacher's own `head` for the task: what its store has under
-            `logits`, for teachers that were trained on the dataset's own task.
+        logits: outputs of a `probe` on each source, or of the teacher's own `head`: the `logits` in its store, for
+            teachers that were trained on the dataset's task.
         probe: each source's `linear` or `kernel` probe, or the `best` of both by loss on validation rows.
-        cross_fit: take the outputs for a labelled row from a probe that was fitted without it. For rows that a probe
-            was fitted on, its outputs are nearly their labels.
+        cross_fit: for a labelled row, take the outputs of a probe that was fitted without it. For rows that a probe was
+            fitted on, its outputs nearly repeat the labels.
     """
 
     logits: WhichLogits = "probe"
@@ -133,11 +133,11 @@ class OutputSettings(Settings):
 
 
 class TeacherOutputs:
-    """The outputs of all sources together, as the task combines them.
+    """The outputs of all sources, combined by the task.
 
     Args:
         task: combines them.
-        kinds: of each source, the kind of its outputs.
+        kinds: per source, the kind of its outputs.
     """
 
     def __init__(self, task: Task, kinds: Sequence[TeacherOutput]):
@@ -151,7 +151,7 @@ class TeacherOutputs:
 class Affine(nn.Module):
     """`(x - shift) * scale` for a scale per feature [D], `(x - shift) @ scale` for a matrix [D, width].
 
-    Its constants follow the module to its device and stay out of checkpoints: they are rebuilt with the method.
+    Its constants move with the module between devices and are not in checkpoints: they are rebuilt with the method.
     """
 
     shift: Tensor
@@ -168,7 +168,7 @@ class Affine(nn.Module):
 
 
 def kind_of(profile: TeacherProfile, which: WhichProbe) -> ProbeKind:
-    """The kind of probe that is asked for of this source."""
+    """The kind of probe that is asked for, for this source."""
     return profile.better if which == "best" else which
 
 
@@ -188,11 +188,11 @@ def _features(scaling: Scaling, number: int, context: Context) -> nn.Module:
 
 
 def whitening(number: int, context: Context) -> Float[Tensor, "teacher teacher"]:
-    """The map W [D, D] from a teacher's standardised rows x to principal axes of one scale: x W has mean square norm 1.
+    """The map W [D, D] from standardised rows x to principal axes of equal scale; x W has mean squared norm 1.
 
     The covariance over the training rows is shrunk towards a multiple of the identity before it is inverted (Ledoit and
-    Wolf, 2004, "A well-conditioned estimator for large-dimensional covariance matrices"), or axes that so few rows
-    cannot tell from noise would be blown up. Rows are read in blocks: memory does not grow with their number.
+    Wolf, 2004, "A well-conditioned estimator for large-dimensional covariance matrices");
+    otherwise axes that are only noise would be amplified. Rows are read in blocks: memory does not grow with them.
     """
     profile, rows = context.teachers[number], context.train_rows
     n, d = len(rows), len(profile.mean)
@@ -208,7 +208,7 @@ def whitening(number: int, context: Context) -> Float[Tensor, "teacher teacher"]
     spread, noise = energy - d * scale.square(), (fourth / n - energy) / n
     shrinkage = (noise / spread.clamp_min(1e-12)).clamp(0, 1)
     variances, axes = torch.linalg.eigh(covariance)
-    # The floor is for a constant feature, whose axis has no variance to divide by.
+    # The floor is for a constant feature: its axis has no variance to divide by.
     shrunk = ((1 - shrinkage) * variances + shrinkage * scale).clamp_min(1e-6 * scale)
     norm = (variances / shrunk).sum().sqrt()
     return (axes / shrunk.sqrt() / norm).flip(1).to(profile.mean.dtype)

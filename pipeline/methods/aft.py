@@ -1,4 +1,4 @@
-"""Adaptive Feature Transfer (arXiv 2406.07337): the student's kernel follows the teachers', on features it chooses."""
+"""Adaptive Feature Transfer (arXiv 2406.07337): the student's kernel follows the teachers', on gated features."""
 
 from typing import Literal
 
@@ -30,22 +30,22 @@ SIMILARITIES = {"cka": cka, "off_diagonal_cka": off_diagonal_cka, "debiased_cka"
 
 
 class Settings(TargetSettings):
-    """The defaults are the published method. The other forms are the paper's ablations, or ours where it says so.
+    """The defaults are the published method. The other options are the paper's ablations, or ours where stated.
 
     Attributes:
         form: what is learned with the student. `diagonal`: a gate on each teacher feature. `dense`: a matrix on all of
-            them. `fixed`: nothing, the gates are equal. `teacher_gain` (ours): one gate a teacher, and one on its
+            them. `fixed`: nothing, the gates are equal. `teacher_gain` (ours): one gate per teacher, and one for its
             task directions. `kkd`: a linear map on the student, against equal gates. `no_kernel`: a linear map from the
             teachers' features to the student's, and the mean squared difference of the two, both centred.
-        gate: from scores to gates: `sigmoid`, or `log` (ours), which has no level that could saturate.
-        learning_rate: of the gates, or of what the form learns instead.
-        warm_up: steps in which gates, or maps, learn from the untrained student before training starts (ours).
-        dense_start: of the matrix: `random`, N(0, 1 / D), or the `identity` (ours).
+        gate: maps scores to gates: `sigmoid`, or `log` (ours), which cannot saturate.
+        learning_rate: of the gates, or of the maps that the form learns instead.
+        warm_up: steps in which gates or maps learn from the untrained student before training starts (ours).
+        dense_start: initial matrix: `random`, N(0, 1 / D), or the `identity` (ours).
         kernel: `linear` is cosines; `rbf` is exp(-|f_i - f_j|^2) of the same unit rows.
-        combine: teachers' features `side_by_side`, or their `outer_product`: one factor a teacher, for teachers of
+        combine: teachers' features `side_by_side`, or their `outer_product`, one factor per teacher, for teachers of
             different modalities.
         objective: `rmse` of the kernels' entries, or (ours) 1 - `cka`, `off_diagonal_cka` or `debiased_cka` of them.
-        queue: so many rows of past batches, features of the student as it was then, join the kernel (ours).
+        queue: number of rows of past batches, with the student's features at that time, that join the kernel (ours).
     """
 
     form: Literal["diagonal", "dense", "fixed", "teacher_gain", "kkd", "no_kernel"] = "diagonal"
@@ -80,11 +80,11 @@ class Settings(TargetSettings):
 
     @property
     def as_published(self) -> bool:
-        """Whether kernels are compared as in the paper: cosines of features side by side, by their root mean square."""
+        """Whether kernels are compared as in the paper: cosines of concatenated features, by root mean square error."""
         return (self.kernel, self.combine, self.objective) == ("linear", "side_by_side", "rmse")
 
     def build(self, context: Context) -> Transfer:
-        """Fresh gates or maps, random ones from torch's current random state; warmed up if so asked.
+        """New gates or maps, random ones from torch's current random state; warmed up if asked for.
 
         Raises:
             UserError: the form needs more teachers than the run has, or the queue more rows.
@@ -110,10 +110,10 @@ class Settings(TargetSettings):
 class AdaptiveFeatureTransfer(Transfer):
     """R = sqrt(mean((K_S - K_T)^2) + 1e-8), the gap between two kernels of a batch, over all n^2 pairs of rows.
 
-    A kernel is the cosines between the rows, after each column was centred over the batch. K_S is that of the student's
-    features, K_T that of the teachers' features, each multiplied by its gate sigmoid(s); s starts at 0 and is learned
-    together with the student, on the same penalty. R is blind to shifting, scaling and rotating the student's features.
-    A batch of two rows teaches nothing, because centring makes them opposite: R is 1e-4 there, its least.
+    A kernel holds the cosines between rows, after each column was centred over the batch. K_S uses the student's
+    features, K_T the teachers' features, each multiplied by its gate sigmoid(s); s starts at 0 and is learned with the
+    student, on the same penalty. R does not change if the student's features are shifted, scaled or rotated. A batch of
+    two rows has no effect, because centring makes them opposite: R is then at its minimum, 1e-4.
     """
 
     def __init__(self, settings: Settings, targets: Targets, context: Context):
@@ -153,7 +153,7 @@ class AdaptiveFeatureTransfer(Transfer):
         return self.teacher_gram.report()
 
     def log(self) -> dict[str, float]:
-        """Mean of the gates, and their relative spread: 0 as long as nothing was learned."""
+        """The gates' mean and relative spread, which is 0 until something is learned."""
         if not (report := self.gates()):
             return {}
         gates = torch.cat(list(report.values()))
@@ -176,7 +176,7 @@ class FeatureRegression(Transfer):
 
 
 class Queue(nn.Module):
-    """The newest rows of past batches, without gradient; at first, training rows as the untrained student sees them.
+    """The newest rows of past batches, without gradient; at first, training rows through the untrained student.
 
     It keeps the student's features and the blocks of targets.
     """
@@ -196,7 +196,7 @@ class Queue(nn.Module):
     def forward(
         self, features: Float[Tensor, "n d"], blocks: tuple[Float[Tensor, "n _"], ...]
     ) -> tuple[Float[Tensor, "m d"], tuple[Float[Tensor, "m _"], ...]]:
-        """The batch followed by the queue; in training, the batch then takes the place of the oldest rows."""
+        """The batch followed by the queue; in training, the batch then replaces the oldest rows."""
         size = len(self.features)
         queued = [self.features, *(self.get_buffer(f"block{number}") for number in range(self.count))]
         joined = [torch.cat([new, old]) for new, old in zip([features, *blocks], queued, strict=True)]
@@ -209,7 +209,7 @@ class Queue(nn.Module):
 
 @torch.enable_grad()
 def _warm_up(transfer: AdaptiveFeatureTransfer, context: Context, steps: int) -> None:
-    """Let the gates learn from the untrained student, on seeded batches of training rows."""
+    """Train the gates on the untrained student, with seeded batches of training rows."""
     random = np.random.default_rng(context.seed)
     transfer.to(context.labels.device).eval()
     own = [parameter for parameter in transfer.parameters() if parameter.requires_grad]

@@ -1,11 +1,12 @@
-"""AFT that knows the task (ours): the head follows each source's best probe, the features the teachers' kernel.
+"""Task-aware AFT (ours): the last layer follows each source's best probe, the features follow the teachers' kernel.
 
-Adaptive Feature Transfer shapes the student's features and leaves its last layer to the labels. With few labels both
-lack something. The kernel is dominated by what the teacher knows best, which need not be the task, so the outputs of a
-probe are added to it. The last layer, which no kernel reaches, follows the outputs of the same probe.
+Adaptive Feature Transfer shapes the student's features and leaves its last layer to the labels. With few labels,
+neither is enough. The kernel is dominated by what varies most in the teacher's features, which may not matter to the
+task, so the outputs of a probe are added to it. The last layer, which the kernel does not reach, follows the same
+outputs.
 
-Where a few labels are enough for the last layer, it does better without the probe's mistakes. Validation rows decide
-between the two: `weight: auto` tries both.
+If the labels are enough for the last layer, it does better without the probe's mistakes. Validation rows decide:
+`weight: auto` tries both.
 """
 
 from jaxtyping import Float
@@ -20,11 +21,11 @@ AUTO = {"head": [1.0, 0.0]}
 
 
 class Settings(params.Settings):
-    """Keys of the method. Those of `aft` and `logit_kd` are set to what did best; see docs/results.
+    """Keys of the method. Those of `aft` and `logit_kd` are fixed at the best values found; see docs/results.
 
     Attributes:
-        head: how much the divergence of the outputs counts; at 0 the last layer is left to the labels.
-        kernel: how much the gap of the kernels counts.
+        head: weight of the divergence of outputs; with 0, the last layer learns from labels only.
+        kernel: weight of the gap between kernels.
         temperature: of the outputs; at 1 the student follows the probe's probabilities as they are.
         learning_rate: of the gates.
     """

@@ -1,4 +1,4 @@
-"""B-Tuning (You et al., JMLR 2022, arXiv 2110.10545): follow what linear models on the teachers' features predict."""
+"""B-Tuning (You et al., JMLR 2022, arXiv 2110.10545): follow the predictions of linear models on teachers' features."""
 
 from typing import Literal
 
@@ -18,8 +18,8 @@ class Settings(params.Settings):
 
     Attributes:
         temperature: turns the teachers' LogME scores into shares.
-        compat: "published" takes the scores of the published code, which are wrong where a teacher has more features
-            than there are labelled rows.
+        compat: "published" uses the scores of the published code, which are wrong if a teacher has more features than
+            there are labelled rows.
     """
 
     temperature: float = Field(0.1, gt=0)
@@ -51,7 +51,7 @@ class BTuning(Transfer):
     """mean((f M_S^T - sum_k pi_k psi_k M_k^T)^2), over rows and outputs.
 
     M_k [C, D_k] are the weights that LogME finds on teacher k's features psi_k, pi the softmax of its scores divided by
-    the temperature; M_S [C, d] are those on the untrained student's features, and stay as they are.
+    the temperature; M_S [C, d] are those on the untrained student's features, and stay fixed.
     """
 
     student: Tensor
@@ -74,5 +74,5 @@ class BTuning(Transfer):
         return (signals.features @ self.student.T - torch.stack(predictions).sum(0)).square().mean()
 
     def log(self) -> dict[str, float]:
-        """How much each teacher counts."""
+        """The share of each teacher."""
         return {f"share of {name}": share.item() for name, share in self.shares.items()}

@@ -27,9 +27,9 @@ class Settings(TargetSettings):
 
 
 class CentredKernelAlignment(Transfer):
-    """1 - CKA of the linear kernels of the student's features and of the targets side by side.
+    """1 - CKA between the linear kernels of the student's features and of the concatenated targets.
 
-    Unlike AFT it lets long rows count more, has no parameters of its own, and no scale to match.
+    Unlike in AFT, longer rows count more, and there are no parameters.
     """
 
     def __init__(self, targets: Targets, estimate: Literal["plain", "debiased"]):
@@ -47,5 +47,5 @@ class CentredKernelAlignment(Transfer):
 
 
 def _unit_trace(matrix: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
-    """CKA does not see scale, but float32 does: squares of the entries of a tiny matrix would vanish."""
+    """CKA does not depend on scale, but in float32 the squares of tiny entries would become 0."""
     return matrix / matrix.trace().clamp_min(TINY)

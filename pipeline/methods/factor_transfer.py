@@ -19,11 +19,11 @@ class Settings(params.Settings):
     """The teachers' features are raw, as published.
 
     Attributes:
-        learning_rate: of the translator, which learns with the student.
-        paraphraser_learning_rate: of Adam, for each teacher's paraphraser, which learns before.
+        learning_rate: of the translator, which is trained with the student.
+        paraphraser_learning_rate: of Adam, for each teacher's paraphraser, which is trained before the student.
         batch_size: of the paraphrasers, on training rows in their order.
-        epochs: at most, of a paraphraser.
-        patience: a paraphraser stops so many epochs after its best error on validation rows, and goes back to it.
+        epochs: most epochs of a paraphraser.
+        patience: epochs without a lower error on validation rows before a paraphraser stops; the best one is kept.
     """
 
     learning_rate: float = Field(1e-2, gt=0)
@@ -60,12 +60,12 @@ class Paraphraser(nn.Module):
         )  # fmt: skip
 
     def error(self, raw: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-        """Mean squared error of the features that are decoded from their factor."""
+        """Mean squared error of features decoded from their factor."""
         return F.mse_loss(self.decode(self.encode(raw)), raw)
 
 
 class FactorTransfer(Transfer):
-    """mean over rows of |p / |p|_2 - q / |q|_2|_1: p is the translator's output, q the teachers' factors side by side.
+    """mean over rows of |p / |p|_2 - q / |q|_2|_1: p is the translator's output, q the concatenated factors.
 
     The translator is d -> d -> m -> m with ReLU between, m the width of q. Its last weights start at 0: at first
     its output is the same for every row, and only the translator learns.

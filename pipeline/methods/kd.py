@@ -8,15 +8,15 @@ from pipeline.methods._targets import Targets, TargetSettings
 
 
 class Settings(TargetSettings):
-    """Targets as in `TargetSettings`. Raw features have any scale, and so has the penalty; standardise to compare."""
+    """Targets as in `TargetSettings`. The penalty has the features' scale; standardise them to compare weights."""
 
     def build(self, context: Context) -> Transfer:
-        """A fresh map, initialised from torch's current random state."""
+        """A new map, initialised from torch's current random state."""
         return FeatureDistillation(Targets(self, context), context.student_width)
 
 
 class FeatureDistillation(Transfer):
-    """mean((W f + b - t)^2) over all elements, t the teachers' targets side by side, W and b learned."""
+    """mean((W f + b - t)^2) over all elements, t the teachers' concatenated targets, W and b learned."""
 
     def __init__(self, targets: Targets, student_width: int):
         super().__init__()

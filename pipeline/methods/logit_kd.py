@@ -10,10 +10,10 @@ from pipeline.tasks import Task
 
 
 class Settings(OutputSettings):
-    """Keys of the method, and whose outputs the student follows.
+    """Keys of the method, and which outputs the student follows.
 
     Attributes:
-        temperature: softens both sides; its square multiplies the penalty, so that the gradient keeps its size.
+        temperature: softens both sides; the penalty is multiplied by its square, so the gradient keeps its size.
     """
 
     temperature: float = Field(4.0, gt=0)
@@ -23,7 +23,7 @@ class Settings(OutputSettings):
 
 
 class LogitDistillation(Transfer):
-    """The task's divergence between the student's outputs and those of the teachers together, at one temperature.
+    """The task's divergence between the student's outputs and the teachers' combined outputs, at one temperature.
 
     For classification it is T^2 * mean over rows of KL(softmax(t / T) || softmax(s / T)): s are the student's logits, t
     the mean over the sources of the log-softmax of their probes' or heads' logits.

@@ -10,22 +10,22 @@ from pipeline.methods._targets import OutputSettings, TeacherOutputs
 from pipeline.tasks import Task
 
 TASKS = ("classification",)
-"""See `pipeline.methods`: the logits of independent labels, or an amount, are not on one scale within a row."""
+"""See `pipeline.methods`. In other tasks, the outputs of a row are not on one scale."""
 
 EPSILON = 1e-7
 
 
 class Settings(OutputSettings):
-    """Keys of the method, and whose outputs the student follows.
+    """Keys of the method, and which outputs the student follows.
 
     Attributes:
-        temperature: standardised logits are at most (C - 1) / sqrt(C): the more classes C, the higher makes sense.
+        temperature: standardised logits are at most (C - 1) / sqrt(C), so more classes C allow a higher one.
     """
 
     temperature: float = Field(2.0, gt=0)
 
     def build(self, context: Context) -> Transfer:
-        """Raises: UserError: there are one or two outputs; of two standardised logits only the sign is left."""
+        """Raises `UserError` for fewer than three outputs: of two standardised logits only the sign is left."""
         if len(context.task.outputs) < 3:
             raise UserError(
                 "logit_standardisation needs three outputs or more: of two standardised logits only the sign is left; "

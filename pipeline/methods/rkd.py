@@ -14,7 +14,7 @@ from pipeline.methods import Context, Signals, Transfer, full_precision
 from pipeline.methods._targets import Targets, TargetSettings
 
 ENTRIES = 1 << 22
-"""Angles held at a time, of the n^3 there are."""
+"""Angles in memory at a time, of n^3."""
 
 
 class Settings(TargetSettings):
@@ -41,10 +41,10 @@ class Settings(TargetSettings):
 class RelationalDistillation(Transfer):
     """distance_weight * mean_ij h(d_ij - d'_ij) + angle_weight * mean_ijk h(a_ijk - a'_ijk), h the smooth L1 loss.
 
-    d_ij is the distance of rows i and j over the mean distance of the rows that differ; a_ijk is the cosine at row i
-    between the ways to j and k, and 0 where one of them is no way at all. Primes are the targets side by side. Angles
-    come from the Gram matrix, (G_jk - G_ij - G_ik + G_ii) / (d_ij d_ik), and the n^3 of them are held a part at a time,
-    in the backward pass again, so that memory does not grow with n^3.
+    d_ij is the distance between rows i and j over the mean distance of rows that differ; a_ijk is the cosine of the
+    angle at row i between the directions to j and k, and 0 if row j or k equals row i. Primes are the concatenated
+    targets. Angles come from the Gram matrix, (G_jk - G_ij - G_ik + G_ii) / (d_ij d_ik). They are computed in parts,
+    and again in the backward pass, so that memory does not grow with n^3.
     """
 
     def __init__(self, targets: Targets, distance_weight: float, angle_weight: float):
@@ -82,7 +82,7 @@ def _relative(distances: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
 
 
 def _angles(centred_gram: Float[Tensor, "n n"], distances: Float[Tensor, "n n"], at: slice) -> Float[Tensor, "m n n"]:
-    """Cosines at some of the rows between the ways to all pairs of rows."""
+    """Cosines of the angles at some rows between the directions to all pairs of rows."""
     here, away = centred_gram[at], distances[at]
     square = centred_gram.diagonal()[at]
     inverse = torch.where(away > 0, 1 / torch.where(away > 0, away, 1), 0)

@@ -1,4 +1,4 @@
-"""What sources know of the task: probes on their features, and which sources to use."""
+"""How useful sources are for the task: probes on their features, and which sources to use."""
 
 from pipeline.probing.probe import Probe, ProbeKind
 from pipeline.probing.probes import ProbeResult, ProbeSettings, probe

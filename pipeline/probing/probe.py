@@ -1,4 +1,4 @@
-"""The probe of one source on one split, as a module: from raw features to the outputs of the task."""
+"""The probe of one source on one split, as a module that maps raw features to outputs of the task."""
 
 from typing import Literal
 
@@ -24,7 +24,7 @@ class Probe(nn.Module):
         sharpness: of the kernel [].
         linear_weight, linear_bias, kernel_weight, kernel_bias: see above.
         linear_std, kernel_std: standard deviation of each output over the training rows [C]; never 0.
-        linear_val_loss, kernel_val_loss: of each kind, on the validation rows [].
+        linear_val_loss, kernel_val_loss: loss of each kind on the validation rows [].
     """
 
     mean: Tensor
@@ -50,10 +50,9 @@ class Probe(nn.Module):
         """Outputs of raw features.
 
         Args:
-            raw: features as the store has them.
+            raw: features from the store.
             kind: of probe.
-            folds: the fold of each row: its output is that of the fit without this fold; -1 is the fit on all rows.
-                None is -1 for every row.
+            folds: for each row, use the fit without this fold; -1 uses the fit on all rows. None is -1 for every row.
         """
         rows = (raw - self.mean) / self.std
         if kind == "kernel":
@@ -70,9 +69,9 @@ class Probe(nn.Module):
     def directions(self, kind: ProbeKind) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
         """Shift and scale that turn outputs into task directions: (outputs - shift) * scale.
 
-        Those of the linear probe are the products of x with the unit-norm rows of its weight, those of the kernel probe
-        are its outputs; both with standard deviation 1 over the training rows.
+        For the linear probe they are the products of x with the unit-norm rows of its weight, for the kernel probe its
+        outputs; both have standard deviation 1 over the training rows.
         """
         bias, std = self.get_buffer(f"{kind}_bias")[0], self.get_buffer(f"{kind}_std")
-        # Dividing x w by |w| and then by the standard deviation of the quotient is dividing by that of x w.
+        # Dividing x w by |w|, and then by the standard deviation of that, equals dividing by the deviation of x w.
         return (bias if kind == "linear" else torch.zeros_like(bias)), 1 / std

@@ -1,9 +1,9 @@
 """Fitting probes: linear and kernel models on one source's features, per split.
 
-A probe sees the labels of the labelled training rows only; validation rows choose its strength. The linear one is the
-reference that the report compares students with and gives task directions; both give outputs for methods that follow
-them, cross-fitted where asked. So outputs of every row are computed here, once, and kept next to the probe; and of
-every view of every row that the store has, by the same probe, which was fitted on clean rows.
+A probe is fitted on the labelled training rows; validation rows choose its strength. The report compares students with
+the linear probe, which also gives task directions. Methods follow the outputs of either probe, cross-fitted if asked
+for. So the outputs for all rows are computed here, once, and saved with the probe. If the store has views, the same
+probe, fitted on clean rows, also gives outputs for every view.
 """
 
 import shutil
@@ -33,7 +33,7 @@ from pipeline.store import Reader, SourceFeatures
 from pipeline.verified import checksums
 
 BLOCK = 8192
-"""Rows whose features are held at a time while outputs are computed."""
+"""Rows whose features are in memory at a time while outputs are computed."""
 
 KINDS: tuple[ProbeKind, ...] = ("linear", "kernel")
 
@@ -44,11 +44,12 @@ class ProbeSettings(Settings):
     Attributes:
         strengths: candidates for the inverse of the L2 penalty on standardised features; one is chosen on validation
             rows.
-        sharpness: of the kernel probe's radial kernel on unit rows: candidates, one is chosen on validation rows.
-        kernel_strengths: the strengths of the kernel probe.
-        kernel_rows: the kernel probe learns from at most so many labelled rows, a random sample: its cost grows with
-            rows times landmarks.
-        landmarks: at most so many of those span the kernel probe.
+        sharpness: candidates for the sharpness of the kernel probe, whose kernel is radial on unit rows; one is chosen
+            on validation rows.
+        kernel_strengths: `strengths` for the kernel probe.
+        kernel_rows: most labelled rows that the kernel probe is fitted on, a random sample; its cost grows with rows
+            times landmarks.
+        landmarks: most rows of these that span the kernel probe.
     """
 
     strengths: list[float] = Field(default=[1e-4, 1e-3, 1e-2, 1e-1, 1.0], min_length=1)
@@ -72,11 +73,11 @@ class ProbeResult:
 def probe(teacher: str, settings: ProbeSettings, project: Project = Project()) -> ProbeResult:
     """Fit the probes of a teacher on every split; write probes/<teacher>/.
 
-    Every head of its store that is one vector per row is a source and gets a probe, whether or not a run uses it yet:
-    so the result does not depend on the runs, and adding one needs no new probe.
+    Every head of its store with one vector per row is a source and gets a probe, whether or not a run uses it: so the
+    result does not depend on the runs, and adding a run needs no new probe.
 
     Raises:
-        UserError: the store is missing, of another dataset, or has no such head; the labels are not enough; or the
+        UserError: the store is missing, of another dataset, or has no such head; there are too few labels; or the
             features are the same for all rows.
     """
     data, sources = Dataset.open(project.data), SourceFeatures.all_of(project, teacher)
@@ -152,7 +153,7 @@ def _write_views(
     folder: Path,
     title: str,
 ) -> None:
-    """Write the outputs of every split's probe for views of all rows, whose features are in these heads."""
+    """Write the outputs of every split's probe for views of all rows; these heads hold the views' features."""
     for view, head in enumerate(heads, 1):
         reader = features.store.reader(head)
         reader.verify_in_background()
@@ -167,7 +168,7 @@ def _write_views(
 
 @dataclass(frozen=True)
 class Fitted:
-    """The probe of one split, without the spread of its outputs, and the fits that it is made of."""
+    """The probe of one split, without the spread of its outputs, and the fits it consists of."""
 
     module: Probe
     linear: Linear
@@ -178,7 +179,7 @@ def fit(data: Dataset, number: int, reader: Callable[[np.ndarray], np.ndarray], 
     """Fit the probe of one split on features that `reader` gives for rows.
 
     Raises:
-        UserError: there are no validation rows, the labels are not enough, or the features are the same for all rows.
+        UserError: there are no validation rows, too few labels, or the features are the same for all rows.
     """
     split, task = data.split(number), data.task
     if not len(split.val):
@@ -214,7 +215,7 @@ def fit(data: Dataset, number: int, reader: Callable[[np.ndarray], np.ndarray], 
 
 
 def training_labels(data: Dataset, number: int) -> np.ndarray:
-    """The labels of a split's labelled training rows. Raises `UserError` if they are not enough for a probe."""
+    """The labels of a split's labelled training rows. Raises `UserError` if there are too few for a probe."""
     labels: np.ndarray = data.labels[data.split(number).labelled]
     data.task.check_training(labels, f"split {number}")
     return labels
@@ -242,7 +243,7 @@ def _write_outputs(
     with ExitStack() as stack, progress(title, rows, "rows") as advance:
 
         def array(path: Path, length: int) -> BinaryIO:
-            """The file of an array that is filled from its first row on. A map would end the process on a full disk."""
+            """The file of an array, written row by row. With a memory map, a full disk would kill the process."""
             file = stack.enter_context(path.open("wb"))
             header = {"descr": "<f4", "fortran_order": False, "shape": (length, width)}
             np.lib.format.write_array_header_1_0(file, header)
@@ -281,7 +282,7 @@ def _spread(moments: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _sample(strata: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """At most so many numbers of rows, in random order, but at least one of every stratum."""
+    """Numbers of at most `most` rows, in random order, but at least one of every stratum."""
     order = np.random.default_rng(seed).permutation(len(strata))
     _, first = np.unique(strata[order], return_index=True)
     rest = np.delete(order, first)

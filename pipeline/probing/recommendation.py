@@ -1,6 +1,6 @@
-"""Which sources to use, and why: the smallest subset whose score the noise cannot distinguish from the best one's.
+"""Which sources to use, and why: the smallest subset whose score is within the noise of the best one.
 
-Only validation scores and costs count; test scores are in the same records and are not read.
+Only validation scores and costs count. Test scores are in the same records and are not used.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,12 +27,12 @@ def recommend(
 ) -> tuple[SubsetRecord, tuple[str, ...]]:
     """The subset to use, and the reasons in one to three sentences.
 
-    Of the subsets within the noise of the best one, those of the fewest sources are taken, and of these the best.
+    Among the subsets within the noise of the best one, the best of those with the fewest sources.
     """
     ranked = sorted(subsets, key=ranking_key(metric))
     best = ranked[0]
     inside = [subset for subset in ranked if subset.inside_noise]
-    chosen = min(inside, key=lambda subset: len(subset.sources))  # min keeps the first, which is the best of its size
+    chosen = min(inside, key=lambda subset: len(subset.sources))  # min takes the first, which is the best of its size
     if len(subsets) == 1:
         knn = chosen.mean("knn_val", metric.name)
         return chosen, (
@@ -45,7 +45,7 @@ def recommend(
 
 
 def _standing(chosen: SubsetRecord, best: SubsetRecord, ranked: Sequence[SubsetRecord], metric: Metric) -> str:
-    """Its score, and how that compares with the best, or with the best of the smaller ones."""
+    """Its score, compared with that of the best subset, or of the best smaller one."""
     alone = " alone" if len(chosen.sources) == 1 else ""
     score = _shown(_score(chosen, metric), metric)
     text = f"Use {chosen.name}{alone}: the validation {metric.label} of its probe is {score}, "
@@ -57,12 +57,12 @@ def _standing(chosen: SubsetRecord, best: SubsetRecord, ranked: Sequence[SubsetR
         return f"{text}."
     text += ", and no smaller one is within the noise of it"
     if smaller[0].sources == chosen.best_part and len(chosen.sources) == 2:
-        return f"{text}."  # the next sentence has their difference
+        return f"{text}."  # the next sentence gives their difference
     return f"{text} (the next is {smaller[0].name}: {_points(smaller[0].against_best, metric)})."
 
 
 def _second(ranked: Sequence[SubsetRecord], pairs: Sequence[PairRecord], metric: Metric) -> str:
-    """What the best pair gains over the better of its two, and whether the two are wrong on the same rows."""
+    """What the best pair gains over its better source, and whether both are wrong on the same rows."""
     pair = next(subset for subset in ranked if len(subset.sources) == 2)
     assert pair.gain is not None and pair.best_part is not None
     helps = pair.gain.mean > 0 if metric.higher_is_better else pair.gain.mean < 0
@@ -82,7 +82,7 @@ def _second(ranked: Sequence[SubsetRecord], pairs: Sequence[PairRecord], metric:
 
 
 def _cost(chosen: SubsetRecord, best: SubsetRecord, inside: Sequence[SubsetRecord]) -> str:
-    """What the choice saves, or what another choice of the same size would."""
+    """What the choice saves, or what another choice of the same size would save."""
     if chosen is not best:
         return f"{chosen.name} takes {_share(chosen, best)} of the bytes a row of {best.name}."
     same = [subset for subset in inside if len(subset.sources) == len(chosen.sources) and subset is not chosen]

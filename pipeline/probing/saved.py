@@ -30,8 +30,8 @@ from pipeline.store import SourceFeatures
 from pipeline.verified import VerifiedFiles
 
 OutputKind = Literal["linear", "linear_crossfit", "kernel", "kernel_crossfit"]
-"""Outputs of a probe. Cross-fitted ones of a labelled training row come from the fit without the row's fold, and are
-otherwise the same: what a probe outputs for rows that it was fitted on repeats their labels."""
+"""Kinds of a probe's outputs. Cross-fitted outputs for a labelled training row come from the fit without its fold,
+because a probe repeats the labels of rows that it was fitted on. For other rows they are the same."""
 
 OUTPUT_KINDS: tuple[OutputKind, ...] = get_args(OutputKind)
 
@@ -39,7 +39,7 @@ MODULE, VIEWS = "probe.safetensors", "views.json"
 
 
 def fitted_on(data: Dataset, split: int, features: SourceFeatures) -> dict[str, str]:
-    """What a probe depends on besides settings: features, rows, roles and visible labels."""
+    """What a probe depends on apart from settings: features, rows, roles and visible labels."""
     return {"features": features.digest, "split": data.split_digest(split)}
 
 
@@ -62,11 +62,11 @@ class SavedProbe:
         features: of the source.
         split: its number.
         data: the dataset.
-        views: heads of the store with features of views of these rows, whose outputs are needed as well.
+        views: heads of the store with views of these rows, whose outputs are needed too.
 
     Raises:
         UserError: there is none, it has no outputs for these views, it is damaged, or it was fitted on other features,
-            rows or labels: the test rows of another split may have been its training rows.
+            rows or labels; it could then have been fitted on test rows.
     """
 
     def __init__(
@@ -115,12 +115,12 @@ class SavedProbe:
     def outputs(
         self, rows: np.ndarray, kind: OutputKind = "linear", views: np.ndarray | None = None
     ) -> Float[np.ndarray, "n c"]:
-        """Outputs for rows of the dataset, in the order given; read from the disk, nothing is computed.
+        """Outputs for rows of the dataset, in the order given, read from disk.
 
         Args:
             rows: their numbers.
-            kind: which outputs.
-            views: the number of the view of each row; clean rows if None.
+            kind: of outputs.
+            views: the view's number for each row; clean rows if None.
 
         Raises:
             UserError: the files are missing or damaged.

@@ -1,12 +1,12 @@
-"""Choosing sources before any student is trained: what each of them, and subsets of them, know of the task.
+"""Choosing sources before any student is trained: how useful each source, and each subset, is for the task.
 
-Every subset is scored on every split, its features side by side: by a linear probe, by nearest neighbours and by LogME.
-Labels come from the labelled training rows; validation rows choose strengths, numbers of neighbours and the
-recommendation; test rows are scored for the reader and choose nothing. Pairs of sources, and sources and untrained
-students, are compared by debiased CKA, which needs no labels.
+Every subset is scored on every split, with concatenated features, by a linear probe, nearest neighbours and LogME. All
+are fitted on the labelled training rows. Validation rows choose strengths, numbers of neighbours and the
+recommendation. Test scores are only shown. Pairs of sources, and sources and untrained students, are compared by
+debiased CKA, which needs no labels.
 
-Labelled and validation features are held in memory, as the probe needs them; test rows pass in blocks, and neighbours
-are searched and kernels compared on samples of a bounded size.
+Labelled and validation features are held in memory for the probe; test rows are read in blocks. Neighbours and kernels
+use samples of a bounded size.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,7 +46,7 @@ from pipeline.store import SourceFeatures
 from pipeline.students import student_blueprint, student_outputs
 
 BLOCK = 1024
-"""Rows whose features, and whose cosines with the bank, are held at a time."""
+"""Rows whose features, and cosines with the bank, are in memory at a time."""
 
 Names = tuple[str, ...]
 
@@ -58,8 +58,8 @@ class AssessSettings(Settings):
         neighbours: candidates for how many neighbours vote; one is chosen on validation rows.
         neighbour_rows: labelled rows that neighbours are searched in, at most.
         kernel_rows: training rows that CKA compares, at most; its time grows with their square.
-        exhaustive: up to so many sources all subsets are scored; of more, single ones, pairs, and from the best pair
-            on the source that adds most, for as long as one adds anything on validation rows.
+        exhaustive: with up to this many sources, all subsets are scored. With more: single sources, pairs, and then,
+            from the best pair on, the source that adds most, as long as one adds anything on validation rows.
     """
 
     neighbours: list[int] = Field(default=[1, 3, 5, 10, 20, 50], min_length=1)
@@ -106,7 +106,7 @@ class SplitFeatures:
         self.targets = data.task.targets(self.labels)
         self.scaled_targets = data.split_task(number).targets(self.labels)
         self.readers = {name: features.reader() for name, features in sources.items()}
-        # The probe stage has been through all training rows; its statistics are those of this split, or it is refused.
+        # The means and deviations over all training rows; probes of another split are refused.
         self.probes = {name: SavedProbe(project, features, number, data).module for name, features in sources.items()}
 
     def raw(self, source: str, rows: np.ndarray) -> np.ndarray:
@@ -115,10 +115,9 @@ class SplitFeatures:
         return features
 
     def standardised(self, sources: Names, rows: np.ndarray, equal_norms: bool = False) -> np.ndarray:
-        """Features side by side [n, sum of D], each with mean 0 and variance 1 over the training rows.
+        """Concatenated features [n, sum of D], each with mean 0 and variance 1 over the training rows.
 
-        With `equal_norms` each source's rows are divided by their mean norm, so that a wide one counts no more than
-        others.
+        With `equal_norms`, each source's rows are divided by their mean norm, so that wide sources do not count more.
         """
         blocks = []
         for source in sources:
@@ -207,7 +206,7 @@ def assessed_sources(params: Params) -> list[Source]:
     """The sources to assess: per teacher its pooled features, or its first head if it keeps none, and those of runs.
 
     Raises:
-        UserError: there are no teachers, or a run names a source in another way than TEACHER or TEACHER/HEAD.
+        UserError: there are no teachers, or a run names a source in another form than TEACHER or TEACHER/HEAD.
     """
     teachers = params.section("teachers")
     if not teachers:
@@ -224,7 +223,7 @@ def assessed_sources(params: Params) -> list[Source]:
 
 
 def _search(sources: Names, score: Callable[[Names], Scored], few: bool, metric: Metric) -> dict[Names, Scored]:
-    """The scores of all subsets of a few sources; of many, of single ones, pairs, and the path of best additions."""
+    """The scores of all subsets if there are few sources; otherwise of single ones, pairs, and the best additions."""
     scored: dict[Names, Scored] = {}
     for size in range(1, (len(sources) if few else 2) + 1):
         scored |= {subset: score(subset) for subset in combinations(sources, size)}
@@ -248,7 +247,7 @@ def _search(sources: Names, score: Callable[[Names], Scored], few: bool, metric:
 def _score(
     split: SplitFeatures, subset: Names, strengths: Sequence[float], numbers: Sequence[int]
 ) -> tuple[SubsetScores, np.ndarray, np.ndarray | None]:
-    """A subset on one split; the primary score of its probe on every validation row, and which it has right."""
+    """The scores of a subset on one split; its probe's primary score on every validation row, and which are right."""
     task, rows = split.data.task, split.split
     val_labels, test_labels = split.data.labels[rows.val], split.data.labels[rows.test]
     train, val = (split.standardised(subset, some) for some in (rows.labelled, rows.val))
@@ -259,7 +258,7 @@ def _score(
     tried = sorted({min(number, len(bank)) for number in numbers})
 
     def neighbours(some: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
-        """Outputs [k, n, C] by the mean of the neighbours' targets."""
+        """Outputs [k, n, C]: the mean of the neighbours' targets."""
         near = [
             vote(bank, split.targets[split.bank], unit(split.standardised(subset, block, equal_norms=True)), numbers)
             for block in _blocks(some)
@@ -267,7 +266,7 @@ def _score(
         return np.concatenate(near, axis=1)
 
     knn = [task.score(outputs, val_labels) for outputs in neighbours(rows.val, tried)]
-    best = 0  # the fewest neighbours of those that tie
+    best = 0  # among ties, the fewest neighbours
     for number, score in enumerate(knn):
         best = number if task.better(score, knn[best]) else best
     test: dict[str, float] = {}
@@ -290,10 +289,10 @@ def _score(
 
 
 def _raw(split: SplitFeatures, subset: Names) -> Tensor:
-    """Raw features of the labelled rows side by side, each source's divided by their root mean square norm.
+    """Concatenated raw features of the labelled rows, each source's divided by their root mean square norm.
 
-    LogME is defined on features that are not centred, and does not depend on their common scale. Of several sources,
-    the one with the longest rows would decide alone.
+    LogME is defined on features that are not centred, and does not depend on a common scale. Without the division, the
+    source with the longest rows would dominate.
     """
     blocks = [split.raw(source, split.split.labelled) for source in subset]
     return torch.from_numpy(
@@ -302,7 +301,7 @@ def _raw(split: SplitFeatures, subset: Names) -> Tensor:
 
 
 def _subsets(scored: dict[Names, Scored], sources: Sequence[SourceRecord], metric: Metric) -> tuple[SubsetRecord, ...]:
-    """The scores with what each subset costs and how it compares with the best one and with its own best part."""
+    """The scores, the cost of each subset, and its comparisons with the best one and with its own best part."""
     costs = {source.name: source for source in sources}
     key = ranking_key(metric)
     found: dict[Names, SubsetRecord] = {}
@@ -328,7 +327,7 @@ def _subsets(scored: dict[Names, Scored], sources: Sequence[SourceRecord], metri
 def _alignments(
     splits: Sequence[SplitFeatures], names: Names, scored: dict[Names, Scored], params: Params
 ) -> tuple[tuple[PairRecord, ...], tuple[StartRecord, ...]]:
-    """Debiased CKA between sources, and of sources to untrained students, split by split."""
+    """Debiased CKA between sources, and between sources and untrained students, per split."""
     students = [name for name in params.values.get("students") or () if _reads_rows(name, params)]
     device = params.read(Machine, "machine").torch_device()
     pairs: dict[tuple[str, str], list[float]] = {pair: [] for pair in combinations(names, 2)}
@@ -359,7 +358,7 @@ def _pair(pair: tuple[str, str], cka: tuple[float, ...], scored: dict[Names, Sco
 
 
 def _reads_rows(student: str, params: Params) -> bool:
-    """Whether it has features of its own of the rows, instead of reading those of teachers."""
+    """Whether it computes features from rows, instead of reading those of teachers."""
     family, _ = params.plugin("students", f"students.{student}")
     return bool(family.KIND != "features")
 
@@ -369,7 +368,7 @@ def _kernel(features: Tensor) -> Tensor:
 
 
 def _initial(student: str, split: SplitFeatures, params: Params, device: torch.device) -> Tensor:
-    """Features of the sample from the student as training with the split's number for a seed would start it."""
+    """Features of the sample from an untrained student, initialised as in training with the split's number as seed."""
     where = f"students.{student}"
     blueprint = student_blueprint(params.section(where), f"{params.source}: {where}", split.data, split.split.train)
     torch.manual_seed(split.number)

@@ -1,4 +1,4 @@
-"""What a run is, and what its result depends on; read without torch."""
+"""What a run is, and what its result depends on. Needs no torch."""
 
 from pipeline.runs.bundle import Bundles, join, probe_digest
 from pipeline.runs.config import LOGITS, Candidate, Run, Term, label, open_features, read_run, run_views, settings_label

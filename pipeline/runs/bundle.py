@@ -1,9 +1,8 @@
-"""Between the stores and the runs: one small file per run with digests of everything that its result depends on.
+"""Bundles: one small file per run, with digests of everything that its result depends on.
 
-A run may use several teachers, and DVC cannot make a list of them into dependencies. So a run depends on its bundle:
-digests of just its teachers' features and probes, and of just the plug-ins it uses. A bundle that comes out the same
-byte for byte, as when a teacher was added that the run does not use, leaves the run alone. Reads metadata only, without
-torch.
+A run may use several teachers, and DVC cannot expand a list into dependencies. So a run depends on its bundle: digests
+of its teachers' features and probes, and of the plug-ins that it uses. If a bundle does not change, for example because
+a new teacher is not used by the run, DVC does not train the run again. Only metadata is read, and no torch is needed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from pipeline.store import SourceFeatures
 
 @dataclass(frozen=True)
 class Bundles:
-    """What `join` returns: the runs it wrote a bundle for, and which of those bundles changed."""
+    """What `join` returns: the runs that it wrote bundles for, and which of the bundles changed."""
 
     runs: list[str]
     changed: list[str]
@@ -34,11 +33,11 @@ class Bundles:
 
 
 def join(params: Params, project: Project = Project()) -> Bundles:
-    """Write the bundle of every run of params.yaml, and remove those of runs that are gone.
+    """Write the bundle of every run of params.yaml, and remove bundles of other runs.
 
     Raises:
-        UserError: a run names what does not exist, or the stores of its teachers are missing, incomplete or of another
-            dataset, or lack a head that the run reads.
+        UserError: a run names something that does not exist, or the stores of its teachers are missing, incomplete or
+            of another dataset, or lack a head that the run reads.
     """
     data, code = Dataset.open(project.data), Code()
     names = list(params.section("runs"))
@@ -68,19 +67,19 @@ def join(params: Params, project: Project = Project()) -> Bundles:
 
 
 def _digests(features: SourceFeatures, seen: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Digests of the features of a source, of clean rows and of views. Other heads of the store do not count."""
+    """Digests of the features of a source: clean rows, and views. Other heads of the store are not included."""
     store = features.store
     found = {"recipe": store.recipe_digest, "content": features.digest}
     return found | {head: store.head_digest(head) for head in features.check_views(seen)}
 
 
 def _probe(project: Project, source: Source, run: Run) -> dict[str, str]:
-    """The digest of the probes of a source; a teacher's own outputs need none."""
+    """The digest of the probes of a source; a teacher's own outputs have no probe."""
     return {"probe": probe_digest(project, source)} if source in run.sources else {}
 
 
 def probe_digest(project: Project, source: Source) -> str:
-    """A digest of the probes of a source: of their record, which holds their scores and the checksums of their files.
+    """The digest of a source's probes: that of their record, which has their scores and the checksums of their files.
 
     Raises:
         UserError: there is no probe, or its record is damaged.

@@ -1,6 +1,6 @@
-"""What a run is: a student, the teachers it learns from, and the methods by which it does.
+"""What a run is: a student, the teachers it learns from, and the methods.
 
-Read without torch, because `join` needs it often and quickly.
+Needs no torch, so that `join` is quick.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,14 +26,14 @@ LOGITS = "logits"
 
 
 class Term(Settings):
-    """One method of a run, its weight, and the method's own settings under their own names.
+    """One method of a run: its weight, and the method's own settings by name.
 
     Attributes:
         name: the file in pipeline/methods/.
         weight: multiplies the penalty; a list is searched on validation rows; `auto` makes the list, see
             `pipeline.training.auto_weight`.
         schedule: how the weight changes over training; see `pipeline.functional.schedules`.
-        options: the method's own settings, read by the method.
+        options: the method's own settings, checked by the method.
     """
 
     name: str
@@ -49,13 +49,13 @@ class Run(Settings):
         student: a key of `students`.
         teachers: keys of `teachers`, in the order that methods see them; `minilm/layer:4` is a head of one.
         methods: by name, `{weight, schedule, ...the method's own settings}`, such as `{aft: {weight: auto}}`; or a
-            list of the same, each with its `name`. Without methods, it is plain training.
-        shuffle_teachers: give every training row the features of another one, as a control: what remains of a
-            method's gain then does not come from what the teacher knows.
+            list of the same, each with its `name`. Without methods it is plain training.
+        shuffle_teachers: give every training row the features of another one, as a control: a gain that remains does
+            not come from the teacher's knowledge of the row.
         train: settings of the `train` section that this run changes.
-        search: settings to be tried along with the weights: `student.<key>`, `train.<key>` or `methods.<name>.<key>`,
-            each with a list of values. Give every run of a student the same search of the first two, plain training
-            too, or they are not tuned equally.
+        search: settings to search along with the weights: `student.<key>`, `train.<key>` or `methods.<name>.<key>`,
+            each with a list of values. Give all runs of a student, plain training too, the same search of student and
+            train settings, so that they are tuned equally.
     """
 
     student: str
@@ -83,14 +83,14 @@ class Run(Settings):
 
     @property
     def own_outputs(self) -> tuple[Source, ...]:
-        """Per source, its teacher's own outputs for the task, `TEACHER/logits`, where a method has `logits: head`."""
+        """Per source, its teacher's own outputs for the task, `TEACHER/logits`, if a method has `logits: head`."""
         asked = [term.options.get("logits") for term in self.methods]
         asked += [value for term in self.methods for value in self.search.get(f"methods.{term.name}.logits", [])]
         return tuple(replace(source, head=LOGITS) for source in self.sources) if "head" in asked else ()
 
     @property
     def reads(self) -> tuple[Source, ...]:
-        """All sources that it reads, each once: its teachers, and their own outputs where a method follows them."""
+        """All sources that it reads, each once: its teachers, and their own outputs if a method follows them."""
         return tuple(dict.fromkeys((*self.sources, *self.own_outputs)))
 
     def combinations(self) -> list["Candidate"]:
@@ -99,13 +99,13 @@ class Run(Settings):
         return [Candidate((), settings) for settings in tried]
 
     def candidates(self, weights: Callable[["Candidate"], list[list[float]]] | None = None) -> list["Candidate"]:
-        """Every combination of settings and weights to try, smallest weights first, each once.
+        """Every combination of settings and weights to try, each once, smallest weights first.
 
-        A method of weight 0 has no settings: combinations that differ in those alone are one candidate.
+        A method with weight 0 needs no settings: combinations that differ only in them are one candidate.
 
         Args:
-            weights: per method, the weights to try with a combination of settings; by default those of the run, of
-                which none may still be `auto`.
+            weights: per method, the weights to try with a combination of settings; by default those of the run, none
+                of which may be `auto`.
         """
         tried: dict[Candidate, None] = {}
         for combination in self.combinations():
@@ -114,7 +114,7 @@ class Run(Settings):
                 idle = {f"methods.{term.name}" for term, weight in zip(self.methods, chosen, strict=True) if not weight}
                 settings = [(key, value) for key, value in combination.settings if key.rpartition(".")[0] not in idle]
                 tried[Candidate(chosen, tuple(settings))] = None
-        # The sort is stable, so candidates of the same weights stay in the order of the search.
+        # The sort is stable, so candidates with equal weights stay in the order of the search.
         return sorted(tried, key=lambda candidate: candidate.weights)
 
 
@@ -142,13 +142,13 @@ class Candidate:
 
 
 def label(weights: Sequence[float], settings: Mapping[str, Any] = MappingProxyType({})) -> str:
-    """What tables call a candidate: `10`, `10+1` or `none` without methods, then settings: `10, dropout 0.5`."""
+    """A candidate's name in tables: `10`, `10+1`, or `none` without methods; then settings: `10, dropout 0.5`."""
     named = "+".join(f"{weight:g}" for weight in weights) or "none"
     return ", ".join(filter(None, [named, settings_label(settings)]))
 
 
 def settings_label(settings: Mapping[str, Any]) -> str:
-    """What tables call the settings that a candidate tries: `dropout 0.5, steps 400`; empty if there are none."""
+    """A candidate's settings in tables: `dropout 0.5, steps 400`; empty if there are none."""
     return ", ".join(f"{key.partition('.')[2]} {value}" for key, value in settings.items())
 
 
@@ -176,7 +176,7 @@ def read_run(params: Params, name: str) -> Run:
         nested = any(isinstance(value, list | dict) for value in values)
         if owner not in owners or not setting or key in ("train.seeds", "train.race") or not values or nested:
             raise UserError(
-                f"{where}.search: {key}: {values}; write student.<key>, train.<key> (but not seeds and race) or "
+                f"{where}.search: {key}: {values}; write student.<key>, train.<key> (not train.seeds or train.race) or "
                 "methods.<name of one of the run's methods>.<key>, and a list of numbers or words, such as "
                 "student.dropout: [0.3, 0.6]"
             )
@@ -189,10 +189,10 @@ def read_run(params: Params, name: str) -> Run:
 
 
 def run_views(params: Params, name: str, run: Run) -> Views | None:
-    """The views that a run learns from: those of its teachers that are written with `@`.
+    """The views that a run learns from: those that its teachers are written with, after `@`.
 
     Raises:
-        UserError: teachers of the run differ in their views, or one has not those that the run names.
+        UserError: teachers of the run differ in their views, or one does not have the views that the run names.
     """
     where = f"{params.source}: runs.{name}.teachers"
     families = {source.view for source in run.sources}
@@ -220,8 +220,8 @@ def open_features(run: Run, project: Project, data: Dataset) -> dict[Source, Sou
     """The features of all sources that a run reads, by source.
 
     Raises:
-        UserError: a store is not there or of another dataset, has no such head, or a teacher's own outputs are not as
-            many as the task's.
+        UserError: a store is missing or of another dataset, has no such head, or a teacher has another number of
+            outputs than the task.
     """
     found = {}
     for source in run.reads:
@@ -249,7 +249,7 @@ def _check_own_outputs(project: Project, source: Source, outputs: int) -> None:
 
 
 def _term(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Separate a method's own settings from its name, weight and schedule, which every method has."""
+    """Separate a method's own settings from the name, weight and schedule that every method has."""
     own = {key: value for key, value in values.items() if key in ("name", "schedule")}
     options = {key: value for key, value in values.items() if key not in ("name", "weight", "schedule")}
     weight = values.get("weight")

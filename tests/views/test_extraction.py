@@ -22,6 +22,8 @@ from pipeline.students._images import Images
 from pipeline.teachers import Teacher
 from pipeline.views import Views
 
+from ..conftest import WORDS, write_encoder
+
 CPU = torch.device("cpu")
 SETTINGS = ExtractSettings(dtype="float32", batch_size=16, shard_rows=32)
 
@@ -63,8 +65,9 @@ def image_teacher(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def text_teacher(tiny_encoder: Path) -> Teacher:
-    family, settings = read_plugin("teachers", {"family": "transformers", "model": str(tiny_encoder)}, "teachers.t")
+def text_teacher(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
+    encoder = write_encoder(tmp_path_factory.mktemp("encoder"), WORDS)
+    family, settings = read_plugin("teachers", {"family": "transformers", "model": str(encoder)}, "teachers.t")
     teacher: Teacher = family.load(settings, "float32", CPU)
     return teacher
 
