@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -27,7 +27,7 @@ Head = Literal["pooled", "projected", "cls", "tokens"]
 VOLATILE = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures"}
 """Keys of a config.json that do not change what a model computes."""
 
-RANDOM = ("pooler.", "layernorm.", "head.")
+POOLERS = ("pooler.", "head.")
 """Layers on top of the states, which many checkpoints lack; a model that lacks them is pooled without them."""
 
 
@@ -70,7 +70,7 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Ima
     tower = getattr(model, "vision_model", model)
     projection = getattr(model, "visual_projection", None)
     lacking = _lacking(model, tower, projection, found["missing_keys"])
-    if missing := [key for key in lacking if not key.startswith(RANDOM)]:
+    if missing := [key for key in lacking if not key.startswith(POOLERS)]:
         raise UserError(
             f"{name}: its weights lack {len(missing)} of the model's {len(tower.state_dict())} tensors, such as "
             f"{min(missing)!r}; are their names those of transformers?"
@@ -126,12 +126,13 @@ class ImageTower(Teacher):
                 f"{settings.model}: it cannot take the images of {blank.shape[1]} x {blank.shape[2]} that its "
                 f"processor makes: {one_line(error)}"
             ) from None
-        has = {
+        has: dict[Pooling, bool] = {
             "pooler": whole and outputs.get("pooler_output") is not None,
             "cls": self._prefix(outputs, blank.shape) > 0,
             "mean": True,
         }
-        self.pooling = settings.pooling or next(pooling for pooling, there in has.items() if there)
+        first = next(pooling for pooling, there in has.items() if there)
+        self.pooling: Pooling = first if settings.pooling is None else settings.pooling
         if not has[self.pooling]:
             raise UserError(f"{settings.model}: its weights have no `pooling: {self.pooling}`; leave it out")
         if "cls" in settings.heads and not has["cls"]:
@@ -206,7 +207,7 @@ def _class(config: Any) -> Any:
     return getattr(transformers, named[0]) if named and hasattr(transformers, named[0]) else transformers.AutoModel
 
 
-def _lacking(model: Any, tower: Any, projection: Any, missing: Sequence[str]) -> set[str]:
+def _lacking(model: Any, tower: Any, projection: Any, missing: Collection[str]) -> set[str]:
     """The tensors that the weights lack, by their names in the tower, or of the projection."""
     if tower is model:
         return set(missing)

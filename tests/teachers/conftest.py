@@ -25,7 +25,7 @@ def tiny_tower(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = hf.CLIPConfig(
         text_config={**sizes, "vocab_size": 50, "max_position_embeddings": 8},
-        vision_config={**sizes, "image_size": 32, "patch_size": 8},
+        vision_config={**sizes, "image_size": 32, "patch_size": 8, "projection_dim": 24},
         projection_dim=24,
     )
     torch.manual_seed(0)

@@ -270,6 +270,16 @@ def test_a_size_of_its_own_that_is_costly_is_said(tmp_path: Path) -> None:
     assert load(f"local-dir:{tmp_path}", "pretrained", size=224).notes == ()
 
 
+def test_a_precision_that_changes_the_features_is_said(tmp_path: Path, tiny_vit: Path) -> None:
+    assert load("test_vit", tiny_vit, "bfloat16").notes == ()
+    # A large constant in the middle leaves bfloat16 no bits for what differs.
+    state = load_file(tiny_vit)
+    state["blocks.0.mlp.fc2.bias"][:] = 3e4
+    save_file(state, tmp_path / "w.safetensors")
+    (note,) = load("test_vit", tmp_path / "w.safetensors", "bfloat16").notes
+    assert note.startswith("in bfloat16 its feature of a test image is far from the one in float32 (cosine ")
+
+
 FOUNDATION = [
     "vit_small_patch14_reg4_dinov2",
     "vit_small_patch16_dinov3",
@@ -283,7 +293,7 @@ FOUNDATION = [
 @pytest.mark.parametrize("name", FOUNDATION)
 def test_foundation_models_are_what_timm_alone_gives(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    small = {"depth": 1, "embed_dim": 32, "num_heads": 2} | ({"img_size": 56} if "dinov2" in name else {})
+    small = {"depth": 1, "embed_dim": 32, "num_heads": 2}
     model: Any = library.create_model(name, **small).eval()
     library.models.save_for_hf(model, tmp_path, safe_serialization=True)
     teacher = load(f"local-dir:{tmp_path}", "pretrained", heads=["pooled", "tokens", "layer:1"])
