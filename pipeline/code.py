@@ -153,8 +153,9 @@ class _Import:
     used: bool
 
 
-def _imports(source: str) -> list[_Import]:
-    """What a file imports, at any depth, but for what only a type checker reads."""
+@cache
+def _imports(source: str) -> tuple[_Import, ...]:
+    """What a file imports, at any depth, but for what only a type checker reads. Parsed once in a process."""
     nodes: list[ast.Import | ast.ImportFrom] = []
     used: set[str] = set()
     ahead: list[ast.AST] = [ast.parse(source)]
@@ -176,7 +177,7 @@ def _imports(source: str) -> list[_Import]:
                 found.append(_Import(alias.name, "", 0, bound, bound in used))
             else:
                 found.append(_Import(node.module or "", alias.name, node.level, bound, bound in used))
-    return found
+    return tuple(found)
 
 
 def plugins_of_run(params: Params, run: str) -> list[str]:

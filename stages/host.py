@@ -43,7 +43,8 @@ def ask() -> int | None:
         try:
             host.connect(path)
         except OSError:
-            return None
+            # `aft run` was killed: what DVC goes on to start ends at once, or it would do all the rest.
+            return INTERRUPTED
         # On Ctrl-C the host, which gets it as well, stops the stage and answers.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         request = {"command": sys.argv, "folder": os.getcwd(), "environment": _compared(os.environ)}

@@ -89,11 +89,15 @@ def test_what_dvc_sets_is_no_difference(repro: Callable[..., int], tmp_path: Pat
     assert (tmp_path / "out").read_text().endswith("asked\n")
 
 
-def test_without_a_host_a_command_runs_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_a_host_a_command_runs_by_itself(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv(host.ADDRESS, raising=False)
     assert host.ask() is None
+
+
+def test_a_command_whose_host_was_killed_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """DVC outlives a killed `aft run`, and would do all the rest."""
     monkeypatch.setenv(host.ADDRESS, str(tmp_path / "gone"))
-    assert host.ask() is None
+    assert host.ask() == 130
 
 
 def test_a_stage_ends_with_the_command_that_asked_for_it_and_nothing_follows(repro: Callable[..., int], tmp_path: Path):

@@ -4,7 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -97,21 +98,31 @@ list(engine("local")(partial(Sleeper, Path(sys.argv[1])), range(2), 2))
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_workers_end_with_their_parent_however_it_ends(tmp_path: Path, number: signal.Signals):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("send", [os.kill, os.killpg])
+def test_no_process_is_left_when_the_parent_ends_however_it_ends(
+    tmp_path: Path, number: signal.Signals, send: Callable[[int, int], None]
+):
+    """Ctrl-C in a terminal reaches the whole group, `kill` one process."""
     (tmp_path / "sleeper.py").write_text(SLEEPER)
     folder = tmp_path / "workers"
     folder.mkdir()
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
-    with subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder)], env=environment) as parent:
+    command = [sys.executable, "-c", SCRIPT, str(folder)]
+    with subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL) as parent:
         wait_until(lambda: len(list(folder.iterdir())) == 2, parent)
-        parent.send_signal(number)
-    workers = [int(path.name) for path in folder.iterdir()]
-    wait_until(lambda: not any(map(alive, workers)))
+        assert len(alive(parent.pid)) > 2
+        send(parent.pid, number)
+    wait_until(lambda: not alive(parent.pid))
 
 
-def alive(process: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+def alive(session: int) -> list[str]:
+    """The processes of a session that have not ended: workers, and what loky starts next to them."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            # After the name, which may hold anything: state, parent, group, session.
+            state, _, _, of, *_ = stat.read_text().rpartition(")")[2].split()
+            if int(of) == session and state != "Z":
+                found.append(stat.parent.name)
+    return found

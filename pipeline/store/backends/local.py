@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.checksum import checksum
+from pipeline.errors import UserError
 from pipeline.files import (
     PARTIAL,
     Lock,
@@ -66,7 +67,8 @@ class LocalBackend(WritableBackend):
     def files(self, below: str = "") -> list[str]:
         # Not by `rglob`, which recurses: folders can be nested deeper than Python's stack.
         found: list[str] = []
-        folders = [below]
+        # Nor through a link: it might lead to the whole disk.
+        folders = [] if self._link(below) else [below]
         while folders:
             folder = folders.pop()
             try:
@@ -84,8 +86,9 @@ class LocalBackend(WritableBackend):
         make_folder(self.folder)
 
     def put(self, file: str, parts: Sequence[Bytes], durable: bool = True) -> str:
-        make_folder((self.folder / file).parent)
-        return _write(self.folder / file, parts, "name" if durable else "nothing")
+        path = self._own(file)
+        make_folder(path.parent)
+        return _write(path, parts, "name" if durable else "nothing")
 
     def put_new(self, file: str, parts: Sequence[Bytes]) -> bool:
         # A lock and not a hard link, which would be as good: not every file system has them.
@@ -101,7 +104,7 @@ class LocalBackend(WritableBackend):
 
     def put_together(self, files: Mapping[str, Bytes]) -> None:
         # In about the time of one file: the disk flushes what it is asked for at the same time in one go.
-        folders = {(self.folder / file).parent for file in files}
+        folders = {self._own(file).parent for file in files}
         for folder in folders:
             make_folder(folder, sync_name=False)
         with ThreadPoolExecutor(8) as pool:
@@ -115,7 +118,7 @@ class LocalBackend(WritableBackend):
             list(pool.map(sync_folder, {path.parent for path in paths}))
 
     def copy(self, source: str, target: str) -> None:
-        path = self.folder / target
+        path = self._own(target)
         make_folder(path.parent)
         partial = path.with_name(path.name + PARTIAL)
         partial.unlink(missing_ok=True)
@@ -130,7 +133,7 @@ class LocalBackend(WritableBackend):
         sync_folder(path.parent)
 
     def move(self, source: str, target: str) -> None:
-        old, new = self.folder / source, self.folder / target
+        old, new = self._own(source), self._own(target)
         if old.exists():
             make_folder(new.parent)
             os.replace(old, new)
@@ -138,7 +141,7 @@ class LocalBackend(WritableBackend):
             sync_folder(old.parent)
 
     def delete(self, name: str) -> None:
-        path = self.folder / name
+        path = self._own(name)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -149,10 +152,29 @@ class LocalBackend(WritableBackend):
             folder = folder.parent
 
     def claim(self, name: str) -> Lock:
-        return Lock(self.folder / "locks" / name)
+        return Lock(self._own(f"locks/{name}"))
 
     def below(self, folder: str) -> "LocalBackend":
         return LocalBackend(self.folder / folder)
+
+    def _own(self, file: str) -> Path:
+        """The path of a file to write, lock or delete, which is in the store itself.
+
+        Raises:
+            UserError: a folder of it is a link, by which a store from elsewhere would have other files written.
+        """
+        if link := self._link(file.rpartition("/")[0]):
+            raise UserError(f"{link}: is a link, and a store writes into folders of its own; remove it")
+        return self.folder / file
+
+    def _link(self, folder: str) -> Path | None:
+        """The first link on the way from the store to one of its folders, if there is one."""
+        path = self.folder
+        for name in folder.split("/") if folder else ():
+            path = path / name
+            if path.is_symlink():
+                return path
+        return None
 
 
 def open(path: str) -> LocalBackend:

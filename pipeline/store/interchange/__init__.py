@@ -28,7 +28,7 @@ from pipeline.errors import UserError
 from pipeline.files import explained, is_utf8, open_regular
 from pipeline.provenance import digest_files
 from pipeline.store.backends import Backend, backend_at
-from pipeline.store.format import Dtype, Head, Layout, shortened
+from pipeline.store.format import SHARD_BYTES, Dtype, Head, Layout, shortened
 from pipeline.store.rows import DIGEST_BYTES, RowIndex
 from pipeline.store.store import FeatureStore
 from pipeline.store.writer import StoreWriter
@@ -80,8 +80,11 @@ def about_in(text: str | bytes, path: Path) -> dict[str, Any]:
     }  # fmt: skip
     try:
         about = json.loads(text)
+        json.dumps(about, allow_nan=False, ensure_ascii=False).encode()  # a store could not write it otherwise
         sound = all(isinstance(value, types[key]) for key, value in about.items())
-        sound = sound and about.get("dtype", "float32") in get_args(Dtype) and (about.get("shard_rows") or 1) > 0
+        shard_rows = about.get("shard_rows")
+        sound = sound and about.get("dtype", "float32") in get_args(Dtype)
+        sound = sound and (shard_rows is None or (type(shard_rows) is int and shard_rows > 0))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         sound = False
     if not sound:
@@ -206,7 +209,13 @@ def import_features(
     name = head or about.get("head") or "pooled"
     if rows is not None and len(rows) != count:
         raise UserError(f"{files[0]}: {count:,} rows of features for {len(rows):,} rows of the dataset")
-    index = rows or RowIndex(_ids(files, tables), np.concatenate([_digests(table) for table in tables]))
+    for file in files:
+        if not is_utf8(file.name):
+            raise UserError(f"{file}: the name is not in UTF-8; rename it")
+    try:
+        index = rows or RowIndex(_ids(files, tables), np.concatenate([_digests(table) for table in tables]))
+    except UserError as error:
+        raise UserError(f"{files[0]}: {error}") from None
     digests = {file.name: digest_files(file) for file in files} if not about else {}
     keep = dtype or first.dtype
     starts = np.cumsum([0, *(table.count for table in tables)])
@@ -251,8 +260,9 @@ def _read(path: Path) -> Table:
         os.close(open_regular(path))
         table: Table = module.read(path)
         _check(table)
-    except UserError:
-        raise
+    except UserError as error:
+        named = str(error).startswith(str(path.with_suffix("")))  # also by the file with its ids
+        raise error if named else UserError(f"{path}: {error}") from None
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except Exception as error:  # the libraries of the formats raise whatever they stumble over
@@ -283,6 +293,9 @@ def _check(table: Table) -> None:
     for name in table.ids or ():
         if not isinstance(name, str) or not is_utf8(name):
             raise ValueError(f"the id {shortened(name)} is no text")
+    shard_rows = (table.about or {}).get("shard_rows") or 1
+    if shard_rows > max(table.count, SHARD_BYTES // (4 * math.prod(table.shape))):
+        raise ValueError(f"shards of {shard_rows:,} rows for {table.count:,} rows")
     digests = table.digests
     if digests is not None and (digests.shape != (table.count, DIGEST_BYTES) or digests.dtype != np.uint8):
         raise ValueError(f"digests of shape {digests.shape} for {table.count:,} rows")

@@ -12,9 +12,11 @@ import h5py
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.files import refuse_bomb
 from pipeline.store.interchange import ROW_BYTES, Table, about_in, dtype_in
 
 ATTRIBUTE = "feature_store"
+BLOCK_TEXTS = 256
 
 
 def write(path: Path, table: Table) -> None:
@@ -46,6 +48,7 @@ def read(path: Path) -> Table:
     logical, kept = features.size * features.dtype.itemsize, features.id.get_storage_size()
     if kept == 0 or (kept < logical and not features.id.get_create_plist().get_nfilters()):
         raise UserError(f"{path}: `features` has {kept:,} bytes of {logical:,}: not all of it was written")
+    refuse_bomb(path, logical)
     if features.chunks is not None and math.prod(features.chunks) * features.dtype.itemsize > ROW_BYTES:
         raise UserError(f"{path}: chunks of `features` are larger than {ROW_BYTES >> 30} GiB; save it in smaller ones")
     for name in ("ids", "coords"):
@@ -55,15 +58,22 @@ def read(path: Path) -> Table:
     if "ids" in file:
         if h5py.check_string_dtype(file["ids"].dtype) is None or file["ids"].ndim != 1:
             raise UserError(f"{path}: `ids` are no texts [rows], but {file['ids'].dtype}; save them as UTF-8 strings")
-        ids = [str(name) for name in file["ids"].asstr()[:]]
-    digests = np.asarray(file["digests"][:]) if about is not None and "digests" in file else None
+        ids = _texts(path, file["ids"])
+    digests = None
+    if about is not None and "digests" in file:
+        refuse_bomb(path, file["digests"].size * file["digests"].dtype.itemsize)
+        digests = np.asarray(file["digests"][:])
     # Some tools keep the batch of one that a slide is for their models.
     slide = about is None and features.ndim == 3 and features.shape[0] == 1
     count, *shape = features.shape[1:] if slide else features.shape
     if ids is None and "coords" in file:
         if file["coords"].ndim < 2 or file["coords"].dtype.kind not in "iuf":
             raise UserError(f"{path}: `coords` is no array of numbers [rows, 2]; rename it")
-        places = np.asarray(file["coords"][:]).reshape(-1, file["coords"].shape[-1]).astype(np.int64)
+        refuse_bomb(path, file["coords"].size * file["coords"].dtype.itemsize)
+        found = np.asarray(file["coords"][:])
+        if not np.isfinite(found).all():
+            raise UserError(f"{path}: `coords` holds NaN or infinity; rename it")
+        places = found.reshape(-1, found.shape[-1]).astype(np.int64)
         ids = [",".join(map(str, place)) for place in places.tolist()]
         if len(ids) != count:
             raise UserError(f"{path}: {count:,} features, but {len(ids):,} coords")
@@ -73,6 +83,19 @@ def read(path: Path) -> Table:
 
     dtype = dtype_in(about, features.dtype)
     return Table(int(count), tuple(map(int, shape)), dtype, rows, ids, digests, about)
+
+
+def _texts(path: Path, array: h5py.Dataset) -> list[str]:
+    """All texts of an array, a few at a time: a compressed array of a kilobyte may repeat one a million times."""
+    found: list[str] = []
+    total = 0
+    step = max(1, BLOCK_TEXTS // max(1, array.dtype.itemsize // 16))
+    for start in range(0, len(array), step):
+        block = array.asstr()[start : start + step].tolist()
+        total += sum(map(len, block))
+        refuse_bomb(path, total)
+        found += block
+    return found
 
 
 def _refuse_other_files(path: Path, file: h5py.File, name: str) -> None:
