@@ -26,6 +26,7 @@ def main(
         log.trainings, log.device = trained.trained, trained.device
     command.write_digest(project.run_digest(run), digest_files(project.run(run)))
     command.show(trained, as_json)
+    command.say(f"to take its best student home: aft export {run} --output FOLDER")
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@ The formats are those of `_tables.py`. Ids and labels are read as the text they 
 """
 
 import string
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from pipeline.datasets import Row
-from pipeline.datasets._columns import Columns, Content, digest, examples, text, undecoded
+from pipeline.datasets._columns import Columns, digest, examples, text, undecoded
 from pipeline.datasets._tables import TableFiles, TableRow, Wanted, files, records
 from pipeline.errors import UserError
 
@@ -29,42 +29,54 @@ class Settings(Columns, TableFiles):
 
 def rows(settings: Settings) -> Iterator[Row]:
     """The rows of the table, in its order."""
-    columns, content = _texts(settings)
+    columns, compose = _texts(settings)
+
+    def content(record: TableRow) -> tuple[str, str, str | None]:
+        found, problem = compose(record)
+        return "" if problem else found, digest(found), problem
+
     yield from examples(settings, partial(records, settings), columns, content, len(files(settings.path)) > 1)
 
 
-def texts(settings: Settings) -> Iterator[Row]:
-    """The texts of the table alone, of which nothing is kept: an id is a cell, or the number of its row, from 1.
+def texts(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """The texts of the table alone, of which nothing is kept: id, text, and why it cannot be read, else empty.
 
-    A cell that is no text is a problem of its row.
+    An id is a cell, or the number of the row, from 1. A cell that is no text is a problem of its row.
     """
-    columns, content = _texts(settings)
+    columns, compose = _texts(settings)
     wanted = [*columns, *filter(None, [settings.id_column])]
     for number, record in enumerate(records(settings, Wanted(wanted, wanted, [])), start=1):
         id = str(number)
         try:
-            id = (text(record, settings.id_column) if settings.id_column else None) or id
-            found, _, problem = content(record)
-            yield Row(id, found, problem=problem)
+            if settings.id_column is not None:
+                id = text(record, settings.id_column) or id
+            found, problem = compose(record)
+            yield id, found, problem or ""
         except UserError as error:
-            yield Row(id, "", problem=str(error))
+            yield id, "", str(error)
 
 
-def _texts(settings: Settings) -> tuple[list[str], Content]:
-    """The columns that make a text, and how."""
-    parts = [("", settings.text_column)] if settings.template is None else _parts(settings.template)
+def _texts(settings: Settings) -> tuple[list[str], Callable[[TableRow], tuple[str, str | None]]]:
+    """The columns that make a text, and how: a text, and why it is none."""
+    if settings.template is None:
+        only = settings.text_column
+
+        def cell(record: TableRow) -> tuple[str, str | None]:
+            found = text(record, only) or ""
+            return found, undecoded(found, record)
+
+        return [only], cell
+    parts = _parts(settings.template)
     columns = list(dict.fromkeys(column for _, column in parts if column))
 
-    def content(record: TableRow) -> tuple[str, str, str | None]:
+    def filled(record: TableRow) -> tuple[str, str | None]:
         cells = {column: text(record, column) or "" for column in columns}
         found = "".join(before + cells.get(column, "") for before, column in parts)
-        problem = undecoded(found, record)
-        if problem is None and len(parts) > 1:
-            empty = [column for column in columns if not cells[column].strip()]
-            problem = f"nothing in column {empty[0]!r}" if empty else None
-        return "" if problem else found, digest(found), problem
+        empty = [column for column in columns if not cells[column].strip()]
+        missing = f"nothing in column {empty[0]!r}" if empty and len(parts) > 1 else None
+        return found, undecoded(found, record) or missing
 
-    return columns, content
+    return columns, filled
 
 
 def _parts(template: str) -> list[tuple[str, str]]:
