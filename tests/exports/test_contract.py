@@ -66,9 +66,17 @@ def test_gives_the_outputs_of_the_student(format: str, family: str, sections, da
     shutil.rmtree(tmp_path / "export")
     contents = data.content(rows)
     for size in (1, 2, 9):
-        found = Predictor(moved, device="cpu", batch_size=size)(contents).outputs
+        found = Predictor(moved, device="cpu", batch_size=size, trust=True)(contents).outputs
         assert found.dtype == np.float32
         assert np.abs(found - expected).max() < 1e-5, size
+
+
+def test_files_that_may_run_code_are_loaded_only_if_trusted(made_project: Path, sections, tmp_path: Path, monkeypatch):
+    made_export(tmp_path / "export", sections["bag_of_words"], Dataset.open(made_project / "data"))
+    monkeypatch.setattr("pipeline.exports.native.RUNS_CODE", True)
+    with pytest.raises(UserError, match=r"export: to load the format native may run code .* pass --trust"):
+        Predictor(tmp_path / "export")
+    Predictor(tmp_path / "export", trust=True)
 
 
 def test_a_name_may_have_either_dash():
