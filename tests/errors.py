@@ -507,14 +507,14 @@ CASES = [
         cut("features/wise.zarr/pooled/c.0.0"),
         "probe wise",
         "features/wise.zarr: head `pooled`, shard 0 (rows 0-29): pooled/c.0.0 has 730 of 1,460 bytes; "
-        "run the extraction again, it writes that shard again",
+        "run the extraction again; it writes that shard again",
     ),
     Case(
         "Stores from elsewhere",
         "a flipped bit in a shard",
         flip("features/wise.zarr/pooled/c.0.0"),
         "probe wise",
-        "features/wise.zarr/pooled/c.0.0: damaged; delete this file and run the extraction again, it "
+        "features/wise.zarr/pooled/c.0.0: damaged; delete this file and run the extraction again; it "
         "writes the shard again",
     ),
     *(
