@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, metadata, packages_distribu
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.functional.statistics import paired
 from pipeline.params import Params
 from pipeline.project import Project
@@ -189,7 +189,7 @@ def _cost(export: ExportRecord, run: RunRecord, project: Project) -> list[str]:
     if found is None or found.students != run.students_digest:
         return [f"Not measured: run `aft cost {export.run}` before the export."]
     return [
-        f"With the project's own format, on {found.device}, {found.threads} threads.",
+        f"With the project's own format, on {found.device}, {count(found.threads, 'thread')}.",
         "",
         "| model | parameters | bytes | batch | rows/s | p50, ms | p95, ms |",
         "|---|---|---|---|---|---|---|",
