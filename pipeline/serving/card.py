@@ -155,6 +155,7 @@ def _training(run: RunRecord, export: ExportRecord) -> list[str]:
     return [
         f"- Method: {methods}{f'; {settings}' if settings else ''}, chosen on validation rows.",
         f"- {run.steps:,} steps; seed {export.seed} of {', '.join(map(str, run.seeds))}.",
+        *(["- Trained once more, with the labels of validation rows too; the scores are those before."] * export.refit),
     ]
 
 
