@@ -21,6 +21,17 @@ from ..students.conftest import write_pictures
 
 FAMILIES = ["bag_of_words", "compact_cnn", "timm", "transformers"]
 
+TRACED = ("onnx", "torch_export")
+"""Formats that take seconds for a model of many layers."""
+
+CASES = [
+    pytest.param(
+        format, family, marks=[pytest.mark.slow] if format in TRACED and family in ("timm", "transformers") else []
+    )
+    for format in plugins("exports")
+    for family in FAMILIES
+]
+
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
@@ -50,8 +61,7 @@ def available(format: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("format", plugins("exports"))
+@pytest.mark.parametrize(("format", "family"), CASES)
 def test_gives_the_outputs_of_the_student(format: str, family: str, sections, data: Dataset, tmp_path: Path):
     available(format)
     section = sections[family]
