@@ -86,7 +86,9 @@ def _outputs(export: ExportRecord) -> list[str]:
 
 def _data(manifest: ManifestRecord, run: RunRecord) -> list[str]:
     source = manifest.settings["source"]
-    where = f" `{Path(str(source['path'])).name}`" if "path" in source else ""
+    paths = source.get("path", [])
+    names = [f"`{Path(str(path)).name}`" for path in (paths if isinstance(paths, list) else [paths])]
+    where = f" {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" if names else ""
     return [
         f"- Source: {source['family']}{where}, {manifest.rows:,} {manifest.kind}s; digest `{manifest.digest}`.",
         f"- Training rows: {run.labelled:,} with a label that was used, {run.unlabelled:,} without.",
