@@ -83,6 +83,25 @@ def rows(settings: Settings) -> Iterator[Row]:
         raise UserError(f"{root}: no folder {settings.unlabelled!r} there; check dataset.source.unlabelled")
 
 
+def images_below(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """Every file below a folder, sorted within each, and whether it is an image; but for what belongs to the system.
+
+    Raises:
+        UserError: a folder cannot be read, or links to one that it is in.
+    """
+    for path, kind in _entries(folder):
+        if kind == "folder":
+            _refuse_circle(path)
+            yield from images_below(path)
+        elif kind == "file":
+            yield path, _is_image(path)
+
+
+def _refuse_circle(path: Path) -> None:
+    if path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve()):
+        raise UserError(f"{path}: a link to a folder that it is in; remove it")
+
+
 def _splits(root: Path, folders: list[str], settings: Settings) -> dict[str, str]:
     """The split of each folder that is one.
 
@@ -177,8 +196,7 @@ def _files(folder: Path, root: Path, label: str | None, split: str | None) -> It
         if kind == "system":
             yield _skipped(path, root, "hidden, or of the system")
         elif kind == "folder":
-            if path.is_symlink() and folder.resolve().is_relative_to(path.resolve()):
-                raise UserError(f"{path}: a link to a folder that it is in; remove it")
+            _refuse_circle(path)
             yield from _files(path, root, label, split)
         elif _is_image(path):
             content, problem = _read(path)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from functools import partial
 
 from pipeline.datasets import Row
-from pipeline.datasets._columns import Columns, digest, examples, text, undecoded
-from pipeline.datasets._tables import TableFiles, TableRow, files, records
+from pipeline.datasets._columns import Columns, Content, digest, examples, text, undecoded
+from pipeline.datasets._tables import TableFiles, TableRow, Wanted, files, records
 from pipeline.errors import UserError
 
 KIND = "text"
@@ -29,6 +29,29 @@ class Settings(Columns, TableFiles):
 
 def rows(settings: Settings) -> Iterator[Row]:
     """The rows of the table, in its order."""
+    columns, content = _texts(settings)
+    yield from examples(settings, partial(records, settings), columns, content, len(files(settings.path)) > 1)
+
+
+def texts(settings: Settings) -> Iterator[Row]:
+    """The texts of the table alone, of which nothing is kept: an id is a cell, or the number of its row, from 1.
+
+    A cell that is no text is a problem of its row.
+    """
+    columns, content = _texts(settings)
+    wanted = [*columns, *filter(None, [settings.id_column])]
+    for number, record in enumerate(records(settings, Wanted(wanted, wanted, [])), start=1):
+        id = str(number)
+        try:
+            id = (text(record, settings.id_column) if settings.id_column else None) or id
+            found, _, problem = content(record)
+            yield Row(id, found, problem=problem)
+        except UserError as error:
+            yield Row(id, "", problem=str(error))
+
+
+def _texts(settings: Settings) -> tuple[list[str], Content]:
+    """The columns that make a text, and how."""
     parts = [("", settings.text_column)] if settings.template is None else _parts(settings.template)
     columns = list(dict.fromkeys(column for _, column in parts if column))
 
@@ -41,8 +64,7 @@ def rows(settings: Settings) -> Iterator[Row]:
             problem = f"nothing in column {empty[0]!r}" if empty else None
         return "" if problem else found, digest(found), problem
 
-    several = len(files(settings.path)) > 1
-    yield from examples(settings, partial(records, settings), columns, content, several)
+    return columns, content
 
 
 def _parts(template: str) -> list[tuple[str, str]]:
