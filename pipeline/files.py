@@ -11,6 +11,10 @@ from pathlib import Path
 
 from pipeline.errors import UserError, system_error
 
+SMALL = 256 << 20
+TIMES = 100
+"""See `refuse_bomb`."""
+
 PARTIAL = ".partial"
 """Suffix of a file that is being written."""
 
@@ -115,6 +119,26 @@ def read_regular(path: Path, most: int | None = None) -> bytes:
         if most is not None and size > most:
             raise UserError(f"{path}: has {size:,} bytes, and no such file has more than {most:,}; delete it")
         return file.read()
+
+
+def refuse_bomb(path: Path, becomes: int) -> None:
+    """Refuse a compressed file that becomes so much that it can only be meant to fill the memory or the disk.
+
+    A file may become 256 MiB, and beyond that 100 times what it is: texts compress by 3 to 20, features by less.
+
+    Args:
+        path: the file.
+        becomes: bytes that it claims to become, or has become so far.
+
+    Raises:
+        UserError: it is more.
+    """
+    size = path.stat().st_size
+    if becomes > max(SMALL, TIMES * size):
+        raise UserError(
+            f"{path}: {size:,} bytes that become {becomes:,} or more; a file may become {TIMES} times as large; save "
+            "it without compression"
+        )
 
 
 def own_file(path: Path, flags: int) -> int:

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
+from pipeline import parquet
 from pipeline.datasets import _csv
 from pipeline.errors import UserError, listed
-from pipeline.files import regular_size
+from pipeline.files import refuse_bomb, regular_size
 from pipeline.params import Settings as Section
 
 MARKS = (
@@ -149,9 +149,10 @@ def _file(path: Path, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow
         )
     regular_size(path)  # a pipe would hang
     if form in ARROW:
-        yield from arrow_records(ARROW[form](path, wanted), str(path), wanted)
+        yield from arrow_rows(ARROW[form](path, wanted), str(path), wanted)
         return
-    with OPENERS[compression](path) if compression else path.open("rb") as packed, io.BufferedReader(packed) as file:
+    with OPENERS[compression](path) if compression else path.open("rb") as packed:
+        file = io.BufferedReader(_Bounded(path, packed) if compression else packed)
         encoding = settings.encoding or _encoding(path, file.peek(START)[:START])
         try:
             text = io.TextIOWrapper(
@@ -169,6 +170,23 @@ def _file(path: Path, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow
                 f"{path}: not {encoding} ({getattr(error, 'reason', error)}); set dataset.source.encoding to what it "
                 "is in, or save it as utf-8"
             ) from None
+
+
+class _Bounded(io.RawIOBase):
+    """What a compressed file becomes, unless that is too much for what it is."""
+
+    def __init__(self, path: Path, packed: Any):
+        self._path, self._packed, self._becomes = path, packed, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        found = self._packed.read(len(buffer))
+        buffer[: len(found)] = found
+        self._becomes += len(found)
+        refuse_bomb(self._path, self._becomes)
+        return len(found)
 
 
 def _encoding(path: Path, start: bytes) -> str:
@@ -283,12 +301,19 @@ OPENERS: dict[str, Callable[[Path], Any]] = {
 
 
 def _parquet(path: Path, wanted: Wanted) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    file = pq.ParquetFile(path)
+    file = parquet.opened(path)
     check(str(path), wanted.columns, file.schema_arrow.names)
-    return file.schema_arrow, file.iter_batches(columns=list(wanted.columns))
+    return file.schema_arrow, parquet.batches(path, file, wanted.columns)
 
 
 def _arrow(path: Path, wanted: Wanted) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    schema, batches = arrow(path)
+    check(str(path), wanted.columns, schema.names)
+    return schema, (batch.select(list(wanted.columns)) for batch in batches)
+
+
+def arrow(path: Path) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:
+    """A file of Arrow: its schema and its rows."""
     source = pa.memory_map(str(path))
     try:
         file = pa.ipc.open_file(source)
@@ -296,14 +321,13 @@ def _arrow(path: Path, wanted: Wanted) -> tuple[pa.Schema, Iterator[pa.RecordBat
     except pa.ArrowInvalid:  # a stream, as the package `datasets` writes
         source.seek(0)
         file = batches = pa.ipc.open_stream(source)
-    check(str(path), wanted.columns, file.schema.names)
-    return file.schema, (batch.select(list(wanted.columns)) for batch in batches)
+    return file.schema, batches
 
 
 ARROW = {".parquet": _parquet, ".arrow": _arrow, ".feather": _arrow}
 
 
-def arrow_records(table: tuple[pa.Schema, Iterable[pa.RecordBatch]], file: str, wanted: Wanted) -> Iterator[TableRow]:
+def arrow_rows(table: tuple[pa.Schema, Iterable[pa.RecordBatch]], file: str, wanted: Wanted) -> Iterator[TableRow]:
     """The rows of batches of Arrow; numbers of classes become names where `datasets` has put these into the schema.
 
     Raises:
@@ -324,6 +348,10 @@ def arrow_records(table: tuple[pa.Schema, Iterable[pa.RecordBatch]], file: str, 
 
 def _cells(column: pa.Array) -> list[Any]:
     """A column as Python has it; bytes of text that are not UTF-8 become lone surrogates, as in files of text."""
+    return parquet.cells(column, _plain_cells)
+
+
+def _plain_cells(column: pa.Array) -> list[Any]:
     try:
         found: list[Any] = column.to_pylist()
         return found

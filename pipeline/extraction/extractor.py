@@ -18,6 +18,7 @@ from torch import Tensor
 from pipeline.data import Dataset
 from pipeline.engines import engine
 from pipeline.errors import UserError
+from pipeline.extraction.variety import Variety
 from pipeline.machine import Machine
 from pipeline.params import Settings
 from pipeline.progress import duration, progress
@@ -113,7 +114,8 @@ def extract(
 
     Raises:
         UserError: the teacher reads another kind of rows, a row cannot be read (the line names its id), the features
-            are not finite or too large for `dtype`, or memory or disk are full. Finished shards are kept.
+            are not finite or too large for `dtype`, or equal for most rows, or memory or disk are full. Finished shards
+            are kept.
     """
     if teacher.kind != data.kind:
         raise UserError(
@@ -125,7 +127,7 @@ def extract(
     written, everything = 0, len(data) * (1 + (views.count if views else 0))
     with ShardWorker(data, teacher, out, settings, machine.workers, views) as worker:
         writer = worker.writer
-        for note in writer.notes:
+        for note in (*teacher.notes, *writer.notes):
             say(f"{name}: {note}")
         missing = worker.rows_missing()
         if missing:
@@ -194,6 +196,7 @@ class ShardWorker:
         )
         batch_size = settings.batch_size or (256 if teacher.device.type == "cuda" else 32)
         self.loader = Loader(data, teacher, batch_size, threads, views)
+        self.variety = Variety(str(out))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ShardWorker, self._arguments
@@ -218,7 +221,9 @@ class ShardWorker:
             for view, names in self.heads_of.items():
                 for shard, batches in self.loader.shards(self.writer.missing(numbers, self._heads(view)), view):
                     features = yield from _run(self.teacher, batches, len(shard.rows), self.dtype)
-                    self.writer.write(shard, {name: features[head] for name, head in names.items()})
+                    named = {name: features[head] for name, head in names.items()}
+                    self.variety.check(self.loader.data.row_digests[shard.rows], named)
+                    self.writer.write(shard, named)
                     progressed = True
 
     def rows_missing(self) -> int:

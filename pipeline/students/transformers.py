@@ -1,5 +1,7 @@
 """Any text encoder of transformers as a student: masked mean over its tokens, or the first token, and a linear head."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +18,7 @@ from pipeline.errors import UserError
 from pipeline.params import Settings as Base
 from pipeline.pretrained import locate
 from pipeline.provenance import digest_of, versions
-from pipeline.students._tokens import Texts
+from pipeline.students._tokens import Texts, flatten
 from pipeline.views import Views
 
 KIND: Literal["text"] = "text"
@@ -57,7 +59,12 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
 
 def inputs(settings: Settings, fitted: dict[str, Any], data: Dataset, views: Views | None = None) -> "Tokens":
     """All texts as token numbers, once."""
-    return Tokens(data, fitted["tokenizer"], settings.max_length, fitted["pad"] or 0, views)
+    return Tokens(data, preprocessing(settings, fitted), views)
+
+
+def preprocessing(settings: Settings, fitted: dict[str, Any]) -> "Tokenization":
+    """Texts as token numbers."""
+    return Tokenization(fitted["tokenizer"], settings.max_length, fitted["pad"] or 0)
 
 
 def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: bool = True) -> "EncoderStudent":
@@ -74,24 +81,50 @@ def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: 
     return EncoderStudent(model, settings.pooling, settings.dropout, classes)
 
 
-class Tokens:
+class Tokenization:
     """Texts as token numbers, special tokens included. A batch is (numbers, mask), padded to its longest row."""
 
-    def __init__(self, data: Dataset, tokenizer: str, max_length: int, pad: int, views: Views | None = None):
+    def __init__(self, tokenizer: str, max_length: int, pad: int):
         self.pad = pad
-        library = Tokenizer.from_str(tokenizer)
-        library.no_padding()
-        library.enable_truncation(max_length)
-        key = {"tokenizer": digest_of(tokenizer), "max_length": max_length, "libraries": versions("tokenizers")}
-        self.texts = Texts(data, key, lambda texts: [encoding.ids for encoding in library.encode_batch(texts)], views)
+        self.library = Tokenizer.from_str(tokenizer)
+        self.library.no_padding()
+        self.library.enable_truncation(max_length)
+        self.key = {"tokenizer": digest_of(tokenizer), "max_length": max_length, "libraries": versions("tokenizers")}
 
-    def batch(self, rows: np.ndarray, views: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """The token numbers of each text."""
+        return [encoding.ids for encoding in self.library.encode_batch(texts)]
+
+    def __call__(self, rows: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """A batch of texts; see `pad_to_longest`."""
+        return self.pad_to_longest(*flatten(self.encode(list(rows))))
+
+    def files(self) -> dict[str, str]:
+        """tokenizer.json of the `tokenizers` library, which cuts and pads as this does."""
+        library = Tokenizer.from_str(self.library.to_str())
+        library.enable_padding(pad_id=self.pad, pad_token=library.id_to_token(self.pad) or "")
+        return {"tokenizer.json": library.to_str()}
+
+    def pad_to_longest(
+        self, flat: Int[np.ndarray, " numbers"], lengths: Int[np.ndarray, " n"]
+    ) -> tuple[Tensor, Tensor]:
         """Token numbers [n, l] and which of them are not padding [n, l]."""
-        flat, lengths = self.texts.rows(rows, views)
         mask = np.arange(lengths.max()) < lengths[:, None]
         numbers = np.full(mask.shape, self.pad, np.int64)
         numbers[mask] = flat
         return torch.from_numpy(numbers), torch.from_numpy(mask)
+
+
+class Tokens:
+    """A dataset's texts as `Tokenization` has them."""
+
+    def __init__(self, data: Dataset, tokenization: Tokenization, views: Views | None = None):
+        self.tokenization = tokenization
+        self.texts = Texts(data, tokenization.key, tokenization.encode, views)
+
+    def batch(self, rows: np.ndarray, views: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+        """Token numbers [n, l] and which of them are not padding [n, l]."""
+        return self.tokenization.pad_to_longest(*self.texts.rows(rows, views))
 
 
 class EncoderStudent(students.Student):
@@ -106,7 +139,7 @@ class EncoderStudent(students.Student):
         self.head = nn.Linear(self.width, classes)
 
     def forward(self, inputs: tuple[Int[Tensor, "n l"], Tensor]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
-        """Features and logits of n texts; see `Tokens.batch`."""
+        """Features and logits of n texts; see `Tokenization`."""
         numbers, mask = inputs
         states = self.model(input_ids=numbers, attention_mask=mask.long()).last_hidden_state
         if self.pooling == "mean":
@@ -115,3 +148,12 @@ class EncoderStudent(students.Student):
             features = states[:, 0]
         features = self.dropout(features)
         return features, self.head(features)
+
+    def graph(self) -> students.Graph:
+        """Of `input_ids` and `attention_mask` [n, l]."""
+        return replace(
+            super().graph(),
+            names=("input_ids", "attention_mask"),
+            axes=((0, 1), (0, 1)),
+            arrange=lambda batch: (batch[0], batch[1].long()),
+        )

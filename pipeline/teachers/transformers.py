@@ -1,25 +1,36 @@
-"""Text encoders of transformers: the mean over a text's tokens, its first token, or all of them."""
+"""Text models of transformers and sentence-transformers: encoders, decoders, and the encoders of encoder-decoders."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import transformers
-from huggingface_hub import snapshot_download
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
-from transformers.utils import logging
 
 from pipeline import params, pretrained
 from pipeline.errors import UserError
 from pipeline.provenance import digest_files, digest_of
 from pipeline.teachers import Precision, Teacher
+from pipeline.teachers._pooling import Pooling, pool
+from pipeline.teachers._sentence_transformers import Modules, choose_prompt, read_modules
+from pipeline.text_models import (
+    TextBody,
+    TextTokenizer,
+    fetch,
+    model_class,
+    one_line,
+    own_length,
+    quiet,
+    read_json,
+    without_cache,
+)
 
-VERSION = 1
+VERSION = 2
 """Raised whenever this file gives other features for the same recipe."""
 
 Head = Literal["pooled", "cls", "tokens"]
@@ -27,17 +38,11 @@ Head = Literal["pooled", "cls", "tokens"]
 VOLATILE = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures", "use_cache"}
 """Keys of a config.json that do not change what an encoder computes."""
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-)
+TRIED = 768
+"""Tokens of the longest text that a model is tried with when it is loaded: BigBird changes its attention at 704."""
+
+ROUNDING = {"float32": 1e-5, "float16": 1e-4, "bfloat16": 2e-3}
+"""1 - cosine of states that are equal but for rounding, at most."""
 
 
 class Settings(params.Settings):
@@ -46,7 +51,13 @@ class Settings(params.Settings):
     Attributes:
         model: a hub name, a local folder, or a folder inside an installed package as `package:NAME/FOLDER`.
         revision: branch, tag or commit on the hub; a commit keeps the weights the same for good.
-        pooling: the head `pooled` is the `mean` over the tokens that are not padding, or `cls`, the first one.
+        pooling: the head `pooled` is the `mean` over the tokens that are not padding, `cls`, the first one, `last`, the
+            last one, `max`, the greatest value of each feature, `weighted`, the mean weighted by a token's place, or
+            `mean_sqrt_len`, the sum over the square root of the length. If None, what the folder of a
+            sentence-transformers model says, with the layers that follow there, and the mean for any other model. If
+            it is set, those layers are left out.
+        prompt: what is put before every text: the name of one of the model's prompts, or a text such as `"query: "`;
+            empty for nothing. The model's default prompt if None.
         max_length: in tokens; longer texts are cut. The model's own limit if None.
         heads: which to keep; `tokens` is every token's state, zeros after a text's last one.
         trust_remote_code: run the model's own Python code from the hub or the folder.
@@ -55,7 +66,8 @@ class Settings(params.Settings):
 
     model: str
     revision: str | None = None
-    pooling: Literal["mean", "cls"] = "mean"
+    pooling: Pooling | None = None
+    prompt: str | None = None
     max_length: int | None = Field(default=None, ge=1)
     heads: tuple[Head, ...] = Field(default=("pooled",), min_length=1, strict=False)
     trust_remote_code: bool = False
@@ -66,18 +78,230 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Tex
     """The teacher, ready on a device.
 
     Raises:
-        UserError: the model is not there and cannot be fetched, its architecture is unknown, tensors are missing, it
-            has no fast tokenizer, or its length is unlimited and `max_length` is not set.
+        UserError: the model is not there and cannot be fetched, its architecture is unknown, tensors are missing, its
+            tokenizer is missing or does not fit, `max_length` is not set and nothing else says it, or is more than the
+            model has positions for, its folder says what cannot be done here, or its features depend on more than the
+            text.
     """
-    folder = _folder(settings)
+    folder = fetch(
+        settings.model, settings.revision, pickles=not settings.safetensors_only, code=settings.trust_remote_code
+    )
+    modules, notes = _modules(settings, folder)
+    body, state = _body(settings, modules.folder)
+    tokenizer = TextTokenizer(modules.folder, settings.model, settings.trust_remote_code)
+    # GPT-2, for one, takes types, but its tokenizer gives none.
+    body.takes_types = body.takes_types and tokenizer.types
+    if modules.lower:
+        tokenizer.lower()
+    prompt = choose_prompt(modules, settings.prompt, settings.model)
+    tokenizer.check_numbers(body.rows)
+    length = _length(settings, modules, body, tokenizer)
+    tokenizer.cut(length)
+    state |= {f"layers.{name}": tensor for name, tensor in modules.layers.state_dict().items()}
+    recipe = {
+        "family": "transformers",
+        "version": VERSION,
+        "architecture": type(body.model).__name__,
+        "config": digest_of(_config(modules.folder)),
+        "weights": pretrained.digest(state),
+        "code": digest_files(folder, sorted(path.name for path in folder.glob("*.py"))) if _code(folder) else None,
+        "tokenizer": tokenizer.digest(modules.folder),
+        "lower": modules.lower,
+        "prompt": prompt,
+        "pooling": " + ".join(modules.pooling),
+        "include_prompt": modules.include_prompt,
+        "layers": list(modules.names),
+        "max_length": length,
+        "precision": precision,
+    }
+    body = body.to(dtype=getattr(torch, precision), device=device)
+    teacher = TextEncoder(body, tokenizer, modules, prompt, recipe, settings.heads, device, notes)
+    teacher.try_out(settings.model)
+    return teacher
+
+
+class TextEncoder(Teacher):
+    """A model of transformers. A transformed text is its token numbers and types [2, l], int64.
+
+    Texts are padded on the right, whatever their tokenizer does: so a decoder's tokens have the positions that they
+    have alone, and see no padding. A model whose states depend on padding all the same runs on texts of one length at
+    a time.
+    """
+
+    kind: Literal["text"] = "text"
+    uniform = False
+    recipe: dict[str, Any]
+
+    def __init__(
+        self,
+        body: TextBody,
+        tokenizer: TextTokenizer,
+        modules: Modules,
+        prompt: str,
+        recipe: Mapping[str, Any],
+        heads: Sequence[Head],
+        device: torch.device,
+        notes: Sequence[str] = (),
+    ):
+        self.model = body.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.pooling = modules.pooling
+        self.layers = modules.layers.to(device).eval().requires_grad_(False)
+        self.prompt = prompt
+        self.prompt_tokens = 0 if modules.include_prompt or not prompt else tokenizer.prompt_length(prompt)
+        self.recipe = dict(recipe)
+        self.device = device
+        self.notes = tuple(notes)
+        self.length: int = recipe["max_length"]
+        self.pad = tokenizer.pad if tokenizer.pad < body.rows else 0
+        self.padded = True
+        with torch.inference_mode():
+            states = self._states(
+                {key: value.to(device) for key, value in self.collate([tokenizer(tokenizer.samples[-1])]).items()}
+            )
+            pooled = self.layers(
+                pool(states, torch.ones(states.shape[:2], dtype=torch.long, device=device), self.pooling)
+            )
+        shapes: dict[str, tuple[int, ...]] = {
+            "pooled": pooled.shape[1:],
+            "cls": states.shape[2:],
+            "tokens": (self.length, states.shape[2]),
+        }
+        self.heads = {head: tuple(shapes[head]) for head in heads}
+
+    def transform(self, content: Any) -> np.ndarray:
+        """Token numbers and types, special tokens and the prompt's included, cut to `max_length`."""
+        return self.tokenizer(self.prompt + content)
+
+    def cost(self, example: np.ndarray) -> int:
+        """How many tokens."""
+        return example.shape[1]
+
+    def collate(self, examples: Sequence[np.ndarray]) -> Mapping[str, Tensor]:
+        """Token numbers, their types, and which of them are not padding, [n, longest], int64."""
+        lengths = np.array([example.shape[1] for example in examples])
+        mask = np.arange(lengths.max()) < lengths[:, None]
+        ids, types = np.full(mask.shape, self.pad, np.int64), np.full(mask.shape, self.tokenizer.pad_type, np.int64)
+        ids[mask], types[mask] = np.concatenate(examples, axis=1)
+        values = {"input_ids": ids, "token_type_ids": types, "attention_mask": mask.astype(np.int64)}
+        return {name: torch.from_numpy(array) for name, array in values.items()}
+
+    @torch.inference_mode()
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """States of the last layer, pooled in float32: pooled [n, p], cls [n, d], tokens [n, max_length, d]."""
+        states, mask = self._states(batch), batch["attention_mask"]
+        outputs = {}
+        for head in self.heads:
+            if head == "tokens":
+                outputs[head] = nn.functional.pad(states, (0, 0, 0, self.length - states.shape[1]))
+            elif head == "cls":
+                outputs[head] = states[:, 0]
+            else:
+                outputs[head] = self.layers(pool(states, self._pooled(mask), self.pooling))
+        return outputs
+
+    def try_out(self, name: str) -> None:
+        """Make sure that features depend on the text alone, and on all of it.
+
+        Texts are run alone and then together. Where that differs by more than rounding, texts of different lengths do
+        not share a batch from here on, and the recipe says so.
+
+        Raises:
+            UserError: they differ all the same, or depend on what ran before; or the first token has seen nothing.
+        """
+        short, middle = (self.transform(text) for text in self.tokenizer.samples[-3:-1])
+        long = self.transform(" ".join(self.tokenizer.samples * (1 + TRIED // 8)))[:, :TRIED]
+        examples = [long, short, middle, long[:, : 1 + long.shape[1] // 2]]
+        alone = [self._run([example])[0] for example in examples]
+        if self._differ(self._run([long])[0], alone[0]):
+            raise UserError(
+                f"{name}: the same text has other features each time, or after other texts, so this architecture "
+                f"({self.recipe['architecture']}) cannot be a teacher; take another model"
+            )
+        for self.padded in (True, False):
+            together = self._run([*examples, *examples[1:]])
+            if not any(self._differ(*pair) for pair in zip([*alone, *alone[1:]], together, strict=True)):
+                break
+        else:
+            raise UserError(
+                f"{name}: a text's features depend on the texts that share its batch, so this architecture "
+                f"({self.recipe['architecture']}) cannot be a teacher; take another model"
+            )
+        if not self.padded:
+            self.recipe["padded"] = False
+            self.notes += (
+                "its features depend on padding, so that only texts of one length share a batch; this takes longer",
+            )
+        if "cls" in (*self.pooling, *self.heads) and self._blind(middle, long):
+            raise UserError(
+                f"{name}: `cls` takes the first token, and in this model it has seen nothing of the text (a decoder); "
+                "set `pooling: last` or `pooling: mean`"
+            )
+
+    def _states(self, batch: Mapping[str, Tensor]) -> Float[Tensor, "n l d"]:
+        """States of every token in float32, zeros for padding."""
+        ids, types, mask = batch["input_ids"], batch["token_type_ids"], batch["attention_mask"]
+        if self.padded:
+            return self.model(ids, types, mask).float().masked_fill(mask[..., None] == 0, 0.0)
+        lengths = mask.sum(1)
+        parts = []
+        for length in lengths.unique().tolist():
+            rows = (lengths == length).nonzero()[:, 0]
+            part = self.model(ids[rows, :length], types[rows, :length], mask[rows, :length]).float()
+            parts.append((rows, nn.functional.pad(part, (0, 0, 0, ids.shape[1] - length))))
+        states = parts[0][1].new_empty((len(ids), *parts[0][1].shape[1:]))
+        for rows, part in parts:
+            states[rows] = part
+        return states
+
+    def _pooled(self, mask: Tensor) -> Tensor:
+        """The tokens that are pooled: all that are no padding, or those after the prompt."""
+        if not self.prompt_tokens:
+            return mask
+        after = mask.clone()
+        after[:, : self.prompt_tokens] = 0
+        # Of a text that was cut within the prompt, all of it.
+        return torch.where(after.sum(1, keepdim=True) > 0, after, mask)
+
+    @torch.inference_mode()
+    def _run(self, examples: Sequence[np.ndarray]) -> list[Tensor]:
+        """The states of each example's tokens [l, d]."""
+        batch = {key: value.to(self.device) for key, value in self.collate(examples).items()}
+        states = self._states(batch)
+        return [states[row, : example.shape[1]] for row, example in enumerate(examples)]
+
+    def _differ(self, one: Tensor, other: Tensor) -> bool:
+        """Whether the states of a text's tokens are equal but for rounding, taken over the tokens."""
+        cosines = nn.functional.cosine_similarity(one.double(), other.double(), dim=1)
+        return not bool(1 - cosines.mean() < ROUNDING[self.recipe["precision"]])
+
+    def _blind(self, one: np.ndarray, other: np.ndarray) -> bool:
+        """Whether the first token's state is the same whatever follows it."""
+        length = min(one.shape[1], other.shape[1])
+        one, other = one[:, :length], other[:, :length].copy()
+        other[:, 0] = one[:, 0]
+        first, second = (self._run([example])[0][0] for example in (one, other))
+        return length > 1 and bool((first - second).abs().max() <= 1e-4 * first.abs().max())
+
+
+def _modules(settings: Settings, folder: Path) -> tuple[Modules, list[str]]:
+    """What the folder says, or the pooling that is set, and what the user should know of that."""
+    modules = read_modules(folder, settings.model, pickles=not settings.safetensors_only)
+    if settings.pooling is None:
+        return modules, []
+    chosen = replace(modules, pooling=(settings.pooling,), layers=nn.Sequential(), names=(), include_prompt=True)
+    same = str(chosen) == str(modules) or not (folder / "modules.json").is_file()
+    return chosen, [] if same else [f"`pooling: {settings.pooling}` instead of what the model's folder says: {modules}"]
+
+
+def _body(settings: Settings, folder: Path) -> tuple[TextBody, dict[str, Tensor]]:
+    """The model, and its tensors that were in the files."""
     options = {"trust_remote_code": settings.trust_remote_code, "local_files_only": True}
+    _config(folder)
     try:
-        with _quiet():
-            config = transformers.AutoConfig.from_pretrained(folder, **options)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
-            # An encoder-decoder is asked for its encoder alone; the plain class would want a decoder's input too.
-            family = transformers.AutoModelForTextEncoding if config.is_encoder_decoder else transformers.AutoModel
-            model, found = family.from_pretrained(
+        with quiet():
+            config = without_cache(transformers.AutoConfig.from_pretrained(folder, **options))
+            model, found = model_class(config).from_pretrained(
                 folder,
                 config=config,
                 dtype="auto",
@@ -85,148 +309,47 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Tex
                 output_loading_info=True,
                 **options,
             )
-    except Exception as error:  # damaged files fail in many ways, tokenizers with a bare Exception
+    except Exception as error:  # damaged files fail in many ways
         if not settings.trust_remote_code and "auto_map" in _config(folder):
             raise UserError(
                 f"{settings.model}: it brings Python code of its own; read it, then set `trust_remote_code: true`"
             ) from None
-        raise UserError(f"{settings.model}: cannot load it: {_line(error)}") from None
-    if not getattr(tokenizer, "is_fast", False):
-        raise UserError(f"{settings.model}: it has no fast tokenizer (tokenizer.json); save one next to its weights")
+        raise UserError(f"{settings.model}: cannot load it: {one_line(error)}") from None
+    body = TextBody(model)
+    body.check(settings.model)
     # The pooler is a layer on top of the states, which are all that is read here; many checkpoints lack it.
-    missing = {name for name in found["missing_keys"] if not name.startswith("pooler.")}
-    if missing:
-        raise UserError(f"{settings.model}: its weights lack {min(missing)!r} (and {len(missing) - 1} more)")
-    state = {name: tensor for name, tensor in model.state_dict().items() if name not in found["missing_keys"]}
-    limit = settings.max_length or _limit(folder, tokenizer, config)
-    if limit is None:
-        raise UserError(f"{settings.model}: its texts have no greatest length; set `max_length`")
-    recipe = {
-        "family": "transformers",
-        "version": VERSION,
-        "architecture": type(model).__name__,
-        "config": digest_of(_config(folder)),
-        "weights": pretrained.digest(state),
-        "tokenizer": digest_files(folder, [name for name in TOKENIZER_FILES if (folder / name).is_file()]),
-        "pooling": settings.pooling,
-        "max_length": limit,
-        "precision": precision,
+    absent = {name for name in found["missing_keys"] if not name.startswith("pooler.")}
+    if missing := sorted(absent & body.names_in(model)):
+        raise UserError(f"{settings.model}: its weights lack {missing[0]!r} (and {len(missing) - 1} more)")
+    made_up = {id(tensor) for name, tensor in model.state_dict(keep_vars=True).items() if name in found["missing_keys"]}
+    state = {
+        name: tensor for name, tensor in body.model.state_dict(keep_vars=True).items() if id(tensor) not in made_up
     }
-    model = model.to(dtype=getattr(torch, precision), device=device).eval().requires_grad_(False)
-    return TextEncoder(model, tokenizer, recipe, settings.heads, device)
+    return body, {name: tensor.detach() for name, tensor in state.items()}
 
 
-class TextEncoder(Teacher):
-    """A transformers encoder. A transformed text is its token numbers [l], int64."""
+def _length(settings: Settings, modules: Modules, body: TextBody, tokenizer: TextTokenizer) -> int:
+    """In tokens: as set, or the model's own.
 
-    kind: Literal["text"] = "text"
-    uniform = False
-
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        recipe: Mapping[str, Any],
-        heads: Sequence[Head],
-        device: torch.device,
-    ):
-        self.model = model
-        self.recipe = recipe
-        self.device = device
-        self.length: int = recipe["max_length"]
-        self.width: int = model.config.hidden_size
-        self.pad = tokenizer.pad_token_id or 0
-        self.tokenizer = tokenizer.backend_tokenizer
-        self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(self.length)
-        self.heads = {head: (self.length, self.width) if head == "tokens" else (self.width,) for head in heads}
-
-    def transform(self, content: Any) -> np.ndarray:
-        """Token numbers, special tokens included, cut to `max_length`."""
-        numbers = self.tokenizer.encode(content).ids
-        if not numbers:
-            raise ValueError("a text without a single token")
-        return np.array(numbers, np.int64)
-
-    def cost(self, example: np.ndarray) -> int:
-        """How many tokens."""
-        return len(example)
-
-    def collate(self, examples: Sequence[np.ndarray]) -> Mapping[str, Tensor]:
-        """Token numbers and which of them are not padding, [n, longest], int64."""
-        lengths = np.array([len(example) for example in examples])
-        mask = np.arange(lengths.max()) < lengths[:, None]
-        numbers = np.full(mask.shape, self.pad, np.int64)
-        numbers[mask] = np.concatenate(examples)
-        return {"input_ids": torch.from_numpy(numbers), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
-
-    @torch.inference_mode()
-    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """States of the last layer, pooled in float32: pooled [n, d], cls [n, d], tokens [n, max_length, d]."""
-        states = self.model(**batch).last_hidden_state.float()
-        states = states * batch["attention_mask"][..., None]
-        outputs = {}
-        for head in self.heads:
-            if head == "tokens":
-                outputs[head] = nn.functional.pad(states, (0, 0, 0, self.length - states.shape[1]))
-            elif head == "cls" or self.recipe["pooling"] == "cls":
-                outputs[head] = states[:, 0]
-            else:
-                outputs[head] = states.sum(1) / batch["attention_mask"].sum(1, keepdim=True)
-        return outputs
-
-
-def _folder(settings: Settings) -> Path:
-    """The local folder of a model; one on the hub is downloaded first: configuration, tokenizer and weights."""
-    folder = pretrained.locate(settings.model)
-    if folder.is_dir():
-        return folder
-    if folder.is_absolute() or settings.model.startswith((".", "~")) or len(folder.parts) > 2:
-        raise UserError(f"{settings.model}: no such folder")
-    files = ["*.json", "*.txt", "*.model", "model.safetensors", "model-*.safetensors"]
-    files += [] if settings.safetensors_only else ["pytorch_model*.bin"]
-    files += ["*.py"] if settings.trust_remote_code else []
-    try:
-        return Path(
-            snapshot_download(settings.model, revision=settings.revision, allow_patterns=files, ignore_patterns=["*/*"])
-        )
-    except Exception as error:  # whatever stops a download: no network, no such name, no permission, no space
+    Raises:
+        UserError: nothing says it, or the model has not so many positions.
+    """
+    wanted = settings.max_length or modules.max_length or own_length(body.model.config, tokenizer)
+    if wanted is None:
+        raise UserError(f"{settings.model}: its texts have no greatest length; set `max_length`")
+    greatest = body.greatest(tokenizer(tokenizer.samples[-1]), wanted)
+    if settings.max_length and greatest < settings.max_length:
         raise UserError(
-            f"{settings.model}: no such folder here, and it cannot be fetched from the hub: {_line(error)}"
-        ) from None
+            f"{settings.model}: max_length: {settings.max_length} is more than the model's {greatest} positions; set "
+            "that or less"
+        )
+    return greatest
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: no model here: config.json: {_line(error)}") from None
-    return {key: value for key, value in values.items() if key not in VOLATILE}
+    return {key: value for key, value in read_json(folder / "config.json").items() if key not in VOLATILE}
 
 
-def _limit(folder: Path, tokenizer: Any, config: Any) -> int | None:
-    """The length that a model was trained for: sentence-transformers' own file, else the tokenizer's or the model's."""
-    own = folder / "sentence_bert_config.json"
-    if own.is_file() and (limit := json.loads(own.read_text(encoding="utf-8")).get("max_seq_length")):
-        return int(limit)
-    # A tokenizer without a limit has 1e30.
-    limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
-    return min((int(limit) for limit in limits if limit and limit < 1e9), default=None)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the bars and advice that loading prints."""
-    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
+def _code(folder: Path) -> bool:
+    """Whether the model's own code ran: without `trust_remote_code` it would not have been loaded."""
+    return "auto_map" in _config(folder)

@@ -9,8 +9,10 @@ import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
 
+from pipeline import text_models
 from pipeline.errors import UserError
 from pipeline.params import parse
+from pipeline.pretrained import locate
 from pipeline.teachers import transformers
 from pipeline.teachers.transformers import Settings, TextEncoder
 
@@ -37,7 +39,7 @@ def test_the_masked_mean_is_the_mean_over_the_texts_own_tokens(tiny_encoder: Pat
     outputs = features_of(teacher, TEXTS)
     model = hf.AutoModel.from_pretrained(tiny_encoder).eval()
     for number, text in enumerate(TEXTS):
-        ids = teacher.transform(text).tolist()
+        ids = teacher.transform(text)[0].tolist()
         with torch.no_grad():
             states = model(torch.tensor([ids])).last_hidden_state[0].tolist()
         mean = [sum(state[k] for state in states) / len(states) for k in range(len(states[0]))]
@@ -55,14 +57,15 @@ def test_pooling_cls_takes_the_first_token(tiny_encoder: Path) -> None:
 def test_long_texts_are_cut_to_max_length(tiny_encoder: Path) -> None:
     teacher = load(tiny_encoder, max_length=8)
     long = teacher.transform("good " * 100)
-    assert len(long) == 8
+    assert long.shape == (2, 8)
     assert long.tolist() == teacher.transform("good " * 6).tolist(), "six words and two special tokens are left"
 
 
 def test_padding_goes_behind_the_text_and_is_masked(tiny_encoder: Path) -> None:
     teacher = load(tiny_encoder)
-    short, long = np.array([2, 5, 3]), np.array([2, 5, 6, 7, 3])
+    short, long = np.array([[2, 5, 3], [0, 0, 1]]), np.array([[2, 5, 6, 7, 3], [0, 0, 0, 1, 1]])
     batch = teacher.collate([short, long])
+    assert batch["token_type_ids"].tolist() == [[0, 0, 1, 0, 0], [0, 0, 0, 1, 1]]
     assert batch["input_ids"].tolist() == [[2, 5, 3, teacher.pad, teacher.pad], [2, 5, 6, 7, 3]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
 
@@ -157,7 +160,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatc
     def unreachable(*_: Any, **__: Any) -> None:
         raise ConnectionError("Name or service\nnot known")
 
-    monkeypatch.setattr(transformers, "snapshot_download", unreachable)
+    monkeypatch.setattr(text_models, "snapshot_download", unreachable)
     with pytest.raises(UserError, match=r"someone/model: .*cannot be fetched from the hub: Name or service not known"):
         load("someone/model")
 
@@ -169,7 +172,7 @@ def test_a_hub_model_is_fetched_without_code_or_pickles(tiny_encoder: Path, monk
         asked.update(options, name=name)
         return str(tiny_encoder)
 
-    monkeypatch.setattr(transformers, "snapshot_download", download)
+    monkeypatch.setattr(text_models, "snapshot_download", download)
     teacher = load("someone/model", revision="abc")
     assert (asked["name"], asked["revision"]) == ("someone/model", "abc")
     assert not any(pattern.endswith((".bin", ".py", "*")) for pattern in asked["allow_patterns"])
@@ -199,9 +202,9 @@ def test_minilm_knows_which_sentences_mean_the_same(precision: str) -> None:
 
 
 def test_minilm_equals_the_plain_script() -> None:
-    teacher = load(MINILM)
+    teacher = load(MINILM, pooling="mean")
     texts = ["hello", "I can't wait for the weekend!!! #fun", "ünïcode 😀 and more words to make it longer"]
-    folder = transformers.pretrained.locate(MINILM)
+    folder = locate(MINILM)
     tokenizer = hf.AutoTokenizer.from_pretrained(folder)
     model = hf.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     inputs = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")

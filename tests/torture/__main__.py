@@ -1,9 +1,10 @@
 """Rounds of random faults on a small project, until the time is over: `make torture`.
 
-    python -m tests.torture [--minutes 60] [--folder .aft/torture] [--rounds N] [--seed N]
+    python -m tests.torture [--minutes 60] [--folder .aft/torture] [--rounds N] [--seed N] [--kind NAME]
 
-Everything is kept in the folder, and the next call goes on with the next seed. `--seed N` repeats one round. It ends
-with a table of what was injected and what happened, and with code 1 if a round failed.
+Everything is kept in the folder, and the next call goes on with the next seed. `--seed N` repeats one round; `--kind`
+makes it a round of that kind. It ends with a table of what was injected and what happened, and with code 1 if a round
+failed.
 """
 
 import argparse
@@ -48,18 +49,19 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path(".aft/torture"))
     parser.add_argument("--rounds", type=int, help="how many at most")
     parser.add_argument("--seed", type=int, help="repeat this one round")
+    parser.add_argument("--kind", choices=[*KINDS, *ONCE], help="only rounds of this kind")
     options = parser.parse_args()
     subprocess.run(["umount", "--lazy", str(options.folder / "work")], capture_output=True)  # after a kill
     bench = Bench(options.folder)
     deadline = time.monotonic() + 60 * options.minutes
     kept = options.folder / "rounds.jsonl"
     if options.seed is not None:
-        print(json.dumps(one(options.seed, bench, set())))
-        return 0
+        print(json.dumps(found := one(options.seed, bench, set(), options.kind)))
+        return int(bool(found["failed"]))
     done = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
     first = len(done)
     while time.monotonic() < deadline and len(done) - first != options.rounds:
-        found = one(len(done), bench, {entry["kind"] for entry in done})
+        found = one(len(done), bench, {entry["kind"] for entry in done}, options.kind)
         done.append(found)
         with kept.open("a") as file:
             file.write(json.dumps(found) + "\n")
@@ -68,12 +70,13 @@ def main() -> int:
     return int(any(entry["failed"] for entry in done[first:]))
 
 
-def one(seed: int, bench: Bench, had: set[str]) -> dict[str, object]:
+def one(seed: int, bench: Bench, had: set[str], only: str | None = None) -> dict[str, object]:
     """One round; all of it follows from its seed. A project that failed is kept as `failed-SEED`."""
     random, started = Random(seed), time.monotonic()
     name = random.choices(list(KINDS), [often for _, often in KINDS.values()])[0]
     if seed % 25 == 24 and (left := [kind for kind in ONCE if kind not in had]):
         name = left[0]
+    name = only or name
     kind = ONCE[name] if name in ONCE else KINDS[name][0]
     failed = False
     try:

@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import io
 import os
 import resource
 import shutil
@@ -14,11 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
-import numpy as np
-import yaml
-from PIL import Image
-
 from .bench import INPUTS, STAGES, Bench, after, check, contents, remove, run, start
+from .hostile import (
+    damaged,
+    hostile_checkpoint,
+    hostile_images,
+    hostile_import,
+    hostile_params,
+    hostile_store,
+    hostile_table,
+)
 
 Kind = Callable[[Random, Bench], tuple[str, str]]
 
@@ -103,7 +107,7 @@ def damage(random: Random, bench: Bench) -> tuple[str, str]:
     """Damage one file with a result, then run what comes after the stage that wrote it."""
     project = bench.copy()
     name = random.choice(sorted(bench.expected))
-    how = _damage(random, project / name)
+    how = damaged(random, project / name)
     stage = next(stage for stage, outputs in STAGES.items() if name.startswith(outputs))
     refused = False
     for later in after(stage)[1:]:
@@ -134,52 +138,6 @@ def twice(random: Random, bench: Bench) -> tuple[str, str]:
     bench.finish(project, after(stage)[-1])
     bench.same(project)
     return f"two `{stage}` at once", "one is refused" if codes[1] else "both succeed"
-
-
-def hostile_table(random: Random, bench: Bench) -> tuple[str, str]:
-    """A table of texts with random changes."""
-    project = bench.copy()
-    _mutate(random, project / "raw" / "reviews.csv")
-    return "a mutated table", _through(bench, project, ["prepare", "extract loud"])
-
-
-def hostile_params(random: Random, bench: Bench) -> tuple[str, str]:
-    """A params.yaml with random changes; of no digits, because a million steps are no fault."""
-    project = bench.copy()
-    _mutate(random, project / "params.yaml", digits=False)
-    return "a mutated params.yaml", _through(bench, project, random.sample(["code", "prepare", "join", "assess"], 2))
-
-
-def hostile_checkpoint(random: Random, bench: Bench) -> tuple[str, str]:
-    """A model with random changes in one of its files."""
-    project = bench.copy()
-    remove(project, "extract loud")
-    file = random.choice(sorted((project / "models" / "loud").iterdir()))
-    if random.random() < 0.5:
-        _mutate(random, file, digits=file.suffix == ".safetensors")
-    else:
-        _damage(random, file)
-    return f"a mutated {file.name}", _through(bench, project, ["extract loud"])
-
-
-def hostile_images(random: Random, bench: Bench) -> tuple[str, str]:
-    """A folder of images, some of which have random changes."""
-    project = bench.copy()
-    for number in range(24):
-        folder = project / "raw" / "images" / "ab"[number % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        pixels = np.frombuffer(random.randbytes(16 * 16 * 3), np.uint8).reshape(16, 16, 3)
-        format = random.choice(["PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP"])
-        Image.fromarray(pixels).save(buffer, format)
-        (folder / f"{number}.{format.lower()}").write_bytes(buffer.getvalue())
-        if number % 4 == 0:
-            _mutate(random, folder / f"{number}.{format.lower()}")
-    values = yaml.safe_load((project / "params.yaml").read_text())
-    values["dataset"] = {"source": {"family": "image_folder", "path": "raw/images"}, "val": 4, "test": 4}
-    values["dataset"]["unreadable"] = random.choice([0, 1.0])
-    (project / "params.yaml").write_text(yaml.safe_dump(values))
-    return "mutated images", _through(bench, project, ["prepare"])
 
 
 def hard_links(random: Random, bench: Bench) -> tuple[str, str]:
@@ -230,6 +188,8 @@ KINDS: dict[str, tuple[Kind, int]] = {
     "hostile_params": (hostile_params, 8),
     "hostile_checkpoint": (hostile_checkpoint, 8),
     "hostile_images": (hostile_images, 6),
+    "hostile_store": (hostile_store, 15),
+    "hostile_import": (hostile_import, 10),
 }
 """Kinds of rounds by name, and how often each comes up."""
 
@@ -244,83 +204,6 @@ ONCE: dict[str, Kind] = {
 
 def _answer(code: int) -> str:
     return f"refused in one line; {SAME}" if code else f"it was enough; {SAME}"
-
-
-def _through(bench: Bench, project: Path, stages: list[str]) -> str:
-    """Run stages on hostile input, then the sound input again."""
-    refused = False
-    for stage in stages:
-        refused |= run(stage, project, (0, 2)).code == 2
-    for name in INPUTS:
-        remove_input(project / name)
-        source = bench.reference / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, project / name)
-    bench.finish(project)
-    bench.same(project)
-    return f"{'refused in one line' if refused else 'taken as it is'}; with the sound input, the same results"
-
-
-def remove_input(path: Path) -> None:
-    """Delete a file or folder of the input."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _damage(random: Random, file: Path) -> str:
-    """What a failing disk, a broken copy or another program makes of a file."""
-    content = bytearray(file.read_bytes())
-    at = random.randrange(max(1, len(content)))
-    how = random.choice(["a flipped bit", "zeros", "a cut", "nothing left", "a missing file", "a pipe", "a folder"])
-    file.unlink()
-    match how:
-        case "a flipped bit" if content:
-            content[at] ^= 1 << random.randrange(8)
-        case "zeros":
-            content[at : at + 64] = bytes(len(content[at : at + 64]))
-        case "a cut":
-            del content[at:]
-        case "nothing left":
-            content.clear()
-        case "a missing file":
-            return how
-        case "a pipe":
-            os.mkfifo(file)
-            return how
-        case "a folder":
-            file.mkdir()
-            return how
-    file.write_bytes(content)
-    return how
-
-
-TOKENS = [
-    *(b"\x00", b"\xff", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\n", b"\t", b"\x1b[2J", b"nan", b"null", b"../", b"=1+1"),
-    *(b'"', b"'", b"{", b"}", b"[", b"]", b":", b",", b"-", b"&a ", b"*a", b"!!python/object:os.x ", b"`touch pwned`"),
-]
-"""What a reader may trip over."""
-
-
-def _mutate(random: Random, file: Path, digits: bool = True) -> None:
-    """Change, repeat, remove and insert bytes in a few places; with `digits` False no digit is changed or made."""
-    content = bytearray(file.read_bytes())
-    for _ in range(random.choice([1, 1, 2, 4, 16])):
-        at = random.randrange(len(content) + 1)
-        span = content[at : at + random.randint(1, 40)]
-        if not digits and any(48 <= byte < 58 for byte in span):
-            span = content[at:at]
-        match random.randrange(4):
-            case 0:
-                content[at : at + len(span)] = b""
-            case 1:
-                content[at:at] = span * random.randint(1, 3)
-            case 2:
-                content[at:at] = random.choice(TOKENS)
-            case 3 if span:
-                byte = random.randrange(256)
-                content[at] = byte if digits or not 48 <= byte < 58 else 0
-    file.write_bytes(content)
 
 
 @contextmanager

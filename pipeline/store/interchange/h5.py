@@ -1,7 +1,7 @@
 """HDF5: `features` [n, *shape], `ids` as UTF-8 strings, `digests`; and the files that pathology tools write.
 
-Those hold one slide each: `features` [n, d] or [1, n, d], and where each patch is in `coords` [n, 2], which then names
-its row.
+Those hold one slide each: `features` [n, d] or [1, n, d], and the position of each patch in `coords` [n, 2], which
+becomes the id of its row.
 """
 
 import json
@@ -12,13 +12,15 @@ import h5py
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.files import refuse_bomb
 from pipeline.store.interchange import ROW_BYTES, Table, about_in, dtype_in
 
 ATTRIBUTE = "feature_store"
+BLOCK_TEXTS = 256
 
 
 def write(path: Path, table: Table) -> None:
-    """One chunk a block of rows, so that slices read little."""
+    """One chunk per block of rows, so that slices read little."""
     with h5py.File(path, "w") as file:
         dtype = np.float16 if table.dtype == "float16" else np.float32
         chunk = (max(1, min(table.count, 256)), *table.shape)
@@ -46,6 +48,7 @@ def read(path: Path) -> Table:
     logical, kept = features.size * features.dtype.itemsize, features.id.get_storage_size()
     if kept == 0 or (kept < logical and not features.id.get_create_plist().get_nfilters()):
         raise UserError(f"{path}: `features` has {kept:,} bytes of {logical:,}: not all of it was written")
+    refuse_bomb(path, logical)
     if features.chunks is not None and math.prod(features.chunks) * features.dtype.itemsize > ROW_BYTES:
         raise UserError(f"{path}: chunks of `features` are larger than {ROW_BYTES >> 30} GiB; save it in smaller ones")
     for name in ("ids", "coords"):
@@ -55,15 +58,22 @@ def read(path: Path) -> Table:
     if "ids" in file:
         if h5py.check_string_dtype(file["ids"].dtype) is None or file["ids"].ndim != 1:
             raise UserError(f"{path}: `ids` are no texts [rows], but {file['ids'].dtype}; save them as UTF-8 strings")
-        ids = [str(name) for name in file["ids"].asstr()[:]]
-    digests = np.asarray(file["digests"][:]) if about is not None and "digests" in file else None
-    # Some tools keep the batch of one that a slide is for their models.
+        ids = _texts(path, file["ids"])
+    digests = None
+    if about is not None and "digests" in file:
+        refuse_bomb(path, file["digests"].size * file["digests"].dtype.itemsize)
+        digests = np.asarray(file["digests"][:])
+    # Some tools keep the batch dimension of their model.
     slide = about is None and features.ndim == 3 and features.shape[0] == 1
     count, *shape = features.shape[1:] if slide else features.shape
     if ids is None and "coords" in file:
         if file["coords"].ndim < 2 or file["coords"].dtype.kind not in "iuf":
             raise UserError(f"{path}: `coords` is no array of numbers [rows, 2]; rename it")
-        places = np.asarray(file["coords"][:]).reshape(-1, file["coords"].shape[-1]).astype(np.int64)
+        refuse_bomb(path, file["coords"].size * file["coords"].dtype.itemsize)
+        found = np.asarray(file["coords"][:])
+        if not np.isfinite(found).all():
+            raise UserError(f"{path}: `coords` holds NaN or infinity; rename it")
+        places = found.reshape(-1, found.shape[-1]).astype(np.int64)
         ids = [",".join(map(str, place)) for place in places.tolist()]
         if len(ids) != count:
             raise UserError(f"{path}: {count:,} features, but {len(ids):,} coords")
@@ -75,10 +85,23 @@ def read(path: Path) -> Table:
     return Table(int(count), tuple(map(int, shape)), dtype, rows, ids, digests, about)
 
 
-def _refuse_other_files(path: Path, file: h5py.File, name: str) -> None:
-    """Refuse what would bring in the bytes of other files: external links and storage, virtual datasets; and links.
+def _texts(path: Path, array: h5py.Dataset) -> list[str]:
+    """All texts of an array, a few at a time: a compressed array of a kilobyte may repeat one a million times."""
+    found: list[str] = []
+    total = 0
+    step = max(1, BLOCK_TEXTS // max(1, array.dtype.itemsize // 16))
+    for start in range(0, len(array), step):
+        block = array.asstr()[start : start + step].tolist()
+        total += sum(map(len, block))
+        refuse_bomb(path, total)
+        found += block
+    return found
 
-    A link inside the file may lead to an external one, so all of them are refused.
+
+def _refuse_other_files(path: Path, file: h5py.File, name: str) -> None:
+    """Refuse datasets with bytes of other files: external links, external storage and virtual datasets.
+
+    A link inside the file may lead to an external one, so all links are refused.
     """
     link = file.get(name, getlink=True)
     if link is None:

@@ -2,16 +2,21 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline import parquet
 from pipeline.errors import UserError
+from pipeline.store.format import shortened
 from pipeline.store.interchange import Table, about_in, dtype_in
 
 KEY = b"feature_store"
 NAMES = ("features", "embedding", "embeddings")
+GROUP_BYTES = 4 << 30
+"""Of a row group, which is read as a whole."""
 
 
 def write(path: Path, table: Table) -> None:
@@ -22,7 +27,7 @@ def write(path: Path, table: Table) -> None:
     about = {**(table.about or {}), "shape": list(table.shape)}
     fields = [("id", pa.string()), ("digest", pa.binary(16)), ("features", pa.list_(number, width))]
     schema = pa.schema(fields, metadata={KEY: json.dumps(about)})
-    # Features do not compress; dictionaries of numbers that never repeat only cost time.
+    # Features do not compress, and dictionaries of distinct numbers only cost time.
     with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
         for start, stop in table.blocks():
             flat = pa.array(table.read(start, stop).reshape(-1), number)
@@ -38,7 +43,7 @@ def write(path: Path, table: Table) -> None:
 def read(path: Path) -> Table:
     """Raises `UserError` if this is not a Parquet file with a column of equally long lists of floats."""
     try:
-        file = pq.ParquetFile(path, memory_map=True)
+        file = parquet.opened(path, memory_map=True)
     except (pa.ArrowException, OSError):
         raise UserError(f"{path}: not a Parquet file, or damaged") from None
     schema = file.schema_arrow
@@ -62,16 +67,43 @@ def read(path: Path) -> Table:
             raise UserError(f"{path}: the lists in column `{name}` differ in length")
         return flat.reshape(stop - start, *shape)
 
+    largest = max((column.num_values for column in _columns(file, name)), default=0)
+    if 4 * largest > GROUP_BYTES:
+        raise UserError(
+            f"{path}: a row group of {largest:,} numbers; write row groups of {GROUP_BYTES >> 30} GiB at most"
+        )
     count = file.metadata.num_rows
     if not count or not hasattr(schema.field(name).type, "value_type"):
         raise UserError(f"{path}: column `{name}` must hold lists of floats, and some")
     shape: tuple[int, ...] = (-1,)
     first_row = rows(0, 1)
     shape = tuple(about.pop("shape")) if about else first_row.shape[1:]
-    if "id" in schema.names and file.read(columns=["id"]).column(0).null_count:
-        raise UserError(f"{path}: rows without a value in column `id`; fill them, or drop the column")
-    ids = [str(value) for value in file.read(columns=["id"]).column(0).to_pylist()] if "id" in schema.names else None
+    ids = None
+    if "id" in schema.names:
+        ids = [_name(value, path) for value in _column(path, file, "id")]
     digests = None
     if about is not None:
-        digests = np.frombuffer(b"".join(file.read(columns=["digest"]).column(0).to_pylist()), np.uint8).reshape(-1, 16)
+        digests = np.frombuffer(b"".join(_column(path, file, "digest")), np.uint8).reshape(-1, 16)
     return Table(count, shape, dtype_in(about, first_row.dtype), rows, ids, digests, about)
+
+
+def _column(path: Path, file: pq.ParquetFile, name: str) -> list[Any]:
+    """All cells of a column."""
+    return [cell for batch in parquet.batches(path, file, [name]) for cell in parquet.cells(batch.column(name))]
+
+
+def _columns(file: pq.ParquetFile, name: str) -> list[pq.ColumnChunkMetaData]:
+    """The parts of a column, in all row groups."""
+    groups = map(file.metadata.row_group, range(file.num_row_groups))
+    columns = (group.column(number) for group in groups for number in range(group.num_columns))
+    return [column for column in columns if column.path_in_schema.partition(".")[0] == name]
+
+
+def _name(value: object, path: Path) -> str:
+    """The id of a row. Raises `UserError` if it is no text and no number."""
+    try:
+        if isinstance(value, str | int | bytes):
+            return value.decode() if isinstance(value, bytes) else str(value)
+    except UnicodeDecodeError:
+        pass
+    raise UserError(f"{path}: column `id` holds {shortened(value)}; every row needs a text or a whole number there")

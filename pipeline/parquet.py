@@ -1,0 +1,116 @@
+"""Parquet files from elsewhere: read a batch at a time, and not at all where a few bytes claim to be very many.
+
+A page of a kilobyte may stand for a billion equal values, or for a text of a gigabyte. So, before anything is decoded:
+
+- a table has at most as many rows as bytes, because rows that are worth a row differ;
+- its values, and its pages before compression, become no more than `files.refuse_bomb` lets a file become;
+- texts that repeat are kept once while they are read, or few rows are read at a time where a cell holds a list of
+  texts; and all of them together keep to the same limit.
+
+A single page may still claim up to 2 GiB, which is Parquet's own limit, and the list of one cell may repeat a text.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.errors import UserError
+from pipeline.files import refuse_bomb
+
+BATCH_ROWS = 1 << 16
+BATCH_BYTES = 64 << 20
+WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 8, "BYTE_ARRAY": 0}
+"""Bytes of a value in memory; of texts that is not known before they are read."""
+
+
+def opened(path: Path, memory_map: bool = False) -> pq.ParquetFile:
+    """A Parquet file, after a look at what it claims. Columns of texts, not of lists of them, are read as dictionaries.
+
+    Raises:
+        UserError: it claims more rows or values than its bytes are good for.
+        pa.ArrowException, OSError: it is no Parquet file.
+    """
+    size = path.stat().st_size
+    with pq.ParquetFile(path) as file:
+        claims, schema = file.metadata, file.schema
+    if claims.num_rows > size:
+        raise UserError(f"{path}: claims {claims.num_rows:,} rows, and has {size:,} bytes; write it again")
+    texts = set()
+    for group in map(claims.row_group, range(claims.num_row_groups)):
+        for number in range(group.num_columns):
+            column = group.column(number)
+            each = WIDTHS.get(column.physical_type, schema.column(number).length)
+            refuse_bomb(path, max(column.total_uncompressed_size, each * column.num_values))
+            if column.physical_type == "BYTE_ARRAY" and not _is_nested(column):
+                texts.add(column.path_in_schema)
+    return pq.ParquetFile(path, read_dictionary=sorted(texts), memory_map=memory_map)
+
+
+def batches(path: Path, file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The rows of some columns, in order, a batch at a time.
+
+    Raises:
+        UserError: their texts take more bytes than the file is good for.
+        pa.ArrowException, OSError: it is damaged.
+    """
+    total = 0
+    for number in range(file.num_row_groups):
+        rows = _batch_rows(file.metadata.row_group(number), columns)
+        for batch in file.iter_batches(rows, row_groups=[number], columns=list(columns)):
+            total += sum(map(_text_bytes, batch.columns))
+            refuse_bomb(path, total)
+            yield batch
+
+
+def cells(column: pa.Array, plain: Callable[[pa.Array], list[Any]] = pa.Array.to_pylist) -> list[Any]:
+    """A column as Python has it. Texts that repeat are one object, where `opened` has read them as a dictionary.
+
+    Args:
+        plain: gives the cells of a column that is no dictionary.
+    """
+    if not pa.types.is_dictionary(column.type):
+        return plain(column)
+    known = plain(column.dictionary)
+    return [None if index is None else known[index] for index in column.indices.to_pylist()]
+
+
+def _batch_rows(group: pq.RowGroupMetaData, columns: Sequence[str]) -> int:
+    """How many rows to read at a time: pyarrow repeats texts in lists, and one may be as long as all pages are."""
+    chunks = map(group.column, range(group.num_columns))
+    lists = [chunk for chunk in chunks if chunk.physical_type == "BYTE_ARRAY" and _is_nested(chunk)]
+    longest = sum(
+        chunk.total_uncompressed_size * chunk.num_values
+        for chunk in lists
+        if chunk.path_in_schema.partition(".")[0] in columns
+    )
+    return max(1, min(BATCH_ROWS, BATCH_BYTES * group.num_rows // max(1, longest)))
+
+
+def _is_nested(chunk: pq.ColumnChunkMetaData) -> bool:
+    return "." in chunk.path_in_schema
+
+
+def _text_bytes(array: pa.Array) -> int:
+    """Bytes of all texts of a column, each counted as often as it is there."""
+    if pa.types.is_dictionary(array.type):
+        if not _is_text(array.type.value_type):
+            return 0
+        return pc.sum(pc.take(pc.binary_length(array.dictionary), array.indices)).as_py() or 0
+    if _is_list(array.type):
+        return _text_bytes(array.flatten())
+    return pc.sum(pc.binary_length(array)).as_py() or 0 if _is_text(array.type) else 0
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return any(
+        test(kind)
+        for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    )

@@ -1,0 +1,258 @@
+"""What the folder of a sentence-transformers model says: its modules, its prompts, and how long texts may be.
+
+The reference is `SentenceTransformer.encode`, whose result is the head `pooled`. What is not known here is refused in
+one line, because leaving it out would give features of another model.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pipeline.errors import UserError, listed
+from pipeline.teachers._pooling import Pooling
+from pipeline.text_models import one_line, read_json
+
+CONFIGS = tuple(
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+"""Names that the settings of the module Transformer have had."""
+
+MODES: dict[str, Pooling] = {
+    "cls": "cls",
+    "max": "max",
+    "mean": "mean",
+    "mean_sqrt_len_tokens": "mean_sqrt_len",
+    "weightedmean": "weighted",
+    "lasttoken": "last",
+}
+"""Its names of poolings, in the order in which several are joined."""
+
+OLD_MODES = {
+    f"pooling_mode_{old}": mode
+    for old, mode in zip(
+        ("cls_token", "max_tokens", "mean_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken"),
+        MODES.values(),
+        strict=True,
+    )
+}
+
+HARMLESS = {"torch_dtype", "dtype", "attn_implementation", "trust_remote_code"}
+"""Of the arguments of a model: they are settings here, or change no more than rounding."""
+
+
+@dataclass(frozen=True)
+class Modules:
+    """How a model's states become its features.
+
+    Attributes:
+        folder: of the model of transformers.
+        pooling: the poolings, joined.
+        include_prompt: whether the tokens of the prompt are pooled, too.
+        layers: what follows on the pooled states, in order.
+        names: of these layers, for people and for the recipe.
+        prompts: by name.
+        prompt: the name of the one that is put before every text unless another is asked for.
+        max_length: in tokens; None for the model's own.
+        lower: whether texts are lower-cased first.
+    """
+
+    folder: Path
+    pooling: tuple[Pooling, ...] = ("mean",)
+    include_prompt: bool = True
+    layers: nn.Sequential = field(default_factory=nn.Sequential)
+    names: tuple[str, ...] = ()
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    prompt: str | None = None
+    max_length: int | None = None
+    lower: bool = False
+
+    def __str__(self) -> str:
+        return ", ".join((" + ".join(self.pooling), *self.names))
+
+
+def read_modules(folder: Path, name: str, pickles: bool = False) -> Modules:
+    """What a folder says; the mean over the tokens if it is none of sentence-transformers.
+
+    Args:
+        folder: with `modules.json`, or of a model of transformers alone.
+        name: of the model, for messages.
+        pickles: whether weights of layers may be `.bin` files.
+
+    Raises:
+        UserError: a file is damaged, or says what is not known here.
+    """
+    listed_modules = read_json(folder / "modules.json", [])
+    if not listed_modules:
+        return Modules(folder, **_lengths(folder, name))
+    try:
+        kinds = [_kind(module["type"], name) for module in listed_modules]
+        paths = [folder / module["path"] for module in listed_modules]
+        if kinds[:2] != ["Transformer", "Pooling"]:
+            raise UserError(
+                f"{name}: modules.json: {', '.join(kinds)}: only models that start with Transformer and Pooling can be "
+                "read; take another model"
+            )
+        poolings, include_prompt = _pooling(read_json(paths[1] / "config.json"), name)
+        layers, names = [], []
+        for kind, path in zip(kinds[2:], paths[2:], strict=True):
+            layer, described = _layer(kind, path, name, pickles)
+            layers.append(layer)
+            names.append(described)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{name}: modules.json: not as sentence-transformers writes it ({one_line(error)})") from None
+    more = read_json(folder / "config_sentence_transformers.json", {})
+    kind = more.get("model_type", "SentenceTransformer")
+    if kind != "SentenceTransformer":
+        raise UserError(f"{name}: a {kind} gives no vector of a text; take a SentenceTransformer")
+    return Modules(
+        folder=paths[0],
+        pooling=poolings,
+        include_prompt=include_prompt,
+        layers=nn.Sequential(*layers),
+        names=tuple(names),
+        prompts={key: text or "" for key, text in (more.get("prompts") or {}).items()},
+        prompt=more.get("default_prompt_name"),
+        **_lengths(paths[0], name),
+    )
+
+
+def choose_prompt(modules: Modules, asked: str | None, name: str) -> str:
+    """What is put before every text: the model's default, one of its prompts by name, or one that is given.
+
+    Raises:
+        UserError: there is no prompt of that name.
+    """
+    if asked is None:
+        asked = modules.prompt
+        if asked is None:
+            return ""
+        if asked not in modules.prompts:
+            raise UserError(f"{name}: its default prompt {asked!r} is not among its prompts; set `prompt`")
+    if asked in modules.prompts:
+        return modules.prompts[asked]
+    if asked and asked.replace("_", "").replace("-", "").isalnum():
+        raise UserError(
+            f"{name}: no prompt named {asked!r}; there are {listed(list(modules.prompts))}, and one of your own is "
+            "written in full, such as `prompt: 'query: '`"
+        )
+    return asked
+
+
+def _kind(type_: str, name: str) -> str:
+    if not type_.startswith("sentence_transformers."):
+        raise UserError(f"{name}: modules.json: {type_} is code of its own, which is not run; take another model")
+    return type_.rpartition(".")[2]
+
+
+def _lengths(folder: Path, name: str) -> dict[str, Any]:
+    """Length and lower-casing from the settings of the module Transformer."""
+    file = next((file for file in CONFIGS if (folder / file).is_file()), None)
+    if file is None:
+        return {}
+    values = read_json(folder / file)
+    for key in ("model_args", "model_kwargs", "tokenizer_args", "processor_kwargs", "config_args", "config_kwargs"):
+        if unknown := sorted(set(values.get(key) or {}) - HARMLESS):
+            raise UserError(f"{name}: {file}: `{key}` sets {listed(unknown)}, which cannot be done here")
+    text = (values.get("modality_config") or {}).get("text", {"method_output_name": "last_hidden_state"})
+    plain = text.get("method_output_name") == "last_hidden_state" and "message" not in (
+        values.get("modality_config") or {}
+    )
+    if values.get("processing_kwargs") or not plain or values.get("transformer_task", TASK) != TASK:
+        raise UserError(
+            f"{name}: {file}: it does more than read texts and give their states, which cannot be done here"
+        )
+    return {"max_length": values.get("max_seq_length"), "lower": bool(values.get("do_lower_case"))}
+
+
+TASK = "feature-extraction"
+
+
+def _pooling(values: Mapping[str, Any], name: str) -> tuple[tuple[Pooling, ...], bool]:
+    """The poolings of a module Pooling, and whether they include the prompt."""
+    asked = values.get("pooling_mode")
+    if asked is not None:
+        asked = [asked] if isinstance(asked, str) else asked
+        if unknown := [mode for mode in asked if mode not in MODES]:
+            raise UserError(f"{name}: unknown pooling {listed(unknown)}; there are {listed(list(MODES))}")
+        modes = [MODES[mode] for mode in asked]
+    else:
+        modes = [mode for key, mode in OLD_MODES.items() if values.get(key)]
+    return tuple(modes or ["mean"]), bool(values.get("include_prompt", True))
+
+
+def _layer(kind: str, path: Path, name: str, pickles: bool) -> tuple[nn.Module, str]:
+    """A module after the pooling, and what to call it."""
+    values = read_json(path / "config.json", {})
+    if (values.get("module_input_name") or "sentence_embedding") != "sentence_embedding" or (
+        values.get("module_output_name") or "sentence_embedding"
+    ) != "sentence_embedding":
+        raise UserError(f"{name}: its module {kind} works on tokens, which cannot be done here; take another model")
+    match kind:
+        case "Normalize":
+            return Normalize(), kind
+        case "Dropout":
+            return nn.Identity(), kind
+        case "Dense":
+            dense = Dense(values, name)
+            dense.load_state_dict(_weights(path, name, pickles))
+            return dense, f"Dense {values['out_features']} {type(dense.activation).__name__}"
+        case "LayerNorm":
+            norm = nn.LayerNorm(values["dimension"])
+            norm.load_state_dict(
+                {key.removeprefix("norm."): tensor for key, tensor in _weights(path, name, pickles).items()}
+            )
+            return norm, kind
+    raise UserError(f"{name}: modules.json: its module {kind} cannot be done here; take another model")
+
+
+def _weights(path: Path, name: str, pickles: bool) -> dict[str, Tensor]:
+    try:
+        if (path / "model.safetensors").is_file():
+            return load_file(path / "model.safetensors")
+        if pickles:
+            state: dict[str, Tensor] = torch.load(path / "pytorch_model.bin", map_location="cpu", weights_only=True)
+            return state
+    except Exception as error:  # damaged files fail in many ways
+        raise UserError(f"{name}: {path.name}: its weights cannot be read: {one_line(error)}") from None
+    raise UserError(f"{name}: {path.name} has no model.safetensors; `safetensors_only: false` also takes .bin files")
+
+
+class Normalize(nn.Module):
+    """Features of length 1."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The same directions."""
+        return nn.functional.normalize(features, dim=-1)
+
+
+class Dense(nn.Module):
+    """A linear layer with an activation, and its input added where it says so.
+
+    Args:
+        values: of its config.json.
+        name: of the model, for messages.
+    """
+
+    def __init__(self, values: Mapping[str, Any], name: str):
+        super().__init__()
+        wide, narrow = values["in_features"], values["out_features"]
+        self.linear = nn.Linear(wide, narrow, bias=values.get("bias", True))
+        module, _, kind = values.get("activation_function", "torch.nn.modules.activation.Tanh").rpartition(".")
+        known = getattr(nn, kind, None) if module.startswith("torch.nn") else None
+        if not (isinstance(known, type) and issubclass(known, nn.Module)):
+            raise UserError(f"{name}: its module Dense has the activation {module}.{kind}, which is none of torch.nn's")
+        self.activation = known()
+        self.residual: nn.Module | None = None
+        if values.get("use_residual"):
+            self.residual = nn.Identity() if wide == narrow else nn.Linear(wide, narrow, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[n, out_features]."""
+        out: Tensor = self.activation(self.linear(features))
+        return out + self.residual(features) if self.residual is not None else out

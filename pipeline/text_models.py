@@ -1,0 +1,388 @@
+"""What teachers and students of transformers share: the folder of a model, its tokenizer, its body, and its length.
+
+The reference for all of it is what the library's own plain script gives: `model(**tokenizer(text, truncation=True))`.
+"""
+
+import inspect
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from huggingface_hub import snapshot_download
+from jaxtyping import Int
+from tokenizers import normalizers
+from torch import Tensor, nn
+from transformers.utils import logging
+
+from pipeline import pretrained
+from pipeline.errors import UserError
+from pipeline.provenance import digest_files
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+"""What a tokenizer may be made of, besides the files that its own class names."""
+
+LENGTHS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_encoder_position_embeddings",
+    "max_source_positions",
+    "max_sequence_length",
+    "max_seq_len",
+    "n_ctx",
+)
+"""Names for the length that a model was made for, in the configurations of architectures."""
+
+WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
+PICKLES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+
+ENGLISH = (
+    "A cat",
+    "The quick brown fox jumps over the lazy dog.",
+    "It was not until the rain had stopped, long after midnight, that 27 of them came home.",
+)
+"""Texts to try a tokenizer with, besides words of its own vocabulary."""
+
+
+def fetch(name: str, revision: str | None = None, pickles: bool = False, code: bool = False) -> Path:
+    """The local folder of a model; one on the hub is downloaded first: configuration, tokenizer and weights.
+
+    Args:
+        name: a hub name, a local folder, or a folder inside an installed package as `package:NAME/FOLDER`.
+        revision: branch, tag or commit on the hub.
+        pickles: whether to download `.bin` files, too.
+        code: whether to download Python files, too.
+
+    Raises:
+        UserError: there is no such folder, or the hub does not give it.
+    """
+    folder = pretrained.locate(name)
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or name.startswith((".", "~")) or len(folder.parts) > 2:
+        raise UserError(f"{name}: no such folder")
+    files = ["*.json", "*.txt", "*.model", *WEIGHTS, *(PICKLES if pickles else ()), *(["*.py"] if code else ())]
+    try:
+        # The modules of a sentence-transformers model have folders of their own; others hold copies for other programs.
+        found = Path(snapshot_download(name, revision=revision, allow_patterns=["modules.json"]))
+        inside = [path for path in module_paths(found) if path]
+        wanted = [*files, *(f"{path}/{file}" for path in inside for file in files)]
+        others = ["*/*"] if not inside else ["onnx/*", "openvino/*"]
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=others))
+    except Exception as error:  # whatever stops a download: no network, no such name, no permission, no space
+        raise UserError(
+            f"{name}: no such folder here, and it cannot be fetched from the hub: {one_line(error)}"
+        ) from None
+
+
+def module_paths(folder: Path) -> list[str]:
+    """The folders of the modules of a sentence-transformers model, relative to its own; none if it is none."""
+    values = read_json(folder / "modules.json", [])
+    return [str(module.get("path", "")) for module in values if isinstance(module, dict)]
+
+
+def read_json(path: Path, default: Any = None) -> Any:
+    """The values of a JSON file; `default` where there is no such file, if one is given.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if default is not None:
+            return default
+        raise UserError(f"{path.parent}: no model here: {path.name} is missing") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {one_line(error)}") from None
+
+
+class TextTokenizer:
+    """A model's own tokenizer: texts to token numbers, as `tokenizer(text, truncation=True)` gives them.
+
+    Args:
+        folder: of the model.
+        name: of the model, for messages.
+        code: run the model's own Python code.
+
+    Attributes:
+        library: the tokenizer of transformers.
+        length: the greatest number of tokens of a text, special tokens included; None until `cut` sets it.
+        special: how many of them are special, whatever the text.
+        pad: what fills a batch behind a text; masked, so that any number will do that the model knows.
+
+    Raises:
+        UserError: it cannot be loaded, or knows no text: a model that was saved without its tokenizer gets one that
+            is empty.
+    """
+
+    length: int | None = None
+    pad: int
+
+    def __init__(self, folder: Path, name: str, code: bool = False):
+        self.name = name
+        try:
+            with quiet():
+                self.library = transformers.AutoTokenizer.from_pretrained(
+                    folder, trust_remote_code=code, local_files_only=True
+                )
+        except Exception as error:  # damaged files fail in many ways, tokenizers with a bare Exception
+            raise UserError(f"{name}: its tokenizer cannot be loaded: {one_line(error)}") from None
+        self.fast = self.library.backend_tokenizer if getattr(self.library, "is_fast", False) else None
+        if self.fast is not None:
+            self.fast.no_padding()
+            self.fast.no_truncation()
+        self.special = int(self.library.num_special_tokens_to_add())
+        self.pad = self.library.pad_token_id or 0
+        self.pad_type = int(getattr(self.library, "pad_token_type_id", 0) or 0)
+        self.samples = self._samples()
+
+    def check_numbers(self, rows: int) -> None:
+        """Refuse a tokenizer with words that a model has no embedding for, but for the one that fills batches.
+
+        Args:
+            rows: of the model's embedding.
+        """
+        beyond = {word for word, number in self.library.get_vocab().items() if number >= rows}
+        if beyond := beyond - {self.library.pad_token}:
+            raise UserError(
+                f"{self.name}: its tokenizer has {min(beyond)!r} and {len(beyond) - 1} other words beyond the {rows} "
+                "of the model's embedding; save the tokenizer that belongs to the model"
+            )
+
+    def prompt_length(self, prompt: str) -> int:
+        """How many tokens a prompt has before a text, special tokens in front of it included."""
+        numbers = self(prompt)[0].tolist()
+        return len(numbers) - (numbers[-1] in self.library.all_special_ids)
+
+    @property
+    def limit(self) -> int | None:
+        """The greatest length that the tokenizer's files name."""
+        # Without a limit it is 1e30.
+        return int(self.library.model_max_length) if self.library.model_max_length < 1e9 else None
+
+    @property
+    def types(self) -> bool:
+        """Whether it numbers the parts of a text for the model."""
+        return "token_type_ids" in self.library.model_input_names
+
+    def lower(self) -> None:
+        """Lower-case texts first, if the tokenizer does not already."""
+        if self.fast is None:
+            raise UserError(f"{self.name}: `do_lower_case` needs a fast tokenizer (tokenizer.json)")
+        own = self.fast.normalizer
+        if own is None or "Lowercase" not in str(own):
+            self.fast.normalizer = normalizers.Sequence([normalizers.Lowercase(), *([own] if own else [])])
+
+    def cut(self, length: int) -> None:
+        """Cut texts to `length` tokens from here on, on the side that the tokenizer's files say.
+
+        Raises:
+            UserError: that leaves no token of the text.
+        """
+        if length <= self.special:
+            raise UserError(
+                f"{self.name}: max_length: {length} leaves nothing of a text, as {self.special} special tokens are "
+                f"added to each; set more than {self.special}"
+            )
+        self.length = length
+        if self.fast is not None:
+            self.fast.enable_truncation(length, direction=self.library.truncation_side)
+
+    def __call__(self, text: str) -> np.ndarray:
+        """Token numbers and types [2, l], int64, special tokens included.
+
+        Raises:
+            ValueError: the text has no token.
+        """
+        if self.fast is not None:
+            encoded = self.fast.encode(text)
+            ids, types = encoded.ids, encoded.type_ids
+        else:
+            found = self.library(text, truncation=self.length is not None, max_length=self.length)
+            ids, types = found["input_ids"], found.get("token_type_ids") or [0] * len(found["input_ids"])
+        if not ids:
+            raise ValueError("a text without a single token")
+        return np.array([ids, types], np.int64)
+
+    def digest(self, folder: Path) -> str:
+        """Of the files in the model's folder that it is made of."""
+        names = {*TOKENIZER_FILES, *self.library.vocab_files_names.values()}
+        return digest_files(folder, sorted(name for name in names if (folder / name).is_file()))
+
+    def _samples(self) -> list[str]:
+        """Texts that it should tell apart: words of its own vocabulary, and plain English.
+
+        Raises:
+            UserError: it does not.
+        """
+        special = set(self.library.all_special_ids)
+        words = sorted(number for number in self.library.get_vocab().values() if number not in special)
+        chosen = [words[at] for at in np.unique(np.linspace(0, len(words) - 1, 24).astype(int))] if words else []
+        own = [str(self.library.decode([number])).strip() for number in chosen]
+        own = [text for text in own if text and "\ufffd" not in text]
+        mixed = [" ".join(own[first::3]) for first in range(3)] if len(own) >= 6 else []
+        samples = [*dict.fromkeys([*own[:2], *mixed, *ENGLISH])]
+        # Of texts that are more than the same special tokens, such as the one for unknown words.
+        told = {tuple(ids) for ids in map(self._plain, samples) if any(number not in special for number in ids)}
+        if len(words) < 2 or len(told) < 2:
+            raise UserError(
+                f"{self.name}: its tokenizer knows {len(words)} words besides special tokens and does not tell texts "
+                "apart; save the model's own tokenizer next to its weights"
+            )
+        return samples
+
+    def _plain(self, text: str) -> list[int]:
+        return list(self.library(text, truncation=False)["input_ids"])
+
+
+class TextBody(nn.Module):
+    """The part of a model of transformers that turns a text's tokens into states: the encoder, if it has a decoder too.
+
+    Args:
+        model: of transformers.
+    """
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = model.get_encoder() if model.config.is_encoder_decoder else model
+        accepts = inspect.signature(self.model.forward).parameters
+        anything = any(kind.kind is kind.VAR_KEYWORD for kind in accepts.values())
+        self.takes_mask = anything or "attention_mask" in accepts
+        self.takes_types = "token_type_ids" in accepts
+
+    def forward(self, ids: Int[Tensor, "n l"], types: Int[Tensor, "n l"], mask: Int[Tensor, "n l"]) -> Tensor:
+        """States of the last layer [n, l, d]; those of padding mean nothing."""
+        more = {"attention_mask": mask} if self.takes_mask else {}
+        more |= {"token_type_ids": types} if self.takes_types else {}
+        states: Tensor = self.model(input_ids=ids, **more).last_hidden_state
+        return states
+
+    @property
+    def rows(self) -> int:
+        """Words that the model has an embedding for."""
+        try:
+            return int(self.model.get_input_embeddings().weight.shape[0])
+        except (NotImplementedError, AttributeError):  # CANINE hashes characters, of which there are many
+            return sys.maxunicode
+
+    def check(self, name: str) -> None:
+        """Refuse a model that does not turn a text into one state a token.
+
+        Raises:
+            UserError: it does not.
+        """
+        ids = torch.full((1, 4), 3)
+        with torch.inference_mode():
+            try:
+                shape = self(ids, torch.zeros_like(ids), torch.ones_like(ids)).shape
+            except Exception as error:  # each architecture says in its own way what else it wants
+                raise UserError(
+                    f"{name}: {type(self.model).__name__} gives no states of a text alone: {one_line(error)}"
+                ) from None
+        if shape[:2] != ids.shape:
+            raise UserError(f"{name}: {type(self.model).__name__} gives {shape[1]} states for {ids.shape[1]} tokens")
+
+    def names_in(self, model: Any) -> set[str]:
+        """The names that the tensors of this part have in the whole model."""
+        own = {id(tensor) for tensor in self.model.state_dict(keep_vars=True).values()}
+        return {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in own}
+
+    def greatest(self, example: np.ndarray, wanted: int) -> int:
+        """The greatest number of tokens up to `wanted` that the model has positions for.
+
+        It is run up to its first layer only, which costs little, on the CPU, as a GPU does not survive a wrong
+        position. So no table of offsets is needed: RoBERTa has 512 positions of 514.
+
+        Args:
+            example: a text's tokens and types [2, l].
+            wanted: at least 1.
+        """
+        if self._fits(example, wanted):
+            return wanted
+        fits, fails = 1, wanted
+        while fails - fits > 1:
+            middle = (fits + fails) // 2
+            fits, fails = (middle, fails) if self._fits(example, middle) else (fits, middle)
+        return fits
+
+    @torch.inference_mode()
+    def _fits(self, example: np.ndarray, length: int) -> bool:
+        ids, types = (torch.from_numpy(np.resize(numbers, (1, length))) for numbers in example)
+        layers = [layer for module in self.modules() if isinstance(module, nn.ModuleList) for layer in module]
+        hooks = [layer.register_forward_pre_hook(_stop) for layer in layers if not isinstance(layer, nn.ModuleList)]
+        try:
+            self(ids, types, torch.ones_like(ids))
+        except _Reached:
+            return True
+        except (IndexError, RuntimeError, ValueError, AssertionError):
+            return False
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return True
+
+
+class _Reached(Exception):
+    """The first layer of a model was reached."""
+
+
+def _stop(*_: Any) -> None:
+    raise _Reached
+
+
+def model_class(config: Any) -> Any:
+    """The auto class that loads a model as an encoder of texts."""
+    # T5 and its kin are saved whole or as their encoder alone; this class reads both.
+    encodes = type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
+    return transformers.AutoModelForTextEncoding if encodes else transformers.AutoModel
+
+
+def without_cache(config: Any) -> Any:
+    """The configuration, told to keep nothing for a next token, as decoders do."""
+    for part in {id(part): part for part in (config, config.get_text_config())}.values():
+        if hasattr(part, "use_cache"):
+            part.use_cache = False
+    return config
+
+
+def own_length(config: Any, tokenizer: TextTokenizer) -> int | None:
+    """The length that a model was made for: the least that its configuration or its tokenizer names."""
+    text = config.get_text_config()
+    named = [getattr(text, name, None) for name in LENGTHS]
+    # XLNet has -1.
+    return min((int(limit) for limit in [tokenizer.limit, *named] if limit and limit > 0), default=None)
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error of a library, in one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the bars and advice that loading prints."""
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
