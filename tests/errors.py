@@ -406,7 +406,7 @@ CASES = [
         "a cached output of a probe that is gone",
         gone("probes/wise/pooled/0/linear.npy"),
         "train aft",
-        "probes/wise/pooled/0/linear.npy: cannot be read (No such file or directory); run `aft probe wise` again",
+        "probes/wise/pooled/0/linear.npy: no such file; run `aft probe wise` again",
     ),
     Case(
         "Damaged files",
