@@ -1,14 +1,10 @@
 """Stage `train`: one run's bundle -> runs/<run>/, its students, curves and record."""
 
-from typing import Annotated
-
-import typer
-
 from stages import command
 
 
 def main(
-    run: Annotated[str, typer.Argument(help="A key of `runs` in params.yaml.")],
+    run: command.Run,
     params: command.File = command.PARAMS,
     overrides: command.Set = None,
     as_json: command.Json = False,
