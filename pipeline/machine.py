@@ -19,12 +19,15 @@ class Machine(Settings):
         workers: threads that read ahead of a teacher, or students trained at the same time; None chooses.
         device_memory: GiB of GPU memory for the features of a run's teachers during training (for each worker);
             features that do not fit are read from disk and copied batch by batch.
+        checkpoint_minutes: between two checkpoints of a training, from which it continues after a kill, with the same
+            result; 0 writes one after every step, null none. A kill loses all of a training that takes less.
         engine: where extraction and training run; a file in pipeline/engines/.
     """
 
     device: str = "auto"
     workers: int | None = Field(default=None, ge=1)
     device_memory: float = Field(default=2.0, ge=0)
+    checkpoint_minutes: float | None = Field(default=10.0, ge=0)
     engine: str = "local"
 
     @field_validator("device")

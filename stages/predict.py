@@ -33,6 +33,9 @@ def main(
         typer.Option("--encoding", help="Encoding of text files; by default UTF-8, or from their mark."),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Also load a format whose files may hold code, from somebody you trust.")
+    ] = False,
     as_json: command.Json = False,
 ) -> None:
     """Predict new texts or images.
@@ -49,7 +52,7 @@ def main(
     path = Path(student)
     if not any((path / name).exists() for name in (EXPORT, "run.json")):
         path = command.PROJECT.run(student) if command.PROJECT.run(student).is_dir() else path
-    predictor = Predictor(path, seed, device, batch_size)
+    predictor = Predictor(path, seed, device, batch_size, trust)
     table = {"text_column": text_column} if text_column else predictor.table
     rows: TextInputs | ImageInputs = (
         TextInputs(inputs, table | {"id_column": id_column, "encoding": encoding}, sys.stdin)
