@@ -197,6 +197,12 @@ def run(app: Callable[..., Any], name: str | None = None) -> None:
         _close_stdout()
         refuse(error)
         sys.exit(2)
+    except MemoryError:
+        if debug:
+            raise
+        _close_stdout()
+        refuse(UserError("not enough memory; close other programs, or lower machine.workers and the batch size"))
+        sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as end:
         # typer turns the first into the second, and says nothing.
         if isinstance(end, SystemExit) and end.code != INTERRUPTED:

@@ -522,6 +522,20 @@ CASES = [
     ),
     Case(
         "Odd files",
+        "folders in folders among images, without end",
+        images(write(f"raw/images/a/{'x/' * 200}y.png", "one")),
+        "prepare",
+        "raw/images: folders nested more than 30 deep, or links that lead to one another; move them away",
+    ),
+    Case(
+        "Odd files",
+        "two links among images that lead to one another",
+        images(link("raw/images/a/x/z", "../y"), link("raw/images/a/y/z", "../x")),
+        "prepare",
+        "raw/images: folders nested more than 30 deep, or links that lead to one another; move them away",
+    ),
+    Case(
+        "Odd files",
         "a pipe where params.yaml should be",
         pipe("params.yaml"),
         "join",
