@@ -17,6 +17,7 @@ from pipeline.exports._encoders import device_batch, head, refused, save_encoder
 from pipeline.students import STUDENT, Blueprint, Student
 
 PACKAGES = ("sentence_transformers",)
+RUNS_CODE = True
 
 
 def refusal(blueprint: Blueprint) -> str:

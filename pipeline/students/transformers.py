@@ -71,10 +71,18 @@ def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: 
     """A student with a new head for C classes. Raises `UserError` if its weights cannot be loaded."""
     if pretrained and settings.pretrained:
         try:
-            model = AutoModel.from_pretrained(str(locate(settings.model)), use_safetensors=True)
+            model, found = AutoModel.from_pretrained(
+                str(locate(settings.model)), use_safetensors=True, output_loading_info=True
+            )
         except Exception as error:  # damaged files fail in many ways, tokenizers with a bare Exception
             line = " ".join(str(error).split())[:200]
             raise UserError(f"{settings.model}: no weights ({line}); give a folder or `pretrained: false`") from None
+        # The pooler is a layer on top of the states, which this student does not read; many checkpoints lack it.
+        if missing := sorted(name for name in found["missing_keys"] if not name.startswith("pooler.")):
+            raise UserError(
+                f"{settings.model}: its weights lack {len(missing)} of the model's {len(model.state_dict())} tensors, "
+                f"such as {missing[0]!r}; save them under the names of transformers, or set `pretrained: false`"
+            )
     else:
         config = dict(fitted["config"])
         model = AutoModel.from_config(AutoConfig.for_model(config.pop("model_type"), **config))
