@@ -15,12 +15,15 @@ from stages import (
     check,
     code,
     command,
+    cost,
     evaluate,
+    export,
     extract,
     features,
     host,
     init,
     join,
+    predict,
     prepare,
     probe,
     report,
@@ -38,7 +41,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for stage in (init, check, run_stage, code, prepare, extract, probe, assess, join, train, evaluate, report, trials):
+STAGES = (
+    init, check, run_stage, code, prepare, extract, probe, assess, join, train, evaluate, report, export,
+    predict, cost, trials,
+)  # fmt: skip
+for stage in STAGES:
     app.command(stage.__name__.rpartition(".")[2])(stage.main)
 app.add_typer(features.app, name="features")
 
@@ -51,6 +58,7 @@ class Kind(StrEnum):
     students = "students"
     datasets = "datasets"
     views = "views"
+    exports = "exports"
 
 
 @app.command("list")

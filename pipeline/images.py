@@ -74,6 +74,20 @@ def decode(content: bytes) -> Image.Image:
         raise ValueError(f"not an image: {_reason(content, error)}") from None
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """An opened image as people see it, just as `decode` gives it: of mode L or RGB.
+
+    Raises:
+        ValueError: it is damaged, or some of its pixels are NaN or infinite.
+    """
+    try:
+        return _plain(image)
+    except MemoryError:
+        raise
+    except Exception as error:  # as above
+        raise ValueError(f"not an image: {' '.join(str(error).split())}") from None
+
+
 def remarks(content: bytes) -> set[str]:
     """Decode an image for what there is to say of it: keys of `REMARKS`. A JPEG costs an eighth of `decode`.
 

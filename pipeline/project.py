@@ -93,6 +93,10 @@ class Project:
         """The test scores of one run, written by `aft evaluate RUN`."""
         return self.root / "evaluations" / f"{run}.json"
 
+    def outputs(self, run: str) -> Path:
+        """What the run's students give for validation and test rows, written by `aft evaluate RUN`."""
+        return self.root / "evaluations" / f"{run}.parquet"
+
     @property
     def report(self) -> Path:
         """The folder of the report."""

@@ -118,6 +118,18 @@ def edit(name: str, **values: object) -> Change:
     return change
 
 
+def edit_record(name: str, **values: object) -> Change:
+    """Set keys of a record, with a checksum that fits."""
+
+    def change(project: Path) -> None:
+        from pipeline.records import CHECKSUM, to_json
+
+        content = json.loads((project / name).read_text()) | values
+        (project / name).write_text(to_json({key: value for key, value in content.items() if key != CHECKSUM}))
+
+    return change
+
+
 def both(*changes: Change) -> Change:
     """Several changes, in order."""
 
@@ -183,6 +195,34 @@ def images(*odd: Change) -> Change:
     }
     start = params(lambda values: values.update(settings))
     return both(start, write("raw/images/a/1.png", "one"), write("raw/images/b/2.png", "two"), *odd)
+
+
+def trained(project: Path) -> None:
+    """Train the run `none`, for a moment."""
+    from pipeline.params import Params
+    from pipeline.project import Project
+    from pipeline.training import train
+
+    values = Params.load(project / "params.yaml").values
+    train("none", Params(values | {"train": values["train"] | {"steps": 2, "seeds": [0, 1]}}), Project(project))
+
+
+def exported(project: Path) -> None:
+    """Put a student of texts into the folder `student`, in the layout of `aft export`."""
+    from pipeline.data import Dataset
+    from tests.serving.made import made_export
+
+    made_export(project / "student", {"family": "bag_of_words", "width": 4}, Dataset.open(project / "data"))
+
+
+def exported_for_images(project: Path) -> None:
+    """The same for a student of images."""
+    from tests.serving.made import made_export
+    from tests.students.conftest import write_pictures
+
+    made_export(
+        project / "student", {"family": "compact_cnn", "width": 8, "size": 8}, write_pictures(project / "photos")
+    )
 
 
 def at_work(name: str) -> Change:
@@ -467,15 +507,141 @@ CASES = [
         cut("features/wise.zarr/pooled/c.0.0"),
         "probe wise",
         "features/wise.zarr: head `pooled`, shard 0 (rows 0-29): pooled/c.0.0 has 730 of 1,460 bytes; "
-        "run the extraction again, it writes that shard again",
+        "run the extraction again; it writes that shard again",
     ),
     Case(
         "Stores from elsewhere",
         "a flipped bit in a shard",
         flip("features/wise.zarr/pooled/c.0.0"),
         "probe wise",
-        "features/wise.zarr/pooled/c.0.0: damaged; delete this file and run the extraction again, it "
+        "features/wise.zarr/pooled/c.0.0: damaged; delete this file and run the extraction again; it "
         "writes the shard again",
+    ),
+    *(
+        Case("Exports", wrong, change, command, answer)
+        for wrong, change, command, answer in (
+            (
+                "a run that was never trained",
+                nothing,
+                "export aft --output out",
+                "runs/aft/run.json: no such file; run `aft train aft`",
+            ),
+            (
+                "a run that params.yaml does not have",
+                nothing,
+                "export atf --output out",
+                "params.yaml: no section `runs.atf` (did you mean `aft`?); `runs` has aft, both, none",
+            ),
+            (
+                "a seed that it was not trained with",
+                trained,
+                "export none --seed 7 --output out",
+                "runs/none: no seed 7; it was trained with 0, 1",
+            ),
+            (
+                "a format that is misspelt",
+                nothing,
+                "export none --format natve --output out",
+                "--format: no 'natve' in pipeline/exports/ (did you mean `native`?); there are <names>",
+            ),
+            (
+                "an output in a folder that is not there",
+                nothing,
+                "export none --output no/out",
+                "no/out: no folder no; make it first",
+            ),
+            (
+                "an output that is something else",
+                nothing,
+                "export none --output raw",
+                "raw: there is something else than an export; choose another folder, or remove it",
+            ),
+            (
+                "a student that was trained on other rows",
+                both(trained, edit_record("runs/none/run.json", splits={"0": "0" * 32, "1": "0" * 32})),
+                "export none --output out",
+                "runs/none: trained on other rows, splits or labels than these; run `aft train none`",
+            ),
+        )
+    ),
+    *(
+        Case("Predictions", wrong, change, command, answer)
+        for wrong, change, command, answer in (
+            (
+                "a student that is not there",
+                nothing,
+                "predict nobody raw/reviews.csv",
+                "nobody: neither an export nor a run that was trained; run `aft train RUN`, or "
+                "`aft export RUN --output nobody`",
+            ),
+            (
+                "a run that was never trained",
+                folder("runs/aft"),
+                "predict aft raw/reviews.csv",
+                "runs/aft: neither an export nor a run that was trained; run `aft train RUN`, or "
+                "`aft export RUN --output runs/aft`",
+            ),
+            (
+                "a seed that a run was not trained with",
+                trained,
+                "predict none raw/reviews.csv --seed 7",
+                "runs/none: no seed 7; it was trained with 0, 1",
+            ),
+            (
+                "a student with a flipped bit",
+                both(exported, flip("student/weights.safetensors")),
+                "predict student raw/reviews.csv",
+                "student/weights.safetensors: damaged; export the run again",
+            ),
+            (
+                "a table that is not there",
+                exported,
+                "predict student new.csv",
+                "new.csv: no such file",
+            ),
+            (
+                "a column that is not there",
+                exported,
+                "predict student raw/reviews.csv --text-column words",
+                "raw/reviews.csv: no column 'words'; there are 'id', 'text', 'mood'",
+            ),
+            (
+                "a folder where texts are asked for",
+                exported,
+                "predict student raw",
+                "raw: is a folder, and this student reads texts; give a table, or - for standard input",
+            ),
+            (
+                "a file that is no image",
+                exported_for_images,
+                "predict student raw/reviews.csv",
+                "no row could be read; the first is raw/reviews.csv: not an image: none of <formats>",
+            ),
+            (
+                "a folder without images",
+                exported_for_images,
+                "predict student raw",
+                "raw: no images there",
+            ),
+            (
+                "an output in a folder that is not there",
+                exported,
+                "predict student raw/reviews.csv --output no/out.csv",
+                "--output no/out.csv: no folder no; make it first",
+            ),
+            (
+                "an output of no known format",
+                exported,
+                "predict student raw/reviews.csv --output out.xlsx",
+                "--output out.xlsx: write a name that ends in .csv or .parquet, or - for standard output",
+            ),
+            (
+                "an output that is the input",
+                exported,
+                "predict student raw/reviews.csv --output raw/reviews.csv",
+                "--output raw/reviews.csv: is one of the inputs; choose another name",
+            ),
+        )
     ),
     Case(
         "Imports",

@@ -51,19 +51,25 @@ ROOMS = [
     "runs",
     "training",
     "reporting",
+    "exports",
+    "predict",
+    "serving",
     "checks",
     "reference",
 ]
 ORDER = [*HALL, *ROOMS, "stages", "cli"]
 """From the bottom up: a file imports from its own place and from those before it."""
 
-PLUGINS = ["tasks", "datasets", "views", "engines", "teachers", "students", "methods"]
+PLUGINS = ["tasks", "datasets", "views", "engines", "teachers", "students", "methods", "exports"]
 """Rooms whose files are plug-ins, but for those that start with an underscore."""
 
 SHARED = {"tasks", "datasets", "views"}
 """Plug-in rooms whose face, the contract, other plug-in rooms may import: what a label, a row and a view are."""
 
-BELOW_TEACHERS = ["students", "probing", "methods", "runs", "training", "reporting"]
+WORKS_ON = {"exports": "students"}
+"""Plug-in rooms that are about another one, and import its face: an export is of a student."""
+
+BELOW_TEACHERS = ["students", "probing", "methods", "runs", "training", "reporting", "exports", "predict"]
 """Rooms that work from the feature stores alone."""
 
 
@@ -222,7 +228,8 @@ def plugins_together(layout: Layout) -> list[str]:
         if place(name) in PLUGINS and name.startswith("pipeline."):
             for other in sorted(others):
                 if place(other) in PLUGINS and place(other) != place(name):
-                    shared = place(other) in SHARED and other == f"pipeline.{place(other)}"
+                    known = place(other) in SHARED or WORKS_ON.get(place(name)) == place(other)
+                    shared = known and other == f"pipeline.{place(other)}"
                     found += [] if shared else [f"{name} imports {other}: plug-ins of two kinds"]
     return found
 

@@ -149,7 +149,7 @@ def _file(path: Path, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow
         )
     regular_size(path)  # a pipe would hang
     if form in ARROW:
-        yield from arrow_records(ARROW[form](path, wanted), str(path), wanted)
+        yield from arrow_rows(ARROW[form](path, wanted), str(path), wanted)
         return
     with OPENERS[compression](path) if compression else path.open("rb") as packed:
         file = io.BufferedReader(_Bounded(path, packed) if compression else packed)
@@ -307,6 +307,13 @@ def _parquet(path: Path, wanted: Wanted) -> tuple[pa.Schema, Iterator[pa.RecordB
 
 
 def _arrow(path: Path, wanted: Wanted) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    schema, batches = arrow(path)
+    check(str(path), wanted.columns, schema.names)
+    return schema, (batch.select(list(wanted.columns)) for batch in batches)
+
+
+def arrow(path: Path) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:
+    """A file of Arrow: its schema and its rows."""
     source = pa.memory_map(str(path))
     try:
         file = pa.ipc.open_file(source)
@@ -314,14 +321,13 @@ def _arrow(path: Path, wanted: Wanted) -> tuple[pa.Schema, Iterator[pa.RecordBat
     except pa.ArrowInvalid:  # a stream, as the package `datasets` writes
         source.seek(0)
         file = batches = pa.ipc.open_stream(source)
-    check(str(path), wanted.columns, file.schema.names)
-    return file.schema, (batch.select(list(wanted.columns)) for batch in batches)
+    return file.schema, batches
 
 
 ARROW = {".parquet": _parquet, ".arrow": _arrow, ".feather": _arrow}
 
 
-def arrow_records(table: tuple[pa.Schema, Iterable[pa.RecordBatch]], file: str, wanted: Wanted) -> Iterator[TableRow]:
+def arrow_rows(table: tuple[pa.Schema, Iterable[pa.RecordBatch]], file: str, wanted: Wanted) -> Iterator[TableRow]:
     """The rows of batches of Arrow; numbers of classes become names where `datasets` has put these into the schema.
 
     Raises:

@@ -11,30 +11,26 @@ programs and files that are no images are skipped, and listed; images that canno
 import os
 import re
 from collections.abc import Generator, Iterator
+from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from pydantic import Field
+
 from pipeline import images
 from pipeline.datasets import SPLITS, Row, split_of
+from pipeline.datasets._images import UNREAD, read_image
 from pipeline.errors import UserError, listed
-from pipeline.files import is_utf8, read_regular
+from pipeline.files import is_utf8
 from pipeline.params import Settings as Section
 
 KIND = "image"
 TASK = "classification"
 
-UNREAD = (
-    *(".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".heic", ".heif", ".hif", ".ico", ".jxl", ".nef", ".orf", ".psd"),
-    *(".raf", ".rw2", ".svg", ".tga"),
-)
-"""What names of images end in that are not read."""
-
 SYSTEM = ("#recycle", "$recycle.bin", "@eadir", "@recycle", "__macosx", "__pycache__", "lost+found")
 SYSTEM_FILES = ("desktop.ini", "ehthumbs.db", "thumbs.db")
 """What operating systems and network drives put next to images, in lower case; also everything with a leading dot."""
-
-IMAGE_BYTES = 1 << 30
-"""More than an encoded image has: what is larger is not read into memory."""
 
 SPLIT_WORDS = {*SPLITS, "eval", "evaluation", "holdout"}
 """Words in the name of a folder that make it look like a split."""
@@ -44,20 +40,35 @@ class Settings(Section):
     """Keys of a folder of images.
 
     Attributes:
-        path: the folder.
+        path: the folder; or several, whose classes are put together. An id then begins with the name of its folder.
         unlabelled: the name of a folder, among those of the classes, whose images have no label.
         splits: the folders in `path` that are splits, such as `{train: train, extra: train, evaluation: test}`; `{}` if
             all are classes. None: found by their names.
+        exclude: patterns of ids that are left out, such as `thumbs/*` or `*_mask.png`; `*` stands for slashes, too.
     """
 
-    path: str
+    path: str | list[str]
     unlabelled: str | None = None
     splits: dict[str, Literal["train", "val", "test"]] | None = None
+    exclude: tuple[str, ...] = Field(default=(), strict=False)
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """The images, sorted by split, class and path, and what is skipped on the way."""
-    root = Path(settings.path)
+    """The images of each folder, sorted by split, class and path, and what is skipped on the way."""
+    roots = [Path(path) for path in ([settings.path] if isinstance(settings.path, str) else settings.path)]
+    names = [root.name for root in roots]
+    if not roots or len(set(names)) < len(names):
+        twice = next((name for name in names if names.count(name) > 1), "")
+        raise UserError(f"dataset.source.path: {f'two folders are called {twice!r}' if twice else 'an empty list'}")
+    for root in roots:
+        for row in _rows(root, settings):
+            named = row if len(roots) == 1 else replace(row, id=f"{root.name}/{row.id}")
+            if not row.skipped and any(fnmatchcase(row.id, pattern) for pattern in settings.exclude):
+                named = Row(named.id, b"", problem="excluded by dataset.source.exclude", skipped=True)
+            yield named
+
+
+def _rows(root: Path, settings: Settings) -> Iterator[Row]:
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; check dataset.source.path")
     found = False
@@ -81,6 +92,25 @@ def rows(settings: Settings) -> Iterator[Row]:
                 )
     if settings.unlabelled and not found:
         raise UserError(f"{root}: no folder {settings.unlabelled!r} there; check dataset.source.unlabelled")
+
+
+def images_below(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """Every file below a folder, sorted within each, and whether it is an image; but for what belongs to the system.
+
+    Raises:
+        UserError: a folder cannot be read, or links to one that it is in.
+    """
+    for path, kind in _entries(folder):
+        if kind == "folder":
+            _refuse_circle(path)
+            yield from images_below(path)
+        elif kind == "file":
+            yield path, _is_image(path)
+
+
+def _refuse_circle(path: Path) -> None:
+    if path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve()):
+        raise UserError(f"{path}: a link to a folder that it is in; remove it")
 
 
 def _splits(root: Path, folders: list[str], settings: Settings) -> dict[str, str]:
@@ -177,11 +207,10 @@ def _files(folder: Path, root: Path, label: str | None, split: str | None) -> It
         if kind == "system":
             yield _skipped(path, root, "hidden, or of the system")
         elif kind == "folder":
-            if path.is_symlink() and folder.resolve().is_relative_to(path.resolve()):
-                raise UserError(f"{path}: a link to a folder that it is in; remove it")
+            _refuse_circle(path)
             yield from _files(path, root, label, split)
         elif _is_image(path):
-            content, problem = _read(path)
+            content, problem = read_image(path)
             yield Row(_id(path, root), content, label, split, problem=problem)
         else:
             yield _skipped(path, root, "not an image")
@@ -190,16 +219,6 @@ def _files(folder: Path, root: Path, label: str | None, split: str | None) -> It
 def _is_image(path: Path) -> bool:
     """Whether a file is an image by its name or its beginning, readable or not."""
     return path.suffix.lower() in (*images.SUFFIXES, *UNREAD) or (path.is_file() and images.is_image(path))
-
-
-def _read(path: Path) -> tuple[bytes, str | None]:
-    """The bytes of an image, or why they are not read."""
-    if path.suffix.lower() in UNREAD and not (path.is_file() and images.is_image(path)):
-        return b"", f"images of type {path.suffix.lower()} are not read; convert it to PNG or JPEG"
-    try:
-        return read_regular(path, IMAGE_BYTES), None
-    except OSError as error:
-        return b"", f"cannot be read: {error.strerror}"
 
 
 def _skipped(path: Path, root: Path, what: str) -> Row:

@@ -1,10 +1,11 @@
 """Scores for logits against class numbers, for independent labels, and rank correlation."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import special
+from scipy import optimize, special
 
 
 def accuracy(logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]) -> float:
@@ -99,3 +100,50 @@ def spearman(values: Float[np.ndarray, " n"], others: Float[np.ndarray, " n"]) -
     one, other = (ranks(side) - (len(side) + 1) / 2 for side in (values, others))
     norm = float(np.linalg.norm(one) * np.linalg.norm(other))
     return float(one @ other) / norm if norm > 0 else math.nan
+
+
+def temperature(logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]) -> float:
+    """The temperature T at which softmax(logits / T) has the least log loss (Guo et al. 2017), from 1/100 to 100."""
+    found = optimize.minimize_scalar(
+        lambda power: log_loss(logits.astype(np.float64) / np.exp(power), labels),
+        bounds=(-math.log(100), math.log(100)),
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
+    return float(np.exp(found.x))
+
+
+def brier(logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]) -> float:
+    """The mean over rows of the sum over classes of (probability - 1 at the label)^2, from 0 to 2 (Brier 1950)."""
+    probabilities = special.softmax(logits.astype(np.float64), axis=1)
+    return float(np.square(probabilities - np.eye(logits.shape[1])[labels]).sum(1).mean())
+
+
+def confusion(labels: Int[np.ndarray, " n"], predicted: Int[np.ndarray, " n"], classes: int) -> Int[np.ndarray, "c c"]:
+    """How many rows of each class (down) are predicted to be of each class (across)."""
+    return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+
+
+def precision_recall_f1(
+    hits: Int[np.ndarray, " c"], rows: Int[np.ndarray, " c"], predicted: Int[np.ndarray, " c"]
+) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
+    """Precision, recall and F1 of each class from its hits, its rows and the rows predicted; NaN where not defined."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return hits / predicted, hits / rows, 2 * hits / (rows + predicted)
+
+
+def one_vs_rest(
+    score: Callable[[np.ndarray, np.ndarray], float],
+    outputs: Float[np.ndarray, "n c"],
+    truth: Int[np.ndarray, "n c"],
+) -> Float[np.ndarray, " c"]:
+    """A score of scikit-learn of each column, `score(truth, outputs)`; NaN for a class that all or no rows have."""
+    some = (truth == 1).any(0) & (truth == 0).any(0)
+    columns = zip(truth.T, outputs.T, some, strict=True)
+    return np.array([score(true, given) if known else math.nan for true, given, known in columns])
+
+
+def mean_of_known(values: Float[np.ndarray, " c"]) -> float:
+    """The mean of what is not NaN; NaN if that is nothing."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else math.nan

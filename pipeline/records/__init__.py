@@ -11,12 +11,16 @@ from pipeline.records.assessment import (
     SubsetRecord,
     SubsetScores,
 )
+from pipeline.records.cost import BatchCost, CostRecord, ModelCost
 from pipeline.records.data import ManifestRecord
+from pipeline.records.exports import ExportRecord
 from pipeline.records.probes import ProbeRecord, ProbeSplitRecord, ProbeViewsRecord
 from pipeline.records.record import CHECKSUM, LogRecord, Metric, Record, Scores, from_json, mean_score, to_json
 from pipeline.records.runs import (
     BundleRecord,
     CandidateRecord,
+    ClassRecord,
+    DetailsRecord,
     DiagnosticsRecord,
     EvaluationRecord,
     GatesRecord,
@@ -31,15 +35,21 @@ from pipeline.records.runs import (
 __all__ = [
     "CHECKSUM",
     "AssessmentRecord",
+    "BatchCost",
     "BundleRecord",
     "CandidateRecord",
+    "ClassRecord",
+    "CostRecord",
+    "DetailsRecord",
     "DiagnosticsRecord",
     "EvaluationRecord",
+    "ExportRecord",
     "GatesRecord",
     "LogRecord",
     "ManifestRecord",
     "MethodRecord",
     "Metric",
+    "ModelCost",
     "PairRecord",
     "PenaltyRecord",
     "ProbeRecord",

@@ -167,6 +167,14 @@ class RunRecord(Record):
         """The digest of the files of all students: it differs between trainings, unless their weights are equal."""
         return digest_of({name: checksum for name, checksum in self.files.items() if name.startswith("students/")})
 
+    @property
+    def best_seed(self) -> int:
+        """The seed whose student did best on its validation rows; the first of those that tie."""
+        chosen = (self.chosen, self.chosen_settings)
+        scores = next(c.finite for c in self.candidates if (c.weights, c.settings) == chosen and not c.dropped)
+        sign = 1 if self.metric.higher_is_better else -1
+        return max(zip(self.seeds, scores, strict=True), key=lambda pair: sign * pair[1])[0]
+
     @model_validator(mode="after")
     def _chosen_is_a_candidate(self) -> "RunRecord":
         tried = [(c.weights, c.settings) for c in self.candidates if c.finite and not c.dropped]
@@ -192,6 +200,29 @@ class SeedScores(Record):
     collapsed: bool = False
 
 
+class ClassRecord(Record):
+    """One class of a task, on the test rows of one seed: its scores by name, None where not defined."""
+
+    name: str
+    scores: Scores
+
+
+class DetailsRecord(Record):
+    """What else there is to say of one seed's student on the test rows of its split.
+
+    Attributes:
+        scores: by name of the metric.
+        classes: each with its scores; empty for tasks without classes.
+        confusion: rows of each class (outer) that are predicted to be of each (inner); empty where a row may have
+            several, and where there are very many classes.
+    """
+
+    seed: int
+    scores: Scores
+    classes: tuple[ClassRecord, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
+
+
 class EvaluationRecord(Record):
     """evaluations/<run>.json: test scores of a run's students, and of its teachers' probe on the same rows.
 
@@ -203,6 +234,9 @@ class EvaluationRecord(Record):
         outputs: names of the student's outputs, such as the classes.
         results: one per seed.
         probe: the same scores of the linear probe of the run's teachers; None without teachers.
+        more: what the scores of `details` are.
+        details: one per seed.
+        files: the checksum of the file with the outputs that all of this was computed from, by name.
     """
 
     command: ClassVar[str] = "aft evaluate {name}"
@@ -220,6 +254,9 @@ class EvaluationRecord(Record):
     test_rows: int
     results: tuple[SeedScores, ...] = Field(min_length=1)
     probe: tuple[SeedScores, ...] | None
+    more: tuple[Metric, ...] = ()
+    details: tuple[DetailsRecord, ...] = ()
+    files: dict[str, str] = Field(default_factory=dict)
 
     @property
     def primary(self) -> Metric:

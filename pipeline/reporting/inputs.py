@@ -172,6 +172,7 @@ def _outcome(name: str, params: Params, reader: Records) -> Outcome | None:
         _check(run, evaluation, path)
         shown = {file: checksum for file, checksum in run.files.items() if not file.startswith("students/")}
         VerifiedFiles(folder, shown, f"run `aft train {name}` again").finish()
+        VerifiedFiles(path.parent, evaluation.files, f"run `aft evaluate {name}` again").finish()
         curve = _curve(folder / "curves.csv", run)
         gates = _gates(folder / "gates.json", run)
     except UserError as error:

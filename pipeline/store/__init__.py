@@ -1,4 +1,4 @@
-"""The feature store: features of a dataset's rows, computed once, verified, read as fast as memory.
+"""The feature store: features of a dataset's rows, computed once, verifiable, and read at memory speed.
 
     from pipeline.store import FeatureStore
 
@@ -7,10 +7,10 @@
     features = store[rows]                      # numpy [n, 384]
     read = store.reader("pooled")               # for a training loop: read(rows, out=buffer)
 
-A store is plain Zarr v3: any Zarr reader opens it. This package adds what Zarr lacks: which shards are complete, of
-which rows and under which recipe; and reads at the speed of a memory map. It needs numpy alone; zarr is imported for
-compressed heads only. What is for the tools around stores is in the modules `cache`, `inspection`, `interchange` and
-`verification`, which are imported where they are asked for.
+A store is plain Zarr v3: any Zarr reader opens it. This package adds what Zarr lacks: a record of which shards are
+complete, of which rows and under which recipe, and reads at the speed of a memory map. It only needs numpy; zarr is
+imported for compressed heads. Tools around stores are in the modules `cache`, `inspection`, `interchange` and
+`verification`, which are imported when needed.
 """
 
 from pipeline.store.changes import differences

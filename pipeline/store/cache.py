@@ -1,4 +1,4 @@
-"""A raw local copy of a head that cannot be mapped where it is: compressed, or on another machine."""
+"""A raw local copy of a head that cannot be mapped itself, because it is compressed or remote."""
 
 import json
 import os
@@ -21,10 +21,10 @@ FILES, USERS = "files.json", "used_by"
 
 
 def cached(store: Backend, layout: Layout, head: str, digest: str, cache: Path) -> tuple[Path, Lock, dict[str, str]]:
-    """The folder of raw shards of a head, made in one pass over the store if it does not exist or is not whole.
+    """The folder of raw shards of a head, made in one pass over the store if it does not exist or is not complete.
 
-    It is named by the head's digest, so it can never be that of other features; every shard is compared with its
-    marker on the way. Several processes may want it at once: one makes it, the others wait.
+    It is named by the head's digest, so it can never hold other features; every shard is compared with its marker.
+    Several processes may ask for it at once: one makes it, the others wait.
 
     Args:
         digest: `FeatureStore.head_digest` of the head.
@@ -36,7 +36,7 @@ def cached(store: Backend, layout: Layout, head: str, digest: str, cache: Path) 
         UserError: the disk is too small, or a shard does not hold what was written into it.
     """
     target = cache / digest
-    # Readers share one lock. Who makes the copy holds another and disturbs no reader: what is mapped stays.
+    # Readers share one lock. The process that makes the copy holds another, so readers are not disturbed.
     lock, making = Lock(lock_file(target)), Lock(target.with_name(f"{digest}.making"))
     try:
         lock.acquire(exclusive=False, patience=PATIENCE)
@@ -46,7 +46,7 @@ def cached(store: Backend, layout: Layout, head: str, digest: str, cache: Path) 
         if checksums is None or not user.exists():
             if not making.acquire(patience=PATIENCE):
                 raise UserError(
-                    f"{target}: {making.owner()} has been making this copy for long; wait for it or stop it"
+                    f"{target}: {making.owner()} has been making this copy for a long time; wait for it or stop it"
                 )
             checksums = whole_files(target) or _make(target, store, layout, head)
             write_atomically(user, name)
@@ -59,7 +59,7 @@ def cached(store: Backend, layout: Layout, head: str, digest: str, cache: Path) 
 
 
 def lock_file(copy: Path) -> Path:
-    """The file of the lock of a raw copy: readers share it, whoever deletes the copy holds it alone."""
+    """The file of the lock of a raw copy: readers share it; deleting the copy needs it exclusively."""
     return copy.with_name(f"{copy.name}.lock")
 
 

@@ -1,4 +1,4 @@
-"""What changed between two records such as recipes, in words."""
+"""Differences between two records, such as recipes, as text."""
 
 import json
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
-    """What changed between two JSON-like records, one `name: old -> new` a leaf."""
+    """The differences between two JSON records: one `name: old -> new` per leaf."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
             yield from differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))

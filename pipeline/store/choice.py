@@ -1,4 +1,4 @@
-"""Where a head is best read from, and why."""
+"""How to read a head, and why."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +30,7 @@ def choose(
     if mode in ("mapped", "window") and obstacle:
         raise UserError(f"{store.name}: head `{name}` is {obstacle} and cannot be mapped; use auto, resident or cache")
     if mode == "device" and device is None:
-        raise UserError(f"{store.name}: the mode `device` needs to know which; pass device='cuda'")
+        raise UserError(f"{store.name}: the mode `device` needs a device; pass device='cuda'")
     why = f"asked for, {_bytes(size)}"
     if mode == "auto":
         mode, why = _automatic(size, obstacle, memory, device, device_memory)
@@ -44,7 +44,7 @@ def choose(
     if mode == "cache":
         folder, lock, checksums = cached(store, layout, name, digest, place)
         why += f", raw copy in {folder}"
-        remedy = f"delete {folder}, it is made again from the store"
+        remedy = f"delete {folder}; it is made again from the store"
         files = VerifiedFiles(folder, checksums, remedy, place)
     else:
         assert store.folder is not None

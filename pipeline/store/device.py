@@ -1,4 +1,4 @@
-"""Rows in a GPU's memory: for stores that fit there, a step waits for no copy."""
+"""Rows in a GPU's memory: for stores that fit there, steps do not wait for copies."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +17,7 @@ from pipeline.store.values import arriving_dtype
 class DeviceReader(Reader):
     """Rows on a device, as torch tensors. Imported only when a device is asked for: the store itself needs no torch.
 
-    Row numbers may be a tensor on the device; then they are not checked, because that would wait for the device.
+    Row numbers may be a tensor on the device; they are then not checked, because that would wait for the device.
     """
 
     def __init__(self, store: Backend, layout: Layout, name: str, why: str, device: str):

@@ -1,17 +1,16 @@
-"""What a store looks like on disk: plain Zarr v3, with a commit marker alongside each shard.
+"""The layout of a store on disk: plain Zarr v3, with a commit marker alongside each shard.
 
     zarr.json                    the group; its attribute `feature_store` holds the layout
     rows/{id_bytes,id_ends,digests}
                                  the row index, three unsharded arrays whose one chunk is the array's bytes
     <head>/zarr.json             an array [rows, *shape], sharded along rows only
     <head>/c.<shard>.0...        a shard: its chunks in order, then Zarr's shard index
-    <head>/c.<shard>.json        the marker: written after the shard is on the disk, it makes the shard count
+    <head>/c.<shard>.json        the marker, written after the shard: a shard without it does not count
     <head>.scale/                for int8: the scale of each row (of each vector of a row), float32
-    locks/, replaced/            while a store is being written: who writes what, and earlier rows that may be reused
+    locks/, replaced/            while a store is being written: locks, and earlier rows that may be reused
 
-Every JSON file is written one way only (sorted keys, one space) and can be written again from its contents, so that any
-edit shows. No file holds a path or a time: names of files follow from heads and shard numbers, and the same features
-give the same bytes.
+Every JSON file has a single canonical form (sorted keys, one space), so any edit can be detected. No file holds a
+path or a time. File names follow from heads and shard numbers, and the same features give the same bytes.
 """
 
 import json
@@ -31,7 +30,7 @@ from pipeline.provenance import digest_of
 VERSION = 1
 MOST_DIMENSIONS = 32
 MOST_BYTES = 1 << 60
-"""Of a store. What claims more is not read: its numbers would not fit where they are computed with."""
+"""The most rows of a store. A store that claims more is not read: row numbers would overflow."""
 CHUNK_ROWS = 256
 CHUNK_BYTES = 4 << 20
 SHARDS_AT_LEAST = 8
@@ -55,7 +54,7 @@ STORE_FILE = re.compile(
 Dtype = Literal["float16", "bfloat16", "float32", "int8"]
 Codec = Literal["raw", "zstd", "auto"]
 
-# numpy has no bfloat16 and Zarr readers differ on it: its bits travel as uint16.
+# numpy has no bfloat16 and Zarr readers differ on it, so its bits are kept as uint16.
 STORED = {"float16": "<f2", "bfloat16": "<u2", "float32": "<f4", "int8": "|i1"}
 ZARR_NAMES = {"<f2": "float16", "<u2": "uint16", "<f4": "float32", "|i1": "int8", "|u1": "uint8", "<i8": "int64"}
 ZSTD = {"name": "zstd", "configuration": {"level": 3, "checksum": False}}
@@ -69,9 +68,9 @@ class Head:
         shape: the shape of one row, such as (384,) or (196, 384).
         dtype: float16, float32, bfloat16 (kept as its bits in uint16), or int8 (symmetric, with one float32 scale per
             vector along the last axis, that is one per row for a pooled feature).
-        codec: raw (rows are read straight from the mapped file), zstd, or auto (zstd if it at least halves the first
+        codec: raw (rows are read directly from the mapped file), zstd, or auto (zstd if it at least halves the first
             shard, as for sparse features, else raw).
-        view: what was done to the rows before the teacher saw them, if anything, as JSON-like data. A head of a view
+        view: how the rows were changed before the teacher saw them, if at all, as JSON. A head of a view
             is named `<head>@<view>`, such as `pooled@flip`.
     """
 
@@ -103,7 +102,7 @@ class Head:
         return cls(tuple(shape), dtype, codec, view)
 
     def values(self) -> dict[str, Any]:
-        """What of the head bears on its values, and not merely on how they are kept."""
+        """The fields that affect the head's values, and not only how they are stored."""
         return {key: value for key, value in self.record().items() if key != "codec"}
 
     def arrays(self, name: str) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -121,13 +120,13 @@ class Head:
 
 @dataclass(frozen=True)
 class Shard:
-    """A run of rows that is written at once.
+    """Consecutive rows that are written at once.
 
     Attributes:
         index: its number.
         start, stop: its rows are start .. stop - 1.
-        rows: those of them that must be computed; the others are taken from earlier features of the same rows.
-        heads: the heads that are wanted.
+        rows: rows that must be computed; the others are copied from earlier features of the same rows.
+        heads: the heads to compute.
     """
 
     index: int
@@ -142,11 +141,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class Grid:
-    """How one array is cut: rows into shards, shards into chunks.
+    """How one array is divided: rows into shards, shards into chunks.
 
     Attributes:
         rows: of the array.
-        shard_rows: of each shard; the last one is padded with zeros up to a whole chunk.
+        shard_rows: rows of each shard; the last one is padded with zeros to a whole chunk.
         row_shape, dtype: of one row.
         codec: raw or zstd.
     """
@@ -186,7 +185,7 @@ class Grid:
 
     @property
     def most_bytes(self) -> int:
-        """More bytes than a shard's file has. What does not compress becomes a little larger by it."""
+        """An upper bound of a shard's file. Data that does not compress becomes slightly larger."""
         data = self.shard_rows * self.row_bytes
         return data + data // 128 + 1024 * (self.shard_rows // self.chunk_rows) + self.index_bytes
 
@@ -223,7 +222,7 @@ class Grid:
 
 
 def array_metadata(shape: tuple[int, ...], chunk: tuple[int, ...], dtype: str, codecs: list[Any]) -> bytes:
-    """A Zarr v3 array's zarr.json. Keys of chunks are `c.0.0`, in the array's own folder: one folder to flush."""
+    """A Zarr v3 array's zarr.json. Keys of chunks are `c.0.0`, so one folder has to be flushed."""
     return written(
         {
             "zarr_format": 3,
@@ -250,16 +249,16 @@ def flat_metadata(array: np.ndarray) -> bytes:
 
 @dataclass(frozen=True)
 class Layout:
-    """Everything about a store but its features.
+    """Everything about a store except its features.
 
     Attributes:
         rows: how many.
         rows_digest: of ids, contents and order (`RowIndex.digest`).
         dataset: the dataset's digest.
-        recipe: all that determines a feature's value except the row, the head and its view.
+        recipe: everything that determines a feature's value except the row, the head and its view.
         shard_rows: rows of a shard, the same for all heads.
         heads: by name.
-        created_by: versions and the like, for people; no part of the identity.
+        created_by: versions of libraries, for people; not part of the identity.
     """
 
     rows: int
@@ -280,11 +279,11 @@ class Layout:
         return digest_of(self.recipe)
 
     def identity(self, head: str) -> str:
-        """What the values of a head depend on, except the rows: recipe, head, view and dtype, as one digest."""
+        """A digest of what the values of a head depend on, except the rows: recipe, head, view and dtype."""
         return digest_of({"recipe": self.recipe_digest, "head": head, **self.heads[head].values()})
 
     def grids(self, head: str, codec: str) -> dict[str, Grid]:
-        """The arrays of a head and how they are cut. The codec of scales is always raw: they do not compress."""
+        """The arrays of a head and how they are divided. Scales do not compress: their codec is always raw."""
         return {
             array: Grid(self.rows, self.shard_rows, shape, dtype, codec if array == head else "raw")
             for array, (shape, dtype) in self.heads[head].arrays(head).items()
@@ -331,7 +330,7 @@ class Layout:
             raise UserError(f"{where}: store version {found}, this is for {VERSION}; use a newer aft")
         try:
             if not is_signed(record):
-                raise ValueError("its digest is of something else")
+                raise ValueError("its digest does not match")
             heads = {name: Head.read(head) for name, head in record["heads"].items()}
             layout = cls(
                 record["rows"], record["rows_digest"], record["dataset"], record["recipe"], record["shard_rows"],
@@ -345,7 +344,7 @@ class Layout:
         return layout
 
     def _is_plausible(self) -> bool:
-        """Whether the fields have their types, and numbers are such that a computer can have such a store."""
+        """Whether the fields have their types and plausible sizes."""
         texts = all(isinstance(text, str) for text in (self.rows_digest, self.dataset))
         records = all(isinstance(record, Mapping) for record in (self.recipe, self.created_by))
         numbers = all(type(number) is int and 0 < number < MOST_BYTES for number in (self.rows, self.shard_rows))
@@ -401,7 +400,7 @@ class Marker:
 
 
 OLD_KEYS = frozenset({"seconds", "rows_per_second", "reused"})
-"""Of markers up to version 0.1: they are ignored."""
+"""Fields of markers up to version 0.1, which are ignored."""
 
 
 def marker_name(shard: int) -> str:
@@ -410,7 +409,7 @@ def marker_name(shard: int) -> str:
 
 
 def default_shard_rows(rows: int, row_bytes: int) -> int:
-    """Shards of up to 256 MiB, at least eight of them, of whole 256-row chunks where there are that many rows."""
+    """Shards of up to 256 MiB, at least eight of them, in whole 256-row chunks if there are enough rows."""
     share = -(-rows // SHARDS_AT_LEAST)
     if share <= CHUNK_ROWS:
         return max(share, 1)
@@ -420,23 +419,23 @@ def default_shard_rows(rows: int, row_bytes: int) -> int:
 
 
 def shortened(value: Any) -> str:
-    """A value for a message: a line, whatever it is."""
+    """Any value as a short line for a message."""
     text = ascii(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def written(record: Mapping[str, Any]) -> bytes:
-    """JSON in the one way the store writes it."""
+    """JSON in the store's canonical form."""
     return (json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def signed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record with a digest of itself: not a defence against malice, but no slip of an editor passes."""
+    """The record with its own digest, which detects accidental edits; it is no defence against malice."""
     return {**record, "digest": digest_of(record)}
 
 
 def is_signed(record: Any) -> bool:
-    """Whether the record's digest is its own."""
+    """Whether the record's digest matches it."""
     if not isinstance(record, dict) or "digest" not in record:
         return False
     return record["digest"] == digest_of({key: value for key, value in record.items() if key != "digest"})

@@ -1,4 +1,4 @@
-"""What is in a store, for people: lists, statistics, differences, and what can be deleted."""
+"""Information about stores for people: lists, statistics, differences, and what can be deleted."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ SAMPLE = 10_000
 
 @dataclass(frozen=True)
 class Statistics:
-    """Numbers about the features of a head, over a sample of rows drawn without replacement.
+    """Statistics of a head's features, over a sample of rows drawn without replacement.
 
     Attributes:
         sample: how many rows.
@@ -52,7 +52,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class HeadInfo:
-    """One head of a store: how it is kept, and statistics of its features."""
+    """One head of a store: how it is stored, and statistics of its features."""
 
     name: str
     shape: tuple[int, ...]
@@ -121,11 +121,11 @@ class Difference:
 
     Attributes:
         recipe: what changed, a line each.
-        heads: heads that only one of them has, or that are kept in another way.
+        heads: heads that only one of them has, or that are stored differently.
         only_first, only_second: ids of how many rows only one has.
-        changed: how many rows have the same id and another content.
-        moved: how many rows of both have another row number.
-        features: per head of both, the rows of both with the same content compared (a sample of at most 10,000).
+        changed: how many rows have the same id but other content.
+        moved: how many shared rows have another row number.
+        features: per shared head, a comparison of the shared rows (a sample of at most 10,000).
     """
 
     first: str
@@ -258,7 +258,7 @@ def diff(first: str | Path | Backend, second: str | Path | Backend, seed: int = 
 
 
 def leftovers(folder: Path, cache: Path, delete: bool = False) -> Leftovers:
-    """What interrupted work left behind: earlier features and temporary files in stores, raw copies of deleted stores.
+    """Leftovers of interrupted work: earlier features and temporary files in stores, and raw copies of deleted stores.
 
     Only files that a store has written are listed, and nothing that a running writer or reader uses.
 
@@ -287,7 +287,7 @@ def leftovers(folder: Path, cache: Path, delete: bool = False) -> Leftovers:
 
 
 def _leftovers_of(store: LocalBackend, delete: bool) -> dict[str, int]:
-    """What is not needed in one store, unless it is being written."""
+    """Files of one store that are not needed; none if it is being written."""
     there = store.files()
     names = [*_replaced(store), *(file for file in there if file.endswith(PARTIAL) and "/" in file)]
     names = [name for name in names if all(STORE_FILE.fullmatch(file) for file in store.files(name) or [name])]
@@ -331,7 +331,7 @@ def _has_layout(store: LocalBackend, file: str) -> bool:
 
 
 def _is_raw_copy(path: Path) -> bool:
-    """Whether a name in the cache is one that the store gave: a digest."""
+    """Whether a name in the cache is a digest, as the store names copies."""
     return path.is_dir() and len(path.name) == 32 and set(path.name) <= set("0123456789abcdef")
 
 
@@ -346,7 +346,7 @@ def _is_unused(copy: Path, folder: Path) -> bool:
         try:
             opened = FeatureStore.open(store)
         except UserError:
-            continue  # it is gone, or not complete: then it has no raw copies either
+            continue  # it is gone, or not complete, and so has no raw copies
         if copy.name in {opened.head_digest(head) for head in opened.heads}:
             return False
     return True
@@ -368,7 +368,7 @@ def _holds(store: dict[str, Any]) -> str:
 
 
 def _flat(record: Any, name: str = "") -> str:
-    """A JSON-like record on one line."""
+    """A JSON record on one line."""
     return ", ".join(_leaves(record, name)) or "unknown"
 
 

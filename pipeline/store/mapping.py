@@ -1,4 +1,4 @@
-"""One array over all shards of a raw Zarr array: their files, mapped one after the other in memory, read-only."""
+"""One array over all shards of a raw Zarr array: their files, mapped one after another, read-only."""
 
 import ctypes
 import math
@@ -15,7 +15,7 @@ from pipeline.files import open_regular
 from pipeline.store.format import Grid
 from pipeline.store.shards import REMEDY
 
-# Linux and macOS agree on these, except for the two of the reserve: anonymous, and without swap reserved.
+# Linux and macOS share these values, except for the two flags of the reservation.
 PROT_NONE, PROT_READ, MAP_SHARED, MAP_PRIVATE, MAP_FIXED = 0, 1, 1, 2, 16
 MAP_RESERVE = 0x20 | 0x4000 if sys.platform == "linux" else 0x1000 | 0x40
 MADV_HUGEPAGE = 14
@@ -27,19 +27,19 @@ ADDRESSES = 16 << 40
 
 
 class Mapping:
-    """Rows of an array as one numpy gather sees them: `array[places(rows)]`.
+    """Rows of an array for a single numpy gather: `array[places(rows)]`.
 
-    A raw shard holds its rows one after the other from its first byte. So if all shards are mapped at equal distances
-    that are a multiple of a row, together they are one array with a constant stride, with some unused rows between
-    shards. Where a shard's rows fill whole pages there are none, and places are row numbers.
+    A raw shard holds its rows one after another from its first byte. So if all shards are mapped at equal distances
+    that are a multiple of a row, together they form one array with a constant stride, with some unused rows between
+    shards. If a shard's rows fill whole pages, there are no unused rows, and places are row numbers.
 
-    Mapped pages belong to the page cache: all processes share them, and no process is charged for them.
+    Mapped pages belong to the page cache: all processes share them, and they do not count as memory of a process.
 
     Args:
         folder: the array's folder.
-        grid: how the array is cut; its codec is raw.
-        fits: whether the page cache can hold all of it. Then pages that are not there yet come in two megabytes at a
-            time and stay in one piece: a first epoch takes half as long, and those after it a fifth less.
+        grid: how the array is divided; its codec is raw.
+        fits: whether the page cache can hold all of it. Then missing pages are read two megabytes at a time, as huge
+            pages: a first epoch takes half as long, and later ones a fifth less.
 
     Raises:
         UserError: a shard's file is missing, too short, or its index is not that of a raw shard.
@@ -67,7 +67,7 @@ class Mapping:
     def read_ahead(self, shard: int, start: int, stop: int) -> None:
         """Bring rows start .. stop - 1 of a shard into the page cache, in one sequential read.
 
-        A plain read, because the kernel heeds advice on a mapping for the first few hundred kilobytes only.
+        A plain read, because the kernel only follows advice on a mapping for the first few hundred kilobytes.
         """
         scratch = bytearray(READ_AHEAD)
         with (self._folder / self._grid.key(shard)).open("rb", buffering=0) as file:
@@ -78,7 +78,7 @@ class Mapping:
 
 
 class _Region:
-    """A stretch of reserved addresses, given back when the last array over it is gone."""
+    """A range of reserved addresses, released when the last array over it is gone."""
 
     def __init__(self, size: int):
         libc = ctypes.CDLL(None, use_errno=True)
@@ -95,7 +95,7 @@ class _Region:
         weakref.finalize(self.memory, unmap, start, reserved)
 
     def ask_for_huge_pages(self) -> None:
-        """Have missing pages read and mapped by huge pages, where the kernel and the file system can."""
+        """Have missing pages read and mapped as huge pages, if the kernel and the file system can."""
         if sys.platform == "linux":
             advise = ctypes.CDLL(None).madvise
             advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
@@ -107,9 +107,9 @@ class _Region:
         try:
             handle = open_regular(file)
         except FileNotFoundError:
-            raise UserError(f"{file}: the shard is missing; run the extraction again, it fills the gap") from None
+            raise UserError(f"{file}: the shard is missing; run the extraction again; it writes the shard") from None
         try:
-            # A page beyond the end of a file kills the process that touches it: look before mapping.
+            # Touching a page beyond the end of a file kills the process, so check the size before mapping.
             whole = os.fstat(handle).st_size == size + grid.index_bytes
             if not whole or os.pread(handle, grid.index_bytes, size) != grid.shard_index(shard):
                 raise UserError(f"{file}: the shard is damaged; {REMEDY}")
@@ -121,10 +121,10 @@ class _Region:
 
 
 def _distance(grid: Grid) -> int:
-    """Bytes between mapped shards: the least multiple of a page and of a row that a shard fits in.
+    """Bytes between mapped shards: the smallest multiple of a page and of a row that a shard fits in.
 
-    Of a huge page, if there are addresses enough: what begins at one can be mapped by huge pages, and a random row then
-    costs the processor one look into its tables instead of two or three.
+    A multiple of a huge page, if there are enough addresses: then huge pages can be used, and finding a random row
+    takes one lookup in the page tables instead of two or three.
     """
     for page in (HUGE_PAGE, mmap.ALLOCATIONGRANULARITY):
         step = math.lcm(page, grid.row_bytes)

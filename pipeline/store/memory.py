@@ -1,4 +1,4 @@
-"""Memory: how much this process may still take, and arrays that begin at a page."""
+"""Memory: how much this process may still use, and page-aligned arrays."""
 
 import math
 import os
@@ -10,7 +10,7 @@ PAGE = 4096
 
 
 def page_aligned(shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """An uninitialised array that begins at a page, so that a disk can take it from there without a copy."""
+    """An uninitialised array that begins at a page, so that it can be written to disk without a copy."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     memory = np.empty(size + PAGE, np.uint8)
     start = -memory.ctypes.data % PAGE
@@ -18,7 +18,7 @@ def page_aligned(shape: tuple[int, ...], dtype: str) -> np.ndarray:
 
 
 def available_memory() -> int:
-    """Bytes that are free or that hold files only, within the limits of the machine and of the control group."""
+    """Bytes that are free or only cache files, within the limits of the machine and of the control group."""
     group = Path("/sys/fs/cgroup")
     limit, used = _read(group / "memory.max"), _read(group / "memory.current")
     limits = [_machine()]
@@ -32,7 +32,7 @@ def _machine() -> int:
     for line in _read(Path("/proc/meminfo")).splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
-    # No Linux: all of the memory, which errs on the side of mapping, not of copying.
+    # Not Linux: all memory, so mapping is preferred to copying.
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 

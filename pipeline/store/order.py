@@ -1,4 +1,4 @@
-"""In which order to visit rows: shuffled as a whole, or in windows that the disk can read in long stretches."""
+"""The order of rows in an epoch: shuffled as a whole, or in windows that the disk can read sequentially."""
 
 from collections.abc import Callable, Iterator
 
@@ -8,7 +8,7 @@ BLOCK_BYTES = 1 << 20
 
 
 def shuffled(rows: np.ndarray, seed: int) -> Iterator[np.ndarray]:
-    """One window with all rows, each as likely in any place."""
+    """One window with all rows, uniformly shuffled."""
     yield np.random.default_rng(seed).permutation(rows)
 
 
@@ -20,13 +20,13 @@ def windows(
     window_bytes: int,
     read_ahead: Callable[[np.ndarray, int], None],
 ) -> Iterator[np.ndarray]:
-    """Rows in windows: blocks of consecutive rows from anywhere, as many as fit a window, their rows shuffled.
+    """Rows in windows: as many random blocks of consecutive rows as fit a window, with their rows shuffled.
 
-    The next window's blocks are read while this one's rows are used, so the disk sees long sequential reads only, and
-    a batch mixes rows of all the window's blocks.
+    The next window's blocks are read while this one's rows are used, so the disk only sees long sequential reads, and a
+    batch mixes rows of all blocks of a window.
 
     Args:
-        rows: the rows to visit, ascending or not [n].
+        rows: the rows to visit, in any order [n].
         read_ahead: called in a thread with the first rows of a window's blocks, and the number of rows of a block.
     """
     from concurrent.futures import ThreadPoolExecutor
@@ -53,7 +53,7 @@ def windows(
 
 
 def batched(parts: Iterator[np.ndarray], size: int, drop_last: bool) -> Iterator[np.ndarray]:
-    """The rows of all parts, in batches of `size` that do not mind where parts end."""
+    """The rows of all parts, in batches of `size`, across the ends of parts."""
     left = np.zeros(0, np.int64)
     for part in parts:
         left = np.concatenate([left, part])

@@ -26,16 +26,16 @@ WINDOW_BYTES = 256 << 20
 
 
 class Reader(ABC):
-    """Gathers rows of one head, wherever they are. Read-only; safe for any number of threads and processes.
+    """Reads rows of one head. Read-only; safe for any number of threads and processes.
 
-    It can be pickled, and opens its files again where it arrives.
+    It can be pickled; a copy opens its files again.
 
     Attributes:
         mode: where rows are read from.
         why: the mode and the reason for it, one line for the user.
         shape: of one row.
-        dim: how many numbers a row has.
-        dtype: of the rows it returns: float16 or float32 (bfloat16 and int8 become float32).
+        dim: numbers in a row.
+        dtype: of the returned rows: float16 or float32 (bfloat16 and int8 become float32).
         rows_digest: which rows these are; equal for readers whose row numbers mean the same rows.
     """
 
@@ -56,10 +56,10 @@ class Reader(ABC):
 
         Args:
             rows: whole numbers in 0 .. len - 1 [n].
-            out: where to put them, contiguous, of the reader's dtype [n, *shape]; new memory if None.
+            out: the destination, contiguous, of the reader's dtype [n, *shape]; new memory if None.
 
         Returns:
-            `out`, or a fresh array [n, *shape]: numpy, or for the mode `device` a torch tensor there.
+            `out`, or a new array [n, *shape]: numpy, or a torch tensor on the device in the mode `device`.
 
         Raises:
             IndexError: a row is out of range.
@@ -68,28 +68,28 @@ class Reader(ABC):
 
     @abstractmethod
     def batches(self, size: int, rows: Any = None, seed: int = 0, drop_last: bool = False) -> Iterator[np.ndarray]:
-        """One epoch: every row once, in an order that suits this reader, in batches of row numbers.
+        """One epoch: batches of row numbers with every row once, in an order that suits this reader.
 
-        The order is a plain shuffle, except in the mode `window`: there rows are shuffled within windows of blocks
-        drawn from the whole store, which the disk reads ahead in long stretches.
+        The order is a plain shuffle, except in the mode `window`: there, rows are shuffled within windows of random
+        blocks, which are read ahead sequentially.
 
         Args:
-            size: rows a batch.
+            size: rows of a batch.
             rows: the rows to visit [n]; all if None.
             seed: equal seeds give equal orders.
             drop_last: leave out a last batch with fewer rows.
         """
 
     def verify_in_background(self) -> None:
-        """Begin what `verified` waits for, in a thread of its own."""
+        """Begin the comparison that `verified` waits for, in its own thread."""
         if self._files is not None:
             self._files.begin()
 
     def verified(self) -> None:
         """Make sure, by checksums, that the files hold what was written. Call it before results are kept.
 
-        In the modes `resident` and `device` that was done when the rows were read. Files that are unchanged since an
-        earlier call, in any process, are not read again: see `pipeline/verified.py`.
+        In the modes `resident` and `device` this was done when the rows were read. Files that have not changed since an
+        earlier call, in any process, are not read again; see `pipeline/verified.py`.
 
         Raises:
             UserError: a shard is damaged.
@@ -128,7 +128,7 @@ class HostReader(Reader):
         self.dim = int(np.prod(self.shape))
         self.dtype = arriving_dtype(self._head)
         self.rows_digest = layout.rows_digest
-        # float16 and float32 arrive as they are stored: one gather, straight into its destination.
+        # float16 and float32 need no conversion: one gather, directly into its destination.
         self._direct = self._head.dtype in ("float16", "float32")
         self._open()
 
@@ -174,7 +174,7 @@ class HostReader(Reader):
         source = self._arrays[array]
         if isinstance(source, Mapping):
             rows, source = source.places(rows), source.array
-        # Rows were checked; `clip` then only means that numpy writes into `out` without a buffer in between.
+        # Rows are already checked; with `clip`, numpy writes into `out` without a buffer.
         return source.take(rows, axis=0, out=out, mode="clip")
 
     def _read_ahead(self, first_rows: np.ndarray, count: int) -> None:
@@ -194,7 +194,7 @@ class Together:
     (3, 768)
 
     Raises:
-        UserError: the readers are over different rows, so that a number would mean different things.
+        UserError: the readers have different rows, so a row number would be ambiguous.
     """
 
     def __init__(self, readers: Named[str, Reader]):

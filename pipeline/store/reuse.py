@@ -17,12 +17,12 @@ REPLACED_STORE = re.compile(rf"{REPLACED}/[0-9]{{1,9}}/zarr\.json")
 
 
 class Earlier:
-    """A store that was set aside, as a source of rows.
+    """A store that was replaced, as a source of rows.
 
     Args:
         root: the store that is being written.
         folder: the replaced store's folder in it.
-        wanted: what is being written now; only heads of the same identity are offered.
+        wanted: the layout being written; only heads of the same identity are offered.
         rows: the rows being written now.
     """
 
@@ -40,7 +40,7 @@ class Earlier:
 
     @cached_property
     def positions(self) -> np.ndarray:
-        """Where the rows being written are here, -1 for those that are not; int64 [rows]."""
+        """Positions here of the rows being written, -1 for those that are missing; int64 [rows]."""
         if self._rows.digest() == self.layout.rows_digest:
             return np.arange(len(self._rows))
         return read_rows(self._store, self.layout).locate(self._rows)
@@ -64,7 +64,7 @@ class Earlier:
                 out[array][here] = load(self._store, array, grid, shard)[where[here] - shard * self.layout.shard_rows]
 
     def adopt(self, head: str, shard: int, wanted: Layout, rows_digest: str) -> bool:
-        """Give the new store a whole shard of this one as it is, if it holds just the rows wanted."""
+        """Give the new store a whole shard of this one, if it holds exactly the wanted rows."""
         if head not in self.heads or self.layout.shard_rows != wanted.shard_rows:
             return False
         codec = self._codecs[head]
@@ -80,7 +80,7 @@ class Earlier:
         return True
 
     def _sound(self, head: str, shard: int) -> bool:
-        """Whether a shard is complete and holds what was once written: copying must not launder a flipped bit."""
+        """Whether a shard is complete and undamaged: a flipped bit must not be copied and get a new checksum."""
         if (head, shard) in self._checked:
             return True
         if shard >= self.layout.shards:
@@ -115,24 +115,24 @@ def refuse_other_files(store: WritableBackend) -> None:
 
 
 def earlier_stores(store: WritableBackend, wanted: Layout, rows: RowIndex) -> list[Earlier]:
-    """The replaced stores in a store, the last one first; without one whose move was cut short and undone."""
+    """The replaced stores in a store, the last one first; without one whose move was interrupted and undone."""
     folders = [folder for folder in replaced_folders(store) if store.size(f"{folder}/{MOVED}") is not None]
     return [Earlier(store, folder, wanted, rows) for folder in folders]
 
 
 def set_aside(store: WritableBackend) -> None:
-    """Move everything in a store into a new folder of `replaced`, whatever happens in between."""
+    """Move everything in a store into a new folder of `replaced`; an interrupted move can be completed."""
     folder = f"{REPLACED}/{max(map(_number, replaced_folders(store)), default=0) + 1}"
-    # From here on the store has no metadata, and `recover` finishes what remains, should this process end.
+    # From here on the store has no metadata, and `recover` finishes the move if this process ends.
     store.move("zarr.json", f"{folder}/zarr.json")
     recover(store)
 
 
 def recover(store: WritableBackend) -> None:
-    """Tidy up after a change of layout that was cut short.
+    """Clean up after an interrupted change of layout.
 
-    Without metadata, the arrays of a store belong to the last replaced one, until all of them have moved there. Then
-    they are of a layout that was never completed.
+    Arrays of a store without metadata belong to the last replaced store, until all of its arrays have moved there.
+    Later ones belong to a layout that was never completed.
     """
     if store.size("zarr.json") is not None:
         return

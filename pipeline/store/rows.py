@@ -15,17 +15,17 @@ BLOCK_ROWS = 1 << 16
 
 
 class RowIndex:
-    """The rows of a dataset in order. A row is known by the pair of its id and the digest of its content.
+    """The rows of a dataset in order. A row is identified by its id and the digest of its content.
 
-    Ids are kept as one run of UTF-8 bytes with the end of each, so that ten million of them open at once from a
-    memory map.
+    Ids are stored as one UTF-8 string with the end of each id, so that ten million of them open at once from a memory
+    map.
 
     Args:
         ids: a name per row, unique, not empty [n].
         digests: 16 bytes per row that change when its content does; uint8 [n, 16], or n * 16 bytes.
 
     Raises:
-        UserError: no rows, a duplicate id, or as many digests as there are not rows.
+        UserError: there are no rows, an id occurs twice, or the number of digests is wrong.
     """
 
     id_bytes: np.ndarray
@@ -50,7 +50,7 @@ class RowIndex:
 
     @classmethod
     def of_arrays(cls, id_bytes: np.ndarray, id_ends: np.ndarray, digests: np.ndarray) -> "RowIndex":
-        """The index that these arrays, read from a store, stand for."""
+        """The index in these arrays, which were read from a store."""
         index = cls.__new__(cls)
         index.id_bytes, index.id_ends, index.digests = id_bytes, id_ends, digests
         return index
@@ -81,7 +81,7 @@ class RowIndex:
         return next(self.names(row, row + 1))
 
     def digest(self, start: int = 0, stop: int | None = None) -> str:
-        """A digest of rows start to stop - 1: of their ids, contents and order, not of where they stand."""
+        """A digest of rows start to stop - 1: of their ids, contents and order, but not of their row numbers."""
         stop = len(self) if stop is None else stop
         hasher = hashlib.sha256(b"%d rows" % (stop - start))
         for first in range(start, stop, BLOCK_ROWS):
@@ -93,12 +93,12 @@ class RowIndex:
         return hasher.hexdigest()[:32]
 
     def positions(self, ids: Sequence[str] | np.ndarray) -> np.ndarray:
-        """The row of each id, -1 for those that are not here; int64 [len(ids)]."""
+        """The row of each id, -1 for missing ones; int64 [len(ids)]."""
         where = {name: row for row, name in enumerate(self.names(0, len(self)))}
         return np.fromiter((where.get(str(name), -1) for name in ids), np.int64, len(ids))
 
     def locate(self, other: "RowIndex") -> np.ndarray:
-        """Where this index has the rows of another, by id and content; -1 for those it has not. int64 [len(other)]."""
+        """Positions in this index of the rows of another, by id and content; -1 where missing. int64 [len(other)]."""
         found = self.positions(list(other.names(0, len(other))))
         same = (self.digests[found] == other.digests).all(axis=1)
         return np.where((found >= 0) & same, found, -1)
@@ -151,10 +151,10 @@ def read_rows(store: Backend, layout: Layout) -> RowIndex:
 
 
 def claim_of_rows(store: Backend, layout: Layout) -> None:
-    """Make sure that a store has as many rows in its index as it says: before anything is done for each of them.
+    """Make sure that a store's row index has the size that its metadata claims, before any work per row.
 
     Raises:
-        UserError: it has not.
+        UserError: it does not.
     """
     there = store.size("rows/id_ends/c.0")
     if there != 8 * layout.rows:
@@ -163,16 +163,16 @@ def claim_of_rows(store: Backend, layout: Layout) -> None:
 
 
 def as_rows(rows: Any, count: int) -> np.ndarray:
-    """Row numbers as a contiguous int64 array, checked to lie in 0 .. count - 1; -1 is not the last row.
+    """Row numbers as a contiguous int64 array, checked to be in 0 .. count - 1; -1 is not the last row.
 
     Raises:
-        IndexError: a number is negative or too large, or these are no numbers (a mask of booleans, say).
+        IndexError: a number is negative or too large, or these are not numbers (such as a mask of booleans).
     """
     rows = np.asarray(rows)
     if rows.ndim != 1 or (rows.dtype.kind not in "iu" and rows.size):
         raise IndexError(f"rows must be a list of whole numbers, found {rows.dtype} of shape {rows.shape}")
     rows = np.ascontiguousarray(rows, np.int64)
-    # Seen as unsigned a negative number is huge, so one pass checks both ends.
+    # As an unsigned number a negative one is huge, so one pass checks both ends.
     if rows.size and int(rows.view(np.uint64).max()) >= count:
         wrong = rows[(rows < 0) | (rows >= count)][0]
         raise IndexError(f"row {wrong} is not in 0 .. {count - 1}")

@@ -1,4 +1,4 @@
-"""Shards as files: their bytes, and whether they are complete."""
+"""Shards as files: their bytes, and checks that they are complete."""
 
 from collections.abc import Sequence
 
@@ -9,13 +9,13 @@ from pipeline.errors import UserError
 from pipeline.store.backends import Backend, WritableBackend
 from pipeline.store.format import Grid, Layout, Marker, marker_name
 
-# A codec of `auto` compresses what becomes at most this much of its size.
+# The codec `auto` compresses if the result is at most this share of the size.
 WORTHWHILE = 0.5
-REMEDY = "delete this file and run the extraction again, it writes the shard again"
+REMEDY = "delete this file and run the extraction again; it writes the shard again"
 
 
 class Damaged(ValueError):
-    """A shard contradicts its marker, or the marker contradicts the layout. `file` is the one that is wrong."""
+    """A shard contradicts its marker, or a marker the layout. `file` is the wrong one."""
 
     def __init__(self, file: str, what: str):
         super().__init__(what)
@@ -30,13 +30,13 @@ def pack(grid: Grid, shard: int, values: np.ndarray) -> Sequence[bytes | memoryv
     """
     if grid.codec == "zstd":
         return [_through_zarr(grid, values)]
-    # A raw shard's chunks follow one another, and each spans whole rows: the shard is the array's own memory.
+    # Chunks of a raw shard are whole rows, one after another: the shard is the array's own memory.
     padding = bytes(grid.data_bytes(shard) - values.nbytes)
     return [values.reshape(-1).data, padding, grid.shard_index(shard)]
 
 
 def size_of(parts: Sequence[bytes | memoryview]) -> int:
-    """Bytes of all parts."""
+    """Total bytes of the parts."""
     return sum(memoryview(part).nbytes for part in parts)
 
 
@@ -54,7 +54,7 @@ def unpack(grid: Grid, shard: int, data: bytes | np.ndarray) -> np.ndarray:
 
 
 def unpacked(store: Backend, grid: Grid, array: str, shard: int, data: bytes) -> np.ndarray:
-    """The same. Raises `UserError` if these are not the bytes of such a shard."""
+    """As `unpack`. Raises `UserError` if these are not the bytes of such a shard."""
     try:
         return unpack(grid, shard, data)
     except ValueError as error:
@@ -62,7 +62,7 @@ def unpacked(store: Backend, grid: Grid, array: str, shard: int, data: bytes) ->
 
 
 def load(store: Backend, array: str, grid: Grid, shard: int) -> np.ndarray:
-    """The rows of a shard of an array; raw ones are mapped where they can be, read-only.
+    """The rows of a shard of an array; raw shards are mapped read-only if possible.
 
     Raises:
         ValueError: it does not exist, or these are not the bytes of such a shard.
@@ -94,18 +94,18 @@ def resolved_codec(store: Backend, layout: Layout, head: str) -> str | None:
 def resolve_codec(store: WritableBackend, layout: Layout, head: str, sample: np.ndarray) -> str:
     """Write the zarr.json of a head whose codec is `auto`, once for all processes, and return the codec.
 
-    It is zstd if that at least halves the sample's bytes. The first process decides: the others read its choice.
+    It is zstd if that at least halves the sample's bytes. The first process decides; others read its choice.
     """
     packed = size_of(pack(layout.grids(head, "zstd")[head], 0, sample))
     codec = "zstd" if packed <= WORTHWHILE * sample.nbytes else "raw"
-    # The head's own array comes last: its zarr.json means that all are written.
+    # The head's main array comes last: its zarr.json means that all are written.
     for array, grid in reversed(layout.grids(head, codec).items()):
         store.put_new(f"{array}/zarr.json", [grid.metadata()])
     return resolved_codec(store, layout, head) or codec
 
 
 def checked(store: Backend, layout: Layout, head: str, array: str, shard: int) -> bytes:
-    """The bytes of a shard's file, after comparing them with its marker.
+    """The bytes of a shard's file, compared with its marker.
 
     Raises:
         UserError: they are not what was written.
@@ -124,9 +124,9 @@ def checked(store: Backend, layout: Layout, head: str, array: str, shard: int) -
 
 
 def marker(store: Backend, layout: Layout, head: str, shard: int) -> Marker | None:
-    """The marker of a shard, if the shard counts: its files have their sizes and are of this recipe and these rows.
+    """The marker of a shard, if the shard is valid: its files have the right sizes, recipe and rows.
 
-    Contents are not read, digests of rows not compared: `pipeline.store.verification` does that.
+    Contents are not read and digests of rows not compared; `pipeline.store.verification` does that.
 
     Raises:
         Damaged: there is a marker that contradicts the layout or the files.
@@ -158,7 +158,7 @@ def marker(store: Backend, layout: Layout, head: str, shard: int) -> Marker | No
 
 
 def _through_zarr(grid: Grid, values: np.ndarray) -> bytes:
-    """A shard as Zarr itself encodes it."""
+    """A shard encoded by Zarr."""
     import zarr
     from zarr.core.buffer import default_buffer_prototype
 
@@ -172,7 +172,7 @@ def _through_zarr(grid: Grid, values: np.ndarray) -> bytes:
 
 
 def _out_of_zarr(grid: Grid, data: bytes) -> np.ndarray:
-    """Raises `ValueError` for what is not such a shard, or would become more than one when unpacked."""
+    """Decode a shard. Raises `ValueError` if it is not one, or would become larger than one."""
     import zarr
     from zarr.core.buffer import default_buffer_prototype
 
@@ -182,12 +182,12 @@ def _out_of_zarr(grid: Grid, data: bytes) -> np.ndarray:
     memory = {"zarr.json": buffer.from_bytes(whole.metadata()), grid.key(0): buffer.from_bytes(data)}
     try:
         return np.asarray(zarr.open_array(memory, mode="r")[...])
-    except Exception as error:  # zarr and its codecs raise whatever they stumble over
+    except Exception as error:  # zarr and its codecs raise any kind of error
         raise ValueError(f"no shard of this array: {error}") from None
 
 
 def _check_frames(grid: Grid, data: bytes) -> None:
-    """Make sure that each chunk says that it becomes a chunk: zstd allocates what a frame claims to become."""
+    """Make sure that each frame claims the size of a chunk, because zstd allocates the size that a frame claims."""
     chunks, size = grid.shard_rows // grid.chunk_rows, grid.chunk_rows * grid.row_bytes
     if len(data) < grid.index_bytes:
         raise ValueError("too short for a shard")

@@ -18,7 +18,7 @@ class SourceFeatures:
     """The features of a source, opened for reading.
 
     Attributes:
-        source: which they are.
+        source: the source.
         store: of its teacher.
     """
 
@@ -69,7 +69,7 @@ class SourceFeatures:
 
     @property
     def name(self) -> str:
-        """Of the source."""
+        """The name of the source."""
         return self.source.name
 
     @property
@@ -79,16 +79,16 @@ class SourceFeatures:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all rows on the disk."""
+        """Bytes of all rows on disk."""
         return self.store.head_nbytes(self.source.head)
 
     @property
     def digest(self) -> str:
-        """Changes when any of these features does. Other heads of the store do not count."""
+        """A digest of these features; other heads of the store do not affect it."""
         return self.store.head_digest(self.source.head)
 
     def kept_views(self) -> dict[str, tuple[str, ...]]:
-        """By family of views, the heads with these features of views 1, 2 and so on, of the settings of view 1."""
+        """By family of views, the heads with these features for views 1, 2 and so on, with the settings of view 1."""
         found: dict[str, dict[int, str]] = {}
         for name, head in self.store.heads.items():
             if head.view is not None and name.startswith(f"{self.source.head}@"):
@@ -101,13 +101,13 @@ class SourceFeatures:
         return kept
 
     def check_views(self, wanted: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-        """The heads with these features of some views.
+        """The heads with these features for some views.
 
         Args:
             wanted: for each, its part of a head's identity; see `Views.record`.
 
         Raises:
-            UserError: the store does not have them, or made in another way.
+            UserError: the store does not have them, or with other settings.
         """
         heads = []
         again = f"run `aft extract {self.source.teacher}` and then `aft probe {self.source.teacher}`"
@@ -124,7 +124,7 @@ class SourceFeatures:
         return tuple(heads)
 
     def _is_view(self, head: str | None, first: Mapping[str, Any] | None, number: int) -> bool:
-        """Whether a head is a view like the first one, but for its number."""
+        """Whether a head is a view like the first one except for its number."""
         return head is not None and first is not None and self.store.heads[head].view == {**first, "number": number}
 
     def reader(self, **options: Any) -> Reader:

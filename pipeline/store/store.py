@@ -1,4 +1,4 @@
-"""Opening a store: what it holds, of which rows, and the rows themselves."""
+"""Opening a store: its metadata, its row index, and its rows."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -18,7 +18,7 @@ from pipeline.store.shards import Damaged, marker
 
 
 class FeatureStore:
-    """Features of a dataset's rows, by row: what `StoreWriter` wrote, opened for reading.
+    """Features of a dataset's rows, written by `StoreWriter` and opened for reading.
 
     >>> store = FeatureStore.open("features/minilm.zarr")
     >>> store[[0, 5, 7]].shape
@@ -28,9 +28,9 @@ class FeatureStore:
         path: the store's folder, or its URL.
         heads: the complete heads, by name.
         incomplete: heads that are not complete, with how many of their shards are there.
-        recipe, recipe_digest: all that determines a feature's value except the row, the head and its view.
+        recipe, recipe_digest: everything that determines a feature's value except the row, the head and its view.
         dataset: digest of the dataset that the rows are from.
-        created_by: versions and the like.
+        created_by: versions of libraries.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class FeatureStore:
                     start, stop = layout.span(shard)
                     raise UserError(
                         f"{path}: head `{head}`, shard {shard} (rows {start}-{stop - 1}): {error}; "
-                        "run the extraction again, it writes that shard again"
+                        "run the extraction again; it writes that shard again"
                     ) from None
             whole = [mark for mark in found if mark is not None]
             if len(whole) == layout.shards:
@@ -84,7 +84,7 @@ class FeatureStore:
         if not complete:
             there = max(incomplete.values())
             state = f"not complete, {there} of {layout.shards} shards are there"
-            raise UserError(f"{path}: {state}; run the extraction again, it continues")
+            raise UserError(f"{path}: {state}; run the extraction again; it continues")
         return cls(backend, layout, complete, incomplete)
 
     def __len__(self) -> int:
@@ -116,18 +116,18 @@ class FeatureStore:
 
     @property
     def content_digest(self) -> str:
-        """Changes when any feature, row id, row content or the recipe does; versions do not matter."""
+        """A digest of features, row ids, row contents and the recipe; versions of libraries do not affect it."""
         heads = {name: self.head_digest(name) for name in self.heads}
         return digest_of({"rows": self.layout.rows_digest, "heads": heads})
 
     def head_digest(self, head: str) -> str:
-        """The same for one head alone: adding another head leaves it as it is."""
+        """The digest for one head; adding other heads does not change it."""
         self.head_name(head)
         files = [{name: file["checksum"] for name, file in mark.files.items()} for mark in self._markers[head]]
         return digest_of({"rows": self.layout.rows_digest, "identity": self.layout.identity(head), "files": files})
 
     def check(self, dataset: str | None = None, ids: Sequence[str] | np.ndarray | None = None) -> None:
-        """Make sure that this store is of this dataset and these rows.
+        """Make sure that this store holds this dataset and these rows.
 
         Raises:
             UserError: it is not; the message names the first row that differs.
@@ -156,23 +156,23 @@ class FeatureStore:
     ) -> Reader:
         """A reader of one head. Its attribute `why` gives the mode and the reason for it.
 
-        Rows in the modes `resident`, `device` and `cache` were compared with their checksums once this returns. In the
-        modes `mapped` and `window` that is what `Reader.verified` does.
+        In the modes `resident`, `device` and `cache`, rows are compared with their checksums before this returns. In
+        the modes `mapped` and `window`, `Reader.verified` does that.
 
         - `device`: all rows on a GPU, as tensors. Chosen if a `device` is given and the rows fit `device_memory`.
-        - `mapped`: straight from the files' pages. Chosen for local, uncompressed shards.
-        - `window`: the same, in epochs that read the disk in long stretches. Chosen if they exceed the free memory.
+        - `mapped`: directly from the files' pages. Chosen for local, uncompressed shards.
+        - `window`: the same, with epochs that read the disk sequentially. Chosen if they exceed the free memory.
         - `resident`: all rows in memory. Chosen for compressed or remote shards that fit `memory`.
-        - `cache`: mapped from a raw copy on the local disk, made in one pass. Chosen for those that do not.
+        - `cache`: mapped from a raw copy on the local disk, made in one pass. Chosen for larger ones.
 
         Args:
             head: its name; the store's only head, or `pooled`, if None.
             mode: one of the above, or `auto`.
-            memory: bytes that `resident` may take; a quarter of the free memory if None.
+            memory: bytes that `resident` may use; a quarter of the free memory if None.
             window: bytes of a window, 256 MiB if None.
             cache: folder of raw copies; $AFT_CACHE, or `aft` in the user's cache folder, if None.
-            device: where to keep the rows, as torch names it, such as "cuda".
-            device_memory: bytes that they may take there, 2 GiB if None.
+            device: torch's name of a device for the rows, such as "cuda".
+            device_memory: bytes that they may use there, 2 GiB if None.
 
         Raises:
             UserError: there is no such head, it is not complete or damaged, or the mode is impossible here.
@@ -187,7 +187,7 @@ class FeatureStore:
         """Rows of the only head, or of `pooled`: a number, a slice, a list of numbers or a mask.
 
         Returns:
-            [n, *shape], or [*shape] for a single number; bfloat16 and int8 arrive as float32.
+            [n, *shape], or [*shape] for a single number; bfloat16 and int8 become float32.
         """
         if isinstance(rows, int | np.integer):
             return self._default(np.array([range(len(self))[rows]]))[0]
@@ -221,7 +221,7 @@ class FeatureStore:
 
 
 def _remedy(path: str) -> str:
-    """What to do where there is no store. Stages keep a teacher's in features/<teacher>.zarr, so the file names it."""
+    """What to do if there is no store. Stages write features/<teacher>.zarr, so the file name gives the teacher."""
     if "://" in path:
         return "check the URL"
     if path.endswith(".zarr"):

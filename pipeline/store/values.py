@@ -1,4 +1,4 @@
-"""Numbers on their way to the disk and back: rounding, bfloat16, int8 with scales, and what is no number at all."""
+"""Conversion of values for storage: rounding, bfloat16, int8 with scales, and checks for NaN and infinity."""
 
 import math
 
@@ -15,13 +15,13 @@ BITS = {"float16": np.uint16, "bfloat16": np.uint16, "float32": np.uint32}
 
 
 def encode(values: np.ndarray, name: str, head: Head) -> dict[str, np.ndarray]:
-    """Rows of a head as its arrays keep them: always fresh, C-contiguous and page-aligned memory, little-endian.
+    """Rows of a head in the form of its arrays: new, C-contiguous and page-aligned memory, little-endian.
 
     Args:
         values: float [n, *head.shape]; for bfloat16 also its bits, as uint16.
 
     Raises:
-        UserError: the shape is another one, or these are no floats.
+        UserError: the shape is wrong, or these are not floats.
         NotFinite: a row holds NaN or infinity, before or after rounding to the head's dtype.
     """
     values = np.asarray(values)
@@ -35,9 +35,9 @@ def encode(values: np.ndarray, name: str, head: Head) -> dict[str, np.ndarray]:
     stored = page_aligned(values.shape, STORED[head.dtype])
     step = max(1, BLOCK_NUMBERS // max(1, math.prod(head.shape)))
     wrong: list[int] = []
-    for start in range(0, len(values), step):  # in blocks that stay in the processor's cache between copy and check
+    for start in range(0, len(values), step):  # in blocks that fit the processor's cache between copy and check
         block, target = values[start : start + step], stored[start : start + step]
-        with np.errstate(over="ignore"):  # an overflow becomes infinite, which is found next
+        with np.errstate(over="ignore"):  # an overflow becomes infinity, which is found next
             target[...] = _to_bfloat16(block) if head.dtype == "bfloat16" and not bits else block
         wrong += (start + _not_finite(target, head)).tolist()
     if wrong:
@@ -55,7 +55,7 @@ def _not_finite(stored: np.ndarray, head: Head) -> np.ndarray:
 
 
 class NotFinite(ValueError):
-    """Rows hold NaN or infinity. `rows` are their positions; `overflow` if only rounding made them so."""
+    """Rows hold NaN or infinity. `rows` are their positions; `overflow` if this comes from rounding."""
 
     def __init__(self, rows: np.ndarray, overflow: bool):
         super().__init__(f"{len(rows)} rows are not finite")
@@ -82,7 +82,7 @@ def decode(arrays: dict[str, np.ndarray], name: str, head: Head, out: np.ndarray
 
 
 def arriving_dtype(head: Head) -> np.dtype:
-    """The dtype that `decode` gives."""
+    """The dtype of `decode`'s result."""
     return np.dtype(np.float16 if head.dtype == "float16" else np.float32)
 
 
@@ -96,14 +96,14 @@ def _to_bfloat16(values: np.ndarray) -> np.ndarray:
 
 
 def _quantise(values: np.ndarray, name: str) -> dict[str, np.ndarray]:
-    """int8 codes and scales: each vector along the last axis is its codes times its scale, |x|max / 127."""
+    """int8 codes and scales: each vector along the last axis is its codes times its scale, max |x| / 127."""
     wide = values.astype(np.float32, order="C")
     peak = np.abs(wide).max(axis=-1)
     if not np.isfinite(peak).all():
         wrong = ~np.isfinite(peak).reshape(len(peak), -1).all(axis=1)
         raise NotFinite(np.flatnonzero(wrong), overflow=bool(np.isfinite(values[wrong]).all()))
     scale = (peak / np.float32(127)).astype("<f4")
-    # Rows of zeros, and rows so small that their scale is zero, have codes of zero.
+    # Rows of zeros, and rows with a scale that rounds to zero, have codes of zero.
     codes = np.rint(np.divide(wide, scale[..., None], out=np.zeros_like(wide), where=scale[..., None] > 0))
     stored = page_aligned(values.shape, STORED["int8"])
     np.clip(codes, -127, 127, out=stored, casting="unsafe")

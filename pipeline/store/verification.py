@@ -1,4 +1,4 @@
-"""Proof that a store holds what was written: every byte is read, and every fault is named by shard and rows."""
+"""Verification that a store holds what was written: every byte is read; faults are reported by shard and rows."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +19,12 @@ THREADS = 4
 
 @dataclass(frozen=True)
 class Fault:
-    """Something in a store that is not as it was written.
+    """Something in a store that differs from what was written.
 
     Attributes:
-        what: one line.
+        what: the fault, in one line.
         file: relative to the store.
-        head, shard, start, stop: what it makes unusable: rows start .. stop - 1 of a head; None for all rows.
+        head, shard, start, stop: rows start .. stop - 1 of a head are unusable; None for all rows.
     """
 
     what: str
@@ -42,14 +42,14 @@ class Fault:
 
 @dataclass(frozen=True)
 class Verification:
-    """What reading every byte found.
+    """The result of `verify`.
 
     Attributes:
         path: the store.
         shards: how many shards of all heads were read.
         nbytes: how many bytes.
         faults: what is wrong; empty for a sound store.
-        comparison: of recomputed rows, if that was asked for.
+        comparison: with recomputed rows, if asked for.
     """
 
     path: str
@@ -60,7 +60,7 @@ class Verification:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there are no faults."""
         return not self.faults and (self.comparison is None or self.comparison.agrees)
 
     def __str__(self) -> str:
@@ -75,10 +75,10 @@ def verify(place: str | Path | Backend) -> Verification:
     """Read every byte of a store and compare it with its checksum.
 
     Args:
-        place: a folder, or a URL that fsspec understands; then every byte is fetched once, and none is kept.
+        place: a folder, or a URL that fsspec understands; every byte of a URL is downloaded once, and not kept.
 
     Raises:
-        UserError: there is no store, or the group's own metadata is damaged, so that nothing else can be judged.
+        UserError: there is no store, or the group's metadata is damaged, so nothing else can be checked.
     """
     store = backend_at(place)
     text = store.read("zarr.json")
@@ -104,11 +104,11 @@ def verify(place: str | Path | Backend) -> Verification:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Stored features against freshly computed ones of the same rows.
+    """Stored features compared with newly computed ones of the same rows.
 
     Attributes:
         rows: how many were compared.
-        cosine: the least cosine between a stored row and its fresh one; 1 for two rows of zeros.
+        cosine: the smallest cosine between a stored and a computed row; 1 for two rows of zeros.
         difference: the largest absolute difference of two numbers, relative to the largest stored one.
         worst: the row with that cosine.
         tolerance: cosine must be at least 1 - tolerance, difference at most 10 * sqrt(tolerance).
@@ -122,7 +122,7 @@ class Agreement:
 
     @property
     def agrees(self) -> bool:
-        """Whether both are within the tolerance."""
+        """Whether cosine and difference are within the tolerance."""
         return self.cosine >= 1 - self.tolerance and self.difference <= 10 * self.tolerance**0.5
 
     def __str__(self) -> str:
@@ -139,10 +139,10 @@ def compare(
     rows: np.ndarray,
     tolerance: float = 1e-4,
 ) -> Agreement:
-    """Compare stored features of some rows with fresh ones, [n, *shape] each.
+    """Compare stored features of some rows with computed ones, [n, *shape] each.
 
-    The default tolerance lets pass what another machine, batch or library version does to float16 or bfloat16
-    features; other weights, another transform or another row are far outside it.
+    The default tolerance allows for changes of float16 or bfloat16 features by another machine, batch or library
+    version. Other weights, another transform or another row are far outside it.
     """
     old = stored(rows).reshape(len(rows), -1).astype(np.float64)
     new = fresh(rows).reshape(len(rows), -1).astype(np.float64)
@@ -236,7 +236,7 @@ def _shard(store: Backend, layout: Layout, head: str, shard: int, rows: list[str
 
 
 def _strays(store: Backend, layout: Layout) -> Iterator[Fault]:
-    """Files that no store has."""
+    """Files that do not belong in a store."""
     expected = {"zarr.json", "rows/zarr.json"}
     expected |= {f"rows/{name}" for array in ("id_bytes", "id_ends") for name in (f"{array}/zarr.json", f"{array}/c.0")}
     expected |= {"rows/digests/zarr.json", "rows/digests/c.0.0"}

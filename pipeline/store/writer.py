@@ -1,4 +1,4 @@
-"""Writing a store: whole shards by one writer each, durable one by one, from any number of processes."""
+"""Writing a store: shard by shard, each by one writer and durable, from any number of processes."""
 
 import json
 import queue
@@ -34,7 +34,7 @@ from pipeline.store.rows import RowIndex
 from pipeline.store.shards import Damaged, marker, pack, resolve_codec, resolved_codec, size_of
 from pipeline.store.values import NotFinite, encode
 
-# How long to wait for another process that decides on the layout, and for one that must leave before it changes.
+# Seconds to wait for another process that sets the layout, and for one that must end before it changes.
 PATIENCE = 10.0
 NAMED_ROWS = 3
 
@@ -54,7 +54,7 @@ class StoreWriter:
     Attributes:
         notes: what was found and done, one line each, for the user.
         layout: everything about the store but its features.
-        heads: that are written: those asked for, and others that earlier features of these rows fill.
+        heads: to write: those asked for, and others for which all rows are known from earlier features.
     """
 
     notes: list[str]
@@ -100,19 +100,19 @@ class StoreWriter:
     ) -> "StoreWriter":
         """Open a store for writing: create it, continue it, or replace it; `notes` say which.
 
-        A store under another recipe is set aside and started again. With the same recipe, features of rows that are
+        A store with another recipe is set aside and started again. With the same recipe, features of rows that are
         still in the dataset, by id and content, are reused; heads that the store lacks are added alongside the others.
-        What was set aside is deleted when the new store is complete, not before.
+        Replaced features are deleted when the new store is complete.
 
         Args:
             place: the store's folder; or a backend.
             rows: the rows to hold, in order.
             dataset: digest of the dataset they are from.
-            recipe: JSON-like; all that determines a feature's value except the row, the head and its view. Neither
-                the dataset nor the list of heads belong in it: features outlive changes to both.
+            recipe: JSON; everything that determines a feature's value except the row, the head and its view. The
+                dataset and the list of heads are not part of it: features stay valid if they change.
             heads: the heads to write, by name.
             shard_rows: rows of a shard; by default at least eight shards, of at most 256 MiB.
-            created_by: versions and the like, for people.
+            created_by: versions of libraries, for people.
 
         Raises:
             UserError: the folder cannot be written or holds other files, its metadata is damaged, or another process is
@@ -130,7 +130,7 @@ class StoreWriter:
         refuse_other_files(store)
         setup, life = store.claim("setup"), store.claim("writers")
         if not setup.acquire(patience=PATIENCE):
-            raise UserError(f"{path}: {setup.owner()} has been setting it up for long; wait for it or stop it")
+            raise UserError(f"{path}: {setup.owner()} has been setting it up for a long time; wait for it or stop it")
         try:
             recover(store)
             text = store.read("zarr.json")
@@ -191,16 +191,16 @@ class StoreWriter:
             self._raise_failure()
 
     def missing(self, shards: Iterable[int] | None = None, heads: Collection[str] | None = None) -> Iterator[Shard]:
-        """The shards to compute, each handed to one process alone, in order.
+        """The shards to compute, in order, each handed to a single process.
 
-        A shard that can be put together from earlier features is, without being handed out. Where other processes
-        hold the last shards, this waits for them: when it ends without an error the store is complete, but for the
-        writes of this process that are still under way. Should one of the others die, its shard is handed out here.
-        Write each shard before asking for the next but a few: with any unwritten, the end is not waited for.
+        Shards that earlier features cover are filled without being handed out. If other processes hold the last
+        shards, this waits for them: when it ends without an error, the store is complete except for this process's
+        pending writes. If one of the others dies, its shard is handed out here. A few shards may be taken ahead, but
+        with unwritten shards this does not wait for other processes.
 
         Args:
-            shards: the numbers of those to look at; all if None.
-            heads: those to compute now, of which each shard lists the ones it lacks; all if None.
+            shards: numbers of the shards to consider; all if None.
+            heads: heads to compute now; each shard lists those that it lacks; all if None.
         """
         waiting = list(range(self.layout.shards) if shards is None else shards)
         pause = 0.02
@@ -214,7 +214,7 @@ class StoreWriter:
                 if not claim.acquire():
                     held.append(index)
                     continue
-                wanting = self._wanting(index, heads)  # again: somebody may have finished it just before we got it
+                wanting = self._wanting(index, heads)  # again: another process may have finished it
                 if not wanting:
                     claim.release()
                     continue
@@ -224,26 +224,26 @@ class StoreWriter:
                 if shard is not None:
                     self._unwritten.add(index)
                     yield shard
-            # Two processes that hold shards, and compute none while they wait, would wait for each other forever.
+            # Two processes that wait while they hold unwritten shards would wait for each other forever.
             waiting = [] if self._unwritten else held
             if waiting:
                 time.sleep(pause)
                 pause = min(2 * pause, 1.0)
 
     def write(self, shard: Shard, features: Mapping[str, np.ndarray]) -> None:
-        """Write a shard. Values are checked and copied before this returns; the disk follows in the background.
+        """Write a shard. Values are checked and copied before this returns; writing goes on in the background.
 
-        One shard is on its way to the disk at a time: the next call waits for it. So memory stays bounded when the disk
+        One shard is written at a time: the next call waits for it. So memory stays bounded when the disk
         is slower than the model, and a killed process loses at most that shard and the one it was computing.
 
         Args:
             shard: from `missing`.
             features: per head, rows [len(shard.rows), *shape] in the order of `shard.rows`, floats (or the bits of
-                bfloat16 as uint16); rows start .. stop - 1 all together are welcome too. Other heads are ignored.
+                bfloat16 as uint16); or all rows start .. stop - 1. Other heads are ignored.
 
         Raises:
             UserError: features are NaN or infinite or do not fit the dtype (names shard and row ids), or an earlier
-                write failed: the disk is full, say.
+                write failed, for example because the disk is full.
         """
         self._raise_failure()
         if shard.index not in self._unwritten:
@@ -287,7 +287,7 @@ class StoreWriter:
         return missing
 
     def _take_stock(self, continued: Layout | None) -> None:
-        """Note what is there already."""
+        """Add notes on what is already there."""
         done = sum(not self._wanting(index) for index in range(self.layout.shards))
         if continued is not None:
             state = "complete" if done == self.layout.shards else "continuing"
@@ -317,7 +317,7 @@ class StoreWriter:
         return tuple(heads)
 
     def _reuse(self, index: int, wanting: tuple[str, ...]) -> Shard | None:
-        """What is left to compute of a shard after reusing what is known; None if that is all of it."""
+        """The part of a shard that is left to compute after reuse; None if nothing is left."""
         start, stop = self.layout.span(index)
         digest = self._rows.digest(start, stop)
         wanting = tuple(
@@ -365,18 +365,18 @@ class StoreWriter:
         if self._thread is None:
             self._thread = threading.Thread(target=self._drain, name="store-writer", daemon=True)
             self._thread.start()
-        self._queue.join()  # so that at most one finished shard is not on the disk yet, and lost if we are killed
+        self._queue.join()  # so that at most one finished shard is not yet on disk, and lost if we are killed
         self._queue.put((index, encoded))
 
     def _drain(self) -> None:
-        """The background thread: commits one shard after the other, and after a failure none."""
+        """The background thread: commits shards one after another, and none after a failure."""
         while (job := self._queue.get()) is not None:
             index, encoded = job
             try:
                 if self._failure is None:
                     for head, arrays in encoded.items():
                         self._commit(index, head, arrays)
-            # Whatever it is: this thread must go on taking jobs, or the model waits forever.
+            # Any error: this thread must go on taking jobs, or the model waits forever.
             except BaseException as error:
                 self._failure = error
             finally:
@@ -394,12 +394,12 @@ class StoreWriter:
             check = self._store.put(f"{array}/{grid.key(index)}", parts)
             files[array] = {"bytes": size_of(parts), "checksum": check}
         mark = Marker(start, stop, self._rows.digest(start, stop), self.layout.identity(head), files)
-        # A marker that a power cut takes, or leaves torn, which its digest shows, costs its shard; when the store is
+        # A power cut may lose or tear a marker, which its digest shows, and then costs its shard; when the store is
         # complete, `_finish` makes all of them durable.
         self._store.put(f"{head}/{marker_name(index)}", [mark.text()], durable=False)
 
     def _finish(self) -> None:
-        """If the store is complete and nobody else is writing it, delete what only writing needs."""
+        """If the store is complete and no other process is writing it, delete what only writing needs."""
         setup = self._store.claim("setup")
         if any(self._wanting(index) for index in range(self.layout.shards)) or not setup.acquire(patience=PATIENCE):
             return
@@ -430,7 +430,7 @@ class StoreWriter:
 
 
 def _resolve(current: Layout | None, wanted: Layout, fixed: bool) -> tuple[Layout, list[str], bool]:
-    """The layout to write, notes on how it comes about, and whether it replaces the current one.
+    """The layout to write, notes about it, and whether it replaces the current one.
 
     Args:
         fixed: whether the number of rows of a shard was asked for.
@@ -441,7 +441,7 @@ def _resolve(current: Layout | None, wanted: Layout, fixed: bool) -> tuple[Layou
         changed = ", ".join(differences(dict(current.recipe), dict(wanted.recipe)))
         return wanted, [f"recipe changed ({changed}): starting again"], True
     notes = []
-    # Keeping the size of the shards while rows come and go keeps most shards as they are.
+    # With a constant size of shards, most shards stay as they are while rows change.
     shard_rows = wanted.shard_rows if fixed else current.shard_rows
     kept = {name: head for name, head in current.heads.items() if name not in wanted.heads}
     layout = Layout(

@@ -8,6 +8,8 @@ A family offers
   vocabulary, as JSON-like data; it uses no other rows;
 - `inputs(settings, fitted, data, views=None)`: the dataset as this student reads it, an `Inputs`; with the `Views` of
   its rows, if its run has any, which a family that reads features does not take;
+- `preprocessing(settings, fitted)`: what turns new rows into the input of the student, a `Preprocessing`, just as
+  `inputs` does for those of a dataset; left out by a family that reads features;
 - `build(settings, fitted, classes, pretrained=True)`: a `Student`, initialised from torch's current random state and,
   if its settings ask for it, pretrained weights; with `pretrained=False` it only has the shape of one, because weights
   are about to be loaded, and needs no file but the checkpoint's own.
@@ -18,6 +20,7 @@ in `inputs` the same as in `fit`. Features do not train, so such a student takes
 """
 
 from pipeline.students._checkpoints import (
+    STUDENT,
     Blueprint,
     load_student,
     place,
@@ -26,12 +29,15 @@ from pipeline.students._checkpoints import (
     student_blueprint,
     student_outputs,
 )
-from pipeline.students._contract import Inputs, Kind, Scaled, Student
+from pipeline.students._contract import Graph, Inputs, Kind, Preprocessing, Scaled, Student
 
 __all__ = [
+    "STUDENT",
     "Blueprint",
+    "Graph",
     "Inputs",
     "Kind",
+    "Preprocessing",
     "Scaled",
     "Student",
     "load_student",

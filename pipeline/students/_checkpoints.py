@@ -26,7 +26,7 @@ from pipeline.params import parse
 from pipeline.plugins import plugin
 from pipeline.records import Record
 from pipeline.store import Reader, SourceFeatures
-from pipeline.students._contract import Inputs, Kind, Scaled, Student
+from pipeline.students._contract import Inputs, Kind, Preprocessing, Scaled, Student
 from pipeline.tasks import Task
 from pipeline.views import Views
 
@@ -97,11 +97,32 @@ class Blueprint(Record):
             more = {"views": views} if views else {}
             inputs: Inputs = module.inputs(self._settings(), self.fitted, source, **more)
         except KeyError as error:
-            raise UserError(
-                f"a {self.family} student without {error}: its {STUDENT} is damaged, or of another version; run "
-                f"`{Blueprint.command}` again"
-            ) from error
+            raise self._lacks(error) from error
         return inputs
+
+    def preprocessing(self) -> Preprocessing:
+        """What turns new rows into the input of this student.
+
+        Raises:
+            UserError: it reads the features of teachers, or `fitted` lacks what the family needs.
+        """
+        module = plugin("students", self.family)
+        if module.KIND == "features":
+            raise UserError(
+                f"a {self.family} student reads the features of its run's teachers, and nothing without them: it is a "
+                "baseline, not a model to take home; take another run"
+            )
+        try:
+            found: Preprocessing = module.preprocessing(self._settings(), self.fitted)
+        except KeyError as error:
+            raise self._lacks(error) from error
+        return found
+
+    def _lacks(self, error: KeyError) -> UserError:
+        return UserError(
+            f"a {self.family} student without {error}: its {STUDENT} is damaged, or of another version; run "
+            f"`{Blueprint.command}` again"
+        )
 
     def _settings(self) -> Any:
         return parse(plugin("students", self.family).Settings, self.settings, f"student {self.family}")

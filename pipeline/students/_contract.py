@@ -1,11 +1,14 @@
 """What every student is: a model that also returns its features, and a dataset as its family reads it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.export import Dim
 
 Kind = Literal["text", "image", "features"]
 
@@ -24,6 +27,23 @@ class Inputs(Protocol):
         ...
 
 
+@runtime_checkable
+class Preprocessing(Protocol):
+    """How one student family turns rows into its input, whatever dataset they are of: what `Inputs` caches."""
+
+    def __call__(self, rows: Sequence[Any]) -> Any:
+        """The input of `Student.forward` for texts, or for images as `pipeline.images.decode` gives them.
+
+        Raises:
+            ValueError: a text has no token.
+        """
+        ...
+
+    def files(self) -> dict[str, str]:
+        """By name, files with which a service without this project prepares rows for `Student.graph`."""
+        ...
+
+
 class Student(nn.Module, ABC):
     """A model that also returns its features. `width` is d, the width of the input of its last layer."""
 
@@ -32,6 +52,10 @@ class Student(nn.Module, ABC):
     @abstractmethod
     def forward(self, inputs: Any) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
         """The features and the outputs of a batch that `Inputs.batch` made."""
+
+    def graph(self) -> "Graph":
+        """This student as a function of plain tensors, for formats that keep a graph; here of one tensor of images."""
+        return Graph(_Outputs(self), ("pixel_values",), ((0,),), lambda batch: (batch,))
 
 
 class Scaled(Student):
@@ -51,3 +75,56 @@ class Scaled(Student):
         """The student's features, and its outputs, scaled in float32."""
         features, outputs = self.student(inputs)
         return features, outputs.float() * self.scale + self.shift
+
+    def graph(self) -> "Graph":
+        """The graph of the student inside, with its outputs scaled."""
+        inner = self.student.graph()
+        return replace(inner, module=_Rescaled(inner.module, self.shift, self.scale))
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A student as a function of plain tensors, one row after another, to its outputs alone.
+
+    Attributes:
+        module: takes the tensors as `*inputs` and returns the outputs [n, c].
+        names: of the tensors.
+        axes: of each tensor, the axes whose length changes from batch to batch; the first one is that of rows.
+        arrange: from a batch of the family's `Preprocessing` to these tensors.
+    """
+
+    module: nn.Module
+    names: tuple[str, ...]
+    axes: tuple[tuple[int, ...], ...]
+    arrange: Callable[[Any], tuple[Tensor, ...]]
+
+    @property
+    def dynamic_shapes(self) -> tuple[tuple[dict[int, Any], ...]]:
+        """The axes as `torch.export` wants them for a module that takes `*inputs`, which are one argument.
+
+        Any number of rows; the tracer finds the range of other axes, such as the length of texts.
+        """
+        rows = Dim("rows", min=1)
+        return (tuple({axis: Dim.DYNAMIC if axis else rows for axis in axes} for axes in self.axes),)
+
+
+class _Outputs(nn.Module):
+    """The outputs of a student for one tensor, or several as a tuple."""
+
+    def __init__(self, student: Student):
+        super().__init__()
+        self.student = student
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.student(inputs[0] if len(inputs) == 1 else inputs)[1]
+        return outputs
+
+
+class _Rescaled(nn.Module):
+    def __init__(self, module: nn.Module, shift: float, scale: float):
+        super().__init__()
+        self.module, self.shift, self.scale = module, shift, scale
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.module(*inputs).float() * self.scale + self.shift
+        return outputs

@@ -1,7 +1,8 @@
 """A dataset's images as the tensors that students read: decoded and resized once, kept on disk, scaled per batch."""
 
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -24,30 +25,58 @@ ROWS, THREADS = 256, 4
 """Images that are decoded at a time, and by how many threads."""
 
 
+class ImageTransform:
+    """Images as [n, channels, size, size], float32: resized, cropped and normalised.
+
+    Args:
+        size: height and width after resizing the shorter side and cropping the centre.
+        channels: 3 for RGB, 1 for grey.
+        mean, std: per channel, of pixels in 0..1; the batch is shifted and scaled by them.
+    """
+
+    def __init__(self, size: int, channels: int, mean: list[float], std: list[float]):
+        self.size, self.channels = size, channels
+        self.mean = torch.tensor(mean).view(1, -1, 1, 1)
+        self.std = torch.tensor(std).view(1, -1, 1, 1)
+
+    def __call__(self, rows: Sequence[Image.Image]) -> Float[Tensor, "n channels size size"]:
+        """A batch of images."""
+        with ThreadPoolExecutor(THREADS) as pool:
+            resized = pool.map(lambda image: _resized(image, self.size, self.channels), rows)
+            # Row by row, as `Images` has them: convolutions round in another way where channels come last in memory.
+            pixels = np.ascontiguousarray(np.stack(list(resized)))
+        return self.normalise(torch.from_numpy(pixels).float() / 255)
+
+    def files(self) -> dict[str, str]:
+        """preprocessing.json: what becomes of an image."""
+        steps = {
+            "channels": "RGB" if self.channels == 3 else "grey",
+            "resize": {"shorter_side": self.size, "interpolation": "bicubic"},
+            "crop": {"centre": self.size},
+            "scale": "pixels in 0..1",
+            "mean": self.mean.flatten().tolist(),
+            "std": self.std.flatten().tolist(),
+            "layout": "rows, channels, height, width; float32",
+        }
+        return {"preprocessing.json": json.dumps(steps, indent=1) + "\n"}
+
+    def normalise(self, pixels: Float[Tensor, "n channels h w"]) -> Float[Tensor, "n channels h w"]:
+        """Pixels in 0..1, shifted and scaled."""
+        return (pixels - self.mean) / self.std
+
+
 class Images:
     """Images as [n, channels, size, size].
 
     Args:
         data: a prepared dataset of images.
-        size: height and width after resizing the shorter side and cropping the centre.
-        channels: 3 for RGB, 1 for grey.
-        mean, std: per channel, of pixels in 0..1; the batch is shifted and scaled by them.
+        transform: what is done to an image.
         views: of the rows, made from the clean pixels of each batch.
     """
 
-    def __init__(
-        self,
-        data: Dataset,
-        size: int,
-        channels: int,
-        mean: list[float],
-        std: list[float],
-        views: Views | None = None,
-    ):
-        self.data, self.views = data, views
-        self.pixels = Pixels(data, size, channels)
-        self.mean = torch.tensor(mean).view(1, -1, 1, 1)
-        self.std = torch.tensor(std).view(1, -1, 1, 1)
+    def __init__(self, data: Dataset, transform: ImageTransform, views: Views | None = None):
+        self.data, self.transform, self.views = data, transform, views
+        self.pixels = Pixels(data, transform.size, transform.channels)
 
     def batch(self, rows: np.ndarray, views: np.ndarray | None = None) -> Float[Tensor, "n channels size size"]:
         """The images of `rows`, or of these views of them, normalised, float32."""
@@ -55,7 +84,7 @@ class Images:
         if views is not None and self.views and (seen := np.flatnonzero(views)).size:
             changes = self.views.changes(self.data, rows[seen], views[seen])
             images[torch.from_numpy(seen)] = changed_batch(images[torch.from_numpy(seen)], changes)
-        return (images - self.mean) / self.std
+        return self.transform.normalise(images)
 
 
 class Pixels:

@@ -1,6 +1,7 @@
 """A dataset's texts as the numbers that students read: encoded once, kept on disk."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,18 @@ ROWS = 4096
 
 Encode = Callable[[list[str]], Sequence[Sequence[int]]]
 """The numbers of each text, at least one."""
+
+
+def flatten(encoded: Sequence[Sequence[int]]) -> tuple[Int64[np.ndarray, " numbers"], Int64[np.ndarray, " n"]]:
+    """The numbers of texts one after another, and how many each has.
+
+    Raises:
+        ValueError: a text has none.
+    """
+    lengths = np.array([len(numbers) for numbers in encoded], np.int64)
+    if not lengths.all():
+        raise ValueError("this student's tokenizer finds no token in it")
+    return np.fromiter(chain.from_iterable(encoded), np.int64, int(lengths.sum())), lengths
 
 
 class Texts:

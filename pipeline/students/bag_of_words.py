@@ -5,10 +5,11 @@ frequency: log((1 + n) / (1 + texts with the word)) + 1, as usual with tf-idf. T
 away from zero, where a kernel penalty has an enormous gradient and a small student collapses to one class.
 """
 
+import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -16,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ from pipeline import students
 from pipeline.data import Dataset
 from pipeline.params import Settings as Base
 from pipeline.provenance import digest_of
-from pipeline.students._tokens import Texts
+from pipeline.students._tokens import Texts, flatten
 from pipeline.views import Views
 
 KIND: Literal["text"] = "text"
@@ -83,7 +84,12 @@ def _counts(rows: _Rows, pairs: bool) -> Counter[str]:
 
 def inputs(settings: Settings, fitted: dict[str, Any], data: Dataset, views: Views | None = None) -> "Words":
     """All texts as word numbers, once."""
-    return Words(data, fitted["vocabulary"], settings.pairs, views)
+    return Words(data, preprocessing(settings, fitted), views)
+
+
+def preprocessing(settings: Settings, fitted: dict[str, Any]) -> "Vocabulary":
+    """Texts as word numbers."""
+    return Vocabulary(fitted["vocabulary"], settings.pairs)
 
 
 def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: bool = True) -> "BagOfWords":
@@ -91,25 +97,53 @@ def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: 
     return BagOfWords(fitted["weights"], settings.width, classes, settings.dropout)
 
 
-class Words:
+class Vocabulary:
     """Texts as numbers of words: from 1 for words of the vocabulary, others left out, 0 for a text without a known one.
 
     A batch is (numbers, offsets).
     """
 
-    def __init__(self, data: Dataset, vocabulary: list[str], pairs: bool, views: Views | None = None):
-        number = {word: number for number, word in enumerate(vocabulary, start=1)}
-        key = {"version": VERSION, "vocabulary": digest_of(vocabulary), "pairs": pairs}
+    def __init__(self, words: list[str], pairs: bool):
+        self.number = {word: number for number, word in enumerate(words, start=1)}
+        self.pairs = pairs
+        self.key = {"version": VERSION, "vocabulary": digest_of(words), "pairs": pairs}
 
-        def encode(texts: list[str]) -> list[list[int]]:
-            return [[n for w in _words(text, pairs) if (n := number.get(w))] or [0] for text in texts]
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """The word numbers of each text."""
+        number = self.number
+        return [[n for w in _words(text, self.pairs) if (n := number.get(w))] or [0] for text in texts]
 
-        self.texts = Texts(data, key, encode, views)
+    def __call__(self, rows: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """A batch of texts; see `offsets`."""
+        return self.offsets(*flatten(self.encode(list(rows))))
+
+    def files(self) -> dict[str, str]:
+        """vocabulary.json: the words in the order of their numbers, from 1, and how they are found in a text."""
+        found = {
+            "lower_case": True,
+            "pattern": WORD.pattern,
+            "pairs": self.pairs,
+            "unknown_words": "left out; 0 stands for a text without a known one",
+            "words": list(self.number),
+        }
+        return {"vocabulary.json": json.dumps(found, indent=1, ensure_ascii=False) + "\n"}
+
+    @staticmethod
+    def offsets(numbers: Int[np.ndarray, " numbers"], lengths: Int[np.ndarray, " n"]) -> tuple[Tensor, Tensor]:
+        """Word numbers of all rows one after another, and where each row starts."""
+        return torch.from_numpy(numbers), torch.from_numpy(np.cumsum(lengths) - lengths)
+
+
+class Words:
+    """A dataset's texts as `Vocabulary` has them."""
+
+    def __init__(self, data: Dataset, vocabulary: Vocabulary, views: Views | None = None):
+        self.vocabulary = vocabulary
+        self.texts = Texts(data, vocabulary.key, vocabulary.encode, views)
 
     def batch(self, rows: np.ndarray, views: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
         """Word numbers of all rows one after another, and where each row starts."""
-        numbers, lengths = self.texts.rows(rows, views)
-        return torch.from_numpy(numbers), torch.from_numpy(np.cumsum(lengths) - lengths)
+        return self.vocabulary.offsets(*self.texts.rows(rows, views))
 
 
 class BagOfWords(students.Student):
@@ -130,7 +164,7 @@ class BagOfWords(students.Student):
         self.head = nn.Linear(width, classes)
 
     def forward(self, inputs: tuple[Tensor, Tensor]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
-        """Features and logits of n texts; see `Words.batch`."""
+        """Features and logits of n texts; see `Vocabulary`."""
         numbers, offsets = inputs
         lengths = torch.diff(offsets, append=offsets.new_tensor([len(numbers)]))
         weights = self.weights[numbers]
@@ -142,11 +176,43 @@ class BagOfWords(students.Student):
                 # to count the words that are left would wait for the device.
                 offsets = nn.functional.pad(kept.cumsum(0), (1, 0))[offsets]
                 numbers, weights = numbers[kept], weights[kept]
-        total = self.words(numbers, offsets, per_sample_weights=weights)
+        return self._of_sums(self.words(numbers, offsets, per_sample_weights=weights), lengths)
+
+    def _of_sums(
+        self, total: Float[Tensor, "n d"], lengths: Int[Tensor, " n"]
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
+        """Features and logits from the weighted sums of word vectors."""
         # The sum over a text's words grows with the root of their number, as random vectors do.
         pooled = total / lengths.sqrt()[:, None]
         features = self.norm(pooled + self.mix(pooled))
         return features, self.head(features)
+
+    def graph(self) -> students.Graph:
+        """Of `input_ids` and `attention_mask` [n, l], padded: graph formats have no bags of uneven length."""
+        return students.Graph(_Padded(self), ("input_ids", "attention_mask"), ((0, 1), (0, 1)), _pad)
+
+
+class _Padded(nn.Module):
+    """The logits of a bag of words from padded numbers."""
+
+    def __init__(self, student: BagOfWords):
+        super().__init__()
+        self.student = student
+
+    def forward(self, *inputs: Int[Tensor, "n l"]) -> Float[Tensor, "n c"]:
+        numbers, mask = inputs
+        vectors = self.student.words.weight[numbers] * (self.student.weights[numbers] * mask)[..., None]
+        return self.student._of_sums(vectors.sum(1), mask.sum(1))[1]
+
+
+def _pad(batch: tuple[Tensor, Tensor]) -> tuple[Int[Tensor, "n l"], Int[Tensor, "n l"]]:
+    """A batch of `Vocabulary`, padded to its longest row."""
+    numbers, offsets = batch
+    lengths = torch.diff(offsets, append=offsets.new_tensor([len(numbers)]))
+    mask = torch.arange(int(lengths.max()), device=numbers.device) < lengths[:, None]
+    padded = numbers.new_zeros(mask.shape)
+    padded[mask] = numbers
+    return padded, mask.long()
 
 
 class Dropout(nn.Module):

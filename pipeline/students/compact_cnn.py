@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pipeline import students
 from pipeline.data import Dataset
 from pipeline.params import Settings as Base
-from pipeline.students._images import Images, statistics
+from pipeline.students._images import Images, ImageTransform, statistics
 from pipeline.views import Views
 
 KIND: Literal["image"] = "image"
@@ -43,7 +43,12 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
 
 def inputs(settings: Settings, fitted: dict[str, Any], data: Dataset, views: Views | None = None) -> Images:
     """All images at this student's size."""
-    return Images(data, settings.size, settings.channels, fitted["mean"], fitted["std"], views)
+    return Images(data, preprocessing(settings, fitted), views)
+
+
+def preprocessing(settings: Settings, fitted: dict[str, Any]) -> ImageTransform:
+    """Images at this student's size."""
+    return ImageTransform(settings.size, settings.channels, fitted["mean"], fitted["std"])
 
 
 def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: bool = True) -> "CompactCNN":

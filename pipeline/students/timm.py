@@ -12,7 +12,7 @@ from pipeline import students
 from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.params import Settings as Base
-from pipeline.students._images import Images
+from pipeline.students._images import Images, ImageTransform
 from pipeline.timm_models import TimmModel, classifiers, data_configuration
 from pipeline.views import Views
 
@@ -70,7 +70,12 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
 
 def inputs(settings: Settings, fitted: dict[str, Any], data: Dataset, views: Views | None = None) -> Images:
     """All images at this student's size."""
-    return Images(data, fitted["size"], fitted["channels"], fitted["mean"], fitted["std"], views)
+    return Images(data, preprocessing(settings, fitted), views)
+
+
+def preprocessing(settings: Settings, fitted: dict[str, Any]) -> ImageTransform:
+    """Images at this student's size."""
+    return ImageTransform(fitted["size"], fitted["channels"], fitted["mean"], fitted["std"])
 
 
 def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: bool = True) -> "TimmStudent":

@@ -1,5 +1,7 @@
 """Any text model of transformers as a student: masked mean over its tokens, or one of them, and a linear head."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +17,7 @@ from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.params import Settings as Base
 from pipeline.provenance import digest_of, versions
-from pipeline.students._tokens import Texts
+from pipeline.students._tokens import Texts, flatten
 from pipeline.text_models import TextBody, TextTokenizer, fetch, load_body, one_line, read_config, untrained_body
 from pipeline.views import Views
 
@@ -90,7 +92,12 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
 
 def inputs(settings: Settings, fitted: dict[str, Any], data: Dataset, views: Views | None = None) -> "Tokens":
     """All texts as token numbers, once."""
-    return Tokens(data, fitted["tokenizer"], fitted["pad"], views)
+    return Tokens(data, preprocessing(settings, fitted), views)
+
+
+def preprocessing(settings: Settings, fitted: dict[str, Any]) -> "Tokenization":
+    """Texts as token numbers."""
+    return Tokenization(fitted["tokenizer"], fitted["pad"])
 
 
 def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: bool = True) -> "TextStudent":
@@ -108,29 +115,53 @@ def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: 
     return TextStudent(body, fitted["width"], settings.pooling, settings.dropout, classes)
 
 
-class Tokens:
+class Tokenization:
     """Texts as token numbers, special tokens included. A batch is (numbers, mask), padded to its longest row.
 
     Args:
-        data: a prepared dataset of texts.
         tokenizer: of the library tokenizers, as JSON, with the length and side that it cuts texts to.
         pad: what fills a batch; masked.
-        views: of the rows.
     """
 
-    def __init__(self, data: Dataset, tokenizer: str, pad: int, views: Views | None = None):
+    def __init__(self, tokenizer: str, pad: int):
         self.pad = pad
-        library = Tokenizer.from_str(tokenizer)
-        key = {"tokenizer": digest_of(tokenizer), "libraries": versions("tokenizers")}
-        self.texts = Texts(data, key, lambda texts: [encoding.ids for encoding in library.encode_batch(texts)], views)
+        self.library = Tokenizer.from_str(tokenizer)
+        self.key = {"tokenizer": digest_of(tokenizer), "libraries": versions("tokenizers")}
 
-    def batch(self, rows: np.ndarray, views: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """The token numbers of each text."""
+        return [encoding.ids for encoding in self.library.encode_batch(texts)]
+
+    def __call__(self, rows: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """A batch of texts; see `pad_to_longest`."""
+        return self.pad_to_longest(*flatten(self.encode(list(rows))))
+
+    def files(self) -> dict[str, str]:
+        """tokenizer.json of the `tokenizers` library, which cuts and pads as this does."""
+        library = Tokenizer.from_str(self.library.to_str())
+        library.enable_padding(pad_id=self.pad, pad_token=library.id_to_token(self.pad) or "")
+        return {"tokenizer.json": library.to_str()}
+
+    def pad_to_longest(
+        self, flat: Int[np.ndarray, " numbers"], lengths: Int[np.ndarray, " n"]
+    ) -> tuple[Tensor, Tensor]:
         """Token numbers [n, l] and which of them are not padding [n, l]."""
-        flat, lengths = self.texts.rows(rows, views)
         mask = np.arange(lengths.max()) < lengths[:, None]
         numbers = np.full(mask.shape, self.pad, np.int64)
         numbers[mask] = flat
         return torch.from_numpy(numbers), torch.from_numpy(mask)
+
+
+class Tokens:
+    """A dataset's texts as `Tokenization` has them."""
+
+    def __init__(self, data: Dataset, tokenization: Tokenization, views: Views | None = None):
+        self.tokenization = tokenization
+        self.texts = Texts(data, tokenization.key, tokenization.encode, views)
+
+    def batch(self, rows: np.ndarray, views: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+        """Token numbers [n, l] and which of them are not padding [n, l]."""
+        return self.tokenization.pad_to_longest(*self.texts.rows(rows, views))
 
 
 class TextStudent(students.Student):
@@ -146,7 +177,7 @@ class TextStudent(students.Student):
         self.head = nn.Linear(width, classes)
 
     def forward(self, inputs: tuple[Int[Tensor, "n l"], Tensor]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
-        """Features and logits of n texts; see `Tokens.batch`."""
+        """Features and logits of n texts; see `Tokenization`."""
         numbers, mask = inputs
         states = self.body(numbers, torch.zeros_like(numbers), mask.long())
         if self.pooling == "mean":
@@ -157,6 +188,15 @@ class TextStudent(students.Student):
             features = states[torch.arange(len(states), device=states.device), mask.sum(1) - 1]
         features = self.dropout(features)
         return features, self.head(features)
+
+    def graph(self) -> students.Graph:
+        """Of `input_ids` and `attention_mask` [n, l]."""
+        return replace(
+            super().graph(),
+            names=("input_ids", "attention_mask"),
+            axes=((0, 1), (0, 1)),
+            arrange=lambda batch: (batch[0], batch[1].long()),
+        )
 
 
 def _config(settings: Settings, config: Any) -> Any:

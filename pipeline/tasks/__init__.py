@@ -155,11 +155,42 @@ class Task(ABC):
     def initial_gradient(self, labels: np.ndarray) -> float:
         """The norm of the gradient of `loss` at the last layer's output in an untrained model, for these labels."""
 
+    # Predictions
+
+    @abstractmethod
+    def predictions(self, outputs: Float[np.ndarray, "n c"]) -> list[Any]:
+        """What the outputs say of every row, in words or as a number."""
+
+    def probabilities(self, outputs: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"] | None:
+        """The probability of every class, float64; None for a task without classes."""
+        return None
+
     # Scores
 
     @abstractmethod
     def scores(self, outputs: Float[np.ndarray, "n c"], labels: np.ndarray) -> dict[str, float]:
         """Scores by the names in `metrics`."""
+
+    more: tuple[Metric, ...] = ()
+    """What `more_scores` gives: for the evaluation of a run alone, which nothing is chosen by."""
+
+    def more_scores(
+        self,
+        outputs: Float[np.ndarray, "n c"],
+        labels: np.ndarray,
+        val_outputs: Float[np.ndarray, "m c"],
+        val_labels: np.ndarray,
+    ) -> dict[str, float]:
+        """Further scores of test rows, by the names in `more`. Validation rows may fit what scores need."""
+        return {}
+
+    def class_scores(self, outputs: Float[np.ndarray, "n c"], labels: np.ndarray) -> dict[str, list[float]]:
+        """Scores of each class, NaN where not defined; empty for tasks without classes."""
+        return {}
+
+    def confusion(self, outputs: Float[np.ndarray, "n c"], labels: np.ndarray) -> Int[np.ndarray, "c c"] | None:
+        """How many rows of each class are predicted to be of each; None where a row may have several, or none."""
+        return None
 
     @abstractmethod
     def row_scores(self, outputs: Float[np.ndarray, "n c"], labels: np.ndarray) -> Float[np.ndarray, " n"]:

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from math import isfinite, sqrt
+from math import isfinite, nan, sqrt
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy import special
 
 from pipeline import tasks
 from pipeline.errors import UserError
@@ -69,6 +70,20 @@ class Classification(tasks.Task):
         Metric(name="accuracy", label="accuracy", unit="%"),
         Metric(name="macro_f1", label="macro F1", unit="%"),
         Metric(name="log_loss", label="log loss", unit="nats", higher_is_better=False),
+    )
+    more = (
+        Metric(name="balanced_accuracy", label="balanced accuracy", unit="%"),
+        Metric(name="auroc", label="AUROC", unit="%"),
+        Metric(name="average_precision", label="average precision", unit="%"),
+        Metric(name="brier", label="Brier score", higher_is_better=False),
+        Metric(name="calibration_error", label="calibration error", unit="%", higher_is_better=False),
+        Metric(name="temperature", label="temperature"),
+        Metric(
+            name="calibration_error_at_temperature",
+            label="calibration error at that temperature",
+            unit="%",
+            higher_is_better=False,
+        ),
     )
     dtype = np.dtype(np.int64)
     missing = -1
@@ -161,12 +176,56 @@ class Classification(tasks.Task):
         weights = np.ones(len(labels)) if self.weights is None else self.weights[labels]
         return sqrt((1 - 1 / len(self.classes)) * float(np.square(weights).sum())) / float(weights.sum())
 
+    def predictions(self, outputs: Float[np.ndarray, "n c"]) -> list[str]:
+        """The class with the largest logit."""
+        return [self.classes[number] for number in outputs.argmax(1)]
+
+    def probabilities(self, outputs: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
+        """Softmax."""
+        found: np.ndarray = special.softmax(outputs.astype(np.float64), axis=1)
+        return found
+
     def scores(self, outputs: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]) -> dict[str, float]:
         return {
             "accuracy": metrics.accuracy(outputs, labels),
             "macro_f1": metrics.macro_f1(outputs, labels),
             "log_loss": metrics.log_loss(outputs, labels),
         }
+
+    def more_scores(
+        self,
+        outputs: Float[np.ndarray, "n c"],
+        labels: Int[np.ndarray, " n"],
+        val_outputs: Float[np.ndarray, "m c"],
+        val_labels: Int[np.ndarray, " m"],
+    ) -> dict[str, float]:
+        from sklearn.metrics import average_precision_score, roc_auc_score
+
+        one_hot, probabilities = np.eye(len(self.classes), dtype=np.int8)[labels], self.probabilities(outputs)
+        fitted = metrics.temperature(val_outputs, val_labels) if len(val_labels) else nan
+        return {
+            "balanced_accuracy": metrics.mean_of_known(np.array(self.class_scores(outputs, labels)["recall"])),
+            "auroc": metrics.mean_of_known(metrics.one_vs_rest(roc_auc_score, probabilities, one_hot)),
+            "average_precision": metrics.mean_of_known(
+                metrics.one_vs_rest(average_precision_score, probabilities, one_hot)
+            ),
+            "brier": metrics.brier(outputs, labels),
+            "calibration_error": metrics.calibration_error(outputs, labels),
+            "temperature": fitted,
+            "calibration_error_at_temperature": metrics.calibration_error(outputs / fitted, labels)
+            if isfinite(fitted)
+            else nan,
+        }
+
+    def class_scores(self, outputs: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]) -> dict[str, list[float]]:
+        table = self.confusion(outputs, labels)
+        rows = table.sum(1)
+        found = metrics.precision_recall_f1(np.diag(table), rows, table.sum(0))
+        named = dict(zip(("precision", "recall", "f1"), (values.tolist() for values in found), strict=True))
+        return {"rows": rows.astype(float).tolist()} | named
+
+    def confusion(self, outputs: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, "c c"]:
+        return metrics.confusion(labels, outputs.argmax(1), len(self.classes))
 
     def row_scores(self, outputs: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """1 where the largest logit is at the label, else 0."""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy import special
 
 from pipeline import tasks
 from pipeline.errors import UserError, count
@@ -60,6 +61,11 @@ class MultiLabel(tasks.Task):
         Metric(name="mean_average_precision", label="mAP", unit="%"),
         Metric(name="macro_f1", label="macro F1", unit="%"),
         Metric(name="micro_f1", label="micro F1", unit="%"),
+    )
+    more = (
+        Metric(name="auroc", label="AUROC", unit="%"),
+        Metric(name="log_loss", label="log loss", unit="nats", higher_is_better=False),
+        Metric(name="brier", label="Brier score", higher_is_better=False),
     )
     dtype = np.dtype(np.int8)
     missing = -1
@@ -150,6 +156,15 @@ class MultiLabel(tasks.Task):
         """1 / (2 sqrt(n C)): an untrained model gives every label the probability 1/2."""
         return 0.5 / float(np.sqrt(labels.size))
 
+    def predictions(self, outputs: Float[np.ndarray, "n c"]) -> list[tuple[str, ...]]:
+        """The labels with a logit above 0."""
+        return [tuple(self.outputs[number] for number in np.flatnonzero(row > 0)) for row in outputs]
+
+    def probabilities(self, outputs: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
+        """Sigmoid: of each label by itself."""
+        found: np.ndarray = special.expit(outputs.astype(np.float64))
+        return found
+
     def scores(self, outputs: Float[np.ndarray, "n c"], labels: Int[np.ndarray, "n c"]) -> dict[str, float]:
         macro, micro = metrics.label_f1(outputs, labels)
         return {
@@ -157,6 +172,31 @@ class MultiLabel(tasks.Task):
             "macro_f1": macro,
             "micro_f1": micro,
         }
+
+    def more_scores(
+        self,
+        outputs: Float[np.ndarray, "n c"],
+        labels: Int[np.ndarray, "n c"],
+        val_outputs: Float[np.ndarray, "m c"],
+        val_labels: Int[np.ndarray, "m c"],
+    ) -> dict[str, float]:
+        from sklearn.metrics import roc_auc_score
+
+        logits = outputs.astype(np.float64)
+        return {
+            "auroc": metrics.mean_of_known(metrics.one_vs_rest(roc_auc_score, outputs, labels)),
+            "log_loss": float(np.mean(np.logaddexp(0, logits) - labels * logits)),
+            "brier": float(np.square(self.probabilities(outputs) - labels).mean()),
+        }
+
+    def class_scores(self, outputs: Float[np.ndarray, "n c"], labels: Int[np.ndarray, "n c"]) -> dict[str, list[float]]:
+        from sklearn.metrics import average_precision_score
+
+        predicted, true = outputs > 0, labels == 1
+        found = metrics.precision_recall_f1((predicted & true).sum(0), true.sum(0), predicted.sum(0))
+        named = dict(zip(("precision", "recall", "f1"), (values.tolist() for values in found), strict=True))
+        precision = metrics.one_vs_rest(average_precision_score, outputs, labels)
+        return {"rows": true.sum(0).astype(float).tolist(), "average_precision": precision.tolist()} | named
 
     def row_scores(self, outputs: Float[np.ndarray, "n c"], labels: Int[np.ndarray, "n c"]) -> Float[np.ndarray, " n"]:
         """The sum of precisions over a row's labels, weighted so that the mean over rows is the mAP."""

@@ -164,6 +164,10 @@ class Regression(tasks.Task):
         """2 / n |targets|: an untrained last layer outputs about 0."""
         return 2 * float(np.linalg.norm(self.targets(labels))) / len(labels)
 
+    def predictions(self, outputs: Float[np.ndarray, "n 1"]) -> list[float]:
+        """The value, in the unit of the labels."""
+        return [float(value) for value in outputs[:, 0]]
+
     def scores(self, outputs: Float[np.ndarray, "n 1"], labels: Float[np.ndarray, " n"]) -> dict[str, float]:
         """RMSE, MAE, R^2 = 1 - MSE / variance of the labels, and Spearman's correlation; NaN where not defined."""
         error = _errors(outputs, labels)

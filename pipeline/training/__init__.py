@@ -2,6 +2,16 @@
 
 from pipeline.training.config import TrainSettings
 from pipeline.training.evaluation import evaluate
+from pipeline.training.outputs import SavedOutputs, read_outputs
 from pipeline.training.sweep import Training, count_trials, train, unused_trials
 
-__all__ = ["TrainSettings", "Training", "count_trials", "evaluate", "train", "unused_trials"]
+__all__ = [
+    "SavedOutputs",
+    "TrainSettings",
+    "Training",
+    "count_trials",
+    "evaluate",
+    "read_outputs",
+    "train",
+    "unused_trials",
+]

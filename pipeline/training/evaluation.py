@@ -1,25 +1,33 @@
 """Scores of trained students on test rows, and of their teachers' probes on the same rows."""
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
 import numpy as np
 import torch
 
+from pipeline.checksum import file_checksum
 from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.machine import Machine
 from pipeline.params import Params
 from pipeline.probing import SavedProbe
 from pipeline.project import Project
-from pipeline.records import EvaluationRecord, RunRecord, SeedScores
+from pipeline.records import ClassRecord, DetailsRecord, EvaluationRecord, RunRecord, SeedScores
 from pipeline.runs import probe_digest
 from pipeline.sources import Source
 from pipeline.store import SourceFeatures
 from pipeline.students import load_student, predict
 from pipeline.tasks import Task
+from pipeline.training.outputs import Part, SavedOutputs, read_outputs, write_outputs
 from pipeline.verified import VerifiedFiles
+
+MOST_CLASSES = 100
+"""More of them make no table that anybody reads; with the outputs that are saved it can be made."""
 
 
 def evaluate(name: str, params: Params, project: Project = Project()) -> EvaluationRecord:
-    """Test the students of the run `name`; write evaluations/<name>.json.
+    """Test the students of the run `name`; write evaluations/<name>.json, and their outputs next to it.
 
     The outputs of several sources' linear probes count together, as the task combines them.
 
@@ -35,26 +43,29 @@ def evaluate(name: str, params: Params, project: Project = Project()) -> Evaluat
     sources = [SourceFeatures.open(project, Source.parse(text)) for text in record.sources]
     for features in sources:
         features.store.check(dataset=data.digest, ids=data.ids)
-    results, references = [], []
-    test_rows = 0
     for seed in record.seeds:
         number = seed % data.splits
-        rows = data.split(number).test
-        if not len(rows):
+        if not len(data.split(number).test):
             raise UserError(f"{project.data}: no test rows in split {number}; set dataset.test")
         if record.splits[str(seed)] != data.split_digest(number):
             raise UserError(f"{folder}: trained on other rows, splits or labels than these; run `aft train {name}`")
-        blueprint, student = load_student(folder / "students" / str(seed), task.outputs)
-        inputs = blueprint.inputs(data, {features.name: features for features in sources})
-        labels = data.labels[rows]
+    saved = project.outputs(name)
+    write_outputs(saved, _outputs(folder, record, data, sources, device))
+    results, details, references = [], [], []
+    test_rows = 0
+    blocks = {(block.seed, block.part): block for block in read_outputs(saved)}
+    for seed in record.seeds:
+        number = seed % data.splits
         task = data.split_task(number)
-        outputs = predict(student.to(device), inputs, rows, device)  # [test, c]
-        results.append(_scores(task, seed, number, outputs, labels))
+        test, val = blocks[seed, "test"], blocks.get((seed, "val"))
+        results.append(_scores(task, seed, number, test.outputs, test.labels))
+        details.append(_details(task, test, val))
         if sources:
+            rows = data.split(number).test
             probes = [SavedProbe(project, features, number, data) for features in sources]
             together = task.combine([torch.from_numpy(probe.outputs(rows)) for probe in probes])
-            references.append(_scores(task, seed, number, together.numpy(), labels))
-        test_rows = len(rows)
+            references.append(_scores(task, seed, number, together.numpy(), test.labels))
+        test_rows = len(test.ids)
     evaluation = EvaluationRecord(
         run=name,
         student=record.student.name,
@@ -68,9 +79,45 @@ def evaluate(name: str, params: Params, project: Project = Project()) -> Evaluat
         test_rows=test_rows,
         results=tuple(results),
         probe=tuple(references) or None,
+        more=task.more,
+        details=tuple(details),
+        files={saved.name: file_checksum(saved)},
     )
     evaluation.write(project.evaluation(name))
     return evaluation
+
+
+def _outputs(
+    folder: Path, record: RunRecord, data: Dataset, sources: Sequence[SourceFeatures], device: torch.device
+) -> Iterator[SavedOutputs]:
+    """What the run's students give for the validation and test rows of their splits."""
+    for seed in record.seeds:
+        split = data.split(seed % data.splits)
+        blueprint, student = load_student(folder / "students" / str(seed), data.task.outputs)
+        inputs = blueprint.inputs(data, {features.name: features for features in sources})
+        student.to(device)
+        parts: dict[Part, np.ndarray] = {"val": split.val, "test": split.test}
+        for part, rows in parts.items():
+            if len(rows):
+                yield SavedOutputs(
+                    seed, part, data.ids[rows], data.labels[rows], predict(student, inputs, rows, device)
+                )
+
+
+def _details(task: Task, test: SavedOutputs, val: SavedOutputs | None) -> DetailsRecord:
+    none = test.outputs[:0], test.labels[:0]
+    fitted_on = (val.outputs, val.labels) if val is not None else none
+    of_classes = task.class_scores(test.outputs, test.labels)
+    columns = zip(*of_classes.values(), strict=True) if of_classes else ()
+    rows = (dict(zip(of_classes, values, strict=True)) for values in columns)
+    named = zip(task.classes, rows, strict=True) if of_classes else ()
+    confusion = task.confusion(test.outputs, test.labels) if len(task.classes) <= MOST_CLASSES else None
+    return DetailsRecord(
+        seed=test.seed,
+        scores=task.more_scores(test.outputs, test.labels, *fitted_on),
+        classes=tuple(ClassRecord(name=name, scores=scores) for name, scores in named),
+        confusion=() if confusion is None else tuple(tuple(line) for line in confusion.tolist()),
+    )
 
 
 def _scores(task: Task, seed: int, split: int, outputs: np.ndarray, labels: np.ndarray) -> SeedScores:

@@ -5,7 +5,18 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.functional.metrics import accuracy, calibration_error, largest_class_share, log_loss, macro_f1
+from pipeline.functional.metrics import (
+    accuracy,
+    brier,
+    calibration_error,
+    confusion,
+    largest_class_share,
+    log_loss,
+    macro_f1,
+    mean_of_known,
+    one_vs_rest,
+    temperature,
+)
 
 
 @pytest.fixture(params=[(1, 2), (7, 2), (40, 3), (300, 11)], ids=str)
@@ -89,3 +100,51 @@ def test_largest_class_share_counts_the_most_frequent_prediction(scored):
     logits, _ = scored
     predicted = [argmax(row) for row in logits]
     assert largest_class_share(logits) == max(predicted.count(c) for c in set(predicted)) / len(predicted)
+
+
+def test_brier_is_the_squared_distance_to_the_label(scored):
+    logits, labels = scored
+    distances = [
+        sum((p - (c == y)) ** 2 for c, p in enumerate(softmax(row))) for row, y in zip(logits, labels, strict=True)
+    ]
+    assert brier(logits, labels) == pytest.approx(sum(distances) / len(distances))
+
+
+def test_no_other_temperature_has_a_lower_log_loss(scored):
+    logits, labels = scored
+    best = temperature(logits, labels)
+    least = log_loss(logits.astype(np.float64) / best, labels)
+    for other in (0.011, 0.2, 0.9 * best, 1.1 * best, 5.0, 99.0):
+        assert least <= log_loss(logits.astype(np.float64) / other, labels) + 1e-9
+
+
+def test_a_temperature_undoes_a_scale():
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(4000, 3)) * 2
+    labels = np.array([random.choice(3, p=softmax(row)) for row in logits])
+    assert temperature(logits, labels) == pytest.approx(1, abs=0.1)
+    assert temperature(logits * 3, labels) == pytest.approx(3 * temperature(logits, labels), rel=1e-3)
+
+
+def test_confusion_counts_pairs(scored):
+    logits, labels = scored
+    predicted = logits.argmax(1)
+    found = confusion(labels, predicted, logits.shape[1])
+    assert found.sum() == len(labels)
+    assert found[labels[0], predicted[0]] == sum(
+        (y, p) == (labels[0], predicted[0]) for y, p in zip(labels, predicted, strict=True)
+    )
+
+
+def test_one_against_the_rest_leaves_out_what_has_no_rest():
+    outputs = np.array([[0.1, 0.9, 0.5], [0.8, 0.2, 0.4], [0.3, 0.6, 0.1]])
+    truth = np.array([[0, 1, 0], [1, 1, 0], [0, 1, 0]])
+
+    def pairs_in_order(true, given):
+        pairs = [(a, b) for a, t in zip(given, true, strict=True) for b, u in zip(given, true, strict=True) if t > u]
+        return sum(a > b for a, b in pairs) / len(pairs)
+
+    found = one_vs_rest(pairs_in_order, outputs, truth)
+    assert found[0] == 1 and np.isnan(found[1:]).all()
+    assert mean_of_known(found) == 1
+    assert math.isnan(mean_of_known(found[1:]))

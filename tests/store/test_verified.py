@@ -146,7 +146,7 @@ def test_a_raw_copy_is_compared_with_what_was_written_into_it(store: FeatureStor
     reader.verified()
     copy = tmp_path / "cache" / store.head_digest("sparse")
     flip(copy / "sparse" / "c.2.0")
-    with pytest.raises(UserError, match=r"sparse/c\.2\.0: damaged; delete .*, it is made again from the store"):
+    with pytest.raises(UserError, match=r"sparse/c\.2\.0: damaged; delete .*; it is made again from the store"):
         store.reader("sparse", mode="cache", cache=tmp_path / "cache").verified()
     shutil.rmtree(copy)
     again = store.reader("sparse", mode="cache", cache=tmp_path / "cache")

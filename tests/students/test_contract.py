@@ -118,6 +118,23 @@ def test_a_row_does_not_depend_on_its_batch(case):
     assert torch.allclose(together, alone, atol=1e-4)
 
 
+def test_new_rows_are_read_as_those_of_a_dataset(case):
+    if case.module.KIND == "features":
+        with pytest.raises(UserError, match="reads the features of its run's teachers"):
+            case.blueprint(case.data.split(0).train).preprocessing()
+        return
+    blueprint, _, inputs = made(case)
+    rows = np.array([3, 11, 4])
+    new = case.data.content(rows) if case.data.kind == "text" else [case.data.image(int(row)) for row in rows]
+    expected, found = inputs.batch(rows), blueprint.preprocessing()(new)
+    assert isinstance(found, type(expected))
+    for one, other in zip(
+        *((batch if isinstance(batch, tuple) else (batch,)) for batch in (expected, found)), strict=True
+    ):
+        assert torch.equal(one, other)
+        assert (one.dtype, one.stride()) == (other.dtype, other.stride())
+
+
 def test_every_parameter_learns_and_equal_seeds_give_equal_students(case):
     blueprint, student, inputs = made(case)
     _, logits = student(inputs.batch(np.arange(8)))

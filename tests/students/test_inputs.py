@@ -17,10 +17,10 @@ from transformers import AutoTokenizer
 from pipeline.data import Dataset, PrepareSettings, prepare
 from pipeline.errors import UserError
 from pipeline.students import student_blueprint
-from pipeline.students._images import Images, Pixels, statistics
+from pipeline.students._images import Images, ImageTransform, Pixels, statistics
 from pipeline.students._tokens import Texts
-from pipeline.students.bag_of_words import Words
-from pipeline.students.transformers import Tokens
+from pipeline.students.bag_of_words import Vocabulary, Words
+from pipeline.students.transformers import Tokenization, Tokens
 
 from ..conftest import WORDS, write_encoder
 
@@ -67,7 +67,7 @@ def plain_pixels(data: Dataset, row: int, size: int, channels: int) -> np.ndarra
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_are_those_of_a_plain_loop_bit_for_bit(pictures: Dataset, channels: int):
     mean, std = [0.4, 0.5, 0.6][:channels], [0.2, 0.3, 0.1][:channels]
-    batch = Images(pictures, 16, channels, mean, std).batch(ROWS)
+    batch = Images(pictures, ImageTransform(16, channels, mean, std)).batch(ROWS)
     assert batch.dtype == torch.float32
     for number, row in enumerate(ROWS):
         pixels = torch.from_numpy(plain_pixels(pictures, int(row), 16, channels).copy()).float() / 255
@@ -85,7 +85,7 @@ def test_statistics_are_those_of_the_pixels(pictures: Dataset):
 def test_tokens_are_those_of_the_tokenizer_padded_to_the_longest_of_the_batch(texts: Dataset, tokenizer: str):
     library = Tokenizer.from_str(tokenizer)
     library.enable_truncation(7)
-    numbers, mask = Tokens(texts, library.to_str(), pad=9).batch(ROWS)
+    numbers, mask = Tokens(texts, Tokenization(library.to_str(), pad=9)).batch(ROWS)
     encoded = [library.encode(text).ids for text in texts.content(ROWS)]
     longest = max(map(len, encoded))
     assert numbers.tolist() == [ids + [9] * (longest - len(ids)) for ids in encoded]
@@ -96,7 +96,7 @@ def test_tokens_are_those_of_the_tokenizer_padded_to_the_longest_of_the_batch(te
 @pytest.mark.parametrize("pairs", [False, True])
 def test_words_are_the_known_ones_in_their_order(texts: Dataset, pairs: bool):
     vocabulary = ["word3", "good1", "word7 word9", *(f"word{n}" for n in range(10, 40))]
-    numbers, offsets = Words(texts, vocabulary, pairs).batch(ROWS)
+    numbers, offsets = Words(texts, Vocabulary(vocabulary, pairs)).batch(ROWS)
     expected, starts = [], []
     for text in texts.content(ROWS):
         words = re.findall(r"\w+|[^\w\s]", text.lower())
@@ -109,7 +109,7 @@ def test_words_are_the_known_ones_in_their_order(texts: Dataset, pairs: bool):
 
 
 def test_a_text_without_a_known_word_is_number_0(texts: Dataset):
-    numbers, offsets = Words(texts, ["nowhere"], False).batch(ROWS)
+    numbers, offsets = Words(texts, Vocabulary(["nowhere"], False)).batch(ROWS)
     assert numbers.tolist() == [0] * len(ROWS)
     assert offsets.tolist() == list(range(len(ROWS)))
 
@@ -119,10 +119,10 @@ def test_every_image_is_decoded_once_for_all_splits_seeds_and_students(pictures:
     for train in (np.arange(20), np.arange(10, 40)):
         blueprint = student_blueprint(section, "students.x", pictures, train)
         blueprint.inputs(pictures).batch(train)
-    Images(Dataset.open(pictures.path), 16, 3, [0.0] * 3, [1.0] * 3).batch(ROWS)
+    Images(Dataset.open(pictures.path), ImageTransform(16, 3, [0.0] * 3, [1.0] * 3)).batch(ROWS)
     assert sorted(decoded) == list(range(40))
-    Images(pictures, 20, 3, [0.0] * 3, [1.0] * 3)
-    Images(pictures, 16, 1, [0.0], [1.0])
+    Images(pictures, ImageTransform(20, 3, [0.0] * 3, [1.0] * 3))
+    Images(pictures, ImageTransform(16, 1, [0.0], [1.0]))
     assert len(decoded) == 120, "other sizes and channels are other pixels"
 
 
@@ -239,13 +239,13 @@ def test_a_full_disk_is_one_line(pictures: Dataset, monkeypatch: pytest.MonkeyPa
 
 def test_texts_are_encoded_once_for_the_same_vocabulary(texts: Dataset, monkeypatch: pytest.MonkeyPatch):
     vocabulary = ["word3", "word4"]
-    before = Words(texts, vocabulary, False).batch(ROWS)
+    before = Words(texts, Vocabulary(vocabulary, False)).batch(ROWS)
     read: list[int] = []
     monkeypatch.setattr(Dataset, "content", lambda self, rows: read.extend(rows) or ["word4"] * len(rows))
-    again = Words(Dataset.open(texts.path), vocabulary, False).batch(ROWS)
+    again = Words(Dataset.open(texts.path), Vocabulary(vocabulary, False)).batch(ROWS)
     assert all(torch.equal(one, other) for one, other in zip(before, again, strict=True))
     assert read == []
-    assert Words(texts, vocabulary[::-1], False).batch(ROWS)[0].tolist() == [1] * len(ROWS)
+    assert Words(texts, Vocabulary(vocabulary[::-1], False)).batch(ROWS)[0].tolist() == [1] * len(ROWS)
     assert read == list(range(len(texts)))
 
 

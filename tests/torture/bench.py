@@ -33,8 +33,8 @@ STAGES = {
     "join": ("bundles",),
     "train none": ("runs/none", "trials"),
     "train aft": ("runs/aft", "trials"),
-    "evaluate none": ("evaluations/none.json",),
-    "evaluate aft": ("evaluations/aft.json",),
+    "evaluate none": ("evaluations/none.json", "evaluations/none.parquet"),
+    "evaluate aft": ("evaluations/aft.json", "evaluations/aft.parquet"),
     "report": ("report",),
 }
 """The stages in their order, and what each writes."""

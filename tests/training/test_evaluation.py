@@ -14,7 +14,7 @@ from pipeline.records import EvaluationRecord
 from pipeline.reporting import report
 from pipeline.store import FeatureStore
 from pipeline.students import load_student, predict
-from pipeline.training import evaluate, train
+from pipeline.training import evaluate, read_outputs, train
 
 
 def test_accuracy_is_the_share_of_right_predictions_on_each_seeds_own_test_rows(project: Path, params: Params):
@@ -101,3 +101,49 @@ def test_the_report_does_not_show_scores_of_students_that_were_trained_anew(proj
         report(params, paths)
     evaluate("none", params, paths)
     report(params, paths)
+
+
+def test_outputs_of_validation_and_test_rows_are_kept_and_give_the_scores(project: Path, params: Params):
+    paths = Project(project)
+    train("none", params, paths)
+    result = evaluate("none", params, paths)
+    data, blocks = Dataset.open(project / "data"), list(read_outputs(paths.outputs("none")))
+    assert [(block.seed, block.part) for block in blocks] == [(s, p) for s in (0, 1, 2) for p in ("val", "test")]
+    for block in blocks:
+        split = data.split(block.seed % 2)
+        rows = split.val if block.part == "val" else split.test
+        blueprint, student = load_student(project / "runs" / "none" / "students" / str(block.seed))
+        assert block.ids.tolist() == data.ids[rows].tolist()
+        assert block.labels.tolist() == data.labels[rows].tolist()
+        expected = predict(student, blueprint.inputs(data), rows, torch.device("cpu"))
+        assert np.array_equal(block.outputs, expected)
+        assert block.outputs.dtype == np.float32
+        if block.part == "test":
+            score = next(each for each in result.results if each.seed == block.seed)
+            assert score.scores == data.task.scores(block.outputs, block.labels)
+    before = paths.outputs("none").read_bytes()
+    evaluate("none", params, paths)
+    assert paths.outputs("none").read_bytes() == before
+    paths.outputs("none").write_bytes(before[:-100])
+    with pytest.raises(UserError, match=r"none.parquet: damaged .*run `aft evaluate none` again"):
+        list(read_outputs(paths.outputs("none")))
+    paths.outputs("none").unlink()
+    with pytest.raises(UserError, match=r"none.parquet: no such file; run `aft evaluate none`"):
+        list(read_outputs(paths.outputs("none")))
+
+
+def test_the_details_are_counted_by_hand(project: Path, params: Params):
+    train("none", params, Project(project))
+    result = evaluate("none", params, Project(project))
+    assert [each.seed for each in result.details] == [0, 1, 2]
+    assert [metric.name for metric in result.more] == list(result.details[0].scores)
+    block = next(b for b in read_outputs(Project(project).outputs("none")) if (b.seed, b.part) == (1, "test"))
+    found, predicted = result.details[1], block.outputs.argmax(1)
+    for number, one in enumerate(found.classes):
+        mine, said = block.labels == number, predicted == number
+        assert one.scores["rows"] == mine.sum()
+        assert one.scores["recall"] == pytest.approx((mine & said).sum() / mine.sum())
+        assert one.scores["precision"] == pytest.approx((mine & said).sum() / said.sum())
+        assert found.confusion[number] == tuple((mine & (predicted == other)).sum() for other in range(3))
+    recalls = [one.scores["recall"] for one in found.classes]
+    assert found.scores["balanced_accuracy"] == pytest.approx(np.mean(recalls))

@@ -18,7 +18,7 @@ from pipeline.params import read_plugin
 from pipeline.project import Project
 from pipeline.sources import Source
 from pipeline.store import FeatureStore, SourceFeatures
-from pipeline.students._images import Images
+from pipeline.students._images import Images, ImageTransform
 from pipeline.teachers import Teacher
 from pipeline.views import Views
 
@@ -100,11 +100,11 @@ def test_a_student_replays_what_the_teacher_saw(
     transform = teacher.recipe["transform"]
     assert transform["input_size"] == [3, 64, 64]
     # A student of the teacher's size and normalisation, whose batch goes through the teacher itself.
-    student = Images(pictures, 64, 3, transform["mean"], transform["std"], views)
+    student = Images(pictures, ImageTransform(64, 3, transform["mean"], transform["std"]), views)
     for number in range(count + 1):
         cached = store.reader(f"pooled@{family}:{number}" if number else "pooled")(rows)
         replayed = student.batch(rows, np.full(len(rows), number))
-        pixels = (replayed * student.std + student.mean) * 255
+        pixels = (replayed * student.transform.std + student.transform.mean) * 255
         shown = [Image.fromarray(image.permute(1, 2, 0).round().to(torch.uint8).numpy()) for image in pixels]
         live = teacher.forward(teacher.collate([teacher.transform(image) for image in shown]))["pooled"].numpy()
         centre = cached.mean(0)

@@ -13,11 +13,26 @@ from pipeline.reporting.sections import (
     provenance,
     results,
     runs,
+    scores,
     search,
     subsets,
     teachers,
 )
 
-SECTIONS = (results, guide, runs, curves, search, gates, diagnostics, teachers, subsets, costs, data, provenance)
+SECTIONS = (
+    results,
+    guide,
+    runs,
+    scores,
+    curves,
+    search,
+    gates,
+    diagnostics,
+    teachers,
+    subsets,
+    costs,
+    data,
+    provenance,
+)
 
 __all__ = ["SECTIONS"]

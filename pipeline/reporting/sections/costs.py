@@ -106,4 +106,5 @@ def _files(inputs: ReportInputs) -> list[tuple[str, str]]:
         ),
         (f"runs/{outcome.name}/", f"{listed(others)}"),
         (f"evaluations/{outcome.name}.json", "test scores of every seed"),
+        (f"aft export {outcome.name} --output FOLDER", "takes the student of the best seed home"),
     ]

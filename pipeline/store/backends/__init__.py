@@ -1,13 +1,13 @@
-"""Where a store's files are: one contract, and one file for each kind of place.
+"""Backends: where a store's files are. One contract, and one file per kind of storage.
 
-A backend keeps files by their name below a root, such as `pooled/c.0.0`. The store reads and writes through this
-contract alone; what a file system or a service offers beyond it is used in its file here only.
+A backend keeps files by name below a root, such as `pooled/c.0.0`. The store reads and writes only through this
+contract; features of one file system or service are used only in its file.
 
 - `local.py`: a folder on this machine, to read and write;
-- `remote.py`: whatever fsspec reaches by a URL, to read.
+- `remote.py`: any URL that fsspec supports, to read.
 
-Another place, such as object storage, is one more file. It names the URL schemes that it serves in `SCHEMES` (`*` for
-those that nobody else does), and `open(url)` returns its backend. `tests/store/backends/contract.py` tests any backend.
+Other storage, such as object storage, is one more file. It lists its URL schemes in `SCHEMES` (`*` for all that no
+other file has), and `open(url)` returns its backend. `tests/store/backends/contract.py` tests any backend.
 """
 
 from abc import ABC, abstractmethod
@@ -20,7 +20,7 @@ from typing import Protocol, runtime_checkable
 Bytes = bytes | memoryview
 
 JSON_BYTES = 16 << 20
-"""More than any JSON file of a store has: larger ones are refused before they are read."""
+"""The most bytes of a JSON file in a store: larger ones are refused before they are read."""
 
 
 class Backend(ABC):
@@ -38,12 +38,12 @@ class Backend(ABC):
     def read(self, file: str) -> bytes | None:
         """A file's bytes, None if it does not exist.
 
-        Raises `UserError` where a name stands for something else than a file, or a JSON file is too large for a store.
+        Raises `UserError` if the name is not a regular file, or a JSON file is too large for a store.
         """
 
     @abstractmethod
     def size(self, file: str) -> int | None:
-        """A file's size in bytes, None if it does not exist. Raises `UserError` if it is something else than a file."""
+        """A file's size in bytes, None if it does not exist. Raises `UserError` if it is not a regular file."""
 
     @abstractmethod
     def blocks(self, file: str) -> Iterator[bytes]:
@@ -57,27 +57,27 @@ class Backend(ABC):
 class WritableBackend(Backend):
     """Files to read and write.
 
-    A file is whole or does not exist, at any moment and for any reader. Finished files are replaced, never changed in
-    place. Writing raises `UserError` where the user can help: no space, no permission.
+    At any moment, a file is complete or does not exist, for all readers. Finished files are replaced, never changed in
+    place. Writing raises `UserError` for what the user can fix, such as a full disk or missing permission.
     """
 
     @abstractmethod
     def prepare(self) -> None:
-        """Make ready for writing: create the root, find out whether it can be written."""
+        """Prepare for writing: create the root, and check that it can be written."""
 
     @abstractmethod
     def put(self, file: str, parts: Sequence[Bytes], durable: bool = True) -> str:
-        """Write a file atomically, the parts one after the other, and return their checksum.
+        """Write a file atomically, from its parts in order, and return their checksum.
 
         Args:
-            file: replaced if it exists. Only one process at a time writes one file.
+            file: replaced if it exists. Only one process may write a file at a time.
             parts: C-contiguous.
-            durable: survive a power cut once this returns. If False, `sync` has to follow.
+            durable: whether the file survives a power cut once this returns. If False, `sync` must follow.
         """
 
     @abstractmethod
     def put_new(self, file: str, parts: Sequence[Bytes]) -> bool:
-        """The same if the file does not exist; returns whether it was written. Of several processes, one succeeds."""
+        """Write a file unless it exists; returns whether it was written. Among several processes, one succeeds."""
 
     @abstractmethod
     def delete(self, name: str) -> None:
@@ -92,7 +92,7 @@ class WritableBackend(Backend):
         """A folder of this backend as a backend."""
 
     def put_together(self, files: Mapping[str, Bytes]) -> None:
-        """Write several new files, none of which counts without the others; in any order, durable at the end."""
+        """Write several new files that only count together; in any order, durable at the end."""
         for file, content in files.items():
             self.put(file, [content])
 
@@ -100,11 +100,11 @@ class WritableBackend(Backend):
         """Make files that were written with `durable=False` survive a power cut."""
 
     def copy(self, source: str, target: str) -> None:
-        """Copy a finished file; or share its bytes, since neither will ever change."""
+        """Copy a finished file, or share its bytes, since neither file will change."""
         self.put(target, [self.read(source) or b""])
 
     def move(self, source: str, target: str) -> None:
-        """Move a file, or a folder with all files below it. If it is cut short, repeating it completes it."""
+        """Move a file, or a folder with all files below it. An interrupted move is completed by repeating it."""
         for file in [source] if self.size(source) is not None else self.files(source):
             self.copy(file, target + file.removeprefix(source))
             self.delete(file)
@@ -112,19 +112,19 @@ class WritableBackend(Backend):
 
 @runtime_checkable
 class Claim(Protocol):
-    """A right that one process has alone, or that several share. It ends with its process, however that ends."""
+    """A lock that one process holds exclusively, or several share. It ends with its process, even if that is killed."""
 
     def acquire(self, exclusive: bool = True, patience: float = 0.0) -> bool:
-        """Try for `patience` seconds; returns whether it is held now. A claim that is held changes its kind.
+        """Try for `patience` seconds; returns whether it is held now. Acquiring a held claim changes its kind.
 
         A failed change of kind may lose the claim.
         """
 
     def release(self) -> None:
-        """Give it up, if it is held."""
+        """Release it, if it is held."""
 
     def owner(self) -> str:
-        """Who holds it, as far as is known, for messages."""
+        """The holder, as far as known, for messages."""
 
 
 def backend_at(place: str | Path | Backend) -> Backend:

@@ -38,7 +38,7 @@ Sync = Literal["name", "bytes", "nothing"]
 
 READ_BLOCK = 1 << 20
 BLOCK = 64 << 20
-# From here on a file is worth a thread for its checksum, and the disk's full attention.
+# From this size on, a file gets a thread for its checksum and is written without other files.
 LARGE = 1 << 20
 
 
@@ -91,7 +91,7 @@ class LocalBackend(WritableBackend):
         return _write(path, parts, "name" if durable else "nothing")
 
     def put_new(self, file: str, parts: Sequence[Bytes]) -> bool:
-        # A lock and not a hard link, which would be as good: not every file system has them.
+        # A lock instead of a hard link, because not all file systems have hard links.
         alone = self.claim("create")
         alone.acquire(patience=float("inf"))
         try:
@@ -103,7 +103,7 @@ class LocalBackend(WritableBackend):
             alone.release()
 
     def put_together(self, files: Mapping[str, Bytes]) -> None:
-        # In about the time of one file: the disk flushes what it is asked for at the same time in one go.
+        # Takes about as long as one file: the disk combines concurrent flushes.
         folders = {self._own(file).parent for file in files}
         for folder in folders:
             make_folder(folder, sync_name=False)
@@ -128,7 +128,7 @@ class LocalBackend(WritableBackend):
             super().copy(source, target)
             return
         os.replace(partial, path)
-        # Renaming one name of a file over another of the same file does nothing, and leaves the first in place.
+        # Renaming a file over another name of the same file does nothing, and leaves the first in place.
         partial.unlink(missing_ok=True)
         sync_folder(path.parent)
 
@@ -185,13 +185,12 @@ def open(path: str) -> LocalBackend:
 def _write(path: Path, parts: Sequence[Bytes], sync: Sync) -> str:
     """Write a file atomically, and return its checksum.
 
-    The bytes reach the disk before the name does, and the name before this returns, so after a crash the file holds
-    either all of them or what it held before.
+    The bytes reach the disk before the name does, and the name before this returns, so after a crash the file has its
+    new content or its old one.
 
     Args:
-        sync: `bytes` leaves it to a later `sync_folder` that the name reaches the disk; `nothing` leaves the bytes to a
-            later `sync_path` as well. Even so a process that is killed leaves all or nothing, and only a power cut may
-            leave a part.
+        sync: with `bytes`, a later `sync_folder` makes the name durable; with `nothing`, a later `sync_path` also makes
+            the bytes durable. A killed process leaves all or nothing even so; only a power cut may leave a part.
     """
     partial = path.with_name(path.name + PARTIAL)
     views = [memoryview(part).cast("B") for part in parts if len(part)]
@@ -199,7 +198,7 @@ def _write(path: Path, parts: Sequence[Bytes], sync: Sync) -> str:
         if sum(view.nbytes for view in views) < LARGE:
             check = checksum(views)
             _fill(partial, views, sync != "nothing")
-        else:  # the processor is free while the disk writes
+        else:  # the processor is idle while the disk writes
             with ThreadPoolExecutor(1) as pool:
                 found = pool.submit(checksum, views)
                 _fill(partial, views, sync != "nothing")
@@ -214,7 +213,7 @@ def _write(path: Path, parts: Sequence[Bytes], sync: Sync) -> str:
 
 
 def _fill(path: Path, views: Sequence[memoryview], sync: bool) -> None:
-    """Write all bytes to a new file, and flush them to the disk if that is asked for."""
+    """Write all bytes to a new file, and flush them to disk if asked for."""
     with os.fdopen(own_file(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb", buffering=0) as file:
         for view in views:
             view = view[_write_directly(file.fileno(), view) :]
@@ -225,10 +224,10 @@ def _fill(path: Path, views: Sequence[memoryview], sync: bool) -> None:
 
 
 def _write_directly(handle: int, view: memoryview) -> int:
-    """Append the whole pages of `view` from where they are in memory; returns how many bytes that were.
+    """Append the whole pages of `view` directly from memory; returns the number of bytes.
 
-    Copying them into the page cache first, as an ordinary write does, takes longer than the disk itself. Nothing is
-    written where the view or the file's end is not at a page, or the file system cannot do it.
+    An ordinary write copies them into the page cache first, which takes longer than the disk itself. Nothing is written
+    if the view or the file's end is not page-aligned, or the file system does not support it.
     """
     whole = view.nbytes // PAGE * PAGE
     if whole < LARGE or not hasattr(os, "O_DIRECT"):
@@ -241,7 +240,7 @@ def _write_directly(handle: int, view: memoryview) -> int:
         while done < whole:
             done += os.write(handle, view[done : min(done + BLOCK, whole)])
     except OSError as error:
-        if error.errno != errno.EINVAL:  # the answer of file systems that cannot, to the flag or to the first write
+        if error.errno != errno.EINVAL:  # from file systems without support, for the flag or for the first write
             raise
     finally:
         fcntl.fcntl(handle, fcntl.F_SETFL, flags)

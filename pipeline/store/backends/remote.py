@@ -1,4 +1,4 @@
-"""A store behind a URL, read-only: s3://, gs://, https://, zip://, whatever fsspec reaches."""
+"""A store at a URL, read-only: s3://, gs://, https://, zip:// and others that fsspec supports."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ BLOCK = 1 << 20
 
 
 class RemoteBackend(Backend):
-    """Files behind a URL. One listing and one fetch of all JSON files, instead of a round trip for each.
+    """Files at a URL. One listing and one download of all JSON files, instead of a request for each.
 
     Raises:
         UserError: fsspec or the package for this scheme is missing, or the URL cannot be read.
@@ -39,7 +39,7 @@ class RemoteBackend(Backend):
         if file not in self._sizes:
             return None
         if file.endswith(".json") and self._sizes[file] > JSON_BYTES:
-            raise UserError(f"{self.name}/{file}: has {self._sizes[file]:,} bytes, and no such file has so many")
+            raise UserError(f"{self.name}/{file}: has {self._sizes[file]:,} bytes, which is too large for such a file")
         return self._texts[file] if file in self._texts else self._files.cat_file(self._prefix + file)
 
     def size(self, file: str) -> int | None:
@@ -54,5 +54,5 @@ class RemoteBackend(Backend):
 
 
 def open(url: str) -> RemoteBackend:
-    """The store behind a URL."""
+    """The store at a URL."""
     return RemoteBackend(url)

@@ -1,12 +1,12 @@
-"""Features to and from other formats, one file a format. The file name is what a path ends in: `.h5` is `h5.py`.
+"""Export and import of features, one file per format. The file is named after the suffix: `.h5` is `h5.py`.
 
 A format offers
 
-- `write(path, table)`: the features of one head, with their ids and all that the store knows about them;
-- `read(path)`: a `Table`, from a file of ours or of others. It reads rows when they are asked for, and runs no code
-  that a file may hold.
+- `write(path, table)`: the features of one head, with their ids and the store's metadata;
+- `read(path)`: a `Table`, from a file written by `write` or by other tools. It reads rows on demand, and runs no code
+  from a file.
 
-Values travel as `FeatureStore` gives them, float16 or float32; bfloat16 as itself where the format has it.
+Values are float16 or float32, as `FeatureStore` returns them, or bfloat16 if the format has it.
 """
 
 import hashlib
@@ -35,21 +35,21 @@ from pipeline.store.writer import StoreWriter
 
 BLOCK_BYTES = 32 << 20
 ROW_BYTES = 1 << 30
-"""More than a row of features has: it is read as a whole, so that a file must not make one as large as it likes."""
+"""The most bytes of a row. Rows are read whole, so a file must not claim arbitrarily large ones."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Features of rows, on their way from one format to another.
+    """Features of rows, independent of the format.
 
     Attributes:
         count: how many rows.
         shape: of one row.
-        dtype: of the values: float16, float32, or bfloat16 (whose values travel as float32).
+        dtype: of the values: float16, float32, or bfloat16 (read as float32).
         read: rows start .. stop - 1 [stop - start, *shape].
         ids: per row; None if the file has none.
         digests: of the rows' contents, uint8 [count, 16]; None if the file has none.
-        about: what our own files hold as well: dataset, recipe, head, dtype, view, created_by, shard_rows.
+        about: metadata in exported files: dataset, recipe, head, dtype, view, created_by, shard_rows.
     """
 
     count: int
@@ -67,13 +67,13 @@ class Table:
 
 
 def dtype_in(about: Mapping[str, Any] | None, found: np.dtype) -> Dtype:
-    """The dtype of features in a file: as recorded in a file of ours, else that of its array."""
+    """The dtype of features in a file: as recorded in an exported file, else that of its array."""
     dtype: Dtype = (about or {}).get("dtype", "float16" if found == np.float16 else "float32")
     return dtype
 
 
 def about_in(text: str | bytes, path: Path) -> dict[str, Any]:
-    """What a file of ours says of its features. Raises `UserError` if we cannot have written it."""
+    """The metadata in an exported file. Raises `UserError` if `write` cannot have written it."""
     types = {
         "dataset": str, "recipe": dict, "head": str, "view": dict | None, "created_by": dict, "shard_rows": int | None,
         "parts": dict | None, "dtype": str, "shape": list, "array": str,
@@ -93,10 +93,10 @@ def about_in(text: str | bytes, path: Path) -> dict[str, Any]:
 
 
 def refuse_inflated(path: Path) -> None:
-    """Refuse an archive whose files become more than it has bytes: ours, numpy's and torch's are not compressed.
+    """Refuse a compressed archive: exported files, and those of numpy and torch, are not compressed.
 
     Raises:
-        UserError: it is one.
+        UserError: it is compressed.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -106,7 +106,7 @@ def refuse_inflated(path: Path) -> None:
 
 
 def suffixes() -> list[str]:
-    """What the names of files can end in."""
+    """The suffixes of supported files."""
     return sorted(f".{module.name}" for module in iter_modules(__path__))
 
 
@@ -117,11 +117,11 @@ def export(
     rows: np.ndarray | None = None,
     parts: Mapping[str, int] | None = None,
 ) -> Path:
-    """Write one head of a store to a file, in the format that its name ends in. Returns its path.
+    """Write one head of a store to a file, in the format of its suffix. Returns its path.
 
     Args:
         store: where the features are.
-        target: the file; one that is there is replaced when the new one is complete.
+        target: the file; an existing one is replaced when the new one is complete.
         head: as for `FeatureStore.reader`.
         rows: the rows to write, in this order; all if None.
         parts: for `.pt`: how many of the rows, in order, are `train` and `test`; all are `train` if None.
@@ -176,20 +176,20 @@ def import_features(
     dataset: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> FeatureStore:
-    """Make a store of a file that `export` wrote, or of other people's features. An interrupted import continues.
+    """Make a store from a file that `export` or another tool wrote. An interrupted import continues.
 
-    A file of ours keeps its ids, digests, recipe and dataset. For others the file's digest is the recipe, ids come from
-    the file or are numbers, and digests are of the features, since the contents of the rows are not known.
+    An exported file keeps its ids, digests, recipe and dataset. For other files, the file's digest is the recipe, ids
+    come from the file or are numbers, and digests are of the features, since the contents of rows are unknown.
 
     Args:
-        source: a file, or several, such as one for each slide: their rows follow one another, and ids are prefixed
-            with the name of the file.
+        source: a file, or several, such as one per slide: their rows are concatenated, and ids are prefixed with the
+            name of the file.
         target: the store.
-        head: what to call the features; the name in the file, or `pooled`, if None.
-        dtype: what to keep them as; what the file has if None.
-        rows: the rows of a dataset that the features are of, as many as the file has, in order.
+        head: name of the head; the name in the file, or `pooled`, if None.
+        dtype: of the store; that of the file if None.
+        rows: the dataset's rows that the features belong to, as many as in the file, in order.
         dataset: the digest of that dataset.
-        say: takes a line about what was found in the target.
+        say: called with a line about what was found in the target.
 
     Raises:
         UserError: a file is missing, unknown or unsuitable; rows and features differ in number; ids are not unique; or
@@ -250,7 +250,7 @@ def import_features(
 
 
 def _read(path: Path) -> Table:
-    """The table in a file, all that it says about itself checked, and every failure to read it one line.
+    """The table in a file, with its metadata checked, and any failure to read it as one line.
 
     Raises:
         UserError: the file is missing, damaged or unsuitable.
@@ -265,7 +265,7 @@ def _read(path: Path) -> Table:
         raise error if named else UserError(f"{path}: {error}") from None
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except Exception as error:  # the libraries of the formats raise whatever they stumble over
+    except Exception as error:  # the libraries of the formats raise any kind of error
         raise _damaged(path, error) from None
 
     def read(start: int, stop: int) -> np.ndarray:
@@ -283,7 +283,7 @@ def _read(path: Path) -> Table:
 
 
 def _check(table: Table) -> None:
-    """Raises `ValueError` where parts of a table contradict one another, or cannot be those of features."""
+    """Raises `ValueError` if parts of a table contradict one another, or are implausible."""
     if not all(size > 0 for size in (table.count, *table.shape)):
         raise ValueError(f"no numbers in an array of shape {(table.count, *table.shape)}")
     if 4 * math.prod(table.shape) > ROW_BYTES:
@@ -314,7 +314,7 @@ def _format(path: Path) -> ModuleType:
 
 
 def _ids(files: Sequence[Path], tables: Sequence[Table]) -> list[str]:
-    """Ids of all rows: those in the files, else numbers; prefixed with the file's name where there are several."""
+    """Ids of all rows: those in the files, else numbers; prefixed with the file's name if there are several files."""
     ids: list[str] = []
     for file, table in zip(files, tables, strict=True):
         own = list(table.ids) if table.ids is not None else [str(row) for row in range(table.count)]
@@ -323,7 +323,7 @@ def _ids(files: Sequence[Path], tables: Sequence[Table]) -> list[str]:
 
 
 def _digests(table: Table) -> np.ndarray:
-    """Digests of the rows' contents, or of their features where the contents are not known."""
+    """Digests of the rows' contents, or of their features if the contents are unknown."""
     if table.digests is not None:
         return table.digests
     found = np.empty((table.count, DIGEST_BYTES), np.uint8)

@@ -1,7 +1,7 @@
 """HDF5: `features` [n, *shape], `ids` as UTF-8 strings, `digests`; and the files that pathology tools write.
 
-Those hold one slide each: `features` [n, d] or [1, n, d], and where each patch is in `coords` [n, 2], which then names
-its row.
+Those hold one slide each: `features` [n, d] or [1, n, d], and the position of each patch in `coords` [n, 2], which
+becomes the id of its row.
 """
 
 import json
@@ -20,7 +20,7 @@ BLOCK_TEXTS = 256
 
 
 def write(path: Path, table: Table) -> None:
-    """One chunk a block of rows, so that slices read little."""
+    """One chunk per block of rows, so that slices read little."""
     with h5py.File(path, "w") as file:
         dtype = np.float16 if table.dtype == "float16" else np.float32
         chunk = (max(1, min(table.count, 256)), *table.shape)
@@ -63,7 +63,7 @@ def read(path: Path) -> Table:
     if about is not None and "digests" in file:
         refuse_bomb(path, file["digests"].size * file["digests"].dtype.itemsize)
         digests = np.asarray(file["digests"][:])
-    # Some tools keep the batch of one that a slide is for their models.
+    # Some tools keep the batch dimension of their model.
     slide = about is None and features.ndim == 3 and features.shape[0] == 1
     count, *shape = features.shape[1:] if slide else features.shape
     if ids is None and "coords" in file:
@@ -99,9 +99,9 @@ def _texts(path: Path, array: h5py.Dataset) -> list[str]:
 
 
 def _refuse_other_files(path: Path, file: h5py.File, name: str) -> None:
-    """Refuse what would bring in the bytes of other files: external links and storage, virtual datasets; and links.
+    """Refuse datasets with bytes of other files: external links, external storage and virtual datasets.
 
-    A link inside the file may lead to an external one, so all of them are refused.
+    A link inside the file may lead to an external one, so all links are refused.
     """
     link = file.get(name, getlink=True)
     if link is None:

@@ -1,4 +1,4 @@
-"""npy: the bare array, mappable by any numpy; ids and the rest in `<name>.rows.npz`."""
+"""npy: the array alone, which numpy can map; ids and metadata in `<name>.rows.npz`."""
 
 import json
 import os
@@ -19,7 +19,7 @@ def rows_file(path: Path) -> Path:
 
 
 def write(path: Path, table: Table) -> None:
-    """The ids last, with the array's digest: they cannot be taken for those of another."""
+    """The ids are written last, with the array's digest, so that they cannot be used with another array."""
     assert table.ids is not None and table.digests is not None
     dtype = np.dtype(np.float16 if table.dtype == "float16" else np.float32)
     array = np.lib.format.open_memmap(path, "w+", dtype, (table.count, *table.shape))

@@ -27,7 +27,7 @@ def write(path: Path, table: Table) -> None:
     about = {**(table.about or {}), "shape": list(table.shape)}
     fields = [("id", pa.string()), ("digest", pa.binary(16)), ("features", pa.list_(number, width))]
     schema = pa.schema(fields, metadata={KEY: json.dumps(about)})
-    # Features do not compress; dictionaries of numbers that never repeat only cost time.
+    # Features do not compress, and dictionaries of distinct numbers only cost time.
     with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
         for start, stop in table.blocks():
             flat = pa.array(table.read(start, stop).reshape(-1), number)

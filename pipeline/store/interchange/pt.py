@@ -1,7 +1,7 @@
 """The published script's `.pt`: a dict of the tensors `train` and `test`, rows in the order of its loaders.
 
-Ours also hold ids, digests and the rest, which that script ignores. Files are loaded with `weights_only`:
-a pickle can run no code that way.
+Exported files also hold ids, digests and metadata, which that script ignores. Files are loaded with `weights_only`,
+so a pickle cannot run code.
 """
 
 import json
@@ -17,7 +17,7 @@ PARTS = ("train", "test")
 
 
 def write(path: Path, table: Table) -> None:
-    """Holds all features in memory once: that is how the format is."""
+    """Holds all features in memory once, as the format requires."""
     assert table.ids is not None and table.digests is not None
     dtype = getattr(torch, table.dtype)
     features = torch.empty((table.count, *table.shape), dtype=dtype)
@@ -40,7 +40,7 @@ def read(path: Path) -> Table:
     refuse_inflated(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # torch raises whatever its reader stumbles over
+    except Exception:  # torch raises any kind of error
         raise UserError(f"{path}: refused: damaged, or more than tensors, which might run code when loaded") from None
     parts = {name: found[name] for name in PARTS if isinstance(found, dict) and name in found}
     tensors = [part for part in parts.values() if isinstance(part, torch.Tensor) and _is_plain(part)]

@@ -1,6 +1,6 @@
 """safetensors: tensors `features`, `id_bytes`, `id_ends` and `digests`; the rest in the header's metadata.
 
-The library checks a file's header; rows are then mapped straight from the file, bfloat16 too, which numpy has not.
+The library checks a file's header; rows are then mapped directly, also bfloat16, which numpy does not have.
 """
 
 import json

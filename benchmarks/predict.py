@@ -1,0 +1,106 @@
+"""`aft predict` against the bare exported model: rows a second from a file to a file, and from memory to outputs.
+
+    python -m benchmarks.predict FOLDER [TABLE_OR_IMAGES] [--rows N] [--json]
+
+FOLDER is an export. The bare model is the shortest loop over it: rows are in memory, prepared, and run, in batches as
+large; of images the encoded bytes are. `aft predict` also reads the file, lists what it cannot read, and writes ids,
+predictions and probabilities. The two take turns, and the best of several turns counts; the ratio should be at least
+0.9. Without an input, one is made of random words or pictures.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from pipeline.predict import Predictor
+from pipeline.serving import ImageInputs, TextInputs, predict_to
+
+TURNS = 5
+
+
+def texts(path: Path, rows: int) -> None:
+    """Texts of 5 to 40 words, with the frequencies of a language."""
+    random = np.random.default_rng(0)
+    shares = 1 / np.arange(1, 20_001)
+    words = np.array([f"w{n}" for n in range(20_000)])
+    lengths = random.integers(5, 41, rows)
+    drawn = words[random.choice(20_000, lengths.sum(), p=shares / shares.sum())]
+    ends = np.cumsum(lengths)
+    pq.write_table(pa.table({"text": [" ".join(drawn[e - n : e]) for e, n in zip(ends, lengths, strict=True)]}), path)
+
+
+def pictures(folder: Path, rows: int) -> None:
+    """JPEG pictures of 256 x 256 pixels."""
+    random = np.random.default_rng(0)
+    folder.mkdir()
+    for row in range(rows):
+        small = random.integers(0, 256, (8, 8, 3)).astype(np.uint8)
+        Image.fromarray(small).resize((256, 256), Image.Resampling.BICUBIC).save(folder / f"{row:05}.jpg")
+
+
+def measure(predictor: Predictor, given: str, output: str) -> dict[str, Any]:
+    """Seconds of both, turn by turn."""
+
+    def inputs() -> TextInputs | ImageInputs:
+        if predictor.kind == "text":
+            return TextInputs([given], predictor.table, [])
+        return ImageInputs([given])
+
+    contents: list[Any] = [row.content for row in inputs()]
+    if predictor.kind == "image":
+        contents = [Path(content).read_bytes() for content in contents]
+    bare, whole = [], []
+    for _ in range(TURNS):
+        started = time.perf_counter()
+        for start in range(0, len(contents), predictor.batch_size):
+            batch = [predictor.read(row) for row in contents[start : start + predictor.batch_size]]
+            predictor.outputs(predictor.encode(batch))
+        bare.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        with contextlib.redirect_stderr(io.StringIO()):
+            predict_to(predictor, inputs(), output)
+        whole.append(time.perf_counter() - started)
+    return {
+        "rows": len(contents),
+        "bare rows/s": len(contents) / min(bare),
+        "aft predict rows/s": len(contents) / min(whole),
+        "ratio": min(bare) / min(whole),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("given", nargs="?")
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--batch-size", type=int, default=512)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    predictor = Predictor(options.folder, batch_size=options.batch_size)
+    with tempfile.TemporaryDirectory() as scratch:
+        given = Path(options.given or Path(scratch) / ("rows.parquet" if predictor.kind == "text" else "pictures"))
+        if options.given is None:
+            (texts if predictor.kind == "text" else pictures)(given, options.rows)
+        found = {
+            suffix: measure(predictor, str(given), str(Path(scratch) / f"out.{suffix}"))
+            for suffix in ("parquet", "csv")
+        }
+    if options.json:
+        print(json.dumps(found))
+        return
+    for suffix, values in found.items():
+        print(f"{suffix}: " + ", ".join(f"{name} {value:,.2f}" for name, value in values.items()))
+
+
+if __name__ == "__main__":
+    main()

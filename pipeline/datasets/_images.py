@@ -1,0 +1,68 @@
+"""Images of sources: encoded files as they are, and bare pixels as netpbm, whose bytes depend on no compressor."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt
+
+from pipeline import images
+from pipeline.datasets._columns import Content, digest, name
+from pipeline.datasets._tables import TableRow
+from pipeline.errors import UserError
+from pipeline.files import read_regular
+
+UNREAD = (
+    *(".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".heic", ".heif", ".hif", ".ico", ".jxl", ".nef", ".orf", ".psd"),
+    *(".raf", ".rw2", ".svg", ".tga"),
+)
+"""What names of images end in that are not read."""
+
+IMAGE_BYTES = 1 << 30
+"""More than an encoded image has: what is larger is not read into memory."""
+
+
+def read_image(path: Path) -> tuple[bytes, str | None]:
+    """The bytes of an image, or why they are not read. Raises `UserError` for what is no file, such as a pipe."""
+    if path.suffix.lower() in UNREAD and not (path.is_file() and images.is_image(path)):
+        return b"", f"images of type {path.suffix.lower()} are not read; convert it to PNG or JPEG"
+    try:
+        return read_regular(path, IMAGE_BYTES), None
+    except OSError as error:
+        return b"", f"cannot be read: {error.strerror}"
+
+
+def netpbm(pixels: UInt[np.ndarray, "height width *channels"]) -> bytes:
+    """Grey [h, w] of 8 or 16 bits, or RGB [h, w, 3] of 8, as a file of netpbm: a short header and the pixels."""
+    height, width = pixels.shape[:2]
+    magic = "P6" if pixels.ndim == 3 else "P5"
+    white = 255 if pixels.dtype == np.uint8 else 65535
+    return f"{magic} {width} {height} {white}\n".encode() + pixels.astype(pixels.dtype.newbyteorder(">")).tobytes()
+
+
+def image_content(column: str, root: Path | None) -> tuple[list[str], Content]:
+    """The columns to read, and what makes an image of a row.
+
+    Args:
+        column: of the images: encoded bytes; a path; or, as the package `datasets` has it, a struct of both.
+        root: the folder that paths are relative to; None: that of the table.
+    """
+
+    def content(row: TableRow) -> tuple[bytes, str, str | None]:
+        cell = row.cells.get(column)
+        if isinstance(cell, dict):
+            cell = cell.get("path") if cell.get("bytes") is None else cell["bytes"]
+        if isinstance(cell, bytes):
+            return cell, digest(cell), None
+        path = (name(row._replace(cells={column: cell}), column) or "").strip()
+        if not path:
+            return b"", "no image", f"nothing in column {column!r}"
+        if re.match(r"[a-z][a-z0-9+]+://", path):
+            return b"", path, "a URL; download the images, and write their paths into the table"
+        try:
+            found, problem = read_image((root or Path(row.file).parent) / path)
+        except UserError as error:
+            found, problem = b"", str(error)
+        return found, path, problem
+
+    return [column], content

@@ -1,0 +1,44 @@
+"""Texts of a table: a column, or several that a template makes one text of."""
+
+import string
+
+from pipeline.datasets._columns import Content, digest, text, undecoded
+from pipeline.datasets._tables import TableRow
+from pipeline.errors import UserError
+
+
+def text_content(column: str, template: str | None) -> tuple[list[str], Content]:
+    """The columns to read, and what makes a text of a row.
+
+    Args:
+        column: of the texts, if there is no template.
+        template: text with names of columns in braces.
+
+    Raises:
+        UserError: the template names no column, or has more in its braces than a name.
+    """
+    parts = [("", column)] if template is None else _parts(template)
+    columns = list(dict.fromkeys(name for _, name in parts if name))
+
+    def content(row: TableRow) -> tuple[str, str, str | None]:
+        cells = {name: text(row, name) or "" for name in columns}
+        found = "".join(before + cells.get(name, "") for before, name in parts)
+        problem = undecoded(found, row)
+        if problem is None and len(columns) > 1:
+            empty = [name for name in columns if not cells[name].strip()]
+            problem = f"nothing in column {empty[0]!r}" if empty else None
+        return "" if problem else found, digest(found), problem
+
+    return columns, content
+
+
+def _parts(template: str) -> list[tuple[str, str]]:
+    """A template as pairs of text and the column that follows it; the last may be none."""
+    try:
+        found = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise UserError(f"dataset.source.template: {error}; write a brace of the text twice") from None
+    columns = [column for _, column, _, _ in found if column is not None]
+    if not all(columns) or not columns or any(how or as_ for _, _, how, as_ in found):
+        raise UserError("dataset.source.template: write names of columns in braces, such as {premise} {hypothesis}")
+    return [(before, column or "") for before, column, _, _ in found]

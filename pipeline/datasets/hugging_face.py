@@ -1,0 +1,162 @@
+"""A dataset of Hugging Face: a folder that `save_to_disk` wrote, or one by name, which needs the package `datasets`."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from pipeline.datasets import Kind, Row, split_of
+from pipeline.datasets._columns import Columns, examples
+from pipeline.datasets._images import image_content
+from pipeline.datasets._tables import TableRow, Wanted, arrow, arrow_rows, check
+from pipeline.datasets._texts import text_content
+from pipeline.errors import UserError, listed
+from pipeline.params import Settings as Section
+
+KIND = None
+
+BATCH = 1024
+
+
+class SavedOrNamed(Section):
+    """Which dataset.
+
+    Attributes:
+        path: a folder that `save_to_disk` wrote; or
+        name: of a dataset on the hub, such as `stanfordnlp/imdb`, or anything else that `load_dataset` takes.
+        config: which of its configurations.
+        revision: a commit, tag or branch of its repository.
+        splits: which of its splits to read, and what they are, such as `{train: train, validation_matched: val}`. None:
+            all, by their names; a single one is divided.
+    """
+
+    path: str | None = None
+    name: str | None = None
+    config: str | None = None
+    revision: str | None = None
+    splits: dict[str, Literal["train", "val", "test"]] | None = None
+
+
+class Settings(Columns, SavedOrNamed):
+    """Keys of a dataset of Hugging Face.
+
+    Attributes:
+        text_column: the column of texts; or
+        template: makes a text of several columns, such as `"{premise} Question: {hypothesis}"`; or
+        image_column: the column of images.
+    """
+
+    text_column: str | None = None
+    template: str | None = None
+    image_column: str | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """What the rows hold."""
+        return "image" if self.image_column else "text"
+
+
+Table = tuple[pa.Schema, Iterable[pa.RecordBatch]]
+
+
+def rows(settings: Settings) -> Iterator[Row]:
+    """The rows of all splits, one split after the other."""
+    named = [column for column in (settings.text_column, settings.template, settings.image_column) if column]
+    if len(named) != 1:
+        raise UserError("dataset.source: write one of text_column, template and image_column")
+    if (settings.path is None) == (settings.name is None):
+        raise UserError("dataset.source: write either path, a folder of `save_to_disk`, or name")
+    if settings.image_column:
+        columns, content = image_content(settings.image_column, Path(settings.path or "."))
+    else:
+        columns, content = text_content(settings.text_column or "", settings.template)
+    there = _loaded(settings) if settings.path is None else _saved(Path(settings.path))
+    splits = _splits(list(there), settings)
+
+    def records(wanted: Wanted) -> Iterator[TableRow]:
+        for split in splits:
+            schema, batches = there[split]
+            check(f"split {split}", wanted.columns, schema.names)
+            yield from arrow_rows((schema, (batch.select(list(wanted.columns)) for batch in batches)), split, wanted)
+
+    for row in examples(settings, records, columns, content, several_files=True):
+        assert row.file is not None
+        yield replace(row, split=row.split or splits[row.file], file=f"split {row.file}")
+
+
+def _splits(there: list[str], settings: Settings) -> dict[str, str | None]:
+    """What each split that is read stands for; None: it is divided."""
+    if settings.splits is not None:
+        for name in settings.splits:
+            if name not in there:
+                raise UserError(f"dataset.source.splits: no split {name!r}; there are {listed(there)}")
+        return dict(settings.splits)
+    if len(there) == 1:
+        return {there[0]: None}
+    unknown = [name for name in there if split_of(name) is None]
+    if unknown:
+        guess = ", ".join(f"{name}: {split_of(name) or 'train'}" for name in there)
+        raise UserError(
+            f"dataset.source.splits: what the split {unknown[0]!r} is for is not known; write the splits to read, such "
+            f"as {{{guess}}}"
+        )
+    return {name: split_of(name) for name in there}
+
+
+def _saved(folder: Path) -> dict[str, Table]:
+    """The splits of a folder that `save_to_disk` wrote; one that has none is one split, `all`."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; check dataset.source.path")
+    index = folder / "dataset_dict.json"
+    if not index.is_file():
+        return {"all": _shards(folder)}
+    return {name: _shards(folder / name) for name in _json(index, "splits")}
+
+
+def _shards(folder: Path) -> Table:
+    names = [shard["filename"] for shard in _json(folder / "state.json", "_data_files")]
+    if not names:
+        raise UserError(f"{folder}: no files of data; save it again with `save_to_disk`")
+    tables = [arrow(folder / Path(name).name) for name in names]
+    return tables[0][0], chain.from_iterable(batches for _, batches in tables)
+
+
+def _json(path: Path, key: str) -> list[Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))[key]
+        if not isinstance(found, list):
+            raise TypeError
+        return found
+    except FileNotFoundError:
+        raise UserError(f"{path.parent}: not a folder of `save_to_disk`: no {path.name}; see dataset.source") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: damaged; save the dataset again with `save_to_disk`") from None
+
+
+def _loaded(settings: Settings) -> dict[str, Table]:
+    """The splits of a dataset by name."""
+    try:
+        import datasets
+    except ImportError:
+        raise UserError(
+            "dataset.source: the package datasets, which loads by name, is not installed; run pip install "
+            "'aft-pipeline[huggingface]'"
+        ) from None
+    try:
+        found = datasets.load_dataset(settings.name, settings.config, revision=settings.revision)
+    except Exception as error:  # whatever its many builders raise
+        what = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"dataset.source: {settings.name} cannot be loaded: {what}; check name, config and revision, and whether "
+            "the machine may reach the hub"
+        ) from None
+
+    def batches(split: Any) -> Iterator[pa.RecordBatch]:
+        for table in split.with_format("arrow").iter(BATCH):
+            yield from table.to_batches()
+
+    return {name: (split.features.arrow_schema, batches(split)) for name, split in found.items()}

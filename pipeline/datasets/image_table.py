@@ -1,0 +1,35 @@
+"""A table with a column of images: paths of files next to the table, or the encoded images themselves.
+
+Paths may be in any table; encoded images in Parquet and Arrow, as bytes or as the package `datasets` keeps them.
+Without an `id_column`, a row's id is its path, or the digest of its bytes.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from pipeline.datasets import Row
+from pipeline.datasets._columns import Columns, examples
+from pipeline.datasets._images import image_content
+from pipeline.datasets._tables import TableFiles, files, records
+
+KIND = "image"
+
+
+class Settings(Columns, TableFiles):
+    """Keys of a table of images.
+
+    Attributes:
+        image_column: the column of the images.
+        root: the folder that paths are relative to. None: the table's own.
+    """
+
+    image_column: str = "image"
+    root: str | None = None
+
+
+def rows(settings: Settings) -> Iterator[Row]:
+    """The rows of the table, in its order."""
+    columns, content = image_content(settings.image_column, Path(settings.root) if settings.root else None)
+    several = len(files(settings.path)) > 1
+    yield from examples(settings, partial(records, settings), columns, content, several)

@@ -1,0 +1,119 @@
+"""Shards of WebDataset: tar files in which the files of a sample follow one another, with one name but for its end.
+
+A sample's id is that name, up to the first dot after the last slash, as in `a/0001` of `a/0001.jpg` and `a/0001.cls`.
+"""
+
+import json
+import tarfile
+from collections.abc import Iterator
+from itertools import groupby
+
+from pydantic import Field
+
+from pipeline.datasets import Kind, Row
+from pipeline.datasets._images import IMAGE_BYTES
+from pipeline.datasets._tables import files
+from pipeline.errors import UserError, listed
+from pipeline.files import is_utf8
+from pipeline.params import Settings as Section
+from pipeline.tasks import Label
+
+KIND = None
+
+
+class Settings(Section):
+    """Keys of shards of WebDataset.
+
+    Attributes:
+        path: the tar file; or several, as a list or a pattern such as `raw/train-*.tar`.
+        images: endings of images; a sample has one of them.
+        texts: the ending of texts, such as `txt`, in place of images.
+        labels: the ending of labels, such as `cls`; or that of JSON and a key of it, such as `json:label`. None: no
+            sample has one.
+    """
+
+    path: str | list[str]
+    images: tuple[str, ...] = Field(default=("jpg", "jpeg", "png", "webp"), strict=False)
+    texts: str | None = None
+    labels: str | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """What the rows hold."""
+        return "text" if self.texts else "image"
+
+
+def rows(settings: Settings) -> Iterator[Row]:
+    """The samples, in the order of the shards."""
+    shards = files(settings.path)
+    wanted = (settings.texts,) if settings.texts else settings.images
+    ending, _, key = (settings.labels or "").partition(":")
+    for shard in shards:
+        where = str(shard) if len(shards) > 1 else None
+        try:
+            with tarfile.open(shard) as archive:
+                for id, members in groupby(_members(archive, str(shard)), key=lambda member: member[0]):
+                    parts: dict[str, bytes] = {}
+                    for _, name, member in members:
+                        if name in parts:
+                            raise UserError(
+                                f"{shard}: the sample {id} has {name!r} twice; give samples names of their own"
+                            )
+                        if name in (*wanted, ending):
+                            parts[name] = _read(archive, member)
+                    found = [parts[name] for name in wanted if name in parts]
+                    label = _label(parts.get(ending), key, f"{shard}: sample {id}") if ending else None
+                    if not found:
+                        content = "" if settings.texts else b""
+                        yield Row(id, content, label, problem=f"no {listed(wanted)} in the sample", file=where)
+                    elif settings.texts:
+                        yield _text(id, found[0], label, where)
+                    else:
+                        yield Row(id, found[0], label, file=where)
+        except FileNotFoundError:
+            raise UserError(f"{shard}: no such file; check dataset.source.path") from None
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise UserError(f"{shard}: cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _members(archive: tarfile.TarFile, shard: str) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+    """Files with the id of their sample and their ending."""
+    for member in archive:
+        folder, slash, name = member.name.rpartition("/")
+        id, dot, ending = name.partition(".")
+        if member.isfile() and id and dot:
+            if not is_utf8(member.name):
+                raise UserError(f"{shard}: the name {member.name!a} is not in UTF-8; rename it")
+            if member.size > IMAGE_BYTES:
+                raise UserError(f"{shard}: {member.name} has {member.size:,} bytes, more than a sample has; remove it")
+            yield folder + slash + id, ending.lower(), member
+
+
+def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    assert file is not None
+    return file.read()
+
+
+def _text(id: str, content: bytes, label: Label | None, file: str | None) -> Row:
+    try:
+        return Row(id, content.decode(), label, file=file)
+    except UnicodeDecodeError as error:
+        problem = f"byte 0x{content[error.start]:02x} at byte {error.start + 1} is not utf-8"
+        return Row(id, "", label, problem=problem, file=file)
+
+
+def _label(content: bytes | None, key: str, place: str) -> Label | None:
+    """The label of a sample: a text, or what is under a key of JSON."""
+    if content is None:
+        return None
+    try:
+        text = content.decode()
+        value = json.loads(text).get(key) if key else text
+    except (ValueError, AttributeError, RecursionError):
+        raise UserError(f"{place}: its label is no {'object of JSON' if key else 'text in UTF-8'}") from None
+    if isinstance(value, list) and all(isinstance(name, str | int) for name in value):
+        return tuple(str(name).strip() for name in value)
+    if isinstance(value, list | dict):
+        raise UserError(f"{place}: its label {str(value)[:60]} is no text, number or list of them")
+    return None if value is None else str(value).strip() or None

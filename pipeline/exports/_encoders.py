@@ -1,0 +1,47 @@
+"""What formats of text encoders share: the encoder and its tokenizer in the layout of transformers."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from pipeline.students import Blueprint, Scaled, Student
+
+
+def refused(blueprint: Blueprint) -> str:
+    """Why a student is no encoder of transformers; empty if it is."""
+    return "" if blueprint.family == "transformers" else "transformers has no such model"
+
+
+def encoder(student: Student) -> Any:
+    """The encoder of a student, which its labels' scale does not concern."""
+    inner: Any = student.student if isinstance(student, Scaled) else student
+    return inner.model
+
+
+def head(student: Student) -> tuple[Tensor, Tensor]:
+    """Weight [C, d] and bias [C] of the last layer, with the scale of labels, where there is one."""
+    inner: Any = student.student if isinstance(student, Scaled) else student
+    weight, bias = inner.head.weight.detach(), inner.head.bias.detach()
+    if isinstance(student, Scaled):
+        return weight * student.scale, bias * student.scale + student.shift
+    return weight.clone(), bias.clone()
+
+
+def save_encoder(folder: Path, blueprint: Blueprint, student: Student) -> None:
+    """config.json, model.safetensors, and the tokenizer's files."""
+    encoder(student).save_pretrained(folder)
+    fitted = blueprint.fitted
+    library = Tokenizer.from_str(fitted["tokenizer"])
+    pad = library.id_to_token(fitted["pad"]) if fitted["pad"] is not None else None
+    PreTrainedTokenizerFast(
+        tokenizer_object=library, pad_token=pad, model_max_length=blueprint.settings["max_length"]
+    ).save_pretrained(folder)
+
+
+def device_batch(batch: Any, device: torch.device) -> dict[str, Tensor]:
+    """A batch of the student's `Preprocessing` as transformers takes it."""
+    return {"input_ids": batch[0].to(device), "attention_mask": batch[1].long().to(device)}

@@ -1,0 +1,26 @@
+"""What formats of graphs share: the student as a function of tensors, and the files that prepare those."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pipeline.files import write_atomically
+from pipeline.students import STUDENT, Blueprint, Graph, Student
+
+
+def traced(
+    folder: Path, blueprint: Blueprint, student: Student, rows: Sequence[Any]
+) -> tuple[Graph, tuple[Tensor, ...]]:
+    """Write student.json and what prepares rows to a folder; the graph, and its inputs for some rows."""
+    preprocess, graph = blueprint.preprocessing(), student.graph()
+    blueprint.write(folder / STUDENT)
+    for name, text in preprocess.files().items():
+        write_atomically(folder / name, text)
+    return graph, graph.arrange(preprocess(rows))
+
+
+def graph_of(blueprint: Blueprint) -> Graph:
+    """The names and the arrangement of the inputs; its own weights are of no use."""
+    return blueprint.build(pretrained=False).graph()

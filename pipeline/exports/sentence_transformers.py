@@ -1,0 +1,54 @@
+"""A folder of sentence-transformers whose embedding of a text is the outputs: encoder, pooling, one dense layer.
+
+`SentenceTransformer("FOLDER").encode(["a text"])` gives logits, or the value of a regression.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.exports import Model
+from pipeline.exports._encoders import device_batch, head, refused, save_encoder
+from pipeline.students import STUDENT, Blueprint, Student
+
+PACKAGES = ("sentence_transformers",)
+
+
+def refusal(blueprint: Blueprint) -> str:
+    """It holds students of the family transformers."""
+    return refused(blueprint)
+
+
+def write(folder: Path, blueprint: Blueprint, student: Student, rows: Sequence[Any]) -> None:
+    """student.json and the modules of sentence-transformers."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Dense, Pooling, Transformer
+
+    weight, bias = head(student)
+    with tempfile.TemporaryDirectory() as scratch:
+        save_encoder(Path(scratch), blueprint, student)
+        encoder = Transformer(scratch, max_seq_length=blueprint.settings["max_length"])
+        pooling = Pooling(student.width, pooling_mode=blueprint.settings["pooling"])
+        dense = Dense(student.width, len(blueprint.classes), activation_function=nn.Identity())
+        dense.linear.load_state_dict({"weight": weight, "bias": bias})
+        SentenceTransformer(modules=[encoder, pooling, dense], device="cpu").save(str(folder), create_model_card=False)
+    blueprint.write(folder / STUDENT)
+
+
+def load(folder: Path, blueprint: Blueprint, device: torch.device) -> Model:
+    """The modules, by sentence-transformers alone."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device=str(device), local_files_only=True)
+
+    def outputs(batch: Any) -> np.ndarray:
+        with torch.inference_mode():
+            found: np.ndarray = model(device_batch(batch, device))["sentence_embedding"].float().cpu().numpy()
+            return found
+
+    return outputs

@@ -1,0 +1,51 @@
+"""A folder that `transformers.AutoModel` and `AutoTokenizer` load, and the last layer in head.safetensors.
+
+transformers has no model of pooled tokens and one linear layer for every encoder, so these two steps are one's own:
+`weight @ pooled + bias`, where `pooled` is the mean over tokens or the first one, as `pooling` in student.json says.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+
+from pipeline.exports import Model
+from pipeline.exports._encoders import head, refused, save_encoder
+from pipeline.students import STUDENT, Blueprint, Scaled, Student, place
+
+PACKAGES: tuple[str, ...] = ()
+
+HEAD = "head.safetensors"
+
+
+def refusal(blueprint: Blueprint) -> str:
+    """It holds students of the family transformers."""
+    return refused(blueprint)
+
+
+def write(folder: Path, blueprint: Blueprint, student: Student, rows: Sequence[Any]) -> None:
+    """student.json, the encoder, its tokenizer, and the last layer."""
+    blueprint.write(folder / STUDENT)
+    save_encoder(folder, blueprint, student)
+    weight, bias = head(student)
+    save_file({"weight": weight.contiguous(), "bias": bias.contiguous()}, folder / HEAD)
+
+
+def load(folder: Path, blueprint: Blueprint, device: torch.device) -> Model:
+    """The encoder by transformers, pooled by the student, and the last layer of the file."""
+    student = blueprint.build(pretrained=False)
+    inner: Any = student.student if isinstance(student, Scaled) else student
+    inner.model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    inner.head.load_state_dict(load_file(folder / HEAD))
+    inner.eval().to(device)
+
+    def outputs(batch: Any) -> np.ndarray:
+        with torch.inference_mode():
+            found: np.ndarray = inner(place(batch, device))[1].float().cpu().numpy()
+            return found
+
+    return outputs

@@ -1,0 +1,207 @@
+"""Predictions for new rows, by a student that was exported or by one of a run.
+
+predict = Predictor("exported")
+print(predict(["a fine film"]).predictions)
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from pipeline import images
+from pipeline.errors import UserError
+from pipeline.exports import Model, export_format
+from pipeline.files import read_regular
+from pipeline.machine import Machine
+from pipeline.project import Project
+from pipeline.records import ExportRecord, ManifestRecord, RunRecord
+from pipeline.students import STUDENT, Blueprint
+from pipeline.tasks import Task, build
+from pipeline.verified import VerifiedFiles
+
+VERSION = 1
+"""Of the layout of an exported folder."""
+
+EXPORT = "export.json"
+
+BATCH_SIZE = 512
+"""Rows at a time, as many as in the evaluation of a run."""
+
+IMAGE_BYTES = 1 << 30
+"""More than an encoded image has: what is larger is not read into memory."""
+
+THREADS = 4
+"""Images that are read and decoded at the same time."""
+
+NewRow = str | Path | bytes | Image.Image | np.ndarray
+"""A text; or an image: its path, its encoded bytes, opened by Pillow, or its pixels, uint8 [h, w] or [h, w, c]."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a student makes of n rows.
+
+    Attributes:
+        outputs: of the student [n, C], float32: logits, or values in the unit of the labels.
+        classes: names of the outputs.
+        predictions: per row the class, a tuple of the labels, or the value.
+        probabilities: of every class or label [n, C]; None for a regression.
+    """
+
+    outputs: Float[np.ndarray, "n c"]
+    classes: tuple[str, ...]
+    predictions: list[Any]
+    probabilities: Float[np.ndarray, "n c"] | None
+
+    def __len__(self) -> int:
+        return len(self.outputs)
+
+
+class Predictor:
+    """A student, ready to predict.
+
+    Args:
+        path: the folder of an export, or of a run inside of its project, such as `runs/aft`.
+        seed: which student of a run; the one that is best on validation rows if None.
+        device: as `machine.device`.
+        batch_size: rows that are predicted at a time.
+
+    Attributes:
+        kind: "text" or "image", what it takes.
+        task: what its outputs mean.
+        table: how texts are made of the columns of a table, as in training: settings of `text_table`.
+
+    Raises:
+        UserError: there is no student, it is damaged or of another version, or it reads the features of teachers.
+    """
+
+    def __init__(self, path: str | Path, seed: int | None = None, device: str = "auto", batch_size: int = BATCH_SIZE):
+        self.path, self.batch_size = Path(path), batch_size
+        self.device = Machine(device=device).torch_device()
+        folder, format, self.task, self.table = _open(self.path, seed)
+        blueprint = Blueprint.read(folder / STUDENT)
+        self.kind = blueprint.reads
+        self._preprocess = blueprint.preprocessing()
+        self._model: Model = export_format(format).load(folder, blueprint, self.device)
+
+    def __call__(self, rows: Sequence[NewRow]) -> Predictions:
+        """Predict rows.
+
+        Raises:
+            UserError: a row cannot be read; the line has its number, from 0.
+        """
+        blocks = [np.empty((0, len(self.task.outputs)), np.float32)]
+        with ThreadPoolExecutor(THREADS) as pool:
+            for start in range(0, len(rows), self.batch_size):
+                read = list(pool.map(self.read, rows[start : start + self.batch_size]))
+                for number, content in enumerate(read, start):
+                    if isinstance(content, ValueError):
+                        raise UserError(f"row {number}: {content}")
+                try:
+                    blocks.append(self.outputs(self.encode(read)))
+                except ValueError as error:
+                    raise UserError(f"rows from {start}: {error}") from None
+        return self.predictions(np.concatenate(blocks))
+
+    def read(self, row: NewRow) -> Any:
+        """A row as `encode` takes it, or a `ValueError` that says why it cannot be read."""
+        try:
+            return _text(row) if self.kind == "text" else _image(row)
+        except ValueError as error:
+            return error
+
+    def encode(self, rows: Sequence[Any]) -> Any:
+        """A batch of rows that `read` gave, as the student takes it.
+
+        Raises:
+            ValueError: a text has no token.
+        """
+        return self._preprocess(rows)
+
+    def outputs(self, batch: Any) -> Float[np.ndarray, "n c"]:
+        """The outputs for a batch that `encode` made, float32."""
+        return self._model(batch)
+
+    def predictions(self, outputs: Float[np.ndarray, "n c"]) -> Predictions:
+        """What outputs mean."""
+        task = self.task
+        return Predictions(outputs, task.outputs, task.predictions(outputs), task.probabilities(outputs))
+
+
+def _open(path: Path, seed: int | None) -> tuple[Path, str, Task, dict[str, str]]:
+    """The folder of a student, its format, its task, and how its texts are made of a table."""
+    if (path / EXPORT).exists():
+        if seed is not None:
+            raise UserError(f"{path}: an export is of one student; leave --seed out")
+        export = ExportRecord.read(path / EXPORT, str(path))
+        if export.version != VERSION:
+            raise UserError(f"{path}: exported as version {export.version}, this is {VERSION}; export the run again")
+        VerifiedFiles(path, export.files, "export the run again").finish()
+        return path, export.format, build(export.task, export.outputs, export.unit), export.table
+    if not (path / "run.json").exists():
+        raise UserError(
+            f"{path}: neither an export nor a run that was trained; run `aft train RUN`, or `aft export RUN --output "
+            f"{path}`"
+        )
+    run = RunRecord.read(path / "run.json", path.name)
+    VerifiedFiles(path, run.files, f"run `aft train {path.name}` again").finish()
+    manifest = ManifestRecord.read(Project(path.parent.parent).data / "manifest.json")
+    task = build(manifest.task, manifest.outputs, manifest.unit)
+    return path / "students" / str(seed_of(run, path, seed)), "native", task, table_of(manifest)
+
+
+def seed_of(run: RunRecord, path: Path, seed: int | None) -> int:
+    """The seed of a run's student: the one that is asked for, or the best on validation rows.
+
+    Raises:
+        UserError: the run has no such seed.
+    """
+    if seed is not None and seed not in run.seeds:
+        raise UserError(f"{path}: no seed {seed}; it was trained with {', '.join(map(str, run.seeds))}")
+    return run.best_seed if seed is None else seed
+
+
+def table_of(manifest: ManifestRecord) -> dict[str, str]:
+    """How a dataset's texts are made of the columns of a table; empty for images."""
+    source = manifest.settings["source"]
+    kept = {key: str(source[key]) for key in ("text_column", "template") if source.get(key) is not None}
+    return {"text_column": "text", **kept} if manifest.kind == "text" else {}
+
+
+def _text(row: NewRow) -> str:
+    if not isinstance(row, str):
+        raise ValueError(f"this student reads texts, not {type(row).__name__}")
+    if not row.strip():
+        raise ValueError("empty text")
+    try:
+        row.encode()
+    except UnicodeEncodeError:
+        raise ValueError("not text in UTF-8, or with half a character") from None
+    return row
+
+
+def _image(row: NewRow) -> Image.Image:
+    if isinstance(row, bytes):
+        return images.decode(row)
+    if isinstance(row, Image.Image):
+        return images.upright(row)
+    if isinstance(row, np.ndarray):
+        if row.dtype != np.uint8:
+            raise ValueError(f"pixels of type {row.dtype}; give bytes (uint8), [h, w] or [h, w, channels]")
+        if row.ndim not in (2, 3) or row.shape[2:] not in ((), (3,), (4,)):
+            raise ValueError(
+                f"pixels of shape {list(row.shape)}; give [h, w], [h, w, 3] or, with transparency, [h, w, 4]"
+            )
+        return images.upright(Image.fromarray(row))
+    try:
+        return images.decode(read_regular(Path(row), IMAGE_BYTES))
+    except OSError as error:
+        raise ValueError(f"{row}: cannot be read: {error.strerror}") from None
+    except UserError as error:
+        raise ValueError(str(error)) from None

@@ -1,0 +1,136 @@
+"""New rows for predictions: texts of tables or lines, images of folders or files; read as they are needed."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from pyarrow import ArrowException
+
+from pipeline.errors import UserError
+from pipeline.files import regular_size
+from pipeline.params import parse
+from pipeline.plugins import plugin
+
+STDIN = "-"
+"""Stands for texts on standard input, one a line."""
+
+BLOCK = 1 << 22
+
+LINES = {".csv": 1, ".tsv": 1, ".jsonl": 0, ".ndjson": 0, ".txt": 0}
+"""Tables of lines, and lines of their header."""
+
+
+@dataclass(frozen=True)
+class NewInput:
+    """One row to predict.
+
+    Attributes:
+        id: in a table, a cell or the number of the row, from 1; of an image, its path in the folder. Where there are
+            several inputs, behind the name of its own.
+        content: a text, or the path of an image.
+        problem: why it cannot be read; empty if it can, as far as is known.
+    """
+
+    id: str
+    content: str | Path
+    problem: str = ""
+
+
+class TextInputs:
+    """Texts of tables, and of standard input.
+
+    Args:
+        names: of files, or `-`.
+        table: settings of `text_table`, such as `text_column`; a row's number is its id where `id_column` is None.
+        stdin: what `-` reads.
+
+    Raises:
+        UserError: a file is not there.
+    """
+
+    skipped = 0
+
+    def __init__(self, names: Sequence[str], table: Mapping[str, str | None], stdin: Iterable[str]):
+        self.names, self.table, self.stdin = names, table, stdin
+        for name in names:
+            if name != STDIN and not Path(name).exists():
+                raise UserError(f"{name}: no such file")
+
+    def count(self) -> int | None:
+        """How many rows there are, or nearly, as cells may hold several lines. None where that is not known ahead."""
+        rows = [None if name == STDIN else _rows_of(name) for name in self.names]
+        return None if None in rows else sum(filter(None, rows))
+
+    def __iter__(self) -> Iterator[NewInput]:
+        for name in self.names:
+            shown = "stdin" if name == STDIN else name
+            start = f"{shown}:" if len(self.names) > 1 else ""
+            if name == STDIN:
+                for number, line in enumerate(self.stdin, start=1):
+                    yield NewInput(f"{start}{number}", line.rstrip("\r\n"))
+                continue
+            family = plugin("datasets", "text_table")
+            for row in family.texts(parse(family.Settings, {**self.table, "path": name}, "aft predict")):
+                yield NewInput(f"{start}{row.id}", str(row.content), row.problem or "")
+
+
+class ImageInputs:
+    """Images of folders, at any depth, and files. What is in a folder and no image is skipped, and counted.
+
+    Raises:
+        UserError: a folder or file is not there, or holds no image.
+    """
+
+    def __init__(self, names: Sequence[str]):
+        self.names, self.skipped = names, 0
+        for name in names:
+            if name == STDIN:
+                raise UserError(f"{STDIN}: this student reads images; give folders or files of images")
+            if not Path(name).exists():
+                raise UserError(f"{name}: no such file or folder")
+
+    def count(self) -> int:
+        """How many images there are."""
+        found = 0
+        for name in self.names:
+            images = sum(1 for _ in self._of(name))
+            if not images:
+                raise UserError(f"{name}: no images there")
+            found += images
+        return found
+
+    def __iter__(self) -> Iterator[NewInput]:
+        self.skipped = 0
+        for name in self.names:
+            for path in self._of(name):
+                inside = path.relative_to(name) if len(self.names) == 1 and path != Path(name) else path
+                yield NewInput(str(inside), path)
+
+    def _of(self, name: str) -> Iterator[Path]:
+        if not Path(name).is_dir():
+            yield Path(name)
+            return
+        for path, is_image in plugin("datasets", "image_folder").images_below(Path(name)):
+            if is_image:
+                yield path
+            else:
+                self.skipped += 1
+
+
+def _rows_of(name: str) -> int | None:
+    """The rows of a table, by its lines where it has lines; None where only reading all of it would tell."""
+    path, suffix = Path(name), Path(name).suffix.lower()
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, and this student reads texts; give a table, or - for standard input")
+    if suffix == ".parquet":
+        try:
+            return int(pq.read_metadata(path).num_rows)
+        except (OSError, ArrowException):
+            return None  # reading it says what is wrong
+    if suffix not in LINES:
+        return None
+    regular_size(path)  # a pipe would hang
+    with path.open("rb") as file:
+        lines = sum(block.count(b"\n") for block in iter(lambda: file.read(BLOCK), b""))
+    return max(lines - LINES[suffix], 0)

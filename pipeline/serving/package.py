@@ -1,0 +1,191 @@
+"""Export: a run's student as a folder that needs neither the project nor, in some formats, this library.
+
+    export.json                what it is, and the checksum of every other file
+    student.json               family, settings, what was fitted to the training rows, names of the outputs
+    README.md                  the model card
+    weights.safetensors ...    the model, as its format has it
+
+The folder appears when it is whole, and after another process has loaded it and given the outputs of the run's student.
+"""
+
+import multiprocessing
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.data import Dataset
+from pipeline.errors import UserError
+from pipeline.exports import export_format
+from pipeline.files import explained, replace_folder, write_atomically
+from pipeline.params import Params
+from pipeline.predict import EXPORT, VERSION, Predictor, seed_of, table_of
+from pipeline.project import Project
+from pipeline.provenance import versions
+from pipeline.records import ExportRecord, RunRecord
+from pipeline.serving.card import model_card
+from pipeline.students import load_student, predict
+from pipeline.verified import VerifiedFiles, checksums
+
+COMPARED = 256
+"""Rows that are compared."""
+
+TOLERANCE = 1e-4
+"""What outputs may differ by, as a share of the largest of them (of 1, if that is more)."""
+
+LIBRARIES = ("aft-pipeline", "torch", "numpy", "safetensors", "tokenizers", "transformers", "timm", "onnx")
+
+
+@dataclass(frozen=True)
+class Export:
+    """What `export` did.
+
+    Attributes:
+        path: the folder.
+        record: what is in it.
+        bytes: of all its files.
+    """
+
+    path: Path
+    record: ExportRecord
+    bytes: int
+
+    def __str__(self) -> str:
+        record = self.record
+        return (
+            f"{self.path}: {record.run}, seed {record.seed}, as {record.format}, {self.bytes:,} bytes; "
+            f"{record.compared} rows in a fresh process differ by {record.largest_difference:.2g} at most"
+        )
+
+
+def export(
+    name: str, params: Params, project: Project, output: Path, format: str = "native", seed: int | None = None
+) -> Export:
+    """Write a student of the run `name` to the folder `output`.
+
+    Args:
+        name: of a run of params.yaml that was trained.
+        params: all settings; the card names teachers from them.
+        project: where the run is.
+        output: the folder; an export that is there is replaced.
+        format: a file in pipeline/exports/.
+        seed: of the student; the one that is best on validation rows if None.
+
+    Raises:
+        UserError: the run was not trained, or on other data; the format cannot hold the student; there is something
+            else in `output`; or what was exported gives other outputs.
+    """
+    params.section(f"runs.{name}")
+    chosen = export_format(format)
+    _check_output(output)
+    folder = project.run(name)
+    run = RunRecord.read(folder / "run.json", name)
+    VerifiedFiles(folder, run.files, f"run `aft train {name}` again").finish()
+    data = Dataset.open(project.data)
+    seed = seed_of(run, folder, seed)
+    number = seed % data.splits
+    if run.splits[str(seed)] != data.split_digest(number):
+        raise UserError(f"{folder}: trained on other rows, splits or labels than these; run `aft train {name}`")
+    kept = folder / "students" / str(seed)
+    blueprint, student = load_student(kept, data.task.outputs)
+    blueprint.preprocessing()  # refuses a student that reads teachers' features
+    if reason := chosen.refusal(blueprint):
+        raise UserError(f"--format {format}: {reason} as a {blueprint.family} student; take --format native")
+    rows = _rows(data, number)
+    contents = data.content(rows)
+    expected = predict(student, blueprint.inputs(data), rows, torch.device("cpu"))
+    partial = _temporary(output)
+    try:
+        example = contents[:4] if data.kind == "text" else [data.image(int(row)) for row in rows[:4]]
+        chosen.write(partial, blueprint, student, example)
+        record = ExportRecord(
+            version=VERSION,
+            format=chosen.__name__.rpartition(".")[2],
+            run=name,
+            seed=seed,
+            kind=data.kind,
+            task=data.task.name,
+            outputs=data.task.outputs,
+            unit=data.manifest.unit,
+            table=table_of(data.manifest),
+            compared=len(rows),
+            largest_difference=0.0,
+            versions=versions(*LIBRARIES),
+            files=checksums(partial),
+        )
+        record.write(partial / EXPORT)
+        record = record.model_copy(update={"largest_difference": _difference(partial, contents, expected, format)})
+        write_atomically(partial / "README.md", model_card(record, run, params, project, data.manifest))
+        (partial / EXPORT).unlink()
+        record = record.model_copy(update={"files": checksums(partial)})
+        record.write(partial / EXPORT)
+        size = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
+        _check_output(output)
+        replace_folder(partial, output)
+    except OSError as error:
+        raise explained(error, output) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Export(output, record, size)
+
+
+def _check_output(output: Path) -> None:
+    """Make sure that a folder may be written.
+
+    Raises:
+        UserError: the folder that it would be in is not there, or there is something else than an export.
+    """
+    if not output.parent.is_dir():
+        raise UserError(f"{output}: no folder {output.parent}; make it first")
+    if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / EXPORT).is_file()):
+        raise UserError(f"{output}: there is something else than an export; choose another folder, or remove it")
+
+
+def _temporary(output: Path) -> Path:
+    """A new folder next to the one to be written."""
+    try:
+        partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+        mask = os.umask(0)
+        os.umask(mask)
+        partial.chmod(0o777 & ~mask)
+    except OSError as error:
+        raise explained(error, output) from error
+    return partial
+
+
+def _rows(data: Dataset, number: int) -> np.ndarray:
+    """Validation and test rows of a split, evenly spaced."""
+    split = data.split(number)
+    rows = np.concatenate([split.val, split.test])
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), COMPARED)).astype(int))]
+
+
+def _difference(folder: Path, contents: Sequence[Any], expected: np.ndarray, format: str) -> float:
+    """The largest difference between what an export gives in a fresh process and what the student gives.
+
+    Raises:
+        UserError: it is more than rounding.
+    """
+    # Spawned: it inherits nothing, and imports what it needs.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        together, alone = process.submit(outputs_of, folder, contents).result()
+    found = max(float(np.abs(a - b).max()) for a, b in ((together, expected), (alone, expected[: len(alone)])))
+    if not found <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+        raise UserError(
+            f"--format {format}: the exported model differs from the student by {found:.3g} in an output, which is "
+            "more than rounding; take --format native"
+        )
+    return found
+
+
+def outputs_of(folder: Path, contents: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """What an exported folder gives for all rows in one batch, and for the first three, each in a batch of its own."""
+    predict = Predictor(folder, device="cpu")
+    return predict(contents).outputs, np.concatenate([predict([content]).outputs for content in contents[:3]])

@@ -1,0 +1,282 @@
+"""Predictions of files: read, prepared and predicted a batch at a time, and written as they come."""
+
+import csv
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import UserError, count
+from pipeline.files import PARTIAL, cell, explained
+from pipeline.predict import THREADS, Predictions, Predictor
+from pipeline.progress import progress
+from pipeline.serving.inputs import ImageInputs, NewInput, TextInputs
+
+STDOUT = "-"
+
+UNREADABLE = ".unreadable.csv"
+"""Follows the name of the output: the file with the rows that could not be read."""
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What `predict_to` did.
+
+    Attributes:
+        output: the file.
+        rows: that were predicted.
+        unreadable: rows that could not be read.
+        skipped: files of folders that are no images.
+    """
+
+    output: str
+    rows: int
+    unreadable: int
+    skipped: int
+
+    def __str__(self) -> str:
+        parts = [count(self.rows, "row")]
+        if self.unreadable:
+            where = "" if self.output == STDOUT else f" (listed in {self.output}{UNREADABLE})"
+            parts.append(f"{self.unreadable:,} not read{where}")
+        if self.skipped:
+            parts.append(f"{count(self.skipped, 'file')} skipped, not images")
+        return f"{'standard output' if self.output == STDOUT else self.output}: {'; '.join(parts)}"
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """Rows that were read: their ids, the input of the student, and those that could not be read, with the reason."""
+
+    ids: list[str]
+    batch: Any
+    problems: list[tuple[str, str]]
+
+
+def predict_to(
+    predictor: Predictor, inputs: TextInputs | ImageInputs, output: str, top: int | None = None
+) -> Predicted:
+    """Predict all rows, and write a table of ids, predictions and probabilities; whole, or not at all.
+
+    Rows that cannot be read are listed next to the output, or on stderr. Memory holds some batches, whatever the
+    number of rows.
+
+    Args:
+        predictor: the student.
+        inputs: the rows.
+        output: a file that ends in .csv or .parquet, or `-` for CSV on standard output.
+        top: for each row the most probable classes, so many, instead of the probabilities of all.
+
+    Raises:
+        UserError: the output cannot be written, an input is not what it should be, or no row can be read.
+    """
+    table = PredictionTable(predictor, top)
+    _check_output(output, inputs)
+    predicted = unreadable = 0
+    first = ""
+    with ExitStack() as stack:
+        advance = stack.enter_context(progress("predict", inputs.count(), "row"))
+        lines = stack.enter_context(_writer(output, table))
+        refuse = stack.enter_context(_listing(output))
+        for encoded in stack.enter_context(_ahead(_batches(predictor, iter(inputs)))):
+            for id, problem in encoded.problems:
+                refuse(id, problem)
+                first = first or f"{id}: {problem}"
+            if encoded.ids:
+                lines(encoded.ids, predictor.predictions(predictor.outputs(encoded.batch)))
+            predicted += len(encoded.ids)
+            unreadable += len(encoded.problems)
+            advance(len(encoded.ids) + len(encoded.problems))
+        if not predicted:
+            raise UserError(f"no row could be read; the first is {first}" if first else "there are no rows to predict")
+    return Predicted(output, predicted, unreadable, inputs.skipped)
+
+
+def _check_output(output: str, inputs: TextInputs | ImageInputs) -> None:
+    if output == STDOUT:
+        return
+    path = Path(output)
+    if path.suffix.lower() not in (".csv", ".parquet"):
+        raise UserError(f"--output {output}: write a name that ends in .csv or .parquet, or - for standard output")
+    if not path.parent.is_dir():
+        raise UserError(f"--output {output}: no folder {path.parent}; make it first")
+    if path.is_dir():
+        raise UserError(f"--output {output}: is a folder; choose another name")
+    if path.exists() and any(Path(name).exists() and path.samefile(name) for name in inputs.names):
+        raise UserError(f"--output {output}: is one of the inputs; choose another name")
+
+
+def _batches(predictor: Predictor, rows: Iterator[NewInput]) -> Iterator[EncodedBatch]:
+    with ThreadPoolExecutor(THREADS) as pool:
+        while taken := list(islice(rows, predictor.batch_size)):
+            problems = [(row.id, row.problem) for row in taken if row.problem]
+            sound = [row for row in taken if not row.problem]
+            read = pool.map if predictor.kind == "image" else map
+            contents = list(read(predictor.read, [row.content for row in sound]))
+            problems += [(row.id, str(c)) for row, c in zip(sound, contents, strict=True) if isinstance(c, ValueError)]
+            kept = [(row.id, c) for row, c in zip(sound, contents, strict=True) if not isinstance(c, ValueError)]
+            yield _encoded(predictor, kept, problems)
+
+
+def _encoded(predictor: Predictor, rows: list[tuple[str, Any]], problems: list[tuple[str, str]]) -> EncodedBatch:
+    """A batch; where one row spoils it, without those that do."""
+    if not rows:
+        return EncodedBatch([], None, problems)
+    try:
+        return EncodedBatch([id for id, _ in rows], predictor.encode([content for _, content in rows]), problems)
+    except ValueError:
+        sound = []
+        for id, content in rows:
+            try:
+                predictor.encode([content])
+                sound.append((id, content))
+            except ValueError as error:
+                problems = [*problems, (id, str(error))]
+        return _encoded(predictor, sound, problems)
+
+
+@contextmanager
+def _ahead(items: Iterator[Any]) -> Iterator[Iterator[Any]]:
+    """The items, each made while the one before is used."""
+    with ThreadPoolExecutor(1) as pool:
+
+        def made() -> Iterator[Any]:
+            following = pool.submit(next, items, None)
+            while (item := following.result()) is not None:
+                following = pool.submit(next, items, None)
+                yield item
+
+        yield made()
+
+
+class PredictionTable:
+    """The columns of the output.
+
+    Args:
+        predictor: the student.
+        top: as for `predict_to`.
+
+    Raises:
+        UserError: `top` is given, and there are no classes.
+    """
+
+    def __init__(self, predictor: Predictor, top: int | None):
+        task = predictor.task
+        if top is not None and task.name == "regression":
+            raise UserError("--top: a regression has no classes; leave it out")
+        self.classes = np.array(task.outputs, dtype=object)
+        self.top = None if top is None else min(top, len(self.classes))
+        self.several = task.name == "multilabel"
+        prediction = {"multilabel": pa.list_(pa.string()), "regression": pa.float32()}.get(task.name, pa.string())
+        fields = [("id", pa.string()), ("prediction", prediction)]
+        if self.top is not None:
+            for place in range(1, self.top + 1):
+                fields += [(f"class_{place}", pa.string()), (f"p_{place}", pa.float32())]
+        elif task.name != "regression":
+            fields += [(f"p_{name}", pa.float32()) for name in task.outputs]
+        self.schema = pa.schema(fields)
+
+    def columns(self, ids: Sequence[str], found: Predictions) -> list[Any]:
+        """Values by column."""
+        columns: list[Any] = [ids, found.predictions]
+        if found.probabilities is None:
+            return [ids, found.outputs[:, 0]]
+        probabilities = found.probabilities.astype(np.float32)
+        if self.top is None:
+            return [*columns, *probabilities.T]
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, : self.top]
+        for place in order.T:
+            columns += [self.classes[place], np.take_along_axis(probabilities, place[:, None], 1)[:, 0]]
+        return columns
+
+    def texts(self, ids: Sequence[str], found: Predictions) -> Iterator[tuple[str, ...]]:
+        """Lines of a CSV file, in which nothing is run by a spreadsheet."""
+        columns = self.columns(ids, found)
+        if self.several:
+            columns[1] = [";".join(names) for names in found.predictions]
+        # numpy gives the shortest digits that name a float32.
+        shown = [
+            column.astype(str).tolist() if isinstance(column, np.ndarray) and column.dtype == np.float32
+            else [cell(value) for value in column]
+            for column in columns
+        ]  # fmt: skip
+        return zip(*shown, strict=True)
+
+
+Lines = Callable[[Sequence[str], Predictions], None]
+Opens = Callable[[Path, PredictionTable], AbstractContextManager[Lines]]
+
+
+def _writer(output: str, table: PredictionTable) -> AbstractContextManager[Lines]:
+    """Writes predictions; the file has its name once all are there."""
+    if output == STDOUT:
+        return _csv(sys.stdout, table)
+    return _file(Path(output), _parquet if output.lower().endswith(".parquet") else _csv_file, table)
+
+
+@contextmanager
+def _file(path: Path, opens: Opens, table: PredictionTable) -> Iterator[Lines]:
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        with opens(partial, table) as lines:
+            yield lines
+        os.replace(partial, path)
+    except OSError as error:
+        raise explained(error, path) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _csv_file(path: Path, table: PredictionTable) -> Iterator[Lines]:
+    with path.open("w", encoding="utf-8", newline="") as file, _csv(file, table) as lines:
+        yield lines
+
+
+@contextmanager
+def _csv(file: Any, table: PredictionTable) -> Iterator[Lines]:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(map(cell, table.schema.names))
+    yield lambda ids, found: writer.writerows(table.texts(ids, found))
+
+
+@contextmanager
+def _parquet(path: Path, table: PredictionTable) -> Iterator[Lines]:
+    with pq.ParquetWriter(path, table.schema) as writer:
+
+        def lines(ids: Sequence[str], found: Predictions) -> None:
+            arrays = [pa.array(v, field.type) for v, field in zip(table.columns(ids, found), table.schema, strict=True)]
+            writer.write_batch(pa.record_batch(arrays, schema=table.schema))
+
+        yield lines
+
+
+@contextmanager
+def _listing(output: str) -> Iterator[Callable[[str, str], None]]:
+    """Lists rows that cannot be read: next to the output, where there are any, or on stderr."""
+    if output == STDOUT:
+        yield lambda id, problem: print(f"not read: {id}: {problem}", file=sys.stderr)
+        return
+    path = Path(output + UNREADABLE)
+    path.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        writer: Any = None
+
+        def refuse(id: str, problem: str) -> None:
+            nonlocal writer
+            if writer is None:
+                file = stack.enter_context(path.open("w", encoding="utf-8", newline=""))
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow(["id", "problem"])
+            writer.writerow([cell(id), cell(problem)])
+
+        yield refuse

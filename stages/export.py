@@ -1,0 +1,32 @@
+"""`aft export`: a student of runs/<run>/ -> a folder of its own, with a model card."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stages import command
+
+
+def main(
+    run: Annotated[str, typer.Argument(help="A key of `runs` in params.yaml.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")],
+    format: Annotated[
+        str, typer.Option("--format", help="native, onnx, torch-export, timm, transformers or sentence-transformers.")
+    ] = "native",
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Whose student; that with the best validation score if left out.")
+    ] = None,
+    params: command.File = command.PARAMS,
+    overrides: command.Set = None,
+    as_json: command.Json = False,
+) -> None:
+    """Take one run's student home.
+
+    Writes a folder with weights, preprocessing and a model card, once a fresh process has loaded it and given the same
+    outputs on validation and test rows.
+    """
+    from pipeline.serving import export
+
+    loaded = command.settings(params, overrides)
+    command.show(export(run, loaded, command.PROJECT, output, format, seed), as_json)

@@ -1,0 +1,66 @@
+"""`aft predict`: an exported student, or one of a run, and new files -> a table of predictions."""
+
+import io
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stages import command
+
+
+def main(
+    student: Annotated[str, typer.Argument(metavar="RUN_OR_FOLDER", help="A run of this project, or an export.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(help="Tables of text, or - for texts on stdin, one a line; or folders and files of images."),
+    ],
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="A file that ends in .csv or .parquet; - is CSV on stdout.")
+    ] = "-",
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows at a time.")] = 512,
+    top: Annotated[
+        int | None, typer.Option("--top", min=1, help="Only so many classes a row, the most probable first.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Which student of a run; the best if left out.")] = None,
+    text_column: Annotated[
+        str | None, typer.Option("--text-column", help="Of the texts; that of the training table if left out.")
+    ] = None,
+    id_column: Annotated[
+        str | None, typer.Option("--id-column", help="Of the ids; the row's number, from 1, if left out.")
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option("--encoding", help="Of files of text; UTF-8, or what their mark says, if left out.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
+    as_json: command.Json = False,
+) -> None:
+    """Predict new texts or images.
+
+    Rows that cannot be read are listed in OUTPUT.unreadable.csv, or on stderr, and do not stop the others; the exit
+    code is then 1.
+    """
+    from pipeline.predict import EXPORT, Predictor
+    from pipeline.serving import ImageInputs, TextInputs, predict_to
+
+    # A line that is not UTF-8 is listed, and does not stop the others.
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+    path = Path(student)
+    if not any((path / name).exists() for name in (EXPORT, "run.json")):
+        path = command.PROJECT.run(student) if command.PROJECT.run(student).is_dir() else path
+    predictor = Predictor(path, seed, device, batch_size)
+    table = {"text_column": text_column} if text_column else predictor.table
+    rows: TextInputs | ImageInputs = (
+        TextInputs(inputs, table | {"id_column": id_column, "encoding": encoding}, sys.stdin)
+        if predictor.kind == "text"
+        else ImageInputs(inputs)
+    )
+    done = predict_to(predictor, rows, output, top)
+    if output == "-":
+        command.say(str(done))
+    else:
+        command.show(done, as_json)
+    if done.unreadable:
+        raise typer.Exit(1)

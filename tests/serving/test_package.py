@@ -1,0 +1,113 @@
+"""Exports: checked in a fresh process, whole or not there, and enough by themselves."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.data import Dataset
+from pipeline.errors import UserError
+from pipeline.exports import native
+from pipeline.params import Params
+from pipeline.predict import EXPORT, Predictor
+from pipeline.project import Project
+from pipeline.serving import export, package
+
+from ..conftest import PARAMS
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare in this process, which takes no time to start."""
+
+    class Here:
+        def __init__(self, *arguments: object, **options: object):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def submit(self, function, *arguments):
+            self.result = lambda: function(*arguments)
+            return self
+
+    monkeypatch.setattr(package, "ProcessPoolExecutor", Here)
+
+
+def test_an_export_needs_nothing_but_itself(trained_project: Path, tmp_path: Path):
+    done = export("none", Params(PARAMS), Project(trained_project), tmp_path / "out")
+    data = Dataset.open(trained_project / "data")
+    texts = data.content(data.split(0).test)
+    expected = Predictor(trained_project / "runs" / "none")(texts).outputs
+    moved = Path(shutil.copytree(tmp_path / "out", tmp_path / "elsewhere" / "student"))
+    for file in moved.iterdir():
+        file.chmod(0o444)
+    moved.chmod(0o555)
+    assert np.array_equal(Predictor(moved)(texts).outputs, expected)
+    assert done.record.compared == 90
+    assert done.record.largest_difference < 1e-5
+    assert sorted(path.name for path in moved.iterdir()) == [
+        "README.md", EXPORT, "student.json", "weights.safetensors",
+    ]  # fmt: skip
+    card = (moved / "README.md").read_text()
+    for part in ("bag_of_words", "bad, good, plain", "text_table `reviews.csv`", "labels alone", "accuracy", "torch 2"):
+        assert part in card
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_model_that_differs_is_refused_with_the_difference(trained_project, tmp_path: Path, monkeypatch, in_process):
+    load = native.load
+
+    def shifted(*arguments):
+        model = load(*arguments)
+        return lambda batch: model(batch) + np.float32([0, 0, 0.25])
+
+    monkeypatch.setattr(native, "load", shifted)
+    with pytest.raises(UserError, match=r"--format native: the exported model differs from the student by 0.25 in an"):
+        export("none", Params(PARAMS), Project(trained_project), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_outputs_that_are_not_numbers_are_refused(trained_project, tmp_path: Path, monkeypatch, in_process):
+    load = native.load
+    monkeypatch.setattr(native, "load", lambda *arguments: lambda batch: load(*arguments)(batch) * np.nan)
+    with pytest.raises(UserError, match="differs from the student by nan"):
+        export("none", Params(PARAMS), Project(trained_project), tmp_path / "out")
+
+
+def test_an_export_is_replaced_and_nothing_else(trained_project: Path, tmp_path: Path, in_process):
+    def again(seed: int = 0) -> None:
+        export("none", Params(PARAMS), Project(trained_project), tmp_path / "out", seed=seed)
+
+    again()
+    before = (tmp_path / "out" / EXPORT).read_bytes()
+    again()
+    assert (tmp_path / "out" / EXPORT).read_bytes() == before, "the same student gives the same bytes"
+    again(seed=1)
+    assert (tmp_path / "out" / EXPORT).read_bytes() != before
+    (tmp_path / "out" / EXPORT).rename(tmp_path / "out" / "mine.json")
+    with pytest.raises(UserError, match="there is something else than an export; choose another folder"):
+        again()
+    assert (tmp_path / "out" / "mine.json").exists()
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="something else than an export"):
+        export("none", Params(PARAMS), Project(trained_project), tmp_path / "file")
+    with pytest.raises(UserError, match=r"no folder .*/no; make it first"):
+        export("none", Params(PARAMS), Project(trained_project), tmp_path / "no" / "out")
+
+
+def test_what_cannot_be_exported_is_one_line(trained_project: Path, tmp_path: Path):
+    params, project = Params(PARAMS), Project(trained_project)
+    for name, options, message in (
+        ("aft", {}, "run `aft train aft`"),
+        ("none", {"seed": 9}, "runs/none: no seed 9; it was trained with 0, 1, 2"),
+        ("none", {"format": "onx"}, "did you mean `onnx`"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            export(name, params, project, tmp_path / "out", **options)
+        assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []

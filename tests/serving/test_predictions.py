@@ -1,0 +1,181 @@
+"""`aft predict`: every row of the input is in the output or in the list of those that could not be read."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipeline.errors import UserError
+from pipeline.predict import Predictor
+from pipeline.serving import ImageInputs, TextInputs, predict_to
+
+from .made import made_export
+
+TEXTS = ["word1 word2", "", "word3", "   ", "=word4", "word5 word1"]
+
+
+@pytest.fixture(scope="session")
+def bags(texts_of, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An export of each task."""
+    root = tmp_path_factory.mktemp("bags")
+    for task in ("classification", "regression", "multilabel"):
+        made_export(root / task, {"family": "bag_of_words", "width": 8}, texts_of(task))
+    return {path.name: path for path in root.iterdir()}
+
+
+@pytest.fixture(scope="session")
+def cnn(pictures, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cnn") / "export"
+    made_export(folder, {"family": "compact_cnn", "width": 8, "size": 8}, pictures)
+    return folder
+
+
+def table(path: Path, *texts: str, column: str = "text") -> str:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["key", column])
+        writer.writerows([f"k{number}", text] for number, text in enumerate(texts))
+    return str(path)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def inputs(*names: str, column: str = "text", ids: str | None = None, stdin: str = "") -> TextInputs:
+    return TextInputs(names, {"text_column": column, "id_column": ids}, io.StringIO(stdin))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 512])
+def test_every_row_is_predicted_or_listed(bags, tmp_path: Path, batch_size: int):
+    predictor = Predictor(bags["classification"], batch_size=batch_size)
+    out = tmp_path / "out.csv"
+    done = predict_to(predictor, inputs(table(tmp_path / "t.csv", *TEXTS)), str(out))
+    assert (done.rows, done.unreadable) == (4, 2)
+    lines, listed = read(out), read(tmp_path / "out.csv.unreadable.csv")
+    assert [line["id"] for line in lines] == ["1", "3", "5", "6"]
+    assert [(line["id"], line["problem"]) for line in listed] == [("2", "empty text"), ("4", "empty text")]
+    found = predictor([TEXTS[int(line["id"]) - 1] for line in lines])
+    assert [line["prediction"] for line in lines] == found.predictions
+    shown = [[float(line[f"p_{name}"]) for name in found.classes] for line in lines]
+    assert np.allclose(shown, found.probabilities, atol=1e-7)
+    # A list of an earlier call does not stay.
+    assert predict_to(predictor, inputs(table(tmp_path / "t.csv", "word1")), str(out)).unreadable == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "t.csv"]
+
+
+def test_the_columns_follow_the_task(bags, tmp_path: Path):
+    given = table(tmp_path / "t.csv", "word1 word2", "word3")
+
+    def columns(task: str, name: str = "out.parquet", top: int | None = None):
+        predict_to(Predictor(bags[task]), inputs(given), str(tmp_path / name), top)
+        found = pq.read_table(tmp_path / name) if name.endswith(".parquet") else read(tmp_path / name)
+        return (found.column_names, found.to_pylist()) if name.endswith(".parquet") else (list(found[0]), found)
+
+    texts = ["word1 word2", "word3"]
+    names, rows = columns("regression")
+    assert names == ["id", "prediction"]
+    assert [row["prediction"] for row in rows] == Predictor(bags["regression"])(texts).predictions
+    assert [float(row["prediction"]) for row in columns("regression", "out.csv")[1]] == pytest.approx(
+        [row["prediction"] for row in rows], rel=1e-7
+    )
+    names, rows = columns("multilabel")
+    assert names == ["id", "prediction", "p_a", "p_b", "p_c"]
+    expected = Predictor(bags["multilabel"])(texts)
+    assert [tuple(row["prediction"]) for row in rows] == expected.predictions
+    assert columns("multilabel", "out.csv")[1][0]["prediction"] == ";".join(expected.predictions[0])
+    names, rows = columns("classification", top=2)
+    assert names == ["id", "prediction", "class_1", "p_1", "class_2", "p_2"]
+    for row, probabilities in zip(rows, Predictor(bags["classification"])(texts).probabilities, strict=True):
+        order = np.argsort(-probabilities)
+        assert (row["class_1"], row["class_2"]) == tuple(("bad", "good", "plain")[n] for n in order[:2])
+        assert row["prediction"] == row["class_1"]
+        assert row["p_1"] == pytest.approx(probabilities.max())
+    assert columns("classification", top=9)[0][-1] == "p_3"
+
+
+def test_texts_come_from_tables_and_lines(bags, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    predictor = Predictor(bags["classification"])
+    one, other = table(tmp_path / "a.csv", "word1"), table(tmp_path / "b.csv", "word2", column="words")
+    predict_to(predictor, inputs(one, "-", stdin="word1\nword2\n"), str(tmp_path / "out.csv"))
+    lines = read(tmp_path / "out.csv")
+    assert [line["id"] for line in lines] == [f"{one}:1", "stdin:1", "stdin:2"]
+    assert lines[0]["p_bad"] == lines[1]["p_bad"] != lines[2]["p_bad"]
+    predict_to(predictor, inputs(other, column="words", ids="key"), "-")
+    printed = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert printed == [lines[2] | {"id": "k0"}]
+
+
+def test_cells_that_a_spreadsheet_would_run_are_quoted(bags, tmp_path: Path):
+    path = tmp_path / "t.csv"
+    path.write_text('key,text\n"=1+1",word1\n+x,\n')
+    predict_to(Predictor(bags["classification"]), inputs(str(path), ids="key"), str(tmp_path / "out.csv"))
+    assert read(tmp_path / "out.csv")[0]["id"] == "'=1+1"
+    assert read(tmp_path / "out.csv.unreadable.csv")[0]["id"] == "'+x"
+
+
+def test_images_come_from_folders_and_files(cnn: Path, tmp_path: Path):
+    folder = tmp_path / "new"
+    (folder / "deep").mkdir(parents=True)
+    for name, level in (("b.png", 10), ("a.png", 200), ("deep/c.jpg", 90)):
+        Image.new("RGB", (12, 9), (level, 50, 90)).save(folder / name)
+    (folder / "broken.png").write_bytes(b"no image")
+    (folder / "notes.md").write_text("no image")
+    (folder / ".hidden.png").write_bytes(b"x")
+    predictor = Predictor(cnn, device="cpu", batch_size=2)
+    done = predict_to(predictor, ImageInputs([str(folder)]), str(tmp_path / "out.csv"))
+    assert (done.rows, done.unreadable, done.skipped) == (3, 1, 1)
+    assert [line["id"] for line in read(tmp_path / "out.csv")] == ["a.png", "b.png", "deep/c.jpg"]
+    listed = read(tmp_path / "out.csv.unreadable.csv")
+    assert [line["id"] for line in listed] == ["broken.png"] and "not an image" in listed[0]["problem"]
+    one = str(folder / "a.png")
+    predict_to(predictor, ImageInputs([one, str(folder / "deep")]), str(tmp_path / "two.csv"))
+    assert [line["id"] for line in read(tmp_path / "two.csv")] == [one, str(folder / "deep" / "c.jpg")]
+
+
+def test_what_cannot_be_predicted_is_one_line_and_leaves_nothing(bags, cnn: Path, tmp_path: Path):
+    given, text, image = table(tmp_path / "t.csv", "word1"), Predictor(bags["classification"]), Predictor(cnn)
+    regression = Predictor(bags["regression"])
+    (tmp_path / "notes.md").write_text("no image")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.csv").write_text("text\n\n" + '" "\n')
+    before = sorted(path.name for path in tmp_path.iterdir())
+    out, notes = str(tmp_path / "out.csv"), str(tmp_path / "notes.md")
+    for predictor, make, output, top, message in (
+        (text, lambda: inputs(given, column="words"), out, None, "no column 'words'; there are 'key', 'text'"),
+        (text, lambda: inputs(str(tmp_path / "no.csv")), out, None, "no.csv: no such file"),
+        (text, lambda: inputs(notes), out, None, "notes.md: not a table; its name must end in .csv"),
+        (text, lambda: inputs(str(tmp_path / "empty")), out, None, "empty: is a folder, and this student reads texts"),
+        (
+            text,
+            lambda: inputs(str(tmp_path / "bad.csv")),
+            out,
+            None,
+            "no row could be read; the first is 1: empty text",
+        ),
+        (text, lambda: inputs("-"), out, None, "there are no rows to predict"),
+        (text, lambda: inputs(given), str(tmp_path / "no" / "o.csv"), None, "no folder .*/no; make it first"),
+        (text, lambda: inputs(given), str(tmp_path / "o.xlsx"), None, "ends in .csv or .parquet"),
+        (text, lambda: inputs(given), given, None, "is one of the inputs; choose another name"),
+        (regression, lambda: inputs(given), out, 3, "--top: a regression has no classes"),
+        (
+            image,
+            lambda: ImageInputs([notes]),
+            out,
+            None,
+            r"no row could be read; the first is .*notes.md: not an image",
+        ),
+        (image, lambda: ImageInputs([str(tmp_path / "empty")]), out, None, "empty: no images there"),
+        (image, lambda: ImageInputs(["-"]), out, None, "-: this student reads images"),
+        (image, lambda: ImageInputs([str(tmp_path / "no")]), out, None, "no: no such file or folder"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            predict_to(predictor, make(), output, top)
+        assert "\n" not in str(caught.value)
+        left = {path.name for path in tmp_path.iterdir()} - set(before)
+        assert left <= {"out.csv.unreadable.csv"}, message
