@@ -19,12 +19,15 @@ class Machine(Settings):
         workers: threads that read ahead of a teacher, or students trained at the same time; None chooses.
         device_memory: GiB of a GPU that features of a run's teachers may take while students learn from them (of each
             worker's own); those that do not fit are read from the disk and copied batch by batch.
+        checkpoint_minutes: between two checkpoints of a training, from which it goes on after a kill, with the same
+            result; 0 writes one after every step, null none. Where a training takes less, a kill loses all of it.
         engine: where extraction and training run, a file in pipeline/engines/.
     """
 
     device: str = "auto"
     workers: int | None = Field(default=None, ge=1)
     device_memory: float = Field(default=2.0, ge=0)
+    checkpoint_minutes: float | None = Field(default=10.0, ge=0)
     engine: str = "local"
 
     @field_validator("device")

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline import strict_yaml
+from pipeline import specs, strict_yaml
 from pipeline.errors import UserError, listed, suggestion
 from pipeline.files import read_regular
 from pipeline.plugins import plugin, plugins
@@ -22,6 +22,10 @@ S = TypeVar("S", bound="Settings")
 
 NAMED = ("teachers", "students", "runs")
 """The sections whose keys are names that the user gives."""
+SHORT = ("teachers", "students")
+"""Those of them whose values have a short form."""
+SOURCE = ("datasets", "dataset.source")
+"""The source of the data: its kind of plug-in, and its section."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 DEVICE = re.compile(r"(?i)con|prn|aux|nul|com[0-9]|lpt[0-9]")
 """Names that no file can have on Windows, where projects may be checked out."""
@@ -68,11 +72,28 @@ class Params:
         if not isinstance(values, dict):
             raise UserError(f"{path}: expected sections such as `train:`, found {type(values).__name__}")
         values = copy.deepcopy(values)
-        for override in overrides:
-            _override(values, override)
         params = cls(values, str(path))
+        params.expand()
+        for override in overrides:
+            _override(params.values, override)
+        params.expand()
         params.check_names()
         return params
+
+    def expand(self) -> None:
+        """Replace the short forms of teachers and students, such as `timm:resnet18`, by mappings; see `specs`."""
+        for section in SHORT:
+            named = self.values.get(section)
+            for name, value in named.items() if isinstance(named, dict) else ():
+                if isinstance(value, str):
+                    where = f"{self.source}: {section}.{name}"
+                    kind = "" if value.startswith("timm:") else self._kind()
+                    self.values[section] = self.values[section] | {name: specs.expand(value, section, kind, where)}
+
+    def _kind(self) -> str:
+        """What the rows of the dataset hold, text or image."""
+        family, settings = self.plugin(*SOURCE)
+        return str(family.KIND or settings.kind)
 
     def check_names(self) -> None:
         """Refuse names that are not only names: they become files, keys of DVC and `-S`, and words of commands."""

@@ -426,7 +426,10 @@ def load_body(
     absent = {key for key in found["missing_keys"] if id(whole.get(key)) in own}
     # The pooler is a layer on top of the states, which are all that is read here; many checkpoints lack it.
     if missing := sorted(key for key in absent if not key.startswith("pooler.")):
-        raise UserError(f"{name}: its weights lack {missing[0]!r} (and {len(missing) - 1} more)")
+        raise UserError(
+            f"{name}: its weights lack {len(missing)} of the model's {len(own)} tensors, such as {missing[0]!r}; save "
+            "them under the names of transformers"
+        )
     made_up = {id(whole[key]) for key in absent}
     state = body.model.state_dict(keep_vars=True).items()
     return body, {key: tensor.detach() for key, tensor in state if id(tensor) not in made_up}

@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline.checksum import file_checksum
-from pipeline.errors import UserError
-from pipeline.files import write_atomically
+from pipeline.errors import UserError, system_error
+from pipeline.files import open_regular, read_regular, write_atomically
 from pipeline.provenance import digest_of
 
 NO_VERIFY = "AFT_NO_VERIFY"
@@ -84,26 +84,25 @@ class VerifiedFiles:
         return {**self.__dict__, "_thread": None}
 
     def _compare(self) -> None:
-        if not verifying():
-            self._done = True
-            return
         known, seen = self._known(), {}
         for name, checksum in self._checksums.items():
             path = self._folder / name
             try:
+                os.close(open_regular(path))  # also where nothing is compared: a pipe would hang whoever reads it
                 state = _state(path, checksum)
-                sound = known.get(name) == state or file_checksum(path) == checksum
-                problem = "damaged"
-            except UserError as error:  # it is a pipe or a device, say
+                if verifying() and known.get(name) != state and file_checksum(path) != checksum:
+                    raise UserError(f"{path}: damaged; {self._remedy}")
+            except FileNotFoundError:
+                self._damage = f"{path}: no such file; {self._remedy}"
+                break
+            except UserError as error:
                 self._damage = str(error)
                 break
             except OSError as error:
-                sound, problem = False, f"cannot be read ({error.strerror})"
-            if not sound:
-                self._damage = f"{path}: {problem}; {self._remedy}"
+                self._damage = str(system_error(error, path))
                 break
             seen[name] = state
-        if seen != known:
+        if verifying() and seen != known:
             # If it fails only time is lost: the files are read again next time.
             with suppress(UserError, OSError):
                 write_atomically(self._record, json.dumps(seen))
@@ -111,8 +110,8 @@ class VerifiedFiles:
 
     def _known(self) -> dict[str, State]:
         try:
-            found = json.loads(self._record.read_bytes())
-        except (OSError, ValueError):
+            found = json.loads(read_regular(self._record))
+        except (OSError, ValueError, RecursionError, UserError):
             return {}
         return found if isinstance(found, dict) else {}
 

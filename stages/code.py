@@ -4,6 +4,8 @@ import json
 from hashlib import sha256
 from pathlib import Path
 
+from pipeline.errors import UserError
+from pipeline.files import read_regular
 from stages import command
 
 
@@ -38,8 +40,8 @@ def _stored(folder: Path) -> dict[str, str | None]:
 def _read(path: Path) -> str | None:
     """The digest in a file; None if it cannot be read."""
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["digest"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(json.loads(read_regular(path))["digest"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, UserError):
         return None
 
 

@@ -31,6 +31,15 @@ Set = Annotated[
         "--set", "-S", metavar="SECTION.KEY=VALUE", help="Change one setting, for this call only. Repeatable."
     ),
 ]
+
+
+def _key(stage: str) -> str:
+    """The key in params.yaml: as it is typed, or from DVC's name of a stage, such as `train@aft`."""
+    return stage.rpartition("@")[2]
+
+
+Teacher = Annotated[str, typer.Argument(help="A key of `teachers` in params.yaml.", callback=_key)]
+Run = Annotated[str, typer.Argument(help="A key of `runs` in params.yaml.", callback=_key)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 INTERRUPTED = 130

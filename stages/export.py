@@ -17,6 +17,9 @@ def main(
     seed: Annotated[
         int | None, typer.Option("--seed", help="Whose student; that with the best validation score if left out.")
     ] = None,
+    again: Annotated[
+        bool, typer.Option("--refit", help="Train it once more, with the labels of validation rows too.")
+    ] = False,
     params: command.File = command.PARAMS,
     overrides: command.Set = None,
     as_json: command.Json = False,
@@ -29,4 +32,4 @@ def main(
     from pipeline.serving import export
 
     loaded = command.settings(params, overrides)
-    command.show(export(run, loaded, command.PROJECT, output, format, seed), as_json)
+    command.show(export(run, loaded, command.PROJECT, output, format, seed, again), as_json)

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Annotated
 import typer
 
 from pipeline.errors import UserError
+from pipeline.files import file_exists, make_folder, read_regular, write_atomically
 
-FILES = ("dvc.yaml", ".gitignore", ".dvcignore", "raw/README.md")
+FILES = (".gitignore", ".dvcignore", "raw/README.md", "dvc.yaml")
 """What a project starts with besides params.yaml; none of it names a place outside of the project."""
 
 RESULTS = ("assessments", "evaluations", "features", "logs", "probes", "runs")
@@ -35,16 +37,17 @@ def main(
     source = _shipped(STARTS[params]) if params in STARTS else Path(params)
     if not source.is_file():
         raise UserError(f"--params {params}: no such file; write `text`, `images`, or the path of a params file")
-    for name in ("params.yaml", "dvc.yaml"):
-        if (folder / name).exists():
+    for name, begun in (("params.yaml", None), ("dvc.yaml", _shipped("dvc.yaml").read_bytes())):
+        if file_exists(folder / name) and read_regular(folder / name) != begun:
             raise UserError(f"{folder / name}: already there; choose another folder, or remove it first")
-    _copy(source, folder / "params.yaml")
+    for name in RESULTS:
+        make_folder(folder / name)
     for name in FILES:
         _copy(_shipped(name), folder / name)
-    for name in RESULTS:
-        (folder / name).mkdir(exist_ok=True)
     repository, in_git = _init_dvc(folder.resolve())
     _copy(_shipped(PLOTS), repository / PLOTS)
+    # The last one, so that a call that was cut short can be repeated.
+    _copy(source, folder / "params.yaml")
     place = shlex.quote(str(folder))
     enter = "" if folder.resolve() == Path.cwd() else f"cd {place} && "
     print(
@@ -60,8 +63,7 @@ def main(
 def _copy(source: Path, target: Path) -> None:
     """Copy a text file; what is there is left alone."""
     if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+        write_atomically(target, source.read_bytes())
 
 
 def _shipped(name: str) -> Path:
@@ -84,5 +86,7 @@ def _init_dvc(folder: Path) -> tuple[Path, bool]:
         [sys.executable, "-m", "dvc", "init", "-q", *mode], cwd=folder, env=environment, capture_output=True, text=True
     )
     if done.returncode:
-        raise UserError(f"{folder}: dvc init failed: {' '.join(done.stderr.split())[-200:]}")
+        shutil.rmtree(folder / ".dvc", ignore_errors=True)
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+        raise UserError(f"{folder}: dvc init failed: {' '.join(lines or done.stderr.split())[-200:]}")
     return folder, in_git

@@ -34,6 +34,9 @@ def main(
         str | None, typer.Option("--encoding", help="Of files of text; UTF-8, or what their mark says, if left out.")
     ] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Also load a format whose files may hold code, from somebody you trust.")
+    ] = False,
     as_json: command.Json = False,
 ) -> None:
     """Predict new texts or images.
@@ -50,7 +53,7 @@ def main(
     path = Path(student)
     if not any((path / name).exists() for name in (EXPORT, "run.json")):
         path = command.PROJECT.run(student) if command.PROJECT.run(student).is_dir() else path
-    predictor = Predictor(path, seed, device, batch_size)
+    predictor = Predictor(path, seed, device, batch_size, trust)
     table = {"text_column": text_column} if text_column else predictor.table
     rows: TextInputs | ImageInputs = (
         TextInputs(inputs, table | {"id_column": id_column, "encoding": encoding}, sys.stdin)

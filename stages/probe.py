@@ -1,14 +1,10 @@
 """Stage `probe`: one teacher's features and the labels -> probes/<teacher>/, what a probe makes of them."""
 
-from typing import Annotated
-
-import typer
-
 from stages import command
 
 
 def main(
-    teacher: Annotated[str, typer.Argument(help="A key of `teachers` in params.yaml.")],
+    teacher: command.Teacher,
     params: command.File = command.PARAMS,
     overrides: command.Set = None,
     as_json: command.Json = False,

@@ -139,6 +139,19 @@ def aft(project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFix
     return typed
 
 
+@pytest.fixture(scope="session")
+def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.finished import finish
+
+    return finish(tmp_path_factory.mktemp("finished") / "project")
+
+
+@pytest.fixture
+def finished(finished_project: Path, tmp_path: Path) -> Path:
+    """A copy of a small project on which every command has run, for one test to change."""
+    return Path(shutil.copytree(finished_project, tmp_path / "finished", symlinks=True))
+
+
 def write_encoder(folder: Path, words: Sequence[str], width: int = 32, layers: int = 2) -> Path:
     """A text encoder of transformers in a folder: random weights, a tokenizer that knows `words`."""
     import torch

@@ -21,6 +21,7 @@ HALL = [
     "images",
     "plugins",
     "strict_yaml",
+    "specs",
     "params",
     "packages",
     "sources",

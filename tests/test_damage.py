@@ -1,5 +1,6 @@
-"""Every file of a finished project, damaged one at a time: the stage that reads it refuses it, or gives the same."""
+"""Every file of a finished project, damaged one at a time: whoever reads it refuses it by name, or gives the same."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,68 +10,132 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.project import Project
-from pipeline.reporting import report
-from pipeline.runs import join
+from pipeline.store import choice
 from pipeline.training import evaluate, train
+from tests.commands import aft
+from tests.finished import contents, remove
+
+READERS = {
+    "params.yaml": ("join",),
+    "data/": ("extract wise", "probe wise", "assess", "join", "train aft", "evaluate aft", "report"),
+    "features/wise.json": ("join",),
+    "features/wise.zarr/": (
+        "probe wise", "assess", "join", "train aft", "evaluate probe", "report", "features verify features/wise.zarr",
+        "features export features/wise.zarr exported.npy",
+    ),
+    "probes/": ("assess", "join", "train aft", "evaluate aft", "report"),
+    "assessments/": ("report",),
+    "bundles/": ("evaluate aft", "report"),
+    "trials/": ("trials",),
+    "runs/aft/": ("evaluate aft", "report"),
+    "evaluations/aft": ("report",),
+    "logs/": ("evaluate aft", "report"),
+    ".aft/inputs/": ("assess", "train aft", "evaluate aft"),
+}  # fmt: skip
+"""What reads the files of a project, by how their names begin."""
+
+KEPT = {
+    "bundles/": ("join",),
+    "digests/": ("code",),
+    "features/wise.zarr/": ("extract wise",),
+    "trials/": ("train none", "train aft"),
+}
+"""Commands that go on with what is there: they repair it, or take it for the same."""
+
+Damage = Callable[[Path], object]
+LAST = ("report/metrics.json", "report/curves.csv")
 
 
-def damages(content: bytes) -> Iterator[tuple[str, bytes]]:
-    """What a failing disk or a copy that broke off makes of a file."""
+def damages(content: bytes) -> Iterator[Damage]:
+    """What a failing disk, a copy that broke off, or another program makes of a file with this content."""
     middle = len(content) // 2
-    yield "flip", content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-    yield "zero", content[:middle] + bytes(64) + content[middle + 64 :]
-    yield "cut", content[:middle]
+    for damaged in (
+        content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+        content[:middle] + bytes(len(content[middle : middle + 64])) + content[middle + 64 :],
+        content[:middle],
+    ):
+        if damaged != content:
+            yield lambda path, damaged=damaged: path.write_bytes(damaged)
+    yield lambda path: (path.unlink(), os.mkfifo(path))
 
 
 def results(project: Path) -> dict[str, bytes]:
     """What a reader of the project looks at."""
-    names = ("bundles/aft.json", "evaluations/aft.json", "report/metrics.json", "report/curves.csv")
-    return {name: (project / name).read_bytes() for name in names}
+    return contents(project) | {name: (project / name).read_bytes() for name in LAST if (project / name).is_file()}
 
 
-def stages(params: Params, project: Project) -> dict[str, Callable[[], object]]:
-    """The stage that reads what is in a folder of the project."""
+def harmless(finished: Path, name: str, damage: Damage, line: str, kept: bool) -> bool:
+    """Damage a file of a copy of the finished project, and run what reads it: whether that gives the same results.
 
-    def trained() -> None:
-        shutil.rmtree(project.trials, ignore_errors=True)
-        train("aft", params, project)
+    If not it must have refused the file by its name. What `line` writes is deleted before, unless it is `kept`.
+    """
+    project = finished.with_name("damaged")
+    shutil.rmtree(project, ignore_errors=True)
+    shutil.copytree(finished, project)
+    if not kept:
+        remove(project, line)
+    damage(project / name)
+    ended = aft(line, project)
+    assert ended.code != 2 or len(ended.refusals) == 1, ended.errors
+    page = project / "report" / "index.html"
+    said = ended.errors + ended.out + (page.read_text() if page.is_file() and line == "report" else "")
+    expected, found = results(finished), results(project)
+    if ended.code == 0 and all(found.get(other) == expected[other] for other in expected if other != name):
+        return True
+    assert Path(name).name in said or (".zarr" in name and "features/wise.zarr" in said), said
+    return False
 
-    return {
-        "data": lambda: join(params, project),
-        "probes": lambda: (join(params, project), trained(), evaluate("aft", params, project)),
-        "runs": lambda: (evaluate("aft", params, project), report(params, project)),
-        "evaluations": lambda: report(params, project),
-    }
+
+def walk(finished: Path, every: bool) -> Iterator[tuple[str, Damage, str, bool]]:
+    """What to try: a file, what happens to it, what reads it, and whether that goes on with what is there.
+
+    Without `every`, some files of each kind, each with one kind of damage and one reader, in turn.
+    """
+    number = 0
+    for readers, kept in ((READERS, False), (KEPT, True)):
+        for start, lines in readers.items():
+            files = [path for path in sorted(finished.rglob("*")) if path.is_file() and path.stat().st_size]
+            names = [path.relative_to(finished).as_posix() for path in files]
+            names = [name for name in names if name.startswith(start)]
+            for name in names if every else names[:: max(1, len(names) // 2)]:
+                tried = [(damage, line) for damage in damages((finished / name).read_bytes()) for line in lines]
+                number += 5
+                for damage, line in tried if every else [tried[number % len(tried)]]:
+                    yield name, damage, line, kept
 
 
-def test_no_damage_gives_another_result_without_a_word(project: Path, params: Params):
-    params.values["runs"] = {"aft": {"student": "bag", "teachers": ["wise"], "methods": {"kd": {"weight": 1.0}}}}
-    params.values["train"] |= {"steps": 3, "seeds": [0, 1]}
-    shutil.rmtree(project / "probes" / "loud")
-    paths = Project(project)
-    join(params, paths)
-    train("aft", params, paths)
-    evaluate("aft", params, paths)
-    report(params, paths)
-    expected, tried, refused = results(project), 0, 0
-    for folder, run in stages(params, paths).items():
-        for file in sorted(path for path in (project / folder).rglob("*") if path.is_file()):
-            kept = file.read_bytes()
-            for what, content in damages(kept):
-                if content == kept:
-                    continue
-                file.write_bytes(content)
-                tried += 1
-                try:
-                    run()
-                except UserError as error:
-                    refused += 1
-                    assert "\n" not in str(error)
-                    assert file.name in str(error), f"{what} of {file}"
-                else:
-                    assert results(project) == expected, f"{what} of {file}"
-                file.write_bytes(kept)
-    assert refused > 0.9 * tried > 30
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_no_damage_gives_another_result_without_a_word(finished: Path, every: bool):
+    tried = refused = 0
+    for damage in walk(finished, every):
+        tried += 1
+        refused += not harmless(finished, *damage)
+    assert tried > refused > tried / 3
+
+
+def test_a_damaged_raw_copy_is_refused_or_made_anew(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("AFT_CACHE", str(cache))
+    monkeypatch.setattr(choice, "RESIDENT_SHARE", 0.0)
+    shutil.rmtree(finished / "features" / "wise.zarr")
+    assert aft("extract wise -S extract.codec=zstd", finished).code == 0
+    assert aft("probe wise", finished).code == 0
+    expected = contents(finished)
+    files = [path for path in sorted(cache.rglob("*")) if path.is_file() and path.stat().st_size]
+    assert {"files.json", "c.0.0"} < {path.name for path in files}
+    refused = 0
+    for path in files:
+        kept = path.read_bytes()
+        for damage in [*damages(kept)][::3] if path.name in ("files.json", "c.0.0") or "verified" in path.parts else ():
+            damage(path)
+            ended = aft("probe wise", finished)
+            refused += ended.code == 2
+            assert ended.code == 0 or path.parent.parent.name in ended.refusals[0], ended.errors
+            assert contents(finished) == expected, path
+            path.unlink(missing_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(kept)
+    assert refused
 
 
 @pytest.mark.parametrize("name", ["run.json", "curves.csv", "students/0/weights.safetensors"])
@@ -79,5 +144,5 @@ def test_a_run_whose_files_are_mixed_up_is_refused(project: Path, params: Params
     for run in ("none", "aft"):
         train(run, params, Project(project))
     shutil.copyfile(project / "runs" / "aft" / name, project / "runs" / "none" / name)
-    with pytest.raises(UserError, match="damaged; run `aft train none` again"):
+    with pytest.raises(UserError, match="; run `aft train none` again"):
         evaluate("none", params, Project(project))

@@ -27,7 +27,8 @@ from PIL import Image
 
 from pipeline import images
 from pipeline.datasets import Kind
-from pipeline.errors import UserError
+from pipeline.errors import UserError, system_error
+from pipeline.files import file_exists
 from pipeline.records import ManifestRecord
 from pipeline.tasks import ClassWeights, Task, build
 from pipeline.verified import VerifiedFiles
@@ -95,7 +96,7 @@ class Dataset:
             UserError: there is nothing there, it is unfinished or damaged, or another version of aft wrote it.
         """
         path = Path(path)
-        if not (path / MANIFEST).is_file():
+        if not file_exists(path / MANIFEST):
             raise UserError(f"{path}: no prepared dataset there; run `aft prepare` first")
         manifest = ManifestRecord.read(path / MANIFEST)
         if manifest.format != FORMAT:
@@ -106,6 +107,8 @@ class Dataset:
             if len(rows) != manifest.rows:
                 raise ValueError(f"{CONTENT} has {len(rows):,} rows instead of {manifest.rows:,}")
             return cls(path, manifest, rows)
+        except PermissionError as error:
+            raise system_error(error, path / CONTENT) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
             what = " ".join(str(error).split())
             raise UserError(f"{path}: the prepared dataset is damaged ({what}); run `aft prepare` again") from None
@@ -185,6 +188,8 @@ class Dataset:
         try:
             with pq.ParquetFile(self.path / ROWS) as file:  # read_table would do, but imports pandas
                 column = file.read(columns=[name])[name]
+        except PermissionError as error:
+            raise system_error(error, self.path / ROWS) from None
         except (OSError, KeyError, pa.ArrowException) as error:
             what = " ".join(str(error).split())
             raise UserError(f"{self.path / ROWS}: damaged ({what}); run `aft prepare` again") from None

@@ -3,6 +3,7 @@
 A format offers
 
 - `PACKAGES`: what it imports besides what the project always has; the extra `export` installs them;
+- `RUNS_CODE`: whether to load its files may run code that somebody put into them;
 - `refusal(blueprint)`: why it cannot hold a student, in a few words; empty if it can;
 - `write(folder, blueprint, student, rows)`: writes student.json and its files; `rows` are some examples;
 - `load(folder, blueprint, device)`: a `Model` from these files alone, as those who serve it load them.

@@ -30,6 +30,9 @@ from pipeline.views import Views
 
 T = TypeVar("T")
 
+FLOAT16 = 65520.0
+"""From here on, a number is rounded to infinity in float16."""
+
 CHUNK = 1024
 """Rows whose lengths are found by one task, where rows are sorted by length."""
 
@@ -133,9 +136,11 @@ def extract(
         if missing:
             amount = f"{missing:,} {data.kind}s"
             if views:
-                size = sum(head.row_bytes for head in writer.layout.heads.values()) * len(data)
-                amount += f" ({len(data):,} rows, {views} of each; {size / 1e6:,.1f} MB with all of them)"
-            say(f"{name}: {amount}, {teacher.recipe['precision']} on {teacher.device}, by {worker.loader.batch_size}")
+                amount += f" ({len(data):,} rows, {views} of each)"
+            say(
+                f"{name}: {amount}, {teacher.recipe['precision']} on {teacher.device}, by {worker.loader.batch_size}; "
+                f"{worker.size()}"
+            )
         with progress(name, everything, f"{data.kind}s", everything - missing) as advance:
             for rows in engine(machine.engine)(partial(_same, worker), range(writer.layout.shards)):
                 advance(rows)
@@ -229,6 +234,13 @@ class ShardWorker:
     def rows_missing(self) -> int:
         """How many rows are still to compute, by any process, each view counted."""
         return sum(self.writer.rows_missing(self._heads(view)) for view in self.heads_of)
+
+    def size(self) -> str:
+        """What the store takes on the disk, uncompressed, and how much of it each head of a row."""
+        heads = self.writer.layout.heads
+        total = sum(head.row_bytes for head in heads.values()) * len(self.loader.data)
+        size = f"{total / 1e9:,.1f} GB" if total >= 1e9 else f"{total / 1e6:,.1f} MB"
+        return f"{size} ({', '.join(f'{head} {heads[head].row_bytes:,} B a row' for head in self.teacher.heads)})"
 
     def _heads(self, view: int) -> set[str]:
         """The heads of the store that are written with a view: with the clean rows, also those kept from before."""
@@ -351,15 +363,35 @@ def _run(
     """
     device = teacher.device
     features = {head: torch.empty((rows, *shape), dtype=dtype, device=device) for head, shape in teacher.heads.items()}
+    highest = {head: torch.zeros(rows, device=device) for head in teacher.heads if dtype == torch.float16}
     try:
         for places, batch in batches:
             at = _to(device, torch.from_numpy(places))
             for head, values in teacher.forward({key: _to(device, tensor) for key, tensor in batch.items()}).items():
                 features[head].index_copy_(0, at, values.to(dtype))
+                if head in highest:
+                    highest[head].index_copy_(0, at, values.flatten(1).abs().amax(1).float())
             yield len(places)
+        for head, values in highest.items():
+            _check_range(head, values.cpu().numpy())
         return {head: _array(values.cpu()) for head, values in features.items()}
     except torch.OutOfMemoryError:
         raise UserError("the GPU has too little memory for this batch; lower extract.batch_size") from None
+
+
+def _check_range(head: str, highest: np.ndarray) -> None:
+    """Refuse rows whose values are finite and too large for float16, which would store them as infinite.
+
+    Args:
+        head: its name.
+        highest: the largest size of a value, by row.
+    """
+    large = highest[(highest >= FLOAT16) & np.isfinite(highest)]
+    if large.size:
+        raise UserError(
+            f"head `{head}`: {len(large):,} of {len(highest):,} rows have values too large for float16, up to "
+            f"{large.max():,.0f}; set extract.dtype to bfloat16 or float32, or leave this head out"
+        )
 
 
 def _to(device: torch.device, tensor: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from pipeline.data import Dataset, Split
 from pipeline.errors import UserError
-from pipeline.files import make_folder, replace_folder
+from pipeline.files import explained, make_folder, replace_folder
 from pipeline.functional import kernel_probe
 from pipeline.functional.linear import Linear, folds
 from pipeline.functional.standardisation import statistics
@@ -90,6 +90,8 @@ def probe(teacher: str, settings: ProbeSettings, project: Project = Project()) -
         for features in sources:
             records.append(_fit_source(features, data, settings, partial / features.source.slug))
         replace_folder(partial, folder)
+    except OSError as error:
+        raise explained(error, Path(error.filename or folder)) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return ProbeResult(teacher, tuple(records))

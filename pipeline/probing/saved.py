@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save
 
 from pipeline.data import Dataset
 from pipeline.errors import UserError
-from pipeline.files import write_atomically
+from pipeline.files import file_exists, write_atomically
 from pipeline.probing.probe import Probe
 from pipeline.project import Project
 from pipeline.records import ProbeRecord, ProbeViewsRecord
@@ -79,7 +79,7 @@ class SavedProbe:
         self._labelled = data.split(split).labelled
         self._maps: dict[Path, np.ndarray] = {}
         path = self.folder / MODULE
-        if not path.is_file():
+        if not file_exists(path):
             raise UserError(f"{path}: no probe of `{features.source}`; {self.again}")
         record = ProbeRecord.read(self.folder.with_name("probe.json"), features.source.teacher)
         files = {name: checksum for name, checksum in record.files.items() if name.startswith(f"{split}/")}
@@ -97,7 +97,7 @@ class SavedProbe:
 
     def _check_views(self, features: SourceFeatures, views: Sequence[str]) -> None:
         path, wanted = self._views / VIEWS, tuple(features.store.head_digest(head) for head in views)
-        found = ProbeViewsRecord.read(path, features.source.teacher) if path.is_file() else None
+        found = ProbeViewsRecord.read(path, features.source.teacher) if file_exists(path) else None
         if found is None or found.views[: len(wanted)] != wanted:
             raise UserError(f"{self._views}: no outputs for these views of `{features.source.clean}`; {self.again}")
         files = {name: checksum for name, checksum in found.files.items() if name.startswith(f"{self._split}/")}

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.files import Lock, explained, write_atomically
+from pipeline.files import Lock, explained, read_regular, write_atomically
 from pipeline.provenance import digest_of
 from pipeline.store.backends import Backend
 from pipeline.store.backends.local import LocalBackend
@@ -66,9 +66,9 @@ def lock_file(copy: Path) -> Path:
 def whole_files(copy: Path) -> dict[str, str] | None:
     """The checksum of each file of a raw copy, None if one of them is missing or has another size."""
     try:
-        files = json.loads((copy / FILES).read_bytes())
+        files = json.loads(read_regular(copy / FILES))
         whole = all((copy / name).stat().st_size == about["bytes"] for name, about in files.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
         return None
     return {name: about["checksum"] for name, about in files.items()} if whole else None
 

@@ -143,7 +143,7 @@ def read_rows(store: Backend, layout: Layout) -> RowIndex:
         ends, digests = read("rows/id_ends/c.0", "<i8"), read("rows/digests/c.0.0", "|u1")
         names = read("rows/id_bytes/c.0", "|u1")
         sound = digests.size == DIGEST_BYTES * layout.rows and names.size == ends[-1]
-    except (OSError, ValueError):
+    except ValueError:
         sound = False
     if not sound:
         raise UserError(f"{store.name}/rows: the row index is damaged; restore it or extract again")

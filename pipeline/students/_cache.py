@@ -115,6 +115,9 @@ def _write(folder: Path, chunks: Iterable[Chunk]) -> dict[str, np.ndarray]:
     types: dict[str, np.dtype] = {}
     try:
         make_folder(folder, sync_name=False)
+        for entry in folder.iterdir():
+            if entry.is_dir():  # where a file should be, and nothing else is here
+                shutil.rmtree(entry)
         (folder / ARRAYS).unlink(missing_ok=True)
         with ExitStack() as stack:
             for chunk in chunks:

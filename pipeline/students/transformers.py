@@ -87,7 +87,13 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
             f"({type(body.model).__name__}) cannot be a student; take another model"
         )
     pad = tokenizer.pad if tokenizer.pad < body.rows else 0
-    return {"config": config.to_dict(), "tokenizer": tokenizer.fast.to_str(), "pad": pad, "width": width}
+    return {
+        "config": config.to_dict(),
+        "tokenizer": tokenizer.fast.to_str(),
+        "max_length": length,
+        "pad": pad,
+        "width": width,
+    }
 
 
 def inputs(settings: Settings, fitted: dict[str, Any], data: Dataset, views: Views | None = None) -> "Tokens":
@@ -108,7 +114,7 @@ def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: 
         try:
             body, _ = load_body(fetch(settings.model, settings.revision), settings.model, config)
         except UserError as error:
-            raise UserError(f"{error}; give a folder with weights, or `pretrained: false`") from None
+            raise UserError(f"{error}; or set `pretrained: false`") from None
         body.float()
     else:
         body = untrained_body(config)

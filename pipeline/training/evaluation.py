@@ -102,6 +102,9 @@ def _outputs(
                 yield SavedOutputs(
                     seed, part, data.ids[rows], data.labels[rows], predict(student, inputs, rows, device)
                 )
+        # Before the file of these outputs gets its name.
+        for features in sources if blueprint.reads == "features" else ():
+            features.reader().verified()
 
 
 def _details(task: Task, test: SavedOutputs, val: SavedOutputs | None) -> DetailsRecord:

@@ -89,9 +89,24 @@ def test_missing_weights_are_refused_and_not_made_up(copy: Path, texts: Dataset)
     weights = load_file(copy / "model.safetensors")
     del weights["encoder.layer.1.attention.self.query.weight"]
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"lack 'encoder\.layer\.1\..*pretrained: false"):
+    with pytest.raises(
+        UserError, match=r"lack 1 of the model's \d+ tensors, such as 'encoder\.layer\.1.*pretrained: false"
+    ):
         of(copy, texts)
     of(copy, texts, pretrained=False)
+
+
+@pytest.mark.parametrize("prefix", ["model.", "module.", "odd.", ""])
+def test_weights_under_a_prefix_are_refused(copy: Path, texts: Dataset, prefix: str) -> None:
+    state = load_file(copy / "model.safetensors")
+    named = {f"{prefix}{name}": value for name, value in state.items()}
+    save_file(named, copy / "model.safetensors", metadata={"format": "pt"})
+    if prefix:
+        with pytest.raises(UserError, match=r"lack \d+ of the model's \d+ tensors, such as '.*'; save them under"):
+            of(copy, texts)
+        return
+    loaded = of(copy, texts)[1].body.model.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in state.items())
 
 
 def test_a_length_beyond_its_positions_is_refused_and_the_default_keeps_to_them(encoder: Path, texts: Dataset) -> None:

@@ -32,11 +32,16 @@ def pictures() -> list[bytes]:
 
 
 @pytest.fixture(params=plugins("teachers"))
-def section(request: pytest.FixtureRequest, tiny_encoder: Path, tiny_vit: Path) -> dict[str, Any]:
+def section(request: pytest.FixtureRequest, tiny_encoder: Path, tiny_vit: Path, tiny_tower: Path) -> dict[str, Any]:
     """A section of `teachers` for each family, with every head it has."""
     tiny = {
         "transformers": {"model": str(tiny_encoder), "heads": ["pooled", "cls", "tokens"], "max_length": 16},
-        "timm": {"model": "test_vit", "weights": str(tiny_vit), "heads": ["pooled", "tokens", "logits"]},
+        "timm": {
+            "model": "test_vit",
+            "weights": str(tiny_vit),
+            "heads": ["pooled", "cls", "tokens", "layer:2", "logits"],
+        },
+        "transformers_vision": {"model": str(tiny_tower), "heads": ["pooled", "projected", "cls", "tokens"]},
     }
     return {"family": request.param, **tiny[request.param]}
 

@@ -159,6 +159,7 @@ def export(
     partial = target.with_name(f".partial-{target.name}")
     try:
         module.write(partial, table)
+        reader.verified()
         os.replace(partial, target)
     except OSError as error:
         raise explained(error, target) from error
@@ -260,6 +261,8 @@ def _read(path: Path) -> Table:
         os.close(open_regular(path))
         table: Table = module.read(path)
         _check(table)
+    except PermissionError:
+        raise
     except UserError as error:
         named = str(error).startswith(str(path.with_suffix("")))  # also by the file with its ids
         raise error if named else UserError(f"{path}: {error}") from None
