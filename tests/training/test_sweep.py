@@ -601,7 +601,7 @@ def test_an_automatic_weight_is_measured_and_nothing_is_among_what_it_tries(proj
     record = record_of(project, "trial")
     tried = [c.weights[0] for c in record.candidates]
     assert tried[0] == 0 and len(tried) == len(auto_weight.RATIOS)
-    assert max(result.candidates.values()) == pytest.approx(np.mean(result.val_scores))
+    assert max(filter(None, result.candidates.values())) == pytest.approx(np.mean(result.val_scores))
     train("none", params, project)
     plain = record_of(project, "none")
     assert record.candidates[0].val_scores == plain.candidates[0].val_scores
