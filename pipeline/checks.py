@@ -1,6 +1,6 @@
-"""Before anything expensive: whether params.yaml can be run, what there is to do, and what it will take.
+"""Checks before anything expensive: whether params.yaml can be run, what there is to do, and what it costs.
 
-Nothing here changes a result: it only refuses, and estimates.
+Nothing here changes a result.
 """
 
 import math
@@ -41,10 +41,10 @@ BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "int8": 1}
 
 
 def check_params(params: Params) -> None:
-    """Read every section of params.yaml with its settings class, and every run with all that it searches.
+    """Read every section of params.yaml with its settings class, and every run with all settings that it searches.
 
     Raises:
-        UserError: the first thing that is wrong, as one line.
+        UserError: the first problem, as one line.
     """
     params.check_names()
     for name in params.values:
@@ -107,12 +107,12 @@ def check_task(params: Params, task: str) -> None:
 
 
 def _teacher(params: Params, name: str) -> tuple[ModuleType, Any]:
-    """The family of a teacher and its settings, but for its views."""
+    """The family of a teacher and its settings, without its views."""
     return params.plugin("teachers", f"teachers.{name}", also=["views"])
 
 
 def _check_heads(params: Params, name: str, run: Run, teachers: dict[str, Any]) -> None:
-    """Make sure that extraction will write the heads and the views that a run reads."""
+    """Make sure that extraction writes the heads and views that a run reads."""
     run_views(params, name, run)
     for source in run.reads:
         kept = getattr(teachers[source.teacher], "heads", None)
@@ -142,8 +142,8 @@ class Check:
     """What `check` found.
 
     Attributes:
-        found: what is there and what there is to do, a line each.
-        problems: what has to be changed first, a line each.
+        found: what exists and what there is to do, in lines.
+        problems: what must be fixed first, in lines.
     """
 
     found: list[str]
@@ -154,7 +154,7 @@ class Check:
 
 
 def check(params: Params, project: Project = Project()) -> Check:
-    """Check params.yaml, and then everything that it names: the data, packages and weights, the trials to train.
+    """Check params.yaml, and everything that it names: data, packages, weights, and the trials to train.
 
     Teachers whose features are missing are loaded, and timed on a few rows.
 
@@ -200,7 +200,7 @@ def _data(params: Params, project: Project) -> Iterator[str]:
 
 
 def _features(params: Params, project: Project, name: str) -> Iterator[str]:
-    """Whether a teacher's features are there; if not, what they will take."""
+    """Whether a teacher's features exist; if not, how long extraction takes."""
     data, path, views = _prepared(project), project.store(name), teacher_views(params, name)
     lacking = 1 + (views.count if views else 0)
     if data is not None and path.exists():

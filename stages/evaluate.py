@@ -11,7 +11,7 @@ def main(
 ) -> None:
     """Test one run's students.
 
-    The probes of its teachers are scored on the same rows.
+    Its teachers' probes are scored on the same rows.
     """
     from pipeline.machine import Machine
     from pipeline.training import evaluate

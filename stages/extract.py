@@ -1,4 +1,4 @@
-"""Stage `extract`: data/ and one teacher -> features/<teacher>.zarr; continues where an interrupted one stopped."""
+"""Stage `extract`: data/ and one teacher -> features/<teacher>.zarr; continues after an interruption."""
 
 from stages import command
 

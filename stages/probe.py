@@ -1,4 +1,4 @@
-"""Stage `probe`: one teacher's features and the labels -> probes/<teacher>/, what a probe makes of them."""
+"""Stage `probe`: one teacher's features and the labels -> probes/<teacher>/, the probes and their outputs."""
 
 from stages import command
 
@@ -11,7 +11,7 @@ def main(
 ) -> None:
     """Fit probes on a teacher's features.
 
-    Of every head that is one vector per row. Uses the labels of the labelled training rows only, on every split.
+    One for each head with a vector per row and each split. They are fitted on labelled training rows only.
     """
     from pipeline.probing import ProbeSettings, probe
 
