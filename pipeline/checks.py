@@ -219,7 +219,7 @@ def _features(params: Params, project: Project, name: str) -> Iterator[str]:
     teacher = family.load(spec, settings.precision, machine.torch_device())
     row_bytes = BYTES[settings.dtype] * sum(math.prod(shape) for shape in teacher.heads.values())
     heads = ", ".join(f"{head} {'x'.join(map(str, shape))}" for head, shape in teacher.heads.items())
-    content = _content(params, data)
+    content = _content(params, data, teacher.kind == "id")
     examples = [teacher.transform(row) for row in content]
     for _ in range(2):
         # The first time is not typical: memory is allocated, kernels are chosen.
@@ -248,12 +248,14 @@ def _lacking(store: FeatureStore, data: Dataset, views: Views | None) -> int:
     return sum(not all(there(head, record) for head in clean) for record in records)
 
 
-def _content(params: Params, data: Dataset | None) -> list[Any]:
-    """A few rows: of the prepared dataset, spread over it, or the first of the source."""
+def _content(params: Params, data: Dataset | None, ids: bool) -> list[Any]:
+    """A few rows, or their ids: of the prepared dataset, spread over it, or the first of the source."""
     if data is not None:
-        return data.content(np.unique(np.linspace(0, len(data) - 1, ROWS).astype(int)))
+        rows = np.unique(np.linspace(0, len(data) - 1, ROWS).astype(int))
+        return data.ids[rows].tolist() if ids else data.content(rows)
     family, source = read_plugin("datasets", params.section("dataset.source"), f"{params.source}: dataset.source")
-    return [row.content for row in islice(family.rows(source), ROWS)]
+    first = [row for row in islice(family.rows(source), ROWS) if row.problem is None]
+    return [row.id if ids else row.content for row in first]
 
 
 def _trials(params: Params, project: Project, name: str) -> Iterator[str]:

@@ -39,7 +39,7 @@ NO_RESULT_DEPENDS_ON = frozenset(
 )
 """Files that change no result: stages do not run again for them, and their imports are not followed."""
 
-IMPORTS_ALL = frozenset({"pipeline/store/backends/__init__.py"})
+IMPORTS_ALL = frozenset({"pipeline/store/backends/__init__.py", "pipeline/store/interchange/__init__.py"})
 """Packages that import their modules by name at run time: what imports them depends on all of their modules."""
 
 

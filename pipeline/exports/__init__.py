@@ -12,7 +12,7 @@ A format offers
 """
 
 from collections.abc import Callable
-from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -36,10 +36,8 @@ def export_format(name: str) -> ModuleType:
     except ImportError as error:
         raise _missing(name, error.name or "a package") from None
     for package in found.PACKAGES:
-        try:
-            import_module(package)
-        except ImportError:
-            raise _missing(name, package) from None
+        if find_spec(package) is None:
+            raise _missing(name, package)
     return found
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.data import Dataset
 from pipeline.engines import engine
-from pipeline.errors import UserError
+from pipeline.errors import UserError, listed
 from pipeline.extraction.variety import Variety
 from pipeline.machine import Machine
 from pipeline.params import Settings
@@ -120,12 +120,16 @@ def extract(
             are not finite or too large for `dtype`, or equal for most rows, or memory or disk are full. Finished shards
             are kept.
     """
-    if teacher.kind != data.kind:
+    if teacher.kind not in (data.kind, "id"):
         raise UserError(
             f"{name}: this teacher reads {teacher.kind} rows, and the dataset {data.path} holds {data.kind}"
         )
     if views:
         views.check(data.kind, f"{name}: views")
+        if teacher.kind == "id":
+            raise UserError(f"{name}: a teacher that knows ids alone sees no views of rows; remove `views`")
+    if teacher.kind == "id":
+        _check_ids(data, teacher, name)
     began = perf_counter()
     written, everything = 0, len(data) * (1 + (views.count if views else 0))
     with ShardWorker(data, teacher, out, settings, machine.workers, views) as worker:
@@ -158,6 +162,20 @@ def extract(
         rows_per_second=written / seconds,
         notes=tuple(writer.notes),
     )
+
+
+def _check_ids(data: Dataset, teacher: Teacher, name: str) -> None:
+    """Make sure that a teacher knows every id, before the first shard. Raises `UserError` if not."""
+    lacking, why = [], ""
+    for id in data.ids.tolist():
+        try:
+            teacher.transform(id)
+        except ValueError as error:
+            lacking.append(id)
+            why = why or str(error)
+    if lacking:
+        some = listed(lacking[:5]) + (" ..." if len(lacking) > 5 else "")
+        raise UserError(f"{name}: {len(lacking):,} of {len(data):,} rows have no features: {some}; {why}")
 
 
 class ShardWorker:
@@ -335,7 +353,8 @@ class Loader:
 
     def _read(self, rows: np.ndarray, view: int) -> list[Any]:
         examples = []
-        contents: Iterable[Any] = rows if view else self.data.content(rows)
+        by_id = self.teacher.kind == "id"
+        contents: Iterable[Any] = rows if view else self.data.ids[rows].tolist() if by_id else self.data.content(rows)
         for row, content in zip(rows, contents, strict=True):
             try:
                 seen = self.views.content(self.data, int(row), view) if self.views and view else content
