@@ -1,4 +1,4 @@
-"""The `aft` command: the stages of the pipeline, and tools around them."""
+"""The `aft` command: the stages of the pipeline, and tools for them."""
 
 import dataclasses
 import json
@@ -34,8 +34,8 @@ from stages import run as run_stage
 
 app = typer.Typer(
     help="Transfer what large foundation models know into small models, through a feature store.",
-    epilog="Every command takes --debug, for a traceback where there is one line, and --no-verify, to read "
-    "without comparing checksums.",
+    epilog="Every command takes --debug, to print tracebacks of errors, and --no-verify, to skip the "
+    "comparison with checksums.",
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -64,10 +64,10 @@ class Kind(StrEnum):
 @app.command("list")
 def list_plugins(
     kind: Annotated[Kind, typer.Argument(help="What to list.")],
-    name: Annotated[str | None, typer.Argument(help="One of them: list its keys.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A plug-in: list its keys.")] = None,
     as_json: command.Json = False,
 ) -> None:
-    """List what params.yaml may name, or the keys of one plug-in."""
+    """List plug-ins, or the keys of one plug-in."""
     if name is not None:
         from pipeline.reference import plugin_keys
 
@@ -94,7 +94,7 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Options of `aft` itself, in front of a command."""
+    """Options of `aft` itself, before a command."""
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
-"""Before anything expensive: whether params.yaml can be run, what there is to do, and what it will take.
+"""Checks before anything expensive: whether params.yaml can be run, what there is to do, and what it costs.
 
-Nothing here changes a result: it only refuses, and estimates.
+Nothing here changes a result.
 """
 
 import math
@@ -41,10 +41,10 @@ BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "int8": 1}
 
 
 def check_params(params: Params) -> None:
-    """Read every section of params.yaml with its settings class, and every run with all that it searches.
+    """Read every section of params.yaml with its settings class, and every run with all settings that it searches.
 
     Raises:
-        UserError: the first thing that is wrong, as one line.
+        UserError: the first problem, as one line.
     """
     params.check_names()
     for name in params.values:
@@ -107,12 +107,12 @@ def check_task(params: Params, task: str) -> None:
 
 
 def _teacher(params: Params, name: str) -> tuple[ModuleType, Any]:
-    """The family of a teacher and its settings, but for its views."""
+    """The family of a teacher and its settings, without its views."""
     return params.plugin("teachers", f"teachers.{name}", also=["views"])
 
 
 def _check_heads(params: Params, name: str, run: Run, teachers: dict[str, Any]) -> None:
-    """Make sure that extraction will write the heads and the views that a run reads."""
+    """Make sure that extraction writes the heads and views that a run reads."""
     run_views(params, name, run)
     for source in run.reads:
         kept = getattr(teachers[source.teacher], "heads", None)
@@ -142,8 +142,8 @@ class Check:
     """What `check` found.
 
     Attributes:
-        found: what is there and what there is to do, a line each.
-        problems: what has to be changed first, a line each.
+        found: what exists and what there is to do, in lines.
+        problems: what must be fixed first, in lines.
     """
 
     found: list[str]
@@ -154,7 +154,7 @@ class Check:
 
 
 def check(params: Params, project: Project = Project()) -> Check:
-    """Check params.yaml, and then everything that it names: the data, packages and weights, the trials to train.
+    """Check params.yaml, and everything that it names: data, packages, weights, and the trials to train.
 
     Teachers whose features are missing are loaded, and timed on a few rows.
 
@@ -200,7 +200,7 @@ def _data(params: Params, project: Project) -> Iterator[str]:
 
 
 def _features(params: Params, project: Project, name: str) -> Iterator[str]:
-    """Whether a teacher's features are there; if not, what they will take."""
+    """Whether a teacher's features exist; if not, how long extraction takes."""
     data, path, views = _prepared(project), project.store(name), teacher_views(params, name)
     lacking = 1 + (views.count if views else 0)
     if data is not None and path.exists():
@@ -219,7 +219,7 @@ def _features(params: Params, project: Project, name: str) -> Iterator[str]:
     teacher = family.load(spec, settings.precision, machine.torch_device())
     row_bytes = BYTES[settings.dtype] * sum(math.prod(shape) for shape in teacher.heads.values())
     heads = ", ".join(f"{head} {'x'.join(map(str, shape))}" for head, shape in teacher.heads.items())
-    content = _content(params, data)
+    content = _content(params, data, teacher.kind == "id")
     examples = [teacher.transform(row) for row in content]
     for _ in range(2):
         # The first time is not typical: memory is allocated, kernels are chosen.
@@ -248,12 +248,14 @@ def _lacking(store: FeatureStore, data: Dataset, views: Views | None) -> int:
     return sum(not all(there(head, record) for head in clean) for record in records)
 
 
-def _content(params: Params, data: Dataset | None) -> list[Any]:
-    """A few rows: of the prepared dataset, spread over it, or the first of the source."""
+def _content(params: Params, data: Dataset | None, ids: bool) -> list[Any]:
+    """A few rows, or their ids: of the prepared dataset, spread over it, or the first of the source."""
     if data is not None:
-        return data.content(np.unique(np.linspace(0, len(data) - 1, ROWS).astype(int)))
+        rows = np.unique(np.linspace(0, len(data) - 1, ROWS).astype(int))
+        return data.ids[rows].tolist() if ids else data.content(rows)
     family, source = read_plugin("datasets", params.section("dataset.source"), f"{params.source}: dataset.source")
-    return [row.content for row in islice(family.rows(source), ROWS)]
+    first = [row for row in islice(family.rows(source), ROWS) if row.problem is None]
+    return [row.id if ids else row.content for row in first]
 
 
 def _trials(params: Params, project: Project, name: str) -> Iterator[str]:

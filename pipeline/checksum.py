@@ -1,9 +1,9 @@
-"""A checksum that keeps up with the disk: 64 bits, at gigabytes a second.
+"""A checksum as fast as the disk: 64 bits, at gigabytes a second.
 
-CRC-32C and CRC-32 side by side: two polynomials without a common factor, so together they are a CRC of 64 bits. They
-find every error of up to 64 bits in a row for certain, and any other with a chance of 1 - 2^-64, at several times the
-speed of a cryptographic hash. Like every checksum that is kept with the data, they are no defence against somebody who
-changes both; against that, keep a store's content digest elsewhere, as DVC does.
+CRC-32C and CRC-32 together: the polynomials have no common factor, so the pair is a CRC of 64 bits. It detects every
+burst of errors of up to 64 bits, and other errors with probability 1 - 2^-64, at several times the speed of a
+cryptographic hash. Like every checksum next to its data, it does not protect against someone who changes both; for
+that, keep a store's content digest elsewhere, as DVC does.
 """
 
 import os
@@ -19,7 +19,7 @@ BLOCK = 1 << 20
 
 
 def checksum(parts: Iterable[bytes | memoryview]) -> str:
-    """The checksum of all parts one after the other, 16 hex digits."""
+    """The checksum of all parts in order, 16 hex digits."""
     castagnoli = classic = 0
     for part in parts:
         view = memoryview(part)

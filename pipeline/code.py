@@ -1,10 +1,11 @@
 """Which code a result depends on: a digest over the files that a stage imports, plug-ins included.
 
-The files are found by reading import statements, without importing anything. Of a package, `__init__.py` belongs to
-whatever imports from the package; what it only passes on is followed where it is asked for by name. So a stage that
-imports one function of a room depends on that function's module, and not on the rest of the room.
+The files are found by reading import statements, without importing anything. The `__init__.py` of
+a package is a dependency of everything that imports from the package, but a name that it re-exports is only followed
+where it is imported. So a stage that imports one function of a package depends on that function's module, and not on
+the rest of the package.
 
-The digests depend on names and contents of files alone, never on where the library is installed.
+The digests only depend on names and contents of files, not on where the library is installed.
 """
 
 import ast
@@ -23,9 +24,9 @@ from pipeline.sources import POOLED, Source
 
 NO_RESULT_DEPENDS_ON = frozenset(
     {
-        # The version alone.
+        # Only the version.
         "pipeline/__init__.py",
-        # Refuses settings, and changes none.
+        # Refuses settings, but changes none.
         "pipeline/checks.py",
         # This file decides when stages run again.
         "pipeline/code.py",
@@ -36,10 +37,10 @@ NO_RESULT_DEPENDS_ON = frozenset(
         "stages/command.py",
     }
 )
-"""Files that change no result: stages do not run again for them, and what these import is not followed."""
+"""Files that change no result: stages do not run again for them, and their imports are not followed."""
 
-IMPORTS_ALL = frozenset({"pipeline/store/backends/__init__.py"})
-"""Packages that import their modules by name when they run: what imports them depends on all of these."""
+IMPORTS_ALL = frozenset({"pipeline/store/backends/__init__.py", "pipeline/store/interchange/__init__.py"})
+"""Packages that import their modules by name at run time: what imports them depends on all of their modules."""
 
 
 class Code:
@@ -55,7 +56,7 @@ class Code:
         self._file = cache(self._find)
 
     def digest(self, *modules: str) -> str:
-        """One digest over all files that modules depend on, 32 hex digits. Line endings do not count."""
+        """One digest over all files that modules depend on, 32 hex digits. Line endings do not matter."""
         hasher = hashlib.sha256()
         for name in self.files(*modules):
             content = (self.root / name).read_bytes().replace(b"\r\n", b"\n")
@@ -71,7 +72,7 @@ class Code:
         Raises:
             ModuleNotFoundError: there is no such module.
         """
-        # A file and the name that is asked of it; the empty name stands for what the file needs itself.
+        # A file and the name imported from it; the empty name stands for the file's own code.
         ahead: list[tuple[Path, str]] = []
         for module in modules:
             if self._file(module) is None:
@@ -87,7 +88,7 @@ class Code:
         return sorted(file.as_posix() for file in found | self._data_of(found))
 
     def _followed(self, file: Path, name: str) -> Iterator[tuple[Path, str]]:
-        """What a file imports: all of it; of an `__init__.py`, what its own lines use, or the one name."""
+        """What a file imports: everything; for an `__init__.py`, what its own code uses, or the one name."""
         if file.as_posix() in IMPORTS_ALL:
             for path in sorted((self.root / file).parent.glob("*.py")):
                 yield path.relative_to(self.root), ""
@@ -126,7 +127,7 @@ class Code:
         return next((file for file in candidates if (self.root / file).is_file()), None)
 
     def _data_of(self, modules: set[Path]) -> set[Path]:
-        """Templates, style sheets and the like: whatever is no code in the rooms of these modules."""
+        """Templates, style sheets and other files that are not code, in the packages of these modules."""
         rooms = {Path(*module.parts[:2]) for module in modules if len(module.parts) > 2}
         return {
             path.relative_to(self.root)
@@ -142,8 +143,8 @@ class _Import:
 
     Attributes:
         level: dots in front of the module.
-        bound: what the file calls it.
-        used: whether the file itself uses it, and does not only pass it on.
+        bound: its name in the file.
+        used: whether the file itself uses it, and does not only re-export it.
     """
 
     module: str
@@ -155,7 +156,7 @@ class _Import:
 
 @cache
 def _imports(source: str) -> tuple[_Import, ...]:
-    """What a file imports, at any depth, but for what only a type checker reads. Parsed once in a process."""
+    """What a file imports, at any depth, except under `if TYPE_CHECKING`. Parsed once per process."""
     nodes: list[ast.Import | ast.ImportFrom] = []
     used: set[str] = set()
     ahead: list[ast.AST] = [ast.parse(source)]
@@ -207,7 +208,7 @@ def digests(params: Params, code: Code | None = None) -> dict[str, str]:
         "prepare": code.digest("stages.prepare", *task, *_modules("datasets", [dataset])),
         **{f"extract/{name}": code.digest("stages.extract", *_extraction(values)) for name, values in teachers.items()},
         "probe": code.digest("stages.probe", *task),
-        # It also depends on which heads runs name as teachers, which no key of DVC's could say.
+        # It also depends on the heads that runs name as teachers, which no key in dvc.yaml can express.
         "assess": digest_of([code.digest("stages.assess", *task, *_modules("students", students)), heads]),
         "join": code.digest("stages.join", *chain.from_iterable(plugins_of.values())),
         **{f"train/{run}": code.digest("stages.train", *plugins_of[run]) for run in runs},
@@ -231,5 +232,5 @@ def _student(params: Params, run: str) -> list[str]:
 
 
 def _modules(kind: str, names: Sequence[str]) -> list[str]:
-    """The modules of plug-ins, but for names that no plug-in has, which are not refused here."""
+    """The modules of plug-ins. Unknown names are left out; they are refused elsewhere."""
     return [f"pipeline.{kind}.{name}" for name in names if name in plugins(kind)]

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite as its TensorFlow release and the PyTorch ports of it name its weights."""
+"""EfficientNet-Lite weights with the names of the TensorFlow release and its PyTorch ports."""
 
 from collections.abc import Mapping
 from pathlib import Path

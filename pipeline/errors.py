@@ -1,4 +1,4 @@
-"""The one exception that means: the user can fix this; and how messages name the alternatives."""
+"""The exception for problems that the user can fix, and helpers for its messages."""
 
 import difflib
 import errno
@@ -11,7 +11,7 @@ class UserError(Exception):
     """Something outside the program is wrong, and the user can fix it.
 
     The message is one line: what is wrong, where, and what to do. Every command prints it without a traceback and
-    exits with code 2; anything else that is raised is a bug of ours and keeps its traceback.
+    exits with code 2; any other exception is a bug and keeps its traceback.
     """
 
 
@@ -33,7 +33,7 @@ _SYSTEM = {
     errno.ENFILE: "too many open files on this machine; close other programs",
     errno.EIO: "the disk reports an error; check it",
 }
-"""What an error of the operating system means, and what to do."""
+"""The meaning of an error of the operating system, and what to do."""
 
 
 def system_error(error: OSError, path: Any = None) -> UserError:
@@ -41,7 +41,7 @@ def system_error(error: OSError, path: Any = None) -> UserError:
 
     Args:
         error: that was raised.
-        path: of the file; what the error names if None.
+        path: of the file; the one that the error names if None.
     """
     path = path or error.filename2 or error.filename
     where = f"{os.fsdecode(path) if isinstance(path, bytes) else path}: " if path not in (None, -1) else ""
@@ -50,7 +50,7 @@ def system_error(error: OSError, path: Any = None) -> UserError:
 
 
 def printable(text: str) -> str:
-    """Text for a terminal: what would move its cursor, or change its colours or title, is written as an escape."""
+    """Text for a terminal, with control characters, which could move the cursor or change colours, as escapes."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
@@ -60,7 +60,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def suggestion(name: str, names: Sequence[str]) -> str:
-    """The words that ask for the closest of `names`, such as ` (did you mean `aft`?)`; empty if none is close."""
+    """A suggestion of the closest of `names`, such as ` (did you mean `aft`?)`; empty if none is close."""
     close = difflib.get_close_matches(name, names, n=1)
     return f" (did you mean `{close[0]}`?)" if close else ""
 

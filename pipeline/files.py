@@ -47,13 +47,13 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def cell(value: object) -> str:
-    """A value for a table that people open: a spreadsheet runs text that begins like a formula."""
+    """A value for a table, quoted if a spreadsheet would run it as a formula."""
     text = str(value)
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) and not _is_number(text) else text
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a name is text. Bytes of a file's name that are none reach Python as lone surrogates."""
+    """Whether a name is valid UTF-8. Python represents other bytes of a file name as lone surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
@@ -66,19 +66,19 @@ def _is_number(text: str) -> bool:
 
 
 def explained(error: OSError, path: Path) -> Exception:
-    """The user's version of a failed write; the error itself if the system says nothing about it."""
+    """The `UserError` for a failed write; the error itself if its code is unknown."""
     return system_error(error, path) if error.errno else error
 
 
 def open_regular(path: Path) -> int:
-    """A handle to read a file with, once it is sure that it is one: a pipe would hang, a device would never end.
+    """A handle to read a regular file. Anything else is refused: a pipe would hang, a device would never end.
 
     Raises:
         FileNotFoundError: there is none, or a folder of the path is a file.
-        UserError: it is something else than a file, or a loop of links, or its name is too long for one.
+        UserError: it is not a regular file, its links form a loop, or its name is too long.
     """
     try:
-        _check_regular(path, os.stat(path).st_mode)  # before it is opened: to open some devices does something
+        _check_regular(path, os.stat(path).st_mode)  # checked before opening, because opening some devices has effects
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise _unreadable(error, path) from None
@@ -182,7 +182,7 @@ def _unreadable(error: OSError, path: Path) -> Exception:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk: renames and new names survive a power cut only after this."""
+    """Flush a folder's entries to disk: without it, renames and new names may not survive a power cut."""
     sync_path(folder)
 
 
@@ -210,7 +210,7 @@ def make_folder(folder: Path, sync_name: bool = True) -> None:
 
 
 def replace_folder(new: Path, folder: Path) -> None:
-    """Give a finished folder its name. What had the name before is moved aside first, and deleted last."""
+    """Rename a finished folder. A folder that has the name is moved away first, and deleted last."""
     old = folder.with_name(f".{folder.name}.replaced")
     shutil.rmtree(old, ignore_errors=True)
     try:
@@ -225,10 +225,10 @@ def replace_folder(new: Path, folder: Path) -> None:
 
 
 class Lock:
-    """An advisory lock on a file, which the kernel frees when its holder ends, however it ends.
+    """An advisory lock on a file, which the kernel releases when its holder ends, even if it is killed.
 
-    So there are no stale locks: a file left behind by a dead process is simply not locked. The file's text says who
-    held it last, for messages.
+    So there are no stale locks: a file left by a dead process is not locked. The file's text names its last holder, for
+    messages.
     """
 
     def __init__(self, path: Path):
@@ -236,7 +236,7 @@ class Lock:
         self._handle: int | None = None
 
     def acquire(self, exclusive: bool = True, patience: float = 0.0) -> bool:
-        """Try for `patience` seconds; whether the lock is held now. A held lock changes its kind instead."""
+        """Try for `patience` seconds; returns whether it is held now. Acquiring a held lock changes its kind."""
         deadline = time.monotonic() + patience
         pause = 0.01
         while not self._try(fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH):
@@ -252,7 +252,7 @@ class Lock:
             self._handle = None
 
     def owner(self) -> str:
-        """Who holds the lock, as far as the file tells."""
+        """The holder of the lock, as far as known from the file."""
         try:
             return self.path.read_text(encoding="utf-8").strip() or "another process"
         except OSError:
@@ -262,10 +262,10 @@ class Lock:
         while True:
             handle = self._handle
             if handle is None:
-                make_folder(self.path.parent, sync_name=False)  # nobody holds a lock after a power cut
+                make_folder(self.path.parent, sync_name=False)  # no lock is held after a power cut
                 try:
                     handle = own_file(self.path, os.O_RDWR | os.O_CREAT)
-                except FileNotFoundError:  # the folder was tidied away in this very moment
+                except FileNotFoundError:  # the folder was deleted in the meantime
                     continue
                 except OSError as error:
                     if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
@@ -288,7 +288,7 @@ class Lock:
                 os.close(handle)
                 self._handle = None
                 raise UserError(f"{self.path}: is not the file of a lock; delete it")
-            # Somebody may have deleted the file between our open and our lock: then it protects nothing.
+            # If the file was deleted between opening and locking it, the lock protects nothing.
             if not _same_file(handle, self.path):
                 os.close(handle)
                 self._handle = None
@@ -305,7 +305,7 @@ class Lock:
 
 
 def _myself() -> str:
-    """This process, for those who find a file locked."""
+    """This process, for messages of other processes."""
     return f"process {os.getpid()} on {socket.gethostname()} (since {time.strftime('%Y-%m-%d %H:%M:%S')})"
 
 

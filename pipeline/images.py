@@ -1,12 +1,12 @@
-"""The one decoder of images: teachers, students and the scan of a dataset see the same pixels, as people see them.
+"""The single decoder of images: teachers, students and the scan of a dataset get the same pixels.
 
-- The first frame or page; turned as its EXIF orientation says; what is transparent lies over white.
-- Colours become RGB, whatever they are stored as (palette, CMYK, YCbCr), and grey of at most 8 bits stays grey.
-- Grey of more than 8 bits (modes I;16, I and F) has no white of its own, and most cameras and scanners use a part of
-  the range. So it is scaled per image: its darkest pixel becomes 0 and its brightest 255. Of 16-bit colour, Pillow
-  reads the upper 8 bits.
+- The first frame or page is read, rotated by its EXIF orientation, and transparent pixels are blended with white.
+- Colours become RGB, however they are stored (palette, CMYK, YCbCr), and grey of at most 8 bits stays grey.
+- Grey of more than 8 bits (modes I;16, I and F) has no defined white, and most cameras and scanners use a part of the
+  range. So it is scaled per image: the darkest pixel becomes 0 and the brightest 255. Pillow reads the upper 8 bits of
+  16-bit colour.
 
-Ordinary 8-bit images are what Pillow alone gives, bit for bit.
+Ordinary 8-bit images are decoded exactly as by Pillow alone.
 """
 
 import io
@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 VERSION = 1
-"""Raised whenever this file gives other pixels for the same bytes. Part of every recipe that reads images."""
+"""Increased whenever this file gives other pixels for the same bytes. Part of every recipe that reads images."""
 
 Image.init()
 FORMATS: list[str] = [
@@ -31,13 +31,13 @@ FORMATS: list[str] = [
 knows: for an EPS it would start Ghostscript."""
 
 SUFFIXES = (*sorted(suffix for suffix, name in Image.EXTENSION.items() if name in FORMATS), ".mpo")
-"""What names of such files end in, in lower case."""
+"""Suffixes of such files, in lower case."""
 
 # Pillow warns of images of 90 million pixels, as some cameras make, and refuses those of twice as many.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 THINNEST = 200
-"""An image may be so many times as long as wide. Resized to a model's input, a longer one takes all memory."""
+"""The largest ratio of an image's sides. A longer one, resized to a model's input, would take all memory."""
 
 REMARKS = {
     "constant": "one colour throughout",
@@ -45,7 +45,7 @@ REMARKS = {
     "deep": "grey of more than 8 bits; each is scaled from its own darkest and brightest pixel",
     "deep colour": "colour of 16 bits a channel; the upper 8 are read",
 }
-"""What people should know of an image that can be read."""
+"""Remarks for the user on images that can be read."""
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -57,11 +57,11 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""By EXIF orientation, what turns the stored pixels upright."""
+"""By EXIF orientation, the operation that turns the stored pixels upright."""
 
 
 def decode(content: bytes) -> Image.Image:
-    """An image as people see it, of mode L or RGB.
+    """An upright image, of mode L or RGB.
 
     Raises:
         ValueError: the bytes are no image of `FORMATS`, are damaged, or would take too much memory.
@@ -70,12 +70,12 @@ def decode(content: bytes) -> Image.Image:
         return _plain(_open(content))
     except MemoryError:
         raise
-    except Exception as error:  # decoders trip in many ways: OSError, SyntaxError, struct.error ...
+    except Exception as error:  # decoders fail in many ways: OSError, SyntaxError, struct.error ...
         raise ValueError(f"not an image: {_reason(content, error)}") from None
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """An opened image as people see it, just as `decode` gives it: of mode L or RGB.
+    """An opened image in the form that `decode` returns: upright, of mode L or RGB.
 
     Raises:
         ValueError: it is damaged, or some of its pixels are NaN or infinite.
@@ -89,7 +89,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def remarks(content: bytes) -> set[str]:
-    """Decode an image for what there is to say of it: keys of `REMARKS`. A JPEG costs an eighth of `decode`.
+    """The remarks on an image, as keys of `REMARKS`. For a JPEG, this costs an eighth of `decode`.
 
     Raises:
         ValueError: as `decode`.
@@ -146,7 +146,7 @@ def _plain(image: Image.Image) -> Image.Image:
 def _orientation(image: Image.Image) -> Any:
     try:
         return image.getexif().get(_ORIENTATION)
-    except Exception:  # a viewer, too, shows a picture whose EXIF is damaged as it is stored
+    except Exception:  # viewers also show an image with damaged EXIF as it is stored
         return None
 
 

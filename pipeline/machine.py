@@ -1,4 +1,4 @@
-"""Where the work is done: settings that change no result, so that no stage is run again for them."""
+"""Where the work is done: settings that change no result, so no stage runs again for them."""
 
 import os
 import re
@@ -14,17 +14,20 @@ class Machine(Settings):
     """The `machine` section.
 
     Attributes:
-        device: `cpu`, `cuda`, one GPU of several such as `cuda:1`, or `mps`; `auto` takes a CUDA GPU where there is
-            one, and the CPU elsewhere.
+        device: `cpu`, `cuda`, one GPU of several such as `cuda:1`, or `mps`; `auto` uses a CUDA GPU if there is
+            one, and the CPU otherwise.
         workers: threads that read ahead of a teacher, or students trained at the same time; None chooses.
-        device_memory: GiB of a GPU that features of a run's teachers may take while students learn from them (of each
-            worker's own); those that do not fit are read from the disk and copied batch by batch.
-        engine: where extraction and training run, a file in pipeline/engines/.
+        device_memory: GiB of GPU memory for the features of a run's teachers during training (for each worker);
+            features that do not fit are read from disk and copied batch by batch.
+        checkpoint_minutes: between two checkpoints of a training, from which it continues after a kill, with the same
+            result; 0 writes one after every step, null none. A kill loses all of a training that takes less.
+        engine: where extraction and training run; a file in pipeline/engines/.
     """
 
     device: str = "auto"
     workers: int | None = Field(default=None, ge=1)
     device_memory: float = Field(default=2.0, ge=0)
+    checkpoint_minutes: float | None = Field(default=10.0, ge=0)
     engine: str = "local"
 
     @field_validator("device")
@@ -53,7 +56,7 @@ class Machine(Settings):
         return device
 
     def device_name(self) -> str:
-        """The device as logs name it: `cpu`, `mps`, or the name of the GPU. Raises `UserError` as `torch_device`."""
+        """The device's name in logs: `cpu`, `mps`, or the name of the GPU. Raises `UserError` as `torch_device`."""
         device = self.torch_device()
         return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 

@@ -14,13 +14,13 @@ def packaged(package: str, path: str, install: str = "") -> Path:
     Args:
         package: what Python imports.
         path: inside of the package, with slashes.
-        install: the command that installs the package, for the message, where it is known. No command is made up from
-            the name, because what is imported as `package` may be installed under any name.
+        install: the command that installs the package, for the message, if it is known. It is not guessed
+            from the name, because what is imported as `package` may be installed under another name.
 
     Raises:
         UserError: the package is not installed, or has no such file.
     """
-    # Finds a top-level package without running a line of it.
+    # Finds a top-level package without importing it.
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"the package {package} is not installed; {f'run {install}' if install else _near(package)}")
@@ -32,13 +32,13 @@ def packaged(package: str, path: str, install: str = "") -> Path:
 
 
 def _near(package: str) -> str:
-    """What to do about a package that nobody knows how to install: perhaps another name was meant."""
+    """What to do about a missing package without a known install command: suggest similar names."""
     near = difflib.get_close_matches(package, set(packages_distributions()) - {package}, n=3)
     return f"{f'installed are {listed(near)}; ' if near else ''}check the name, or install what contains it"
 
 
 def _siblings(folders: list[str], path: str) -> str:
-    """What is there instead, of names like the last part of a missing path."""
+    """Existing names that are similar to the last part of a missing path."""
     *above, name = path.split("/")
     there = {entry.name for folder in folders if (at := Path(folder, *above)).is_dir() for entry in at.iterdir()}
     near = difflib.get_close_matches(name, sorted(there), n=3)

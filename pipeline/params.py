@@ -1,7 +1,7 @@
 """Strict settings: params.yaml and `-S section.key=value` overrides, read into frozen records.
 
-Settings classes live next to the code they set. This module only knows how to find a section and to refuse what does
-not belong there.
+Settings classes are next to the code that uses them. This module only finds sections, and refuses what does not belong
+there.
 """
 
 import copy
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline import strict_yaml
+from pipeline import specs, strict_yaml
 from pipeline.errors import UserError, listed, suggestion
 from pipeline.files import read_regular
 from pipeline.plugins import plugin, plugins
@@ -21,7 +21,11 @@ from pipeline.plugins import plugin, plugins
 S = TypeVar("S", bound="Settings")
 
 NAMED = ("teachers", "students", "runs")
-"""The sections whose keys are names that the user gives."""
+"""Sections with keys that the user chooses."""
+SHORT = ("teachers", "students")
+"""Those of them whose values have a short form."""
+SOURCE = ("datasets", "dataset.source")
+"""The source of the data: its kind of plug-in, and its section."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 DEVICE = re.compile(r"(?i)con|prn|aux|nul|com[0-9]|lpt[0-9]")
 """Names that no file can have on Windows, where projects may be checked out."""
@@ -30,7 +34,7 @@ DEVICE = re.compile(r"(?i)con|prn|aux|nul|com[0-9]|lpt[0-9]")
 class Settings(BaseModel):
     """A frozen, strict section of params.yaml: unknown keys, missing keys and wrong types are refused.
 
-    So are .nan and .inf: no setting means anything by them, and records of settings are strict JSON, which lacks them.
+    So are .nan and .inf: no setting has a use for them, and records of settings are strict JSON, which lacks them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
@@ -41,7 +45,7 @@ class Params:
 
     Args:
         values: the parsed file.
-        source: what to call it in messages, usually the file's path.
+        source: its name in messages, usually the file's path.
     """
 
     def __init__(self, values: Mapping[str, Any], source: str = "params.yaml"):
@@ -68,14 +72,31 @@ class Params:
         if not isinstance(values, dict):
             raise UserError(f"{path}: expected sections such as `train:`, found {type(values).__name__}")
         values = copy.deepcopy(values)
-        for override in overrides:
-            _override(values, override)
         params = cls(values, str(path))
+        params.expand()
+        for override in overrides:
+            _override(params.values, override)
+        params.expand()
         params.check_names()
         return params
 
+    def expand(self) -> None:
+        """Replace the short forms of teachers and students, such as `timm:resnet18`, by mappings; see `specs`."""
+        for section in SHORT:
+            named = self.values.get(section)
+            for name, value in named.items() if isinstance(named, dict) else ():
+                if isinstance(value, str):
+                    where = f"{self.source}: {section}.{name}"
+                    kind = "" if value.startswith("timm:") else self._kind()
+                    self.values[section] = self.values[section] | {name: specs.expand(value, section, kind, where)}
+
+    def _kind(self) -> str:
+        """What the rows of the dataset hold, text or image."""
+        family, settings = self.plugin(*SOURCE)
+        return str(family.KIND or settings.kind)
+
     def check_names(self) -> None:
-        """Refuse names that are not only names: they become files, keys of DVC and `-S`, and words of commands."""
+        """Refuse names that would not be safe as files, as keys of DVC and `-S`, or in commands."""
         for section in NAMED:
             named = self.values.get(section)
             for name in named if isinstance(named, dict) else ():
@@ -113,7 +134,7 @@ class Params:
         """The plug-in module that section `name` asks for, and its `Settings` read from the other keys.
 
         `plugin("teachers", "teachers.minilm")` with `family: transformers` gives `pipeline/teachers/transformers.py`
-        and its settings. Keys in `also` are left to others.
+        and its settings. Keys in `also` are left out.
         """
         values = {key: value for key, value in self.section(name).items() if key not in also}
         return read_plugin(kind, values, f"{self.source}: {name}", key)
@@ -171,7 +192,7 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 
 def _explain(cls: type[Settings], problem: Any) -> str:
-    # Of a value that may be of several types, pydantic names the type next to the place: `weight.list[float][0]`.
+    # If a value may have several types, pydantic adds the type to the place: `weight.list[float][0]`.
     loc = [part for part in problem["loc"] if not (isinstance(part, str) and "[" in part)]
     place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in loc)
     found = problem["input"]
@@ -199,7 +220,7 @@ def _owner(cls: type[Settings], loc: Sequence[Any]) -> type[BaseModel]:
 
 
 def _spelling(text: str) -> str | None:
-    """How YAML 1.1 wants a number that it took for text: a point in the mantissa, a sign in the exponent."""
+    """The YAML 1.1 spelling of a number that was read as text: a point in the mantissa, a sign in the exponent."""
     if parts := re.fullmatch(r"([+-]?\d+)(\.\d*)?[eE]([+-]?)(\d+)", text.strip()):
         whole, fraction, sign, exponent = parts.groups()
         return f"{whole}{fraction or '.0'}e{sign or '+'}{exponent}"

@@ -1,4 +1,4 @@
-"""Plug-ins: a file in pipeline/methods/, teachers/, students/ or datasets/ is one, and its file name is its name.
+"""Plug-ins: files in pipeline/methods/, teachers/, students/, datasets/ and others. The file name is their name.
 
 Files whose name starts with `_` are shared machinery of the folder, not plug-ins.
 """
@@ -21,10 +21,10 @@ def plugins(kind: str) -> list[str]:
 
 
 def plugin(kind: str, name: Any, where: str = "") -> ModuleType:
-    """The module `pipeline/<kind>/<name>.py`, imported only when asked for.
+    """The module `pipeline/<kind>/<name>.py`, imported on demand.
 
     Raises:
-        UserError: there is no such file; the message lists those there are.
+        UserError: there is no such file; the message lists the existing ones.
     """
     names = plugins(kind)
     if name not in names:

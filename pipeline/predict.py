@@ -71,6 +71,7 @@ class Predictor:
         seed: which student of a run; the one that is best on validation rows if None.
         device: as `machine.device`.
         batch_size: rows that are predicted at a time.
+        trust: also load a format whose files may hold code that runs then.
 
     Attributes:
         kind: "text" or "image", what it takes.
@@ -78,17 +79,31 @@ class Predictor:
         table: how texts are made of the columns of a table, as in training: settings of `text_table`.
 
     Raises:
-        UserError: there is no student, it is damaged or of another version, or it reads the features of teachers.
+        UserError: there is no student, it is damaged or of another version, reads the features of teachers, or is of a
+            format that needs `trust`.
     """
 
-    def __init__(self, path: str | Path, seed: int | None = None, device: str = "auto", batch_size: int = BATCH_SIZE):
+    def __init__(
+        self,
+        path: str | Path,
+        seed: int | None = None,
+        device: str = "auto",
+        batch_size: int = BATCH_SIZE,
+        trust: bool = False,
+    ):
         self.path, self.batch_size = Path(path), batch_size
         self.device = Machine(device=device).torch_device()
         folder, format, self.task, self.table = _open(self.path, seed)
         blueprint = Blueprint.read(folder / STUDENT)
         self.kind = blueprint.reads
         self._preprocess = blueprint.preprocessing()
-        self._model: Model = export_format(format).load(folder, blueprint, self.device)
+        found = export_format(format)
+        if found.RUNS_CODE and not trust:
+            raise UserError(
+                f"{path}: to load the format {format} may run code that is in its files; pass --trust (in Python "
+                "trust=True) if you know who made them"
+            )
+        self._model: Model = found.load(folder, blueprint, self.device)
 
     def __call__(self, rows: Sequence[NewRow]) -> Predictions:
         """Predict rows.

@@ -1,4 +1,4 @@
-"""Weights of foundation models: where they are, how files of them are read, and a digest of them."""
+"""Weights of pretrained models: finding them, reading their files, and their digest."""
 
 import argparse
 import hashlib
@@ -17,14 +17,14 @@ from pipeline.packages import packaged
 PACKAGE = "package:"
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "module")
-"""Under which names training scripts keep a model's weights in a checkpoint; averaged weights come first."""
+"""Names under which training scripts save a model's weights in a checkpoint; averaged weights come first."""
 
 SHARE = 0.5
 """Of a model's tensors, the share that must be found under a prefix for it to be taken as the prefix."""
 
 
 def locate(name: str) -> Path:
-    """The path that a name of weights stands for.
+    """The path for a name of weights.
 
     `package:NAME/PATH` is a file or folder inside the installed package NAME, found without importing it. Any other
     name is returned as it is: a path, or the name of a model on a hub.
@@ -46,7 +46,7 @@ def locate(name: str) -> Path:
 def digest(state: Mapping[str, Tensor]) -> str:
     """One digest over tensors: their names, types, shapes and bytes, 32 hex digits.
 
-    The same weights give the same digest whatever file, format or hub they came from.
+    The same weights have the same digest, whatever file, format or hub they come from.
     """
     hasher = hashlib.sha256()
     for name in sorted(state):
@@ -57,7 +57,7 @@ def digest(state: Mapping[str, Tensor]) -> str:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, by name: .safetensors, or a file of `torch.save`, from which nothing is run.
+    """The tensors of a file, by name: .safetensors, or a file of `torch.save`, read without running code.
 
     Of a training checkpoint, the entry of `WRAPPERS` is read.
 
@@ -72,7 +72,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         # Checkpoints of timm's and many other training scripts hold their command line.
         with torch.serialization.safe_globals([argparse.Namespace]):
             state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each format has errors of its own for a damaged file
+    except Exception as error:  # each format raises different errors for a damaged file
         line = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: no weights that can be read safely ({line}); save it as .safetensors") from None
     while isinstance(state, Mapping) and (inner := [n for n in WRAPPERS if isinstance(state.get(n), Mapping)]):

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 EVERY = 10.0
-"""Seconds between two lines in a log. Work that is done sooner leaves none."""
+"""Seconds between two lines in a log. Shorter work prints none."""
 
 
 class _Rate(ProgressColumn):
@@ -25,12 +25,12 @@ class _Done(ProgressColumn):
 
 @contextmanager
 def progress(what: str, total: int | None, unit: str, start: int = 0) -> Iterator[Callable[[int], None]]:
-    """Show `what` going from `start` to `total`; yields a function that says how many more units are done.
+    """Show the progress of `what` from `start` to `total`; yields a function that adds finished units.
 
-    A total that is not known ahead is None; no time left is shown then.
+    With an unknown total, None, no remaining time is shown.
 
-    Writes to stderr: a bar with rate and time left on a terminal; elsewhere, as in a pipe or a file, a line of the
-    same every ten seconds.
+    Writes to stderr: a bar with rate and remaining time on a terminal; otherwise, as for a pipe or a file, a line with
+    the same every ten seconds.
     """
     if not sys.stderr.isatty():
         yield _lines(what, total, unit, start)
@@ -70,7 +70,7 @@ def _rate(speed: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words: `48 s`, `12 min`, `3 h 05 min`."""
+    """Seconds as text: `48 s`, `12 min`, `3 h 05 min`."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""Where everything is below a project's folder: the one place that spells a path."""
+"""Paths in a project's folder. No other module spells them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,12 +33,12 @@ class Project:
 
     @property
     def data_digest(self) -> Path:
-        """One digest of all of the prepared dataset: what probes and runs depend on."""
+        """A digest of the prepared dataset, which probes and runs depend on."""
         return self.data / "digest.json"
 
     @property
     def content_digest(self) -> Path:
-        """One digest of its rows and their content, without labels and roles: what extraction depends on."""
+        """A digest of its rows and their content, without labels and roles, which extraction depends on."""
         return self.data / "content.json"
 
     @property
@@ -51,7 +51,7 @@ class Project:
         return self.features / f"{teacher}.zarr"
 
     def store_digest(self, teacher: str) -> Path:
-        """One digest of that store: what its probes depend on."""
+        """A digest of that store, which its probes depend on."""
         return self.features / f"{teacher}.json"
 
     @property
@@ -64,7 +64,7 @@ class Project:
         return self.probes / source.teacher / source.slug
 
     def probe_views(self, source: Source) -> Path:
-        """The folder with what the probes of a source make of its views, written with the probes."""
+        """The folder with the probes' outputs for views of a source, written with the probes."""
         return self.probe(source) / source.view
 
     @property
@@ -86,7 +86,7 @@ class Project:
         return self.root / "runs" / run
 
     def run_digest(self, run: str) -> Path:
-        """One digest of everything else in the folder of a run: what its evaluation depends on."""
+        """A digest of the other files in the folder of a run, which its evaluation depends on."""
         return self.run(run) / "digest.json"
 
     def evaluation(self, run: str) -> Path:
@@ -104,11 +104,11 @@ class Project:
 
     @property
     def inputs(self) -> Path:
-        """Decoded images and token numbers, which students read: a cache, and safe to delete."""
+        """A cache of decoded images and token numbers for students; safe to delete."""
         return self.root / ".aft" / "inputs"
 
     def log(self, stage: str, name: str = "") -> Path:
-        """When, where and how long a stage ran. Apart from results, so that the same inputs give the same results."""
+        """When, where and how long a stage ran; not part of results, so that the same inputs give the same results."""
         return self.root / "logs" / stage / f"{name or stage}.json"
 
     def lock(self, stage: str, name: str = "") -> Path:

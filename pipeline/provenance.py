@@ -1,4 +1,4 @@
-"""Where numbers come from: digests of files and records, library versions, the commit."""
+"""The origin of results: digests of files and records, library versions, the commit."""
 
 import hashlib
 import json
@@ -16,9 +16,9 @@ BLOCK = 1 << 22
 
 
 def digest_of(record: Any) -> str:
-    """A short stable name for JSON-like data: sha256 of its canonical JSON, 32 hex digits.
+    """A short stable name for JSON data: sha256 of its canonical JSON, 32 hex digits.
 
-    Equal records give equal digests whatever the order of their keys. NaN is refused, because it is not JSON.
+    Equal records give equal digests, whatever the order of their keys. NaN is refused, because it is not JSON.
     """
     text = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:32]

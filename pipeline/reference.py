@@ -18,7 +18,7 @@ from pipeline.params import Settings
 from pipeline.plugins import describe, plugin
 
 WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", NoneType: "null", Any: "anything"}
-"""Types as people write them in YAML."""
+"""Names of types for users of YAML."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Key:
     """A key of a section of params.yaml.
 
     Attributes:
-        name: how it is written.
-        type: what its value may be, in words.
+        name: in the YAML file.
+        type: of its value, as text.
         default: as YAML, or `required`.
         meaning: from the docstring of its class.
     """
@@ -42,7 +42,7 @@ class Key:
 
 
 def keys(settings: type[Settings], without: Sequence[str] = ()) -> list[Key]:
-    """The keys of a settings class, those of its base classes first.
+    """The keys of a settings class, with those of its base classes first.
 
     Args:
         settings: the class.
@@ -88,7 +88,7 @@ def _page() -> Iterator[str]:
     yield (
         "Every key of every section, written by `python -m pipeline.reference` from the docstrings. "
         "`aft list KIND NAME` prints the keys of one plug-in. A number with an exponent needs a point and a sign, as "
-        "in `1.0e-4`: YAML takes `1e-4` for text."
+        "in `1.0e-4`: YAML reads `1e-4` as text."
     )
     yield from _section("dataset", keys(PrepareSettings))
     yield from _plugins("dataset.source", "datasets", "family")

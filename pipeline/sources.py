@@ -1,6 +1,6 @@
 """Sources of features: one head of one teacher's store, written `minilm` or `minilm/layer:4`.
 
-`minilm@crops` is the same source with views of the rows besides the clean ones; see `pipeline.views`.
+`minilm@crops` is the same source with views of the rows in addition to clean rows; see `pipeline.views`.
 """
 
 import re
@@ -13,7 +13,7 @@ POOLED = "pooled"
 """The head that a teacher's bare name stands for."""
 
 TOKENS = "tokens"
-"""The head with many vectors per row. It can be stored and exported, but nothing is probed or learned from it yet."""
+"""The head with many vectors per row. It can be stored and exported, but not be probed or learned from yet."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Source:
     Attributes:
         teacher: a key of `teachers` in params.yaml.
         head: a head of its store, such as `pooled`, `cls` or `layer:4`.
-        view: the family of views that it has besides the clean rows, such as `crops`; empty for clean rows alone.
+        view: the family of views in addition to clean rows, such as `crops`; empty for clean rows only.
     """
 
     teacher: str
@@ -32,14 +32,14 @@ class Source:
 
     @classmethod
     def parse(cls, text: str, where: str = "") -> "Source":
-        """Read `TEACHER`, `TEACHER/HEAD`, and either with `@VIEW`.
+        """Parse `TEACHER` or `TEACHER/HEAD`, either with `@VIEW`.
 
         Args:
-            text: as it is written in params.yaml.
+            text: from params.yaml.
             where: its place, for messages.
 
         Raises:
-            UserError: it is written in another way.
+            UserError: it has another form.
         """
         found = re.fullmatch(r"([A-Za-z0-9_.-]+)(?:/([a-z_]+(?::[0-9]+)?))?(?:@([a-z_]+))?", text)
         if found is None:
@@ -52,7 +52,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        """How it is written: the teacher alone where the head is `pooled`."""
+        """Its name in params.yaml: only the teacher if the head is `pooled`."""
         clean = self.teacher if self.head == POOLED else f"{self.teacher}/{self.head}"
         return f"{clean}@{self.view}" if self.view else clean
 
@@ -71,7 +71,7 @@ class Source:
 
 
 def view_head(head: str, family: str, number: int) -> str:
-    """The head of a store that holds features of one view of every row; of view 0, the clean row, `head` itself."""
+    """The head of a store with the features of one view of every row; for view 0, the clean rows, `head` itself."""
     return f"{head}@{family}:{number}" if number else head
 
 

@@ -1,4 +1,4 @@
-"""YAML as settings need it: nothing is dropped in silence, and no text of a few lines fills the memory."""
+"""Strict YAML for settings: nothing is silently dropped, and a short text cannot fill the memory."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import yaml
 DEEPEST = 40
 """Levels of nesting; settings need about six."""
 LARGEST = 100_000
-"""Values, counting what an alias repeats each time; a long list of row ids has some thousands."""
+"""The most values, counting repetitions by aliases; a long list of row ids has some thousands."""
 
 
 def load(text: str) -> Any:
@@ -26,7 +26,7 @@ def load(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses what PyYAML takes: the same key twice, where it keeps the last; nesting up to Python's own limit."""
+    """Refuses what PyYAML accepts: repeated keys, of which it keeps the last, and nesting up to Python's own limit."""
 
     depth = 0
 
@@ -50,7 +50,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _check(value: Any) -> None:
-    """Refuse too many values, as aliases of aliases or of themselves make them, and text that no file can hold."""
+    """Refuse too many values, as from aliases of aliases, and text that cannot be encoded."""
     left, counted = [value], 0
     while left:
         here = left.pop()

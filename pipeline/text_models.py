@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import transformers
 from huggingface_hub import snapshot_download
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from tokenizers import normalizers
 from torch import Tensor, nn
 from transformers.utils import logging
@@ -281,11 +281,11 @@ class TextBody(nn.Module):
         except (NotImplementedError, AttributeError):  # CANINE hashes characters, of which there are many
             return sys.maxunicode
 
-    def check(self, name: str) -> None:
-        """Refuse a model that does not turn a text into one state a token.
+    def width(self, name: str) -> int:
+        """How many numbers a token's state has.
 
         Raises:
-            UserError: it does not.
+            UserError: the model does not turn a text alone into one state a token.
         """
         ids = torch.full((1, 4), 3)
         with torch.inference_mode():
@@ -297,11 +297,35 @@ class TextBody(nn.Module):
                 ) from None
         if shape[:2] != ids.shape:
             raise UserError(f"{name}: {type(self.model).__name__} gives {shape[1]} states for {ids.shape[1]} tokens")
+        return int(shape[2])
 
-    def names_in(self, model: Any) -> set[str]:
-        """The names that the tensors of this part have in the whole model."""
-        own = {id(tensor) for tensor in self.model.state_dict(keep_vars=True).values()}
-        return {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in own}
+    @torch.inference_mode()
+    def alone(self, example: np.ndarray) -> Float[Tensor, "l d"]:
+        """States of the tokens of one text, given as tokens and types [2, l], in float32."""
+        ids, types = torch.from_numpy(example[:, None]).to(next(self.parameters()).device)
+        return self(ids, types, torch.ones_like(ids))[0].float()
+
+    def first_sees_nothing(self, one: np.ndarray, other: np.ndarray) -> bool:
+        """Whether the state of a first token is the same whatever follows it, as in a decoder.
+
+        Args:
+            one, other: the tokens and types of two texts that differ [2, l].
+        """
+        length = min(one.shape[1], other.shape[1])
+        one, other = one[:, :length], other[:, :length].copy()
+        other[:, 0] = one[:, 0]
+        first, second = self.alone(one)[0], self.alone(other)[0]
+        return length > 1 and bool((first - second).abs().max() <= 1e-4 * first.abs().max())
+
+    @torch.inference_mode()
+    def depends_on_padding(self, short: np.ndarray, long: np.ndarray) -> bool:
+        """Whether a short text has other states, but for rounding, next to a long one that it is padded to [2, l]."""
+        length = short.shape[1]
+        batch = np.stack([np.pad(short, ((0, 0), (0, long.shape[1] - length))), long], axis=1)
+        ids, types = torch.from_numpy(batch)
+        mask = torch.from_numpy(np.arange(long.shape[1]) < np.array([[length], [long.shape[1]]])).long()
+        cosines = nn.functional.cosine_similarity(self(ids, types, mask)[0, :length], self.alone(short), dim=1)
+        return not bool(1 - cosines.mean() < 1e-5)
 
     def greatest(self, example: np.ndarray, wanted: int) -> int:
         """The greatest number of tokens up to `wanted` that the model has positions for.
@@ -346,19 +370,81 @@ def _stop(*_: Any) -> None:
     raise _Reached
 
 
-def model_class(config: Any) -> Any:
-    """The auto class that loads a model as an encoder of texts."""
-    # T5 and its kin are saved whole or as their encoder alone; this class reads both.
-    encodes = type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
-    return transformers.AutoModelForTextEncoding if encodes else transformers.AutoModel
+def read_config(folder: Path, name: str, code: bool = False) -> Any:
+    """The configuration of a model, told to keep nothing for a next token, as decoders do.
 
+    Args:
+        folder: of the model.
+        name: of the model, for messages.
+        code: run the model's own Python code.
 
-def without_cache(config: Any) -> Any:
-    """The configuration, told to keep nothing for a next token, as decoders do."""
+    Raises:
+        UserError: it is missing or damaged, of an unknown architecture, or needs code that was not asked for.
+    """
+    own = read_json(folder / "config.json").get("auto_map")
+    if own and not code:
+        raise UserError(f"{name}: it brings Python code of its own; read it, then set `trust_remote_code: true`")
+    if own and any("--" in str(value) for value in own.values()):
+        raise UserError(
+            f"{name}: its Python code is in another repository; copy it to the folder, and say so in `auto_map`"
+        )
+    try:
+        with quiet():
+            config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=code, local_files_only=True)
+    except Exception as error:  # damaged files fail in many ways
+        raise UserError(f"{name}: cannot load it: {one_line(error)}") from None
     for part in {id(part): part for part in (config, config.get_text_config())}.values():
         if hasattr(part, "use_cache"):
             part.use_cache = False
     return config
+
+
+def load_body(
+    folder: Path, name: str, config: Any, code: bool = False, pickles: bool = False
+) -> tuple[TextBody, dict[str, Tensor]]:
+    """A model with its weights, and those of its tensors that were in the files.
+
+    Raises:
+        UserError: the weights are missing or damaged, or some of them are.
+    """
+    try:
+        with quiet():
+            model, found = _family(config).from_pretrained(
+                folder,
+                config=config,
+                dtype="auto",
+                use_safetensors=None if pickles else True,
+                output_loading_info=True,
+                trust_remote_code=code,
+                local_files_only=True,
+            )
+    except Exception as error:  # damaged files fail in many ways
+        raise UserError(f"{name}: cannot load it: {one_line(error)}") from None
+    body = TextBody(model)
+    whole = model.state_dict(keep_vars=True)
+    own = {id(tensor) for tensor in body.model.state_dict(keep_vars=True).values()}
+    absent = {key for key in found["missing_keys"] if id(whole.get(key)) in own}
+    # The pooler is a layer on top of the states, which are all that is read here; many checkpoints lack it.
+    if missing := sorted(key for key in absent if not key.startswith("pooler.")):
+        raise UserError(
+            f"{name}: its weights lack {len(missing)} of the model's {len(own)} tensors, such as {missing[0]!r}; save "
+            "them under the names of transformers"
+        )
+    made_up = {id(whole[key]) for key in absent}
+    state = body.model.state_dict(keep_vars=True).items()
+    return body, {key: tensor.detach() for key, tensor in state if id(tensor) not in made_up}
+
+
+def untrained_body(config: Any) -> TextBody:
+    """A model with random weights, ready for evaluation."""
+    return TextBody(_family(config).from_config(config)).eval()
+
+
+def _family(config: Any) -> Any:
+    """The class that makes an encoder of texts."""
+    # T5 and its kin are saved whole or as their encoder alone; the first class reads both.
+    encodes = type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
+    return transformers.AutoModelForTextEncoding if encodes else transformers.AutoModel
 
 
 def own_length(config: Any, tokenizer: TextTokenizer) -> int | None:

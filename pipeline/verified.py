@@ -1,7 +1,7 @@
-"""Files that were compared with their checksums, remembered, so that files that are mapped are read for it only once.
+"""Comparison of files with their checksums, and a memory of it, so that each file is compared only once.
 
-A file counts as unchanged as long as its size, time of modification and inode do. What is remembered is one small file
-for each folder, in `verified/` of the cache; without it, or where it cannot be written, files are read again.
+A file counts as unchanged as long as its size, time of modification and inode are. The memory is one small file per
+folder, in `verified/` of the cache; if it is missing or cannot be written, files are read again.
 """
 
 import json
@@ -17,7 +17,7 @@ from pipeline.files import open_regular, read_regular, write_atomically
 from pipeline.provenance import digest_of
 
 NO_VERIFY = "AFT_NO_VERIFY"
-"""Set in the environment, nothing is compared; `aft --no-verify` sets it, for worker processes too."""
+"""If it is set in the environment, nothing is compared; `aft --no-verify` sets it, also for worker processes."""
 
 State = list[int | str]
 """Size, time of modification in ns, inode and checksum of a file."""
@@ -31,12 +31,12 @@ def default_cache() -> Path:
 
 
 def verifying() -> bool:
-    """Whether what is read is compared with its checksums."""
+    """Whether files are compared with their checksums."""
     return not os.environ.get(NO_VERIFY)
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """The checksum of every file below a folder, by its name there, for the record that names them."""
+    """The checksum of every file below a folder, by relative name, for the folder's record."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): file_checksum(path) for path in files}
 
@@ -48,7 +48,7 @@ class VerifiedFiles:
         folder: where the files are.
         checksums: by name in the folder.
         remedy: what to do about a damaged file, for the message.
-        cache: a folder for what is remembered; the default one if None.
+        cache: the folder for the memory; the default one if None.
     """
 
     def __init__(self, folder: Path, checksums: Mapping[str, str], remedy: str, cache: Path | None = None):
@@ -60,9 +60,9 @@ class VerifiedFiles:
         self._done = False
 
     def begin(self) -> None:
-        """Start in a thread of its own, if that has not happened yet."""
+        """Start in a background thread, if not started yet."""
         if self._thread is None and not self._done:
-            # A daemon: a process that ends without results need not wait for it.
+            # A daemon thread: a process that ends without results does not wait for it.
             self._thread = threading.Thread(target=self._compare, name="store-verify", daemon=True)
             self._thread.start()
 
@@ -103,7 +103,7 @@ class VerifiedFiles:
                 break
             seen[name] = state
         if verifying() and seen != known:
-            # If it fails only time is lost: the files are read again next time.
+            # A failure only costs time: the files are read again next time.
             with suppress(UserError, OSError):
                 write_atomically(self._record, json.dumps(seen))
         self._done = True

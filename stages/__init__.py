@@ -1,1 +1,1 @@
-"""One file a stage of dvc.yaml, each a thin `main` over the library; the `aft` command mounts the same mains."""
+"""One file per stage of dvc.yaml, each a thin `main` over the library; the `aft` command uses the same functions."""

@@ -1,4 +1,4 @@
-"""Stage `assess`: all teachers' features and the labels -> assessments/teachers.json, which teachers to use and why."""
+"""Stage `assess`: all teachers' features and labels -> assessments/teachers.json, which recommends teachers."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 
 def main(params: command.File = command.PARAMS, overrides: command.Set = None, as_json: command.Json = False) -> None:
-    """Score the teachers, alone and together.
+    """Score the teachers, alone and combined.
 
-    Probe, neighbours, LogME and kernels; recommends teachers by validation rows.
+    Uses probes, nearest neighbours, LogME and CKA; recommends teachers by their scores on validation rows.
     """
     from pipeline.probing import assess
 
@@ -30,7 +30,7 @@ def _print_table(found: "AssessmentRecord") -> None:
     from rich.table import Table
 
     metric = found.primary
-    caption = f"probe, kNN: {metric.label} on validation rows; test: of the probe, for the reader only"
+    caption = f"probe, kNN: {metric.label} on validation rows; test: of the probe, only shown"
     table = Table("sources", box=box.SIMPLE, caption=caption)
     for column in ("probe", "kNN", "LogME", "width", "B/row", "test"):
         table.add_column(column, justify="right", no_wrap=True)

@@ -1,4 +1,4 @@
-"""`aft check`: whether everything is there that params.yaml asks for, and what it will take."""
+"""`aft check`: whether everything that params.yaml needs exists, and how long the work takes."""
 
 import typer
 
@@ -7,9 +7,9 @@ from stages import command
 
 
 def main(params: command.File = command.PARAMS, overrides: command.Set = None, as_json: command.Json = False) -> None:
-    """Check settings, data and weights; say what there is to do.
+    """Check settings, data and weights; list what there is to do.
 
-    Loads every teacher whose features are missing and times it on a few rows; trains nothing.
+    Teachers without features are loaded and timed on a few rows. Nothing is trained.
     """
     from pipeline.checks import check
 

@@ -1,4 +1,4 @@
-"""Stage `code`: params.yaml and the library -> digests/, of the code that each stage depends on."""
+"""Stage `code`: params.yaml and the library -> digests/, the digests of the code that each stage depends on."""
 
 import json
 from hashlib import sha256
@@ -12,13 +12,13 @@ from stages import command
 def main(params: command.File = command.PARAMS, overrides: command.Set = None) -> None:
     """Check params.yaml; write digests of the code.
 
-    For DVC, which runs it first and every time: a stage runs again when its digest changes.
+    DVC always runs this first: a stage runs again when its digest changes.
     """
     from pipeline.code import digests
 
     loaded, folder = command.settings(params, overrides), command.PROJECT.digests
     checked = sha256(repr(loaded.values).encode()).hexdigest()[:32]
-    # Checking imports every settings class, and so torch. Where neither settings nor code have changed, it was done.
+    # Checking imports torch, with the settings classes. It is skipped if neither settings nor code have changed.
     if _read(folder / "params.json") == checked and _stored(folder) == digests(loaded) | {"params": checked}:
         return
     from pipeline.checks import check_params
@@ -27,7 +27,7 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None) -
     current = digests(loaded)
     for name in _stored(folder).keys() - current:
         (folder / f"{name}.json").unlink()
-    # The last one says that all others are there.
+    # Written last: it means that all others exist.
     for name, digest in [*current.items(), ("params", checked)]:
         if _read(folder / f"{name}.json") != digest:
             command.write_digest(folder / f"{name}.json", digest)

@@ -1,6 +1,6 @@
-"""What every command shares: its options, how it prints a result, the log of a stage, and how an error ends it.
+"""Shared parts of commands: options, printing of results, the log of a stage, and handling of errors.
 
-Mains import the library when they are called: `aft --help` need not wait for torch.
+Commands import the library when they are called, so `aft --help` does not wait for torch.
 """
 
 import dataclasses
@@ -22,15 +22,22 @@ from pipeline.project import Project
 from pipeline.verified import NO_VERIFY
 
 PROJECT = Project()
-"""The project that commands work on is the current folder."""
+"""The project is in the current folder."""
 
 File = Annotated[Path, typer.Option("--params", help="The settings.", show_default=True)]
 Set = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", "-S", metavar="SECTION.KEY=VALUE", help="Change one setting, for this call only. Repeatable."
-    ),
+    typer.Option("--set", "-S", metavar="SECTION.KEY=VALUE", help="Override a setting for this call. Repeatable."),
 ]
+
+
+def _key(stage: str) -> str:
+    """The key in params.yaml: as it is typed, or from DVC's name of a stage, such as `train@aft`."""
+    return stage.rpartition("@")[2]
+
+
+Teacher = Annotated[str, typer.Argument(help="A key of `teachers` in params.yaml.", callback=_key)]
+Run = Annotated[str, typer.Argument(help="A key of `runs` in params.yaml.", callback=_key)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 INTERRUPTED = 130
@@ -45,7 +52,7 @@ def settings(path: Path, overrides: list[str] | None) -> Params:
 
 
 def show(result: Any, as_json: bool) -> None:
-    """Print what a library function returned: its own words for people, all of its fields for machines."""
+    """Print the result of a library function: as text, or all of its fields as JSON."""
     if not as_json:
         print(printable(str(result)))
         return
@@ -53,7 +60,7 @@ def show(result: Any, as_json: bool) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A value that JSON does not know: records and dataclasses as their fields, anything else as text."""
+    """A value for JSON: records and dataclasses as their fields, anything else as text."""
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -62,9 +69,9 @@ def _plain(value: Any) -> Any:
 
 
 def write_digest(path: Path, digest: str) -> None:
-    """Write one digest to a file of its own, on which DVC lets other stages depend.
+    """Write a digest to its own file, as a dependency of other stages in DVC.
 
-    A dependency on the folder itself would stop `dvc repro --dry` where the folder is not there yet.
+    With a dependency on the folder itself, `dvc repro --dry` would fail if the folder does not exist yet.
     """
     from pipeline.files import write_atomically
 
@@ -77,13 +84,13 @@ def say(line: str) -> None:
 
 
 class StageLog:
-    """Where, when and how long a stage ran; see `LogRecord`. The stage sets the attributes as it comes to know them.
+    """Where, when and how long a stage ran; see `LogRecord`. The stage sets the attributes while it runs.
 
     Attributes:
         rows: rows processed by this call.
         trainings: trainings done by this call.
         device: where the work was done.
-        continued: whether this call continues the work of earlier ones, whose seconds and rows then count too.
+        continued: whether this call continues earlier ones; their seconds and rows are then added.
     """
 
     def __init__(self, path: Path, project: Project):
@@ -101,7 +108,7 @@ class StageLog:
             self._earlier = LogRecord.read(path)
 
     def save(self) -> None:
-        """Write the log as far as the work has come, once a second at most, so that a kill loses little of it."""
+        """Write the log so far, at most once a second, so that a kill loses little."""
         if perf_counter() - self._written >= 1:
             self.write()
             self._written = perf_counter()
@@ -113,7 +120,7 @@ class StageLog:
         seconds, rows = perf_counter() - self._started, self.rows
         if self.continued and self._earlier:
             if not rows:
-                # Everything was there: looking costs time, but is not what the result took.
+                # Everything existed already: the time of this call is not that of the result.
                 return
             seconds += self._earlier.seconds
             rows += self._earlier.rows or 0
@@ -128,9 +135,9 @@ class StageLog:
 
 @contextmanager
 def log(stage: str, name: str = "", project: Project = PROJECT) -> Iterator[StageLog]:
-    """Time a stage and write logs/<stage>/<name>.json when it ends well.
+    """Time a stage, and write logs/<stage>/<name>.json when it succeeds.
 
-    Results hold no times and no machines, so that the same inputs give the same bytes; those are here.
+    Times and machines are in logs only, so that the same inputs give the same bytes of results.
     """
     kept = StageLog(project.log(stage, name), project)
     yield kept
@@ -157,16 +164,14 @@ def alone(stage: str, name: str = "", project: Project = PROJECT) -> Iterator[No
 
 
 def run(app: Callable[..., Any], name: str | None = None) -> None:
-    """Run a command line. What the user can fix becomes one line and exit code 2; `--debug` keeps its traceback.
+    """Run a command line. An error that the user can fix becomes one line and exit code 2.
 
-    `--no-verify` compares nothing that is read with its checksums, in this process and those that it starts.
-
-    That is a `UserError`, and any error of the operating system: this is the one place for those, whatever file they
-    are about.
+    These are `UserError`s, and all errors of the operating system, which are only handled here. `--debug` keeps the
+    traceback. `--no-verify` skips the comparison with checksums, in this process and its children.
 
     Args:
         app: the commands.
-        name: what help calls the program; the name of its file if None.
+        name: of the program in its help; the name of its file if None.
     """
     # Between two operations, GNU OpenMP's threads spin for milliseconds. With a core short, because others use the
     # machine or because rows are read alongside the model, they spin against each other: texts took 10 times as long on
@@ -182,7 +187,7 @@ def run(app: Callable[..., Any], name: str | None = None) -> None:
             app(prog_name=name)
         finally:
             sys.stdout.flush()  # a full disk behind it shows here, and not while Python ends
-    except BrokenPipeError:  # nobody reads on, as with `| head`
+    except BrokenPipeError:  # the reader has closed the pipe, as with `| head`
         _close_stdout()
         sys.exit(1)
     except (UserError, OSError) as error:
@@ -191,6 +196,12 @@ def run(app: Callable[..., Any], name: str | None = None) -> None:
             raise
         _close_stdout()
         refuse(error)
+        sys.exit(2)
+    except MemoryError:
+        if debug:
+            raise
+        _close_stdout()
+        refuse(UserError("not enough memory; close other programs, or lower machine.workers and the batch size"))
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as end:
         # typer turns the first into the second, and says nothing.

@@ -1,4 +1,4 @@
-"""`aft cost`: rows a second and latency of a run's student and its teachers -> logs/cost/<run>.json."""
+"""`aft cost`: rows per second and latency of a run's student and its teachers -> logs/cost/<run>.json."""
 
 from typing import Annotated
 
@@ -13,9 +13,9 @@ def main(
     overrides: command.Set = None,
     as_json: command.Json = False,
 ) -> None:
-    """Measure what it costs to serve one run's student, and its teachers.
+    """Measure the speed of one run's student and of its teachers.
 
-    Rows a second and latency at batches of 1, 32 and 256 on this device. The model card of an export shows them.
+    Rows per second and latency for batches of 1, 32 and 256 on this device. The model card of an export shows them.
     """
     from pipeline.serving import measure_cost
 

@@ -1,21 +1,17 @@
 """Stage `evaluate`: runs/<run>/ -> evaluations/<run>.json, its test scores."""
 
-from typing import Annotated
-
-import typer
-
 from stages import command
 
 
 def main(
-    run: Annotated[str, typer.Argument(help="A key of `runs` in params.yaml.")],
+    run: command.Run,
     params: command.File = command.PARAMS,
     overrides: command.Set = None,
     as_json: command.Json = False,
 ) -> None:
     """Test one run's students.
 
-    The probes of its teachers are scored on the same rows.
+    Its teachers' probes are scored on the same rows.
     """
     from pipeline.machine import Machine
     from pipeline.training import evaluate

@@ -1,4 +1,4 @@
-"""`aft export`: a student of runs/<run>/ -> a folder of its own, with a model card."""
+"""`aft export`: a student of runs/<run>/ -> a standalone folder, with a model card."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,18 +15,21 @@ def main(
         str, typer.Option("--format", help="native, onnx, torch-export, timm, transformers or sentence-transformers.")
     ] = "native",
     seed: Annotated[
-        int | None, typer.Option("--seed", help="Whose student; that with the best validation score if left out.")
+        int | None, typer.Option("--seed", help="The student's seed; by default the best on validation rows.")
     ] = None,
+    again: Annotated[
+        bool, typer.Option("--refit", help="Train it once more, with the labels of validation rows too.")
+    ] = False,
     params: command.File = command.PARAMS,
     overrides: command.Set = None,
     as_json: command.Json = False,
 ) -> None:
-    """Take one run's student home.
+    """Export one run's student.
 
-    Writes a folder with weights, preprocessing and a model card, once a fresh process has loaded it and given the same
-    outputs on validation and test rows.
+    Writes a folder with weights, preprocessing and a model card, after a new process has loaded it and computed the
+    same outputs on validation and test rows.
     """
     from pipeline.serving import export
 
     loaded = command.settings(params, overrides)
-    command.show(export(run, loaded, command.PROJECT, output, format, seed), as_json)
+    command.show(export(run, loaded, command.PROJECT, output, format, seed, again), as_json)

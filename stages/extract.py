@@ -1,14 +1,10 @@
-"""Stage `extract`: data/ and one teacher -> features/<teacher>.zarr; continues where an interrupted one stopped."""
-
-from typing import Annotated
-
-import typer
+"""Stage `extract`: data/ and one teacher -> features/<teacher>.zarr; continues after an interruption."""
 
 from stages import command
 
 
 def main(
-    teacher: Annotated[str, typer.Argument(help="A key of `teachers` in params.yaml.")],
+    teacher: command.Teacher,
     params: command.File = command.PARAMS,
     overrides: command.Set = None,
     as_json: command.Json = False,

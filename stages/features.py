@@ -1,4 +1,4 @@
-"""Tools around feature stores: `aft features ls | info | verify | diff | gc | export | import`."""
+"""Tools for feature stores: `aft features ls | info | verify | diff | gc | export | import`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,12 +15,12 @@ app = typer.Typer(help="Inspect, verify, clean, export and import feature stores
 Store = Annotated[str, typer.Argument(help="A store, such as features/minilm.zarr, or its URL.")]
 HeadName = Annotated[str | None, typer.Option("--head", help="Which head, if the store has several.")]
 Folder = Annotated[Path, typer.Argument(help="The folder of the stores.")]
-Data = Annotated[Path | None, typer.Option("--data", help="The prepared dataset that the rows are of.")]
+Data = Annotated[Path | None, typer.Option("--data", help="The prepared dataset of the rows.")]
 
 
 @app.command("ls")
 def list_stores(folder: Folder = command.FEATURES, as_json: command.Json = False) -> None:
-    """The stores in a folder, a line each."""
+    """List the stores in a folder."""
     from pipeline.store import inspection
 
     command.show(inspection.list_stores(folder), as_json)
@@ -28,7 +28,7 @@ def list_stores(folder: Folder = command.FEATURES, as_json: command.Json = False
 
 @app.command()
 def info(store: Store, as_json: command.Json = False) -> None:
-    """One store: rows, heads, recipe, bytes a row, and statistics of its features."""
+    """Show one store: rows, heads, recipe, bytes per row, and statistics of its features."""
     from pipeline.store import inspection
 
     command.show(inspection.describe(store), as_json)
@@ -38,15 +38,15 @@ def info(store: Store, as_json: command.Json = False) -> None:
 def verify(
     store: Store,
     recompute: Annotated[int, typer.Option(help="Run the teacher on this many random rows and compare.", min=0)] = 0,
-    teacher: Annotated[str | None, typer.Option(help="Its key in params.yaml; the store's name if not given.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="Its key in params.yaml; by default the store's name.")] = None,
     head: HeadName = None,
-    tolerance: Annotated[float, typer.Option(help="How far from 1 the least cosine may be.")] = 1e-4,
-    seed: Annotated[int, typer.Option(help="Draws the rows.")] = 0,
+    tolerance: Annotated[float, typer.Option(help="Largest difference of the smallest cosine from 1.")] = 1e-4,
+    seed: Annotated[int, typer.Option(help="Seed for the choice of rows.")] = 0,
     params: command.File = command.PARAMS,
     overrides: command.Set = None,
     as_json: command.Json = False,
 ) -> None:
-    """Read every byte of a store; exit code 1 if anything is not as it was written."""
+    """Read every byte of a store; exit code 1 if anything differs from what was written."""
     from dataclasses import replace
 
     from pipeline.store import verification
@@ -64,7 +64,7 @@ def verify(
 
 @app.command()
 def diff(first: Store, second: Store, as_json: command.Json = False) -> None:
-    """How two stores differ: recipe, rows, heads, and features of the rows that both have."""
+    """Compare two stores: recipe, rows, heads, and the features of shared rows."""
     from pipeline.store import inspection
 
     command.show(inspection.diff(first, second), as_json)
@@ -73,13 +73,13 @@ def diff(first: Store, second: Store, as_json: command.Json = False) -> None:
 @app.command()
 def gc(
     folder: Folder = command.FEATURES,
-    delete: Annotated[bool, typer.Option("--delete", help="Delete them, not only list them.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete them instead of only listing them.")] = False,
     as_json: command.Json = False,
 ) -> None:
-    """List what interrupted work left behind, with sizes; --delete deletes it.
+    """List leftovers of interrupted work, with sizes; --delete deletes them.
 
-    These are replaced features, locks and temporary files in the folder's stores that nobody is writing, and raw copies
-    that nobody reads of stores that were in the folder.
+    These are replaced features, locks and temporary files in stores that are not being written, and raw copies of
+    deleted stores of the folder that are not in use.
     """
     from pipeline.store import inspection
     from pipeline.verified import default_cache
@@ -114,15 +114,15 @@ def export_features(
 
 @app.command("import")
 def import_features(
-    sources: Annotated[list[Path], typer.Argument(help="One file, or several, such as an .h5 for each slide.")],
+    sources: Annotated[list[Path], typer.Argument(help="One file, or several, such as one .h5 per slide.")],
     store: Annotated[Path, typer.Option("--store", help="The store to make.")],
     head: Annotated[str | None, typer.Option("--head", help="The head's name in the store.")] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="float16, bfloat16, float32 or int8; as in the file if none.")
+        str | None, typer.Option(help="float16, bfloat16, float32 or int8; by default as in the file.")
     ] = None,
     data: Data = None,
 ) -> None:
-    """Make a store of features in another format. An interrupted import continues."""
+    """Make a store from features in another format. An interrupted import continues."""
     from pipeline.data import Dataset
     from pipeline.store import RowIndex, interchange
 
@@ -136,7 +136,7 @@ def import_features(
 def _again(
     path: str, head: str | None, params: Any, teacher: str, count: int, tolerance: float, seed: int
 ) -> "verification.Agreement":
-    """Compare stored features of random rows with what the teacher computes of them now."""
+    """Compare stored features of random rows with features that the teacher computes now."""
     import numpy as np
 
     from pipeline.data import Dataset

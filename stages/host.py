@@ -1,10 +1,10 @@
-"""One process for all stages of an `aft run`: what DVC starts as `aft STAGE` is done by the process that started DVC.
+"""One process for all stages of an `aft run`: the process that started DVC also runs each `aft STAGE` that DVC starts.
 
-DVC decides what is stale, and starts a command for each such stage. A new process for each imports torch again, and so
-do its worker processes: on a small project that takes longer than the stages do. `aft run` therefore listens on a
-socket, whose path DVC's commands find in their environment. They pass on their arguments, environment, standard output
-and error, wait, and end with the exit code of the stage. Whatever differs from `aft run` (another folder, another
-variable) runs in a process of its own, as without a host.
+DVC decides what is stale, and starts a command for each such stage. Each new process, and its worker processes, would
+import torch again, which takes longer than the stages of a small project. So `aft run` listens on a socket, and DVC's
+commands find its path in their environment. They pass on their arguments, environment, standard output and error, wait,
+and end with the exit code of the stage. A command in another folder or with other variables runs in its own process, as
+without a host.
 """
 
 import json
@@ -24,20 +24,20 @@ from pathlib import Path
 from pipeline.processes import end_with
 
 ADDRESS = "AFT_HOST"
-"""The environment variable with the path of the socket."""
+"""The environment variable for the path of the socket."""
 
 OWN = ("_", "OLDPWD", "PWD", "SHLVL")
-"""Variables that a shell sets for each command, and, with those of DVC, may differ."""
+"""Variables that a shell sets for each command. They may differ, as may those of DVC."""
 
 INTERRUPTED = 130
 """The exit code of a stage that was interrupted."""
 
 POLL = 0.05
-"""Seconds between two looks at whether DVC has ended."""
+"""Seconds between two checks whether DVC has ended."""
 
 
 def ask() -> int | None:
-    """Have the host, if there is one, run this command; its exit code, or None: run it here."""
+    """Let the host, if there is one, run this command. Returns its exit code, or None if it must run here."""
     path = os.environ.get(ADDRESS)
     if path is None:
         return None

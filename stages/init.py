@@ -1,4 +1,4 @@
-"""`aft init`: a folder of one's own, with settings and a pipeline that runs the installed library."""
+"""`aft init`: a new project, with settings and a pipeline that uses the installed library."""
 
 import os
 import shlex
@@ -14,10 +14,10 @@ from pipeline.errors import UserError
 from pipeline.files import file_exists, make_folder, read_regular, write_atomically
 
 FILES = (".gitignore", ".dvcignore", "raw/README.md", "dvc.yaml")
-"""What a project starts with besides params.yaml; none of it names a place outside of the project."""
+"""Files of a new project in addition to params.yaml; none names a path outside the project."""
 
 RESULTS = ("assessments", "evaluations", "features", "logs", "probes", "runs")
-"""Folders that stages depend on as a whole: `dvc repro --dry` reads them also where nothing was run yet."""
+"""Folders that stages depend on: `dvc repro --dry` also reads them before anything was run."""
 
 PLOTS = ".dvc/plots/runs.json"
 
@@ -25,9 +25,9 @@ STARTS = {"text": "params.yaml", "images": "params/images.yaml"}
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="Where to put the project; made if it is not there.")],
+    folder: Annotated[Path, typer.Argument(help="The project's folder; created if it does not exist.")],
     params: Annotated[
-        str, typer.Option("--params", help="What to start from: `text`, `images`, or a params file.")
+        str, typer.Option("--params", help="Settings to start from: `text`, `images`, or a params file.")
     ] = "text",
 ) -> None:
     """Start a project of your own.

@@ -14,26 +14,28 @@ def main(
     student: Annotated[str, typer.Argument(metavar="RUN_OR_FOLDER", help="A run of this project, or an export.")],
     inputs: Annotated[
         list[str],
-        typer.Argument(help="Tables of text, or - for texts on stdin, one a line; or folders and files of images."),
+        typer.Argument(help="Tables of text, or - for texts on stdin, one per line; or folders and files of images."),
     ],
-    output: Annotated[
-        str, typer.Option("--output", "-o", help="A file that ends in .csv or .parquet; - is CSV on stdout.")
-    ] = "-",
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows at a time.")] = 512,
+    output: Annotated[str, typer.Option("--output", "-o", help="A .csv or .parquet file; - for CSV on stdout.")] = "-",
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows per batch.")] = 512,
     top: Annotated[
-        int | None, typer.Option("--top", min=1, help="Only so many classes a row, the most probable first.")
+        int | None, typer.Option("--top", min=1, help="Only this many classes per row, the most probable first.")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Which student of a run; the best if left out.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of a run's student; by default the best.")] = None,
     text_column: Annotated[
-        str | None, typer.Option("--text-column", help="Of the texts; that of the training table if left out.")
+        str | None, typer.Option("--text-column", help="Column of the texts; by default that of the training table.")
     ] = None,
     id_column: Annotated[
-        str | None, typer.Option("--id-column", help="Of the ids; the row's number, from 1, if left out.")
+        str | None, typer.Option("--id-column", help="Column of the ids; by default the row's number, from 1.")
     ] = None,
     encoding: Annotated[
-        str | None, typer.Option("--encoding", help="Of files of text; UTF-8, or what their mark says, if left out.")
+        str | None,
+        typer.Option("--encoding", help="Encoding of text files; by default UTF-8, or from their mark."),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Also load a format whose files may hold code, from somebody you trust.")
+    ] = False,
     as_json: command.Json = False,
 ) -> None:
     """Predict new texts or images.
@@ -50,7 +52,7 @@ def main(
     path = Path(student)
     if not any((path / name).exists() for name in (EXPORT, "run.json")):
         path = command.PROJECT.run(student) if command.PROJECT.run(student).is_dir() else path
-    predictor = Predictor(path, seed, device, batch_size)
+    predictor = Predictor(path, seed, device, batch_size, trust)
     table = {"text_column": text_column} if text_column else predictor.table
     rows: TextInputs | ImageInputs = (
         TextInputs(inputs, table | {"id_column": id_column, "encoding": encoding}, sys.stdin)

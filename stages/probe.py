@@ -1,21 +1,17 @@
-"""Stage `probe`: one teacher's features and the labels -> probes/<teacher>/, what a probe makes of them."""
-
-from typing import Annotated
-
-import typer
+"""Stage `probe`: one teacher's features and the labels -> probes/<teacher>/, the probes and their outputs."""
 
 from stages import command
 
 
 def main(
-    teacher: Annotated[str, typer.Argument(help="A key of `teachers` in params.yaml.")],
+    teacher: command.Teacher,
     params: command.File = command.PARAMS,
     overrides: command.Set = None,
     as_json: command.Json = False,
 ) -> None:
     """Fit probes on a teacher's features.
 
-    Of every head that is one vector per row. Uses the labels of the labelled training rows only, on every split.
+    One for each head with a vector per row and each split. They are fitted on labelled training rows only.
     """
     from pipeline.probing import ProbeSettings, probe
 

@@ -50,7 +50,7 @@ def _in_dvc() -> bool:
 
 
 def _dvc(commands: Callable[..., Any]) -> bool:
-    """All stages through DVC; whether one failed. What depends on a failed stage is left out, but for the report."""
+    """All stages through DVC; returns whether one failed. Stages that depend on it are left out, except the report."""
     # The commands in dvc.yaml are `aft ...`, of this environment.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     code = host.repro(
@@ -59,13 +59,13 @@ def _dvc(commands: Callable[..., Any]) -> bool:
         partial(command.run, commands, "aft"),
     )
     if code:
-        command.say("not everything could be run; this is a report of what is there:")
+        command.say("not everything could be run; this is a report of what exists:")
         _attempt(report.main)
     return code != 0
 
 
 def _stages(teachers: list[str], runs: list[str], params: Any, overrides: list[str] | None) -> bool:
-    """All stages in order, in this process; whether a run failed. Each continues where it was interrupted."""
+    """All stages in order, in this process; returns whether a run failed. Each continues after an interruption."""
     given = {"params": params, "overrides": overrides, "as_json": False}
     prepare.main(**given)
     for teacher in teachers:
@@ -79,7 +79,7 @@ def _stages(teachers: list[str], runs: list[str], params: Any, overrides: list[s
 
 
 def _attempt(main: Callable[..., None], *arguments: str, **given: Any) -> bool:
-    """Run a stage; print what is wrong if it cannot be run, and go on."""
+    """Run a stage; print its error if it fails, and go on."""
     try:
         main(*arguments, **given)
     except (UserError, OSError) as error:
@@ -89,7 +89,7 @@ def _attempt(main: Callable[..., None], *arguments: str, **given: Any) -> bool:
 
 
 def _check_lock() -> None:
-    """Refuse a lock of DVC's that a kill left half written; DVC itself removes the others of processes that are gone.
+    """Refuse a damaged lock of DVC, as a kill may leave it. DVC itself removes valid locks of ended processes.
 
     Raises:
         UserError: it cannot be read.

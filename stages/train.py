@@ -1,14 +1,10 @@
 """Stage `train`: one run's bundle -> runs/<run>/, its students, curves and record."""
 
-from typing import Annotated
-
-import typer
-
 from stages import command
 
 
 def main(
-    run: Annotated[str, typer.Argument(help="A key of `runs` in params.yaml.")],
+    run: command.Run,
     params: command.File = command.PARAMS,
     overrides: command.Set = None,
     as_json: command.Json = False,
@@ -26,6 +22,7 @@ def main(
         log.trainings, log.device = trained.trained, trained.device
     command.write_digest(project.run_digest(run), digest_files(project.run(run)))
     command.show(trained, as_json)
+    command.say(f"to take its best student home: aft export {run} --output FOLDER")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`aft trials`: the ledger of finished trainings, and what no run uses of it any more."""
+"""`aft trials`: the finished trainings in the ledger that no run uses any more."""
 
 from typing import Annotated
 
@@ -15,7 +15,7 @@ def main(
 ) -> None:
     """List finished trainings that no run of params.yaml uses.
 
-    A run that reads them again, after a change of params.yaml back, would have to train them again once deleted.
+    Once deleted, they are trained again if params.yaml is changed back.
     """
     from pipeline.training import unused_trials
 

@@ -8,14 +8,21 @@ import fcntl
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import safetensors.torch
+import torch
 import yaml
 
-Change = Callable[[Path], None]
+Change = Callable[[Path], object]
 """Makes something wrong in the folder of a project."""
 
 
@@ -162,6 +169,26 @@ def link(name: str, target: str) -> Change:
         path.symlink_to(target)
 
     return change
+
+
+def hdf5(fill: Callable[[h5py.File], object]) -> Change:
+    """Write x.h5."""
+
+    def change(project: Path) -> None:
+        with h5py.File(project / "x.h5", "w") as file:
+            fill(file)
+
+    return change
+
+
+def tensors(**values: torch.Tensor) -> Change:
+    """Write x.safetensors."""
+    return lambda project: safetensors.torch.save_file(values, project / "x.safetensors")
+
+
+def npy(name: str) -> Change:
+    """Write an array of features."""
+    return lambda project: np.save(project / name, np.ones((2, 2), np.float32))
 
 
 def params(edit: Callable[[dict[str, Any]], object]) -> Change:
@@ -410,6 +437,40 @@ CASES = [
         "join",
         "params.yaml: runs: '../../up' is no name; use up to 100 letters, digits, _ and -, the first a letter or digit",
     ),
+    *(
+        Case(
+            "Names",
+            f"a run whose name {wrong}",
+            named("runs", name),
+            "report",
+            f"params.yaml: runs: {shown} is no name; use up to 100 letters, digits, _ and -, the first a letter or "
+            "digit",
+        )
+        for wrong, name, shown in (
+            ("has a line break", "a\nb", r"'a\nb'"),
+            ("has 300 characters", "x" * 300, f"'{'x' * 59}..."),
+            ("looks like another", "\uff41ft", r"'\uff41ft'"),
+            ("ends a quoted word", "b'; touch pwned; '", "\"b'; touch pwned; '\""),
+            ("is an option", "--help", "'--help'"),
+            ("is a device on Windows", "CON", "'CON'"),
+            ("is empty", "", "''"),
+        )
+    ),
+    Case(
+        "Names",
+        "`-S` with a name that is a command",
+        nothing,
+        "join -S 'teachers.`touch pwned`={family: timm, model: m}'",
+        "params.yaml: teachers: '`touch pwned`' is no name; use up to 100 letters, digits, _ and -, the first a letter "
+        "or digit",
+    ),
+    Case(
+        "Names",
+        "a name with a zero byte",
+        write("params.yaml", b"runs:\n  a\0b: {student: bag}\n"),
+        "join",
+        "params.yaml: not valid YAML: unacceptable character #x0000: <where>",
+    ),
     Case(
         "Names",
         "a run that is typed as a path",
@@ -458,6 +519,20 @@ CASES = [
         images(link("raw/images/a/x", "..")),
         "prepare",
         "raw/images/a/x: a link to a folder that it is in; remove it",
+    ),
+    Case(
+        "Odd files",
+        "folders in folders among images, without end",
+        images(write(f"raw/images/a/{'x/' * 200}y.png", "one")),
+        "prepare",
+        "raw/images: folders nested more than 30 deep, or links that lead to one another; move them away",
+    ),
+    Case(
+        "Odd files",
+        "two links among images that lead to one another",
+        images(link("raw/images/a/x/z", "../y"), link("raw/images/a/y/z", "../x")),
+        "prepare",
+        "raw/images: folders nested more than 30 deep, or links that lead to one another; move them away",
     ),
     Case(
         "Odd files",
@@ -685,6 +760,111 @@ CASES = [
         write("x.parquet", "text"),
         "features import x.parquet --store x.zarr",
         "x.parquet: not a Parquet file, or damaged",
+    ),
+    Case(
+        "Imports",
+        "HDF5 that leads into another file",
+        hdf5(lambda file: file.__setitem__("features", h5py.ExternalLink("other.h5", "features"))),
+        "features import x.h5 --store x.zarr",
+        "x.h5: `features` is a link, or its values are in another file; write them into this one",
+    ),
+    Case(
+        "Imports",
+        "HDF5 with ids that are numbers",
+        hdf5(lambda file: file.update(features=np.ones((2, 2)), ids=[1, 2])),
+        "features import x.h5 --store x.zarr",
+        "x.h5: `ids` are no texts [rows], but int64; save them as UTF-8 strings",
+    ),
+    Case(
+        "Imports",
+        "HDF5 with ids that are a group",
+        hdf5(lambda file: (file.update(features=np.ones((2, 2))), file.create_group("ids"))),
+        "features import x.h5 --store x.zarr",
+        "x.h5: `ids` is a group; rename it, or make it an array of a value for each row",
+    ),
+    Case(
+        "Imports",
+        "HDF5 with coordinates that are one number",
+        hdf5(lambda file: file.update(features=np.ones((2, 2)), coords=5)),
+        "features import x.h5 --store x.zarr",
+        "x.h5: `coords` is no array of numbers [rows, 2]; rename it",
+    ),
+    Case(
+        "Imports",
+        "HDF5 that says of itself what is no JSON",
+        hdf5(lambda file: (file.update(features=np.ones((2, 2))), file.attrs.update(feature_store="{"))),
+        "features import x.h5 --store x.zarr",
+        "x.h5: what it says of its features is damaged; remove it from the file, or export again",
+    ),
+    Case(
+        "Imports",
+        "an array of Python objects",
+        lambda project: np.save(project / "x.npy", np.array([[None]], object)),
+        "features import x.npy --store x.zarr",
+        "x.npy: not an npy file of numbers, or damaged",
+    ),
+    Case(
+        "Imports",
+        "ids of an array that are Python objects",
+        lambda project: (np.save(project / "x.npy", np.ones((2, 2))), np.savez(project / "x.rows.npz", id_ends=[None])),
+        "features import x.npy --store x.zarr",
+        "x.rows.npz: damaged; delete it to import x.npy without ids",
+    ),
+    Case(
+        "Imports",
+        "a tensor without rows",
+        tensors(features=torch.tensor(1.0)),
+        "features import x.safetensors --store x.zarr",
+        "x.safetensors: no tensor `features` of float16, bfloat16 or float32; there are features",
+    ),
+    Case(
+        "Imports",
+        "a tensor of eight bits",
+        tensors(features=torch.ones(2, 2).to(torch.float8_e4m3fn)),
+        "features import x.safetensors --store x.zarr",
+        "x.safetensors: no tensor `features` of float16, bfloat16 or float32; there are features",
+    ),
+    Case(
+        "Imports",
+        "`.pt` without tensors",
+        lambda project: torch.save({"train": [1.0]}, project / "x.pt"),
+        "features import x.pt --store x.zarr",
+        "x.pt: expected a dict of float tensors `train` and `test` [rows, ...] of one shape",
+    ),
+    Case(
+        "Imports",
+        "another store in its place",
+        both(npy("x.npy"), lambda project: shutil.copytree(project / "features/wise.zarr", project / "x.zarr")),
+        "features import x.npy --store x.zarr",
+        "x.zarr: another store is there; delete it, or import to another place",
+    ),
+    Case(
+        "Imports",
+        "another folder in its place",
+        npy("x.npy"),
+        "features import x.npy --store raw",
+        "raw: holds other files, such as reviews.csv; choose a new or empty folder",
+    ),
+    Case(
+        "Imports",
+        "a pipe in its place",
+        both(npy("x.npy"), pipe("x.zarr")),
+        "features import x.npy --store x.zarr",
+        "x.zarr: is a file, and a folder is needed there; move it away",
+    ),
+    Case(
+        "Imports",
+        "a link in its place into which it would write",
+        both(npy("x.npy"), write("x.zarr/.kept", ""), link("x.zarr/locks", "../raw")),
+        "features import x.npy --store x.zarr",
+        "x.zarr: holds other files, such as locks; choose a new or empty folder",
+    ),
+    Case(
+        "Imports",
+        "Parquet of a few bytes that claims very many rows",
+        lambda project: pq.write_table(pa.table({"text": pa.nulls(10**6)}), project / "x.parquet"),
+        "features import x.parquet --store x.zarr",
+        "x.parquet: claims 1,000,000 rows, and has <some> bytes; write it again",
     ),
     Case(
         "Imports",

@@ -22,6 +22,7 @@ HALL = [
     "images",
     "plugins",
     "strict_yaml",
+    "specs",
     "params",
     "packages",
     "sources",

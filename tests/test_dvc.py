@@ -413,7 +413,31 @@ def finished_shards(store: Path) -> list[Path]:
     return sorted(store.glob("pooled/c.*.json"))
 
 
-def test_no_command_takes_a_name_that_the_shell_would_read():
+def test_no_name_is_a_part_of_a_command():
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     commands = [stage["do"]["cmd"] for stage in stages.values() if "do" in stage]
-    assert commands and all(command.endswith(" '${key}'") and command.count("$") == 1 for command in commands)
+    assert commands and all(command.endswith(' "$DVC_STAGE"') and command.count("$") == 1 for command in commands)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "b'; touch pwned; '",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ('b"; touch pwned #', "$(touch pwned)", "`touch pwned`")
+        ),
+    ],
+)
+def test_a_stage_that_is_run_by_itself_runs_no_name(tmp_path: Path, name: str):
+    """`dvc repro -s` leaves out the first stage, which checks all names; these files take the stage this far."""
+    run("aft", "init", str(tmp_path / "project"), cwd=tmp_path)
+    project = tmp_path / "project"
+    change(project, lambda values: values["teachers"].update({name: {"family": "timm", "model": "m"}}))
+    for file in (f"digests/extract/{name}.json", "data/content.json"):
+        (project / file).parent.mkdir(parents=True, exist_ok=True)
+        (project / file).write_text('{"digest": "0"}')
+    done = call("dvc", "repro", "--single-item", f"extract@{name}", cwd=project)
+    assert "Running stage" in done.stdout
+    assert f"error: params.yaml: teachers: {name!a} is no name" in done.stderr
+    assert done.returncode and not list(project.rglob("pwned"))

@@ -32,6 +32,9 @@ SYSTEM = ("#recycle", "$recycle.bin", "@eadir", "@recycle", "__macosx", "__pycac
 SYSTEM_FILES = ("desktop.ini", "ehthumbs.db", "thumbs.db")
 """What operating systems and network drives put next to images, in lower case; also everything with a leading dot."""
 
+DEEPEST = 30
+"""Folders in folders below the source's own."""
+
 SPLIT_WORDS = {*SPLITS, "eval", "evaluation", "holdout"}
 """Words in the name of a folder that make it look like a split."""
 
@@ -202,7 +205,11 @@ def _folders(parent: Path, root: Path) -> Generator[Row, None, list[Path]]:
 
 
 def _files(folder: Path, root: Path, label: str | None, split: str | None) -> Iterator[Row]:
-    """Everything in a folder at any depth, sorted within each folder."""
+    """Everything in a folder, sorted within each folder. Raises `UserError` if folders are nested without end."""
+    if len(folder.relative_to(root).parts) > DEEPEST:
+        raise UserError(
+            f"{root}: folders nested more than {DEEPEST} deep, or links that lead to one another; move them away"
+        )
     for path, kind in _entries(folder):
         if kind == "system":
             yield _skipped(path, root, "hidden, or of the system")

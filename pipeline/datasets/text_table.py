@@ -33,18 +33,19 @@ def rows(settings: Settings) -> Iterator[Row]:
     yield from examples(settings, partial(records, settings), columns, content, len(files(settings.path)) > 1)
 
 
-def texts(settings: Settings) -> Iterator[Row]:
-    """The texts of the table alone, of which nothing is kept: an id is a cell, or the number of its row, from 1.
+def texts(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """The texts of the table alone, of which nothing is kept: id, text, and why it cannot be read, else empty.
 
-    A cell that is no text is a problem of its row.
+    An id is a cell, or the number of the row, from 1. A cell that is no text is a problem of its row.
     """
     columns, content = text_content(settings.text_column, settings.template)
     wanted = [*columns, *filter(None, [settings.id_column])]
     for number, record in enumerate(records(settings, Wanted(wanted, wanted, [])), start=1):
         id = str(number)
         try:
-            id = (text(record, settings.id_column) if settings.id_column else None) or id
+            if settings.id_column is not None:
+                id = text(record, settings.id_column) or id
             found, _, problem = content(record)
-            yield Row(id, found, problem=problem)
+            yield id, str(found), problem or ""
         except UserError as error:
-            yield Row(id, "", problem=str(error))
+            yield id, "", str(error)

@@ -3,6 +3,7 @@
 A format offers
 
 - `PACKAGES`: what it imports besides what the project always has; the extra `export` installs them;
+- `RUNS_CODE`: whether to load its files may run code that somebody put into them;
 - `refusal(blueprint)`: why it cannot hold a student, in a few words; empty if it can;
 - `write(folder, blueprint, student, rows)`: writes student.json and its files; `rows` are some examples;
 - `load(folder, blueprint, device)`: a `Model` from these files alone, as those who serve it load them.
@@ -11,7 +12,7 @@ A format offers
 """
 
 from collections.abc import Callable
-from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -35,10 +36,8 @@ def export_format(name: str) -> ModuleType:
     except ImportError as error:
         raise _missing(name, error.name or "a package") from None
     for package in found.PACKAGES:
-        try:
-            import_module(package)
-        except ImportError:
-            raise _missing(name, package) from None
+        if find_spec(package) is None:
+            raise _missing(name, package)
     return found
 
 

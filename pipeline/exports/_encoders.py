@@ -13,13 +13,17 @@ from pipeline.students import Blueprint, Scaled, Student
 
 def refused(blueprint: Blueprint) -> str:
     """Why a student is no encoder of transformers; empty if it is."""
-    return "" if blueprint.family == "transformers" else "transformers has no such model"
+    if blueprint.family != "transformers":
+        return "transformers has no such model"
+    # A folder of its encoder would be read as the whole model.
+    whole = blueprint.fitted["config"].get("is_encoder_decoder")
+    return "transformers reads no folder of the encoder of an encoder-decoder alone" if whole else ""
 
 
 def encoder(student: Student) -> Any:
     """The encoder of a student, which its labels' scale does not concern."""
     inner: Any = student.student if isinstance(student, Scaled) else student
-    return inner.model
+    return inner.body.model
 
 
 def head(student: Student) -> tuple[Tensor, Tensor]:
@@ -38,7 +42,7 @@ def save_encoder(folder: Path, blueprint: Blueprint, student: Student) -> None:
     library = Tokenizer.from_str(fitted["tokenizer"])
     pad = library.id_to_token(fitted["pad"]) if fitted["pad"] is not None else None
     PreTrainedTokenizerFast(
-        tokenizer_object=library, pad_token=pad, model_max_length=blueprint.settings["max_length"]
+        tokenizer_object=library, pad_token=pad, model_max_length=fitted["max_length"]
     ).save_pretrained(folder)
 
 

@@ -11,6 +11,7 @@ from pipeline.exports import Model
 from pipeline.students import Blueprint, Student, load_student, place, save_student
 
 PACKAGES: tuple[str, ...] = ()
+RUNS_CODE = False
 
 
 def refusal(blueprint: Blueprint) -> str:

@@ -17,6 +17,7 @@ from pipeline.exports._graphs import graph_of, traced
 from pipeline.students import Blueprint, Student
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+RUNS_CODE = False
 
 MODEL, OUTPUTS = "model.onnx", "outputs"
 

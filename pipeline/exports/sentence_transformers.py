@@ -17,6 +17,7 @@ from pipeline.exports._encoders import device_batch, head, refused, save_encoder
 from pipeline.students import STUDENT, Blueprint, Student
 
 PACKAGES = ("sentence_transformers",)
+RUNS_CODE = True
 
 
 def refusal(blueprint: Blueprint) -> str:
@@ -32,8 +33,9 @@ def write(folder: Path, blueprint: Blueprint, student: Student, rows: Sequence[A
     weight, bias = head(student)
     with tempfile.TemporaryDirectory() as scratch:
         save_encoder(Path(scratch), blueprint, student)
-        encoder = Transformer(scratch, max_seq_length=blueprint.settings["max_length"])
-        pooling = Pooling(student.width, pooling_mode=blueprint.settings["pooling"])
+        encoder = Transformer(scratch, max_seq_length=blueprint.fitted["max_length"])
+        mode = {"last": "lasttoken"}.get(blueprint.settings["pooling"], blueprint.settings["pooling"])
+        pooling = Pooling(student.width, pooling_mode=mode)
         dense = Dense(student.width, len(blueprint.classes), activation_function=nn.Identity())
         dense.linear.load_state_dict({"weight": weight, "bias": bias})
         SentenceTransformer(modules=[encoder, pooling, dense], device="cpu").save(str(folder), create_model_card=False)

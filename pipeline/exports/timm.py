@@ -14,6 +14,7 @@ from pipeline.exports import Model
 from pipeline.students import STUDENT, Blueprint, Scaled, Student, place
 
 PACKAGES: tuple[str, ...] = ()
+RUNS_CODE = False
 
 
 def refusal(blueprint: Blueprint) -> str:

@@ -13,6 +13,7 @@ from pipeline.exports._graphs import graph_of, traced
 from pipeline.students import Blueprint, Student, place
 
 PACKAGES: tuple[str, ...] = ()
+RUNS_CODE = True
 
 MODEL = "model.pt2"
 

@@ -18,6 +18,7 @@ from pipeline.exports._encoders import head, refused, save_encoder
 from pipeline.students import STUDENT, Blueprint, Scaled, Student, place
 
 PACKAGES: tuple[str, ...] = ()
+RUNS_CODE = False
 
 HEAD = "head.safetensors"
 
@@ -39,7 +40,9 @@ def load(folder: Path, blueprint: Blueprint, device: torch.device) -> Model:
     """The encoder by transformers, pooled by the student, and the last layer of the file."""
     student = blueprint.build(pretrained=False)
     inner: Any = student.student if isinstance(student, Scaled) else student
-    inner.model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    inner.body.model = AutoModel.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
+    )
     inner.head.load_state_dict(load_file(folder / HEAD))
     inner.eval().to(device)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.data import Dataset
 from pipeline.engines import engine
-from pipeline.errors import UserError
+from pipeline.errors import UserError, listed
 from pipeline.extraction.variety import Variety
 from pipeline.machine import Machine
 from pipeline.params import Settings
@@ -29,6 +29,9 @@ from pipeline.teachers import Precision, Teacher
 from pipeline.views import Views
 
 T = TypeVar("T")
+
+FLOAT16 = 65520.0
+"""From here on, a number is rounded to infinity in float16."""
 
 CHUNK = 1024
 """Rows whose lengths are found by one task, where rows are sorted by length."""
@@ -117,12 +120,16 @@ def extract(
             are not finite or too large for `dtype`, or equal for most rows, or memory or disk are full. Finished shards
             are kept.
     """
-    if teacher.kind != data.kind:
+    if teacher.kind not in (data.kind, "id"):
         raise UserError(
             f"{name}: this teacher reads {teacher.kind} rows, and the dataset {data.path} holds {data.kind}"
         )
     if views:
         views.check(data.kind, f"{name}: views")
+        if teacher.kind == "id":
+            raise UserError(f"{name}: a teacher that knows ids alone sees no views of rows; remove `views`")
+    if teacher.kind == "id":
+        _check_ids(data, teacher, name)
     began = perf_counter()
     written, everything = 0, len(data) * (1 + (views.count if views else 0))
     with ShardWorker(data, teacher, out, settings, machine.workers, views) as worker:
@@ -133,9 +140,11 @@ def extract(
         if missing:
             amount = f"{missing:,} {data.kind}s"
             if views:
-                size = sum(head.row_bytes for head in writer.layout.heads.values()) * len(data)
-                amount += f" ({len(data):,} rows, {views} of each; {size / 1e6:,.1f} MB with all of them)"
-            say(f"{name}: {amount}, {teacher.recipe['precision']} on {teacher.device}, by {worker.loader.batch_size}")
+                amount += f" ({len(data):,} rows, {views} of each)"
+            say(
+                f"{name}: {amount}, {teacher.recipe['precision']} on {teacher.device}, by {worker.loader.batch_size}; "
+                f"{worker.size()}"
+            )
         with progress(name, everything, f"{data.kind}s", everything - missing) as advance:
             for rows in engine(machine.engine)(partial(_same, worker), range(writer.layout.shards)):
                 advance(rows)
@@ -153,6 +162,20 @@ def extract(
         rows_per_second=written / seconds,
         notes=tuple(writer.notes),
     )
+
+
+def _check_ids(data: Dataset, teacher: Teacher, name: str) -> None:
+    """Make sure that a teacher knows every id, before the first shard. Raises `UserError` if not."""
+    lacking, why = [], ""
+    for id in data.ids.tolist():
+        try:
+            teacher.transform(id)
+        except ValueError as error:
+            lacking.append(id)
+            why = why or str(error)
+    if lacking:
+        some = listed(lacking[:5]) + (" ..." if len(lacking) > 5 else "")
+        raise UserError(f"{name}: {len(lacking):,} of {len(data):,} rows have no features: {some}; {why}")
 
 
 class ShardWorker:
@@ -229,6 +252,13 @@ class ShardWorker:
     def rows_missing(self) -> int:
         """How many rows are still to compute, by any process, each view counted."""
         return sum(self.writer.rows_missing(self._heads(view)) for view in self.heads_of)
+
+    def size(self) -> str:
+        """What the store takes on the disk, uncompressed, and how much of it each head of a row."""
+        heads = self.writer.layout.heads
+        total = sum(head.row_bytes for head in heads.values()) * len(self.loader.data)
+        size = f"{total / 1e9:,.1f} GB" if total >= 1e9 else f"{total / 1e6:,.1f} MB"
+        return f"{size} ({', '.join(f'{head} {heads[head].row_bytes:,} B a row' for head in self.teacher.heads)})"
 
     def _heads(self, view: int) -> set[str]:
         """The heads of the store that are written with a view: with the clean rows, also those kept from before."""
@@ -323,7 +353,8 @@ class Loader:
 
     def _read(self, rows: np.ndarray, view: int) -> list[Any]:
         examples = []
-        contents: Iterable[Any] = rows if view else self.data.content(rows)
+        by_id = self.teacher.kind == "id"
+        contents: Iterable[Any] = rows if view else self.data.ids[rows].tolist() if by_id else self.data.content(rows)
         for row, content in zip(rows, contents, strict=True):
             try:
                 seen = self.views.content(self.data, int(row), view) if self.views and view else content
@@ -351,15 +382,35 @@ def _run(
     """
     device = teacher.device
     features = {head: torch.empty((rows, *shape), dtype=dtype, device=device) for head, shape in teacher.heads.items()}
+    highest = {head: torch.zeros(rows, device=device) for head in teacher.heads if dtype == torch.float16}
     try:
         for places, batch in batches:
             at = _to(device, torch.from_numpy(places))
             for head, values in teacher.forward({key: _to(device, tensor) for key, tensor in batch.items()}).items():
                 features[head].index_copy_(0, at, values.to(dtype))
+                if head in highest:
+                    highest[head].index_copy_(0, at, values.flatten(1).abs().amax(1).float())
             yield len(places)
+        for head, values in highest.items():
+            _check_range(head, values.cpu().numpy())
         return {head: _array(values.cpu()) for head, values in features.items()}
     except torch.OutOfMemoryError:
         raise UserError("the GPU has too little memory for this batch; lower extract.batch_size") from None
+
+
+def _check_range(head: str, highest: np.ndarray) -> None:
+    """Refuse rows whose values are finite and too large for float16, which would store them as infinite.
+
+    Args:
+        head: its name.
+        highest: the largest size of a value, by row.
+    """
+    large = highest[(highest >= FLOAT16) & np.isfinite(highest)]
+    if large.size:
+        raise UserError(
+            f"head `{head}`: {len(large):,} of {len(highest):,} rows have values too large for float16, up to "
+            f"{large.max():,.0f}; set extract.dtype to bfloat16 or float32, or leave this head out"
+        )
 
 
 def _to(device: torch.device, tensor: Tensor) -> Tensor:

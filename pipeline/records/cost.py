@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from pipeline.errors import count
 from pipeline.records.record import Record
 
 
@@ -42,7 +43,7 @@ class CostRecord(Record):
     models: tuple[ModelCost, ...]
 
     def __str__(self) -> str:
-        lines = [f"{self.run} on {self.device}, {self.threads} thread{'s' * (self.threads != 1)}:"]
+        lines = [f"{self.run} on {self.device}, {count(self.threads, 'thread')}:"]
         for model in self.models:
             lines.append(f"{model.name}: {model.parameters:,} parameters, {model.bytes:,} bytes")
             lines += [

@@ -13,7 +13,8 @@ class ExportRecord(Record):
     Attributes:
         version: of the layout of the folder; another one is refused.
         format: the file in pipeline/exports/ that wrote the model, and reads it.
-        run, seed: where the student comes from; no seed where it was trained once more on all labels.
+        run, seed: where the student comes from.
+        refit: whether it was trained once more, on the labels of training and validation rows.
         kind: what its rows are.
         task, outputs, unit: what its outputs mean.
         table: how texts are made of the columns of a table, as in training; empty for images.
@@ -28,7 +29,8 @@ class ExportRecord(Record):
     version: int
     format: str
     run: str
-    seed: int | None
+    seed: int
+    refit: bool = False
     kind: Literal["text", "image"]
     task: str
     outputs: tuple[str, ...]

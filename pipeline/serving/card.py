@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, metadata, packages_distribu
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.functional.statistics import paired
 from pipeline.params import Params
 from pipeline.project import Project
@@ -86,7 +86,9 @@ def _outputs(export: ExportRecord) -> list[str]:
 
 def _data(manifest: ManifestRecord, run: RunRecord) -> list[str]:
     source = manifest.settings["source"]
-    where = f" `{Path(str(source['path'])).name}`" if "path" in source else ""
+    paths = source.get("path", [])
+    names = [f"`{Path(str(path)).name}`" for path in (paths if isinstance(paths, list) else [paths])]
+    where = f" {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" if names else ""
     return [
         f"- Source: {source['family']}{where}, {manifest.rows:,} {manifest.kind}s; digest `{manifest.digest}`.",
         f"- Training rows: {run.labelled:,} with a label that was used, {run.unlabelled:,} without.",
@@ -155,6 +157,7 @@ def _training(run: RunRecord, export: ExportRecord) -> list[str]:
     return [
         f"- Method: {methods}{f'; {settings}' if settings else ''}, chosen on validation rows.",
         f"- {run.steps:,} steps; seed {export.seed} of {', '.join(map(str, run.seeds))}.",
+        *(["- Trained once more, with the labels of validation rows too; the scores are those before."] * export.refit),
     ]
 
 
@@ -189,7 +192,7 @@ def _cost(export: ExportRecord, run: RunRecord, project: Project) -> list[str]:
     if found is None or found.students != run.students_digest:
         return [f"Not measured: run `aft cost {export.run}` before the export."]
     return [
-        f"With the project's own format, on {found.device}, {found.threads} threads.",
+        f"With the project's own format, on {found.device}, {count(found.threads, 'thread')}.",
         "",
         "| model | parameters | bytes | batch | rows/s | p50, ms | p95, ms |",
         "|---|---|---|---|---|---|---|",

@@ -25,7 +25,7 @@ from pipeline.sources import Source
 
 BATCHES = (1, 32, 256)
 
-ROUNDS = (5, 200)
+ROUNDS = (3, 200)
 """Batches of each model at least and at most."""
 
 SECONDS = 2.0

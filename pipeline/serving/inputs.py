@@ -1,8 +1,8 @@
 """New rows for predictions: texts of tables or lines, images of folders or files; read as they are needed."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow.parquet as pq
 from pyarrow import ArrowException
@@ -21,8 +21,7 @@ LINES = {".csv": 1, ".tsv": 1, ".jsonl": 0, ".ndjson": 0, ".txt": 0}
 """Tables of lines, and lines of their header."""
 
 
-@dataclass(frozen=True)
-class NewInput:
+class NewInput(NamedTuple):
     """One row to predict.
 
     Attributes:
@@ -71,8 +70,8 @@ class TextInputs:
                     yield NewInput(f"{start}{number}", line.rstrip("\r\n"))
                 continue
             family = plugin("datasets", "text_table")
-            for row in family.texts(parse(family.Settings, {**self.table, "path": name}, "aft predict")):
-                yield NewInput(f"{start}{row.id}", str(row.content), row.problem or "")
+            for id, text, problem in family.texts(parse(family.Settings, {**self.table, "path": name}, "aft predict")):
+                yield NewInput(start + id, text, problem)
 
 
 class ImageInputs:

@@ -203,13 +203,18 @@ class PredictionTable:
         columns = self.columns(ids, found)
         if self.several:
             columns[1] = [";".join(names) for names in found.predictions]
-        # numpy gives the shortest digits that name a float32.
-        shown = [
-            column.astype(str).tolist() if isinstance(column, np.ndarray) and column.dtype == np.float32
-            else [cell(value) for value in column]
-            for column in columns
-        ]  # fmt: skip
-        return zip(*shown, strict=True)
+        elif found.probabilities is None:
+            # The shortest digits that name a float32.
+            columns[1] = found.outputs[:, 0].astype(str).tolist()
+        return zip(*map(_cells, columns), strict=True)
+
+
+def _cells(values: Any) -> list[str]:
+    """A column as cells: probabilities with seven digits, and of texts, which repeat, each is looked at once."""
+    if isinstance(values, np.ndarray) and values.dtype == np.float32:
+        return [f"{value:.7g}" for value in values.tolist()]
+    known = {value: cell(value) for value in set(values)}
+    return [known[value] for value in values]
 
 
 Lines = Callable[[Sequence[str], Predictions], None]

@@ -392,6 +392,7 @@ class Marker:
                 type(file["bytes"]) is int and isinstance(file["checksum"], str) for file in record["files"].values()
             )
             sound = sound and type(record["start"]) is type(record["stop"]) is int
+            sound = sound and all(isinstance(record[name], str) for name in ("rows_digest", "identity"))
         except (AttributeError, KeyError, TypeError, RecursionError):
             sound = False
         if not sound:

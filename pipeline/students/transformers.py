@@ -1,4 +1,4 @@
-"""Any text encoder of transformers as a student: masked mean over its tokens, or the first token, and a linear head."""
+"""Any text model of transformers as a student: masked mean over its tokens, or one of them, and a linear head."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,18 +10,21 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig
 
 from pipeline import students
 from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.params import Settings as Base
-from pipeline.pretrained import locate
 from pipeline.provenance import digest_of, versions
 from pipeline.students._tokens import Texts, flatten
+from pipeline.text_models import TextBody, TextTokenizer, fetch, load_body, one_line, read_config, untrained_body
 from pipeline.views import Views
 
 KIND: Literal["text"] = "text"
+
+LENGTH = 128
+"""In tokens, where neither the settings nor the model's positions say less."""
 
 
 class Settings(Base):
@@ -29,31 +32,67 @@ class Settings(Base):
 
     Attributes:
         model: a hub name, a local folder, or a folder inside an installed package as `package:NAME/FOLDER`.
+        revision: branch, tag or commit on the hub.
         pretrained: start from its weights; false takes its architecture and tokenizer only.
-        pooling: `mean` over the tokens that are not padding, or `cls`, the first one.
-        max_length: in tokens; longer texts are cut.
+        layers: keep the first so many layers of it; all if None.
+        pooling: `mean` over the tokens that are not padding, `cls`, the first one, or `last`, the last one.
+        max_length: in tokens; longer texts are cut. 128, or the model's positions if they are fewer, if None.
         dropout: before the head.
     """
 
     model: str
+    revision: str | None = None
     pretrained: bool = True
-    pooling: Literal["mean", "cls"] = "mean"
-    max_length: int = Field(default=128, ge=2)
+    layers: int | None = Field(default=None, ge=1)
+    pooling: Literal["mean", "cls", "last"] = "mean"
+    max_length: int | None = Field(default=None, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
-    """The model's configuration and tokenizer, so that a checkpoint needs nothing else."""
-    path = str(locate(settings.model))
-    try:
-        config = AutoConfig.from_pretrained(path)
-        tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True)
-    except Exception as error:  # damaged files fail in many ways, tokenizers with a bare Exception
-        raise UserError(f"{settings.model}: cannot be loaded: {' '.join(str(error).split())[:200]}") from None
+    """The model's configuration and tokenizer, so that a checkpoint needs nothing else.
+
+    Raises:
+        UserError: the model or its tokenizer cannot be loaded, it has fewer layers or positions, or its features depend
+            on padding or its first token sees nothing of the text.
+    """
+    folder = fetch(settings.model, settings.revision)
+    config = _config(settings, read_config(folder, settings.model))
+    tokenizer = TextTokenizer(folder, settings.model)
+    if tokenizer.fast is None:
+        raise UserError(
+            f"{settings.model}: its tokenizer is Python code ({type(tokenizer.library).__name__}), which a student "
+            "does not keep; choose a model with a tokenizer.json"
+        )
+    with torch.random.fork_rng(devices=[]):  # that its random weights change no others
+        body = untrained_body(config)
+    width = body.width(settings.model)
+    tokenizer.check_numbers(body.rows)
+    wanted = settings.max_length or LENGTH
+    length = body.greatest(tokenizer(tokenizer.samples[-1]), wanted)
+    if settings.max_length and length < wanted:
+        raise UserError(
+            f"{settings.model}: max_length: {wanted} is more than the model's {length} positions; set that or less"
+        )
+    tokenizer.cut(length)
+    short, long = (tokenizer(text) for text in tokenizer.samples[-2:])
+    if settings.pooling == "cls" and body.first_sees_nothing(short, long):
+        raise UserError(
+            f"{settings.model}: `pooling: cls` takes the first token, and in this model it has seen nothing of the "
+            "text (a decoder); set `pooling: last` or `pooling: mean`"
+        )
+    if body.depends_on_padding(short, long):
+        raise UserError(
+            f"{settings.model}: a text's features depend on the length of its batch, so this architecture "
+            f"({type(body.model).__name__}) cannot be a student; take another model"
+        )
+    pad = tokenizer.pad if tokenizer.pad < body.rows else 0
     return {
         "config": config.to_dict(),
-        "tokenizer": tokenizer.backend_tokenizer.to_str(),
-        "pad": tokenizer.pad_token_id,
+        "tokenizer": tokenizer.fast.to_str(),
+        "max_length": length,
+        "pad": pad,
+        "width": width,
     }
 
 
@@ -64,32 +103,36 @@ def inputs(settings: Settings, fitted: dict[str, Any], data: Dataset, views: Vie
 
 def preprocessing(settings: Settings, fitted: dict[str, Any]) -> "Tokenization":
     """Texts as token numbers."""
-    return Tokenization(fitted["tokenizer"], settings.max_length, fitted["pad"] or 0)
+    return Tokenization(fitted["tokenizer"], fitted["pad"])
 
 
-def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: bool = True) -> "EncoderStudent":
+def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: bool = True) -> "TextStudent":
     """A student with a new head for C classes. Raises `UserError` if its weights cannot be loaded."""
+    values = dict(fitted["config"])
+    config = AutoConfig.for_model(values.pop("model_type"), **values)
     if pretrained and settings.pretrained:
         try:
-            model = AutoModel.from_pretrained(str(locate(settings.model)), use_safetensors=True)
-        except Exception as error:  # damaged files fail in many ways, tokenizers with a bare Exception
-            line = " ".join(str(error).split())[:200]
-            raise UserError(f"{settings.model}: no weights ({line}); give a folder or `pretrained: false`") from None
+            body, _ = load_body(fetch(settings.model, settings.revision), settings.model, config)
+        except UserError as error:
+            raise UserError(f"{error}; or set `pretrained: false`") from None
+        body.float()
     else:
-        config = dict(fitted["config"])
-        model = AutoModel.from_config(AutoConfig.for_model(config.pop("model_type"), **config))
-    return EncoderStudent(model, settings.pooling, settings.dropout, classes)
+        body = untrained_body(config)
+    return TextStudent(body, fitted["width"], settings.pooling, settings.dropout, classes)
 
 
 class Tokenization:
-    """Texts as token numbers, special tokens included. A batch is (numbers, mask), padded to its longest row."""
+    """Texts as token numbers, special tokens included. A batch is (numbers, mask), padded to its longest row.
 
-    def __init__(self, tokenizer: str, max_length: int, pad: int):
+    Args:
+        tokenizer: of the library tokenizers, as JSON, with the length and side that it cuts texts to.
+        pad: what fills a batch; masked.
+    """
+
+    def __init__(self, tokenizer: str, pad: int):
         self.pad = pad
         self.library = Tokenizer.from_str(tokenizer)
-        self.library.no_padding()
-        self.library.enable_truncation(max_length)
-        self.key = {"tokenizer": digest_of(tokenizer), "max_length": max_length, "libraries": versions("tokenizers")}
+        self.key = {"tokenizer": digest_of(tokenizer), "libraries": versions("tokenizers")}
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """The token numbers of each text."""
@@ -127,25 +170,28 @@ class Tokens:
         return self.tokenization.pad_to_longest(*self.texts.rows(rows, views))
 
 
-class EncoderStudent(students.Student):
+class TextStudent(students.Student):
     """See the module."""
 
-    def __init__(self, model: Any, pooling: str, dropout: float, classes: int):
+    def __init__(self, body: TextBody, width: int, pooling: str, dropout: float, classes: int):
         super().__init__()
-        self.model = model
+        self.body = body
+        self.body.takes_types = False
         self.pooling = pooling
-        self.width: int = model.config.hidden_size
+        self.width = width
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(self.width, classes)
+        self.head = nn.Linear(width, classes)
 
     def forward(self, inputs: tuple[Int[Tensor, "n l"], Tensor]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
         """Features and logits of n texts; see `Tokenization`."""
         numbers, mask = inputs
-        states = self.model(input_ids=numbers, attention_mask=mask.long()).last_hidden_state
+        states = self.body(numbers, torch.zeros_like(numbers), mask.long())
         if self.pooling == "mean":
             features = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        else:
+        elif self.pooling == "cls":
             features = states[:, 0]
+        else:
+            features = states[torch.arange(len(states), device=states.device), mask.sum(1) - 1]
         features = self.dropout(features)
         return features, self.head(features)
 
@@ -157,3 +203,24 @@ class EncoderStudent(students.Student):
             axes=((0, 1), (0, 1)),
             arrange=lambda batch: (batch[0], batch[1].long()),
         )
+
+
+def _config(settings: Settings, config: Any) -> Any:
+    """The configuration, of as many layers as are kept.
+
+    Raises:
+        UserError: it has fewer, or cannot be made shallower.
+    """
+    if settings.layers is None:
+        return config
+    there = getattr(config, "num_hidden_layers", None)
+    if there is None or settings.layers > there:
+        raise UserError(f"{settings.model}: layers: {settings.layers}, and it has {there}; set fewer")
+    values = config.to_dict()
+    values[config.attribute_map.get("num_hidden_layers", "num_hidden_layers")] = settings.layers
+    if values.get("layer_types"):
+        values["layer_types"] = values["layer_types"][: settings.layers]
+    try:
+        return AutoConfig.for_model(values.pop("model_type"), **values)
+    except Exception as error:  # architectures whose layers differ from one another check it in their own ways
+        raise UserError(f"{settings.model}: cannot be cut to {settings.layers} layers: {one_line(error)}") from None

@@ -23,7 +23,7 @@ class Teacher(ABC):
     """A frozen model that turns rows into features.
 
     Attributes:
-        kind: what its rows must hold, "text" or "image".
+        kind: what its rows must hold, "text" or "image"; or "id": it knows rows by their ids, whatever they hold.
         heads: its outputs: the name of each head and the shape of one row of it, such as `{"pooled": (384,)}`. All
             heads come from one forward pass.
         recipe: everything that determines a feature's value except the row's content: weights digest, architecture,
@@ -34,7 +34,7 @@ class Teacher(ABC):
         uniform: all rows cost the same, as images of one size do, so that they need not be sorted into batches.
     """
 
-    kind: Kind
+    kind: Kind | Literal["id"]
     heads: Mapping[str, tuple[int, ...]]
     recipe: Mapping[str, Any]
     device: torch.device
@@ -46,7 +46,8 @@ class Teacher(ABC):
         """Preprocess one row, in one of many threads: no GPU, no torch arithmetic (it would start threads of its own).
 
         Args:
-            content: a text, or the encoded bytes of an image; a view of an image comes decoded.
+            content: a text, or the encoded bytes of an image; a view of an image comes decoded. An id, if that is its
+                kind.
 
         Raises:
             ValueError: the row cannot be read (an image that does not decode).

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import transformers
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
@@ -22,12 +21,10 @@ from pipeline.text_models import (
     TextBody,
     TextTokenizer,
     fetch,
-    model_class,
-    one_line,
+    load_body,
     own_length,
-    quiet,
+    read_config,
     read_json,
-    without_cache,
 )
 
 VERSION = 2
@@ -87,8 +84,11 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Tex
         settings.model, settings.revision, pickles=not settings.safetensors_only, code=settings.trust_remote_code
     )
     modules, notes = _modules(settings, folder)
-    body, state = _body(settings, modules.folder)
-    tokenizer = TextTokenizer(modules.folder, settings.model, settings.trust_remote_code)
+    code = settings.trust_remote_code
+    config = read_config(modules.folder, settings.model, code)
+    body, state = load_body(modules.folder, settings.model, config, code, pickles=not settings.safetensors_only)
+    body.width(settings.model)
+    tokenizer = TextTokenizer(modules.folder, settings.model, code)
     # GPT-2, for one, takes types, but its tokenizer gives none.
     body.takes_types = body.takes_types and tokenizer.types
     if modules.lower:
@@ -104,7 +104,7 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Tex
         "architecture": type(body.model).__name__,
         "config": digest_of(_config(modules.folder)),
         "weights": pretrained.digest(state),
-        "code": digest_files(folder, sorted(path.name for path in folder.glob("*.py"))) if _code(folder) else None,
+        "code": _code(modules.folder),
         "tokenizer": tokenizer.digest(modules.folder),
         "lower": modules.lower,
         "prompt": prompt,
@@ -232,7 +232,7 @@ class TextEncoder(Teacher):
             self.notes += (
                 "its features depend on padding, so that only texts of one length share a batch; this takes longer",
             )
-        if "cls" in (*self.pooling, *self.heads) and self._blind(middle, long):
+        if "cls" in (*self.pooling, *self.heads) and self.model.first_sees_nothing(middle, long):
             raise UserError(
                 f"{name}: `cls` takes the first token, and in this model it has seen nothing of the text (a decoder); "
                 "set `pooling: last` or `pooling: mean`"
@@ -275,14 +275,6 @@ class TextEncoder(Teacher):
         cosines = nn.functional.cosine_similarity(one.double(), other.double(), dim=1)
         return not bool(1 - cosines.mean() < ROUNDING[self.recipe["precision"]])
 
-    def _blind(self, one: np.ndarray, other: np.ndarray) -> bool:
-        """Whether the first token's state is the same whatever follows it."""
-        length = min(one.shape[1], other.shape[1])
-        one, other = one[:, :length], other[:, :length].copy()
-        other[:, 0] = one[:, 0]
-        first, second = (self._run([example])[0][0] for example in (one, other))
-        return length > 1 and bool((first - second).abs().max() <= 1e-4 * first.abs().max())
-
 
 def _modules(settings: Settings, folder: Path) -> tuple[Modules, list[str]]:
     """What the folder says, or the pooling that is set, and what the user should know of that."""
@@ -292,40 +284,6 @@ def _modules(settings: Settings, folder: Path) -> tuple[Modules, list[str]]:
     chosen = replace(modules, pooling=(settings.pooling,), layers=nn.Sequential(), names=(), include_prompt=True)
     same = str(chosen) == str(modules) or not (folder / "modules.json").is_file()
     return chosen, [] if same else [f"`pooling: {settings.pooling}` instead of what the model's folder says: {modules}"]
-
-
-def _body(settings: Settings, folder: Path) -> tuple[TextBody, dict[str, Tensor]]:
-    """The model, and its tensors that were in the files."""
-    options = {"trust_remote_code": settings.trust_remote_code, "local_files_only": True}
-    _config(folder)
-    try:
-        with quiet():
-            config = without_cache(transformers.AutoConfig.from_pretrained(folder, **options))
-            model, found = model_class(config).from_pretrained(
-                folder,
-                config=config,
-                dtype="auto",
-                use_safetensors=settings.safetensors_only or None,
-                output_loading_info=True,
-                **options,
-            )
-    except Exception as error:  # damaged files fail in many ways
-        if not settings.trust_remote_code and "auto_map" in _config(folder):
-            raise UserError(
-                f"{settings.model}: it brings Python code of its own; read it, then set `trust_remote_code: true`"
-            ) from None
-        raise UserError(f"{settings.model}: cannot load it: {one_line(error)}") from None
-    body = TextBody(model)
-    body.check(settings.model)
-    # The pooler is a layer on top of the states, which are all that is read here; many checkpoints lack it.
-    absent = {name for name in found["missing_keys"] if not name.startswith("pooler.")}
-    if missing := sorted(absent & body.names_in(model)):
-        raise UserError(f"{settings.model}: its weights lack {missing[0]!r} (and {len(missing) - 1} more)")
-    made_up = {id(tensor) for name, tensor in model.state_dict(keep_vars=True).items() if name in found["missing_keys"]}
-    state = {
-        name: tensor for name, tensor in body.model.state_dict(keep_vars=True).items() if id(tensor) not in made_up
-    }
-    return body, {name: tensor.detach() for name, tensor in state.items()}
 
 
 def _length(settings: Settings, modules: Modules, body: TextBody, tokenizer: TextTokenizer) -> int:
@@ -350,6 +308,8 @@ def _config(folder: Path) -> dict[str, Any]:
     return {key: value for key, value in read_json(folder / "config.json").items() if key not in VOLATILE}
 
 
-def _code(folder: Path) -> bool:
-    """Whether the model's own code ran: without `trust_remote_code` it would not have been loaded."""
-    return "auto_map" in _config(folder)
+def _code(folder: Path) -> str | None:
+    """A digest of the model's own code, where it has any: it would not have been loaded without `trust_remote_code`."""
+    files = [read_json(folder / name, {}) for name in ("config.json", "tokenizer_config.json")]
+    names = sorted(path.name for path in folder.glob("*.py"))
+    return digest_files(folder, names) if any("auto_map" in values for values in files) else None

@@ -3,6 +3,7 @@
 from pipeline.training.config import TrainSettings
 from pipeline.training.evaluation import evaluate
 from pipeline.training.outputs import SavedOutputs, read_outputs
+from pipeline.training.refit import refit
 from pipeline.training.sweep import Training, count_trials, train, unused_trials
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "count_trials",
     "evaluate",
     "read_outputs",
+    "refit",
     "train",
     "unused_trials",
 ]

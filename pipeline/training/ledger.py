@@ -5,6 +5,7 @@
     trials/<digest>/weights.safetensors
     trials/<digest>/rows.safetensors      its score on each validation row
     trials/<digest>/SHA256SUMS            digests of these files; `sha256sum -c` checks them
+    trials/.<digest>/                     a checkpoint of a trial that is not finished; see `checkpoint.py`
 
 A trial is written into a folder of another name and renamed when it is whole, so one that has its name is finished.
 All runs share the ledger. A sweep looks its trials up and trains what is missing: a sweep that was killed continues, a
@@ -202,6 +203,10 @@ class Ledger:
             raise explained(error, self.folder) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+    def checkpoint(self, digest: str) -> Path:
+        """The folder for the checkpoint of a trial that is not finished; `unused` finds those that are left."""
+        return self.folder / f".{digest}"
 
     def row_scores(self, digest: str) -> np.ndarray | None:
         """What each validation row adds to the score of a finished trial [val]; None if it diverged."""

@@ -132,6 +132,14 @@ class TrialLog:
             raise Diverged(f"{when}: a weight is not finite")
         return DiagnosticsRecord(**self._diagnostics)
 
+    def kept(self) -> dict[str, Any]:
+        """What `restore` takes, as JSON-like data."""
+        return {"lines": self.lines, "diagnostics": self._diagnostics}
+
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        """Go on from what `kept` gave."""
+        self.lines, self._diagnostics = list(kept["lines"]), dict(kept["diagnostics"])
+
     @property
     def score(self) -> float:
         """The validation score of the last line."""

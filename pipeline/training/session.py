@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import cache, cached_property, lru_cache
 from itertools import chain, islice
 from typing import Any, cast
@@ -32,6 +33,7 @@ class Session:
 
     Attributes:
         plan: the run.
+        refit: whether students learn from the labels of validation rows, too, after all was chosen.
         run: the run with the settings that `weight: auto` searches; see `pipeline.methods`.
         device: where students are trained.
         data: the dataset.
@@ -46,8 +48,8 @@ class Session:
         UserError: a setting of a method is wrong, or a store is not what the run needs.
     """
 
-    def __init__(self, plan: Plan):
-        self.plan = plan
+    def __init__(self, plan: Plan, refit: bool = False):
+        self.plan, self.refit = plan, refit
         self.modules = {term.name: plugin("methods", term.name) for term in plan.run.methods}
         self.run = self._with_auto_settings()
         for combination in self.run.combinations():
@@ -69,7 +71,14 @@ class Session:
         self.output_readers = [self.readers[source] for source in plan.run.own_outputs]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Session, (self.plan,)
+        return Session, (self.plan, self.refit)
+
+    def split(self, number: int) -> Split:
+        """The rows of each role in a split. In a refit the validation rows are labelled training rows, too."""
+        split = self.data.split(number)
+        if not self.refit:
+            return split
+        return replace(split, labelled=np.sort(np.concatenate([split.labelled, split.val])))
 
     def verify_in_background(self) -> None:
         """Begin what `verified` waits for, in threads of their own."""
@@ -170,7 +179,8 @@ class Session:
         where = f"{plan.params.source}: students.{plan.run.student}"
         where += f" (with runs.{plan.name}.search)" if tried else ""
         section = plan.params.section(f"students.{plan.run.student}") | tried
-        rows, task = self.data.split(split).train, self.data.split_task(split)
+        roles = self.split(split)
+        rows, task = roles.train, self.task.fitted(self.data.labels[roles.labelled])
         blueprint = student_blueprint(section, where, self.data, rows, self.sources, task)
         if blueprint.reads == "features" and (plan.run.methods or plan.run.shuffle_teachers):
             raise UserError(
@@ -231,10 +241,11 @@ class TrialData:
         data, plan = session.data, session.plan
         number = seed % data.splits
         self.session, self.seed, self.blueprint = session, seed, blueprint
-        self.split: Split = data.split(number)
+        self.split = session.split(number)
         self.settings = plan.settings(changes)
-        self.task = data.split_task(number, self.settings.class_weights)
-        self.labels = data.visible_labels(number)
+        self.task = data.task.fitted(data.labels[self.split.labelled], self.settings.class_weights)
+        self.labels = np.full_like(data.labels, data.task.missing)
+        self.labels[self.split.labelled] = data.labels[self.split.labelled]
         if plan.run.methods:
             self._check_batch()
         self.probes = tuple(

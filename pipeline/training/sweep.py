@@ -40,6 +40,7 @@ from pipeline.records import (
 from pipeline.runs import Candidate
 from pipeline.students import Scaled, Student
 from pipeline.training import auto_weight
+from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.config import Plan
 from pipeline.training.ledger import Ledger, Trial, Unused, inputs_of
 from pipeline.training.log import Diverged, WeightedPenalty
@@ -292,13 +293,15 @@ class TrialWorker:
             # Steps are reported together, about once a second: of a trial in another process all arrive in one moment.
             started = reported = time.perf_counter()
             unreported = 0
-            training = run_trial(session, trial.seed, trial.candidate)
+            minutes = session.plan.machine.checkpoint_minutes
+            checkpoint = Checkpoint(self.ledger.checkpoint(trial.digest), trial.digest, minutes)
+            training = run_trial(session, trial.seed, trial.candidate, checkpoint)
             result, diverged = None, ""
             try:
                 while result is None:
                     try:
-                        next(training)
-                        left, unreported = left - 1, unreported + 1
+                        done = next(training)
+                        left, unreported = left - done, unreported + done
                         if time.perf_counter() - reported >= 1:
                             yield unreported
                             reported, unreported = time.perf_counter(), 0
@@ -312,9 +315,11 @@ class TrialWorker:
                     raise
                 diverged = f"seed {trial.seed}, step {steps - left}: {' '.join(str(error).split())[:200]}"
             session.verified()
-            inputs, seconds = inputs_of(session, trial.seed, trial.candidate), time.perf_counter() - started
+            inputs = inputs_of(session, trial.seed, trial.candidate)
+            seconds = checkpoint.seconds + time.perf_counter() - started
             if result is None:
                 self.ledger.commit(trial.digest, TrialRecord(inputs=inputs, diverged=diverged, seconds=seconds), None)
+                checkpoint.remove()
                 if self.single:
                     raise UserError(_advice(session.plan.name, diverged))
                 yield unreported + left
@@ -330,6 +335,7 @@ class TrialWorker:
                 seconds=seconds,
             )
             self.ledger.commit(trial.digest, record, result)
+            checkpoint.remove()
             yield unreported
 
 

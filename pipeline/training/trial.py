@@ -9,6 +9,7 @@ at all: a trial without methods is plain training exactly, and shares its result
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from pipeline.methods import Reads, Signals
 from pipeline.records import DiagnosticsRecord
 from pipeline.runs import Candidate
 from pipeline.students import Blueprint, Student, place
+from pipeline.training.checkpoint import Checkpoint, State
 from pipeline.training.config import TrainSettings
 from pipeline.training.log import TrialLog, WeightedPenalty
 from pipeline.training.session import Session, TrialData
@@ -47,8 +49,15 @@ class TrialResult:
     gates: dict[str, list[float]]
 
 
-def run_trial(session: Session, seed: int, candidate: Candidate) -> Generator[int, None, TrialResult]:
-    """Train one student; yields 1 after every step and returns the result.
+def run_trial(
+    session: Session, seed: int, candidate: Candidate, checkpoint: Checkpoint | None = None
+) -> Generator[int, None, TrialResult]:
+    """Train one student; yields the number of steps done, 1 after every step, and returns the result.
+
+    Args:
+        session: of the run.
+        seed, candidate: of the trial.
+        checkpoint: where an earlier call may have left a part of the work, and this one leaves what it does.
 
     Raises:
         Diverged: a loss, gradient, weight or output is NaN or infinite.
@@ -71,7 +80,13 @@ def run_trial(session: Session, seed: int, candidate: Candidate) -> Generator[in
     peaks = [group["lr"] for group in optimizer.param_groups]
     log = TrialLog(data, student, penalties)
     student.train()
-    for step, (rows, labelled) in enumerate(batches(data.split, seed, settings, bool(penalties))):
+    modules = {"student": student} | {f"methods/{name}": penalty.transfer for name, penalty in penalties.items()}
+    state = State(modules, optimizer, log, device)
+    done = checkpoint.load(state) if checkpoint else 0
+    yield done
+    # The rows of the steps that are done are drawn once more, so that those of the next are what they would have been.
+    steps = enumerate(batches(data.split, seed, settings, bool(penalties)))
+    for step, (rows, labelled) in islice(steps, done, None):
         progress = step / settings.steps
         views = data.draw_views(rows, labelled, step, bool(penalties))
         task_loss, unweighted, features, signals = losses(data, student, penalties, rows, labelled, progress, views)
@@ -84,6 +99,8 @@ def run_trial(session: Session, seed: int, candidate: Candidate) -> Generator[in
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * rate(step, settings)
         optimizer.step()
+        if checkpoint:
+            checkpoint.save(state, step + 1)
         yield 1
     diagnostics = log.finish()  # waits for the device
     gates = learned_gates(penalties)

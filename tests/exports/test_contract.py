@@ -21,6 +21,17 @@ from ..students.conftest import write_pictures
 
 FAMILIES = ["bag_of_words", "compact_cnn", "timm", "transformers"]
 
+TRACED = ("onnx", "torch_export")
+"""Formats that take seconds for a model of many layers."""
+
+CASES = [
+    pytest.param(
+        format, family, marks=[pytest.mark.slow] if format in TRACED and family in ("timm", "transformers") else []
+    )
+    for format in plugins("exports")
+    for family in FAMILIES
+]
+
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
@@ -50,8 +61,7 @@ def available(format: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("format", plugins("exports"))
+@pytest.mark.parametrize(("format", "family"), CASES)
 def test_gives_the_outputs_of_the_student(format: str, family: str, sections, data: Dataset, tmp_path: Path):
     available(format)
     section = sections[family]
@@ -66,9 +76,17 @@ def test_gives_the_outputs_of_the_student(format: str, family: str, sections, da
     shutil.rmtree(tmp_path / "export")
     contents = data.content(rows)
     for size in (1, 2, 9):
-        found = Predictor(moved, device="cpu", batch_size=size)(contents).outputs
+        found = Predictor(moved, device="cpu", batch_size=size, trust=True)(contents).outputs
         assert found.dtype == np.float32
         assert np.abs(found - expected).max() < 1e-5, size
+
+
+def test_files_that_may_run_code_are_loaded_only_if_trusted(made_project: Path, sections, tmp_path: Path, monkeypatch):
+    made_export(tmp_path / "export", sections["bag_of_words"], Dataset.open(made_project / "data"))
+    monkeypatch.setattr("pipeline.exports.native.RUNS_CODE", True)
+    with pytest.raises(UserError, match=r"export: to load the format native may run code .* pass --trust"):
+        Predictor(tmp_path / "export")
+    Predictor(tmp_path / "export", trust=True)
 
 
 def test_a_name_may_have_either_dash():

@@ -168,7 +168,7 @@ def test_another_recipe_starts_again_and_says_what_changed(texts: Dataset, encod
     assert again.written == 700
     assert heard == [
         "tiny: recipe changed (pooling: mean -> cls): starting again",
-        "tiny: 700 texts, float32 on cpu, by 32",
+        "tiny: 700 texts, float32 on cpu, by 32; 0.1 MB (pooled 128 B a row)",
     ]
     assert np.abs(FeatureStore.open(tmp_path / "s.zarr")[np.arange(700)] - mean).max() > 0.1
 
@@ -334,3 +334,25 @@ def test_a_gpu_says_what_a_cpu_says(texts: Dataset, tiny_encoder: Path, tmp_path
     rows = np.arange(700)
     cpu, cuda = (FeatureStore.open(tmp_path / f"{device}.zarr")[rows] for device in ("cpu", "cuda"))
     np.testing.assert_allclose(cuda, cpu, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "factor"), [("float16", 1e5), ("bfloat16", 1e5), ("float32", 1e5), ("float16", 1.0)])
+def test_values_too_large_for_float16_are_counted_and_a_dtype_is_named(
+    texts: Dataset, tmp_path: Path, dtype: str, factor: float
+) -> None:
+    teacher = Made()
+    plain = teacher.forward
+    teacher.forward = lambda batch: {"pooled": plain(batch)["pooled"] * factor}  # type: ignore[method-assign]
+    if (dtype, factor) != ("float16", 1e5):
+        extract(texts, teacher, tmp_path / "s.zarr", settings(dtype=dtype))
+        assert np.isfinite(FeatureStore.open(tmp_path / "s.zarr")[np.arange(700)]).all()
+        return
+    with pytest.raises(UserError, match=r"`pooled`: 256 of 256 rows have values too large for float16, .*to bfloat16"):
+        extract(texts, teacher, tmp_path / "s.zarr", settings(dtype=dtype))
+
+
+def test_what_a_teacher_has_to_say_and_the_size_are_said_first(texts: Dataset, tmp_path: Path) -> None:
+    teacher, heard = Made(), []
+    teacher.notes = ("mind the step",)
+    extract(texts, teacher, tmp_path / "s.zarr", settings(), name="made", say=heard.append)
+    assert heard == ["made: mind the step", "made: 700 texts, float32 on cpu, by 32; 0.0 MB (pooled 4 B a row)"]

@@ -13,6 +13,7 @@ from pipeline.params import Params
 from pipeline.predict import EXPORT, Predictor
 from pipeline.project import Project
 from pipeline.serving import export, package
+from pipeline.training import session, train
 
 from ..conftest import PARAMS
 
@@ -98,6 +99,36 @@ def test_an_export_is_replaced_and_nothing_else(trained_project: Path, tmp_path:
         export("none", Params(PARAMS), Project(trained_project), tmp_path / "file")
     with pytest.raises(UserError, match=r"no folder .*/no; make it first"):
         export("none", Params(PARAMS), Project(trained_project), tmp_path / "no" / "out")
+
+
+@pytest.mark.parametrize("run", ["none", "both"])
+def test_a_refit_also_learns_from_the_labels_of_validation_rows(made_project: Path, tmp_path: Path, in_process, run):
+    project = Project(Path(shutil.copytree(made_project, tmp_path / "project")))
+    params = Params(PARAMS | {"train": PARAMS["train"] | {"steps": 5, "seeds": [1]}})
+    train(run, params, project)
+    before = {path: path.read_bytes() for path in project.run(run).rglob("*") if path.is_file()}
+    seen = []
+    read = session.TrialData
+
+    def kept(*arguments):
+        seen.append(read(*arguments))
+        return seen[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "TrialData", kept)
+        done = export(run, params, project, tmp_path / "refit", again=True)
+    export(run, params, project, tmp_path / "plain")
+    assert done.record.refit
+    assert "with the labels of validation rows too" in (tmp_path / "refit" / "README.md").read_text()
+    weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("refit", "plain")]
+    assert weights[0] != weights[1]
+    data = Dataset.open(project.data)
+    split = data.split(1)
+    known = np.flatnonzero(seen[-1].labels != data.task.missing)
+    assert known.tolist() == sorted([*split.labelled, *split.val])
+    assert {path: path.read_bytes() for path in project.run(run).rglob("*") if path.is_file()} == before
+    again = export(run, params, project, tmp_path / "again", again=True)
+    assert (again.path / "weights.safetensors").read_bytes() == weights[0], "the same inputs give the same bytes"
 
 
 def test_what_cannot_be_exported_is_one_line(trained_project: Path, tmp_path: Path):

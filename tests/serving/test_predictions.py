@@ -12,6 +12,7 @@ from PIL import Image
 from pipeline.errors import UserError
 from pipeline.predict import Predictor
 from pipeline.serving import ImageInputs, TextInputs, predict_to
+from pipeline.serving.inputs import NewInput
 
 from .made import made_export
 
@@ -136,6 +137,35 @@ def test_images_come_from_folders_and_files(cnn: Path, tmp_path: Path):
     one = str(folder / "a.png")
     predict_to(predictor, ImageInputs([one, str(folder / "deep")]), str(tmp_path / "two.csv"))
     assert [line["id"] for line in read(tmp_path / "two.csv")] == [one, str(folder / "deep" / "c.jpg")]
+
+
+def test_rows_are_read_as_they_are_needed(bags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Memory holds some batches, whatever the number of rows."""
+    predictor = Predictor(bags["classification"], batch_size=4)
+    read = predicted = 0
+    ahead = []
+
+    class Endless(TextInputs):
+        def count(self) -> None:
+            return None
+
+        def __iter__(self):
+            nonlocal read
+            for number in range(400):
+                read += 1
+                yield NewInput(str(number), "word1")
+
+    outputs = predictor.outputs
+
+    def counted(batch):
+        nonlocal predicted
+        ahead.append(read - predicted)
+        predicted += 4
+        return outputs(batch)
+
+    monkeypatch.setattr(predictor, "outputs", counted)
+    assert predict_to(predictor, Endless([], {}, []), str(tmp_path / "out.csv")).rows == 400
+    assert max(ahead) <= 12
 
 
 def test_what_cannot_be_predicted_is_one_line_and_leaves_nothing(bags, cnn: Path, tmp_path: Path):

@@ -1,5 +1,6 @@
 """Stores from elsewhere: whatever is in one, each command ends soon, with one line, in bounded memory."""
 
+import functools
 import resource
 import shutil
 import subprocess
@@ -9,14 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from pipeline.files import Lock, write_atomically
 from pipeline.store import FeatureStore, Head, RowIndex, StoreWriter
+from pipeline.store.backends.local import LocalBackend
 from pipeline.store.inspection import describe, diff, leftovers, list_stores
 from pipeline.store.interchange import export
 from pipeline.store.verification import verify
-from tests.store.hostile import HARMLESS, KINDS, STORES, replace
+from tests.store.hostile import HARMLESS, KINDS, STORES, replace, rewrite
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +124,37 @@ def test_a_marker_of_another_shard(store: Path):
     assert _use(store) > 0
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda store: store.put("pooled/c.0.0", [b"new"]),
+        lambda store: store.put_together({"pooled/c.0.0": b"new"}),
+        lambda store: store.copy("zarr.json", "pooled/c.0.0"),
+        lambda store: store.move("zarr.json", "pooled/c.0.0"),
+        lambda store: store.delete("pooled/c.0.0"),
+        lambda store: store.claim("setup").acquire(),
+    ],
+)
+def test_nothing_is_written_into_a_folder_that_is_a_link(store: Path, tmp_path: Path, use: Callable):
+    before = tmp_path / "elsewhere"
+    before.mkdir()
+    for name in ("c.0.0", "setup"):
+        (before / name).write_text("kept")
+    for name in ("pooled", "locks"):
+        replace(store / name, "missing")
+        (store / name).symlink_to(before)
+    with pytest.raises(UserError, match="is a link, and a store writes into folders of its own"):
+        use(LocalBackend(store))
+    assert {path.name: path.read_text() for path in before.iterdir()} == {"c.0.0": "kept", "setup": "kept"}
+
+
+def test_a_folder_that_is_a_link_is_not_walked(store: Path, tmp_path: Path):
+    shutil.copytree(store, tmp_path / "elsewhere" / "1")
+    (store / "replaced").symlink_to(tmp_path / "elsewhere")
+    leftovers(store.parent, store.parent / "cache", delete=True)
+    assert (tmp_path / "elsewhere" / "1" / "zarr.json").exists()
+
+
 def test_nothing_is_written_through_a_link(store: Path, tmp_path: Path):
     precious = tmp_path / "precious"
     precious.write_text("kept")
@@ -133,3 +168,42 @@ def test_nothing_is_written_through_a_link(store: Path, tmp_path: Path):
     with pytest.raises(UserError):
         write_atomically(tmp_path / "record.json", "text")
     assert precious.read_text() == "kept"
+
+
+ODD = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**31), 10**31),
+    st.floats(),
+    st.text(max_size=20),
+    st.lists(st.integers(-1, 3), max_size=3),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+
+
+def places(record: object, place: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
+    """Where values are in a record."""
+    keys = record if isinstance(record, dict) else range(len(record)) if isinstance(record, list) else ()
+    return [found for key in keys for found in [(*place, key), *places(record[key], (*place, key))]]  # type: ignore[index]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_value_anywhere_in_a_record(sound: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject):
+    store = Path(shutil.copytree(sound, tmp_path_factory.mktemp("any") / "stores" / "store.zarr"))
+    file = store / data.draw(st.sampled_from(["zarr.json", "pooled/zarr.json", "pooled/c.0.json", "rows/zarr.json"]))
+
+    def change(record: dict) -> None:
+        *above, last = data.draw(st.sampled_from(places(record)))
+        inside = functools.reduce(lambda value, key: value[key], above, record)
+        if data.draw(st.booleans()) and isinstance(inside, dict):
+            inside[data.draw(st.text(max_size=5))] = inside.pop(last)
+        else:
+            inside[last] = data.draw(ODD)
+
+    try:
+        rewrite(file, change, sign=data.draw(st.booleans()))
+    except ValueError:  # NaN, which no JSON holds
+        return
+    _use(store)
+    shutil.rmtree(store.parent)

@@ -17,7 +17,7 @@ from pipeline.project import Project
 from pipeline.sources import Source
 from pipeline.store import SourceFeatures
 from pipeline.store.reader import HostReader
-from pipeline.students import Blueprint, Inputs, load_student, predict, save_student, student_blueprint
+from pipeline.students import Blueprint, Inputs, bag_of_words, load_student, predict, save_student, student_blueprint
 
 from ..conftest import WORDS, write_encoder
 from .conftest import write_pictures
@@ -163,6 +163,8 @@ def change_rows(monkeypatch: pytest.MonkeyPatch, changed: np.ndarray) -> None:
         features[np.isin(rows, changed)] += 10
         return features
 
+    # Words are counted once for each digest of a dataset, and here that stays as it was.
+    monkeypatch.setattr(bag_of_words, "_counts", bag_of_words._counts.__wrapped__)
     monkeypatch.setattr(Dataset, "content", other_content)
     monkeypatch.setattr(Dataset, "image", other_image)
     monkeypatch.setattr(HostReader, "__call__", other_features)

@@ -83,10 +83,9 @@ def test_statistics_are_those_of_the_pixels(pictures: Dataset):
 
 
 def test_tokens_are_those_of_the_tokenizer_padded_to_the_longest_of_the_batch(texts: Dataset, tokenizer: str):
-    numbers, mask = Tokens(texts, Tokenization(tokenizer, max_length=7, pad=9)).batch(ROWS)
     library = Tokenizer.from_str(tokenizer)
-    library.no_padding()
     library.enable_truncation(7)
+    numbers, mask = Tokens(texts, Tokenization(library.to_str(), pad=9)).batch(ROWS)
     encoded = [library.encode(text).ids for text in texts.content(ROWS)]
     longest = max(map(len, encoded))
     assert numbers.tolist() == [ids + [9] * (longest - len(ids)) for ids in encoded]

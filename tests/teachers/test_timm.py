@@ -234,6 +234,78 @@ def test_a_folder_in_timms_format_is_the_same_teacher(tiny_vit: Path, tmp_path: 
         load("local-dir:/none", "pretrained")
 
 
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_convnext", "test_efficientnet"])
+def test_layers_are_the_means_of_timms_maps(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model: Any = library.create_model(name).eval()
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    images = [noise(100, 140), noise(200, 170, 1)]
+    last = len(model.feature_info)
+    outputs = features_of(load(name, tmp_path / "w.safetensors", heads=["pooled", "layer:1", f"layer:{last}"]), images)
+    with torch.inference_mode():
+        maps = model.forward_intermediates(timms_own(model, images), output_fmt="NCHW", intermediates_only=True)
+    assert len(maps) == last
+    for layer in (1, last):
+        expected = maps[layer - 1].mean((2, 3))
+        torch.testing.assert_close(outputs[f"layer:{layer}"], expected, rtol=1e-3, atol=1e-4)
+    with pytest.raises(UserError, match=rf"it has layers 1 to {last}, so no head `layer:{last + 1}`"):
+        load(name, tmp_path / "w.safetensors", heads=["pooled", f"layer:{last + 1}"])
+
+
+def test_the_class_token_is_a_head_where_there_is_one(tiny_vit: Path, tmp_path: Path) -> None:
+    outputs = features_of(load("test_vit", tiny_vit, heads=["cls", "tokens"]), [noise(90, 90)])
+    assert torch.equal(outputs["cls"], outputs["tokens"][:, 0])
+    save_file(library.create_model("test_resnet").state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match="it has no class token, so no head `cls`"):
+        load("test_resnet", tmp_path / "w.safetensors", heads=["cls"])
+
+
+def test_a_size_of_its_own_that_is_costly_is_said(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    small = {"depth": 1, "embed_dim": 32, "num_heads": 2}
+    model: Any = library.create_model("vit_small_patch14_dinov2", **small)
+    library.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    (note,) = load(f"local-dir:{tmp_path}", "pretrained").notes
+    assert note == "its own size of 518 x 518 has 5.3 times the pixels of 224 x 224; `size` sets another"
+    assert load(f"local-dir:{tmp_path}", "pretrained", size=224).notes == ()
+
+
+def test_a_precision_that_changes_the_features_is_said(tmp_path: Path, tiny_vit: Path) -> None:
+    assert load("test_vit", tiny_vit, "bfloat16").notes == ()
+    # A large constant in the middle leaves bfloat16 no bits for what differs.
+    state = load_file(tiny_vit)
+    state["blocks.0.mlp.fc2.bias"][:] = 3e4
+    save_file(state, tmp_path / "w.safetensors")
+    (note,) = load("test_vit", tmp_path / "w.safetensors", "bfloat16").notes
+    assert note.startswith("in bfloat16 its feature of a test image is far from the one in float32 (cosine ")
+
+
+FOUNDATION = [
+    "vit_small_patch14_reg4_dinov2",
+    "vit_small_patch16_dinov3",
+    "vit_base_patch16_clip_224",
+    "vit_base_patch16_siglip_224",
+    "eva02_tiny_patch14_224",
+    "naflexvit_base_patch16_gap",
+]
+
+
+@pytest.mark.parametrize("name", FOUNDATION)
+def test_foundation_models_are_what_timm_alone_gives(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    small = {"depth": 1, "embed_dim": 32, "num_heads": 2}
+    model: Any = library.create_model(name, **small).eval()
+    library.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    teacher = load(f"local-dir:{tmp_path}", "pretrained", heads=["pooled", "tokens", "layer:1"])
+    images = [noise(100, 140), noise(60, 50, 1)]
+    with torch.inference_mode():
+        features = model.forward_features(timms_own(model, images))
+        expected = model.forward_head(features, pre_logits=True)
+    outputs = features_of(teacher, images)
+    torch.testing.assert_close(outputs["pooled"], expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(outputs["tokens"], features, rtol=1e-3, atol=1e-4)
+
+
 def test_an_unknown_model_suggests_its_neighbours() -> None:
     with pytest.raises(UserError, match="no model 'resnet18x'; the nearest names are resnet18"):
         load("resnet18x", "pretrained")

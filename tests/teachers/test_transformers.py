@@ -111,7 +111,10 @@ def test_a_missing_pooler_is_no_harm_and_other_missing_weights_are_named(copy: P
     assert load(copy).recipe == load(copy).recipe, "what is made up at random is no part of the digest"
     del body["encoder.layer.1.attention.self.query.weight"]
     save_file(body, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"lack 'encoder\.layer\.1\.attention\.self\.query\.weight'"):
+    with pytest.raises(
+        UserError,
+        match=r"lack 1 of the model's \d+ tensors, such as 'encoder\.layer\.1\.attention\.self\.query\.weight'",
+    ):
         load(copy)
 
 

@@ -596,7 +596,7 @@ def test_an_automatic_weight_tries_the_settings_that_its_method_says_are_worth_i
 
 
 def test_an_automatic_weight_is_measured_and_nothing_is_among_what_it_tries(project: Path, params: Params):
-    with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": "auto"}])
+    with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": "auto"}], train={"race": False})
     result = train("trial", params, project)
     record = record_of(project, "trial")
     tried = [c.weights[0] for c in record.candidates]

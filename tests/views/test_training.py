@@ -23,9 +23,11 @@ from pipeline.runs import Candidate, join
 from pipeline.sources import Source
 from pipeline.store import FeatureStore, SourceFeatures
 from pipeline.training import evaluate, train
+from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.config import Plan
 from pipeline.training.ledger import inputs_of
 from pipeline.training.session import Session, TrialData
+from pipeline.training.trial import run_trial
 from pipeline.views import Views, teacher_views
 
 from ..conftest import PARAMS, WORDS, write_encoder, write_table
@@ -288,3 +290,22 @@ def test_a_probe_has_outputs_of_every_head_with_views(seen: tuple[Params, Projec
     features = SourceFeatures.open(project, Source.parse("wise@word_dropout"))
     assert features.kept_views() == {"word_dropout": ("pooled@word_dropout:1", "pooled@word_dropout:2")}
     assert [found.name for found in SourceFeatures.all_of(project, "wise")] == ["wise"]
+
+
+def test_a_training_on_views_goes_on_with_the_same_bits(seen: tuple[Params, Project], tmp_path: Path):
+    params, project = seen
+    session = Session(Plan.read("views", params, project))
+
+    def run(checkpoint: Checkpoint, steps: int) -> dict[str, torch.Tensor]:
+        training, done = run_trial(session, 0, Candidate((10.0, 10.0)), checkpoint), 0
+        while done < steps:
+            done += next(training)
+        with pytest.raises(StopIteration) as stop:
+            next(training)
+        return dict(stop.value.value.student.state_dict())
+
+    whole = run(Checkpoint(tmp_path / "whole", "name", None), 4)
+    left = run_trial(session, 0, Candidate((10.0, 10.0)), Checkpoint(tmp_path / "left", "name", 0.0))
+    assert sum(next(left) for _ in range(3)) == 2
+    again = run(Checkpoint(tmp_path / "left", "name", 0.0), 4)
+    assert all(torch.equal(whole[name], again[name]) for name in whole)

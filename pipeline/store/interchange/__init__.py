@@ -203,7 +203,7 @@ def import_features(
         raise UserError("no files to import")
     tables = []
     for file in files:
-        tables.append(_read(file))
+        tables.append(read_table(file))
     first, count = tables[0], sum(table.count for table in tables)
     for file, table in zip(files, tables, strict=True):
         if table.shape != first.shape:
@@ -252,7 +252,7 @@ def import_features(
     return FeatureStore.open(place)
 
 
-def _read(path: Path) -> Table:
+def read_table(path: Path) -> Table:
     """The table in a file, with its metadata checked, and any failure to read it as one line.
 
     Raises:

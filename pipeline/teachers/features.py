@@ -1,0 +1,116 @@
+"""Features that were computed elsewhere, as a teacher of their own: a file of vectors and the ids of their rows.
+
+A row of the dataset gets the features of the same id; which rows they were computed from is the user's word. Files are
+those of `aft features import`. They are read fastest in the order of the dataset.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from pipeline import params
+from pipeline.errors import UserError, listed
+from pipeline.files import read_regular
+from pipeline.provenance import digest_files
+from pipeline.store import interchange
+from pipeline.teachers import Precision, Teacher
+
+VERSION = 1
+"""Raised whenever this file gives other features for the same recipe."""
+
+
+class Settings(params.Settings):
+    """Keys of a teacher of this family.
+
+    Attributes:
+        path: the file: .npy, .parquet, .h5, .safetensors or .pt, with features [rows, ...].
+        ids: a file with an id a line, in the order of the features; None: they are in the file, as in a column `id` of
+            Parquet or a dataset `ids` of HDF5.
+        heads: what the features are called.
+    """
+
+    path: str
+    ids: str | None = None
+    heads: tuple[Literal["pooled"]] = Field(default=("pooled",), strict=False)
+
+
+def load(settings: Settings, precision: Precision, device: torch.device) -> "Features":
+    """The teacher. The values are those of the file, whatever the precision.
+
+    Raises:
+        UserError: the file is missing, damaged or holds no features; it has no ids, another number, or one twice.
+    """
+    return Features(settings, device)
+
+
+class Features(Teacher):
+    """Rows of a file. A transformed row is its place there."""
+
+    kind = "id"
+    uniform = True
+
+    def __init__(self, settings: Settings, device: torch.device):
+        path = Path(settings.path)
+        self.settings, self.path, self.device = settings, path, device
+        self.table = interchange.read_table(path)
+        ids = self.table.ids if settings.ids is None else _lines(Path(settings.ids))
+        if ids is None:
+            raise UserError(f"{path}: no ids of rows there; write them to a file, an id a line, and set `ids` to it")
+        if len(ids) != self.table.count:
+            raise UserError(
+                f"{settings.ids}: {len(ids):,} ids, and {path} has {self.table.count:,} rows; make them fit"
+            )
+        self.places = {id: place for place, id in enumerate(ids)}
+        if len(self.places) < len(ids):
+            twice = next(id for place, id in enumerate(ids) if self.places[id] != place)
+            raise UserError(f"{path}: the id {twice!r} is there twice; every row needs one of its own")
+        self.heads = {"pooled": self.table.shape}
+        self.recipe = {
+            "family": "features",
+            "version": VERSION,
+            "file": digest_files(path),
+            "ids": None if settings.ids is None else digest_files(Path(settings.ids)),
+            "precision": self.table.dtype,
+        }
+        self._reading = threading.Lock()  # not every format may be read by several threads
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Features, (self.settings, self.device)
+
+    def transform(self, content: Any) -> int:
+        place = self.places.get(content)
+        if place is None:
+            some = listed([repr(id) for id in list(self.places)[:3]])
+            raise ValueError(f"{self.path} has no features of it; its ids are such as {some}")
+        return place
+
+    def cost(self, example: int) -> int:
+        return 1
+
+    def collate(self, examples: Sequence[int]) -> Mapping[str, Tensor]:
+        places = np.asarray(examples)
+        order = np.argsort(places, kind="stable")
+        found = np.empty((len(places), *self.table.shape), np.float32)
+        with self._reading:
+            for run in np.split(order, np.flatnonzero(np.diff(places[order]) != 1) + 1):
+                start = int(places[run[0]])
+                found[run] = self.table.read(start, start + len(run))
+        return {"features": torch.from_numpy(found)}
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"pooled": batch["features"]}
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return read_regular(path).decode("utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; check `ids`") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 from byte {error.start} on; save it as UTF-8") from None

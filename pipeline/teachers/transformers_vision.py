@@ -1,0 +1,221 @@
+"""Image models of transformers, such as ViT, DINOv2 and the image towers of CLIP and SigLIP, with their processors."""
+
+import inspect
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+from pydantic import Field
+from torch import Tensor, nn
+
+from pipeline import images, params, pretrained
+from pipeline.errors import UserError
+from pipeline.provenance import digest_of
+from pipeline.teachers import Precision, Teacher
+from pipeline.text_models import fetch, one_line, quiet
+
+VERSION = 1
+"""Raised whenever this file gives other features for the same recipe."""
+
+Pooling = Literal["pooler", "cls", "mean"]
+Head = Literal["pooled", "projected", "cls", "tokens"]
+
+VOLATILE = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures"}
+"""Keys of a config.json that do not change what a model computes."""
+
+POOLERS = ("pooler.", "head.")
+"""Layers on top of the states, which many checkpoints lack; a model that lacks them is pooled without them."""
+
+
+class Settings(params.Settings):
+    """Keys of a teacher of this family.
+
+    Attributes:
+        model: a hub name, a local folder, or a folder inside an installed package as `package:NAME/FOLDER`. Of a model
+            of images and texts, such as CLIP, the image tower is used.
+        revision: branch, tag or commit on the hub; a commit keeps the weights the same for good.
+        pooling: the head `pooled` is the model's own `pooler`, the class token (`cls`), or the `mean` over the
+            positions that are neither class nor register tokens. The first of these that the weights have if None.
+        heads: which to keep; `projected` is the image's embedding in the space that it shares with texts; `tokens` are
+            the states of all positions, class and register tokens first.
+    """
+
+    model: str
+    revision: str | None = None
+    pooling: Pooling | None = None
+    heads: tuple[Head, ...] = Field(default=("pooled",), min_length=1, strict=False)
+
+
+def load(settings: Settings, precision: Precision, device: torch.device) -> "ImageTower":
+    """The teacher, ready on a device.
+
+    Raises:
+        UserError: the model is not there and cannot be fetched, it is no model of images, its weights lack tensors, its
+            images do not fit it, or it has no such head or pooling.
+    """
+    name, folder = settings.model, fetch(settings.model, settings.revision)
+    try:
+        with quiet():
+            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+            model, found = _class(config).from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, dtype="auto", output_loading_info=True
+            )
+            processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # damaged files fail in many ways
+        raise UserError(f"{name}: cannot load it: {one_line(error)}") from None
+    tower = getattr(model, "vision_model", model)
+    projection = getattr(model, "visual_projection", None)
+    lacking = _lacking(model, tower, projection, found["missing_keys"])
+    if missing := [key for key in lacking if not key.startswith(POOLERS)]:
+        raise UserError(
+            f"{name}: its weights lack {len(missing)} of the model's {len(tower.state_dict())} tensors, such as "
+            f"{min(missing)!r}; are their names those of transformers?"
+        )
+    state = {key: value for key, value in tower.state_dict().items() if key not in lacking}
+    if projection is not None:
+        state |= {f"visual_projection.{key}": value for key, value in projection.state_dict().items()}
+    vision = getattr(model.config, "vision_config", None) or model.config
+    recipe = {
+        "family": "transformers_vision",
+        "version": VERSION,
+        "decoder": images.VERSION,
+        "architecture": type(tower).__name__,
+        "config": digest_of(_plain(vision.to_dict())),
+        "weights": pretrained.digest(state),
+        "processor": _plain(processor.to_dict()),
+        "precision": precision,
+    }
+    for part in (tower, projection):
+        if part is not None:
+            part.to(dtype=getattr(torch, precision), device=device).eval().requires_grad_(False)
+    return ImageTower(tower, projection, processor, recipe, settings, vision, not lacking, device)
+
+
+class ImageTower(Teacher):
+    """An image model of transformers. A transformed image is what its processor makes, [3, h, w], float32."""
+
+    kind: Literal["image"] = "image"
+    uniform = True
+
+    def __init__(
+        self,
+        model: Any,
+        projection: nn.Module | None,
+        processor: Any,
+        recipe: Mapping[str, Any],
+        settings: Settings,
+        config: Any,
+        whole: bool,
+        device: torch.device,
+    ):
+        self.model, self.projection, self.processor = model, projection, processor
+        self.device = device
+        self.dtype = next(model.parameters()).dtype
+        self.patch = getattr(config, "patch_size", None)
+        blank = self.transform(Image.new("RGB", (64, 48)))
+        try:
+            self._interpolates = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
+            with torch.inference_mode():
+                outputs = self._run(torch.from_numpy(blank)[None].to(device, self.dtype))
+        except Exception as error:  # each architecture checks its input in its own way
+            raise UserError(
+                f"{settings.model}: it cannot take the images of {blank.shape[1]} x {blank.shape[2]} that its "
+                f"processor makes: {one_line(error)}"
+            ) from None
+        has: dict[Pooling, bool] = {
+            "pooler": whole and outputs.get("pooler_output") is not None,
+            "cls": self._prefix(outputs, blank.shape) > 0,
+            "mean": True,
+        }
+        first = next(pooling for pooling, there in has.items() if there)
+        self.pooling: Pooling = first if settings.pooling is None else settings.pooling
+        if not has[self.pooling]:
+            raise UserError(f"{settings.model}: its weights have no `pooling: {self.pooling}`; leave it out")
+        if "cls" in settings.heads and not has["cls"]:
+            raise UserError(f"{settings.model}: it has no class token, so no head `cls`")
+        if "projected" in settings.heads and (projection is None or not has["pooler"]):
+            raise UserError(
+                f"{settings.model}: it has no projection, so no head `projected`; `pooled` is its embedding"
+            )
+        self.recipe = {**recipe, "pooling": self.pooling}
+        self.heads: Mapping[str, tuple[int, ...]] = dict.fromkeys(settings.heads, ())
+        self.heads = {
+            head: tuple(value.shape[1:])
+            for head, value in self.forward({"pixels": torch.from_numpy(blank)[None].to(device)}).items()
+        }
+
+    def transform(self, content: str | bytes | Image.Image) -> np.ndarray:
+        """Decode, then what the model's own processor does."""
+        assert not isinstance(content, str)
+        image = images.decode(content) if isinstance(content, bytes) else content
+        pixels = self.processor(images=image.convert("RGB"), return_tensors="np")["pixel_values"][0]
+        return np.ascontiguousarray(pixels, np.float32)
+
+    def cost(self, example: np.ndarray) -> int:
+        """All images are of one size."""
+        return 1
+
+    def collate(self, examples: Sequence[np.ndarray]) -> Mapping[str, Tensor]:
+        """Pixels [n, 3, h, w], float32."""
+        return {"pixels": torch.from_numpy(np.stack(examples))}
+
+    @torch.inference_mode()
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Pooled, projected and cls [n, d] in float32; tokens [n, positions, d] in the model's precision."""
+        outputs = self._run(batch["pixels"].to(self.dtype))
+        states = _positions(outputs["last_hidden_state"])
+        found: dict[str, Tensor] = {}
+        for head in self.heads:
+            if head == "tokens":
+                found[head] = states
+            elif head == "projected":
+                assert self.projection is not None
+                found[head] = self.projection(outputs["pooler_output"]).float()
+            elif head == "cls" or self.pooling == "cls":
+                found[head] = states[:, 0].float()
+            elif self.pooling == "pooler":
+                found[head] = outputs["pooler_output"].flatten(1).float()
+            else:
+                found[head] = states[:, self._prefix(outputs, batch["pixels"].shape[1:]) :].float().mean(1)
+        return found
+
+    def _run(self, pixels: Tensor) -> Any:
+        # Positions are interpolated where the processor's images are not of the size that the model was trained with.
+        options = {"interpolate_pos_encoding": True} if self._interpolates else {}
+        return self.model(pixel_values=pixels, return_dict=True, **options)
+
+    def _prefix(self, outputs: Any, shape: Sequence[int]) -> int:
+        """How many class and register tokens stand before those of the patches."""
+        states = outputs["last_hidden_state"]
+        if states.ndim != 3 or not isinstance(self.patch, int):
+            return 0
+        return max(0, int(states.shape[1]) - (shape[1] // self.patch) * (shape[2] // self.patch))
+
+
+def _positions(states: Tensor) -> Tensor:
+    """States [n, positions, d], also of a model whose states are maps."""
+    return states if states.ndim == 3 else states.flatten(2).transpose(1, 2)
+
+
+def _class(config: Any) -> Any:
+    """The class to load a model with: the auto class, or the one that has the projection of an image tower."""
+    named = [name for name in config.architectures or () if name.endswith("VisionModelWithProjection")]
+    return getattr(transformers, named[0]) if named and hasattr(transformers, named[0]) else transformers.AutoModel
+
+
+def _lacking(model: Any, tower: Any, projection: Any, missing: Collection[str]) -> set[str]:
+    """The tensors that the weights lack, by their names in the tower, or of the projection."""
+    if tower is model:
+        return set(missing)
+    found = {name.removeprefix("vision_model.") for name in missing if name.startswith("vision_model.")}
+    return found | {name for name in missing if projection is not None and name.startswith("visual_projection.")}
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON would have it, without what changes no feature."""
+    found: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    return {key: value for key, value in found.items() if key not in VOLATILE}

@@ -1,0 +1,141 @@
+"""Checkpoints inside a trial: a training that was killed goes on where it was, and ends with the same bits.
+
+    trials/.<digest>/state.safetensors
+
+It holds all that a step changes: the student, the methods' own parameters and queues, the optimiser, random states, and
+the log so far. The learning rate, the rows and the views of a step follow from its number and the seed. The folder has
+the name of the trial, so a checkpoint of another student, dataset, method or code is never found; it is removed when
+the trial is finished.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from math import inf
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from pipeline.files import make_folder, read_regular, write_atomically
+from pipeline.training.log import TrialLog
+
+STATE = "state.safetensors"
+CHECKSUM, NOTES = "checksum", "notes"
+
+
+@dataclass(frozen=True)
+class State:
+    """All that a step of a trial changes. Methods with state of their own keep it in parameters and persistent buffers.
+
+    Attributes:
+        modules: by name, such as the student.
+        optimizer: of their parameters.
+        log: of the trial.
+        device: whose random numbers are used, next to those of the CPU.
+    """
+
+    modules: Mapping[str, nn.Module]
+    optimizer: torch.optim.Optimizer
+    log: TrialLog
+    device: torch.device
+
+    def tensors(self) -> dict[str, Tensor]:
+        """A copy of everything but the log, by name, on the CPU."""
+        found = {f"{name}/{key}": x for name, module in self.modules.items() for key, x in module.state_dict().items()}
+        for number, of in self.optimizer.state_dict()["state"].items():
+            found |= {f"optimizer/{number}/{key}": value for key, value in of.items()}
+        found["random/cpu"] = torch.get_rng_state()
+        if self.device.type in ("cuda", "mps"):
+            found["random/device"] = getattr(torch, self.device.type).get_rng_state(*_index(self.device))
+        return {name: x.detach().cpu().clone(memory_format=torch.contiguous_format) for name, x in found.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Become the state that `tensors` gave.
+
+        Raises:
+            RuntimeError, KeyError: they are of another student or another method.
+        """
+        for name, module in self.modules.items():
+            module.load_state_dict(_within(tensors, name))
+        states: dict[int, dict[str, Tensor]] = {}
+        for key, value in _within(tensors, "optimizer").items():
+            number, _, name = key.partition("/")
+            states.setdefault(int(number), {})[name] = value
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": states})
+        torch.set_rng_state(tensors["random/cpu"])
+        if self.device.type in ("cuda", "mps"):
+            getattr(torch, self.device.type).set_rng_state(tensors["random/device"], *_index(self.device))
+
+
+class Checkpoint:
+    """The checkpoint of one trial.
+
+    Args:
+        folder: of this checkpoint alone.
+        trial: the digest that is the trial's name.
+        minutes: between two checkpoints; 0 writes one after every step, None writes none.
+
+    Attributes:
+        seconds: that earlier calls have spent on the steps that are done.
+    """
+
+    def __init__(self, folder: Path, trial: str, minutes: float | None):
+        self.folder, self.trial, self.seconds = folder, trial, 0.0
+        self._pause = inf if minutes is None else 60 * minutes
+        self._began = self._written = perf_counter()
+
+    def load(self, state: State) -> int:
+        """Take up what an earlier call left; how many steps are done, 0 where it left nothing, or it is damaged."""
+        try:
+            tensors = load(read_regular(self.folder / STATE))
+            checksum = tensors.pop(CHECKSUM)
+            if bytes(checksum.numpy()) != sha256(save(tensors)).digest():
+                return 0
+            notes = json.loads(bytes(tensors.pop(NOTES).numpy()))
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError):
+            return 0
+        if notes["trial"] != self.trial:
+            return 0
+        state.restore(tensors)
+        state.log.restore(notes["log"])
+        self.seconds = notes["seconds"]
+        return int(notes["steps"])
+
+    def save(self, state: State, steps: int) -> None:
+        """Write the state after so many steps, if it is time to: whole, or not at all.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        if perf_counter() - self._written < self._pause:
+            return
+        seconds = self.seconds + perf_counter() - self._began
+        notes = {"trial": self.trial, "steps": steps, "seconds": seconds, "log": state.log.kept()}
+        tensors = state.tensors() | {NOTES: _bytes(json.dumps(notes, default=float).encode())}
+        make_folder(self.folder)
+        write_atomically(self.folder / STATE, save(tensors | {CHECKSUM: _bytes(sha256(save(tensors)).digest())}))
+        self._written = perf_counter()
+
+    def remove(self) -> None:
+        """Forget it, because the trial is finished."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _within(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
+
+
+def _index(device: torch.device) -> tuple[torch.device, ...]:
+    """mps has one device, and its functions take none."""
+    return (device,) if device.type == "cuda" else ()
+
+
+def _bytes(content: bytes) -> Tensor:
+    return torch.from_numpy(np.frombuffer(content, np.uint8).copy())

@@ -1,0 +1,41 @@
+"""A chosen candidate, trained once more on the labels of training and validation rows together.
+
+Validation rows have chosen the candidate, and are of no more use for that. The probes of teachers stay those that were
+fitted without them: their outputs for these rows are therefore outputs for rows that they did not see.
+"""
+
+from pipeline.errors import UserError
+from pipeline.params import Params
+from pipeline.progress import progress
+from pipeline.project import Project
+from pipeline.records import RunRecord
+from pipeline.runs import Candidate
+from pipeline.students import Blueprint, Student
+from pipeline.training.config import Plan
+from pipeline.training.log import Diverged
+from pipeline.training.session import Session
+from pipeline.training.trial import run_trial
+
+
+def refit(name: str, params: Params, project: Project, record: RunRecord, seed: int) -> tuple[Blueprint, Student]:
+    """Train the chosen candidate of the run `name` on all labels of train and val of the seed's split.
+
+    Raises:
+        UserError: params.yaml has another run of this name now, or the training diverged.
+    """
+    session = Session(Plan.read(name, params, project), refit=True)
+    candidate = Candidate(record.chosen, tuple(record.chosen_settings.items()))
+    if tuple(term.name for term in session.run.methods) != tuple(method.name for method in record.methods):
+        raise UserError(f"{params.source}: runs.{name} has other methods than were trained; run `aft train {name}`")
+    session.verify_in_background()
+    training = run_trial(session, seed, candidate)
+    steps = session.plan.settings(candidate.of("train")).steps
+    with progress(f"refit {name}", steps, "step") as advance:
+        while True:
+            try:
+                advance(next(training))
+            except StopIteration as stop:
+                session.verified()
+                return stop.value.blueprint, stop.value.student.cpu().eval()
+            except Diverged as error:
+                raise UserError(f"{name}: refit: {error}; export the student without --refit") from None

@@ -1,0 +1,164 @@
+"""Checkpoints: a training that is killed at any moment goes on, and ends with the bits of one that was not."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from pipeline.params import Params
+from pipeline.project import Project
+from pipeline.runs import Candidate
+from pipeline.training import sweep, trial
+from pipeline.training.checkpoint import STATE, Checkpoint
+from pipeline.training.config import Plan
+from pipeline.training.session import Session
+from pipeline.training.trial import TrialResult
+
+ROOT = Path(__file__).parent.parent.parent
+STEPS = 12
+AFT = Candidate((3.0,))
+
+
+@pytest.fixture
+def params(params: Params) -> Params:
+    """Dropout, gates that learn, and a queue; one seed, one candidate, a checkpoint after every step."""
+    params.values["train"] |= {"steps": STEPS, "seeds": [0]}
+    params.values["runs"]["aft"]["methods"] = [{"name": "aft", "weight": 3.0, "queue": 8}]
+    params.values["machine"]["checkpoint_minutes"] = 0.0
+    return params
+
+
+SCRIPT = """
+import os, shutil, signal, sys
+from pathlib import Path
+import torch
+from pipeline import files
+from pipeline.params import Params
+from pipeline.project import Project
+from pipeline.provenance import digest_files
+from pipeline.training import checkpoint, sweep, trial
+
+torch.set_num_threads(1)
+root = Path(sys.argv[1])
+
+def killed_at(where, name, call):
+    function, calls = getattr(where, name), []
+    def counting(*args, **options):
+        calls.append(1)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **options)
+    setattr(where, name, counting)
+    return calls
+
+def train(project, where=trial, name="losses", call=0):
+    # In a process of its own; nothing was computed before the fork.
+    child = os.fork()
+    if not child:
+        counted = killed_at(where, name, call)
+        sweep.train("aft", Params.load(project / "params.yaml"), Project(project))
+        print(len(counted), flush=True)
+        os._exit(0)
+    print(os.waitpid(child, 0)[1], flush=True)
+
+clean = Path(shutil.copytree(root, root.with_name("clean")))
+train(clean)
+train(root, call=4)                                        # before the fourth step
+train(root, torch.optim.AdamW, "step", 3)                  # within the sixth
+train(root, checkpoint, "write_atomically", 4)             # after the ninth, before its checkpoint
+train(root)                                                # from the ninth on
+print(digest_files(root / "runs/aft") == digest_files(clean / "runs/aft"))
+print([path.name for path in (root / "trials").iterdir() if path.name.startswith(".")])
+"""
+
+
+def test_killed_at_any_moment_a_training_goes_on_with_the_same_bits(project: Path, params: Params):
+    (project / "params.yaml").write_text(yaml.safe_dump(params.values))
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SCRIPT, str(project)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split("\n") == [f"{STEPS}", "0", "9", "9", "9", f"{STEPS - 8}", "0", "True", "[]", ""]
+
+
+def run(project: Path, params: Params, checkpoint: Checkpoint | None = None, steps: int | None = None) -> Any:
+    """The result of the trial, or None where it is left after so many steps."""
+    session = Session(Plan.read("aft", params, Project(project)))
+    training = trial.run_trial(session, 0, AFT, checkpoint)
+    done = 0
+    while steps is None or done < steps:
+        try:
+            done += next(training)
+        except StopIteration as stop:
+            return stop.value
+    return None
+
+
+def same(one: TrialResult, other: TrialResult) -> bool:
+    states = [result.student.state_dict() for result in (one, other)]
+    return all(torch.equal(states[0][name], states[1][name]) for name in states[0]) and (
+        (one.curve, one.gates, one.diagnostics) == (other.curve, other.gates, other.diagnostics)
+    )
+
+
+@pytest.mark.parametrize("steps", [1, 7, STEPS])
+def test_a_training_that_was_left_goes_on_with_the_same_bits(project: Path, params: Params, tmp_path: Path, steps: int):
+    whole = run(project, params)
+    assert run(project, params, Checkpoint(tmp_path / "here", "name", 0.0), steps) is None
+    again = Checkpoint(tmp_path / "here", "name", 0.0)
+    assert same(run(project, params, again), whole)
+    assert again.seconds > 0
+    again.remove()
+    assert not (tmp_path / "here").exists()
+
+
+@pytest.mark.parametrize("fault", ["a bit", "a cut", "another trial", "gone"])
+def test_what_is_no_checkpoint_of_this_trial_is_not_used(
+    project: Path, params: Params, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
+):
+    whole = run(project, params)
+    run(project, params, Checkpoint(tmp_path, "name", 0.0), 5)
+    state = bytearray((tmp_path / STATE).read_bytes())
+    match fault:
+        case "a bit":
+            state[-40] ^= 1
+        case "a cut":
+            del state[len(state) // 2 :]
+        case "gone":
+            state.clear()
+    (tmp_path / STATE).write_bytes(state)
+    calls: list[int] = []
+    losses = trial.losses
+    monkeypatch.setattr(trial, "losses", lambda *arguments: calls.append(1) or losses(*arguments))  # type: ignore[func-returns-value]
+    name = "other" if fault == "another trial" else "name"
+    assert same(run(project, params, Checkpoint(tmp_path, name, None)), whole)
+    assert len(calls) == STEPS
+
+
+@pytest.mark.parametrize("minutes", [None, 10.0])
+def test_a_short_training_leaves_no_checkpoint(project: Path, params: Params, tmp_path: Path, minutes: float | None):
+    run(project, params, Checkpoint(tmp_path / "here", "name", minutes))
+    assert not (tmp_path / "here").exists()
+
+
+def test_what_a_killed_training_left_is_listed_and_deleted_with_unused_trials(project: Path, params: Params):
+    session = Session(Plan.read("aft", params, Project(project)))
+    (only,) = sweep.trials_of(session)
+    folder = Project(project).trials / f".{only.digest}"
+    run(project, params, Checkpoint(folder, only.digest, 0.0), 3)
+    assert sweep.unused_trials(params, Project(project), delete=True).folders == (folder,)
+    assert not folder.exists()
+
+
+def test_how_often_changes_no_name_of_a_trial(project: Path, params: Params):
+    sweep.train("aft", params, Project(project))
+    params.values["machine"]["checkpoint_minutes"] = None
+    assert sweep.count_trials("aft", params, Project(project)) == (1, 0)
+    (record,) = Project(project).trials.glob("*/trial.json")
+    assert "checkpoint" not in json.dumps(json.loads(record.read_text())["inputs"])
