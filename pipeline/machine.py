@@ -17,6 +17,8 @@ class Machine(Settings):
         device: `cpu`, `cuda`, one GPU of several such as `cuda:1`, or `mps`; `auto` uses a CUDA GPU if there is
             one, and the CPU otherwise.
         workers: threads that read ahead of a teacher, or students trained at the same time; None chooses.
+        threads: of one training on a CPU. Another number rounds differently, so the number of trainings at work, which
+            a kill changes, does not choose it. Raise it where one large student is trained.
         device_memory: GiB of GPU memory for the features of a run's teachers during training (for each worker);
             features that do not fit are read from disk and copied batch by batch.
         checkpoint_minutes: between two checkpoints of a training, from which it continues after a kill, with the same
@@ -26,6 +28,7 @@ class Machine(Settings):
 
     device: str = "auto"
     workers: int | None = Field(default=None, ge=1)
+    threads: int = Field(default=1, ge=1)
     device_memory: float = Field(default=2.0, ge=0)
     checkpoint_minutes: float | None = Field(default=10.0, ge=0)
     engine: str = "local"

@@ -93,7 +93,7 @@ class VerifiedFiles:
                 if verifying() and known.get(name) != state and file_checksum(path) != checksum:
                     raise UserError(f"{path}: damaged; {self._remedy}")
             except FileNotFoundError:
-                self._damage = f"{path}: no such file; {self._remedy}"
+                self._damage = f"{path}: no such file; {self._remedy.removeprefix('delete this file and ')}"
                 break
             except UserError as error:
                 self._damage = str(error)

@@ -209,6 +209,9 @@ def run(app: Callable[..., Any], name: str | None = None) -> None:
             raise
         again = shlex.join([name or Path(sys.argv[0]).name, *sys.argv[1:]])
         say(f"interrupted; finished shards and trials are kept, other results are as before; run `{again}` to continue")
+        # Python ends by SIGINT, whatever the exit code, if the interrupt came through an `exec` of a string, as while
+        # dataclasses are imported. The next such `exec` clears that.
+        exec("")
         sys.exit(INTERRUPTED)
 
 

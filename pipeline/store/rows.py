@@ -1,5 +1,6 @@
 """Which rows a store holds: their ids and the digests of their contents, in order."""
 
+import errno
 import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -150,6 +151,10 @@ def read_rows(store: Backend, layout: Layout) -> RowIndex:
         names = read("rows/id_bytes/c.0", "|u1")
         sound = digests.size == DIGEST_BYTES * layout.rows and names.size == ends[-1]
     except ValueError:
+        sound = False
+    except OSError as error:
+        if error.errno != errno.ENOMEM:  # larger than memory can map
+            raise
         sound = False
     if not sound:
         raise UserError(f"{store.name}/rows: the row index is damaged; restore it or extract again")

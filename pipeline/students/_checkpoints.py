@@ -174,7 +174,8 @@ def save_student(folder: Path, blueprint: Blueprint, student: Student) -> None:
     Raises:
         UserError: the folder cannot be written.
     """
-    state = {name: tensor.contiguous() for name, tensor in student.state_dict().items()}
+    # Copies, because safetensors refuses tensors that share memory, as those of CoaT do.
+    state = {name: tensor.detach().clone().contiguous() for name, tensor in student.state_dict().items()}
     # Without metadata, which safetensors writes in an order that changes from process to process.
     write_atomically(folder / WEIGHTS, save(state))
     blueprint.write(folder / STUDENT)

@@ -254,11 +254,16 @@ def _train_missing(session: Session, trials: Sequence[Trial], missing: Sequence[
     shared = ("student", "train")
     jobs = sorted(missing, key=lambda trial: (trial.seed, [str(trial.candidate.of(section)) for section in shared]))
     # One process on any accelerator: several would share it, each with a copy of what it keeps there.
-    workers = min(plan.machine.workers or (cores() if session.device.type == "cpu" else 1), len(jobs))
+    free = max(1, cores() // plan.machine.threads) if session.device.type == "cpu" else 1
+    workers = min(plan.machine.workers or free, len(jobs))
     steps = sum(plan.settings(trial.candidate.of("train")).steps for trial in jobs)
-    with progress(f"train {plan.name}", steps, "step") as advance:
-        for done in engine(plan.machine.engine)(partial(TrialWorker, session, trials), jobs, workers):
-            advance(done)
+    threads = torch.get_num_threads()
+    try:
+        with progress(f"train {plan.name}", steps, "step") as advance:
+            for done in engine(plan.machine.engine)(partial(TrialWorker, session, trials), jobs, workers):
+                advance(done)
+    finally:
+        torch.set_num_threads(threads)  # a worker in this process has changed it
 
 
 class TrialWorker:
@@ -283,6 +288,9 @@ class TrialWorker:
             UserError: the run's only candidate diverged.
         """
         session = self.session
+        if session.device.type == "cpu":
+            # The same in the calling process and in any number of workers, because it decides how sums round.
+            torch.set_num_threads(session.plan.machine.threads)
         for trial in trials:
             left = steps = session.plan.settings(trial.candidate.of("train")).steps
             # Another run has trained it by now, or its candidate is dropped. Where other workers still train what that

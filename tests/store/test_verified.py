@@ -116,7 +116,7 @@ def test_without_memory_of_it_files_are_read_again(
 def test_a_shard_that_is_gone_is_named(store: FeatureStore, make: Any):
     reader = store.reader("pooled")
     (make.path / "pooled" / "c.6.0").unlink()
-    with pytest.raises(UserError, match=r"c\.6\.0: cannot be read \(No such file or directory\)"):
+    with pytest.raises(UserError, match=r"c\.6\.0: no such file; run the extraction again"):
         reader.verified()
 
 
