@@ -80,7 +80,7 @@ class Classification(tasks.Task):
         Metric(name="temperature", label="temperature"),
         Metric(
             name="calibration_error_at_temperature",
-            label="calibration error at that temperature",
+            label="calibration error, scaled",
             unit="%",
             higher_is_better=False,
         ),
