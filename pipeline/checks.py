@@ -28,7 +28,7 @@ from pipeline.records import LogRecord
 from pipeline.runs import Run, read_run, run_views
 from pipeline.sources import POOLED, check_heads, view_head
 from pipeline.store import FeatureStore
-from pipeline.training import TrainSettings, count_trials
+from pipeline.training import TrainSettings, check_student, count_trials
 from pipeline.views import Views, teacher_views
 
 SECTIONS = ("dataset", "extract", "teachers", "probe", "assess", "students", "train", "machine", "runs")
@@ -127,6 +127,7 @@ def _check_heads(params: Params, name: str, run: Run, teachers: dict[str, Any]) 
 def _check_candidates(params: Params, name: str, run: Run) -> None:
     """Read the settings of every combination that a run tries."""
     student, train = params.section(f"students.{run.student}"), params.section("train") | run.train
+    check_student(run, student["family"], f"{params.source}: runs.{name}")
     for candidate in run.combinations():
         place = f" (with runs.{name}.search)" if candidate.settings else ""
         read_plugin("students", student | candidate.of("student"), f"{params.source}: students.{run.student}{place}")

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.sparse import csr_matrix
 
 from pipeline.functional.linear import FOLDS, Linear
-from pipeline.functional.logistic import SIGMOID, minima, select
+from pipeline.functional.logistic import SIGMOID, STEPS, minima, select
 
 
 def fit(
@@ -45,3 +46,13 @@ def cross_fit(
         fitted.append(next(minima(rows[others], labels[others].astype(np.float64), [strength], SIGMOID)))
     weights, biases = zip(*fitted, strict=True)
     return np.stack([weight.T for weight in weights]).astype(np.float32), np.stack(biases).astype(np.float32)
+
+
+def fit_sparse(
+    rows: csr_matrix, labels: Int[np.ndarray, "n c"], strength: float, row_weights: Float[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, "c d"], Float[np.ndarray, " c"]]:
+    """See `LinearModel`: one against the rest, label by label; each has rows with it and rows without."""
+    from sklearn.linear_model import LogisticRegression
+
+    models = [LogisticRegression(C=strength, max_iter=STEPS).fit(rows, label, row_weights) for label in labels.T]
+    return np.concatenate([model.coef_ for model in models]), np.concatenate([model.intercept_ for model in models])

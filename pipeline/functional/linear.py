@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.sparse import csr_matrix
 
 FOLDS = 5
 """Number of folds for cross-fitting: the outputs for the rows of a fold come from a fit on the other folds."""
@@ -38,7 +39,7 @@ class Linear:
 
 @runtime_checkable
 class LinearModel(Protocol):
-    """Fits linear models to labels of one kind. A module with these two functions is one."""
+    """Fits linear models to labels of one kind. A module with these three functions is one."""
 
     def fit(
         self,
@@ -55,6 +56,19 @@ class LinearModel(Protocol):
         self, rows: Float[np.ndarray, "n d"], labels: np.ndarray, folds: Int[np.ndarray, " n"], strength: float
     ) -> tuple[Float[np.ndarray, "k c d"], Float[np.ndarray, "k c"]]:
         """Weights and biases, float32: number k is fitted on all rows except those of fold k."""
+        ...
+
+    def fit_sparse(
+        self, rows: csr_matrix, labels: np.ndarray, strength: float, row_weights: Float[np.ndarray, " n"]
+    ) -> tuple[Float[np.ndarray, "c d"], Float[np.ndarray, " c"]]:
+        """Weight and bias, float64, fitted by scikit-learn to rows that are mostly zeros.
+
+        Args:
+            rows: sparse [n, d].
+            labels: of the rows.
+            strength: the inverse of the L2 penalty, which the bias does not have.
+            row_weights: multiply the rows' losses.
+        """
         ...
 
 

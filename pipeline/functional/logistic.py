@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.sparse import csr_matrix
 from scipy.special import expit, log_softmax
 
 from pipeline.functional.linear import FOLDS, Linear, principal_axes
@@ -146,6 +147,20 @@ def cross_fit(
         fitted.append(next(minima(rows[others], targets, [strength])))
     weights, biases = zip(*fitted, strict=True)
     return np.stack([weight.T for weight in weights]).astype(np.float32), np.stack(biases).astype(np.float32)
+
+
+def fit_sparse(
+    rows: csr_matrix, labels: Int[np.ndarray, " n"], strength: float, row_weights: Float[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, "c d"], Float[np.ndarray, " c"]]:
+    """See `LinearModel`. Of two classes, each has half of the logit that scikit-learn fits."""
+    # Imported here: it takes a while, and probes do not need it.
+    from sklearn.linear_model import LogisticRegression
+
+    found = LogisticRegression(C=strength, max_iter=STEPS).fit(rows, labels, row_weights)
+    weight, bias = found.coef_, found.intercept_
+    if len(weight) == 1:
+        return np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    return weight, bias
 
 
 def _minimum(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.sparse import csr_matrix
 
 from pipeline.functional.linear import BLOCK, FOLDS, Linear, principal_axes
 
@@ -58,3 +59,13 @@ def cross_fit(
     fitted = [minima(rows[others], labels[others], [strength])[0] for others in kept]
     weights, biases = zip(*fitted, strict=True)
     return np.stack(weights)[:, None].astype(np.float32), np.array(biases, np.float32)[:, None]
+
+
+def fit_sparse(
+    rows: csr_matrix, labels: Float[np.ndarray, " n"], strength: float, row_weights: Float[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, "1 d"], Float[np.ndarray, " 1"]]:
+    """See `LinearModel`."""
+    from sklearn.linear_model import Ridge
+
+    found = Ridge(alpha=1 / strength, solver="sparse_cg", tol=1e-8).fit(rows, labels.astype(np.float64), row_weights)
+    return found.coef_[None], np.array([found.intercept_])

@@ -43,7 +43,7 @@ from pipeline.records import (
 )
 from pipeline.sources import POOLED, Source
 from pipeline.store import SourceFeatures
-from pipeline.students import student_blueprint, student_outputs
+from pipeline.students import is_solved, student_blueprint, student_outputs
 
 BLOCK = 1024
 """Rows whose features, and cosines with the bank, are in memory at a time."""
@@ -358,9 +358,9 @@ def _pair(pair: tuple[str, str], cka: tuple[float, ...], scored: dict[Names, Sco
 
 
 def _reads_rows(student: str, params: Params) -> bool:
-    """Whether it computes features from rows, instead of reading those of teachers."""
+    """Whether it computes features from rows before it is trained, instead of reading those of teachers."""
     family, _ = params.plugin("students", f"students.{student}")
-    return bool(family.KIND != "features")
+    return bool(family.KIND != "features") and not is_solved(params.section(f"students.{student}")["family"])
 
 
 def _kernel(features: Tensor) -> Tensor:

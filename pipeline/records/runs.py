@@ -21,13 +21,23 @@ class BundleRecord(Record):
 
 
 class StudentRecord(Record):
-    """The student of a run: its name in params.yaml, its family, what the family reads, and its size."""
+    """The student of a run: its name in params.yaml, its family, what the family reads, and its size.
+
+    Attributes:
+        solved: it is solved for, as tf-idf with logistic regression is, and not trained step by step.
+    """
 
     name: str
     family: str
     reads: str
+    solved: bool = False
     parameters: int
     width: int
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is trained step by step on rows, so that a run without methods is plain training."""
+        return not self.solved and self.reads != "features"
 
 
 class MethodRecord(Record):

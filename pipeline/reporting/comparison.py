@@ -65,8 +65,8 @@ class Outcome:
 
     @property
     def plain(self) -> bool:
-        """Whether it is plain training: no method, and a student that does not read features."""
-        return not self.run.methods and self.run.student.reads != "features"
+        """Whether it is plain training: no method, and a student that is trained on rows."""
+        return not self.run.methods and self.run.student.trains
 
     @property
     def control(self) -> bool:
@@ -164,8 +164,8 @@ class Reference:
 class Comparison:
     """The runs of one student: plain training first, where there is one, and controls last.
 
-    A student that reads the teachers' features has no plain training: its baseline is that of another student, and is
-    not among the outcomes.
+    A student that reads the teachers' features, or is solved for, has no plain training: its baseline is that of
+    another student, and is not among the outcomes.
     """
 
     student: StudentRecord
@@ -203,7 +203,8 @@ def compare(outcomes: Sequence[Outcome]) -> tuple[list[Comparison], list[str]]:
     """Compare runs with plain training of the same student, seed by seed.
 
     The baseline of a student is its run without methods; of several, the one that is called `none`, or the first. That
-    of a student that reads the teachers' features is the first of the others' that can be paired with all of its runs.
+    of a student that reads the teachers' features, or is solved for, is the first of the others' that can be paired
+    with all of its runs.
 
     Args:
         outcomes: runs in the order to keep.
@@ -218,7 +219,7 @@ def compare(outcomes: Sequence[Outcome]) -> tuple[list[Comparison], list[str]]:
     groups, problems = [], []
     own = [_baseline(group) for group in students.values()]
     for group, baseline in zip(students.values(), own, strict=True):
-        if group[0].run.student.reads == "features":
+        if not group[0].run.student.trains:
             others = (plain for plain in own if plain and not any(_mismatch(outcome, plain) for outcome in group))
             baseline = next(others, None)
         rest = []

@@ -28,11 +28,13 @@ def lead(comparison: Comparison) -> str:
     """The scores of plain training and of the teachers' linear probes, and how many runs are better or worse."""
     baseline, metric = comparison.baseline, comparison.metric
     student = comparison.student.name
-    features = comparison.student.reads == "features"
+    alone = not comparison.student.trains
     if baseline is None:
         why, what = "has a method", "with"
-        if features:
-            why, what = "learns from the teachers' own features", "of another student, on the same seeds, with"
+        if alone:
+            why, what = "has no steps of training", "of another student, on the same seeds, with"
+            if comparison.student.reads == "features":
+                why = "learns from the teachers' own features"
         return (
             f"Every run of {student} {why}, so there is nothing to compare them with. "
             f"Add a run {what} `methods: []`, which is plain training."
@@ -49,7 +51,7 @@ def lead(comparison: Comparison) -> str:
     verdicts = [outcome.verdict for outcome in comparison.others if not outcome.control and outcome.verdict != "plain"]
     if not verdicts:
         return f"{text}."
-    kind = f"of {student}" if features else "with a method"
+    kind = f"of {student}" if alone else "with a method"
     if len(verdicts) == 1:
         one, _, rest = _COUNTED[verdicts[0]]
         return f"{text}. The one run {kind} {one} {rest}."

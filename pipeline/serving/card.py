@@ -154,9 +154,10 @@ def _training(run: RunRecord, export: ExportRecord) -> list[str]:
     pairs = zip(run.methods, run.chosen, strict=True)
     methods = ", ".join(f"{method.name} of weight {weight:g}" for method, weight in pairs) or "labels alone"
     settings = ", ".join(f"{key} {value}" for key, value in run.chosen_settings.items())
+    steps = "Solved for in one go" if run.student.solved else f"{run.steps:,} steps"
     return [
         f"- Method: {methods}{f'; {settings}' if settings else ''}, chosen on validation rows.",
-        f"- {run.steps:,} steps; seed {export.seed} of {', '.join(map(str, run.seeds))}.",
+        f"- {steps}; seed {export.seed} of {', '.join(map(str, run.seeds))}.",
         *(["- Trained once more, with the labels of validation rows too; the scores are those before."] * export.refit),
     ]
 

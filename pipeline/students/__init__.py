@@ -10,6 +10,8 @@ A family offers
   its rows, if its run has any, which a family that reads features does not take;
 - `preprocessing(settings, fitted)`: what turns new rows into the input of the student, a `Preprocessing`, just as
   `inputs` does for those of a dataset; left out by a family that reads features;
+- `solve(settings, student, inputs, rows, labels, task)`: gives the student its weights from the labels of rows, in
+  one go on a CPU; only in a family that is not trained step by step, which then takes no methods;
 - `build(settings, fitted, classes, pretrained=True)`: a `Student`, initialised from torch's current random state and,
   if its settings ask for it, pretrained weights; with `pretrained=False` it only has the shape of one, because weights
   are about to be loaded, and needs no file but the checkpoint's own.
@@ -22,6 +24,7 @@ in `inputs` the same as in `fit`. Features do not train, so such a student takes
 from pipeline.students._checkpoints import (
     STUDENT,
     Blueprint,
+    is_solved,
     load_student,
     place,
     predict,
@@ -40,6 +43,7 @@ __all__ = [
     "Preprocessing",
     "Scaled",
     "Student",
+    "is_solved",
     "load_student",
     "place",
     "predict",

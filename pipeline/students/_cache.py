@@ -11,7 +11,7 @@ a cache: the folder may be deleted at any time, and what is missing or damaged i
 import math
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -70,13 +70,39 @@ def arrays(data: Dataset, key: Mapping[str, Any], chunks: Iterable[Chunk]) -> di
         UserError: they cannot be written.
     """
     folder = _folder(data, key)
+    return arrays_at(folder, chunks, lambda: _remove_former(folder))
+
+
+def _remove_former(folder: Path) -> None:
+    """Delete arrays of an earlier content of the dataset's folder."""
+    for other in folder.parent.parent.iterdir():
+        if other != folder.parent:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def arrays_at(
+    folder: Path, chunks: Iterable[Chunk], before: Callable[[], None] = lambda: None
+) -> dict[str, np.ndarray]:
+    """The arrays of a folder, mapped from the disk; computed first if they are not there; see `arrays`.
+
+    Args:
+        folder: whose name says all that the values depend on.
+        chunks: yields the rows of all arrays, in order; not touched if the arrays are there.
+        before: called before they are written.
+
+    Raises:
+        UserError: they cannot be written.
+    """
     found = _open(folder)
     if found is None:
         lock = Lock(folder / "lock")
         lock.acquire(patience=math.inf)
         try:
             # Another process may have written them while this one waited.
-            found = _open(folder) or _write(folder, chunks)
+            found = _open(folder)
+            if found is None:
+                before()
+                found = _write(folder, chunks)
         finally:
             lock.release()
     return found
@@ -107,9 +133,6 @@ def _map(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _write(folder: Path, chunks: Iterable[Chunk]) -> dict[str, np.ndarray]:
-    for other in folder.parent.parent.iterdir():
-        if other != folder.parent:
-            shutil.rmtree(other, ignore_errors=True)
     files: dict[str, BinaryIO] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     types: dict[str, np.dtype] = {}

@@ -62,6 +62,16 @@ class Blueprint(Record):
         kind: Kind = plugin("students", self.family).KIND
         return kind
 
+    @property
+    def solved(self) -> bool:
+        """Whether the family solves for its weights, instead of being trained step by step."""
+        return is_solved(self.family)
+
+    def solve(self, student: Student, inputs: Inputs, rows: np.ndarray, labels: np.ndarray, task: Task) -> None:
+        """Give a student of this blueprint its weights, from the labels of rows."""
+        inner = student.student if isinstance(student, Scaled) else student
+        plugin("students", self.family).solve(self._settings(), inner, inputs, rows, labels, task)
+
     def build(self, pretrained: bool = True) -> Student:
         """A student of this blueprint; see `pipeline.students`."""
         module = plugin("students", self.family)
@@ -126,6 +136,11 @@ class Blueprint(Record):
 
     def _settings(self) -> Any:
         return parse(plugin("students", self.family).Settings, self.settings, f"student {self.family}")
+
+
+def is_solved(family: str) -> bool:
+    """Whether a family solves for its weights, instead of being trained step by step; see `pipeline.students`."""
+    return hasattr(plugin("students", family), "solve")
 
 
 def student_blueprint(

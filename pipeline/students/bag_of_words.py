@@ -5,35 +5,21 @@ frequency: log((1 + n) / (1 + texts with the word)) + 1, as usual with tf-idf. T
 away from zero, where a kernel penalty has an enormous gradient and a small student collapses to one class.
 """
 
-import json
-import math
-import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline import students
 from pipeline.data import Dataset
 from pipeline.params import Settings as Base
-from pipeline.provenance import digest_of
-from pipeline.students._tokens import Texts, flatten
+from pipeline.students._words import Vocabulary, Words, fit_vocabulary, kept_at_random, mixer, pad
 from pipeline.views import Views
 
 KIND: Literal["text"] = "text"
-
-VERSION = 1
-"""Raised whenever this file finds other words in the same text."""
-
-WORD = re.compile(r"\w+|[^\w\s]")
 
 
 class Settings(Base):
@@ -56,35 +42,13 @@ class Settings(Base):
 
 def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
     """The words of the training rows and their weights: the most frequent, ties in alphabetical order."""
-    counts = _counts(_Rows((data.digest, rows.tobytes()), data, rows), settings.pairs)
-    frequent = sorted((-count, word) for word, count in counts.items() if count >= settings.min_count)
-    kept = frequent[: settings.vocabulary]
-    weights = [math.log((1 + len(rows)) / (1 - negative)) + 1 for negative, _ in kept]
-    return {"vocabulary": [word for _, word in kept], "weights": weights}
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Rows of a dataset; equal ones are the same rows of the same content."""
-
-    key: tuple[str, bytes]
-    data: Dataset = field(compare=False)
-    rows: np.ndarray = field(compare=False)
-
-
-# A sweep fits the same split for every candidate and every run, whatever it tries of the student.
-@lru_cache(maxsize=8)
-def _counts(rows: _Rows, pairs: bool) -> Counter[str]:
-    """In how many of the rows each word occurs."""
-    counts: Counter[str] = Counter()
-    for text in rows.data.content(rows.rows):
-        counts.update(set(_words(str(text), pairs)))
-    return counts
+    return fit_vocabulary(data, rows, settings.vocabulary, settings.min_count, settings.pairs)
 
 
 def inputs(settings: Settings, fitted: dict[str, Any], data: Dataset, views: Views | None = None) -> "Words":
     """All texts as word numbers, once."""
-    return Words(data, preprocessing(settings, fitted), views)
+    vocabulary = preprocessing(settings, fitted)
+    return Words(data, vocabulary.key, vocabulary.encode, views)
 
 
 def preprocessing(settings: Settings, fitted: dict[str, Any]) -> "Vocabulary":
@@ -95,55 +59,6 @@ def preprocessing(settings: Settings, fitted: dict[str, Any]) -> "Vocabulary":
 def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: bool = True) -> "BagOfWords":
     """A student for C classes; from scratch, so `pretrained` changes nothing."""
     return BagOfWords(fitted["weights"], settings.width, classes, settings.dropout)
-
-
-class Vocabulary:
-    """Texts as numbers of words: from 1 for words of the vocabulary, others left out, 0 for a text without a known one.
-
-    A batch is (numbers, offsets).
-    """
-
-    def __init__(self, words: list[str], pairs: bool):
-        self.number = {word: number for number, word in enumerate(words, start=1)}
-        self.pairs = pairs
-        self.key = {"version": VERSION, "vocabulary": digest_of(words), "pairs": pairs}
-
-    def encode(self, texts: list[str]) -> list[list[int]]:
-        """The word numbers of each text."""
-        number = self.number
-        return [[n for w in _words(text, self.pairs) if (n := number.get(w))] or [0] for text in texts]
-
-    def __call__(self, rows: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """A batch of texts; see `offsets`."""
-        return self.offsets(*flatten(self.encode(list(rows))))
-
-    def files(self) -> dict[str, str]:
-        """vocabulary.json: the words in the order of their numbers, from 1, and how they are found in a text."""
-        found = {
-            "lower_case": True,
-            "pattern": WORD.pattern,
-            "pairs": self.pairs,
-            "unknown_words": "left out; 0 stands for a text without a known one",
-            "words": list(self.number),
-        }
-        return {"vocabulary.json": json.dumps(found, indent=1, ensure_ascii=False) + "\n"}
-
-    @staticmethod
-    def offsets(numbers: Int[np.ndarray, " numbers"], lengths: Int[np.ndarray, " n"]) -> tuple[Tensor, Tensor]:
-        """Word numbers of all rows one after another, and where each row starts."""
-        return torch.from_numpy(numbers), torch.from_numpy(np.cumsum(lengths) - lengths)
-
-
-class Words:
-    """A dataset's texts as `Vocabulary` has them."""
-
-    def __init__(self, data: Dataset, vocabulary: Vocabulary, views: Views | None = None):
-        self.vocabulary = vocabulary
-        self.texts = Texts(data, vocabulary.key, vocabulary.encode, views)
-
-    def batch(self, rows: np.ndarray, views: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
-        """Word numbers of all rows one after another, and where each row starts."""
-        return self.vocabulary.offsets(*self.texts.rows(rows, views))
 
 
 class BagOfWords(students.Student):
@@ -158,8 +73,7 @@ class BagOfWords(students.Student):
         self.words = nn.EmbeddingBag(len(weights) + 1, width, mode="sum")
         # Small, so that a word no loss has moved yet adds little noise to those that were.
         nn.init.normal_(self.words.weight, std=0.01)
-        hidden = 2 * width
-        self.mix = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), Dropout(dropout), nn.Linear(hidden, width))
+        self.mix = mixer(width, dropout)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, classes)
 
@@ -169,7 +83,7 @@ class BagOfWords(students.Student):
         lengths = torch.diff(offsets, append=offsets.new_tensor([len(numbers)]))
         weights = self.weights[numbers]
         if self.training and self.dropout:
-            kept = _kept(numbers.shape, self.dropout, numbers.device)
+            kept = kept_at_random(numbers.shape, self.dropout, numbers.device)
             weights = weights * kept / (1 - self.dropout)
             if numbers.device.type == "cpu":
                 # Leave dropped words out: the backward pass takes time for each word. Elsewhere they weigh 0, because
@@ -189,7 +103,7 @@ class BagOfWords(students.Student):
 
     def graph(self) -> students.Graph:
         """Of `input_ids` and `attention_mask` [n, l], padded: graph formats have no bags of uneven length."""
-        return students.Graph(_Padded(self), ("input_ids", "attention_mask"), ((0, 1), (0, 1)), _pad)
+        return students.Graph(_Padded(self), ("input_ids", "attention_mask"), ((0, 1), (0, 1)), pad)
 
 
 class _Padded(nn.Module):
@@ -203,38 +117,3 @@ class _Padded(nn.Module):
         numbers, mask = inputs
         vectors = self.student.words.weight[numbers] * (self.student.weights[numbers] * mask)[..., None]
         return self.student._of_sums(vectors.sum(1), mask.sum(1))[1]
-
-
-def _pad(batch: tuple[Tensor, Tensor]) -> tuple[Int[Tensor, "n l"], Int[Tensor, "n l"]]:
-    """A batch of `Vocabulary`, padded to its longest row."""
-    numbers, offsets = batch
-    lengths = torch.diff(offsets, append=offsets.new_tensor([len(numbers)]))
-    mask = torch.arange(int(lengths.max()), device=numbers.device) < lengths[:, None]
-    padded = numbers.new_zeros(mask.shape)
-    padded[mask] = numbers
-    return padded, mask.long()
-
-
-class Dropout(nn.Module):
-    """`nn.Dropout` with the same random numbers, which take half the time on a CPU."""
-
-    def __init__(self, probability: float):
-        super().__init__()
-        self.probability = probability
-
-    def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        if not self.training or not self.probability:
-            return x
-        return x * _kept(x.shape, self.probability, x.device).to(x.dtype).div_(1 - self.probability)
-
-
-def _kept(shape: torch.Size, dropout: float, device: torch.device) -> Bool[Tensor, "..."]:
-    """True with probability 1 - dropout. In double precision, as `nn.Dropout` draws on a CPU."""
-    return torch.rand(shape, dtype=torch.float64, device=device) < 1 - dropout
-
-
-def _words(text: str, pairs: bool) -> Iterator[str]:
-    words = WORD.findall(text.lower())
-    yield from words
-    if pairs:
-        yield from (f"{first} {second}" for first, second in pairwise(words))

@@ -128,6 +128,10 @@ class Task(ABC):
             UserError: it cannot; the line starts with `where`.
         """
 
+    def row_weights(self, labels: np.ndarray) -> Float[np.ndarray, " n"]:
+        """The weight of each row's loss, before it is divided by their sum."""
+        return np.ones(len(labels))
+
     @abstractmethod
     def targets(self, labels: np.ndarray) -> Float[np.ndarray, "n c"]:
         """Labels as float64 targets of a regression, one column per output, on the scale of a last layer."""

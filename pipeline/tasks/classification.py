@@ -136,6 +136,9 @@ class Classification(tasks.Task):
         if len(absent := np.setdiff1d(np.arange(len(self.classes)), labels)):
             raise UserError(f"{where}: no labelled training row of {self.stratum(int(absent[0]))}; label more rows")
 
+    def row_weights(self, labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        return np.ones(len(labels)) if self.weights is None else self.weights[labels]
+
     def targets(self, labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n c"]:
         """One-hot rows."""
         targets: np.ndarray = np.eye(len(self.classes))[labels]
@@ -173,7 +176,7 @@ class Classification(tasks.Task):
 
     def initial_gradient(self, labels: Int[np.ndarray, " n"]) -> float:
         """sqrt((1 - 1/C) sum w^2) / sum w, w of each row: an untrained model gives C classes the same probability."""
-        weights = np.ones(len(labels)) if self.weights is None else self.weights[labels]
+        weights = self.row_weights(labels)
         return sqrt((1 - 1 / len(self.classes)) * float(np.square(weights).sum())) / float(weights.sum())
 
     def predictions(self, outputs: Float[np.ndarray, "n c"]) -> list[str]:

@@ -1,6 +1,6 @@
 """Stage two: train students from a feature store, and evaluate them."""
 
-from pipeline.training.config import TrainSettings
+from pipeline.training.config import TrainSettings, check_student
 from pipeline.training.evaluation import evaluate
 from pipeline.training.outputs import SavedOutputs, read_outputs
 from pipeline.training.refit import refit
@@ -10,6 +10,7 @@ __all__ = [
     "SavedOutputs",
     "TrainSettings",
     "Training",
+    "check_student",
     "count_trials",
     "evaluate",
     "read_outputs",

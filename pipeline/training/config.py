@@ -6,10 +6,13 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from pipeline.errors import UserError
 from pipeline.machine import Machine
 from pipeline.params import Params, Settings, parse
+from pipeline.plugins import plugin
 from pipeline.project import Project
 from pipeline.runs import Run, read_run
+from pipeline.students import is_solved
 
 FEWEST_ROWS = 3
 """Rows that methods must see at a time. Two rows, once centred, are opposite whatever they are."""
@@ -63,6 +66,38 @@ class TrainSettings(Settings):
         if min(seeds) < 0 or len(set(seeds)) != len(seeds):
             raise ValueError("should be different numbers >= 0, such as [0, 1, 2]")
         return seeds
+
+
+FOR_SOLVED = ("seeds", "race", "class_weights")
+"""Settings of `train` that concern a student which is solved for."""
+
+
+def check_student(run: Run, family: str, where: str) -> None:
+    """Make sure that a family's students can learn as a run says.
+
+    Args:
+        run: the run.
+        family: of its student.
+        where: the run's place in params.yaml, for messages.
+
+    Raises:
+        UserError: it has methods, shuffled teachers, views or settings of training that mean nothing to the family.
+    """
+    features, solved = plugin("students", family).KIND == "features", is_solved(family)
+    if not features and not solved:
+        return
+    why = "reads its teachers' features, which do not train" if features else "is solved for, and takes no steps"
+    if run.methods or run.shuffle_teachers:
+        raise UserError(
+            f"{where}: a {family} student {why}; drop `methods` and `shuffle_teachers`, or choose another student"
+        )
+    if views := {source.view for source in run.sources} - {""}:
+        raise UserError(
+            f"{where}: a {family} student learns from clean rows; write its teachers without `@{min(views)}`"
+        )
+    searched = (key.removeprefix("train.") for key in run.search if key.startswith("train."))
+    if solved and (idle := sorted({*run.train, *searched} - set(FOR_SOLVED))):
+        raise UserError(f"{where}: a {family} student {why}: train.{idle[0]} does nothing; remove it from this run")
 
 
 @dataclass(frozen=True)

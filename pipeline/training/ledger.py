@@ -35,6 +35,7 @@ from pipeline.project import Project
 from pipeline.records import TrialRecord
 from pipeline.runs import Candidate
 from pipeline.students import save_student
+from pipeline.training.config import FOR_SOLVED
 from pipeline.training.session import Session
 from pipeline.training.trial import TrialResult
 
@@ -68,8 +69,10 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
     blueprint = session.blueprint(split, candidate)
     at_work = [(term, weight) for term, weight in zip(session.run.methods, candidate.weights, strict=True) if weight]
     train = plan.settings(candidate.of("train")).model_dump(exclude=set(NOT_IN_A_TRIAL))
-    idle = () if at_work else ONLY_WITH_METHODS
-    seen = session.views if at_work or train["augment"] else None
+    idle = set() if at_work else set(ONLY_WITH_METHODS)
+    if blueprint.solved:
+        idle = set(train) - set(FOR_SOLVED)
+    seen = session.views if at_work or (train["augment"] and not blueprint.solved) else None
     found: dict[str, Any] = {
         "seed": seed,
         "rows": {"split": split, "train": data.split_digest(split), "val": _labels_digest(session, split)},

@@ -58,9 +58,15 @@ class TrialLog:
 
     _outputs: Float[np.ndarray, "val c"]
 
-    def __init__(self, data: TrialData, student: Student, penalties: Mapping[str, WeightedPenalty]):
+    def __init__(
+        self,
+        data: TrialData,
+        student: Student,
+        penalties: Mapping[str, WeightedPenalty],
+        steps: int | None = None,
+    ):
         self.data, self.student, self.penalties = data, student, penalties
-        self.steps = data.settings.steps
+        self.steps = data.settings.steps if steps is None else steps
         self.every = max(1, self.steps // LINES)
         self.lines: list[dict[str, int | float]] = []
         self._diagnostics: dict[str, Any] = {"seed": data.seed}

@@ -22,7 +22,7 @@ from pipeline.runs import LOGITS, Candidate, Run, Term, open_features, probe_dig
 from pipeline.sources import Source
 from pipeline.store import FeatureStore, Reader
 from pipeline.students import Blueprint, Inputs, Student, place, student_blueprint, student_outputs
-from pipeline.training.config import FEWEST_ROWS, Plan
+from pipeline.training.config import FEWEST_ROWS, Plan, check_student
 
 BLOCK = 8192
 """Rows of teachers' logits held at a time while they are compared with labels."""
@@ -179,20 +179,10 @@ class Session:
         where = f"{plan.params.source}: students.{plan.run.student}"
         where += f" (with runs.{plan.name}.search)" if tried else ""
         section = plan.params.section(f"students.{plan.run.student}") | tried
+        check_student(plan.run, section["family"], plan.where)
         roles = self.split(split)
         rows, task = roles.train, self.task.fitted(self.data.labels[roles.labelled])
-        blueprint = student_blueprint(section, where, self.data, rows, self.sources, task)
-        if blueprint.reads == "features" and (plan.run.methods or plan.run.shuffle_teachers):
-            raise UserError(
-                f"{plan.where}: a {blueprint.family} student reads its teachers' features, which do not train; drop "
-                "`methods` and `shuffle_teachers`, or choose another student"
-            )
-        if blueprint.reads == "features" and self.views:
-            raise UserError(
-                f"{plan.where}: a {blueprint.family} student reads features of clean rows; write its teachers without "
-                f"`@{self.views.family}`"
-            )
-        return blueprint
+        return student_blueprint(section, where, self.data, rows, self.sources, task)
 
     def trial_data(self, seed: int, candidate: Candidate) -> "TrialData":
         """What depends on the seed, on its split, and on the settings that the candidate tries."""

@@ -38,7 +38,7 @@ from pipeline.records import (
     TrialRecord,
 )
 from pipeline.runs import Candidate
-from pipeline.students import Scaled, Student
+from pipeline.students import Scaled, Student, is_solved
 from pipeline.training import auto_weight
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.config import Plan
@@ -413,6 +413,7 @@ def _write(session: Session, race: Race, known: Mapping[Trial, TrialRecord], fou
             name=plan.run.student,
             family=family,
             reads=plugin("students", family).KIND,
+            solved=is_solved(family),
             parameters=first.parameters or 0,
             width=first.width or 0,
         ),
@@ -426,7 +427,7 @@ def _write(session: Session, race: Race, known: Mapping[Trial, TrialRecord], fou
         splits={str(seed): data.split_digest(seed % data.splits) for seed in settings.seeds},
         labelled=len(split.labelled),
         unlabelled=len(split.unlabelled),
-        steps=settings.steps,
+        steps=0 if is_solved(family) else settings.steps,
         settings=settings.model_dump(),
         metric=session.task.primary,
         candidates=tuple(

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.students.bag_of_words import BagOfWords, Dropout
+from pipeline.students._words import Dropout
+from pipeline.students.bag_of_words import BagOfWords
 
 TEXTS = [[3, 1, 1, 2], [0], [4, 2], [5, 5, 5, 1, 3, 2, 4]]
 

@@ -17,7 +17,7 @@ from pipeline.project import Project
 from pipeline.sources import Source
 from pipeline.store import SourceFeatures
 from pipeline.store.reader import HostReader
-from pipeline.students import Blueprint, Inputs, bag_of_words, load_student, predict, save_student, student_blueprint
+from pipeline.students import Blueprint, Inputs, _words, load_student, predict, save_student, student_blueprint
 
 from ..conftest import WORDS, write_encoder
 from .conftest import write_pictures
@@ -70,6 +70,7 @@ def case(family: str, encoder: Path, pictures: Dataset, texts: Dataset, stores: 
         "bag_of_words": {"family": family, "width": 8},
         "compact_cnn": {"family": family, "width": 16, "size": 16},
         "linear_probe": {"family": family},
+        "tfidf": {"family": family},
         "timm": {"family": family, "model": "test_vit", "pretrained": False, "size": 32},
         "transformers": {"family": family, "model": str(encoder)},
     }
@@ -164,7 +165,7 @@ def change_rows(monkeypatch: pytest.MonkeyPatch, changed: np.ndarray) -> None:
         return features
 
     # Words are counted once for each digest of a dataset, and here that stays as it was.
-    monkeypatch.setattr(bag_of_words, "_counts", bag_of_words._counts.__wrapped__)
+    monkeypatch.setattr(_words, "_counts", _words._counts.__wrapped__)
     monkeypatch.setattr(Dataset, "content", other_content)
     monkeypatch.setattr(Dataset, "image", other_image)
     monkeypatch.setattr(HostReader, "__call__", other_features)

@@ -76,7 +76,7 @@ def _stages(inputs: ReportInputs) -> list[dict[str, Any]]:
         add("assess", "assess", work, of=", ".join(source.name for source in found.sources))
     for outcome in inputs.outcomes:
         run, log = outcome.run, outcome.log
-        work = f"{counted(run.trainings, 'training')} of {counted(run.steps, 'step')}"
+        work = counted(run.trainings, "training") + (f" of {counted(run.steps, 'step')}" if run.steps else "")
         if log is not None and log.trainings is not None and log.trainings < run.trainings:
             work += f"; {count(run.trainings - log.trainings)} found, {count(log.trainings)} trained"
         rate = f"{duration(log.seconds / log.trainings)} each" if log is not None and log.trainings else ""
