@@ -6,9 +6,9 @@ tokens say little about a text, so a token of frequency p has the weight a / (a 
 https://openreview.net/forum?id=SyK00v5xx), with p from the training rows; or from the token's rank in the vocabulary,
 by Zipf's law, as in Model2Vec.
 
-The vectors know words that no training row has, and nothing about the task. Training can add to them: each token of the
-training rows has a learned vector that starts at 0, and is added to the token's own vector (`trained`), or to the text's
-(`joined`).
+The vectors know words that no training row has, and nothing about the task. Training can add to them: each token of
+the training rows has a learned vector that starts at 0, and is added to the token's own vector (`trained`), or to the
+text's (`joined`).
 """
 
 from collections import Counter
@@ -162,10 +162,7 @@ def _vectors(settings: Settings, fitted: dict[str, Any]) -> Iterator[Chunk]:
     body, _ = load_body(folder, settings.model, read_config(folder, settings.model))
     body.float().eval()
     tokenizer = TextTokenizer(folder, settings.model)
-    special = set(tokenizer.library.all_special_ids)
-    example = tokenizer(tokenizer.samples[-1])[0].tolist()
-    ordinary = [place for place, number in enumerate(example) if number not in special]
-    before, after = example[: ordinary[0]], example[ordinary[-1] + 1 :]
+    before, after = _around(tokenizer)
     size = len(fitted["counts"])
     with progress("word vectors", size, "tokens") as advance, torch.inference_mode():
         for start in range(0, size, BLOCK):
@@ -175,6 +172,15 @@ def _vectors(settings: Settings, fitted: dict[str, Any]) -> Iterator[Chunk]:
             states = body(ids, torch.zeros_like(ids), torch.ones_like(ids))
             yield {"vectors": states.mean(1).numpy()}
             advance(len(tokens))
+
+
+def _around(tokenizer: TextTokenizer) -> tuple[list[int], list[int]]:
+    """The special tokens before and after a text."""
+    special = set(tokenizer.library.all_special_ids)
+    examples = (tokenizer(text)[0].tolist() for text in tokenizer.samples)
+    example = next(numbers for numbers in examples if set(numbers) - special)
+    ordinary = [place for place, number in enumerate(example) if number not in special]
+    return example[: ordinary[0]], example[ordinary[-1] + 1 :]
 
 
 @dataclass(frozen=True)

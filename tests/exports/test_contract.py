@@ -19,7 +19,7 @@ from ..conftest import WORDS, write_encoder
 from ..serving.made import CPU, made_export, made_student
 from ..students.conftest import write_pictures
 
-FAMILIES = ["bag_of_words", "compact_cnn", "tfidf", "timm", "transformers"]
+FAMILIES = ["bag_of_words", "compact_cnn", "static", "tfidf", "timm", "transformers"]
 
 TRACED = ("onnx", "torch_export")
 """Formats that take seconds for a model of many layers."""
@@ -44,6 +44,7 @@ def sections(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
     return {
         "bag_of_words": {"family": "bag_of_words", "width": 8, "pairs": True},
         "compact_cnn": {"family": "compact_cnn", "width": 16, "size": 16},
+        "static": {"family": "static", "model": str(encoder), "dimensions": 8, "width": 8},
         "tfidf": {"family": "tfidf", "pairs": True},
         "timm": {"family": "timm", "model": "test_vit", "pretrained": False, "size": 32},
         "transformers": {"family": "transformers", "model": str(encoder), "max_length": 7},

@@ -70,6 +70,7 @@ def case(family: str, encoder: Path, pictures: Dataset, texts: Dataset, stores: 
         "bag_of_words": {"family": family, "width": 8},
         "compact_cnn": {"family": family, "width": 16, "size": 16},
         "linear_probe": {"family": family},
+        "static": {"family": family, "model": str(encoder), "dimensions": 8, "width": 8},
         "tfidf": {"family": family},
         "timm": {"family": family, "model": "test_vit", "pretrained": False, "size": 32},
         "transformers": {"family": family, "model": str(encoder)},

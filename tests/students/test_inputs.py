@@ -19,7 +19,7 @@ from pipeline.errors import UserError
 from pipeline.students import student_blueprint
 from pipeline.students._images import Images, ImageTransform, Pixels, statistics
 from pipeline.students._tokens import Texts
-from pipeline.students.bag_of_words import Vocabulary, Words
+from pipeline.students._words import Vocabulary, Words
 from pipeline.students.transformers import Tokenization, Tokens
 
 from ..conftest import WORDS, write_encoder
@@ -93,10 +93,14 @@ def test_tokens_are_those_of_the_tokenizer_padded_to_the_longest_of_the_batch(te
     assert numbers.dtype == torch.int64
 
 
+def words_of(data: Dataset, vocabulary: Vocabulary) -> Words:
+    return Words(data, vocabulary.key, vocabulary.encode)
+
+
 @pytest.mark.parametrize("pairs", [False, True])
 def test_words_are_the_known_ones_in_their_order(texts: Dataset, pairs: bool):
     vocabulary = ["word3", "good1", "word7 word9", *(f"word{n}" for n in range(10, 40))]
-    numbers, offsets = Words(texts, Vocabulary(vocabulary, pairs)).batch(ROWS)
+    numbers, offsets = words_of(texts, Vocabulary(vocabulary, pairs)).batch(ROWS)
     expected, starts = [], []
     for text in texts.content(ROWS):
         words = re.findall(r"\w+|[^\w\s]", text.lower())
@@ -109,7 +113,7 @@ def test_words_are_the_known_ones_in_their_order(texts: Dataset, pairs: bool):
 
 
 def test_a_text_without_a_known_word_is_number_0(texts: Dataset):
-    numbers, offsets = Words(texts, Vocabulary(["nowhere"], False)).batch(ROWS)
+    numbers, offsets = words_of(texts, Vocabulary(["nowhere"], False)).batch(ROWS)
     assert numbers.tolist() == [0] * len(ROWS)
     assert offsets.tolist() == list(range(len(ROWS)))
 
@@ -239,13 +243,13 @@ def test_a_full_disk_is_one_line(pictures: Dataset, monkeypatch: pytest.MonkeyPa
 
 def test_texts_are_encoded_once_for_the_same_vocabulary(texts: Dataset, monkeypatch: pytest.MonkeyPatch):
     vocabulary = ["word3", "word4"]
-    before = Words(texts, Vocabulary(vocabulary, False)).batch(ROWS)
+    before = words_of(texts, Vocabulary(vocabulary, False)).batch(ROWS)
     read: list[int] = []
     monkeypatch.setattr(Dataset, "content", lambda self, rows: read.extend(rows) or ["word4"] * len(rows))
-    again = Words(Dataset.open(texts.path), Vocabulary(vocabulary, False)).batch(ROWS)
+    again = words_of(Dataset.open(texts.path), Vocabulary(vocabulary, False)).batch(ROWS)
     assert all(torch.equal(one, other) for one, other in zip(before, again, strict=True))
     assert read == []
-    assert Words(texts, Vocabulary(vocabulary[::-1], False)).batch(ROWS)[0].tolist() == [1] * len(ROWS)
+    assert words_of(texts, Vocabulary(vocabulary[::-1], False)).batch(ROWS)[0].tolist() == [1] * len(ROWS)
     assert read == list(range(len(texts)))
 
 
