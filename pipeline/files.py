@@ -269,7 +269,7 @@ class Lock:
                     continue
                 except OSError as error:
                     if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
-                        raise UserError(f"{self.path}: is no file of a lock ({error.strerror}); delete it") from None
+                        raise UserError(f"{self.path}: is not a lock file ({error.strerror}); delete it") from None
                     raise explained(error, self.path) from error
             try:
                 fcntl.flock(handle, kind | fcntl.LOCK_NB)
@@ -287,7 +287,7 @@ class Lock:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 os.close(handle)
                 self._handle = None
-                raise UserError(f"{self.path}: is not the file of a lock; delete it")
+                raise UserError(f"{self.path}: is not a lock file; delete it")
             # If the file was deleted between opening and locking it, the lock protects nothing.
             if not _same_file(handle, self.path):
                 os.close(handle)

@@ -29,12 +29,12 @@ def expand(text: str, section: str, kind: str, where: str) -> dict[str, Any]:
         where: its place, for messages.
 
     Raises:
-        UserError: it is no short form, or none for such rows.
+        UserError: it is not a short form, or none for such rows.
     """
     form, colon, name = text.partition(":")
     if not colon or form not in FORMS:
         raise UserError(
-            f"{where}: {text!r} is no short form{suggestion(form, FORMS)}; write one of "
+            f"{where}: {text!r} is not a short form{suggestion(form, FORMS)}; write one of "
             f"{listed([f'{form}:NAME' for form in FORMS])}, or a mapping with `family`"
         )
     if not name.strip():

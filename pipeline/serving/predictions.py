@@ -35,7 +35,7 @@ class Predicted:
         output: the file.
         rows: that were predicted.
         unreadable: rows that could not be read.
-        skipped: files of folders that are no images.
+        skipped: files of folders that are not images.
     """
 
     output: str
