@@ -631,7 +631,7 @@ CASES = [
                 "an output that is something else",
                 nothing,
                 "export none --output raw",
-                "raw: there is something else than an export; choose another folder, or remove it",
+                "raw: holds something other than an export; choose another folder, or remove it",
             ),
             (
                 "a student that was trained on other rows",
@@ -866,7 +866,7 @@ CASES = [
         "Parquet of a few bytes that claims very many rows",
         lambda project: pq.write_table(pa.table({"text": pa.nulls(10**6)}), project / "x.parquet"),
         "features import x.parquet --store x.zarr",
-        "x.parquet: claims 1,000,000 rows, and has <some> bytes; write it again",
+        "x.parquet: claims 1,000,000 rows, but has only <some> bytes; write it again",
     ),
     Case(
         "Imports",
