@@ -21,7 +21,7 @@ from pipeline.students._tokens import Encode, Texts, flatten
 from pipeline.views import Views
 
 VERSION = 1
-"""Raised whenever this file finds other words in the same text."""
+"""Increased whenever this file finds other words in the same text."""
 
 WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -47,14 +47,14 @@ def fit_vocabulary(data: Dataset, rows: np.ndarray, size: int, min_count: int, p
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows of a dataset; equal ones are the same rows of the same content."""
+    """Rows of a dataset, as a cache key: equal if they are the same rows of the same content."""
 
     key: tuple[str, bytes]
     data: Dataset = field(compare=False)
     rows: np.ndarray = field(compare=False)
 
 
-# A sweep fits the same split for every candidate and every run, whatever it tries of the student.
+# A sweep fits the same split for every candidate of every run.
 @lru_cache(maxsize=8)
 def _counts(rows: _Rows, pairs: bool) -> Counter[str]:
     """In how many of the rows each word occurs."""
@@ -65,9 +65,9 @@ def _counts(rows: _Rows, pairs: bool) -> Counter[str]:
 
 
 class Vocabulary:
-    """Texts as numbers of words: from 1 for words of the vocabulary, others left out, 0 for a text without a known one.
+    """Texts as word numbers: words of the vocabulary have numbers from 1, and unknown words are left out.
 
-    A batch is (numbers, offsets).
+    A text without a known word gets the number 0. A batch is (numbers, offsets).
     """
 
     def __init__(self, words: list[str], pairs: bool):
@@ -85,7 +85,7 @@ class Vocabulary:
         return offsets(*flatten(self.encode(list(rows))))
 
     def files(self) -> dict[str, str]:
-        """vocabulary.json: the words in the order of their numbers, from 1, and how they are found in a text."""
+        """vocabulary.json: the words, in the order of their numbers from 1, and how they are found in a text."""
         found = {
             "lower_case": True,
             "pattern": WORD.pattern,
@@ -97,7 +97,7 @@ class Vocabulary:
 
 
 def offsets(numbers: Int[np.ndarray, " numbers"], lengths: Int[np.ndarray, " n"]) -> tuple[Tensor, Tensor]:
-    """Word numbers of all rows one after another, and where each row starts."""
+    """Word numbers of all rows, concatenated, and where each row starts."""
     return torch.from_numpy(numbers), torch.from_numpy(np.cumsum(lengths) - lengths)
 
 
@@ -108,7 +108,7 @@ class Words:
         self.texts = Texts(data, key, encode, views)
 
     def batch(self, rows: np.ndarray, views: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
-        """Word numbers of all rows one after another, and where each row starts."""
+        """Word numbers of all rows, concatenated, and where each row starts."""
         return offsets(*self.texts.rows(rows, views))
 
 
@@ -128,7 +128,7 @@ def mixer(width: int, dropout: float) -> nn.Sequential:
 
 
 class Dropout(nn.Module):
-    """`nn.Dropout` with the same random numbers, which take half the time on a CPU."""
+    """`nn.Dropout` with the same random numbers, in half the time on a CPU."""
 
     def __init__(self, probability: float):
         super().__init__()

@@ -1,8 +1,8 @@
-"""A text classifier for a CPU: the weighted mean of its words' vectors, a small residual network, a LayerNorm, a head.
+"""A text model for a CPU: the weighted sum of word vectors, a small residual network, a LayerNorm and a linear head.
 
-The vocabulary comes from the training rows, labelled or not, and with it each word's weight, its inverse document
-frequency: log((1 + n) / (1 + texts with the word)) + 1, as usual with tf-idf. The LayerNorm keeps the features' spread
-away from zero, where a kernel penalty has an enormous gradient and a small student collapses to one class.
+The vocabulary comes from the training rows, labelled or not. A word's weight is its inverse document frequency,
+log((1 + n) / (1 + texts with the word)) + 1, as usual for tf-idf. The LayerNorm keeps the features' spread away from
+zero, where a kernel penalty has an enormous gradient and a small student collapses to one class.
 """
 
 from typing import Any, Literal
@@ -26,11 +26,11 @@ class Settings(Base):
     """Keys of a student of this family.
 
     Attributes:
-        width: of the word vectors and of the features.
+        width: width of the word vectors and of the features.
         vocabulary: at most this many words, the most frequent first.
         min_count: a word must occur in this many training rows.
         pairs: also count pairs of neighbouring words.
-        dropout: share of its words that a text loses in a training step, and of hidden units.
+        dropout: share of words and of hidden units that are dropped in a training step.
     """
 
     width: int = Field(default=64, ge=1)
@@ -62,7 +62,7 @@ def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: 
 
 
 class BagOfWords(students.Student):
-    """See the module. `weights` holds one per word of the vocabulary; number 0, no known word, weighs 1."""
+    """See the module. `weights` has one weight per word of the vocabulary; number 0, no known word, has weight 1."""
 
     def __init__(self, weights: list[float], width: int, classes: int, dropout: float):
         super().__init__()
@@ -71,7 +71,7 @@ class BagOfWords(students.Student):
         self.weights: Tensor
         self.register_buffer("weights", torch.tensor([1.0, *weights]))
         self.words = nn.EmbeddingBag(len(weights) + 1, width, mode="sum")
-        # Small, so that a word no loss has moved yet adds little noise to those that were.
+        # Small, so that words without a gradient so far add little noise.
         nn.init.normal_(self.words.weight, std=0.01)
         self.mix = mixer(width, dropout)
         self.norm = nn.LayerNorm(width)
@@ -86,8 +86,8 @@ class BagOfWords(students.Student):
             kept = kept_at_random(numbers.shape, self.dropout, numbers.device)
             weights = weights * kept / (1 - self.dropout)
             if numbers.device.type == "cpu":
-                # Leave dropped words out: the backward pass takes time for each word. Elsewhere they weigh 0, because
-                # to count the words that are left would wait for the device.
+                # Leave dropped words out: the backward pass takes time for each word. On other devices they get weight
+                # 0 instead, because counting the remaining words would wait for the device.
                 offsets = nn.functional.pad(kept.cumsum(0), (1, 0))[offsets]
                 numbers, weights = numbers[kept], weights[kept]
         return self._of_sums(self.words(numbers, offsets, per_sample_weights=weights), lengths)

@@ -43,7 +43,7 @@ from pipeline.views import Views
 KIND: Literal["text"] = "text"
 
 VERSION = 1
-"""Raised whenever this file makes other vectors of the same encoder."""
+"""Increased whenever this file makes other vectors of the same encoder."""
 
 SIF, ZIPF = 1e-3, 1e-4
 """The a of both weights: as published, and as in Model2Vec."""
@@ -227,7 +227,7 @@ class Pieces:
         return [encoding.ids or [self.pad] for encoding in self.library.encode_batch(texts)]
 
     def __call__(self, rows: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token numbers of all texts one after another, and where each text starts."""
+        """Token numbers of all texts, concatenated, and where each text starts."""
         return offsets(*flatten(self.encode(list(rows))))
 
     def files(self) -> dict[str, str]:

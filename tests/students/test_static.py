@@ -87,11 +87,8 @@ def test_a_text_is_the_mean_of_its_vectors_and_what_is_learned(words: str):
         mean = sum(student.vectors[n] for n in text) / len(text)
         added: Any = 0.0
         if words != "frozen":
-            row = {1: 1, 4: 2}
-            added = sum(
-                ([0.0, 1.5, 2.5][row.get(n, 0)] * student.learned.weight[row.get(n, 0)] for n in text),
-                torch.tensor(0.0),
-            )
+            rows, weights = [{1: 1, 4: 2}.get(n, 0) for n in text], [0.0, 1.5, 2.5]
+            added = sum(weights[row] * student.learned.weight[row] for row in rows)
         if words == "trained":
             pooled.append(student.project(mean + added / len(text)))
         else:
