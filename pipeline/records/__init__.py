@@ -26,9 +26,11 @@ from pipeline.records.runs import (
     GatesRecord,
     MethodRecord,
     PenaltyRecord,
+    RepresentationRecord,
     RunRecord,
     SeedScores,
     StudentRecord,
+    TeacherRecord,
     TrialRecord,
 )
 
@@ -56,6 +58,7 @@ __all__ = [
     "ProbeSplitRecord",
     "ProbeViewsRecord",
     "Record",
+    "RepresentationRecord",
     "RunRecord",
     "Scores",
     "SeedScores",
@@ -64,6 +67,7 @@ __all__ = [
     "StudentRecord",
     "SubsetRecord",
     "SubsetScores",
+    "TeacherRecord",
     "TrialRecord",
     "from_json",
     "mean_score",

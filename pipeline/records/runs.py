@@ -233,6 +233,34 @@ class DetailsRecord(Record):
     confusion: tuple[tuple[int, ...], ...] = ()
 
 
+class TeacherRecord(Record):
+    """How close one seed's student is to one of its sources, on test rows.
+
+    Attributes:
+        cka: debiased linear CKA of their features.
+        agreement: of the student's outputs with those of the source's linear probe; see `Task.agreement`.
+    """
+
+    source: str
+    cka: float | None
+    agreement: float | None
+
+
+class RepresentationRecord(Record):
+    """What the features of one seed's student know: primary test scores of simple models that read them.
+
+    Attributes:
+        linear: of a linear probe.
+        neighbours: of the nearest neighbours.
+        teachers: one for each of the run's sources.
+    """
+
+    seed: int
+    linear: float | None
+    neighbours: float | None
+    teachers: tuple[TeacherRecord, ...] = ()
+
+
 class EvaluationRecord(Record):
     """evaluations/<run>.json: test scores of a run's students, and of its teachers' probe on the same rows.
 
@@ -246,6 +274,8 @@ class EvaluationRecord(Record):
         probe: the same scores of the linear probe of the run's teachers; None without teachers.
         more: what the scores of `details` are.
         details: one per seed.
+        features: one per seed; empty where the student reads the features of its teachers, where there are no
+            validation rows, and where the labelled rows are too few for a probe.
         files: the checksum of the file with the outputs that all of this was computed from, by name.
     """
 
@@ -266,6 +296,7 @@ class EvaluationRecord(Record):
     probe: tuple[SeedScores, ...] | None
     more: tuple[Metric, ...] = ()
     details: tuple[DetailsRecord, ...] = ()
+    features: tuple[RepresentationRecord, ...] = ()
     files: dict[str, str] = Field(default_factory=dict)
 
     @property

@@ -282,16 +282,16 @@ class Static(students.Student):
         if self.training and self.dropout:
             kept = kept_at_random(numbers.shape, self.dropout, numbers.device) / (1 - self.dropout)
         total = functional.embedding_bag(numbers, self.vectors, offsets, mode="sum", per_sample_weights=kept)
-        learned = None
+        learned = total.new_zeros(())
         if self.words != "frozen":
             place = self.place[numbers]
             learned = self.learned(place, offsets, per_sample_weights=kept * self.weights[place])
         return self._of_sums(total, learned, lengths)
 
     def _of_sums(
-        self, total: Float[Tensor, "n d"], learned: Float[Tensor, "n _"] | None, lengths: Int[Tensor, "n 1"]
+        self, total: Float[Tensor, "n d"], learned: Float[Tensor, "*n_w"], lengths: Int[Tensor, "n 1"]
     ) -> tuple[Float[Tensor, "n w"], Float[Tensor, "n c"]]:
-        """Features and logits from the sums of the tokens' vectors, and of their learned ones."""
+        """Features and logits from the sums of the tokens' vectors, and of their learned ones [n, d], [n, w] or []."""
         if self.words == "trained":
             total = total + learned
         pooled = self.project(total / lengths)
@@ -316,7 +316,7 @@ class _Padded(nn.Module):
     def forward(self, *inputs: Int[Tensor, "n l"]) -> Float[Tensor, "n c"]:
         (numbers, mask), student = inputs, self.student
         total = (student.vectors[numbers] * mask[..., None]).sum(1)
-        learned = None
+        learned = total.new_zeros(())
         if student.words != "frozen":
             place = student.place[numbers] * mask
             learned = (student.learned.weight[place] * student.weights[place][..., None]).sum(1)

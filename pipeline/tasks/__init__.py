@@ -208,6 +208,10 @@ class Task(ABC):
     def collapsed(self, outputs: Float[np.ndarray, "n c"]) -> bool:
         """Whether all rows are given the same prediction."""
 
+    @abstractmethod
+    def agreement(self, outputs: Float[np.ndarray, "n c"], others: Float[np.ndarray, "n c"]) -> float:
+        """How far two models predict alike: the share of equal predictions, or the rank correlation of values."""
+
     def correct(self, outputs: Float[np.ndarray, "n c"], labels: np.ndarray) -> Bool[np.ndarray, " n"] | None:
         """Which predictions are right; None for a task without right and wrong."""
         return None

@@ -234,6 +234,10 @@ class Classification(tasks.Task):
         """1 where the largest logit is at the label, else 0."""
         return self.correct(outputs, labels).astype(np.float64)
 
+    def agreement(self, outputs: Float[np.ndarray, "n c"], others: Float[np.ndarray, "n c"]) -> float:
+        """The share of rows with the same largest logit."""
+        return float((outputs.argmax(1) == others.argmax(1)).mean())
+
     def correct(self, outputs: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
         """Whether the largest logit is at the label."""
         right: np.ndarray = outputs.argmax(1) == labels

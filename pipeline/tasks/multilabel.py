@@ -211,6 +211,10 @@ class MultiLabel(tasks.Task):
         odds: np.ndarray = np.log(shares / (1 - shares))
         return odds
 
+    def agreement(self, outputs: Float[np.ndarray, "n c"], others: Float[np.ndarray, "n c"]) -> float:
+        """The share of pairs of a row and a label where both predict it, or neither does."""
+        return float(((outputs > 0) == (others > 0)).mean())
+
     def collapsed(self, outputs: Float[np.ndarray, "n c"]) -> bool:
         """Whether the logits of every label are nearly the same for all rows."""
         return bool(np.ptp(outputs, axis=0).max() < COLLAPSED)

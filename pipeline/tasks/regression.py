@@ -192,6 +192,10 @@ class Regression(tasks.Task):
         """The mean."""
         return np.array([labels.mean(dtype=np.float64)])
 
+    def agreement(self, outputs: Float[np.ndarray, "n 1"], others: Float[np.ndarray, "n 1"]) -> float:
+        """Spearman's correlation; NaN where one model gives the same value for every row."""
+        return spearman(outputs[:, 0], others[:, 0])
+
     def collapsed(self, outputs: Float[np.ndarray, "n 1"]) -> bool:
         """Whether all outputs are nearly the same, compared with the spread of the labels."""
         return bool(np.ptp(outputs) < COLLAPSED * self.scale)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from pipeline.checksum import file_checksum
 from pipeline.data import Dataset
@@ -17,10 +18,14 @@ from pipeline.records import ClassRecord, DetailsRecord, EvaluationRecord, RunRe
 from pipeline.runs import probe_digest
 from pipeline.sources import Source
 from pipeline.store import SourceFeatures
-from pipeline.students import load_student, predict
+from pipeline.students import Inputs, Student, load_student, student_outputs
 from pipeline.tasks import Task
 from pipeline.training.outputs import Part, SavedOutputs, read_outputs, write_outputs
+from pipeline.training.representation import CKA_ROWS, representation, sample
 from pipeline.verified import VerifiedFiles
+
+Features = dict[int, dict[str, tuple[np.ndarray, np.ndarray]]]
+"""By seed and part (`labelled`, `val` or `test`), some rows of it, and the features that the student has of them."""
 
 MOST_CLASSES = 100
 """More of them make no table that anybody reads; with the outputs that are saved it can be made."""
@@ -50,8 +55,9 @@ def evaluate(name: str, params: Params, project: Project = Project()) -> Evaluat
         if record.splits[str(seed)] != data.split_digest(number):
             raise UserError(f"{folder}: trained on other rows, splits or labels than these; run `aft train {name}`")
     saved = project.outputs(name)
-    write_outputs(saved, _outputs(folder, record, data, sources, device))
-    results, details, references = [], [], []
+    read: Features = {}
+    write_outputs(saved, _outputs(folder, record, data, sources, device, read))
+    results, details, references, representations = [], [], [], []
     test_rows = 0
     blocks = {(block.seed, block.part): block for block in read_outputs(saved)}
     for seed in record.seeds:
@@ -60,11 +66,21 @@ def evaluate(name: str, params: Params, project: Project = Project()) -> Evaluat
         test, val = blocks[seed, "test"], blocks.get((seed, "val"))
         results.append(_scores(task, seed, number, test.outputs, test.labels))
         details.append(_details(task, test, val))
+        rows = data.split(number).test
+        probes = [SavedProbe(project, features, number, data).outputs(rows) for features in sources]
         if sources:
-            rows = data.split(number).test
-            probes = [SavedProbe(project, features, number, data) for features in sources]
-            together = task.combine([torch.from_numpy(probe.outputs(rows)) for probe in probes])
+            together = task.combine([torch.from_numpy(outputs) for outputs in probes])
             references.append(_scores(task, seed, number, together.numpy(), test.labels))
+        if seed in read:
+            some, _ = read[seed]["test"]
+            compared = some[sample(len(some), CKA_ROWS)]
+            teachers = {
+                features.name: (features.reader()(compared).astype(np.float32), outputs)
+                for features, outputs in zip(sources, probes, strict=True)
+            }
+            parts = {part: values for part, (_, values) in read[seed].items()}
+            labels = {part: data.labels[some] for part, (some, _) in read[seed].items()}
+            representations.append(representation(task, seed, parts, labels, test.outputs, teachers))
         test_rows = len(test.ids)
     evaluation = EvaluationRecord(
         run=name,
@@ -81,6 +97,7 @@ def evaluate(name: str, params: Params, project: Project = Project()) -> Evaluat
         probe=tuple(references) or None,
         more=task.more,
         details=tuple(details),
+        features=tuple(representations),
         files={saved.name: file_checksum(saved)},
     )
     evaluation.write(project.evaluation(name))
@@ -88,23 +105,58 @@ def evaluate(name: str, params: Params, project: Project = Project()) -> Evaluat
 
 
 def _outputs(
-    folder: Path, record: RunRecord, data: Dataset, sources: Sequence[SourceFeatures], device: torch.device
+    folder: Path,
+    record: RunRecord,
+    data: Dataset,
+    sources: Sequence[SourceFeatures],
+    device: torch.device,
+    read: Features,
 ) -> Iterator[SavedOutputs]:
-    """What the run's students give for the validation and test rows of their splits."""
+    """What the run's students give for the validation and test rows of their splits.
+
+    Their features of some rows are put into `read`, for seeds where there is something to fit to them.
+    """
     for seed in record.seeds:
         split = data.split(seed % data.splits)
         blueprint, student = load_student(folder / "students" / str(seed), data.task.outputs)
         inputs = blueprint.inputs(data, {features.name: features for features in sources})
         student.to(device)
+        if blueprint.reads != "features" and len(split.val) and _can_be_probed(data, split.labelled):
+            rows = split.labelled[sample(len(split.labelled))]
+            read[seed] = {"labelled": (rows, _forward(student, inputs, rows, device)[0])}
         parts: dict[Part, np.ndarray] = {"val": split.val, "test": split.test}
         for part, rows in parts.items():
             if len(rows):
-                yield SavedOutputs(
-                    seed, part, data.ids[rows], data.labels[rows], predict(student, inputs, rows, device)
-                )
+                features, outputs = _forward(student, inputs, rows, device)
+                if seed in read:
+                    read[seed][part] = rows[sample(len(rows))], features
+                yield SavedOutputs(seed, part, data.ids[rows], data.labels[rows], outputs)
         # Before the file of these outputs gets its name.
         for features in sources if blueprint.reads == "features" else ():
             features.reader().verified()
+
+
+def _forward(
+    student: Student, inputs: Inputs, rows: np.ndarray, device: torch.device
+) -> tuple[Float[np.ndarray, "m d"], Float[np.ndarray, "n c"]]:
+    """A student's features of `sample(n)` of n rows, and its outputs for all of them, float32."""
+    kept = np.zeros(len(rows), bool)
+    kept[sample(len(rows))] = True
+    features, outputs, start = [], [], 0
+    for some, all_outputs in student_outputs(student, inputs, rows, device):
+        features.append(some.float().cpu().numpy()[kept[start : start + len(some)]])
+        outputs.append(all_outputs.float().cpu().numpy())
+        start += len(some)
+    return np.concatenate(features), np.concatenate(outputs)
+
+
+def _can_be_probed(data: Dataset, labelled: np.ndarray) -> bool:
+    """Whether a linear probe can be fitted to the labels of the rows of `sample`."""
+    try:
+        data.task.check_training(data.labels[labelled[sample(len(labelled))]], "")
+    except UserError:
+        return False
+    return True
 
 
 def _details(task: Task, test: SavedOutputs, val: SavedOutputs | None) -> DetailsRecord:
