@@ -237,27 +237,24 @@ class TeacherRecord(Record):
     """How close one seed's student is to one of its sources, on test rows.
 
     Attributes:
-        cka: debiased linear CKA of their features.
-        agreement: of the student's outputs with those of the source's linear probe; see `Task.agreement`.
+        scores: `cka`, debiased linear CKA of their features; `agreement` of the student's outputs with those of the
+            source's linear probe, see `Task.agreement`.
     """
 
     source: str
-    cka: float | None
-    agreement: float | None
+    scores: Scores
 
 
 class RepresentationRecord(Record):
     """What the features of one seed's student know: primary test scores of simple models that read them.
 
     Attributes:
-        linear: of a linear probe.
-        neighbours: of the nearest neighbours.
+        scores: `linear`, of a linear probe; `neighbours`, of the nearest neighbours.
         teachers: one for each of the run's sources.
     """
 
     seed: int
-    linear: float | None
-    neighbours: float | None
+    scores: Scores
     teachers: tuple[TeacherRecord, ...] = ()
 
 

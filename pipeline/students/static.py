@@ -278,9 +278,9 @@ class Static(students.Student):
         """Features and logits of n texts; see `Pieces`."""
         numbers, offsets = inputs
         lengths = torch.diff(offsets, append=offsets.new_tensor([len(numbers)]))[:, None]
-        kept = torch.ones(len(numbers), device=numbers.device)
+        kept = self.vectors.new_ones(len(numbers))
         if self.training and self.dropout:
-            kept = kept_at_random(numbers.shape, self.dropout, numbers.device) / (1 - self.dropout)
+            kept = kept * kept_at_random(numbers.shape, self.dropout, numbers.device) / (1 - self.dropout)
         total = functional.embedding_bag(numbers, self.vectors, offsets, mode="sum", per_sample_weights=kept)
         learned = total.new_zeros(())
         if self.words != "frozen":

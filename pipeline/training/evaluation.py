@@ -127,9 +127,9 @@ def _outputs(
         parts: dict[Part, np.ndarray] = {"val": split.val, "test": split.test}
         for part, rows in parts.items():
             if len(rows):
-                features, outputs = _forward(student, inputs, rows, device)
+                of_some, outputs = _forward(student, inputs, rows, device)
                 if seed in read:
-                    read[seed][part] = rows[sample(len(rows))], features
+                    read[seed][part] = rows[sample(len(rows))], of_some
                 yield SavedOutputs(seed, part, data.ids[rows], data.labels[rows], outputs)
         # Before the file of these outputs gets its name.
         for features in sources if blueprint.reads == "features" else ():

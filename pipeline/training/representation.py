@@ -57,12 +57,14 @@ def representation(
     kernel = _kernel(features["test"][compared])
     return RepresentationRecord(
         seed=seed,
-        **_scores(task, features, labels),
+        scores=_scores(task, features, labels),
         teachers=tuple(
             TeacherRecord(
                 source=name,
-                cka=float(debiased_cka(kernel, _kernel(of_teacher))),
-                agreement=task.agreement(outputs, of_probe),
+                scores={
+                    "cka": float(debiased_cka(kernel, _kernel(of_teacher))),
+                    "agreement": task.agreement(outputs, of_probe),
+                },
             )
             for name, (of_teacher, of_probe) in teachers.items()
         ),

@@ -8,13 +8,15 @@ import torch
 
 from pipeline.data import Dataset, PrepareSettings, prepare
 from pipeline.errors import UserError
+from pipeline.functional.kernels import centre, debiased_cka, gram
 from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.records import EvaluationRecord
 from pipeline.reporting import report
 from pipeline.store import FeatureStore
-from pipeline.students import load_student, predict
-from pipeline.training import evaluate, read_outputs, train
+from pipeline.students import load_student, predict, student_outputs
+from pipeline.training import evaluate, evaluation, read_outputs, train
+from pipeline.training.representation import NEIGHBOURS
 
 
 def test_accuracy_is_the_share_of_right_predictions_on_each_seeds_own_test_rows(project: Path, params: Params):
@@ -130,6 +132,52 @@ def test_outputs_of_validation_and_test_rows_are_kept_and_give_the_scores(projec
     paths.outputs("none").unlink()
     with pytest.raises(UserError, match=r"none.parquet: no such file; run `aft evaluate none`"):
         list(read_outputs(paths.outputs("none")))
+
+
+def test_features_are_read_by_neighbours_and_compared_with_the_teachers(project: Path, params: Params):
+    paths = Project(project)
+    train("aft", params, paths)
+    result = evaluate("aft", params, paths)
+    assert [each.seed for each in result.features] == [0, 1, 2]
+    data, seed = Dataset.open(project / "data"), 1
+    split, found = data.split(seed), result.features[seed]
+    blueprint, student = load_student(project / "runs" / "aft" / "students" / str(seed))
+
+    def forward(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        (made,) = student_outputs(student, blueprint.inputs(data), rows, torch.device("cpu"))
+        return made[0].numpy(), made[1].numpy()
+
+    (bank, _), (test, outputs) = forward(split.labelled), forward(split.test)
+    mean, std = bank.mean(0), bank.std(0)
+    bank, queries = (bank - mean) / std, (test - mean) / std
+    by_number = []
+    for number in NEIGHBOURS:
+        right = 0
+        for query, label in zip(queries, data.labels[split.test], strict=True):
+            cosines = [float(query @ row / np.linalg.norm(query) / np.linalg.norm(row)) for row in bank]
+            near = np.argsort(cosines)[::-1][:number]
+            votes = [
+                sum(1 + cosines[n] / (2 * (number + 1)) for n in near if data.labels[split.labelled[n]] == c)
+                for c in range(3)
+            ]
+            right += int(np.argmax(votes) == label)
+        by_number.append(right / len(queries))
+    assert any(found.scores["neighbours"] == pytest.approx(score) for score in by_number)
+    assert found.scores["linear"] > 0.5
+    (near,) = found.teachers
+    features = FeatureStore.open(project / "features" / "wise.zarr").reader("pooled")(split.test).astype(np.float64)
+    kernels = [gram(centre(torch.from_numpy(rows.astype(np.float64)))) for rows in (test, features)]
+    assert (near.source, near.scores["cka"]) == ("wise", pytest.approx(float(debiased_cka(*kernels))))
+    of_probe = np.load(project / "probes" / "wise" / "pooled" / str(seed) / "linear.npy")[split.test]
+    assert near.scores["agreement"] == pytest.approx((of_probe.argmax(1) == outputs.argmax(1)).mean())
+
+
+def test_without_validation_rows_or_with_too_few_classes_nothing_reads_the_features(
+    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+):
+    train("none", params, Project(project))
+    monkeypatch.setattr(evaluation, "_can_be_probed", lambda data, labelled: False)
+    assert evaluate("none", params, Project(project)).features == ()
 
 
 def test_the_details_are_counted_by_hand(project: Path, params: Params):

@@ -1,5 +1,6 @@
 """More scores: what nothing is chosen by, of every run; and of the best one each class and the confusion."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from pipeline.records import DetailsRecord, mean_score
 from pipeline.reporting.comparison import Outcome, direction
 from pipeline.reporting.inputs import ReportInputs
 from pipeline.reporting.text import count, heading, percent, score
+from pipeline.reporting.text import number as number_of
 
 MOST_CLASSES = 30
 """Classes that are shown: those with the lowest F1."""
@@ -19,7 +21,7 @@ NAMES = {"rows": "test rows", "average_precision": "average precision", "f1": "F
 def context(inputs: ReportInputs) -> dict[str, Any] | None:
     """Tables of text, means over seeds; None where no run has such scores."""
     outcomes = [outcome for outcome in inputs.outcomes if outcome.evaluation.details]
-    if not outcomes or not outcomes[0].evaluation.more:
+    if not any(outcome.evaluation.more or outcome.evaluation.features for outcome in outcomes):
         return None
     metrics = outcomes[0].evaluation.more
     best = max(outcomes, key=lambda outcome: (not outcome.control, direction(outcome.metric) * outcome.score))
@@ -34,8 +36,30 @@ def context(inputs: ReportInputs) -> dict[str, Any] | None:
         ],
         "temperature": any(metric.name == "temperature" for metric in metrics),
         "best": best.name,
+        **_features(outcomes),
         **_classes(best.evaluation.details),
         "confusion": _confusion(best),
+    }
+
+
+def _features(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """What the features of each run's students know, and a line for each of its teachers."""
+    metric = outcomes[0].metric
+    known = [outcome for outcome in outcomes if outcome.evaluation.features]
+    rows, teachers = [], []
+    for outcome in known:
+        of_seeds = outcome.evaluation.features
+        scores = [mean_score((of.scores for of in of_seeds), name) for name in ("linear", "neighbours")]
+        rows.append((outcome.name, [score(value, metric) for value in (outcome.score, *scores)]))
+        for number, first in enumerate(of_seeds[0].teachers):
+            near = [of.teachers[number].scores for of in of_seeds]
+            shown = [percent(mean_score(near, "agreement")), number_of(mean_score(near, "cka"))]
+            teachers.append((outcome.name, first.source, shown))
+    own = heading(metric)
+    return {
+        "feature_headings": [own, f"linear probe: {own}", f"nearest neighbours: {own}"],
+        "features": rows,
+        "teachers": teachers,
     }
 
 

@@ -48,6 +48,28 @@ def test_of_many_classes_those_with_the_lowest_f1_are_shown(tmp_path: Path):
     assert "3 classes with a higher F1 left out" in told
 
 
+def test_what_features_know_is_shown_for_each_run_and_teacher(tmp_path: Path):
+    made = workspace(tmp_path)
+    near = [{"source": "minilm", "scores": {"cka": 0.25, "agreement": 0.5 + seed / 10}} for seed in range(2)]
+    features = [
+        {"seed": seed, "scores": {"linear": 0.6 + seed / 10, "neighbours": 0.5}, "teachers": [near[seed]]}
+        for seed in range(2)
+    ]
+    made.change("evaluations/aft.json", features=features)
+    told = made.section(scores).told
+    assert "run accuracy, % linear probe: accuracy, % nearest neighbours: accuracy, %" in told
+    assert "65.00 50.00 run teacher agreement, % CKA aft minilm 55.00 0.25" in told
+
+
+def test_of_a_task_without_more_scores_features_are_shown_alone(tmp_path: Path):
+    made = workspace(tmp_path)
+    features = [{"seed": 0, "scores": {"linear": 0.6, "neighbours": 0.5}}, {"seed": 1, "scores": {"linear": 0.6}}]
+    for name in ("none", "aft"):
+        made.change(f"evaluations/{name}.json", more=[], features=features)
+    told = made.section(scores).told
+    assert "AUROC" not in told and "60.00 —" in told and "teacher agreement" not in told
+
+
 def test_without_such_scores_there_is_no_section(tmp_path: Path):
     made = Workspace(tmp_path)
     made.run("none", NONE, methods=[])
