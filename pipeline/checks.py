@@ -67,10 +67,11 @@ def check_params(params: Params) -> None:
             views.check(kind, f"{params.source}: teachers.{name}.views")
         check_heads(getattr(settings, "heads", (POOLED,)), f"{params.source}: teachers.{name}.heads")
     for name in params.section("students"):
-        student, _ = params.plugin("students", f"students.{name}")
-        if student.KIND not in (kind, "features"):
+        student, own = params.plugin("students", f"students.{name}")
+        reads = student.KIND or own.kind
+        if reads not in (kind, "features"):
             raise UserError(
-                f"{params.source}: students.{name}: this family reads {student.KIND}, and the dataset holds "
+                f"{params.source}: students.{name}: this family reads {reads}, and the dataset holds "
                 f"{kind}; choose another family"
             )
     for name in params.section("runs"):

@@ -4,6 +4,9 @@ Files whose name starts with `_` are shared machinery of the folder, not plug-in
 """
 
 import ast
+import os
+import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -33,6 +36,36 @@ def plugin(kind: str, name: Any, where: str = "") -> ModuleType:
             f"{place}no {name!r} in pipeline/{kind}/{suggestion(str(name), names)}; there are {listed(names)}"
         )
     return import_module(f"pipeline.{kind}.{name}")
+
+
+def function(factory: str, where: str) -> Callable[..., Any]:
+    """The function that `package.module:name` names; the module may lie in the current folder.
+
+    Args:
+        factory: its name.
+        where: the place of the name, for messages.
+
+    Raises:
+        UserError: there is no such module, or no such function in it.
+    """
+    module, _, name = factory.partition(":")
+    if not module or not name:
+        raise UserError(f"{where}: {factory!r}: write it as package.module:function")
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        found = import_module(module)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{where}: no module {error.name!r}; put it into the project's folder, or install its package"
+        ) from None
+    finally:
+        sys.path.remove(here)
+    named = getattr(found, name, None)
+    if not callable(named):
+        raise UserError(f"{where}: {module} has no function {name!r}{suggestion(name, dir(found))}")
+    made: Callable[..., Any] = named
+    return made
 
 
 def describe(kind: str) -> dict[str, str]:

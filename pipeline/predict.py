@@ -103,6 +103,11 @@ class Predictor:
                 f"{path}: loading the format {format} may run code in its files; pass --trust (in Python trust=True) "
                 "if you trust their origin"
             )
+        if blueprint.runs_code and not trust:
+            raise UserError(
+                f"{path}: loading a student of the family {blueprint.family} runs the function "
+                f"{blueprint.settings.get('factory')!a}; pass --trust (in Python trust=True) if you trust its origin"
+            )
         self._model: Model = found.load(folder, blueprint, self.device)
 
     def __call__(self, rows: Sequence[NewRow]) -> Predictions:

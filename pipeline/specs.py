@@ -4,6 +4,7 @@
     hf:NAME[@REVISION]       a model of transformers, from the hub or a folder, for the dataset's texts or images
     file:PATH                a folder in the format of transformers (texts) or of timm (images), or its file of weights
     package:NAME/PATH        the same inside an installed package
+    python:MODULE:FUNCTION   a student of your own, such as `python:package.module:factory`
 
 Each stands for a mapping with `family` and `model`, and has its defaults; other settings need the mapping itself.
 """
@@ -13,7 +14,7 @@ from typing import Any
 
 from pipeline.errors import UserError, listed, suggestion
 
-FORMS = ("timm", "hf", "file", "package")
+FORMS = ("timm", "hf", "file", "package", "python")
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 VISION = {"teachers": "transformers_vision"}
 """The family of transformers that reads images, by section; there is none for students."""
@@ -39,6 +40,10 @@ def expand(text: str, section: str, kind: str, where: str) -> dict[str, Any]:
         )
     if not name.strip():
         raise UserError(f"{where}: {text!r} names no model; write {form}:NAME")
+    if form == "python" and section == "students":
+        return {"family": "python", "factory": name, "kind": kind}
+    if form == "python":
+        raise UserError(f"{where}: {text!r}: {section} cannot be a function of your own; write another form")
     if form == "timm":
         return {"family": "timm", "model": name}
     if form == "hf" and kind == "image":

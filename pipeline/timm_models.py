@@ -35,6 +35,10 @@ CROPS, INTERPOLATIONS = ("center", "squash", "border"), ("nearest", "bilinear", 
 """The crops and interpolations of timm, except random ones."""
 
 
+DEPTHS = ("depth", "num_blocks")
+"""What constructors call the number of blocks."""
+
+
 @dataclass(frozen=True)
 class TimmModel:
     """A model of timm, before it is built.
@@ -120,6 +124,33 @@ class TimmModel:
                 ) from None
         return options
 
+    def depth(self, layers: int | None) -> dict[str, Any]:
+        """What the constructor must be told to keep the first layers of a model; nothing for all of them.
+
+        Args:
+            layers: how many blocks are kept.
+
+        Raises:
+            UserError: it has fewer, or is no plain stack of blocks, as vision transformers are.
+        """
+        if layers is None:
+            return {}
+        with torch.device("meta"):
+            own = _blocks(self.create())
+            if layers > own > 0:
+                raise UserError(f"{self.name}: layers: {layers}, and it has {own}; set fewer")
+            for key in DEPTHS:
+                try:
+                    cut = self.create(**{key: layers})
+                except Exception:  # each architecture refuses what it does not know in its own way
+                    continue
+                if _blocks(cut) == layers:
+                    return {key: layers}
+        raise UserError(
+            f"{self.name}: cannot be cut to {layers} layers: it is no stack of equal blocks, as vision transformers "
+            "are; leave `layers` out"
+        )
+
     def load(self, **options: Any) -> tuple[Any, tuple[str, ...]]:
         """The model with all of its weights and as many classes as they have, and notes for the user.
 
@@ -186,6 +217,12 @@ class TimmModel:
                 raise
             line = " ".join(str(error).split())[:200]
             raise UserError(f"{self.name}: its config.json does not fit {self.architecture}: {line}") from None
+
+
+def _blocks(model: Any) -> int:
+    """How many blocks a model is a stack of; 0 if it is none."""
+    blocks = getattr(model, "blocks", None)
+    return len(blocks) if blocks is not None else 0
 
 
 def data_configuration(model: Any, name: str) -> dict[str, Any]:

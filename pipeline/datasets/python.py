@@ -4,17 +4,15 @@ The function is called twice, and must yield the same rows in the same order. Wh
 change of its code, or of data outside of `raw/`, run `dvc repro -f prepare`.
 """
 
-import os
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from importlib import import_module
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import Field
 
 from pipeline.datasets import Row
-from pipeline.errors import UserError, suggestion
+from pipeline.errors import UserError
 from pipeline.params import Settings as Section
+from pipeline.plugins import function
 
 KIND = None
 
@@ -36,7 +34,7 @@ class Settings(Section):
 def rows(settings: Settings) -> Iterator[Row]:
     """The rows that the function yields."""
     expected = str if settings.kind == "text" else bytes
-    for number, row in enumerate(_function(settings.factory)(**settings.options), start=1):
+    for number, row in enumerate(function(settings.factory, "dataset.source.factory")(**settings.options), start=1):
         if not isinstance(row, Row) or not isinstance(row.content, expected):
             raise UserError(
                 f"{settings.factory}: item {number} is {type(row).__name__}, not a pipeline.datasets.Row whose content "
@@ -47,25 +45,3 @@ def rows(settings: Settings) -> Iterator[Row]:
                 f"{settings.factory}: item {number} has the id {row.id!r}; every row needs a text as its id"
             )
         yield row
-
-
-def _function(factory: str) -> Callable[..., Iterable[Row]]:
-    module, _, name = factory.partition(":")
-    if not module or not name:
-        raise UserError(f"dataset.source.factory: {factory!r}: write it as package.module:function")
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    try:
-        found = import_module(module)
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"dataset.source.factory: no module {error.name!r}; put it into the project's folder, or install its "
-            "package"
-        ) from None
-    finally:
-        sys.path.remove(here)
-    function = getattr(found, name, None)
-    if not callable(function):
-        raise UserError(f"dataset.source.factory: {module} has no function {name!r}{suggestion(name, dir(found))}")
-    found_function: Callable[..., Iterable[Row]] = function
-    return found_function

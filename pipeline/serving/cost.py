@@ -53,7 +53,7 @@ def measure_cost(name: str, params: Params, project: Project = Project()) -> Cos
     data = Dataset.open(project.data)
     machine = params.read(Machine, "machine")
     seed = seed_of(run, folder, None)
-    predictor = Predictor(folder, seed, machine.device)
+    predictor = Predictor(folder, seed, machine.device, trust=True)  # a run of this project's own params.yaml
     weights = folder / "students" / str(seed) / "weights.safetensors"
 
     def student(rows: Sequence[Any]) -> object:

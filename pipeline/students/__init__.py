@@ -2,7 +2,8 @@
 
 A family offers
 
-- `KIND`: what it reads: "text" or "image", the rows of the dataset; or "features", those of the run's teachers;
+- `KIND`: what it reads: "text" or "image", the rows of the dataset; or "features", those of the run's teachers. None
+  where the setting `kind` says it;
 - `Settings`: its keys in a section of `students`;
 - `fit(settings, data, rows)`: what building the student needs to know of the training rows `rows`, such as a
   vocabulary, as JSON-like data; it reads no other rows;
@@ -15,6 +16,9 @@ A family offers
 - `build(settings, fitted, classes, pretrained=True)`: a `Student`, initialised from torch's current random state and,
   if its settings ask for it, from pretrained weights. With `pretrained=False` only its shape counts, because weights
   are about to be loaded, and it needs no file apart from the checkpoint.
+
+A family whose students run code that their settings name has `RUNS_CODE = True`, and is asked about before it is loaded
+from elsewhere.
 
 `data` is the `Dataset`. A family that reads features gets a mapping instead: a reader of the dataset's features for
 each source, by name and in the run's order, the same for `inputs` as for `fit`. Features are fixed, so such a student

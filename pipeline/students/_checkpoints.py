@@ -59,8 +59,12 @@ class Blueprint(Record):
     @property
     def reads(self) -> Kind:
         """What the family reads: text, image or features."""
-        kind: Kind = plugin("students", self.family).KIND
-        return kind
+        return kind_of(plugin("students", self.family), self._settings())
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether building it runs a function that its settings name."""
+        return bool(getattr(plugin("students", self.family), "RUNS_CODE", False))
 
     @property
     def solved(self) -> bool:
@@ -102,7 +106,7 @@ class Blueprint(Record):
                     f"{known[name].store.path}: not the features that this {self.family} student learned from; "
                     "train it again"
                 )
-        source = _source(module, f"a {self.family} student", data, {name: known[name] for name in self.teachers})
+        source = _source(self.reads, f"a {self.family} student", data, {name: known[name] for name in self.teachers})
         try:
             more = {"views": views} if views else {}
             inputs: Inputs = module.inputs(self._settings(), self.fitted, source, **more)
@@ -117,7 +121,7 @@ class Blueprint(Record):
             UserError: the student reads features of teachers, or `fitted` lacks what the family needs.
         """
         module = plugin("students", self.family)
-        if module.KIND == "features":
+        if self.reads == "features":
             raise UserError(
                 f"a {self.family} student reads the features of its run's teachers and cannot be used without them: it "
                 "is a baseline, not a model to take home; choose another run"
@@ -136,6 +140,12 @@ class Blueprint(Record):
 
     def _settings(self) -> Any:
         return parse(plugin("students", self.family).Settings, self.settings, f"student {self.family}")
+
+
+def kind_of(family: ModuleType, settings: Any) -> Kind:
+    """What students of a family with these settings read."""
+    kind: Kind = family.KIND or settings.kind
+    return kind
 
 
 def is_solved(family: str) -> bool:
@@ -168,8 +178,9 @@ def student_blueprint(
     values = {key: value for key, value in section.items() if key != "family"}
     module = plugin("students", section.get("family"), f"{where}.family")
     settings = parse(module.Settings, values, where)
-    source = _source(module, f"{where}: a {section['family']} student", data, sources or {})
-    teachers = {name: _identity(features) for name, features in (sources or {}).items() if module.KIND == "features"}
+    reads = kind_of(module, settings)
+    source = _source(reads, f"{where}: a {section['family']} student", data, sources or {})
+    teachers = {name: _identity(features) for name, features in (sources or {}).items() if reads == "features"}
     task = task or data.task
     return Blueprint(
         family=section["family"],
@@ -258,13 +269,11 @@ def predict(student: Student, inputs: Inputs, rows: np.ndarray, device: torch.de
     return torch.cat([logits.float().cpu() for _, logits in student_outputs(student, inputs, rows, device)]).numpy()
 
 
-def _source(
-    module: ModuleType, who: str, data: Dataset, sources: Mapping[str, SourceFeatures]
-) -> Dataset | dict[str, Reader]:
+def _source(reads: Kind, who: str, data: Dataset, sources: Mapping[str, SourceFeatures]) -> Dataset | dict[str, Reader]:
     """What a family reads: the dataset, or readers of its features."""
-    if module.KIND != "features":
-        if data.kind != module.KIND:
-            raise UserError(f"{who} reads {module.KIND}; the dataset holds {data.kind}")
+    if reads != "features":
+        if data.kind != reads:
+            raise UserError(f"{who} reads {reads}; the dataset holds {data.kind}")
         return data
     if not sources:
         raise UserError(f"{who} reads the features of its run's teachers; add `teachers: [...]` to the run")

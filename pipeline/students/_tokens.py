@@ -5,11 +5,15 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+import torch
+from jaxtyping import Int, Int64
+from tokenizers import Tokenizer
+from torch import Tensor
 
 from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.progress import progress
+from pipeline.provenance import digest_of, versions
 from pipeline.students._cache import Chunk, arrays
 from pipeline.views import Views
 
@@ -93,3 +97,52 @@ def _encoded(data: Dataset, encode: Encode, views: Views | None = None, view: in
             total = int(ends[-1])
             yield {"numbers": np.concatenate([np.array(numbers, np.int32) for numbers in encoded]), "offsets": ends}
             advance(len(rows))
+
+
+class Tokenization:
+    """Texts as token numbers, special tokens included. A batch is (numbers, mask), padded to its longest row.
+
+    Args:
+        tokenizer: a tokenizer of the library tokenizers, as JSON, including the length and side of truncation.
+        pad: the token that fills a batch; masked.
+    """
+
+    def __init__(self, tokenizer: str, pad: int):
+        self.pad = pad
+        self.library = Tokenizer.from_str(tokenizer)
+        self.key = {"tokenizer": digest_of(tokenizer), "libraries": versions("tokenizers")}
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """The token numbers of each text."""
+        return [encoding.ids for encoding in self.library.encode_batch(texts)]
+
+    def __call__(self, rows: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """A batch of texts; see `pad_to_longest`."""
+        return self.pad_to_longest(*flatten(self.encode(list(rows))))
+
+    def files(self) -> dict[str, str]:
+        """tokenizer.json of the `tokenizers` library, which cuts and pads as this does."""
+        library = Tokenizer.from_str(self.library.to_str())
+        library.enable_padding(pad_id=self.pad, pad_token=library.id_to_token(self.pad) or "")
+        return {"tokenizer.json": library.to_str()}
+
+    def pad_to_longest(
+        self, flat: Int[np.ndarray, " numbers"], lengths: Int[np.ndarray, " n"]
+    ) -> tuple[Tensor, Tensor]:
+        """Token numbers [n, l] and which of them are not padding [n, l]."""
+        mask = np.arange(lengths.max()) < lengths[:, None]
+        numbers = np.full(mask.shape, self.pad, np.int64)
+        numbers[mask] = flat
+        return torch.from_numpy(numbers), torch.from_numpy(mask)
+
+
+class Tokens:
+    """A dataset's texts as token numbers; see `Tokenization`."""
+
+    def __init__(self, data: Dataset, tokenization: Tokenization, views: Views | None = None):
+        self.tokenization = tokenization
+        self.texts = Texts(data, tokenization.key, tokenization.encode, views)
+
+    def batch(self, rows: np.ndarray, views: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+        """Token numbers [n, l] and which of them are not padding [n, l]."""
+        return self.tokenization.pad_to_longest(*self.texts.rows(rows, views))

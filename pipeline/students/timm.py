@@ -31,6 +31,7 @@ class Settings(Base):
         pretrained: start from timm's weights, which are downloaded unless `weights` names a file.
         weights: a local file of weights, .safetensors or .pth, for all layers except the head, which is always new.
         size: height and width of the images; the model's own if None.
+        layers: keep the first so many blocks of a vision transformer; all if None.
         dropout: dropout before the head.
     """
 
@@ -38,6 +39,7 @@ class Settings(Base):
     pretrained: bool = True
     weights: str | None = None
     size: int | None = Field(default=None, ge=8)
+    layers: int | None = Field(default=None, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
@@ -47,7 +49,7 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
     A file of weights is read here already, so that weights that do not fit are refused before any image is decoded.
     """
     source = TimmModel.find(settings.model, settings.weights)
-    options = source.options(settings.size)
+    options, depth = source.options(settings.size), source.depth(settings.layers)
     if settings.pretrained and source.weights is not None:
         model, _ = source.load(**options)
     else:
@@ -61,6 +63,7 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
         "architecture": source.architecture,
         "config": dict(source.config),
         "arguments": {**source.arguments, **options},
+        "depth": depth,
         "channels": channels,
         "size": settings.size or height,
         "mean": list(config["mean"]),
@@ -84,14 +87,20 @@ def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: 
     Raises:
         UserError: its weights cannot be loaded or do not fit.
     """
-    built = TimmModel(settings.model, fitted["architecture"], None, fitted["config"], fitted["arguments"])
+    arguments = {**fitted["arguments"], **fitted["depth"]}
+    built = TimmModel(settings.model, fitted["architecture"], None, fitted["config"], arguments)
     student = TimmStudent(built, classes, settings.dropout)
     if pretrained and settings.pretrained:
         source = TimmModel.find(settings.model, settings.weights)
         model, _ = source.load(**fitted["arguments"])
         # Only the last layer is new: any other missing weight would stay random.
         last = tuple(f"{name}." for name in classifiers(model))
-        body = {name: value for name, value in model.state_dict().items() if not name.startswith(last)}
+        there = student.model.state_dict()
+        body = {
+            name: value
+            for name, value in model.state_dict().items()
+            if not name.startswith(last) and (name in there or not (fitted["depth"] and name.startswith("blocks.")))
+        }
         missing, unexpected = student.model.load_state_dict(body, strict=False)
         if unexpected or (lacking := [name for name in missing if not name.startswith(last)]):
             raise UserError(

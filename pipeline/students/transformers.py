@@ -1,6 +1,5 @@
 """Any text model of transformers as a student: the mean over its tokens, or one token, and a linear head."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -8,7 +7,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from pydantic import Field
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig
 
@@ -16,8 +14,7 @@ from pipeline import students
 from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.params import Settings as Base
-from pipeline.provenance import digest_of, versions
-from pipeline.students._tokens import Texts, flatten
+from pipeline.students._tokens import Tokenization, Tokens
 from pipeline.text_models import TextBody, TextTokenizer, fetch, load_body, one_line, read_config, untrained_body
 from pipeline.views import Views
 
@@ -96,12 +93,12 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
     }
 
 
-def inputs(settings: Settings, fitted: dict[str, Any], data: Dataset, views: Views | None = None) -> "Tokens":
+def inputs(settings: Settings, fitted: dict[str, Any], data: Dataset, views: Views | None = None) -> Tokens:
     """All texts as token numbers, once."""
     return Tokens(data, preprocessing(settings, fitted), views)
 
 
-def preprocessing(settings: Settings, fitted: dict[str, Any]) -> "Tokenization":
+def preprocessing(settings: Settings, fitted: dict[str, Any]) -> Tokenization:
     """Texts as token numbers."""
     return Tokenization(fitted["tokenizer"], fitted["pad"])
 
@@ -119,55 +116,6 @@ def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: 
     else:
         body = untrained_body(config)
     return TextStudent(body, fitted["width"], settings.pooling, settings.dropout, classes)
-
-
-class Tokenization:
-    """Texts as token numbers, special tokens included. A batch is (numbers, mask), padded to its longest row.
-
-    Args:
-        tokenizer: a tokenizer of the library tokenizers, as JSON, including the length and side of truncation.
-        pad: the token that fills a batch; masked.
-    """
-
-    def __init__(self, tokenizer: str, pad: int):
-        self.pad = pad
-        self.library = Tokenizer.from_str(tokenizer)
-        self.key = {"tokenizer": digest_of(tokenizer), "libraries": versions("tokenizers")}
-
-    def encode(self, texts: list[str]) -> list[list[int]]:
-        """The token numbers of each text."""
-        return [encoding.ids for encoding in self.library.encode_batch(texts)]
-
-    def __call__(self, rows: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """A batch of texts; see `pad_to_longest`."""
-        return self.pad_to_longest(*flatten(self.encode(list(rows))))
-
-    def files(self) -> dict[str, str]:
-        """tokenizer.json of the `tokenizers` library, which cuts and pads as this does."""
-        library = Tokenizer.from_str(self.library.to_str())
-        library.enable_padding(pad_id=self.pad, pad_token=library.id_to_token(self.pad) or "")
-        return {"tokenizer.json": library.to_str()}
-
-    def pad_to_longest(
-        self, flat: Int[np.ndarray, " numbers"], lengths: Int[np.ndarray, " n"]
-    ) -> tuple[Tensor, Tensor]:
-        """Token numbers [n, l] and which of them are not padding [n, l]."""
-        mask = np.arange(lengths.max()) < lengths[:, None]
-        numbers = np.full(mask.shape, self.pad, np.int64)
-        numbers[mask] = flat
-        return torch.from_numpy(numbers), torch.from_numpy(mask)
-
-
-class Tokens:
-    """A dataset's texts as token numbers; see `Tokenization`."""
-
-    def __init__(self, data: Dataset, tokenization: Tokenization, views: Views | None = None):
-        self.tokenization = tokenization
-        self.texts = Texts(data, tokenization.key, tokenization.encode, views)
-
-    def batch(self, rows: np.ndarray, views: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
-        """Token numbers [n, l] and which of them are not padding [n, l]."""
-        return self.tokenization.pad_to_longest(*self.texts.rows(rows, views))
 
 
 class TextStudent(students.Student):

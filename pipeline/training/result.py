@@ -10,7 +10,6 @@ from statistics import fmean
 
 from pipeline.errors import count
 from pipeline.files import replace_folder, write_atomically
-from pipeline.params import plugin
 from pipeline.records import (
     CandidateRecord,
     DiagnosticsRecord,
@@ -102,7 +101,7 @@ def write_run(session: Session, race: Race, known: Mapping[Trial, TrialRecord], 
         student=StudentRecord(
             name=plan.run.student,
             family=family,
-            reads=plugin("students", family).KIND,
+            reads=session.blueprint(settings.seeds[0] % data.splits, chosen).reads,
             solved=is_solved(family),
             parameters=first.parameters or 0,
             width=first.width or 0,

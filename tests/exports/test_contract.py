@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 
 from pipeline.data import Dataset
 from pipeline.errors import UserError
@@ -99,6 +100,23 @@ def test_a_package_that_is_missing_is_one_line(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("pipeline.exports.native.PACKAGES", ("no_such_package",))
     with pytest.raises(UserError, match=r"--format native: the package no_such_package is not installed; run pip inst"):
         export_format("native")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("format", ["timm", "transformers", "sentence_transformers"])
+def test_the_first_layers_are_taken_home(format: str, sections, made_project: Path, pictures, tmp_path: Path):
+    available(format)
+    family = "timm" if format == "timm" else "transformers"
+    data = pictures if family == "timm" else Dataset.open(made_project / "data")
+    encoder = write_encoder(tmp_path / "encoder", WORDS, width=16, layers=3)
+    section = sections[family] | {"layers": 2} | ({"model": str(encoder)} if family == "transformers" else {})
+    blueprint, student = made_export(tmp_path / "export", section, data, format)
+    rows = np.arange(3)
+    contents = data.content(rows) if data.kind == "text" else [data.image(int(row)) for row in rows]
+    found = Predictor(tmp_path / "export", device="cpu", trust=True)(contents).outputs
+    assert np.abs(found - predict(student, blueprint.inputs(data), rows, CPU)).max() < 1e-5
+    if format == "timm":
+        assert len(timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True).blocks) == 2
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")

@@ -70,6 +70,8 @@ def case(family: str, encoder: Path, pictures: Dataset, texts: Dataset, stores: 
         "bag_of_words": {"family": family, "width": 8},
         "compact_cnn": {"family": family, "width": 16, "size": 16},
         "linear_probe": {"family": family},
+        "python": {"family": family, "factory": "tests.students.own_model:Mean", "kind": "text"}
+        | {"tokenizer": str(encoder)},
         "static": {"family": family, "model": str(encoder), "dimensions": 8, "width": 8},
         "tfidf": {"family": family},
         "timm": {"family": family, "model": "test_vit", "pretrained": False, "size": 32},
@@ -77,7 +79,7 @@ def case(family: str, encoder: Path, pictures: Dataset, texts: Dataset, stores: 
     }
     assert family in sections, f"add a quick section for {family} here"
     module = plugin("students", family)
-    data = pictures if module.KIND == "image" else texts
+    data = pictures if module.KIND == "image" else texts  # `python` reads either, and here texts
     return Case(module, sections[family], data, stores if data is texts else {})
 
 
@@ -172,7 +174,7 @@ def change_rows(monkeypatch: pytest.MonkeyPatch, changed: np.ndarray) -> None:
     monkeypatch.setattr(HostReader, "__call__", other_features)
 
 
-FIT_NOTHING = {"timm", "transformers"}
+FIT_NOTHING = {"python", "timm", "transformers"}
 """Families that take everything from a model's configuration."""
 
 
@@ -204,7 +206,7 @@ def test_a_checkpoint_gives_the_same_predictions_without_any_other_file(case, tm
 
 def test_the_other_kind_of_rows_is_refused(case, texts: Dataset, pictures: Dataset):
     other = texts if case.data is pictures else pictures
-    message = f"reads {case.module.KIND}; the dataset holds {other.kind}"
+    message = f"reads {case.data.kind}; the dataset holds {other.kind}"
     if case.module.KIND == "features":
         message = "features of another dataset"
     blueprint = case.blueprint(case.data.split(0).train)

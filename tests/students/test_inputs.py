@@ -18,9 +18,8 @@ from pipeline.data import Dataset, PrepareSettings, prepare
 from pipeline.errors import UserError
 from pipeline.students import student_blueprint
 from pipeline.students._images import Images, ImageTransform, Pixels, statistics
-from pipeline.students._tokens import Texts
+from pipeline.students._tokens import Texts, Tokenization, Tokens
 from pipeline.students._words import Vocabulary, Words
-from pipeline.students.transformers import Tokenization, Tokens
 
 from ..conftest import WORDS, write_encoder
 

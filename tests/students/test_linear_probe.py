@@ -222,7 +222,8 @@ def test_a_run_of_it_is_a_run_like_any_other(project: Path, params: Params):
     assert len(trained.val_scores) == 3
     record = json.loads((project / "runs" / "trial" / "run.json").read_text())
     assert record["student"] == {
-        "name": "head", "family": "linear_probe", "reads": "features", "parameters": 3 * 25 * 9 + 3, "width": 32,
+        "name": "head", "family": "linear_probe", "reads": "features", "solved": False,
+        "parameters": 3 * 25 * 9 + 3, "width": 32,
     }  # fmt: skip
     student = json.loads((project / "runs" / "trial" / "students" / "2" / "student.json").read_text())
     digests = {name: {key: bundle["sources"][name][key] for key in ("recipe", "content")} for name in ("wise", "loud")}

@@ -136,6 +136,36 @@ def test_weights_are_those_of_the_file(pictures: Dataset, tmp_path: Path):
     assert loaded["head.weight"].shape == (2, student.width)
 
 
+@pytest.mark.parametrize("model", ["test_vit", "test_eva", "deit_tiny_distilled_patch16_224", "mixer_s32_224"])
+def test_the_first_layers_of_a_model_are_kept_with_their_weights(pictures: Dataset, tmp_path: Path, model: str):
+    torch.manual_seed(5)
+    state = library.create_model(model).state_dict()
+    save_file(state, tmp_path / "w.safetensors")
+    own = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    found = blueprint(pictures, model, layers=2, pretrained=True, weights=str(tmp_path / "w.safetensors"))
+    student = found.build()
+    loaded = {name: value for name, value in student.model.state_dict().items() if not name.startswith("head")}
+    assert own > 2 and len(student.model.blocks) == 2
+    assert all(torch.equal(state[name], value) for name, value in loaded.items())
+    assert not any(name.startswith("blocks.2.") for name in loaded)
+    save_student(tmp_path / "student", found, student)
+    _, again = load_student(tmp_path / "student")
+    assert len(again.model.blocks) == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "layers", "message"),
+    [
+        ("test_vit", 7, "test_vit: layers: 7, and it has 6; set fewer"),
+        ("test_resnet", 2, "test_resnet: cannot be cut to 2 layers: it is no stack of equal blocks"),
+        ("test_efficientnet", 2, "test_efficientnet: cannot be cut to 2 layers"),
+    ],
+)
+def test_layers_that_are_not_there_are_refused(pictures: Dataset, model: str, layers: int, message: str):
+    with pytest.raises(UserError, match=message):
+        blueprint(pictures, model, layers=layers)
+
+
 def test_settings_are_strict():
     with pytest.raises(UserError, match="size: should be greater than or equal to 8"):
         parse(family.Settings, {"model": "test_vit", "size": 4}, "students.x")
