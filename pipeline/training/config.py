@@ -24,8 +24,8 @@ class TrainSettings(Settings):
         transfer_batch_size: rows per step that the methods see, sampled from labelled and unlabelled training rows
             together. Where all training rows have labels, the methods see the labelled batch instead.
         unlabelled: whether methods see unlabelled rows at all; if not, they see the labelled batch.
-        augment: whether the labelled batch, too, consists of views, where the run's teachers have views. Rows that the
-            methods see are views in any case.
+        labelled_views: whether the labelled batch, too, consists of views, where the run's teachers have views. Rows
+            that the methods see are views in any case.
         learning_rate: of the student, at its peak; it then falls to 0 as a cosine.
         weight_decay: of the student.
         class_weights: of the classes in the loss on labels: `balanced` gives each class the same sum of weights, a
@@ -41,7 +41,7 @@ class TrainSettings(Settings):
     batch_size: int = Field(default=128, ge=1)
     transfer_batch_size: int = Field(default=256, ge=FEWEST_ROWS)
     unlabelled: bool = True
-    augment: bool = False
+    labelled_views: bool = False
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     class_weights: Literal["balanced"] | dict[str, float] | None = None

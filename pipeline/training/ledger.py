@@ -69,7 +69,7 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
     at_work = [(term, weight) for term, weight in zip(session.run.methods, candidate.weights, strict=True) if weight]
     train = plan.settings(candidate.of("train")).model_dump(exclude=set(NOT_IN_A_TRIAL))
     idle = () if at_work else ONLY_WITH_METHODS
-    seen = session.views if at_work or train["augment"] else None
+    seen = session.views if at_work or train["labelled_views"] else None
     found: dict[str, Any] = {
         "seed": seed,
         "rows": {"split": split, "train": data.split_digest(split), "val": _labels_digest(session, split)},
@@ -79,7 +79,7 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
             "fitted": session.fitted_digest(split, candidate),
         },
         "outputs": blueprint.classes,
-        "train": {key: value for key, value in train.items() if key not in idle and (seen or key != "augment")},
+        "train": {key: value for key, value in train.items() if key not in idle and (seen or key != "labelled_views")},
         "device": session.device.type,
         "task": data.task.name,
         "code": _code(

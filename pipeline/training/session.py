@@ -286,8 +286,8 @@ class TrialData:
     def draw_views(self, rows: np.ndarray, labelled: int, step: int, methods: bool) -> np.ndarray | None:
         """A view for each row of a step, the clean row being one of them; None where all are clean.
 
-        Rows that methods see have views; those of the labelled batch, if methods do not see it, with `augment`. A view
-        that is made of two rows gives way to the clean row where the other is no training row.
+        Rows that methods see have views; those of the labelled batch, if methods do not see it, with `labelled_views`.
+        A view that is made of two rows gives way to the clean row where the other is no training row.
 
         Args:
             rows: of the step [n], the labelled batch first.
@@ -296,11 +296,11 @@ class TrialData:
             methods: whether any method is at work.
         """
         views, apart = self.session.views, labelled < len(rows)
-        if views is None or not (methods or self.settings.augment):
+        if views is None or not (methods or self.settings.labelled_views):
             return None
         drawn = np.zeros(len(rows), np.int64)
         for stream, part, seen in (
-            (3, drawn[:labelled], self.settings.augment or not apart),
+            (3, drawn[:labelled], self.settings.labelled_views or not apart),
             (4, drawn[labelled:], True),
         ):
             if seen:
