@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import tasks
+from pipeline.augmentations import check_kind, read_augmentations
 from pipeline.data import Dataset, PrepareSettings
 from pipeline.datasets import kind_of
 from pipeline.errors import UserError, count, listed, suggestion
@@ -127,10 +128,13 @@ def _check_heads(params: Params, name: str, run: Run, teachers: dict[str, Any]) 
 def _check_candidates(params: Params, name: str, run: Run) -> None:
     """Read the settings of every combination that a run tries."""
     student, train = params.section(f"students.{run.student}"), params.section("train") | run.train
+    reads = plugin("students", student.get("family"), f"{params.source}: students.{run.student}.family").KIND
     for candidate in run.combinations():
         place = f" (with runs.{name}.search)" if candidate.settings else ""
         read_plugin("students", student | candidate.of("student"), f"{params.source}: students.{run.student}{place}")
-        parse(TrainSettings, train | candidate.of("train"), f"{params.source}: train (for {name})")
+        settings = parse(TrainSettings, train | candidate.of("train"), f"{params.source}: train (for {name})")
+        where = f"{params.source}: train.augment (for {name})"
+        check_kind(read_augmentations(settings.augment, where), reads, where)
         for term in run.methods:
             where = f"{params.source}: runs.{name}.methods.{term.name}"
             options = term.options | candidate.of(f"methods.{term.name}")

@@ -182,11 +182,18 @@ def _imports(source: str) -> tuple[_Import, ...]:
 
 
 def plugins_of_run(params: Params, run: str) -> list[str]:
-    """The modules of the plug-ins that the result of a run depends on: task, student, methods and views."""
+    """The modules of the plug-ins that the result of a run depends on: task, student, methods, views, augmentations."""
     methods = params.section(f"runs.{run}").get("methods", [])
     names = list(methods) if isinstance(methods, dict) else [term["name"] for term in methods]
     views = {Source.parse(text).view for text in params.section(f"runs.{run}").get("teachers", [])}
-    return _task(params) + _student(params, run) + _modules("methods", names) + _modules("views", sorted(views))
+    train = params.section("train") | params.section(f"runs.{run}").get("train", {})
+    return [
+        *_task(params),
+        *_student(params, run),
+        *_modules("methods", names),
+        *_modules("views", sorted(views)),
+        *_modules("augmentations", list(train.get("augment", {}))),
+    ]
 
 
 def digests(params: Params, code: Code | None = None) -> dict[str, str]:

@@ -12,7 +12,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.augmentations._pixels import on_device
-from pipeline.datasets import Kind
 from pipeline.errors import UserError, listed
 from pipeline.functional.philox import uniforms
 from pipeline.params import Settings, parse
@@ -59,18 +58,24 @@ def read_augmentations(values: Mapping[str, Any], where: str) -> tuple[Augmentat
     return tuple(sorted(found, key=lambda each: (each.module.PLACE, each.name)))
 
 
-def check_kind(augmentations: Sequence[Augmentation], kind: Kind, where: str) -> None:
-    """Make sure that augmentations change the rows that a student reads.
+def check_kind(augmentations: Sequence[Augmentation], reads: str, where: str) -> None:
+    """Make sure that augmentations change what a student reads.
+
+    Args:
+        augmentations: of its labelled rows.
+        reads: "image", "text" or "features".
+        where: their place, for messages.
 
     Raises:
         UserError: they do not; the line names those that fit.
     """
     for each in augmentations:
-        if kind != each.module.KIND:
-            fitting = [name for name in plugins("augmentations") if plugin("augmentations", name).KIND == kind]
+        if reads != each.module.KIND:
+            fitting = [name for name in plugins("augmentations") if reads == plugin("augmentations", name).KIND]
+            advice = f"take {listed(fitting)}" if fitting else "remove it"
             raise UserError(
-                f"{where}: `{each.name}` changes {each.module.KIND}s, and the dataset holds {kind}s; take "
-                f"{listed(fitting)}"
+                f"{where}: `{each.name}` changes rows of kind {each.module.KIND}, and the student reads {reads}; "
+                f"{advice}"
             )
 
 
@@ -153,24 +158,19 @@ class Augmented:
             lengths: how many each of them has.
             fixed: tokens that always stay, such as those at the ends of a text.
         """
-        longest = int(lengths[: self.labelled].max(initial=0))
-        there = np.arange(longest) < lengths[: self.labelled, None]
-        drawn = np.where(there, 0.0, -1.0)
-        keep = np.ones((self.labelled, longest), bool)
-        always = np.zeros_like(keep)
-        augmented = int(lengths[: self.labelled].sum())
-        always[there] = np.isin(tokens[:augmented], list(fixed))
+        count = self.labelled
+        longest = int(lengths[:count].max(initial=0))
+        there = np.arange(longest) < lengths[:count, None]  # [labelled, longest]
+        changed, rest = np.split(tokens, [int(lengths[:count].sum())])
+        stays = np.zeros_like(there)
+        stays[there] = np.isin(changed, list(fixed))
+        keep, last = there.copy(), there & ~stays
         for each in self._augmenter.augmentations:
-            drawn = self._numbers(each, self.rows[: self.labelled], longest)
-            keep &= each.module.keep(each.settings, drawn) | always
-        droppable = there & ~always
-        emptied = droppable.any(1) & ~(keep & droppable).any(1)
-        best = np.where(droppable, drawn, -1.0).argmax(1)
-        keep[emptied, best[emptied]] = True
-        keep &= there
-        return np.concatenate([tokens[:augmented][keep[there]], tokens[augmented:]]), np.concatenate(
-            [keep.sum(1), lengths[self.labelled :]]
-        )
+            drawn = self._numbers(each, self.rows[:count], longest)
+            keep &= stays | each.module.keep(each.settings, drawn)
+            emptied = np.flatnonzero(last.any(1) & ~(keep & last).any(1))
+            keep[emptied, np.where(last, drawn, -1.0).argmax(1)[emptied]] = True
+        return np.concatenate([changed[keep[there]], rest]), np.concatenate([keep.sum(1), lengths[count:]])
 
     @cached_property
     def mixed(self) -> bool:

@@ -6,7 +6,6 @@ Operations and ranges are torchvision's (`transforms.v2`), with bilinear interpo
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import affine_grid, conv2d, grid_sample
@@ -107,7 +106,7 @@ def apply(
 def _matrices(
     space: Space, side: int, operations: Int[np.ndarray, " n"], strengths: Float[np.ndarray, " n"]
 ) -> Float[np.ndarray, "n 2 3"]:
-    """From coordinates in the new image to those in the old one, both from -1 to 1. Shears keep the upper left edges."""
+    """From coordinates in the new image to those in the old one, both from -1 to 1. Shears fix an edge."""
     found = np.tile(np.eye(2, 3), (len(operations), 1, 1))
     shear = space.shear * strengths
     pixels = np.trunc((space.translate + space.share * side) * strengths)

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline import params
-from pipeline.views import Change, changed_colours
+from pipeline.views import changed_colours
 
 KIND: Literal["image"] = "image"
 PLACE = 3

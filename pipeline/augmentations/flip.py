@@ -33,4 +33,4 @@ def change(
     settings: Settings, images: Float[Tensor, "n c h w"], numbers: Float[np.ndarray, "n 1"]
 ) -> Float[Tensor, "n c h w"]:
     """Some of the images, mirrored."""
-    return images.flip(3).where(per_row(numbers[:, 0] < settings.share, images) > 0, images)
+    return images.flip(3).where(per_row(numbers[:, 0], images) < settings.share, images)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.augmentations import Augmented, Augmenter, check_kind
 from pipeline.data import Dataset, Split
 from pipeline.errors import UserError
 from pipeline.methods import Context, Directions, Reads, TeacherOutput, TeacherProfile
@@ -248,6 +249,8 @@ class TrialData:
         self.labels[self.split.labelled] = data.labels[self.split.labelled]
         if plan.run.methods:
             self._check_batch()
+        where = f"{plan.params.source}: train.augment (for {plan.name})"
+        check_kind(plan.augmentations(self.settings), blueprint.reads, where)
         self.probes = tuple(
             SavedProbe(plan.project, features, number, data, session.heads[features.source][1:])
             for features in session.sources.values()
@@ -277,6 +280,19 @@ class TrialData:
                 f"{where}: batch_size: {self.settings.batch_size}: where no row without a label is used, methods "
                 f"see the labelled batch, and learn nothing from so few; set it to {FEWEST_ROWS} or more"
             )
+
+    @cached_property
+    def augmenter(self) -> Augmenter | None:
+        """The augmentations of labelled rows, if there are any."""
+        augmentations = self.session.plan.augmentations(self.settings)
+        return Augmenter(augmentations, self.seed, self.split.labelled) if augmentations else None
+
+    def augmented(self, rows: np.ndarray, labelled: int, step: int) -> Augmented | None:
+        """What augmentations make of the rows of a step; None without any. An epoch is a pass over labelled rows."""
+        if self.augmenter is None:
+            return None
+        size = min(self.settings.batch_size, len(self.split.labelled))
+        return self.augmenter.draw(rows, labelled, step // (len(self.split.labelled) // size))
 
     @cached_property
     def inputs(self) -> Inputs:

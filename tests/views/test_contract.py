@@ -117,7 +117,9 @@ def test_a_batch_of_pixels_is_changed_as_one_image_is(family: str, channels: int
     views = read(family)
     module = plugin("views", family)
     changes = module.draw(views.settings, random.random((len(large), module.NUMBERS)))
-    alone = np.stack([np.asarray(changed(image, Change(*line))) for image, line in zip(large, changes.tolist(), strict=True)])
+    alone = np.stack(
+        [np.asarray(changed(image, Change(*line))) for image, line in zip(large, changes.tolist(), strict=True)]
+    )
     pixels = np.stack([np.asarray(image) for image in large]).transpose(0, 3, 1, 2)[:, :channels]
     batch = changed_batch(torch.from_numpy(pixels / np.float32(255)), changes).numpy() * 255
     gap = np.abs(batch - alone.transpose(0, 3, 1, 2)[:, :channels])
