@@ -149,7 +149,7 @@ class Words:
         augmented: Augmented | None = None,
         device: torch.device = students.CPU,
     ) -> Any:
-        """Word numbers of all rows one after another, and where each row starts."""
+        """Word numbers of all rows, concatenated, and where each row starts."""
         return students.place(self.vocabulary.offsets(*self.texts.rows(rows, views, augmented)), device)
 
 
