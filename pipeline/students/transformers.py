@@ -18,7 +18,7 @@ from pipeline.errors import UserError
 from pipeline.params import Settings as Base
 from pipeline.provenance import digest_of, versions
 from pipeline.students._tokens import Texts, flatten
-from pipeline.text_models import TextBody, TextTokenizer, fetch, load_body, one_line, read_config, untrained_body
+from pipeline.text_models import Side, TextBody, TextTokenizer, fetch, load_body, one_line, read_config, untrained_body
 from pipeline.views import Views
 
 KIND: Literal["text"] = "text"
@@ -37,6 +37,7 @@ class Settings(Base):
         layers: keep the first so many layers of it; all if None.
         pooling: `mean` over the tokens that are not padding, `cls`, the first one, or `last`, the last one.
         max_length: in tokens; longer texts are cut. 128, or the model's positions if they are fewer, if None.
+        truncation: where they are cut; `left` keeps the end. What the tokenizer's files say if None.
         dropout: before the head.
     """
 
@@ -46,6 +47,7 @@ class Settings(Base):
     layers: int | None = Field(default=None, ge=1)
     pooling: Literal["mean", "cls", "last"] = "mean"
     max_length: int | None = Field(default=None, ge=1)
+    truncation: Side | None = None
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
@@ -74,7 +76,7 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
         raise UserError(
             f"{settings.model}: max_length: {wanted} is more than the model's {length} positions; set that or less"
         )
-    tokenizer.cut(length)
+    tokenizer.cut(length, settings.truncation)
     short, long = (tokenizer(text) for text in tokenizer.samples[-2:])
     if settings.pooling == "cls" and body.first_sees_nothing(short, long):
         raise UserError(
