@@ -29,16 +29,17 @@ from pipeline.students._checkpoints import (
     STUDENT,
     Blueprint,
     is_solved,
+    kind_of,
     load_student,
-    place,
     predict,
     save_student,
     student_blueprint,
     student_outputs,
 )
-from pipeline.students._contract import Graph, Inputs, Kind, Preprocessing, Scaled, Student
+from pipeline.students._contract import CPU, Graph, Inputs, Kind, Preprocessing, Scaled, Student, place
 
 __all__ = [
+    "CPU",
     "STUDENT",
     "Blueprint",
     "Graph",
@@ -48,6 +49,7 @@ __all__ = [
     "Scaled",
     "Student",
     "is_solved",
+    "kind_of",
     "load_student",
     "place",
     "predict",

@@ -10,11 +10,13 @@ from jaxtyping import Int, Int64
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from pipeline.augmentations import Augmented
 from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.progress import progress
 from pipeline.provenance import digest_of, versions
 from pipeline.students._cache import Chunk, arrays
+from pipeline.students._contract import CPU, place
 from pipeline.views import Views
 
 ROWS = 4096
@@ -44,21 +46,34 @@ class Texts:
         key: everything that the numbers depend on besides the texts, JSON-like.
         encode: turns texts into numbers.
         views: views of the rows, encoded and cached like the clean texts.
+        fixed: numbers that augmentations never leave out.
 
     Raises:
         UserError: a text has no number.
     """
 
-    def __init__(self, data: Dataset, key: Mapping[str, Any], encode: Encode, views: Views | None = None):
+    def __init__(
+        self,
+        data: Dataset,
+        key: Mapping[str, Any],
+        encode: Encode,
+        views: Views | None = None,
+        fixed: Sequence[int] = (),
+    ):
+        self.fixed = fixed
         self.kept = [arrays(data, key, _encoded(data, encode))]
         for number in range(1, views.count + 1) if views else ():
             of_view = {**key, "view": views.record(number, data)} if views else key
             self.kept.append(arrays(data, of_view, _encoded(data, encode, views, number)))
 
     def rows(
-        self, rows: np.ndarray, views: np.ndarray | None = None
+        self, rows: np.ndarray, views: np.ndarray | None = None, augmented: Augmented | None = None
     ) -> tuple[Int64[np.ndarray, " numbers"], Int64[np.ndarray, " n"]]:
-        """The numbers of texts, or of the given views of them, concatenated, and how many each text has."""
+        """The numbers of texts, or of the given views of them, augmented, concatenated, and how many each has."""
+        found = self._seen(rows, views)
+        return found if augmented is None else augmented.texts(*found, self.fixed)
+
+    def _seen(self, rows: np.ndarray, views: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         if views is None:
             return self._rows(rows, 0)
         found = {number: self._rows(rows[views == number], number) for number in np.unique(views).tolist()}
@@ -112,6 +127,11 @@ class Tokenization:
         self.library = Tokenizer.from_str(tokenizer)
         self.key = {"tokenizer": digest_of(tokenizer), "libraries": versions("tokenizers")}
 
+    @property
+    def special(self) -> list[int]:
+        """The numbers of special tokens, such as those at the ends of a text."""
+        return [number for number, token in self.library.get_added_tokens_decoder().items() if token.special]
+
     def encode(self, texts: list[str]) -> list[list[int]]:
         """The token numbers of each text."""
         return [encoding.ids for encoding in self.library.encode_batch(texts)]
@@ -141,8 +161,14 @@ class Tokens:
 
     def __init__(self, data: Dataset, tokenization: Tokenization, views: Views | None = None):
         self.tokenization = tokenization
-        self.texts = Texts(data, tokenization.key, tokenization.encode, views)
+        self.texts = Texts(data, tokenization.key, tokenization.encode, views, tokenization.special)
 
-    def batch(self, rows: np.ndarray, views: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+    def batch(
+        self,
+        rows: np.ndarray,
+        views: np.ndarray | None = None,
+        augmented: Augmented | None = None,
+        device: torch.device = CPU,
+    ) -> Any:
         """Token numbers [n, l] and which of them are not padding [n, l]."""
-        return self.tokenization.pad_to_longest(*self.texts.rows(rows, views))
+        return place(self.tokenization.pad_to_longest(*self.texts.rows(rows, views, augmented)), device)

@@ -15,8 +15,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from pipeline.augmentations import Augmented
 from pipeline.data import Dataset
 from pipeline.provenance import digest_of
+from pipeline.students._contract import CPU, place
 from pipeline.students._tokens import Encode, Texts, flatten
 from pipeline.views import Views
 
@@ -107,9 +109,15 @@ class Words:
     def __init__(self, data: Dataset, key: Mapping[str, Any], encode: Encode, views: Views | None = None):
         self.texts = Texts(data, key, encode, views)
 
-    def batch(self, rows: np.ndarray, views: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+    def batch(
+        self,
+        rows: np.ndarray,
+        views: np.ndarray | None = None,
+        augmented: Augmented | None = None,
+        device: torch.device = CPU,
+    ) -> Any:
         """Word numbers of all rows, concatenated, and where each row starts."""
-        return offsets(*self.texts.rows(rows, views))
+        return place(offsets(*self.texts.rows(rows, views, augmented)), device)
 
 
 def pad(batch: tuple[Tensor, Tensor]) -> tuple[Int[Tensor, "n l"], Int[Tensor, "n l"]]:

@@ -15,7 +15,7 @@ from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.params import Settings as Base
 from pipeline.students._tokens import Tokenization, Tokens
-from pipeline.text_models import TextBody, TextTokenizer, fetch, load_body, one_line, read_config, untrained_body
+from pipeline.text_models import Side, TextBody, TextTokenizer, fetch, load_body, one_line, read_config, untrained_body
 from pipeline.views import Views
 
 KIND: Literal["text"] = "text"
@@ -34,6 +34,7 @@ class Settings(Base):
         layers: keep only this many layers, the first ones; all if None.
         pooling: `mean` over the tokens that are not padding, `cls`, the first token, or `last`, the last one.
         max_length: in tokens; longer texts are cut. If None, 128, or the model's number of positions if it is smaller.
+        truncation: where they are cut; `left` keeps the end. What the tokenizer's files say if None.
         dropout: dropout before the head.
     """
 
@@ -43,6 +44,7 @@ class Settings(Base):
     layers: int | None = Field(default=None, ge=1)
     pooling: Literal["mean", "cls", "last"] = "mean"
     max_length: int | None = Field(default=None, ge=1)
+    truncation: Side | None = None
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
@@ -71,7 +73,7 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
         raise UserError(
             f"{settings.model}: max_length: {wanted} is more than the model's {length} positions; set that or less"
         )
-    tokenizer.cut(length)
+    tokenizer.cut(length, settings.truncation)
     short, long = (tokenizer(text) for text in tokenizer.samples[-2:])
     if settings.pooling == "cls" and body.first_sees_nothing(short, long):
         raise UserError(
