@@ -103,10 +103,10 @@ class BagOfWords(students.Student):
 
     def graph(self) -> students.Graph:
         """Of `input_ids` and `attention_mask` [n, l], padded: graph formats have no bags of uneven length."""
-        return students.Graph(_Padded(self), ("input_ids", "attention_mask"), ((0, 1), (0, 1)), pad)
+        return students.Graph(_PaddedBag(self), ("input_ids", "attention_mask"), ((0, 1), (0, 1)), pad)
 
 
-class _Padded(nn.Module):
+class _PaddedBag(nn.Module):
     """The logits of a bag of words from padded numbers."""
 
     def __init__(self, student: BagOfWords):

@@ -8,8 +8,8 @@ The name of a trial holds a digest of the file that has the function, so an edit
 imports are not followed, and DVC sees neither: run `dvc repro -f` after a change.
 """
 
+import sys
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,8 +80,8 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
     with torch.random.fork_rng(devices=[]):  # random weights here change none of those of a training
         student = build(settings, fitted, len(data.task.outputs)).eval()
         student(preprocessing(settings, fitted)(row))
-    found = import_module(function(settings.factory, "factory").__module__).__file__
-    return fitted | {"code": digest_files(Path(found)) if found else ""}
+    path = sys.modules[settings.factory.partition(":")[0]].__file__
+    return fitted | {"code": digest_files(Path(path)) if path else ""}
 
 
 def inputs(settings: Settings, fitted: dict[str, Any], data: Dataset, views: Views | None = None) -> students.Inputs:

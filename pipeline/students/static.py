@@ -60,7 +60,7 @@ class Settings(Base):
             `package:NAME/FOLDER`.
         revision: branch, tag or commit on the hub.
         dimensions: principal components of the encoder's vectors that are kept, as many as there are at most.
-        weights: of tokens: `sif`, `zipf` or `none`.
+        weights: of tokens: `zipf`, `sif` or `none`.
         words: `frozen`, only the encoder's vectors; `trained`, each token of the training rows has a learned vector
             that is added to its own; `joined`, or one that is added to the text's, as in `bag_of_words`.
         min_count: a token has a learned vector if it is in this many training rows.
@@ -70,8 +70,8 @@ class Settings(Base):
 
     model: str
     revision: str | None = None
-    dimensions: int = Field(default=256, ge=1)
-    weights: Literal["sif", "zipf", "none"] = "sif"
+    dimensions: int = Field(default=384, ge=1)
+    weights: Literal["zipf", "sif", "none"] = "zipf"
     words: Literal["frozen", "trained", "joined"] = "joined"
     min_count: int = Field(default=2, ge=1)
     width: int = Field(default=64, ge=1)
@@ -303,10 +303,10 @@ class Static(students.Student):
 
     def graph(self) -> students.Graph:
         """Of `input_ids` and `attention_mask` [n, l], padded: graph formats have no bags of uneven length."""
-        return students.Graph(_Padded(self), ("input_ids", "attention_mask"), ((0, 1), (0, 1)), pad)
+        return students.Graph(_PaddedStatic(self), ("input_ids", "attention_mask"), ((0, 1), (0, 1)), pad)
 
 
-class _Padded(nn.Module):
+class _PaddedStatic(nn.Module):
     """The outputs from padded numbers."""
 
     def __init__(self, student: Static):

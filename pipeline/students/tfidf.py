@@ -47,7 +47,7 @@ class Settings(Base):
     vocabulary: int = Field(default=65536, ge=1)
     min_count: int = Field(default=2, ge=1)
     pairs: bool = False
-    strength: float = Field(default=1.0, gt=0)
+    strength: float = Field(default=10.0, gt=0)
 
 
 def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
@@ -128,10 +128,10 @@ class TfIdf(students.Student):
 
     def graph(self) -> students.Graph:
         """Of `input_ids` and `attention_mask` [n, l], padded: graph formats have no bags of uneven length."""
-        return students.Graph(_Padded(self), ("input_ids", "attention_mask"), ((0, 1), (0, 1)), pad)
+        return students.Graph(_PaddedTfIdf(self), ("input_ids", "attention_mask"), ((0, 1), (0, 1)), pad)
 
 
-class _Padded(nn.Module):
+class _PaddedTfIdf(nn.Module):
     """The outputs of tf-idf from padded numbers."""
 
     def __init__(self, student: TfIdf):

@@ -23,7 +23,7 @@ from pipeline.students import Student, student_blueprint, tfidf
 from pipeline.students._words import WORD
 from pipeline.training import evaluate, train
 
-SECTION = {"family": "tfidf", "min_count": 1}
+SECTION = {"family": "tfidf", "min_count": 1, "strength": 1.0}
 
 
 def solved(data: Dataset, labels: np.ndarray, task: tasks.Task, **settings: Any) -> tuple[Student, Any, np.ndarray]:
