@@ -300,7 +300,7 @@ def test_shards_that_cannot_be_read_are_one_line(tmp_path: Path):
         with pytest.raises(UserError, match=name) as caught:
             read("webdataset", path=str(tmp_path / name))
         assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="sample 1: its label is no object of JSON"):
+    with pytest.raises(UserError, match="sample 1: its label is not a JSON object"):
         read("webdataset", path=good, labels="cls:mood")
     with pytest.raises(UserError, match="the sample 1 has 'jpg' twice"):
         read("webdataset", path=shard(tmp_path / "b.tar", {"1.jpg": b"one", "1.JPG": b"two"}))
