@@ -111,7 +111,7 @@ def test_splits_of_a_saved_dataset_are_found_or_asked_for(tmp_path: Path):
     (tmp_path / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "validation_matched", "unsupervised"]}))
     settings = {"path": str(tmp_path), "text_column": "text", "label_column": "label"}
     guess = "{train: train, validation_matched: train, unsupervised: train}"
-    with pytest.raises(UserError, match=f"'validation_matched' is for is not known; write .* such as {guess}"):
+    with pytest.raises(UserError, match=f"use of split 'validation_matched' is not known; write .* such as {guess}"):
         read("hugging_face", **settings)
     rows = read("hugging_face", **settings, splits={"train": "train", "validation_matched": "val"})
     assert [(row.content, row.split) for row in rows] == [
