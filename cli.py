@@ -57,6 +57,7 @@ class Kind(StrEnum):
     datasets = "datasets"
     teachers = "teachers"
     views = "views"
+    augmentations = "augmentations"
     students = "students"
     methods = "methods"
     engines = "engines"
