@@ -1,8 +1,8 @@
 """Taking a student home: exported to a folder of its own with a model card, and run over new files."""
 
 from pipeline.serving.cost import measure_cost
-from pipeline.serving.inputs import ImageInputs, TextInputs
+from pipeline.serving.inputs import ImageInputs, TextInputs, lines
 from pipeline.serving.package import Export, export
 from pipeline.serving.predictions import Predicted, predict_to
 
-__all__ = ["Export", "ImageInputs", "Predicted", "TextInputs", "export", "measure_cost", "predict_to"]
+__all__ = ["Export", "ImageInputs", "Predicted", "TextInputs", "export", "lines", "measure_cost", "predict_to"]
