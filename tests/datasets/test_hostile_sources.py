@@ -285,7 +285,7 @@ def test_a_shard_that_becomes_much_more(tmp_path: Path, kind: bytes, monkeypatch
     about = tarfile.TarInfo("0.png")
     about.size, about.type = 100 << 20, kind
     content = gzip.compress(about.tobuf() + bytes(about.size) + bytes(1024), 1)
-    refused("webdataset", r"x\.tar: .* bytes that become ", **shards(tmp_path / "x.tar", content))
+    refused("webdataset", r"x\.tar: .* bytes that expand to ", **shards(tmp_path / "x.tar", content))
 
 
 def sparse(size: int) -> bytes:
