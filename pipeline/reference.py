@@ -79,7 +79,7 @@ def _page() -> Iterator[str]:
     from pipeline.extraction import ExtractSettings
     from pipeline.machine import Machine
     from pipeline.probing import AssessSettings, ProbeSettings
-    from pipeline.runs import Run, Term
+    from pipeline.runs import Run, Search, Sweep, Term
     from pipeline.training import TrainSettings
     from pipeline.views import ViewSettings
 
@@ -103,6 +103,8 @@ def _page() -> Iterator[str]:
     yield from _section("runs.NAME", keys(Run))
     yield from _section("runs.NAME.methods.METHOD", keys(Term, without=["name", "options"]))
     yield from _plugins("runs.NAME.methods", "methods", "")
+    yield from _section("sweep.NAME", keys(Sweep))
+    yield from _section("sweep.NAME.search", keys(Search))
 
 
 def _section(name: str, found: list[Key]) -> Iterator[str]:
@@ -165,6 +167,8 @@ def _words(annotation: Any) -> str:
         return " or ".join(dict.fromkeys(map(_words, inner)))
     if origin in (list, tuple):
         if isinstance(inner[0], type) and issubclass(inner[0], Settings):
+            return "mapping or list of mappings"
+        if get_origin(inner[0]) is dict:
             return "mapping or list of mappings"
         words = _words(inner[0])
         return f"list of {words}s" if words.endswith(("number", "text")) else f"list of {words}"

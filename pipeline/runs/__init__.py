@@ -5,6 +5,7 @@ from pipeline.runs.config import LOGITS, Candidate, Run, Term, label, open_featu
 from pipeline.runs.points import (
     NAME,
     Point,
+    Search,
     Sweep,
     every_point,
     make_point,
@@ -22,6 +23,7 @@ __all__ = [
     "Candidate",
     "Point",
     "Run",
+    "Search",
     "Sweep",
     "Term",
     "every_point",
