@@ -99,6 +99,7 @@ def _page() -> Iterator[str]:
     yield from _section("assess", keys(AssessSettings))
     yield from _plugins("students.NAME", "students", "family")
     yield from _section("train", keys(TrainSettings))
+    yield from _plugins("train.augment", "augmentations", "")
     yield from _section("machine", keys(Machine))
     yield from _section("runs.NAME", keys(Run))
     yield from _section("runs.NAME.methods.METHOD", keys(Term, without=["name", "options"]))
@@ -168,11 +169,9 @@ def _words(annotation: Any) -> str:
     if origin in (list, tuple):
         if isinstance(inner[0], type) and issubclass(inner[0], Settings):
             return "mapping or list of mappings"
-        if get_origin(inner[0]) is dict:
-            return "mapping or list of mappings"
         words = _words(inner[0])
         return f"list of {words}s" if words.endswith(("number", "text")) else f"list of {words}"
-    if origin is dict:
+    if origin is dict or (isinstance(annotation, type) and issubclass(annotation, Settings)):
         return "mapping"
     return WORDS[annotation]
 
