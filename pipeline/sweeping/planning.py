@@ -10,10 +10,7 @@ from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.records import Metric, SweepRecord
 from pipeline.runs import NAME, Point, points, read_run, read_sweep, sweep_names
-from pipeline.training.candidates import trials_of
-from pipeline.training.config import Plan
-from pipeline.training.ledger import Trial
-from pipeline.training.session import Session
+from pipeline.training import Plan, Session, Trial, trials_of
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,7 @@ from pipeline.sweeping.planning import PlannedPoint, Planner, plan_grids
 from pipeline.sweeping.search import Proposer
 from pipeline.sweeping.slots import default_jobs
 from pipeline.sweeping.worker import train_jobs
-from pipeline.training.choice import choose, scores_of
-from pipeline.training.ledger import Ledger
-from pipeline.training.race import FEWEST_SEEDS, Race, clearly_worse
+from pipeline.training import FEWEST_SEEDS, Ledger, Race, choose, clearly_worse, scores_of
 
 LISTED = 10
 """The best points that are printed."""

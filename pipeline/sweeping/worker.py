@@ -12,9 +12,7 @@ from pipeline.errors import UserError
 from pipeline.machine import Machine
 from pipeline.sweeping.planning import PlannedPoint
 from pipeline.sweeping.slots import devices, slot
-from pipeline.training.ledger import Trial
-from pipeline.training.session import Session
-from pipeline.training.worker import TrialWorker
+from pipeline.training import Session, Trial, TrialWorker
 
 
 @dataclass(frozen=True)
