@@ -16,6 +16,7 @@ HALL = [
     "processes",
     "files",
     "parquet",
+    "hdf5",
     "provenance",
     "checksum",
     "verified",
