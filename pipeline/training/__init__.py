@@ -3,9 +3,11 @@
 from pipeline.training.config import TrainSettings
 from pipeline.training.evaluation import evaluate
 from pipeline.training.outputs import SavedOutputs, read_outputs
+from pipeline.training.parallel import joined
 from pipeline.training.refit import refit
 from pipeline.training.result import Training
 from pipeline.training.run import count_trials, train, unused_trials
+from pipeline.training.worker import follow
 
 __all__ = [
     "SavedOutputs",
@@ -13,6 +15,8 @@ __all__ = [
     "Training",
     "count_trials",
     "evaluate",
+    "follow",
+    "joined",
     "read_outputs",
     "refit",
     "train",
