@@ -106,7 +106,7 @@ class Group:
     def announced(self) -> Iterator[Any]:
         """In the others: what the first one tells, one after another."""
         while True:
-            told = [None]
+            told: list[Any] = [None]
             with _all_there():
                 distributed.broadcast_object_list(told, 0)
             if told[0] is None:
