@@ -16,6 +16,7 @@ HALL = [
     "processes",
     "files",
     "parquet",
+    "hdf5",
     "provenance",
     "checksum",
     "verified",
@@ -24,6 +25,7 @@ HALL = [
     "strict_yaml",
     "specs",
     "params",
+    "conditions",
     "packages",
     "sources",
     "pretrained",
@@ -53,6 +55,7 @@ ROOMS = [
     "methods",
     "runs",
     "training",
+    "sweeping",
     "reporting",
     "exports",
     "predict",
@@ -72,7 +75,7 @@ SHARED = {"tasks", "datasets", "views", "augmentations"}
 WORKS_ON = {"exports": "students"}
 """Plug-in rooms that are about another one, and import its face: an export is of a student."""
 
-BELOW_TEACHERS = ["students", "probing", "methods", "runs", "training", "reporting", "exports", "predict"]
+BELOW_TEACHERS = ["students", "probing", "methods", "runs", "training", "sweeping", "reporting", "exports", "predict"]
 """Rooms that work from the feature stores alone."""
 
 
