@@ -115,7 +115,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Share:
+class PartOfBatch:
     """The part of a batch that one process reads; `count` rows are in the whole."""
 
     inputs: Any
@@ -134,12 +134,12 @@ class SharedInputs:
         views: np.ndarray | None = None,
         augmented: Augmented | None = None,
         device: torch.device = CPU,
-    ) -> Share:
+    ) -> PartOfBatch:
         """The rows of this process."""
         own = self.group.rows(len(rows))
         views = None if views is None else views[own]
         augmented = None if augmented is None else augmented.some(own)
-        return Share(self.inputs.batch(rows[own], views, augmented, device), len(rows))
+        return PartOfBatch(self.inputs.batch(rows[own], views, augmented, device), len(rows))
 
 
 class SpreadStudent(Student):
@@ -149,7 +149,7 @@ class SpreadStudent(Student):
         super().__init__()
         self.student, self.group, self.width = student, group, student.width
 
-    def forward(self, share: Share) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
+    def forward(self, share: PartOfBatch) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
         """Of the whole batch, in its order."""
         with self._own_numbers() if self.training else nullcontext():
             features, outputs = self.student(share.inputs)
