@@ -72,14 +72,10 @@ SHARED = {"tasks", "datasets", "views", "augmentations"}
 WORKS_ON = {"exports": "students"}
 """Plug-in rooms that are about another one, and import its face: an export is of a student."""
 
-<<<<<<< HEAD
-BELOW_TEACHERS = ["students", "probing", "methods", "runs", "training", "sweeping", "reporting", "exports", "predict"]
-=======
 LIBRARIES = ["functional", "pretrained"]
 """Rooms whose modules are imported by name: formulas, and models of libraries that take seconds to import."""
 
-BELOW_TEACHERS = ["students", "probing", "methods", "runs", "training", "reporting", "exports", "predict"]
->>>>>>> words-move
+BELOW_TEACHERS = ["students", "probing", "methods", "runs", "training", "sweeping", "reporting", "exports", "predict"]
 """Rooms that work from the feature stores alone."""
 
 
