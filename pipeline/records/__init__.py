@@ -33,6 +33,7 @@ from pipeline.records.runs import (
     TeacherRecord,
     TrialRecord,
 )
+from pipeline.records.sweeps import PointRecord, SweepRecord, SweepStatus
 
 __all__ = [
     "CHECKSUM",
@@ -54,6 +55,7 @@ __all__ = [
     "ModelCost",
     "PairRecord",
     "PenaltyRecord",
+    "PointRecord",
     "ProbeRecord",
     "ProbeSplitRecord",
     "ProbeViewsRecord",
@@ -67,6 +69,8 @@ __all__ = [
     "StudentRecord",
     "SubsetRecord",
     "SubsetScores",
+    "SweepRecord",
+    "SweepStatus",
     "TeacherRecord",
     "TrialRecord",
     "from_json",

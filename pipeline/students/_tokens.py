@@ -172,3 +172,7 @@ class Tokens:
     ) -> Any:
         """Token numbers [n, l] and which of them are not padding [n, l]."""
         return place(self.tokenization.pad_to_longest(*self.texts.rows(rows, views, augmented)), device)
+
+    def keep_on(self, device: torch.device, budget: int) -> int:
+        """Nothing; see `Inputs`."""
+        return 0

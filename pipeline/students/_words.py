@@ -119,6 +119,10 @@ class Words:
         """Word numbers of all rows, concatenated, and where each row starts."""
         return place(offsets(*self.texts.rows(rows, views, augmented)), device)
 
+    def keep_on(self, device: torch.device, budget: int) -> int:
+        """Nothing; see `Inputs`."""
+        return 0
+
 
 def pad(batch: tuple[Tensor, Tensor]) -> tuple[Int[Tensor, "n l"], Int[Tensor, "n l"]]:
     """A batch of `Vocabulary`, padded to its longest row."""

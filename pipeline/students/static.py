@@ -31,12 +31,12 @@ from pipeline import students
 from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.params import Settings as Base
+from pipeline.pretrained.transformers import TextTokenizer, fetch, load_body, read_config
 from pipeline.progress import progress
 from pipeline.provenance import digest_files, digest_of, versions
 from pipeline.students._cache import Chunk, arrays_at
 from pipeline.students._tokens import flatten
 from pipeline.students._words import Words, kept_at_random, mixer, offsets, pad
-from pipeline.text_models import TextTokenizer, fetch, load_body, read_config
 from pipeline.verified import default_cache
 from pipeline.views import Views
 

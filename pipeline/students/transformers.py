@@ -14,8 +14,17 @@ from pipeline import students
 from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.params import Settings as Base
+from pipeline.pretrained.transformers import (
+    Side,
+    TextBody,
+    TextTokenizer,
+    fetch,
+    load_body,
+    one_line,
+    read_config,
+    untrained_body,
+)
 from pipeline.students._tokens import Tokenization, Tokens
-from pipeline.text_models import Side, TextBody, TextTokenizer, fetch, load_body, one_line, read_config, untrained_body
 from pipeline.views import Views
 
 KIND: Literal["text"] = "text"
