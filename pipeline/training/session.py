@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cache, cached_property, lru_cache
 from itertools import chain, islice
@@ -24,6 +25,7 @@ from pipeline.sources import Source
 from pipeline.store import FeatureStore, Reader, SourceFeatures
 from pipeline.students import Blueprint, Inputs, Student, place, student_blueprint, student_outputs
 from pipeline.training.config import FEWEST_ROWS, Plan
+from pipeline.training.parallel import Group
 
 BLOCK = 8192
 """Rows of teachers' logits held at a time while they are compared with labels."""
@@ -309,6 +311,12 @@ class TrialData:
     def inputs(self) -> Inputs:
         """The dataset as the student reads it."""
         return self.blueprint.inputs(self.session.data, self.session.sources, self.session.views)
+
+    def shared(self, group: Group) -> "TrialData":
+        """The same, with the student's inputs of this process's rows alone, where several train together."""
+        found = copy(self)
+        found.inputs = group.share(self.inputs)
+        return found
 
     def draw_views(self, rows: np.ndarray, labelled: int, step: int, methods: bool) -> np.ndarray | None:
         """A view for each row of a step, the clean row being one of them; None where all are clean.
