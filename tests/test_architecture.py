@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 HALL = [
     "errors",
     "progress",
+    "ahead",
     "processes",
     "files",
     "parquet",

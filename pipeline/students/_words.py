@@ -40,7 +40,7 @@ def fit_vocabulary(data: Dataset, rows: np.ndarray, size: int, min_count: int, p
         min_count: a word must occur in so many of the rows.
         pairs: also count pairs of neighbouring words.
     """
-    counts = _counts(_Rows((data.digest, rows.tobytes()), data, rows), pairs)
+    counts = _counts(_Rows((data.digest, data.side, rows.tobytes()), data, rows), pairs)
     frequent = sorted((-count, word) for word, count in counts.items() if count >= min_count)
     kept = frequent[:size]
     weights = [math.log((1 + len(rows)) / (1 - negative)) + 1 for negative, _ in kept]
@@ -51,7 +51,7 @@ def fit_vocabulary(data: Dataset, rows: np.ndarray, size: int, min_count: int, p
 class _Rows:
     """Rows of a dataset, as a cache key: equal if they are the same rows of the same content."""
 
-    key: tuple[str, bytes]
+    key: tuple[str, str, bytes]
     data: Dataset = field(compare=False)
     rows: np.ndarray = field(compare=False)
 
