@@ -72,7 +72,7 @@ class Settings(Base):
     revision: str | None = None
     dimensions: int = Field(default=384, ge=1)
     weights: Literal["zipf", "sif", "none"] = "zipf"
-    words: Literal["frozen", "trained", "joined"] = "joined"
+    words: Literal["frozen", "trained", "joined"] = "frozen"
     min_count: int = Field(default=2, ge=1)
     width: int = Field(default=64, ge=1)
     dropout: float = Field(default=0.5, ge=0, lt=1)
