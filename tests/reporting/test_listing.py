@@ -55,9 +55,7 @@ def test_runs_points_and_trials_are_listed(trained: Path):
     points = rows("runs --sweep rates --sort -train.learning_rate", trained)
     assert [row["point"] for row in points] == ["rates/2", "rates/1", "rates/0"]
     assert [row["outcome"] for row in points] == ["diverged", "done", "done"]
-    trials = json.loads(trained("runs", "--trials", "--where", "state=done", "--sort=-seconds", "--json").stdout)[
-        "rows"
-    ]
+    trials = rows("runs --trials --where state=done --sort=-seconds", trained)
     assert len(trials) == 6 and {row["methods"] for row in trials} == {"none", "aft"}
     seconds = [row["seconds"] for row in trials]
     assert seconds == sorted(seconds, reverse=True)
