@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.export import Dim
 
-Kind = Literal["text", "image", "features"]
+Kind = Literal["text", "image", "pair", "features"]
 
 
 @runtime_checkable
