@@ -27,6 +27,7 @@ from stages import (
     prepare,
     probe,
     report,
+    sweep,
     train,
     trials,
 )
@@ -42,7 +43,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 STAGES = (
-    init, check, run_stage, code, prepare, extract, probe, assess, join, train, evaluate, report, export,
+    init, check, run_stage, code, prepare, extract, probe, assess, join, train, sweep, evaluate, report, export,
     predict, cost, trials,
 )  # fmt: skip
 for stage in STAGES:
@@ -58,6 +59,7 @@ class Kind(StrEnum):
     students = "students"
     datasets = "datasets"
     views = "views"
+    augmentations = "augmentations"
     exports = "exports"
 
 

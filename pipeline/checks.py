@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import tasks
+from pipeline.augmentations import check_kind, read_augmentations
 from pipeline.data import Dataset, PrepareSettings, Sources, read_sources
 from pipeline.datasets import SIDES, parts_of, rows_called
 from pipeline.errors import UserError, count, listed, suggestion
@@ -25,13 +26,13 @@ from pipeline.probing import AssessSettings, ProbeSettings
 from pipeline.progress import duration
 from pipeline.project import Project
 from pipeline.records import LogRecord
-from pipeline.runs import Run, read_run, run_views
+from pipeline.runs import NAME, Run, every_point, read_run, run_views, sweep_names
 from pipeline.sources import POOLED, check_heads, view_head
 from pipeline.store import FeatureStore
 from pipeline.training import TrainSettings, count_trials
 from pipeline.views import Views, teacher_views
 
-SECTIONS = ("dataset", "extract", "teachers", "probe", "assess", "students", "train", "machine", "runs")
+SECTIONS = ("dataset", "extract", "teachers", "probe", "assess", "students", "train", "machine", "runs", "sweep")
 
 ROWS = 32
 """Rows that a teacher is timed on."""
@@ -73,14 +74,23 @@ def check_params(params: Params) -> None:
                 f"{params.source}: students.{name}: this family reads {student.KIND}, and the dataset holds "
                 f"{kind}; choose another family"
             )
-    for name in params.section("runs"):
-        run = read_run(params, name)
-        _check_heads(params, name, run, teachers)
-        _check_candidates(params, name, run)
+    for settings, name in _every_run(params):
+        run = read_run(settings, name)
+        _check_heads(settings, name, run, teachers)
+        _check_candidates(settings, name, run)
     if task := dataset.task or sources.task:
         _, outputs = tasks.encode(task, [], dataset.classes)
         tasks.build(task, outputs, dataset.unit)
         check_task(params, task)
+
+
+def _every_run(params: Params) -> Iterator[tuple[Params, str]]:
+    """Every run, with its settings and its name in them: those of `runs`, and the points of all sweeps."""
+    for name in params.section("runs"):
+        yield params, name
+    for sweep in sweep_names(params):
+        for point in every_point(params, sweep):
+            yield point.params, NAME
 
 
 def check_task(params: Params, task: str) -> None:
@@ -89,20 +99,21 @@ def check_task(params: Params, task: str) -> None:
     Raises:
         UserError: a method is for other tasks, or there are class weights and no classes.
     """
-    for name in params.section("runs"):
-        run = read_run(params, name)
+    for settings, name in _every_run(params):
+        run = read_run(settings, name)
+        where = f"{settings.source}: runs.{name}.methods"
         for term in run.methods:
             meant_for = getattr(plugin("methods", term.name), "TASKS", (task,))
             if task not in meant_for:
                 raise UserError(
-                    f"{params.source}: runs.{name}.methods: `{term.name}` is for {listed(meant_for)}, and the task is "
-                    f"{task}; drop it, or take another method, such as logit_kd"
+                    f"{where}: `{term.name}` is for {listed(meant_for)}, and the task is {task}; drop "
+                    "it, or take another method, such as logit_kd"
                 )
-        train = params.section("train") | run.train
+        train = settings.section("train") | run.train
         for candidate in run.combinations():
-            where = f"{params.source}: train (for {name})"
-            settings = parse(TrainSettings, train | candidate.of("train"), where)
-            if settings.class_weights is not None and not tasks.build(task, ()).weighable:
+            where = f"{settings.source}: train (for {name})"
+            of_run = parse(TrainSettings, train | candidate.of("train"), where)
+            if of_run.class_weights is not None and not tasks.build(task, ()).weighable:
                 raise UserError(f"{where}: class_weights: {task} has no classes to weight; remove it")
 
 
@@ -130,10 +141,13 @@ def _check_heads(params: Params, name: str, run: Run, teachers: dict[str, Any]) 
 def _check_candidates(params: Params, name: str, run: Run) -> None:
     """Read the settings of every combination that a run tries."""
     student, train = params.section(f"students.{run.student}"), params.section("train") | run.train
+    reads = plugin("students", student.get("family"), f"{params.source}: students.{run.student}.family").KIND
     for candidate in run.combinations():
         place = f" (with runs.{name}.search)" if candidate.settings else ""
         read_plugin("students", student | candidate.of("student"), f"{params.source}: students.{run.student}{place}")
-        parse(TrainSettings, train | candidate.of("train"), f"{params.source}: train (for {name})")
+        settings = parse(TrainSettings, train | candidate.of("train"), f"{params.source}: train (for {name})")
+        where = f"{params.source}: train.augment (for {name})"
+        check_kind(read_augmentations(settings.augment, where), reads, where)
         for term in run.methods:
             where = f"{params.source}: runs.{name}.methods.{term.name}"
             options = term.options | candidate.of(f"methods.{term.name}")

@@ -45,7 +45,7 @@ def main(
     """
     from pipeline.errors import UserError
     from pipeline.predict import EXPORT, Predictor
-    from pipeline.serving import ImageInputs, TextInputs, predict_to
+    from pipeline.serving import ImageInputs, TextInputs, lines, predict_to
 
     # A line that is not UTF-8 is listed, and does not stop the others.
     if isinstance(sys.stdin, io.TextIOWrapper):
@@ -58,7 +58,7 @@ def main(
         raise UserError(f"{student}: reads pairs of image and text, as `Predictor` does in Python, and no files")
     table = {"text_column": text_column} if text_column else predictor.table
     rows: TextInputs | ImageInputs = (
-        TextInputs(inputs, table | {"id_column": id_column, "encoding": encoding}, sys.stdin)
+        TextInputs(inputs, table | {"id_column": id_column, "encoding": encoding}, lines(sys.stdin))
         if "image" not in predictor.kind
         else ImageInputs(inputs)
     )

@@ -16,6 +16,7 @@ HALL = [
     "processes",
     "files",
     "parquet",
+    "hdf5",
     "provenance",
     "checksum",
     "verified",
@@ -24,6 +25,7 @@ HALL = [
     "strict_yaml",
     "specs",
     "params",
+    "conditions",
     "packages",
     "sources",
     "pretrained",
@@ -43,6 +45,7 @@ ROOMS = [
     "datasets",
     "data",
     "views",
+    "augmentations",
     "store",
     "engines",
     "teachers",
@@ -52,6 +55,7 @@ ROOMS = [
     "methods",
     "runs",
     "training",
+    "sweeping",
     "reporting",
     "exports",
     "predict",
@@ -62,16 +66,16 @@ ROOMS = [
 ORDER = [*HALL, *ROOMS, "stages", "cli"]
 """From the bottom up: a file imports from its own place and from those before it."""
 
-PLUGINS = ["tasks", "datasets", "views", "engines", "teachers", "students", "methods", "exports"]
+PLUGINS = ["tasks", "datasets", "views", "augmentations", "engines", "teachers", "students", "methods", "exports"]
 """Rooms whose files are plug-ins, but for those that start with an underscore."""
 
-SHARED = {"tasks", "datasets", "views"}
-"""Plug-in rooms whose face, the contract, other plug-in rooms may import: what a label, a row and a view are."""
+SHARED = {"tasks", "datasets", "views", "augmentations"}
+"""Plug-in rooms whose face other plug-in rooms may import: what a label, a row, a view, an augmentation are."""
 
 WORKS_ON = {"exports": "students"}
 """Plug-in rooms that are about another one, and import its face: an export is of a student."""
 
-BELOW_TEACHERS = ["students", "probing", "methods", "runs", "training", "reporting", "exports", "predict"]
+BELOW_TEACHERS = ["students", "probing", "methods", "runs", "training", "sweeping", "reporting", "exports", "predict"]
 """Rooms that work from the feature stores alone."""
 
 

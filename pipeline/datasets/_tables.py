@@ -14,6 +14,7 @@ import json
 import lzma
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -131,8 +132,8 @@ def records(settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
             yield from _file(path, settings, wanted)
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; check dataset.source.path") from None
-        except (OSError, EOFError, pa.ArrowException, lzma.LZMAError, zlib.error) as error:
-            raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+        except (OSError, EOFError, pa.ArrowException, UnicodeDecodeError, lzma.LZMAError, zlib.error) as error:
+            raise _unreadable(path, error) from None
 
 
 def _file(path: Path, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
@@ -151,8 +152,7 @@ def _file(path: Path, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow
     if form in ARROW:
         yield from arrow_rows(ARROW[form](path, wanted), str(path), wanted)
         return
-    with OPENERS[compression](path) if compression else path.open("rb") as packed:
-        file = io.BufferedReader(_Bounded(path, packed) if compression else packed)
+    with decompressed(path, compression) if compression else path.open("rb") as file:
         encoding = settings.encoding or _encoding(path, file.peek(START)[:START])
         try:
             text = io.TextIOWrapper(
@@ -170,6 +170,13 @@ def _file(path: Path, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow
                 f"{path}: not {encoding} ({getattr(error, 'reason', error)}); set dataset.source.encoding to what it "
                 "is in, or save it as utf-8"
             ) from None
+
+
+@contextmanager
+def decompressed(path: Path, compression: str) -> Iterator[io.BufferedReader]:
+    """What a file of one of the `OPENERS` becomes. Reading raises `UserError` where that is too much for its bytes."""
+    with OPENERS[compression](path) as packed:
+        yield io.BufferedReader(_Bounded(path, packed))
 
 
 class _Bounded(io.RawIOBase):
@@ -312,16 +319,57 @@ def _arrow(path: Path, wanted: Wanted) -> tuple[pa.Schema, Iterator[pa.RecordBat
     return schema, (batch.select(list(wanted.columns)) for batch in batches)
 
 
-def arrow(path: Path) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:
-    """A file of Arrow: its schema and its rows."""
-    source = pa.memory_map(str(path))
+def arrow(path: Path) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """A file of Arrow: its schema and its rows.
+
+    Raises:
+        UserError: it is missing, or no file of Arrow; reading its rows, that it is damaged.
+    """
+    if regular_size(path) is None:
+        raise UserError(f"{path}: no such file")
+    batches: Iterable[pa.RecordBatch]
     try:
-        file = pa.ipc.open_file(source)
-        batches: Iterable[pa.RecordBatch] = (file.get_batch(number) for number in range(file.num_record_batches))
-    except pa.ArrowInvalid:  # a stream, as the package `datasets` writes
-        source.seek(0)
-        file = batches = pa.ipc.open_stream(source)
-    return file.schema, batches
+        source = pa.memory_map(str(path))
+        try:
+            file = pa.ipc.open_file(source)
+            batches = (file.get_batch(number) for number in range(file.num_record_batches))
+        except pa.ArrowInvalid:  # a stream, as the package `datasets` writes
+            source.seek(0)
+            file = batches = pa.ipc.open_stream(source)
+        schema = file.schema
+        schema.names  # noqa: B018, which decodes them
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from None
+
+    def checked() -> Iterator[pa.RecordBatch]:
+        try:
+            for batch in batches:
+                for column in batch.columns:
+                    _validate(column)
+                yield batch
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(path, error) from None
+
+    return schema, checked()
+
+
+def _validate(column: pa.Array) -> None:
+    """Check that a column stays inside of its bytes: Arrow believes what a file says, and would read other memory.
+
+    Raises:
+        pa.ArrowInvalid: it does not. Texts may hold bytes that are not UTF-8; their rows are told later.
+    """
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        as_bytes = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
+        if column.type not in as_bytes:
+            raise
+        column.view(as_bytes[column.type]).validate(full=True)
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: cannot be read: {' '.join(str(error).split())}")
 
 
 ARROW = {".parquet": _parquet, ".arrow": _arrow, ".feather": _arrow}
@@ -366,9 +414,10 @@ def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
     """Names of classes by column, as the package `datasets` writes them into a schema."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return {name: found["names"] for name, found in features.items() if found.get("_type") == "ClassLabel"}
-    except (KeyError, TypeError, ValueError, AttributeError):
+        named = {name: found["names"] for name, found in features.items() if found.get("_type") == "ClassLabel"}
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return {}
+    return {name: list(map(str, found)) for name, found in named.items() if isinstance(found, list)}
 
 
 def _named(cell: Any, names: list[str]) -> Any:

@@ -15,11 +15,15 @@ from pipeline.datasets._images import image_content
 from pipeline.datasets._tables import TableRow, Wanted, arrow, arrow_rows, check
 from pipeline.datasets._texts import paired, text_content
 from pipeline.errors import UserError, listed
+from pipeline.files import file_exists, read_regular
 from pipeline.params import Settings as Section
 
 KIND = None
 
 BATCH = 1024
+
+RECORD_BYTES = 64 << 20
+"""The most bytes of a record of `save_to_disk`."""
 
 
 class SavedOrNamed(Section):
@@ -114,29 +118,41 @@ def _saved(folder: Path) -> dict[str, Table]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; check dataset.source.path")
     index = folder / "dataset_dict.json"
-    if not index.is_file():
+    if not file_exists(index):
         return {"all": _shards(folder)}
-    return {name: _shards(folder / name) for name in _json(index, "splits")}
+    return {name: _shards(folder / _inside(name, index)) for name in _json(index, "splits")}
 
 
 def _shards(folder: Path) -> Table:
-    names = [shard["filename"] for shard in _json(folder / "state.json", "_data_files")]
+    state = folder / "state.json"
+    names = [shard.get("filename") if isinstance(shard, dict) else None for shard in _json(state, "_data_files")]
     if not names:
         raise UserError(f"{folder}: no files of data; save it again with `save_to_disk`")
-    tables = [arrow(folder / Path(name).name) for name in names]
+    tables = [arrow(folder / _inside(name, state)) for name in names]
     return tables[0][0], chain.from_iterable(batches for _, batches in tables)
 
 
 def _json(path: Path, key: str) -> list[Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))[key]
+        found = json.loads(read_regular(path, RECORD_BYTES).decode("utf-8"))[key]
         if not isinstance(found, list):
             raise TypeError
         return found
     except FileNotFoundError:
         raise UserError(f"{path.parent}: not a folder of `save_to_disk`: no {path.name}; see dataset.source") from None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: damaged; save the dataset again with `save_to_disk`") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise _damaged(path) from None
+
+
+def _inside(name: Any, record: Path) -> str:
+    """The name of a file or folder next to the record that names it. Raises `UserError` if it leads elsewhere."""
+    if not isinstance(name, str) or name in ("", "..") or Path(name).name != name or not name.isprintable():
+        raise _damaged(record)
+    return name
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(f"{path}: damaged; save the dataset again with `save_to_disk`")
 
 
 def _loaded(settings: Settings) -> dict[str, Table]:

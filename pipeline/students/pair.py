@@ -17,12 +17,13 @@ from pydantic import field_validator
 from torch import Tensor, nn
 
 from pipeline import students
+from pipeline.augmentations import Augmented
 from pipeline.data import Dataset
 from pipeline.datasets import SIDES
 from pipeline.errors import UserError
 from pipeline.params import Settings as Base
 from pipeline.params import read_plugin
-from pipeline.students._contract import Graph
+from pipeline.students._contract import CPU, Graph
 from pipeline.views import Views
 
 KIND: Literal["pair"] = "pair"
@@ -96,9 +97,15 @@ class Pairs:
     def __init__(self, sides: Sequence[students.Inputs]):
         self.sides = sides
 
-    def batch(self, rows: np.ndarray, views: np.ndarray | None = None) -> tuple[Any, ...]:
-        """The batch of each side."""
-        return tuple(side.batch(rows) for side in self.sides)
+    def batch(
+        self,
+        rows: np.ndarray,
+        views: np.ndarray | None = None,
+        augmented: Augmented | None = None,
+        device: torch.device = CPU,
+    ) -> tuple[Any, ...]:
+        """The batch of each side; pairs have neither views nor augmentations."""
+        return tuple(side.batch(rows, device=device) for side in self.sides)
 
 
 class BothSides:

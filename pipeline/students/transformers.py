@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from pipeline import students
+from pipeline.augmentations import Augmented
 from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.params import Settings as Base
@@ -136,6 +137,11 @@ class Tokenization:
         self.library = Tokenizer.from_str(tokenizer)
         self.key = {"tokenizer": digest_of(tokenizer), "libraries": versions("tokenizers")}
 
+    @property
+    def special(self) -> list[int]:
+        """The numbers of special tokens, such as those at the ends of a text."""
+        return [number for number, token in self.library.get_added_tokens_decoder().items() if token.special]
+
     def encode(self, texts: list[str]) -> list[list[int]]:
         """The token numbers of each text."""
         return [encoding.ids for encoding in self.library.encode_batch(texts)]
@@ -165,11 +171,17 @@ class Tokens:
 
     def __init__(self, data: Dataset, tokenization: Tokenization, views: Views | None = None):
         self.tokenization = tokenization
-        self.texts = Texts(data, tokenization.key, tokenization.encode, views)
+        self.texts = Texts(data, tokenization.key, tokenization.encode, views, tokenization.special)
 
-    def batch(self, rows: np.ndarray, views: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+    def batch(
+        self,
+        rows: np.ndarray,
+        views: np.ndarray | None = None,
+        augmented: Augmented | None = None,
+        device: torch.device = students.CPU,
+    ) -> Any:
         """Token numbers [n, l] and which of them are not padding [n, l]."""
-        return self.tokenization.pad_to_longest(*self.texts.rows(rows, views))
+        return students.place(self.tokenization.pad_to_longest(*self.texts.rows(rows, views, augmented)), device)
 
 
 class TextStudent(students.Student):

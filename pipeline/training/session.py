@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.augmentations import Augmented, Augmenter, check_kind
 from pipeline.data import Dataset, Split
 from pipeline.errors import UserError
 from pipeline.methods import Context, Directions, Reads, TeacherOutput, TeacherProfile
@@ -20,7 +21,7 @@ from pipeline.probing import SavedProbe
 from pipeline.provenance import digest_of
 from pipeline.runs import LOGITS, Candidate, Run, Term, open_features, probe_digest, run_views
 from pipeline.sources import Source
-from pipeline.store import FeatureStore, Reader
+from pipeline.store import FeatureStore, Reader, SourceFeatures
 from pipeline.students import Blueprint, Inputs, Student, place, student_blueprint, student_outputs
 from pipeline.training.config import FEWEST_ROWS, Plan
 
@@ -30,6 +31,9 @@ BLOCK = 8192
 
 class Session:
     """What the trials of a run share. It may be pickled: a copy in another process opens the same files again.
+
+    A session of the same project may be made like another one: it then uses the dataset and the stores that this one
+    has opened, as far as both read the same.
 
     Attributes:
         plan: the run.
@@ -48,7 +52,7 @@ class Session:
         UserError: a setting of a method is wrong, or a store is not what the run needs.
     """
 
-    def __init__(self, plan: Plan, refit: bool = False):
+    def __init__(self, plan: Plan, refit: bool = False, like: "Session | None" = None):
         self.plan, self.refit = plan, refit
         self.modules = {term.name: plugin("methods", term.name) for term in plan.run.methods}
         self.run = self._with_auto_settings()
@@ -56,19 +60,27 @@ class Session:
             for term in self.run.methods:
                 self.method(term, combination)
         self.device = plan.machine.torch_device()
-        self.data = Dataset.open(plan.project.data)
+        self.data: Dataset = like.data if like else Dataset.open(plan.project.data)
         self.task = self.data.task
-        self.features = open_features(plan.run, plan.project, self.data)
+        same = like and (like.plan.run.reads, like.device) == (plan.run.reads, self.device)
+        self.features: dict[Source, SourceFeatures] = (
+            like.features if like and same else open_features(plan.run, plan.project, self.data)
+        )
         self.sources = {source.name: self.features[source] for source in plan.run.sources}
         self.views = run_views(plan.params, plan.name, plan.run)
         seen = self.views.records(self.data) if self.views else []
         self.heads = {source: (source.head, *found.check_views(seen)) for source, found in self.features.items()}
-        budget = int(plan.machine.device_memory * 2**30)
-        wanted = [(self.features[source].store, head) for source, heads in self.heads.items() for head in heads]
-        opened = iter(open_readers(wanted, self.device, budget))
-        self.readers = {source: tuple(islice(opened, len(heads))) for source, heads in self.heads.items()}
+        self.readers: dict[Source, tuple[Reader, ...]] = (
+            like.readers if like and same and like.heads == self.heads else self._open_readers()
+        )
         self.feature_readers = [self.readers[source] for source in plan.run.sources]
         self.output_readers = [self.readers[source] for source in plan.run.own_outputs]
+
+    def _open_readers(self) -> dict[Source, tuple[Reader, ...]]:
+        budget = int(self.plan.machine.device_memory * 2**30)
+        wanted = [(self.features[source].store, head) for source, heads in self.heads.items() for head in heads]
+        opened = iter(open_readers(wanted, self.device, budget))
+        return {source: tuple(islice(opened, len(heads))) for source, heads in self.heads.items()}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Session, (self.plan, self.refit)
@@ -248,6 +260,8 @@ class TrialData:
         self.labels[self.split.labelled] = data.labels[self.split.labelled]
         if plan.run.methods:
             self._check_batch()
+        where = f"{plan.params.source}: train.augment (for {plan.name})"
+        check_kind(plan.augmentations(self.settings), blueprint.reads, where)
         self.probes = tuple(
             SavedProbe(plan.project, features, number, data, session.heads[features.source][1:])
             for features in session.sources.values()
@@ -279,6 +293,19 @@ class TrialData:
             )
 
     @cached_property
+    def augmenter(self) -> Augmenter | None:
+        """The augmentations of labelled rows, if there are any."""
+        augmentations = self.session.plan.augmentations(self.settings)
+        return Augmenter(augmentations, self.seed, self.split.labelled) if augmentations else None
+
+    def augmented(self, rows: np.ndarray, labelled: int, step: int) -> Augmented | None:
+        """What augmentations make of the rows of a step; None without any. An epoch is a pass over labelled rows."""
+        if self.augmenter is None:
+            return None
+        size = min(self.settings.batch_size, len(self.split.labelled))
+        return self.augmenter.draw(rows, labelled, step // (len(self.split.labelled) // size))
+
+    @cached_property
     def inputs(self) -> Inputs:
         """The dataset as the student reads it."""
         return self.blueprint.inputs(self.session.data, self.session.sources, self.session.views)
@@ -286,8 +313,8 @@ class TrialData:
     def draw_views(self, rows: np.ndarray, labelled: int, step: int, methods: bool) -> np.ndarray | None:
         """A view for each row of a step, the clean row being one of them; None where all are clean.
 
-        Rows that methods see have views; those of the labelled batch, if methods do not see it, with `augment`. A view
-        that is made of two rows gives way to the clean row where the other is no training row.
+        Rows that methods see have views; those of the labelled batch, if methods do not see it, with `labelled_views`.
+        A view that is made of two rows gives way to the clean row where the other is no training row.
 
         Args:
             rows: of the step [n], the labelled batch first.
@@ -296,11 +323,11 @@ class TrialData:
             methods: whether any method is at work.
         """
         views, apart = self.session.views, labelled < len(rows)
-        if views is None or not (methods or self.settings.augment):
+        if views is None or not (methods or self.settings.labelled_views):
             return None
         drawn = np.zeros(len(rows), np.int64)
         for stream, part, seen in (
-            (3, drawn[:labelled], self.settings.augment or not apart),
+            (3, drawn[:labelled], self.settings.labelled_views or not apart),
             (4, drawn[labelled:], True),
         ):
             if seen:

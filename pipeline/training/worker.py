@@ -11,6 +11,7 @@ from pipeline.engines import engine
 from pipeline.errors import UserError
 from pipeline.machine import cores
 from pipeline.progress import progress
+from pipeline.provenance import digest_of
 from pipeline.records import TrialRecord
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.choice import advice
@@ -51,7 +52,7 @@ class TrialWorker:
     def __init__(self, session: Session, trials: Sequence[Trial]):
         self.session = session
         self.ledger = Ledger(session.plan.project)
-        self.race = Race(session, trials, self.ledger)
+        self.race = Race(session.plan, trials, self.ledger, session.task.primary.higher_is_better)
         # If the only candidate diverges, there is no other to choose, and no need to go on.
         self.single = len({trial.candidate for trial in trials}) == 1
 
@@ -72,6 +73,12 @@ class TrialWorker:
             if trial.digest in self.ledger or trial not in self.race.needed():
                 yield steps
                 continue
+            inputs = inputs_of(session, trial.seed, trial.candidate)
+            if digest_of(inputs) != trial.digest:
+                raise UserError(
+                    f"{session.plan.name}: data, features or probes changed after this training began; wait until "
+                    "nothing writes them, and run it again"
+                )
             # Steps are reported together, about once a second: of a trial in another process all arrive in one moment.
             started = reported = time.perf_counter()
             unreported = 0
@@ -97,7 +104,6 @@ class TrialWorker:
                     raise
                 diverged = f"seed {trial.seed}, step {steps - left}: {' '.join(str(error).split())[:200]}"
             session.verified()
-            inputs = inputs_of(session, trial.seed, trial.candidate)
             seconds = checkpoint.seconds + time.perf_counter() - started
             if result is None:
                 self.ledger.commit(trial.digest, TrialRecord(inputs=inputs, diverged=diverged, seconds=seconds), None)
