@@ -31,12 +31,12 @@ class SavedOrNamed(Section):
 
     Attributes:
         path: a folder that `save_to_disk` wrote; or
-        name: of a dataset on the hub, such as `stanfordnlp/imdb`, or anything else that `load_dataset` takes; or
-            several, each with other splits.
+        name: the name of a dataset on the hub, such as `stanfordnlp/imdb`, or anything else that `load_dataset` takes; or
+            several names, whose splits differ.
         config: which of its configurations.
         revision: a commit, tag or branch of its repository.
-        splits: which of its splits to read, and what they are, such as `{train: train, validation_matched: val}`. None:
-            all, by their names; a single one is divided.
+        splits: which of its splits to read and what each is used for, such as `{train: train, validation_matched:
+            val}`. None: all, by their names; a single split is divided.
     """
 
     path: str | None = None
@@ -51,7 +51,7 @@ class Settings(Columns, Paired, SavedOrNamed):
 
     Attributes:
         text_column: the column of texts; or
-        template: makes a text of several columns, such as `"{premise} Question: {hypothesis}"`; or
+        template: makes one text from several columns, such as `"{premise} Question: {hypothesis}"`; or
         image_column: the column of images.
     """
 
@@ -95,7 +95,7 @@ def rows(settings: Settings) -> Iterator[Row]:
 
 
 def _splits(there: list[str], settings: Settings) -> dict[str, str | None]:
-    """What each split that is read stands for; None: it is divided."""
+    """What each split that is read is used for; None if it is divided."""
     if settings.splits is not None:
         for name in settings.splits:
             if name not in there:
@@ -107,14 +107,14 @@ def _splits(there: list[str], settings: Settings) -> dict[str, str | None]:
     if unknown:
         guess = ", ".join(f"{name}: {split_of(name) or 'train'}" for name in there)
         raise UserError(
-            f"dataset.source.splits: what the split {unknown[0]!r} is for is not known; write the splits to read, such "
+            f"dataset.source.splits: the use of split {unknown[0]!r} is not known; write the splits to read, such "
             f"as {{{guess}}}"
         )
     return {name: split_of(name) for name in there}
 
 
 def _saved(folder: Path) -> dict[str, Table]:
-    """The splits of a folder that `save_to_disk` wrote; one that has none is one split, `all`."""
+    """The splits of a folder that `save_to_disk` wrote; a dataset without splits is one split, `all`."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; check dataset.source.path")
     index = folder / "dataset_dict.json"
@@ -127,7 +127,7 @@ def _shards(folder: Path) -> Table:
     state = folder / "state.json"
     names = [shard.get("filename") if isinstance(shard, dict) else None for shard in _json(state, "_data_files")]
     if not names:
-        raise UserError(f"{folder}: no files of data; save it again with `save_to_disk`")
+        raise UserError(f"{folder}: it has no data files; save it again with `save_to_disk`")
     tables = [arrow(folder / _inside(name, state)) for name in names]
     return tables[0][0], chain.from_iterable(batches for _, batches in tables)
 
@@ -176,7 +176,7 @@ def _named(name: str, settings: Settings) -> dict[str, Table]:
         ) from None
     try:
         found = datasets.load_dataset(name, settings.config, revision=settings.revision)
-    except Exception as error:  # whatever its many builders raise
+    except Exception as error:  # builders of datasets fail in many ways
         what = " ".join(str(error).split())[:300]
         raise UserError(
             f"dataset.source: {name} cannot be loaded: {what}; check name, config and revision, and whether "

@@ -21,7 +21,8 @@ class Settings(Columns, Paired, TableFiles):
 
     Attributes:
         text_column: the column of the texts.
-        template: makes a text of several columns, such as `"{premise} Question: {hypothesis}"`, in place of one column.
+        template: makes one text from several columns, such as `"{premise} Question: {hypothesis}"`, instead of
+            `text_column`.
     """
 
     text_column: str = "text"
@@ -40,9 +41,9 @@ def rows(settings: Settings) -> Iterator[Row]:
 
 
 def texts(settings: Settings) -> Iterator[tuple[str, Any, str]]:
-    """The texts or pairs of the table, of which nothing is kept: id, content, and why it cannot be read, else empty.
+    """Only the texts or pairs of the table, one at a time: id, content, and why it cannot be read (empty if it can).
 
-    An id is a cell, or the number of the row, from 1. A cell that is no text is a problem of its row.
+    An id is a cell, or the number of the row, from 1. A cell that is not text is a problem of its row.
     """
     columns, content = paired(text_content(settings.text_column, settings.template), settings.second_column)
     wanted = [*columns, *filter(None, [settings.id_column])]
