@@ -31,8 +31,8 @@ class SavedOrNamed(Section):
 
     Attributes:
         path: a folder that `save_to_disk` wrote; or
-        name: the name of a dataset on the hub, such as `stanfordnlp/imdb`, or anything else that `load_dataset` takes; or
-            several names, whose splits differ.
+        name: the name of a dataset on the hub, such as `stanfordnlp/imdb`, or anything else that `load_dataset` takes;
+            or several names, whose splits differ.
         config: which of its configurations.
         revision: a commit, tag or branch of its repository.
         splits: which of its splits to read and what each is used for, such as `{train: train, validation_matched:
