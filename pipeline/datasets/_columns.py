@@ -50,7 +50,7 @@ Content = Callable[[TableRow], tuple[RowContent, str, str | None]]
 """Reads a record: returns its content, its id if there is no column of ids, and why it cannot be read."""
 
 
-class Paired(Section):
+class SecondColumn(Section):
     """How a table makes pairs.
 
     Attributes:

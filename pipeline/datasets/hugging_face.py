@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from pipeline.datasets import Kind, Row, split_of
-from pipeline.datasets._columns import Columns, Paired, examples
+from pipeline.datasets._columns import Columns, SecondColumn, examples
 from pipeline.datasets._images import image_content
 from pipeline.datasets._tables import TableRow, Wanted, arrow, arrow_rows, check
 from pipeline.datasets._texts import paired, text_content
@@ -46,7 +46,7 @@ class SavedOrNamed(Section):
     splits: dict[str, Literal["train", "val", "test"]] | None = None
 
 
-class Settings(Columns, Paired, SavedOrNamed):
+class Settings(Columns, SecondColumn, SavedOrNamed):
     """Keys of a dataset of Hugging Face.
 
     Attributes:

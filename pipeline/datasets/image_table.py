@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.datasets import Kind, Row
-from pipeline.datasets._columns import Columns, Paired, examples
+from pipeline.datasets._columns import Columns, SecondColumn, examples
 from pipeline.datasets._images import image_content
 from pipeline.datasets._tables import TableFiles, files, records
 from pipeline.datasets._texts import paired
@@ -17,7 +17,7 @@ from pipeline.datasets._texts import paired
 KIND = None
 
 
-class Settings(Columns, Paired, TableFiles):
+class Settings(Columns, SecondColumn, TableFiles):
     """Keys of a table of images.
 
     Attributes:

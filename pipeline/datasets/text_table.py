@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from pipeline.datasets import Kind, Row
-from pipeline.datasets._columns import Columns, Paired, examples, text
+from pipeline.datasets._columns import Columns, SecondColumn, examples, text
 from pipeline.datasets._tables import TableFiles, Wanted, files, records
 from pipeline.datasets._texts import paired, text_content
 from pipeline.errors import UserError
@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 KIND = None
 
 
-class Settings(Columns, Paired, TableFiles):
+class Settings(Columns, SecondColumn, TableFiles):
     """Keys of a table of text.
 
     Attributes:
