@@ -57,12 +57,14 @@ app.add_typer(features.app, name="features")
 class Kind(StrEnum):
     """The plug-in folders of the library."""
 
-    methods = "methods"
-    teachers = "teachers"
-    students = "students"
+    tasks = "tasks"
     datasets = "datasets"
+    teachers = "teachers"
     views = "views"
     augmentations = "augmentations"
+    students = "students"
+    methods = "methods"
+    engines = "engines"
     exports = "exports"
 
 

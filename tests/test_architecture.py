@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 HALL = [
     "errors",
     "progress",
+    "ahead",
     "processes",
     "files",
     "parquet",
@@ -28,10 +29,6 @@ HALL = [
     "conditions",
     "packages",
     "sources",
-    "pretrained",
-    "efficientnet",
-    "timm_models",
-    "text_models",
     "machine",
     "project",
     "code",
@@ -40,6 +37,7 @@ HALL = [
 
 ROOMS = [
     "functional",
+    "pretrained",
     "records",
     "tasks",
     "datasets",
@@ -74,6 +72,9 @@ SHARED = {"tasks", "datasets", "views", "augmentations"}
 
 WORKS_ON = {"exports": "students"}
 """Plug-in rooms that are about another one, and import its face: an export is of a student."""
+
+LIBRARIES = ["functional", "pretrained"]
+"""Rooms whose modules are imported by name: formulas, and models of libraries that take seconds to import."""
 
 BELOW_TEACHERS = ["students", "probing", "methods", "runs", "training", "sweeping", "reporting", "exports", "predict"]
 """Rooms that work from the feature stores alone."""
@@ -208,12 +209,12 @@ def circles(layout: Layout) -> list[str]:
 
 
 def past_faces(layout: Layout) -> list[str]:
-    """Imports of a module inside another room. `functional` is a library of formulas, without a face."""
+    """Imports of a module inside another room, but for those of `LIBRARIES`."""
     return [
         f"{name} imports {other}, past the face of its room"
         for name, others in layout.imports.items()
         for other in sorted(others - layout.looked_up(name))
-        if other.count(".") == 2 and other.startswith("pipeline.") and place(other) not in (place(name), "functional")
+        if other.count(".") == 2 and other.startswith("pipeline.") and place(other) not in (place(name), *LIBRARIES)
     ]
 
 
@@ -241,12 +242,12 @@ def plugins_together(layout: Layout) -> list[str]:
 
 
 def siblings(layout: Layout) -> list[str]:
-    """Plug-ins that import a plug-in of their own kind. A method may be made of other methods."""
+    """Plug-ins that import a plug-in of their own kind. A method may be made of methods, a student of pairs of two."""
     return [
         f"{name} imports {other}: two plug-ins of one kind"
         for room in PLUGINS
         if room != "methods"
-        for name in sorted(layout.plugins(room))
+        for name in sorted(layout.plugins(room) - {"pipeline.students.pair"})
         for other in sorted(layout.imports[name] & layout.plugins(room))
     ]
 

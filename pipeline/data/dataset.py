@@ -1,13 +1,14 @@
-"""A prepared dataset on disk: what `pipeline.data.preparation` writes, and all that later stages know of the data.
+"""A prepared dataset on disk: written by `pipeline.data.preparation`, and the only data that later stages read.
 
-A folder of three files and a list of what was left out:
+A folder with three files and a list of what was left out:
 
-- `content.arrow`: id, content and its digest of every row, in an Arrow file that is mapped and not read. Its bytes
-  depend on ids and content alone, so a stage that depends on this file does not run again when labels or splits change.
-- `rows.parquet`: per row id, label as the task has it, group, and its role in each split.
-- `manifest.json`: kind, task, counts, settings, and the content digest that feature stores are keyed on. Written last:
-  without it the folder is unfinished.
-- `quarantine.csv`: the rows of the source that are not here, and why.
+- `content.arrow`: id, content and content digest of every row, in an Arrow file that is memory-mapped; of pairs
+  both contents. Its bytes depend on ids and content only, so a stage that depends on this file does not run again when
+  labels or splits change.
+- `rows.parquet`: per row its id, its label as the task encodes it, its group, and its role in each split.
+- `manifest.json`: kind, task, counts, settings, and the content digest that identifies feature stores. It is written
+  last: without it the folder is unfinished.
+- `quarantine.csv`: the rows of the source that were left out, and why.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from numpy.typing import DTypeLike
 from PIL import Image
 
 from pipeline import images
-from pipeline.datasets import Kind
+from pipeline.datasets import SIDES, Kind, RowContent, parts_of
 from pipeline.errors import UserError, system_error
 from pipeline.files import file_exists
 from pipeline.records import ManifestRecord
@@ -37,8 +38,12 @@ FORMAT = 3
 CONTENT, ROWS, MANIFEST, QUARANTINE = "content.arrow", "rows.parquet", "manifest.json", "quarantine.csv"
 
 
+CONTENTS = ["content", "second"]
+"""The columns of contents; the second one only for pairs."""
+
+
 class Role(IntEnum):
-    """What a row is for in one split."""
+    """The use of a row in one split."""
 
     LABELLED = 0
     """Training row whose label may be used."""
@@ -50,7 +55,7 @@ class Role(IntEnum):
 
 @dataclass(frozen=True)
 class Split:
-    """The rows of each role in one split: sorted, disjoint, together all rows."""
+    """The rows of each role in one split: sorted, disjoint, and together all rows."""
 
     labelled: Int64[np.ndarray, " a"]
     unlabelled: Int64[np.ndarray, " b"]
@@ -59,30 +64,35 @@ class Split:
 
     @property
     def train(self) -> Int64[np.ndarray, " e"]:
-        """All training rows, with a visible label or without, sorted."""
+        """All training rows, with or without a visible label, sorted."""
         return np.sort(np.concatenate([self.labelled, self.unlabelled]))
 
 
 class Dataset:
     """A prepared dataset, opened for reading. Rows are numbers from 0, in the order of the source.
 
-    Its files are compared with their checksums when they are opened for the first time; later, and in other processes,
-    it opens in milliseconds whatever its size. It keeps no content in memory, and may be used after fork, in threads,
-    and pickled: a copy opens the same folder again.
+    Its files are compared with their checksums when they are opened for the first time; after that, also in other
+    processes, opening takes milliseconds for any size. No content is kept in memory. It may be used after a fork, in
+    threads, and pickled: a copy opens the same folder again.
 
     Attributes:
         path: the folder.
-        manifest: what `pipeline.data.preparation` recorded.
+        manifest: the record that `pipeline.data.preparation` wrote.
         kind: "text" or "image".
         task: what a label is, and the names of a model's outputs.
-        digest: names the ids and the content of all rows, whatever their labels and roles.
-        splits: how many independent splits there are.
+        digest: of the ids and the content of all rows; labels and roles are not part of it. Of a side of pairs, that of
+            the pairs.
+        side: `first` or `second`, if this is one side of a dataset of pairs; else empty.
+        splits: the number of independent splits.
     """
 
-    def __init__(self, path: Path, manifest: ManifestRecord, rows: pa.Table):
+    def __init__(self, path: Path, manifest: ManifestRecord, rows: pa.Table, side: str = ""):
         self.path = path
         self.manifest = manifest
-        self.kind: Kind = manifest.kind
+        self.side = side
+        parts = parts_of(manifest.kind)
+        self.kind: Kind = parts[SIDES.index(side)] if side else manifest.kind  # type: ignore[assignment]
+        self._columns = [CONTENTS[SIDES.index(side)]] if side else CONTENTS[: len(parts)]
         self.task: Task = build(manifest.task, manifest.outputs, manifest.unit)
         self.digest: str = manifest.digest
         self.splits: int = manifest.splits
@@ -93,14 +103,14 @@ class Dataset:
         """Open the folder `path`.
 
         Raises:
-            UserError: there is nothing there, it is unfinished or damaged, or another version of aft wrote it.
+            UserError: it does not exist, is unfinished or damaged, or was written by another version of aft.
         """
         path = Path(path)
         if not file_exists(path / MANIFEST):
             raise UserError(f"{path}: no prepared dataset there; run `aft prepare` first")
         manifest = ManifestRecord.read(path / MANIFEST)
         if manifest.format != FORMAT:
-            raise UserError(f"{path}: written in format {manifest.format}, this is {FORMAT}; run `aft prepare`")
+            raise UserError(f"{path}: has format {manifest.format} instead of {FORMAT}; run `aft prepare`")
         try:
             VerifiedFiles(path, manifest.files, "run `aft prepare` again").finish()
             rows = pa.ipc.open_file(pa.memory_map(str(path / CONTENT))).read_all()
@@ -117,7 +127,34 @@ class Dataset:
         return self._rows.num_rows
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Dataset.open, (self.path,)
+        return _opened, (self.path, self.side)
+
+    def of(self, side: str) -> "Dataset":
+        """The same rows, of whose contents only one side is seen; all of it if `side` is empty."""
+        return Dataset(self.path, self.manifest, self._rows, side) if side else self
+
+    def seen_by(self, kind: str, side: str | None, where: str) -> "Dataset":
+        """What a reader of one kind of rows sees of this dataset: all of it, or a side of its pairs.
+
+        Args:
+            kind: of rows that it reads, or "id".
+            side: what its settings say, None if nothing; needed where both sides are of its kind.
+            where: of these settings, for messages.
+
+        Raises:
+            UserError: nothing is of that kind, or the settings do not fit.
+        """
+        parts = parts_of(self.kind)
+        if len(parts) == 1 or kind == "id":
+            if side is not None:
+                raise UserError(f"{where}.reads: {side}: the dataset holds {self.kind} rows, not pairs; remove it")
+            return self
+        fitting = [name for name, part in zip(SIDES, parts, strict=True) if part == kind]
+        if side is None and len(fitting) == 2:
+            raise UserError(f"{where}: both sides of a pair are {kind}; write `reads: first` or `reads: second`")
+        if not fitting or side not in (None, *fitting):
+            raise UserError(f"{where}: it reads {kind} rows, and the dataset holds {self.kind}; choose another")
+        return self.of(side or fitting[0])
 
     @cached_property
     def ids(self) -> np.ndarray:
@@ -126,14 +163,17 @@ class Dataset:
 
     @cached_property
     def row_digests(self) -> UInt8[np.ndarray, "n 16"]:
-        """The digest of each row's content: blake2b of its bytes, or of its text in UTF-8."""
+        """The digest of each row's content, `content_digest`; of a side of pairs, that of the side's."""
+        if self.side:
+            digests = [content_digest(part.as_py()) for part in self._rows[self._columns[0]]]
+            return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
         return _values(self._rows["digest"], np.dtype((np.uint8, 16)))
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """The label of every row [n, ...], the task's `missing` where the source has none.
+        """The label of every row [n, ...]; the task's `missing` if the source has none.
 
-        Training code wants `visible_labels`.
+        Training code must use `visible_labels`.
         """
         return self._column("label", (self.task.dtype, tuple(self.manifest.label_shape)))
 
@@ -145,43 +185,43 @@ class Dataset:
         return Split(*(np.flatnonzero(roles == role) for role in Role))
 
     def visible_labels(self, number: int) -> np.ndarray:
-        """Labels of a split's labelled training rows, `missing` everywhere else: what training may look at."""
+        """The labels of a split's labelled training rows, `missing` for all others."""
         visible = np.full_like(self.labels, self.task.missing)
         labelled = self.split(number).labelled
         visible[labelled] = self.labels[labelled]
         return visible
 
     def split_task(self, number: int, weights: ClassWeights | None = None) -> Task:
-        """The task as the labelled training rows of a split scale its outputs and losses."""
+        """The task, with outputs and losses scaled by the labelled training rows of a split."""
         return self.task.fitted(self.labels[self.split(number).labelled], weights)
 
     def split_digest(self, number: int) -> str:
-        """Names what a split lets training see: the rows, their roles and the visible labels, 32 hex digits.
+        """A digest of what training sees of a split: rows, roles and visible labels, 32 hex digits.
 
-        What was fitted on one split must not be used with another: its test rows may have been training rows.
+        A model that was fitted on one split must not be used with another, whose test rows it may have seen.
         """
         hasher = blake2b(self.digest.encode(), digest_size=16)
         hasher.update(self._column(role_column(number), np.uint8).tobytes())
         hasher.update(self.visible_labels(number).tobytes())
         return hasher.hexdigest()
 
-    def content(self, rows: Sequence[int] | np.ndarray) -> list[str] | list[bytes]:
-        """Texts, or the encoded bytes of images, of `rows` in the order given."""
-        column = self._rows["content"]
-        return [column[int(row)].as_py() for row in rows]
+    def content(self, rows: Sequence[int] | np.ndarray) -> list[Any]:
+        """The texts, the encoded bytes of the images, or the pairs, of `rows` in the given order."""
+        parts = [[column[int(row)].as_py() for row in rows] for column in map(self._rows.column, self._columns)]
+        return parts[0] if len(parts) == 1 else list(zip(*parts, strict=True))
 
     def image(self, row: int) -> Image.Image:
         """A row as an image at its own size, of mode L or RGB; see `pipeline.images`."""
-        return images.decode(self._rows["content"][int(row)].as_py())
+        return images.decode(self._rows[self._columns[0]][int(row)].as_py())
 
     def verify(self) -> None:
         """Read all content and compare it with its digests.
 
         Raises:
-            UserError: bytes have changed since they were written; the line names the first row.
+            UserError: bytes have changed since they were written; the message names the first row.
         """
-        for row, (content, digest) in enumerate(zip(self._rows["content"], self.row_digests, strict=True)):
-            if content_digest(content.as_py()) != digest.tobytes():
+        for row, digest in enumerate(self.row_digests):
+            if content_digest(self.content([row])[0]) != digest.tobytes():
                 raise UserError(f"{self.path}: the content of row {self.ids[row]} has changed; run `aft prepare` again")
 
     def _column(self, name: str, dtype: DTypeLike) -> np.ndarray:
@@ -199,7 +239,7 @@ class Dataset:
 
 
 def _values(column: pa.ChunkedArray, dtype: DTypeLike) -> np.ndarray:
-    """A column of fixed width without nulls, as its bytes are; Arrow's to_numpy would do, but imports pandas."""
+    """A column of fixed width without nulls, from its bytes; Arrow's to_numpy would do the same, but imports pandas."""
     chunks = [np.frombuffer(chunk.buffers()[1], dtype)[chunk.offset :][: len(chunk)] for chunk in column.chunks]
     return np.concatenate(chunks)
 
@@ -209,6 +249,12 @@ def role_column(split: int) -> str:
     return f"split_{split}"
 
 
-def content_digest(content: str | bytes) -> bytes:
-    """16 bytes that name a row's content."""
+def _opened(path: Path, side: str) -> Dataset:
+    return Dataset.open(path).of(side)
+
+
+def content_digest(content: RowContent) -> bytes:
+    """A digest of a row's content, 16 bytes; of a pair, that of the digests of both sides."""
+    if isinstance(content, tuple):
+        content = b"".join(map(content_digest, content))
     return blake2b(content.encode() if isinstance(content, str) else content, digest_size=16).digest()

@@ -1,21 +1,22 @@
-"""Texts of a table: a column, or several that a template makes one text of."""
+"""Texts of a table: one column, or several joined by a template."""
 
 import string
 
+from pipeline.datasets import RowContent
 from pipeline.datasets._columns import Content, digest, text, undecoded
 from pipeline.datasets._tables import TableRow
 from pipeline.errors import UserError
 
 
 def text_content(column: str, template: str | None) -> tuple[list[str], Content]:
-    """The columns to read, and what makes a text of a row.
+    """The columns to read, and a function that gives the text of a row.
 
     Args:
-        column: of the texts, if there is no template.
-        template: text with names of columns in braces.
+        column: the column of texts, if there is no template.
+        template: text with column names in braces.
 
     Raises:
-        UserError: the template names no column, or has more in its braces than a name.
+        UserError: the template names no column, or has more than a name in its braces.
     """
     parts = [("", column)] if template is None else _parts(template)
     columns = list(dict.fromkeys(name for _, name in parts if name))
@@ -32,8 +33,27 @@ def text_content(column: str, template: str | None) -> tuple[list[str], Content]
     return columns, content
 
 
+def paired(first: tuple[list[str], Content], column: str | None) -> tuple[list[str], Content]:
+    """The columns to read, and what makes a pair of a row; `first` itself where there is no second column.
+
+    Args:
+        first: the columns, and what makes the first content of a row.
+        column: of the texts that are the second.
+    """
+    if column is None:
+        return first
+    (first_columns, make_first), (second_columns, make_second) = first, text_content(column, None)
+
+    def content(row: TableRow) -> tuple[RowContent, str, str | None]:
+        (one, key, problem), (other, other_key, other_problem) = make_first(row), make_second(row)
+        assert not isinstance(one, tuple) and not isinstance(other, tuple)
+        return (one, other), f"{key}-{other_key}", problem or other_problem
+
+    return [*first_columns, *second_columns], content
+
+
 def _parts(template: str) -> list[tuple[str, str]]:
-    """A template as pairs of text and the column that follows it; the last may be none."""
+    """A template as pairs of text and the column that follows it; the last column may be empty."""
     try:
         found = list(string.Formatter().parse(template))
     except ValueError as error:

@@ -1,6 +1,6 @@
 """Arrays of pixels: `.npy`, HDF5 or Zarr with images [n, h, w], [n, h, w, 3] or [n, 3, h, w], and their labels.
 
-Pixels are uint8, grey also uint16. An image's id is its number, from 0; its pixels stay what they are.
+Pixels are uint8, or uint16 for grey, and are not changed. An image's id is its number, from 0.
 """
 
 import math
@@ -23,7 +23,7 @@ from pipeline.params import Settings as Section
 KIND = "image"
 
 BLOCK = 256
-"""Images that are read at once."""
+"""The number of images read at a time."""
 
 BLOCK_BYTES = 64 << 20
 """The same in bytes: fewer, where images are large."""
@@ -35,9 +35,9 @@ class Settings(Section):
     Attributes:
         path: the file, or the folder of a Zarr; its name ends in .npy, .h5, .hdf5 or .zarr.
         images: the name of the array of images in HDF5 or Zarr.
-        labels: the name of the array of labels there; of an .npy, another .npy. Numbers, or fixed-length texts.
-            None: no image has one.
-        channels_first: whether images are [3, h, w]. None: found, where it is plain.
+        labels: the name of the array of labels there; for .npy, another .npy file. Numbers, or fixed-length texts.
+            None: no image has a label.
+        channels_first: whether images are [3, h, w]. None: found from the shape, unless it is ambiguous.
     """
 
     path: str
@@ -79,7 +79,7 @@ def rows(settings: Settings) -> Iterator[Row]:
 
 
 def _npy(path: Path, settings: Settings) -> tuple[Any, Any]:
-    """The arrays of images and of labels, of which blocks are read; as for the other formats."""
+    """The arrays of images and of labels, to be read in blocks; the same for the other formats."""
     return _mapped(path), None if settings.labels is None else _labels(path, _mapped(Path(settings.labels)))
 
 
@@ -150,7 +150,7 @@ def _labels(path: Path, labels: Any) -> Any:
 
 
 def _channels_first(path: Path, images: Any, asked: bool | None) -> bool:
-    """Whether channels come before height and width. Raises `UserError` if these are no images, or it is not plain."""
+    """Whether channels come before height and width. Raises `UserError` if it is ambiguous, or these are not images."""
     shape, dtype = tuple(images.shape), np.dtype(images.dtype)
     colour = len(shape) == 4 and (shape[1] == 3 or shape[3] == 3)
     if len(shape) not in (3, 4) or (len(shape) == 4 and not colour and 1 not in (shape[1], shape[3])):
@@ -172,6 +172,6 @@ def _channels_first(path: Path, images: Any, asked: bool | None) -> bool:
 
 
 def _label(value: Any) -> str | None:
-    """A label as text; NaN and the empty text are none."""
+    """A label as text; NaN and the empty text mean no label."""
     text = value.decode() if isinstance(value, bytes) else str(value)
     return None if not text.strip() or (isinstance(value, np.floating) and np.isnan(value)) else text

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from pipeline.datasets import Kind, Row, split_of
-from pipeline.datasets._columns import Columns, examples
+from pipeline.datasets._columns import Columns, SecondColumn, examples
 from pipeline.datasets._images import image_content
 from pipeline.datasets._tables import TableRow, Wanted, arrow, arrow_rows, check
-from pipeline.datasets._texts import text_content
+from pipeline.datasets._texts import paired, text_content
 from pipeline.errors import UserError, listed
 from pipeline.files import file_exists, read_regular
 from pipeline.params import Settings as Section
@@ -31,26 +31,27 @@ class SavedOrNamed(Section):
 
     Attributes:
         path: a folder that `save_to_disk` wrote; or
-        name: of a dataset on the hub, such as `stanfordnlp/imdb`, or anything else that `load_dataset` takes.
+        name: the name of a dataset on the hub, such as `stanfordnlp/imdb`, or anything else that `load_dataset` takes;
+            or several names, whose splits differ.
         config: which of its configurations.
         revision: a commit, tag or branch of its repository.
-        splits: which of its splits to read, and what they are, such as `{train: train, validation_matched: val}`. None:
-            all, by their names; a single one is divided.
+        splits: which of its splits to read and what each is used for, such as `{train: train, validation_matched:
+            val}`. None: all, by their names; a single split is divided.
     """
 
     path: str | None = None
-    name: str | None = None
+    name: str | list[str] | None = None
     config: str | None = None
     revision: str | None = None
     splits: dict[str, Literal["train", "val", "test"]] | None = None
 
 
-class Settings(Columns, SavedOrNamed):
+class Settings(Columns, SecondColumn, SavedOrNamed):
     """Keys of a dataset of Hugging Face.
 
     Attributes:
         text_column: the column of texts; or
-        template: makes a text of several columns, such as `"{premise} Question: {hypothesis}"`; or
+        template: makes one text from several columns, such as `"{premise} Question: {hypothesis}"`; or
         image_column: the column of images.
     """
 
@@ -61,7 +62,7 @@ class Settings(Columns, SavedOrNamed):
     @property
     def kind(self) -> Kind:
         """What the rows hold."""
-        return "image" if self.image_column else "text"
+        return self.paired("image" if self.image_column else "text")
 
 
 Table = tuple[pa.Schema, Iterable[pa.RecordBatch]]
@@ -75,9 +76,10 @@ def rows(settings: Settings) -> Iterator[Row]:
     if (settings.path is None) == (settings.name is None):
         raise UserError("dataset.source: write either path, a folder of `save_to_disk`, or name")
     if settings.image_column:
-        columns, content = image_content(settings.image_column, Path(settings.path or "."))
+        first = image_content(settings.image_column, Path(settings.path or "."))
     else:
-        columns, content = text_content(settings.text_column or "", settings.template)
+        first = text_content(settings.text_column or "", settings.template)
+    columns, content = paired(first, settings.second_column)
     there = _loaded(settings) if settings.path is None else _saved(Path(settings.path))
     splits = _splits(list(there), settings)
 
@@ -93,7 +95,7 @@ def rows(settings: Settings) -> Iterator[Row]:
 
 
 def _splits(there: list[str], settings: Settings) -> dict[str, str | None]:
-    """What each split that is read stands for; None: it is divided."""
+    """What each split that is read is used for; None if it is divided."""
     if settings.splits is not None:
         for name in settings.splits:
             if name not in there:
@@ -105,14 +107,14 @@ def _splits(there: list[str], settings: Settings) -> dict[str, str | None]:
     if unknown:
         guess = ", ".join(f"{name}: {split_of(name) or 'train'}" for name in there)
         raise UserError(
-            f"dataset.source.splits: what the split {unknown[0]!r} is for is not known; write the splits to read, such "
+            f"dataset.source.splits: the use of split {unknown[0]!r} is not known; write the splits to read, such "
             f"as {{{guess}}}"
         )
     return {name: split_of(name) for name in there}
 
 
 def _saved(folder: Path) -> dict[str, Table]:
-    """The splits of a folder that `save_to_disk` wrote; one that has none is one split, `all`."""
+    """The splits of a folder that `save_to_disk` wrote; a dataset without splits is one split, `all`."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; check dataset.source.path")
     index = folder / "dataset_dict.json"
@@ -125,7 +127,7 @@ def _shards(folder: Path) -> Table:
     state = folder / "state.json"
     names = [shard.get("filename") if isinstance(shard, dict) else None for shard in _json(state, "_data_files")]
     if not names:
-        raise UserError(f"{folder}: no files of data; save it again with `save_to_disk`")
+        raise UserError(f"{folder}: it has no data files; save it again with `save_to_disk`")
     tables = [arrow(folder / _inside(name, state)) for name in names]
     return tables[0][0], chain.from_iterable(batches for _, batches in tables)
 
@@ -154,7 +156,17 @@ def _damaged(path: Path) -> UserError:
 
 
 def _loaded(settings: Settings) -> dict[str, Table]:
-    """The splits of a dataset by name."""
+    """The splits of a dataset by name, or of several."""
+    found: dict[str, Table] = {}
+    for name in [settings.name] if isinstance(settings.name, str) else settings.name or []:
+        splits = _named(name, settings)
+        if twice := found.keys() & splits.keys():
+            raise UserError(f"dataset.source: {name} has the split {min(twice)!r}, as one before it; name one of them")
+        found |= splits
+    return found
+
+
+def _named(name: str, settings: Settings) -> dict[str, Table]:
     try:
         import datasets
     except ImportError:
@@ -163,11 +175,11 @@ def _loaded(settings: Settings) -> dict[str, Table]:
             "'aft-pipeline[huggingface]'"
         ) from None
     try:
-        found = datasets.load_dataset(settings.name, settings.config, revision=settings.revision)
-    except Exception as error:  # whatever its many builders raise
+        found = datasets.load_dataset(name, settings.config, revision=settings.revision)
+    except Exception as error:  # builders of datasets fail in many ways
         what = " ".join(str(error).split())[:300]
         raise UserError(
-            f"dataset.source: {settings.name} cannot be loaded: {what}; check name, config and revision, and whether "
+            f"dataset.source: {name} cannot be loaded: {what}; check name, config and revision, and whether "
             "the machine may reach the hub"
         ) from None
 

@@ -1,18 +1,18 @@
 """Rows of your own: a function `package.module:name` that yields a `pipeline.datasets.Row` for each example.
 
-The function is called twice, and must yield the same rows in the same order. What it does is not seen by DVC: after a
-change of its code, or of data outside of `raw/`, run `dvc repro -f prepare`.
+The function is called twice, and must yield the same rows in the same order. DVC does not see what it does: after a
+change of its code, or of data outside `raw/`, run `dvc repro -f prepare`.
 """
 
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
-from pipeline.datasets import Row
+from pipeline.datasets import Kind, Row, parts_of
 from pipeline.errors import UserError, suggestion
 from pipeline.params import Settings as Section
 
@@ -23,24 +23,28 @@ class Settings(Section):
     """Keys of a function of your own.
 
     Attributes:
-        factory: `package.module:name`; the module may lie in the project's folder.
+        factory: `package.module:name`; the module may be in the project's folder.
         kind: what its rows hold.
         options: passed to the function, by name.
     """
 
     factory: str
-    kind: Literal["text", "image"]
+    kind: Kind
     options: dict[str, Any] = Field(default_factory=dict)
 
 
 def rows(settings: Settings) -> Iterator[Row]:
     """The rows that the function yields."""
-    expected = str if settings.kind == "text" else bytes
+    expected = [str if part == "text" else bytes for part in parts_of(settings.kind)]
+    named = " and ".join(part.__name__ for part in expected)
     for number, row in enumerate(_function(settings.factory)(**settings.options), start=1):
-        if not isinstance(row, Row) or not isinstance(row.content, expected):
+        content = getattr(row, "content", None)
+        parts = content if isinstance(content, tuple) else (content,)
+        fits = len(parts) == len(expected) and all(map(isinstance, parts, expected))
+        if not isinstance(row, Row) or not fits:
             raise UserError(
                 f"{settings.factory}: item {number} is {type(row).__name__}, not a pipeline.datasets.Row whose content "
-                f"is {expected.__name__}, as kind: {settings.kind} says"
+                f"is {named}, as kind: {settings.kind} says"
             )
         if not isinstance(row.id, str) or not row.id:
             raise UserError(

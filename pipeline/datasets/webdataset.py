@@ -1,6 +1,7 @@
-"""Shards of WebDataset: tar files in which the files of a sample follow one another, with one name but for its end.
+"""Shards of WebDataset: tar files in which the files of a sample follow one another and differ only in their endings.
 
-A sample's id is that name, up to the first dot after the last slash, as in `a/0001` of `a/0001.jpg` and `a/0001.cls`.
+A sample's id is the common part of the names, up to the first dot after the last slash: `a/0001` for `a/0001.jpg` and
+`a/0001.cls`.
 """
 
 import json
@@ -30,9 +31,9 @@ class Settings(Section):
     Attributes:
         path: the tar file; or several, as a list or a pattern such as `raw/train-*.tar`.
         images: endings of images; a sample has one of them.
-        texts: the ending of texts, such as `txt`, in place of images.
-        labels: the ending of labels, such as `cls`; or that of JSON and a key of it, such as `json:label`. None: no
-            sample has one.
+        texts: the ending of texts, such as `txt`, to read texts instead of images.
+        labels: the ending of labels, such as `cls`; or that of JSON files and a key in them, such as `json:label`.
+            None: no sample has a label.
     """
 
     path: str | list[str]
@@ -60,7 +61,7 @@ def rows(settings: Settings) -> Iterator[Row]:
                     for _, name, member in members:
                         if name in parts:
                             raise UserError(
-                                f"{shard}: the sample {id} has {name!r} twice; give samples names of their own"
+                                f"{shard}: the sample {id} has {name!r} twice; give each sample its own name"
                             )
                         if name in (*wanted, ending):
                             parts[name] = _read(archive, member)
@@ -119,7 +120,7 @@ def _opened(shard: Path) -> Iterator[tarfile.TarFile]:
 
 
 def _members(archive: tarfile.TarFile, shard: str) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
-    """Files with the id of their sample and their ending."""
+    """The files, with the id of their sample and their ending."""
     for member in archive:
         if member.size < 0 or member.issparse():
             raise UserError(f"{shard}: {member.name!a} is a sparse file, or damaged; write it whole")
@@ -148,14 +149,14 @@ def _text(id: str, content: bytes, label: Label | None, file: str | None) -> Row
 
 
 def _label(content: bytes | None, key: str, place: str) -> Label | None:
-    """The label of a sample: a text, or what is under a key of JSON."""
+    """The label of a sample: a text, or the value of a key in JSON."""
     if content is None:
         return None
     try:
         text = content.decode()
         value = json.loads(text).get(key) if key else text
     except (ValueError, AttributeError, RecursionError):
-        raise UserError(f"{place}: its label is no {'object of JSON' if key else 'text in UTF-8'}") from None
+        raise UserError(f"{place}: its label is not {'a JSON object' if key else 'text in UTF-8'}") from None
     if isinstance(value, list) and all(isinstance(name, str | int) for name in value):
         return tuple(str(name).strip() for name in value)
     if isinstance(value, list | dict):

@@ -6,12 +6,13 @@ from pipeline.training.config import Plan, TrainSettings
 from pipeline.training.evaluation import evaluate
 from pipeline.training.ledger import Ledger, Trial
 from pipeline.training.outputs import SavedOutputs, read_outputs
+from pipeline.training.parallel import joined
 from pipeline.training.race import FEWEST_SEEDS, Race, clearly_worse
 from pipeline.training.refit import refit
 from pipeline.training.result import Training
 from pipeline.training.run import count_trials, train, unused_trials
 from pipeline.training.session import Session
-from pipeline.training.worker import TrialWorker
+from pipeline.training.worker import TrialWorker, follow
 
 __all__ = [
     "FEWEST_SEEDS",
@@ -28,6 +29,8 @@ __all__ = [
     "clearly_worse",
     "count_trials",
     "evaluate",
+    "follow",
+    "joined",
     "read_outputs",
     "refit",
     "scores_of",

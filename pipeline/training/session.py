@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cache, cached_property, lru_cache
 from itertools import chain, islice
@@ -24,6 +25,7 @@ from pipeline.sources import Source
 from pipeline.store import FeatureStore, Reader, SourceFeatures
 from pipeline.students import Blueprint, Inputs, Student, place, student_blueprint, student_outputs
 from pipeline.training.config import FEWEST_ROWS, Plan
+from pipeline.training.parallel import Group
 
 BLOCK = 8192
 """Rows of teachers' logits held at a time while they are compared with labels."""
@@ -75,6 +77,17 @@ class Session:
         )
         self.feature_readers = [self.readers[source] for source in plan.run.sources]
         self.output_readers = [self.readers[source] for source in plan.run.own_outputs]
+
+    @property
+    def free(self) -> int:
+        """Bytes of `machine.device_memory` that features leave for the student's images."""
+        kept = [
+            len(self.features[source].store) * self.features[source].store.heads[head].row_bytes
+            for source, heads in self.heads.items()
+            for head, reader in zip(heads, self.readers[source], strict=True)
+            if reader.mode == "device"
+        ]
+        return int(self.plan.machine.device_memory * 2**30) - sum(kept)
 
     def _open_readers(self) -> dict[Source, tuple[Reader, ...]]:
         budget = int(self.plan.machine.device_memory * 2**30)
@@ -308,7 +321,15 @@ class TrialData:
     @cached_property
     def inputs(self) -> Inputs:
         """The dataset as the student reads it."""
-        return self.blueprint.inputs(self.session.data, self.session.sources, self.session.views)
+        inputs = self.blueprint.inputs(self.session.data, self.session.sources, self.session.views)
+        inputs.keep_on(self.session.device, self.session.free)
+        return inputs
+
+    def shared(self, group: Group) -> "TrialData":
+        """The same, with the student's inputs of this process's rows alone, where several train together."""
+        found = copy(self)
+        found.inputs = group.share(self.inputs)
+        return found
 
     def draw_views(self, rows: np.ndarray, labelled: int, step: int, methods: bool) -> np.ndarray | None:
         """A view for each row of a step, the clean row being one of them; None where all are clean.
