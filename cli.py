@@ -15,6 +15,7 @@ from stages import (
     check,
     code,
     command,
+    compare,
     cost,
     evaluate,
     export,
@@ -27,6 +28,8 @@ from stages import (
     prepare,
     probe,
     report,
+    runs,
+    show,
     sweep,
     train,
     trials,
@@ -44,7 +47,7 @@ app = typer.Typer(
 )
 STAGES = (
     init, check, run_stage, code, prepare, extract, probe, assess, join, train, sweep, evaluate, report, export,
-    predict, cost, trials,
+    predict, cost, trials, runs, compare, show,
 )  # fmt: skip
 for stage in STAGES:
     app.command(stage.__name__.rpartition(".")[2])(stage.main)
