@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf, isfinite
 from typing import Any
 
 import numpy as np
@@ -52,10 +53,17 @@ def chance_level(transfer: Transfer, signals: Signals) -> float:
 class TrialLog:
     """Losses, validation score and diagnostics of one trial, on about `LINES` of its steps and after the last.
 
+    Args:
+        data: what the trial learns from.
+        student: what is validated.
+        penalties: the methods.
+
     Attributes:
         lines: by column, for curves.csv.
+        scores: the validation scores of the last look.
     """
 
+    scores: dict[str, float]
     _outputs: Float[np.ndarray, "val c"]
 
     def __init__(self, data: TrialData, student: Student, penalties: Mapping[str, WeightedPenalty]):
@@ -114,14 +122,29 @@ class TrialLog:
             }
         self.lines.append(line | self._validate(f"step {step}"))
 
-    def finish(self) -> DiagnosticsRecord:
-        """Add the line after the last step, and sum the trial up.
+    def last(self, step: int) -> None:
+        """Add the line after the last step.
 
         Raises:
-            Diverged: an output, a level or a weight is not finite.
+            Diverged: an output is not finite.
+        """
+        self.lines.append({"step": step} | self._validate("after the last step"))
+
+    def finish(self, kept: int) -> DiagnosticsRecord:
+        """Sum the trial up.
+
+        Args:
+            kept: the line whose student is kept. Unless it is the last one, the student has become that again.
+
+        Raises:
+            Diverged: a level or a weight is not finite, or the score that chooses is not defined.
         """
         when = "after the last step"
-        self.lines.append({"step": self.steps} | self._validate(when))
+        if kept < len(self.lines) - 1:
+            self._validate(when)
+            self._diagnostics["kept"] = self.lines[kept]["step"]
+        if not isfinite(self.history[kept]):
+            raise Diverged(f"{when}: {self.data.session.metric.label} of the outputs on validation rows is not defined")
         levels = [value for level in self._diagnostics.get("penalties", {}).values() for value in level.values()]
         numbers = levels + [value for value in self._diagnostics.values() if isinstance(value, float)]
         if not np.isfinite(numbers).all():
@@ -141,13 +164,14 @@ class TrialLog:
         self.lines, self._diagnostics = list(kept["lines"]), dict(kept["diagnostics"])
 
     @property
-    def score(self) -> float:
-        """The validation score of the last line."""
-        return self.lines[-1][f"val_{self.data.task.primary.name}"]
+    def history(self) -> list[float]:
+        """The validation score that chooses, of every line; infinitely bad where it is not defined."""
+        metric = self.data.session.metric
+        return [line.get(f"val_{metric.name}", -inf if metric.higher_is_better else inf) for line in self.lines]
 
     @property
     def row_scores(self) -> Float[np.ndarray, " val"]:
-        """What each validation row adds to that score."""
+        """What each validation row adds to the primary score of the last look."""
         return self.data.task.row_scores(self._outputs, self._labels).astype(np.float32)
 
     @property
@@ -161,4 +185,10 @@ class TrialLog:
             raise Diverged(f"{when}: the outputs on validation rows are not finite")
         self._outputs = outputs
         self._diagnostics |= {"collapsed": task.collapsed(outputs), "largest_share": task.largest_share(outputs)}
-        return {f"val_{task.primary.name}": task.score(outputs, self._labels)}
+        chosen = data.session.metric.name
+        self.scores = task.scores(outputs, self._labels)
+        if chosen not in self.scores:
+            self.scores[chosen] = task.more_score(chosen, outputs, self._labels)
+        # A score that is not defined, such as a correlation with one output for every row, has no place in a line.
+        shown = {name: self.scores[name] for name in (task.primary.name, chosen)}
+        return {f"val_{name}": score for name, score in shown.items() if isfinite(score)}

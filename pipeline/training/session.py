@@ -38,6 +38,7 @@ class Session:
         device: where students are trained.
         data: the dataset.
         task: what is learned.
+        metric: what the run's candidates are chosen by, and trainings stopped.
         sources: the features of the run's sources, by name.
         views: of the rows, which the run's teachers and its student see besides the clean ones; None without.
         features: of all sources that the run reads: its teachers, and their own outputs where a method follows those.
@@ -58,6 +59,7 @@ class Session:
         self.device = plan.machine.torch_device()
         self.data = Dataset.open(plan.project.data)
         self.task = self.data.task
+        self.metric = self.task.metric(plan.settings({}).val)
         self.features = open_features(plan.run, plan.project, self.data)
         self.sources = {source.name: self.features[source] for source in plan.run.sources}
         self.views = run_views(plan.params, plan.name, plan.run)
@@ -79,6 +81,13 @@ class Session:
         if not self.refit:
             return split
         return replace(split, labelled=np.sort(np.concatenate([split.labelled, split.val])))
+
+    def settings(self, seed: int, candidate: Candidate) -> TrainSettings:
+        """The `train` section of one trial, its length in steps."""
+        labelled = self.split(seed % self.data.splits).labelled
+        settings = self.plan.settings(candidate.of("train")).with_length(len(labelled))
+        # A refit has no rows left to stop by.
+        return settings.model_copy(update={"early_stopping": None}) if self.refit else settings
 
     def verify_in_background(self) -> None:
         """Begin what `verified` waits for, in threads of their own."""
@@ -201,7 +210,10 @@ class Session:
     @lru_cache(maxsize=1)  # noqa: B019  (a session lives as long as its process)
     def _trial_data(self, seed: int, student: str, train: str) -> "TrialData":
         blueprint = self._blueprint(seed % self.data.splits, student)
-        return TrialData(self, seed, blueprint, json.loads(train))
+        candidate = Candidate((), tuple((f"train.{key}", value) for key, value in json.loads(train).items()))
+        settings = self.settings(seed, candidate)
+        student_settings = plugin("students", blueprint.family)
+        return TrialData(self, seed, blueprint, settings)
 
     def _with_auto_settings(self) -> Run:
         """The run, with what `weight: auto` searches of its methods' settings, where the run does not set them."""
