@@ -8,7 +8,7 @@
     trials/.<digest>/                     a checkpoint of a trial that is not finished; see `checkpoint.py`
 
 A trial is written into a folder of another name and renamed when it is whole, so one that has its name is finished.
-All runs share the ledger. A sweep looks its trials up and trains what is missing: a sweep that was killed continues, a
+All runs share the ledger. A run looks its trials up and trains what is missing: one that was killed continues, a
 grid that grew trains only what is new, and a trial that two runs share, such as plain training, is trained once.
 """
 
