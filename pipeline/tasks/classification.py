@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from math import isfinite, nan, sqrt
+from math import isfinite, nan
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -157,9 +157,7 @@ class Classification(tasks.Task):
         """
         from torch.nn import functional
 
-        return functional.cross_entropy(
-            outputs, labels, weight=self._on(outputs), label_smoothing=self.smoothing
-        )
+        return functional.cross_entropy(outputs, labels, weight=self._on(outputs), label_smoothing=self.smoothing)
 
     def loss_weight(self, labels: Int[np.ndarray, " n"]) -> float:
         """The sum of the weights of their classes."""

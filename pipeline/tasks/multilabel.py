@@ -79,11 +79,11 @@ class MultiLabel(tasks.Task):
 
     def fitted(
         self, labels: Int[np.ndarray, "n c"], weights: tasks.ClassWeights | None = None, smoothing: float = 0.0
-    ) -> "Multilabel":
+    ) -> "MultiLabel":
         """With smoothed labels."""
         if not smoothing:
             return self
-        fitted = Multilabel(self.outputs)
+        fitted = MultiLabel(self.outputs)
         fitted.smoothing = smoothing
         return fitted
 

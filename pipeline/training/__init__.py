@@ -1,6 +1,6 @@
 """Stage two: train students from a feature store, and evaluate them."""
 
-from pipeline.training.config import TrainSettings
+from pipeline.training.config import TrainSettings, train_settings
 from pipeline.training.evaluation import evaluate
 from pipeline.training.outputs import SavedOutputs, read_outputs
 from pipeline.training.refit import refit
@@ -16,5 +16,6 @@ __all__ = [
     "read_outputs",
     "refit",
     "train",
+    "train_settings",
     "unused_trials",
 ]

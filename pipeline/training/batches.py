@@ -13,7 +13,7 @@ from pipeline.training.config import TrainSettings
 
 
 def batches(
-    split: Split, strata: np.ndarray, seed: int, settings: TrainSettings, transfer: bool
+    split: Split, seed: int, settings: TrainSettings, transfer: bool, strata: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, int]]:
     """The rows of every step, and how many of them, at the start, are the labelled batch.
 
@@ -22,12 +22,13 @@ def batches(
 
     Args:
         split: whose rows these are.
-        strata: the class of each labelled row, in the order of `split.labelled`; for balanced sampling.
         seed, settings: of the trial.
         transfer: whether any method is at work.
+        strata: the class of each labelled row, in the order of `split.labelled`; for balanced sampling alone.
     """
     random = np.random.default_rng([seed, 0])
     if settings.sampling == "balanced":
+        assert strata is not None
         labelled = balanced(split.labelled, strata, settings.batch_size, random)
     else:
         labelled = shuffled(split.labelled, settings.batch_size, random)
@@ -91,9 +92,7 @@ class Part:
     task_share: float = 1.0
     penalty_share: float = 1.0
 
-    def loss(
-        self, task_loss: Float[Tensor, ""], penalties: Iterable[Float[Tensor, ""]] = ()
-    ) -> Float[Tensor, ""]:
+    def loss(self, task_loss: Float[Tensor, ""], penalties: Iterable[Float[Tensor, ""]] = ()) -> Float[Tensor, ""]:
         """What this part adds to the loss of the step."""
         return sum((self.penalty_share * each for each in penalties), start=self.task_share * task_loss)
 

@@ -3,9 +3,10 @@
     trials/.<digest>/state.safetensors
 
 It holds all that a step changes: the student and its copies, the methods' own parameters and queues, the optimiser, the
-scale of the loss, random states, and the log so far. A step is whole: its parts are never apart. The learning rate, the rows and the views of a step follow from its number and the seed. The folder has
-the name of the trial, so a checkpoint of another student, dataset, method or code is never found; it is removed when
-the trial is finished.
+scale of the loss, random states, and the log so far. It is written between steps, so all parts of a step are in it or
+none. The learning rate, the rows and the views of a step follow from its number and the seed. The folder has the name
+of the trial, so a checkpoint of another student, dataset, method or code is never found; it is removed when the trial
+is finished.
 """
 
 import json

@@ -1,16 +1,21 @@
 """The `train` section of params.yaml, and a run with all that its trainings need to know."""
 
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
+from shutil import which
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.errors import UserError
 from pipeline.machine import Machine
 from pipeline.params import Params, Settings, parse
 from pipeline.project import Project
 from pipeline.runs import Run, read_run
+from pipeline.tasks import Task
 
 FEWEST_ROWS = 3
 """Rows that methods must see at a time. Two rows, once centred, are opposite whatever they are."""
@@ -99,7 +104,6 @@ class TrainSettings(Settings):
             raise ValueError("should be different numbers >= 0, such as [0, 1, 2]")
         return seeds
 
-
     @model_validator(mode="after")
     def _fits_together(self) -> "TrainSettings":
         if {"steps", "epochs"} <= self.model_fields_set and self.epochs is not None:
@@ -111,6 +115,50 @@ class TrainSettings(Settings):
         if self.decayed == "matrices" and not self.weight_decay:
             raise ValueError("decayed: matrices, and weight_decay is 0; set weight_decay, or drop `decayed`")
         return self
+
+    def check(self, where: str, reads: str, student: Mapping[str, Any], methods: bool) -> None:
+        """Make sure that the settings fit a student and each other; `where` is their place, for messages.
+
+        Args:
+            where: the settings are.
+            reads: what the student's family reads.
+            student: its settings.
+            methods: whether the run has any.
+
+        Raises:
+            UserError: an option is for other students.
+        """
+        for key in ("layer_decay", "trained_layers"):
+            if getattr(self, key) != type(self).model_fields[key].default and not student.get("pretrained"):
+                raise UserError(
+                    f"{where}: {key}: is for students that start from pretrained weights, with `pretrained: true`; "
+                    "remove it"
+                )
+        if self.trained_layers == 0 and methods:
+            raise UserError(
+                f"{where}: trained_layers: 0 trains the head alone, and methods teach the features below it, which "
+                "then do not train; set 1 or more, or drop `methods`"
+            )
+        if self.channels_last and reads != "image":
+            raise UserError(f"{where}: channels_last: is for students that read images; remove it")
+        if self.compile and which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")) is None:
+            raise UserError(f"{where}: compile: torch.compile needs a C++ compiler; install g++, set CXX, or remove it")
+
+    def check_task(self, where: str, task: Task) -> None:
+        """Make sure that the settings fit the task.
+
+        Raises:
+            UserError: an option is for other tasks, or `val` names no score.
+        """
+        for key, used, there in (
+            ("class_weights", self.class_weights is not None, task.weighable),
+            ("sampling", self.sampling == "balanced", task.weighable),
+            ("label_smoothing", self.label_smoothing > 0, task.smoothable),
+        ):
+            if used and not there:
+                what = {"class_weights": "weight", "sampling": "balance", "label_smoothing": "smooth"}[key]
+                raise UserError(f"{where}: {key}: {task.name} has no classes to {what}; remove it")
+        task.metric(self.val)
 
     def with_length(self, labelled: int) -> "TrainSettings":
         """The same with `steps` in the place of `epochs`.

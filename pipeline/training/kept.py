@@ -1,4 +1,4 @@
-"""Which weights of a training are validated and kept: the last ones, a moving average, or those of the best validation."""
+"""Which weights are validated and kept: the last ones, their moving average, or those of the best validation."""
 
 from copy import deepcopy
 

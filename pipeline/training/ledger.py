@@ -45,8 +45,8 @@ ONLY_WITH_METHODS = ("transfer_batch_size", "unlabelled")
 """Settings of `train` that change nothing where no method is at work."""
 
 
-NOT_IN_A_TRIAL = ("seeds", "race")
-"""Settings of `train` that say which trials there are, and change none of them."""
+NOT_IN_A_TRIAL = ("seeds", "race", "epochs")
+"""Settings of `train` that say which trials there are, and change none of them; `epochs` are given as steps."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,12 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
     split = seed % data.splits
     blueprint = session.blueprint(split, candidate)
     at_work = [(term, weight) for term, weight in zip(session.run.methods, candidate.weights, strict=True) if weight]
-    train = plan.settings(candidate.of("train")).model_dump(exclude=set(NOT_IN_A_TRIAL))
-    idle = () if at_work else ONLY_WITH_METHODS
+    settings = session.settings(seed, candidate)
+    train = settings.model_dump(exclude=set(NOT_IN_A_TRIAL))
+    idle = set() if at_work else set(ONLY_WITH_METHODS)
+    # Every trial has the scores that the task computes in any case; which of them chooses is no matter of the trial.
+    if not settings.early_stopping and session.metric in session.task.metrics:
+        idle.add("val")
     seen = session.views if at_work or train["augment"] else None
     found: dict[str, Any] = {
         "seed": seed,

@@ -4,9 +4,7 @@ Nothing here waits for the device.
 """
 
 from collections.abc import Iterable, Mapping
-
 from typing import Any
-
 
 import numpy as np
 import torch
@@ -33,7 +31,11 @@ class Optimisation:
     """
 
     def __init__(
-        self, student: Student, methods: Iterable[tuple[nn.Module, float]], settings: TrainSettings, device: torch.device
+        self,
+        student: Student,
+        methods: Iterable[tuple[nn.Module, float]],
+        settings: TrainSettings,
+        device: torch.device,
     ):
         self.settings = settings
         self._student = [parameter for parameter in student.parameters() if parameter.requires_grad]
@@ -53,7 +55,7 @@ class Optimisation:
 
     def backward(self, loss: Float[Tensor, ""]) -> None:
         """Add the gradients of a loss to those of the step."""
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(loss).backward()
 
     def end(self) -> None:
         """Move the weights. In float16 a step whose gradients overflow moves none, and lowers the scale."""

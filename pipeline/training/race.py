@@ -82,7 +82,9 @@ class Race:
 
     def __init__(self, session: Session, trials: Sequence[Trial], ledger: Ledger):
         settings = session.plan.settings({})
-        self.trials, self.ledger, self.seeds, self._on = trials, ledger, settings.seeds, settings.race
+        self.trials, self.ledger, self.seeds = trials, ledger, settings.seeds
+        # Rows add up to the primary score alone.
+        self._on = settings.race and session.metric == session.task.primary
         self._higher_is_better = session.task.primary.higher_is_better
         self._scores: dict[Candidate, dict[int, np.ndarray | None]] = {trial.candidate: {} for trial in trials}
 

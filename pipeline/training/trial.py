@@ -89,7 +89,7 @@ def run_trial(
     done = checkpoint.load(state) if checkpoint else 0
     yield done
     # The rows of the steps that are done are drawn once more, so that those of the next are what they would have been.
-    steps = enumerate(batches(data.split, data.strata, seed, settings, bool(penalties)))
+    steps = enumerate(batches(data.split, seed, settings, bool(penalties), data.strata))
     for step, (rows, labelled) in islice(steps, done, end):
         progress = step / settings.steps
         views = data.draw_views(rows, labelled, step, bool(penalties))

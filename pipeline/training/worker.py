@@ -30,7 +30,7 @@ def train_missing(session: Session, trials: Sequence[Trial], missing: Sequence[T
     # One process on any accelerator: several would share it, each with a copy of what it keeps there.
     free = max(1, cores() // plan.machine.threads) if session.device.type == "cpu" else 1
     workers = min(plan.machine.workers or free, len(jobs))
-    steps = sum(plan.settings(trial.candidate.of("train")).steps for trial in jobs)
+    steps = sum(session.settings(trial.seed, trial.candidate).steps for trial in jobs)
     threads = torch.get_num_threads()
     try:
         with progress(f"train {plan.name}", steps, "step") as advance:
@@ -66,7 +66,7 @@ class TrialWorker:
             # The same in the calling process and in any number of workers, because it decides how sums round.
             torch.set_num_threads(session.plan.machine.threads)
         for trial in trials:
-            left = steps = session.plan.settings(trial.candidate.of("train")).steps
+            left = steps = session.settings(trial.seed, trial.candidate).steps
             # Another run has trained it by now, or its candidate is dropped. Where other workers still train what that
             # depends on, it is trained: to wait would take as long.
             if trial.digest in self.ledger or trial not in self.race.needed():
@@ -108,7 +108,7 @@ class TrialWorker:
                 continue
             record = TrialRecord(
                 inputs=inputs,
-                score=result.score,
+                scores=result.scores,
                 parameters=sum(parameter.numel() for parameter in result.student.parameters()),
                 width=result.student.width,
                 curve=tuple(result.curve),
@@ -118,4 +118,4 @@ class TrialWorker:
             )
             self.ledger.commit(trial.digest, record, result)
             checkpoint.remove()
-            yield unreported
+            yield unreported + left  # early stopping leaves some
