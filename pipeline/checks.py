@@ -230,7 +230,7 @@ def _features(params: Params, project: Project, name: str) -> Iterator[str]:
         for values in teacher.forward(batch).values():
             values.float().cpu()
         seconds = (perf_counter() - started) / len(examples)
-    amount = f"about {1 / seconds:,.0f} rows/s on {machine.device_name()}, {row_bytes:,} bytes a row"
+    amount = f"about {1 / seconds:,.0f} rows/s on {machine.device_name()}, {row_bytes:,} bytes per row"
     if data is not None:
         rows = len(data) * lacking
         of_each = f", {lacking} times (clean, or one of {views})" if views else ""

@@ -1,6 +1,6 @@
 """Prepare: one canonical local copy of a dataset, without duplicates, with the roles of all rows in every split.
 
-Two passes over the source. The first, `pipeline.data.scan`, keeps some numbers a row, and all decisions are made on
+Two passes over the source. The first, `pipeline.data.scan`, keeps some numbers per row, and all decisions are made on
 them; the second copies what is kept. So memory does not grow with the content, and nothing is written before all
 checks have passed.
 """

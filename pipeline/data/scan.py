@@ -1,6 +1,6 @@
 """The first pass over a source: look at every row, refuse what is not allowed, and keep what decisions need.
 
-Some 100 bytes a row stay in memory, and each distinct label, but no content.
+Some 100 bytes per row stay in memory, and each distinct label, but no content.
 """
 
 import unicodedata

@@ -5,7 +5,7 @@ The second applies if every folder in `path` has the name of a split (`train`, `
 id of an image is its path below `path`. The encoded bytes stay as they are.
 
 Every file is accounted for. An image is what begins like one, whatever its name is. Hidden files, thumbnails of other
-programs and files that are no images are skipped, and listed; images that cannot be read are listed as such.
+programs and files that are not images are skipped, and listed; images that cannot be read are listed as such.
 """
 
 import os

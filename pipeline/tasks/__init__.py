@@ -284,7 +284,7 @@ def numbering(names: Sequence[str]) -> Callable[[str, Label], int]:
     """
     numbers = {name: number for number, name in enumerate(names)}
     if len(numbers) < len(names):
-        raise UserError("dataset.classes: a name is there twice")
+        raise UserError("dataset.classes: a name occurs twice")
 
     def number(name: str, label: Label) -> int:
         if name not in numbers:

@@ -494,7 +494,7 @@ BAD = {
         r"row r002 \(line 3\): label 'c' is not in dataset\.classes: a, b",
     ),
     "empty class": (texts(), {"classes": ["a", "b", "c", "d"]}, r"dataset\.classes: no row has the label 'd'"),
-    "class twice": (texts(), {"classes": ["a", "b", "c", "a"]}, r"dataset\.classes: a name is there twice"),
+    "class twice": (texts(), {"classes": ["a", "b", "c", "a"]}, r"dataset\.classes: a name occurs twice"),
     "one class": (texts(label=["a"] * 90), {}, "all rows have the label 'a'"),
     "id twice": (repeated(), {}, "line 5 and line 91 have the same id, r004"),
     "unknown split": (

@@ -67,7 +67,7 @@ def test_its_features_are_those_of_its_first_layers(
 
 
 def test_more_layers_than_there_are_are_refused(encoder: Path, texts: Dataset) -> None:
-    with pytest.raises(UserError, match="layers: 4, and it has 3; set fewer"):
+    with pytest.raises(UserError, match="layers: 4, but it has only 3; set fewer"):
         of(encoder, texts, layers=4)
 
 
@@ -132,7 +132,7 @@ def test_an_encoder_decoder_is_its_encoder_pretrained_or_not(kind: str, texts: D
 @pytest.mark.parametrize(
     ("kind", "settings", "line"),
     [
-        ("llama", {"pooling": "cls"}, "seen nothing of the text"),
+        ("llama", {"pooling": "cls"}, "does not see the text"),
         ("fnet", {}, r"depend on the length of its batch.*\(FNetModel\)"),
     ],
 )

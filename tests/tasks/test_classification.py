@@ -33,7 +33,7 @@ def test_what_cannot_be_encoded_is_told():
     with pytest.raises(tasks.LabelError, match=r"label 'c' is not in dataset.classes: b, a") as caught:
         tasks.encode("classification", ["b", "c"], ["b", "a"])
     assert caught.value.label == "c"
-    with pytest.raises(UserError, match="a name is there twice"):
+    with pytest.raises(UserError, match="a name occurs twice"):
         tasks.encode("classification", [], ["a", "a"])
     with pytest.raises(UserError, match=r"dataset.task: no 'clasification'.*did you mean `classification`"):
         tasks.build("clasification", [])
