@@ -26,6 +26,7 @@ from stages import (
     predict,
     prepare,
     probe,
+    replay,
     report,
     train,
     trials,
@@ -43,7 +44,7 @@ app = typer.Typer(
 )
 STAGES = (
     init, check, run_stage, code, prepare, extract, probe, assess, join, train, evaluate, report, export,
-    predict, cost, trials,
+    predict, cost, trials, replay,
 )  # fmt: skip
 for stage in STAGES:
     app.command(stage.__name__.rpartition(".")[2])(stage.main)

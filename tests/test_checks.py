@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.checks import check, check_params
+from pipeline.checks import check, check_params, check_task
 from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.project import Project
@@ -61,8 +61,6 @@ def test_what_is_shipped_is_valid(file: str):
         ("train/epochs", 3.0, "train: give `steps` or `epochs`, not both$"),
         ("train/accumulate", 17, "train: accumulate: 17 parts of a batch of 16; set fewer$"),
         ("train/decayed", "matrices", "train: decayed: matrices, and weight_decay is 0"),
-        ("train/val", "acuracy", r"train.val: classification has no score `acuracy` \(did you mean `accuracy`\?\)"),
-        ("train/val", "temperature", "has no score `temperature`"),
         ("train/layer_decay", 0.7, r"train \(for none\): layer_decay: is for students that start from pretrained"),
         ("train/trained_layers", 1, "trained_layers: is for students that start from pretrained weights"),
         ("train/channels_last", True, "channels_last: is for students that read images; remove it"),
@@ -169,3 +167,17 @@ def test_a_frozen_student_takes_no_methods(tiny_encoder: Path):
     values["runs"]["aft"]["train"] = {"trained_layers": 0}
     with pytest.raises(UserError, match=r"train \(for aft\): trained_layers: 0 trains the head alone"):
         check_params(Params(values))
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "message"),
+    [
+        ("classification", {"val": "acuracy"}, r"has no score `acuracy` \(did you mean `accuracy`\?\)"),
+        ("classification", {"val": "temperature"}, "has no score `temperature`"),
+        ("regression", {"label_smoothing": 0.1}, "label_smoothing: regression has no classes to smooth; remove it"),
+        ("multilabel", {"sampling": "balanced"}, "sampling: multilabel has no classes to balance; remove it"),
+    ],
+)
+def test_an_option_that_does_not_fit_the_task_is_one_line(task: str, settings: dict[str, Any], message: str):
+    with pytest.raises(UserError, match=message):
+        check_task(changed("runs/none/train", settings), task)

@@ -57,6 +57,12 @@ class State:
             found["random/device"] = getattr(torch, self.device.type).get_rng_state(*_index(self.device))
         return {name: x.detach().cpu().clone(memory_format=torch.contiguous_format) for name, x in found.items()}
 
+    def finite(self) -> bool:
+        """Whether all losses so far and all weights are finite. Waits for the device."""
+        return self.log.sound and all(
+            bool(x.isfinite().all()) for module in self.modules.values() for x in module.state_dict().values()
+        )
+
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Become the state that `tensors` gave.
 
@@ -106,12 +112,12 @@ class Checkpoint:
         return int(notes["steps"])
 
     def save(self, state: State, steps: int) -> None:
-        """Write the state after so many steps, if it is time to: whole, or not at all.
+        """Write the state after so many steps, if it is time to and all is finite: whole, or not at all.
 
         Raises:
             UserError: it cannot be written.
         """
-        if perf_counter() - self._written < self._pause:
+        if perf_counter() - self._written < self._pause or not state.finite():
             return
         seconds = self.seconds + perf_counter() - self._began
         notes = {"trial": self.trial, "steps": steps, "seconds": seconds, "log": state.log.kept()}

@@ -4,6 +4,7 @@
     trials/<digest>/student.json          the student, unless the training diverged; see `pipeline.students`
     trials/<digest>/weights.safetensors
     trials/<digest>/rows.safetensors      its score on each validation row
+    trials/<digest>/failure.safetensors   of one that diverged: the step, to do again; see `failure.py`
     trials/<digest>/SHA256SUMS            digests of these files; `sha256sum -c` checks them
     trials/.<digest>/                     a checkpoint of a trial that is not finished; see `checkpoint.py`
 
@@ -35,6 +36,7 @@ from pipeline.project import Project
 from pipeline.records import TrialRecord
 from pipeline.runs import Candidate
 from pipeline.students import save_student
+from pipeline.training.failure import FAILURE, Failure
 from pipeline.training.session import Session
 from pipeline.training.trial import TrialResult
 
@@ -169,7 +171,7 @@ class Ledger:
             lines = read_regular(folder / SUMS).decode("utf-8").splitlines()
             sums = {name: value for value, _, name in (line.partition("  ") for line in lines)}
             record = TrialRecord.read(folder / RECORD)
-            names = {RECORD} if record.diverged else {RECORD, ROWS, *STUDENT}
+            names = {RECORD, FAILURE} & sums.keys() if record.diverged else {RECORD, ROWS, *STUDENT}
             if set(sums) == names and all(_sha256(folder / name) == value for name, value in sums.items()):
                 return record
         except (OSError, ValueError, UserError):
@@ -178,8 +180,16 @@ class Ledger:
             self._remove(folder)
         return None
 
-    def commit(self, digest: str, record: TrialRecord, result: TrialResult | None) -> None:
+    def commit(
+        self, digest: str, record: TrialRecord, result: TrialResult | None = None, failure: Failure | None = None
+    ) -> None:
         """Keep a finished trial: all of it or nothing. If another process has committed it first, that one is kept.
+
+        Args:
+            digest: its name.
+            record: of it.
+            result: of a training that did not diverge.
+            failure: the step of one that did, if it was found.
 
         Raises:
             UserError: the disk is full, or the folder cannot be written.
@@ -191,6 +201,8 @@ class Ledger:
             if result is not None:
                 save_student(partial, result.blueprint, result.student)
                 save_file({"scores": result.row_scores}, partial / ROWS)
+            if failure is not None:
+                failure.write(partial)
             names = sorted(path.name for path in partial.iterdir())
             (partial / SUMS).write_text("".join(f"{_sha256(partial / name)}  {name}\n" for name in names))
             for name in (*names, SUMS):
@@ -216,6 +228,14 @@ class Ledger:
         """What each validation row adds to the score of a finished trial [val]; None if it diverged."""
         path = self.folder / digest / ROWS
         return load_file(path)["scores"] if path.is_file() else None
+
+    def failure(self, digest: str) -> Failure:
+        """The step at which a trial diverged.
+
+        Raises:
+            UserError: it is not there, or damaged.
+        """
+        return Failure.read(self.folder / digest)
 
     def copy_student(self, digest: str, folder: Path) -> None:
         """Copy a trial's student to a folder. A copy, so that nothing is shared."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf, isfinite
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -22,7 +22,16 @@ LINES = 20
 
 
 class Diverged(Exception):
-    """A training diverged: a loss, a gradient, a weight or an output is NaN or infinite. The message has no run."""
+    """A training diverged: a loss, a gradient, a weight or an output is NaN or infinite. The message has no run.
+
+    Args:
+        message: what is not finite, and when that was seen.
+        sound: steps after which all was still finite.
+    """
+
+    def __init__(self, message: str, sound: int = 0):
+        super().__init__(message)
+        self.sound = sound
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,16 @@ class TrialLog:
         self.every = max(1, self.steps // LINES)
         self.lines: list[dict[str, int | float]] = []
         self._diagnostics: dict[str, Any] = {"seed": data.seed}
+        self._sum = torch.zeros((), device=data.session.device)
+
+    def watch(self, loss: Float[Tensor, ""]) -> None:
+        """Note whether a loss is finite, without waiting for the device: all are as long as their sum is."""
+        self._sum.add_(loss.detach())
+
+    @property
+    def sound(self) -> bool:
+        """Whether all losses so far were finite. Waits for the device."""
+        return bool(self._sum.isfinite())
 
     def due(self, step: int) -> bool:
         """Whether this step gets a line."""
@@ -104,8 +123,8 @@ class TrialLog:
             "task_loss": task_loss.item(),
             "penalty": sum(penalty.item() for penalty in weighted.values()),
         }
-        if not np.isfinite([line["task_loss"], line["penalty"]]).all():
-            raise Diverged(f"step {step}: the loss is not finite")
+        if not self.sound:
+            self._diverged(f"step {step}: the loss is not finite")
         when = "start" if step == 0 else "end"
         self._diagnostics[f"feature_spread_{when}"] = (features - features.mean(0)).norm(dim=1).mean().item()
         for name, penalty in penalties.items():
@@ -144,15 +163,15 @@ class TrialLog:
             self._validate(when)
             self._diagnostics["kept"] = self.lines[kept]["step"]
         if not isfinite(self.history[kept]):
-            raise Diverged(f"{when}: {self.data.session.metric.label} of the outputs on validation rows is not defined")
+            self._diverged(f"{when}: {self.data.session.metric.label} of the outputs on validation rows is not defined")
         levels = [value for level in self._diagnostics.get("penalties", {}).values() for value in level.values()]
         numbers = levels + [value for value in self._diagnostics.values() if isinstance(value, float)]
         if not np.isfinite(numbers).all():
-            raise Diverged(f"{when}: a penalty or a gradient is not finite")
+            self._diverged(f"{when}: a penalty or a gradient is not finite")
         # Lines are measured before the update of their step, so only this sees what the last update did.
         modules = [self.student, *(penalty.transfer for penalty in self.penalties.values())]
         if not all(bool(tensor.isfinite().all()) for module in modules for tensor in module.state_dict().values()):
-            raise Diverged(f"{when}: a weight is not finite")
+            self._diverged(f"{when}: a weight is not finite")
         return DiagnosticsRecord(**self._diagnostics)
 
     def kept(self) -> dict[str, Any]:
@@ -178,11 +197,15 @@ class TrialLog:
     def _labels(self) -> np.ndarray:
         return self.data.session.data.labels[self.data.split.val]
 
+    def _diverged(self, message: str) -> NoReturn:
+        # A line is measured before the update of its step.
+        raise Diverged(message, int(self.lines[-1]["step"]) if self.lines else 0)
+
     def _validate(self, when: str) -> dict[str, float]:
         data, task = self.data, self.data.task
         outputs = predict(self.student, data.inputs, data.split.val, data.session.device)  # [val, c]
         if not np.isfinite(outputs).all():
-            raise Diverged(f"{when}: the outputs on validation rows are not finite")
+            self._diverged(f"{when}: the outputs on validation rows are not finite")
         self._outputs = outputs
         self._diagnostics |= {"collapsed": task.collapsed(outputs), "largest_share": task.largest_share(outputs)}
         chosen = data.session.metric.name

@@ -67,6 +67,61 @@ def run_trial(
         Diverged: a loss, gradient, weight or output is NaN or infinite.
         UserError: an option does not fit the student.
     """
+    trial = start(session, seed, candidate)
+    data, settings, penalties = trial.data, trial.data.settings, trial.penalties
+    optimisation, kept, log = trial.optimisation, trial.kept, trial.log
+    forward = torch.compile(supervised) if settings.compile else supervised
+    done = checkpoint.load(trial.state) if checkpoint else 0
+    yield done
+    # The rows of the steps that are done are drawn once more, so that those of the next are what they would have been.
+    steps = enumerate(batches(data.split, seed, settings, bool(penalties), data.strata))
+    for step, (rows, labelled) in islice(steps, done, end):
+        progress = step / settings.steps
+        views = data.draw_views(rows, labelled, step, bool(penalties))
+        optimisation.begin(step)
+        for part in parts(data.task, data.labels[rows[:labelled]], rows, labelled, views, settings.accumulate):
+            task_loss, unweighted, features, signals = losses(data, trial.student, penalties, part, progress, forward)
+            weighted = {name: penalties[name].at(progress) * loss for name, loss in unweighted.items()}
+            loss = part.loss(task_loss, weighted.values())  # []
+            log.watch(loss)
+            if part.first and log.due(step):
+                log.line(step, task_loss, unweighted, weighted, features, signals)  # waits for the device
+            optimisation.backward(loss)
+        if log.due(step) and kept.over(log.history):
+            break
+        optimisation.end()
+        kept.update(step)
+        if checkpoint:
+            checkpoint.save(trial.state, step + 1)
+        yield 1
+    else:
+        log.last(end or settings.steps)
+        kept.over(log.history)
+    kept.settle()
+    diagnostics = log.finish(kept.best(log.history))  # waits for the device
+    gates = learned_gates(penalties)
+    return TrialResult(data.blueprint, kept.student, log.scores, log.row_scores, log.lines, diagnostics, gates)
+
+
+@dataclass(frozen=True)
+class Started:
+    """What a step of one trial works with, before the first one."""
+
+    data: TrialData
+    student: Student
+    penalties: dict[str, WeightedPenalty]
+    optimisation: Optimisation
+    kept: Kept
+    log: TrialLog
+    state: State
+
+
+def start(session: Session, seed: int, candidate: Candidate) -> Started:
+    """Build the student, the methods and the optimiser of a trial.
+
+    Raises:
+        UserError: an option does not fit the student.
+    """
     data, device = session.trial_data(seed, candidate), session.device
     settings = data.settings
     torch.manual_seed(seed)
@@ -83,37 +138,9 @@ def run_trial(
     optimisation = Optimisation(student, methods, settings, device)
     kept = Kept(student, settings, session.metric.higher_is_better)
     log = TrialLog(data, kept.student, penalties)
-    forward = torch.compile(supervised) if settings.compile else supervised
     modules = {"student": student} | {f"methods/{name}": penalty.transfer for name, penalty in penalties.items()}
     state = State(modules | kept.modules, optimisation, log, device)
-    done = checkpoint.load(state) if checkpoint else 0
-    yield done
-    # The rows of the steps that are done are drawn once more, so that those of the next are what they would have been.
-    steps = enumerate(batches(data.split, seed, settings, bool(penalties), data.strata))
-    for step, (rows, labelled) in islice(steps, done, end):
-        progress = step / settings.steps
-        views = data.draw_views(rows, labelled, step, bool(penalties))
-        optimisation.begin(step)
-        for part in parts(data.task, data.labels[rows[:labelled]], rows, labelled, views, settings.accumulate):
-            task_loss, unweighted, features, signals = losses(data, student, penalties, part, progress, forward)
-            weighted = {name: penalties[name].at(progress) * loss for name, loss in unweighted.items()}
-            if part.first and log.due(step):
-                log.line(step, task_loss, unweighted, weighted, features, signals)  # waits for the device
-            optimisation.backward(part.loss(task_loss, weighted.values()))
-        if log.due(step) and kept.over(log.history):
-            break
-        optimisation.end()
-        kept.update(step)
-        if checkpoint:
-            checkpoint.save(state, step + 1)
-        yield 1
-    else:
-        log.last(end or settings.steps)
-        kept.over(log.history)
-    kept.settle()
-    diagnostics = log.finish(kept.best(log.history))  # waits for the device
-    gates = learned_gates(penalties)
-    return TrialResult(data.blueprint, kept.student, log.scores, log.row_scores, log.lines, diagnostics, gates)
+    return Started(data, student, penalties, optimisation, kept, log, state)
 
 
 def supervised(

@@ -14,6 +14,7 @@ from pipeline.progress import progress
 from pipeline.records import TrialRecord
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.choice import advice
+from pipeline.training.failure import described, find_failure
 from pipeline.training.ledger import Ledger, Trial, inputs_of
 from pipeline.training.log import Diverged
 from pipeline.training.race import Race
@@ -78,7 +79,7 @@ class TrialWorker:
             minutes = session.plan.machine.checkpoint_minutes
             checkpoint = Checkpoint(self.ledger.checkpoint(trial.digest), trial.digest, minutes)
             training = run_trial(session, trial.seed, trial.candidate, checkpoint)
-            result, diverged = None, ""
+            result, diverged, sound = None, "", 0
             try:
                 while result is None:
                     try:
@@ -90,7 +91,7 @@ class TrialWorker:
                     except StopIteration as stop:
                         result = stop.value
             except Diverged as error:
-                diverged = f"seed {trial.seed}, {error}"
+                diverged, sound = f"seed {trial.seed}, {error}", error.sound
             except (np.linalg.LinAlgError, torch.linalg.LinAlgError) as error:
                 # At the first step nothing has moved yet, so nothing has diverged.
                 if left == steps:
@@ -100,7 +101,11 @@ class TrialWorker:
             inputs = inputs_of(session, trial.seed, trial.candidate)
             seconds = checkpoint.seconds + time.perf_counter() - started
             if result is None:
-                self.ledger.commit(trial.digest, TrialRecord(inputs=inputs, diverged=diverged, seconds=seconds), None)
+                failure = find_failure(session, trial.seed, trial.candidate, checkpoint, sound)
+                if failure:
+                    diverged = f"seed {trial.seed}, {described(session, trial.seed, trial.candidate, failure)}"
+                record = TrialRecord(inputs=inputs, diverged=diverged, seconds=seconds)
+                self.ledger.commit(trial.digest, record, failure=failure)
                 checkpoint.remove()
                 if self.single:
                     raise UserError(advice(session.plan.name, diverged))

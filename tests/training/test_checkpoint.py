@@ -124,7 +124,7 @@ OPTIONS = {
     "accumulate": 2,
     "average": 0.9,
     "clip": 0.5,
-    "early_stopping": 3,
+    "early_stopping": 5,
     "label_smoothing": 0.1,
     "precision": "float16",
     "sampling": "balanced",
@@ -134,9 +134,9 @@ OPTIONS = {
 """All that have something to remember from step to step, and a few more."""
 
 
-@pytest.mark.parametrize("steps", [1, 7])
+@pytest.mark.parametrize("steps", [1, 4])
 def test_with_all_options_too(project: Path, params: Params, tmp_path: Path, steps: int):
-    # At this rate the student is best in the middle, so the best one is of an earlier call.
+    # At this rate the student is best early, so that it may be one of an earlier call.
     params.values["train"] |= OPTIONS | {"learning_rate": 1.0, "steps": 20}
     whole = run(project, params)
     assert whole.diagnostics.kept is not None and len(whole.curve) < 21
