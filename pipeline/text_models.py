@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -112,6 +112,10 @@ def read_json(path: Path, default: Any = None) -> Any:
         raise UserError(f"{path}: cannot be read: {one_line(error)}") from None
 
 
+Side = Literal["left", "right"]
+"""Where a text that is too long loses tokens: `left` keeps its end."""
+
+
 class TextTokenizer:
     """A model's own tokenizer: turns a text into token numbers, as `tokenizer(text, truncation=True)` does.
 
@@ -189,8 +193,8 @@ class TextTokenizer:
         if own is None or "Lowercase" not in str(own):
             self.fast.normalizer = normalizers.Sequence([normalizers.Lowercase(), *([own] if own else [])])
 
-    def cut(self, length: int) -> None:
-        """From now on cut texts to `length` tokens, on the side given by the tokenizer's files.
+    def cut(self, length: int, side: Side | None = None) -> None:
+        """From now on cut texts to `length` tokens, on this side or the one given by the tokenizer's files.
 
         Raises:
             UserError: that leaves no token of the text.
@@ -201,6 +205,7 @@ class TextTokenizer:
                 f"added to each; set more than {self.special}"
             )
         self.length = length
+        self.library.truncation_side = side or self.library.truncation_side
         if self.fast is not None:
             self.fast.enable_truncation(length, direction=self.library.truncation_side)
 

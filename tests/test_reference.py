@@ -15,7 +15,11 @@ from pipeline.plugins import plugin, plugins
 from pipeline.reference import Key, keys, page, plugin_keys
 
 ROOT = Path(__file__).parent.parent
-PLUGINS = [(kind, name) for kind in ("datasets", "views", "teachers", "students", "methods") for name in plugins(kind)]
+PLUGINS = [
+    (kind, name)
+    for kind in ("datasets", "views", "augmentations", "teachers", "students", "methods")
+    for name in plugins(kind)
+]
 
 
 class Base(Settings):

@@ -23,15 +23,15 @@ from pipeline.students._checkpoints import (
     STUDENT,
     Blueprint,
     load_student,
-    place,
     predict,
     save_student,
     student_blueprint,
     student_outputs,
 )
-from pipeline.students._contract import Graph, Inputs, Kind, Preprocessing, Scaled, Student
+from pipeline.students._contract import CPU, Graph, Inputs, Kind, Preprocessing, Scaled, Student, place
 
 __all__ = [
+    "CPU",
     "STUDENT",
     "Blueprint",
     "Graph",

@@ -214,14 +214,6 @@ def load_student(folder: Path, classes: tuple[str, ...] | None = None) -> tuple[
     return blueprint, student.eval()
 
 
-def place(inputs: Any, device: torch.device) -> Any:
-    """A batch that `Inputs.batch` made, on a device. A copy to a GPU is asynchronous, which needs pinned memory."""
-    if isinstance(inputs, Tensor):
-        inputs = inputs.pin_memory() if device.type == "cuda" else inputs
-        return inputs.to(device, non_blocking=True)
-    return tuple(place(part, device) for part in inputs)
-
-
 def student_outputs(
     student: Student, inputs: Inputs, rows: np.ndarray, device: torch.device, batch_size: int = 512
 ) -> Iterator[tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]]:
@@ -231,7 +223,7 @@ def student_outputs(
     student.eval()
     try:
         for start in range(0, len(rows), batch_size):
-            batch = place(inputs.batch(rows[start : start + batch_size]), device)
+            batch = inputs.batch(rows[start : start + batch_size], device=device)
             with torch.inference_mode():
                 outputs = student(batch)
             yield outputs

@@ -6,25 +6,46 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.export import Dim
 
+from pipeline.augmentations import Augmented
+
 Kind = Literal["text", "image", "features"]
+
+CPU = torch.device("cpu")
 
 
 @runtime_checkable
 class Inputs(Protocol):
     """A dataset as one student family reads it."""
 
-    def batch(self, rows: np.ndarray, views: np.ndarray | None = None) -> Any:
-        """The input of `Student.forward` for rows of the dataset, in the order given.
+    def batch(
+        self,
+        rows: np.ndarray,
+        views: np.ndarray | None = None,
+        augmented: Augmented | None = None,
+        device: torch.device = CPU,
+    ) -> Any:
+        """The input of `Student.forward` for rows of the dataset, in the order given, on a device.
 
         Args:
             rows: row numbers.
             views: the number of each row's view, if the inputs were made with views; clean rows if None.
+            augmented: what augmentations make of these rows; they stay as they are if None.
+            device: where pixels are computed. A copy to a GPU is not waited for.
         """
         ...
+
+
+def place(inputs: Any, device: torch.device) -> Any:
+    """A tensor or a tuple of such, on a device. A copy to a GPU is not waited for, which needs pinned memory."""
+    if isinstance(inputs, Tensor):
+        inputs = inputs.pin_memory() if device.type == "cuda" and inputs.device.type == "cpu" else inputs
+        return inputs.to(device, non_blocking=True)
+    return tuple(place(part, device) for part in inputs)
 
 
 @runtime_checkable

@@ -12,10 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline import images
+from pipeline.augmentations import Augmented
 from pipeline.data import Dataset
 from pipeline.progress import progress
 from pipeline.provenance import versions
 from pipeline.students._cache import Chunk, arrays, kept
+from pipeline.students._contract import CPU, place
 from pipeline.views import Views, changed_batch
 
 VERSION = 1
@@ -62,7 +64,7 @@ class ImageTransform:
 
     def normalise(self, pixels: Float[Tensor, "n channels h w"]) -> Float[Tensor, "n channels h w"]:
         """(pixels - mean) / std of pixels in 0..1."""
-        return (pixels - self.mean) / self.std
+        return (pixels - self.mean.to(pixels.device)) / self.std.to(pixels.device)
 
 
 class Images:
@@ -78,12 +80,21 @@ class Images:
         self.data, self.transform, self.views = data, transform, views
         self.pixels = Pixels(data, transform.size, transform.channels)
 
-    def batch(self, rows: np.ndarray, views: np.ndarray | None = None) -> Float[Tensor, "n channels size size"]:
-        """The images of `rows`, or of the given views of them, normalised, float32."""
-        images = torch.from_numpy(self.pixels[rows]).float() / 255
+    def batch(
+        self,
+        rows: np.ndarray,
+        views: np.ndarray | None = None,
+        augmented: Augmented | None = None,
+        device: torch.device = CPU,
+    ) -> Float[Tensor, "n channels size size"]:
+        """The images of `rows`, or of the given views of them, augmented and normalised, float32."""
+        read = rows if augmented is None else np.concatenate([rows, augmented.others])
+        images = place(torch.from_numpy(self.pixels[read]), device).float() / 255
         if views is not None and self.views and (seen := np.flatnonzero(views)).size:
-            changes = self.views.changes(self.data, rows[seen], views[seen])
-            images[torch.from_numpy(seen)] = changed_batch(images[torch.from_numpy(seen)], changes)
+            changes, at = self.views.changes(self.data, rows[seen], views[seen]), place(torch.from_numpy(seen), device)
+            images[at] = changed_batch(images[at], changes)
+        if augmented is not None:
+            images = augmented.images(images)
         return self.transform.normalise(images)
 
 

@@ -22,6 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline import students
+from pipeline.augmentations import Augmented
 from pipeline.data import Dataset
 from pipeline.params import Settings as Base
 from pipeline.provenance import digest_of
@@ -141,9 +142,15 @@ class Words:
         self.vocabulary = vocabulary
         self.texts = Texts(data, vocabulary.key, vocabulary.encode, views)
 
-    def batch(self, rows: np.ndarray, views: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+    def batch(
+        self,
+        rows: np.ndarray,
+        views: np.ndarray | None = None,
+        augmented: Augmented | None = None,
+        device: torch.device = students.CPU,
+    ) -> Any:
         """Word numbers of all rows, concatenated, and where each row starts."""
-        return self.vocabulary.offsets(*self.texts.rows(rows, views))
+        return students.place(self.vocabulary.offsets(*self.texts.rows(rows, views, augmented)), device)
 
 
 class BagOfWords(students.Student):

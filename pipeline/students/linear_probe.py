@@ -80,9 +80,11 @@ class Cached:
     def __init__(self, readers: tuple[Reader, ...]):
         self.readers = readers
 
-    def batch(self, rows: np.ndarray, views: np.ndarray | None = None) -> tuple[Float[Tensor, "n _"], ...]:
-        """Features of the rows, [n, D] per source, in the precision that the store gives them."""
-        return tuple(torch.from_numpy(reader(rows)) for reader in self.readers)
+    def batch(
+        self, rows: np.ndarray, views: None = None, augmented: None = None, device: torch.device = students.CPU
+    ) -> Any:
+        """Features of the rows, [n, D] per source, in the precision that the store gives them; always of clean rows."""
+        return students.place(tuple(torch.from_numpy(reader(rows)) for reader in self.readers), device)
 
 
 class LinearProbe(students.Student):

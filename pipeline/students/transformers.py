@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from pipeline import students
+from pipeline.augmentations import Augmented
 from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.params import Settings as Base
 from pipeline.provenance import digest_of, versions
 from pipeline.students._tokens import Texts, flatten
-from pipeline.text_models import TextBody, TextTokenizer, fetch, load_body, one_line, read_config, untrained_body
+from pipeline.text_models import Side, TextBody, TextTokenizer, fetch, load_body, one_line, read_config, untrained_body
 from pipeline.views import Views
 
 KIND: Literal["text"] = "text"
@@ -41,6 +42,7 @@ class Settings(Base):
         layers: keep only this many layers, the first ones; all if None.
         pooling: `mean` over the tokens that are not padding, `cls`, the first token, or `last`, the last one.
         max_length: in tokens; longer texts are cut. If None, 128, or the model's number of positions if it is smaller.
+        truncation: where they are cut; `left` keeps the end. What the tokenizer's files say if None.
         dropout: dropout before the head.
     """
 
@@ -50,6 +52,7 @@ class Settings(Base):
     layers: int | None = Field(default=None, ge=1)
     pooling: Literal["mean", "cls", "last"] = "mean"
     max_length: int | None = Field(default=None, ge=1)
+    truncation: Side | None = None
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
@@ -78,7 +81,7 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
         raise UserError(
             f"{settings.model}: max_length: {wanted} is more than the model's {length} positions; set that or less"
         )
-    tokenizer.cut(length)
+    tokenizer.cut(length, settings.truncation)
     short, long = (tokenizer(text) for text in tokenizer.samples[-2:])
     if settings.pooling == "cls" and body.first_sees_nothing(short, long):
         raise UserError(
@@ -138,6 +141,11 @@ class Tokenization:
         self.library = Tokenizer.from_str(tokenizer)
         self.key = {"tokenizer": digest_of(tokenizer), "libraries": versions("tokenizers")}
 
+    @property
+    def special(self) -> list[int]:
+        """The numbers of special tokens, such as those at the ends of a text."""
+        return [number for number, token in self.library.get_added_tokens_decoder().items() if token.special]
+
     def encode(self, texts: list[str]) -> list[list[int]]:
         """The token numbers of each text."""
         return [encoding.ids for encoding in self.library.encode_batch(texts)]
@@ -167,11 +175,17 @@ class Tokens:
 
     def __init__(self, data: Dataset, tokenization: Tokenization, views: Views | None = None):
         self.tokenization = tokenization
-        self.texts = Texts(data, tokenization.key, tokenization.encode, views)
+        self.texts = Texts(data, tokenization.key, tokenization.encode, views, tokenization.special)
 
-    def batch(self, rows: np.ndarray, views: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+    def batch(
+        self,
+        rows: np.ndarray,
+        views: np.ndarray | None = None,
+        augmented: Augmented | None = None,
+        device: torch.device = students.CPU,
+    ) -> Any:
         """Token numbers [n, l] and which of them are not padding [n, l]."""
-        return self.tokenization.pad_to_longest(*self.texts.rows(rows, views))
+        return students.place(self.tokenization.pad_to_longest(*self.texts.rows(rows, views, augmented)), device)
 
 
 class TextStudent(students.Student):

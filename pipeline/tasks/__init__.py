@@ -160,6 +160,12 @@ class Task(ABC):
         return float(len(labels))
 
     @abstractmethod
+    def mixed_loss(
+        self, outputs: Float[Tensor, "n c"], labels: Tensor, others: Tensor, shares: Float[Tensor, " n"]
+    ) -> Float[Tensor, ""]:
+        """The mean loss of rows that are mixtures of two: `shares` of what `labels` says, the rest of `others`."""
+
+    @abstractmethod
     def divergence(
         self, outputs: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"], temperature: float
     ) -> Float[Tensor, ""]:

@@ -163,6 +163,24 @@ class Classification(tasks.Task):
         """The sum of the weights of their classes."""
         return float(len(labels)) if self.weights is None else float(self.weights[labels].sum())
 
+    def mixed_loss(
+        self,
+        outputs: Float[Tensor, "n c"],
+        labels: Int[Tensor, " n"],
+        others: Int[Tensor, " n"],
+        shares: Float[Tensor, " n"],
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy with both labels, each with its share of the row, and classes weighted as in `loss`."""
+        from torch import cat, ones_like
+        from torch.nn import functional
+
+        weights = self._on(outputs)
+        both, parts = cat([labels, others]), cat([shares, 1 - shares])
+        found = parts * functional.cross_entropy(
+            cat([outputs, outputs]), both, weights, reduction="none", label_smoothing=self.smoothing
+        )
+        return found.sum() / (parts * (ones_like(parts) if weights is None else weights[both])).sum()
+
     def _on(self, outputs: Tensor) -> Tensor | None:
         """The weights on the device of the outputs, copied there once, so that no step waits for it."""
         if self.weights is None:

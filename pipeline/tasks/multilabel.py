@@ -145,10 +145,23 @@ class MultiLabel(tasks.Task):
         """Binary cross-entropy, mean over rows and labels; with smoothing s, the targets are s/2 and 1 - s/2."""
         from torch.nn import functional
 
-        targets = labels.to(outputs.dtype)
-        if self.smoothing:
-            targets = targets * (1 - self.smoothing) + self.smoothing / 2
-        return functional.binary_cross_entropy_with_logits(outputs, targets)
+        return functional.binary_cross_entropy_with_logits(outputs, self._smoothed(labels.to(outputs.dtype)))
+
+    def _smoothed(self, targets: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        return targets * (1 - self.smoothing) + self.smoothing / 2 if self.smoothing else targets
+
+    def mixed_loss(
+        self,
+        outputs: Float[Tensor, "n c"],
+        labels: Int[Tensor, "n c"],
+        others: Int[Tensor, "n c"],
+        shares: Float[Tensor, " n"],
+    ) -> Float[Tensor, ""]:
+        """Binary cross-entropy with the mixture of both rows' labels."""
+        from torch.nn import functional
+
+        targets = others.to(outputs.dtype).lerp(labels.to(outputs.dtype), shares[:, None])
+        return functional.binary_cross_entropy_with_logits(outputs, self._smoothed(targets))
 
     def divergence(
         self, outputs: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"], temperature: float

@@ -18,6 +18,7 @@ from pipeline.teachers import Precision, Teacher
 from pipeline.teachers._pooling import Pooling, pool
 from pipeline.teachers._sentence_transformers import Modules, choose_prompt, read_modules
 from pipeline.text_models import (
+    Side,
     TextBody,
     TextTokenizer,
     fetch,
@@ -56,6 +57,7 @@ class Settings(params.Settings):
         prompt: text in front of every row: the name of one of the model's prompts, or a text such as `"query: "`;
             empty for nothing. The model's default prompt if None.
         max_length: in tokens; longer texts are cut. The model's own limit if None.
+        truncation: where they are cut; `left` keeps the end. What the tokenizer's files say if None.
         heads: which to keep; `tokens` is every token's state, followed by zeros.
         trust_remote_code: run the model's own Python code from the hub or the folder.
         safetensors_only: false also accepts `.bin` files, from which only tensors are read.
@@ -66,6 +68,7 @@ class Settings(params.Settings):
     pooling: Pooling | None = None
     prompt: str | None = None
     max_length: int | None = Field(default=None, ge=1)
+    truncation: Side | None = None
     heads: tuple[Head, ...] = Field(default=("pooled",), min_length=1, strict=False)
     trust_remote_code: bool = False
     safetensors_only: bool = True
@@ -95,7 +98,7 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Tex
     prompt = choose_prompt(modules, settings.prompt, settings.model)
     tokenizer.check_numbers(body.rows)
     length = _length(settings, modules, body, tokenizer)
-    tokenizer.cut(length)
+    tokenizer.cut(length, settings.truncation)
     state |= {f"layers.{name}": tensor for name, tensor in modules.layers.state_dict().items()}
     recipe = {
         "family": "transformers",
@@ -112,6 +115,7 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Tex
         "layers": list(modules.names),
         "max_length": length,
         "precision": precision,
+        **({"truncation": settings.truncation} if settings.truncation else {}),
     }
     body = body.to(dtype=getattr(torch, precision), device=device)
     teacher = TextEncoder(body, tokenizer, modules, prompt, recipe, settings.heads, device, notes)

@@ -18,7 +18,8 @@ def batches(
     """The rows of every step, and how many of them, at the start, are the labelled batch.
 
     Where methods see unlabelled rows, a transfer batch follows, of labelled and unlabelled training rows. It has random
-    numbers of its own, so the labelled batches are the same with and without it.
+    numbers of its own, so the labelled batches are the same with and without it. Where methods see the labelled batch,
+    and it is augmented, it follows once more, for them: what teachers know is of clean rows, or of views.
 
     Args:
         split: whose rows these are.
@@ -34,9 +35,11 @@ def batches(
         labelled = shuffled(split.labelled, settings.batch_size, random)
     everyone = shuffled(split.train, settings.transfer_batch_size, np.random.default_rng([seed, 1]))
     apart = transfer and settings.unlabelled and len(split.unlabelled) > 0
+    again = transfer and bool(settings.augment)
     for _ in range(settings.steps):
         rows = next(labelled)
-        yield (np.concatenate([rows, next(everyone)]), len(rows)) if apart else (rows, len(rows))
+        seen = next(everyone) if apart else rows if again else rows[:0]
+        yield np.concatenate([rows, seen]), len(rows)
 
 
 def shuffled(rows: np.ndarray, size: int, random: np.random.Generator) -> Iterator[np.ndarray]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.augmentations import Augmentation, read_augmentations
 from pipeline.errors import UserError
 from pipeline.machine import Machine
 from pipeline.params import Params, Settings, parse
@@ -31,8 +32,10 @@ class TrainSettings(Settings):
         transfer_batch_size: rows per step that the methods see, sampled from labelled and unlabelled training rows
             together. Where all training rows have labels, the methods see the labelled batch instead.
         unlabelled: whether methods see unlabelled rows at all; if not, they see the labelled batch.
-        augment: whether the labelled batch, too, consists of views, where the run's teachers have views. Rows that the
-            methods see are views in any case.
+        augment: random changes of the labelled batch, by name, each with its settings, such as
+            `{crop: {}, flip: {}, mixup: {alpha: 0.2}}`; see `pipeline.augmentations`. Methods see clean rows, or views.
+        labelled_views: whether the labelled batch, too, consists of views, where the run's teachers have views. Rows
+            that the methods see are views in any case.
         accumulate: parts that the rows of a step are cut into, which go through the student one after another; their
             gradients add up to that of the step, so a large batch needs the memory of a part. A method, and a
             BatchNorm, sees the rows of one part at a time.
@@ -69,7 +72,8 @@ class TrainSettings(Settings):
     batch_size: int = Field(default=128, ge=1)
     transfer_batch_size: int = Field(default=256, ge=FEWEST_ROWS)
     unlabelled: bool = True
-    augment: bool = False
+    augment: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    labelled_views: bool = False
     accumulate: int = Field(default=1, ge=1)
     sampling: Literal["uniform", "balanced"] = "uniform"
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -213,6 +217,10 @@ class Plan:
         """
         where = f"{self.params.source}: train (for {self.name})"
         return train_settings(where, self.params.section("train"), self.run.train, changes)
+
+    def augmentations(self, settings: TrainSettings) -> tuple[Augmentation, ...]:
+        """Those of these settings, in the order in which they are applied. Raises `UserError`: one is wrong."""
+        return read_augmentations(settings.augment, f"{self.params.source}: train.augment (for {self.name})")
 
     @property
     def where(self) -> str:

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from pipeline.errors import UserError, count, listed
 from pipeline.files import read_regular, write_atomically
 from pipeline.runs import Candidate
-from pipeline.students import place
 from pipeline.training.batches import batches, parts
 from pipeline.training.checkpoint import Checkpoint, State
 from pipeline.training.log import Diverged
@@ -123,7 +122,7 @@ def find_failure(
         # What only shows after the last step is the work of the last step.
         step, tensors = recorder.states[0 if recorder.states[-1][0] == data.settings.steps else -1]
         rows, labelled, views = _rows(start(session, seed, candidate), step)
-        inputs = place(data.inputs.batch(rows, views), torch.device("cpu"))
+        inputs = data.inputs.batch(rows, views, data.augmented(rows, labelled, step), torch.device("cpu"))
         batch = {f"inputs/{n}": x for n, x in enumerate(inputs if isinstance(inputs, tuple) else (inputs,))}
         batch |= {"labels": torch.from_numpy(data.labels[rows[:labelled]])}
         batch |= {"views": torch.from_numpy(views)} if views is not None else {}
@@ -154,7 +153,8 @@ def replay(session: Session, seed: int, candidate: Candidate, failure: Failure) 
     trial.optimisation.begin(step)
     ordered = []
     for part in parts(data.task, data.labels[rows[:labelled]], rows, labelled, views, data.settings.accumulate):
-        task_loss, unweighted, _, _ = losses(data, trial.student, penalties, part, progress)
+        augmented = data.augmented(part.rows, part.labelled, step)
+        task_loss, unweighted, _, _ = losses(data, trial.student, penalties, part, progress, augmented)
         weighted = {name: penalties[name].at(progress) * loss for name, loss in unweighted.items()}
         trial.optimisation.backward(part.loss(task_loss, weighted.values()))
         ordered.append(part.rows)

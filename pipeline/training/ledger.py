@@ -70,12 +70,15 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
     blueprint = session.blueprint(split, candidate)
     at_work = [(term, weight) for term, weight in zip(session.run.methods, candidate.weights, strict=True) if weight]
     settings = session.settings(seed, candidate)
+    augmentations = plan.augmentations(settings)
     train = settings.model_dump(exclude=set(NOT_IN_A_TRIAL))
+    # In the order in which they are applied, with all defaults.
+    train["augment"] = [{"name": each.name, "settings": each.settings.model_dump()} for each in augmentations]
     idle = set() if at_work else set(ONLY_WITH_METHODS)
     # Every trial has the scores that the task computes in any case; which of them chooses is no matter of the trial.
     if not settings.early_stopping and session.metric in session.task.metrics:
         idle.add("val")
-    seen = session.views if at_work or train["augment"] else None
+    seen = session.views if at_work or train["labelled_views"] else None
     found: dict[str, Any] = {
         "seed": seed,
         "rows": {"split": split, "train": data.split_digest(split), "val": _labels_digest(session, split)},
@@ -85,13 +88,14 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
             "fitted": session.fitted_digest(split, candidate),
         },
         "outputs": blueprint.classes,
-        "train": {key: value for key, value in train.items() if key not in idle and (seen or key != "augment")},
+        "train": {key: value for key, value in train.items() if key not in idle and (seen or key != "labelled_views")},
         "device": session.device.type,
         "task": data.task.name,
         "code": _code(
             f"tasks.{data.task.name}",
             f"students.{blueprint.family}",
             *(f"methods.{term.name}" for term, _ in at_work),
+            *(f"augmentations.{each.name}" for each in augmentations),
             *([f"views.{seen.family}"] if seen else []),
         ),
     }

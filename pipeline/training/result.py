@@ -117,6 +117,8 @@ def write_run(session: Session, race: Race, known: Mapping[Trial, TrialRecord], 
         unlabelled=len(split.unlabelled),
         steps=session.settings(settings.seeds[0], chosen).steps,
         settings=settings.model_dump(),
+        augmented=tuple(each.name for each in plan.augmentations(settings)),
+        transfer_rows=("views" if session.views else "clean") if plan.run.methods else None,
         metric=session.metric,
         candidates=tuple(
             CandidateRecord(

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.augmentations import Augmented
 from pipeline.methods import Reads, Signals
 from pipeline.records import DiagnosticsRecord
 from pipeline.runs import Candidate
@@ -80,7 +81,10 @@ def run_trial(
         views = data.draw_views(rows, labelled, step, bool(penalties))
         optimisation.begin(step)
         for part in parts(data.task, data.labels[rows[:labelled]], rows, labelled, views, settings.accumulate):
-            task_loss, unweighted, features, signals = losses(data, trial.student, penalties, part, progress, forward)
+            augmented = data.augmented(part.rows, part.labelled, step)
+            task_loss, unweighted, features, signals = losses(
+                data, trial.student, penalties, part, progress, augmented, forward
+            )
             weighted = {name: penalties[name].at(progress) * loss for name, loss in unweighted.items()}
             loss = part.loss(task_loss, weighted.values())  # []
             log.watch(loss)
@@ -144,15 +148,31 @@ def start(session: Session, seed: int, candidate: Candidate) -> Started:
 
 
 def supervised(
-    student: Student, task: Task, inputs: Any, labels: Tensor, precision: str
+    student: Student,
+    task: Task,
+    inputs: Any,
+    labels: Tensor,
+    precision: str,
+    mixed: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"], Float[Tensor, ""]]:
-    """Features and outputs of all rows of a forward pass, in float32, and the task's loss of the labelled ones, which
-    are the first. It is what `train.compile` compiles."""
+    """Features and outputs of all rows of a forward pass, in float32, and the task's loss of the labelled ones.
+
+    It is what `train.compile` compiles.
+
+    Args:
+        student: in training mode.
+        task: of the labels.
+        inputs: of all rows.
+        labels: of the labelled rows, which are the first.
+        precision: of the forward pass.
+        mixed: where these are mixed with other rows, the labels of those, and the share of each row's own.
+    """
     lower = getattr(torch, precision)
     with torch.autocast(labels.device.type, lower, enabled=lower != torch.float32):
         features, outputs = student(inputs)  # [n, d], [n, c]
     features, outputs = features.float(), outputs.float()
-    return features, outputs, task.loss(outputs[: len(labels)], labels)
+    of_labels = outputs[: len(labels)]
+    return features, outputs, task.mixed_loss(of_labels, labels, *mixed) if mixed else task.loss(of_labels, labels)
 
 
 def losses(
@@ -161,6 +181,7 @@ def losses(
     penalties: dict[str, WeightedPenalty],
     part: Part,
     progress: float,
+    augmented: Augmented | None = None,
     forward: Callable[..., Any] = supervised,
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]], Float[Tensor, "n d"], Signals | None]:
     """The losses of one part of a step: of the task, and of each method, unweighted.
@@ -173,6 +194,7 @@ def losses(
         penalties: the methods; none for plain training.
         part: rows, and the number of the view of each, for student and teachers alike.
         progress: how far training is, from 0 to 1.
+        augmented: what augmentations make of the labelled rows; they stay as they are if None.
         forward: `supervised`, or its compiled form.
 
     Returns:
@@ -180,15 +202,21 @@ def losses(
         without methods).
     """
     session, rows, labelled, views = data.session, part.rows, part.labelled, part.views
-    inputs = place(data.inputs.batch(rows, views), session.device)  # [n, ...], or a tuple of such
+    inputs = data.inputs.batch(rows, views, augmented, session.device)  # [n, ...], or a tuple of such
     labels = place(torch.from_numpy(data.labels[rows]), session.device)  # [n, ...]
+    mixed = None
+    if augmented and augmented.mixed:
+        others = place(torch.from_numpy(data.labels[augmented.partners]), session.device)  # [labelled, ...]
+        mixed = others, place(torch.from_numpy(augmented.shares.astype(np.float32)), session.device)  # [labelled]
     # The methods see the rows after the labelled batch; where there are none, the labelled batch itself.
     start = labelled if labelled < len(rows) else 0
     reads = frozenset[Reads]().union(*(penalty.transfer.reads for penalty in penalties.values()))
     of_rows = None if views is None else views[start:]
     teachers, teacher_outputs = data.teachers(rows[start:], reads, of_rows)  # [m, D_k] and [m, c] of each source
     # Labelled and unlabelled rows in one forward pass: two would cost more, and BatchNorm would see two kinds of batch.
-    features, outputs, task_loss = forward(student, data.task, inputs, labels[:labelled], data.settings.precision)
+    features, outputs, task_loss = forward(
+        student, data.task, inputs, labels[:labelled], data.settings.precision, mixed
+    )
     if not penalties:
         return task_loss, {}, features, None
     signals = Signals(features[start:], outputs[start:], labels[start:], teachers, teacher_outputs, progress)

@@ -576,7 +576,7 @@ class Changing:
 def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch, change, message: str):
     rows = [Row(str(n), f"text {n}", "ab"[n % 2]) for n in range(30)]
     family = Changing(rows, change(rows))
-    monkeypatch.setattr("pipeline.data.preparation.read_plugin", lambda *_: (family, None))
+    monkeypatch.setattr("pipeline.data.sources.read_plugin", lambda *_: (family, None))
     with pytest.raises(UserError, match=message):
         run(tmp_path / "data", {"family": "digits"})
     assert list(tmp_path.iterdir()) == []

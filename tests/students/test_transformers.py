@@ -116,6 +116,7 @@ def test_a_length_beyond_its_positions_is_refused_and_the_default_keeps_to_them(
         of(encoder, texts, max_length=2)
     blueprint, _ = of(encoder, texts)
     assert json.loads(blueprint.fitted["tokenizer"])["truncation"]["max_length"] == 48
+    assert json.loads(of(encoder, texts, truncation="left")[0].fitted["tokenizer"])["truncation"]["direction"] == "Left"
 
 
 @pytest.mark.parametrize("kind", ["t5", "bart"])

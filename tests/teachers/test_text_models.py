@@ -180,6 +180,14 @@ def test_long_texts_are_cut_on_the_side_that_the_tokenizer_says(copy: Path, side
     assert_same(features_of(found)["pooled"], [state.mean(0) for state in plain_states(copy)])
 
 
+def test_a_setting_says_on_which_side_long_texts_are_cut(copy: Path) -> None:
+    change_json(copy / "tokenizer_config.json", truncation_side="right", model_max_length=12)
+    left, right = load(copy, truncation="left"), load(copy, truncation="right")
+    change_json(copy / "tokenizer_config.json", truncation_side="left")
+    assert_same(features_of(left)["pooled"], [state.mean(0) for state in plain_states(copy)])
+    assert left.recipe["truncation"] != right.recipe["truncation"]
+
+
 @pytest.mark.parametrize("type_of_cls", [0, 1])
 def test_types_of_tokens_reach_the_model(copy: Path, type_of_cls: int) -> None:
     files = json.loads((copy / "tokenizer.json").read_text())
