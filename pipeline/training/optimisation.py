@@ -90,9 +90,10 @@ class Optimisation:
             if not key:
                 continue
             like = parameters[int(number)]
-            # Laid out in memory as the parameter is: the fused kernel walks through both side by side.
-            value = torch.empty_like(like, dtype=value.dtype).copy_(value) if value.shape == like.shape else value
-            states.setdefault(int(number), {})[key] = value
+            # A copy, which steps may change; in memory as the parameter is, because the fused kernel walks through both.
+            into = torch.empty_like(like, dtype=value.dtype) if value.shape == like.shape else torch.empty_like(value)
+            copy = into.copy_(value)
+            states.setdefault(int(number), {})[key] = copy
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": states})
         if self.scaler.is_enabled():
             scale, growth = tensors["scaler"].tolist()
