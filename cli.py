@@ -28,6 +28,7 @@ from stages import (
     probe,
     replay,
     report,
+    sweep,
     train,
     trials,
 )
@@ -43,7 +44,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 STAGES = (
-    init, check, run_stage, code, prepare, extract, probe, assess, join, train, evaluate, report, export,
+    init, check, run_stage, code, prepare, extract, probe, assess, join, train, sweep, evaluate, report, export,
     predict, cost, trials, replay,
 )  # fmt: skip
 for stage in STAGES:
@@ -54,12 +55,14 @@ app.add_typer(features.app, name="features")
 class Kind(StrEnum):
     """The plug-in folders of the library."""
 
-    methods = "methods"
-    teachers = "teachers"
-    students = "students"
+    tasks = "tasks"
     datasets = "datasets"
+    teachers = "teachers"
     views = "views"
     augmentations = "augmentations"
+    students = "students"
+    methods = "methods"
+    engines = "engines"
     exports = "exports"
 
 

@@ -25,13 +25,13 @@ from pipeline.probing import AssessSettings, ProbeSettings
 from pipeline.progress import duration
 from pipeline.project import Project
 from pipeline.records import LogRecord
-from pipeline.runs import Run, read_run, run_views
+from pipeline.runs import NAME, Run, every_point, read_run, run_views, sweep_names
 from pipeline.sources import POOLED, check_heads, view_head
 from pipeline.store import FeatureStore
 from pipeline.training import TrainSettings, count_trials, train_settings
 from pipeline.views import Views, teacher_views
 
-SECTIONS = ("dataset", "extract", "teachers", "probe", "assess", "students", "train", "machine", "runs")
+SECTIONS = ("dataset", "extract", "teachers", "probe", "assess", "students", "train", "machine", "runs", "sweep")
 
 ROWS = 32
 """Rows that a teacher is timed on."""
@@ -73,14 +73,23 @@ def check_params(params: Params) -> None:
                 f"{params.source}: students.{name}: this family reads {student.KIND}, and the dataset holds "
                 f"{kind}; choose another family"
             )
-    for name in params.section("runs"):
-        run = read_run(params, name)
-        _check_heads(params, name, run, teachers)
-        _check_candidates(params, name, run)
+    for settings, name in _every_run(params):
+        run = read_run(settings, name)
+        _check_heads(settings, name, run, teachers)
+        _check_candidates(settings, name, run)
     if task := dataset.task or sources.task:
         _, outputs = tasks.encode(task, [], dataset.classes)
         tasks.build(task, outputs, dataset.unit)
         check_task(params, task)
+
+
+def _every_run(params: Params) -> Iterator[tuple[Params, str]]:
+    """Every run, with its settings and its name in them: those of `runs`, and the points of all sweeps."""
+    for name in params.section("runs"):
+        yield params, name
+    for sweep in sweep_names(params):
+        for point in every_point(params, sweep):
+            yield point.params, NAME
 
 
 def check_task(params: Params, task: str) -> None:
@@ -89,19 +98,20 @@ def check_task(params: Params, task: str) -> None:
     Raises:
         UserError: a method or an option of training is for other tasks, or a score does not exist.
     """
-    for name in params.section("runs"):
-        run = read_run(params, name)
+    for settings, name in _every_run(params):
+        run = read_run(settings, name)
+        where = f"{settings.source}: runs.{name}.methods"
         for term in run.methods:
             meant_for = getattr(plugin("methods", term.name), "TASKS", (task,))
             if task not in meant_for:
                 raise UserError(
-                    f"{params.source}: runs.{name}.methods: `{term.name}` is for {listed(meant_for)}, and the task is "
-                    f"{task}; drop it, or take another method, such as logit_kd"
+                    f"{where}: `{term.name}` is for {listed(meant_for)}, and the task is {task}; drop "
+                    "it, or take another method, such as logit_kd"
                 )
         for candidate in run.combinations():
-            where = f"{params.source}: train (for {name})"
-            settings = train_settings(where, params.section("train"), run.train, candidate.of("train"))
-            settings.check_task(where, tasks.build(task, ()))
+            where = f"{settings.source}: train (for {name})"
+            of_run = train_settings(where, settings.section("train"), run.train, candidate.of("train"))
+            of_run.check_task(where, tasks.build(task, ()))
 
 
 def _teacher(params: Params, name: str) -> tuple[ModuleType, Any]:

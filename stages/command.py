@@ -35,13 +35,13 @@ Set = Annotated[
 ]
 
 
-def _key(stage: str) -> str:
+def key(stage: str | None) -> str | None:
     """The key in params.yaml: as it is typed, or from DVC's name of a stage, such as `train@aft`."""
-    return stage.rpartition("@")[2]
+    return stage and stage.rpartition("@")[2]
 
 
-Teacher = Annotated[str, typer.Argument(help="A key of `teachers` in params.yaml.", callback=_key)]
-Run = Annotated[str, typer.Argument(help="A key of `runs` in params.yaml.", callback=_key)]
+Teacher = Annotated[str, typer.Argument(help="A key of `teachers` in params.yaml.", callback=key)]
+Run = Annotated[str, typer.Argument(help="A key of `runs` in params.yaml.", callback=key)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 INTERRUPTED = 130

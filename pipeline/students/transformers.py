@@ -18,9 +18,18 @@ from pipeline.augmentations import Augmented
 from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.params import Settings as Base
+from pipeline.pretrained.transformers import (
+    Side,
+    TextBody,
+    TextTokenizer,
+    fetch,
+    load_body,
+    one_line,
+    read_config,
+    untrained_body,
+)
 from pipeline.provenance import digest_of, versions
 from pipeline.students._tokens import Texts, flatten
-from pipeline.text_models import Side, TextBody, TextTokenizer, fetch, load_body, one_line, read_config, untrained_body
 from pipeline.views import Views
 
 KIND: Literal["text"] = "text"

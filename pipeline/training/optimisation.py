@@ -90,7 +90,7 @@ class Optimisation:
             if not key:
                 continue
             like = parameters[int(number)]
-            # A copy, which steps may change; in memory as the parameter is, because the fused kernel walks through both.
+            # A copy, which steps may change; laid out as the parameter is, because the fused kernel walks through both.
             into = torch.empty_like(like, dtype=value.dtype) if value.shape == like.shape else torch.empty_like(value)
             copy = into.copy_(value)
             states.setdefault(int(number), {})[key] = copy

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pipeline.functional.statistics import standard_error
+from pipeline.records import Metric
 from pipeline.runs import Candidate
+from pipeline.training.config import Plan
 from pipeline.training.ledger import Ledger, Trial
-from pipeline.training.session import Session
 
 ERRORS = 2.0
 """A candidate is dropped where it is worse by more than so many standard errors of the paired difference."""
@@ -75,17 +76,18 @@ class Race:
     """What a run needs of its trials, as far as the ledger has them.
 
     Args:
-        session: of the run.
+        plan: of the run.
         trials: all of the run, seed by seed.
         ledger: has the finished ones.
+        primary: the task's score that rows add up to.
     """
 
-    def __init__(self, session: Session, trials: Sequence[Trial], ledger: Ledger):
-        settings = session.plan.settings({})
+    def __init__(self, plan: Plan, trials: Sequence[Trial], ledger: Ledger, primary: Metric):
+        settings = plan.settings({})
         self.trials, self.ledger, self.seeds = trials, ledger, settings.seeds
         # Rows add up to the primary score alone.
-        self._on = settings.race and session.metric == session.task.primary
-        self._higher_is_better = session.task.primary.higher_is_better
+        self._on = settings.race and settings.val in (None, primary.name)
+        self._higher_is_better = primary.higher_is_better
         self._scores: dict[Candidate, dict[int, np.ndarray | None]] = {trial.candidate: {} for trial in trials}
 
     def dropped(self) -> dict[Candidate, int]:

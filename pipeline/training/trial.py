@@ -28,6 +28,7 @@ from pipeline.training.checkpoint import Checkpoint, State
 from pipeline.training.kept import Kept
 from pipeline.training.log import TrialLog, WeightedPenalty
 from pipeline.training.optimisation import Optimisation, freeze
+from pipeline.training.parallel import Group
 from pipeline.training.session import Session, TrialData
 
 
@@ -73,6 +74,8 @@ def run_trial(
     optimisation, kept, log = trial.optimisation, trial.kept, trial.log
     forward = torch.compile(supervised) if settings.compile else supervised
     done = checkpoint.load(trial.state) if checkpoint else 0
+    processes = Group.current()
+    spread, shared = processes.spread(trial.student), data.shared(processes)
     yield done
     # The rows of the steps that are done are drawn once more, so that those of the next are what they would have been.
     steps = enumerate(batches(data.split, seed, settings, bool(penalties), data.strata))
@@ -83,7 +86,7 @@ def run_trial(
         for part in parts(data.task, data.labels[rows[:labelled]], rows, labelled, views, settings.accumulate):
             augmented = data.augmented(part.rows, part.labelled, step)
             task_loss, unweighted, features, signals = losses(
-                data, trial.student, penalties, part, progress, augmented, forward
+                shared, spread, penalties, part, progress, augmented, forward
             )
             weighted = {name: penalties[name].at(progress) * loss for name, loss in unweighted.items()}
             loss = part.loss(task_loss, weighted.values())  # []
@@ -93,6 +96,7 @@ def run_trial(
             optimisation.backward(loss)
         if log.due(step) and kept.over(log.history):
             break
+        processes.reduce(list(trial.student.parameters()))
         optimisation.end()
         kept.update(step)
         if checkpoint:
