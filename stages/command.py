@@ -3,7 +3,9 @@
 Commands import the library when they are called, so `aft --help` does not wait for torch.
 """
 
+import atexit
 import dataclasses
+import gc
 import json
 import os
 import shlex
@@ -182,6 +184,8 @@ def run(app: Callable[..., Any], name: str | None = None) -> None:
     # two busy cores. Spinning for microseconds is as fast on idle ones. To be set before torch is imported.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # At its end Python looks for unused objects among all that torch and others have made, for a second or more.
+    atexit.register(gc.freeze)
     debug = "--debug" in sys.argv
     if "--no-verify" in sys.argv:
         os.environ[NO_VERIFY] = "1"

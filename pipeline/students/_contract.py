@@ -13,7 +13,7 @@ from torch.export import Dim
 
 from pipeline.augmentations import Augmented
 
-Kind = Literal["text", "image", "features"]
+Kind = Literal["text", "image", "pair", "features"]
 
 CPU = torch.device("cpu")
 
@@ -36,6 +36,13 @@ class Inputs(Protocol):
             views: the number of each row's view, if the inputs were made with views; clean rows if None.
             augmented: what augmentations make of these rows; they stay as they are if None.
             device: where pixels are computed. A copy to a GPU is not waited for.
+        """
+        ...
+
+    def keep_on(self, device: torch.device, budget: int) -> int:
+        """Keep on a device what its batches are read from, if that fits into `budget` bytes; the bytes that it takes.
+
+        Only images do: numbers of words and tokens take no more time to copy than the numbers of their rows.
         """
         ...
 

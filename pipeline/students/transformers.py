@@ -196,6 +196,10 @@ class Tokens:
         """Token numbers [n, l] and which of them are not padding [n, l]."""
         return students.place(self.tokenization.pad_to_longest(*self.texts.rows(rows, views, augmented)), device)
 
+    def keep_on(self, device: torch.device, budget: int) -> int:
+        """Nothing; see `Inputs`."""
+        return 0
+
 
 class TextStudent(students.Student):
     """See the module."""

@@ -80,6 +80,17 @@ class Session:
         self.feature_readers = [self.readers[source] for source in plan.run.sources]
         self.output_readers = [self.readers[source] for source in plan.run.own_outputs]
 
+    @property
+    def free(self) -> int:
+        """Bytes of `machine.device_memory` that features leave for the student's images."""
+        kept = [
+            len(self.features[source].store) * self.features[source].store.heads[head].row_bytes
+            for source, heads in self.heads.items()
+            for head, reader in zip(heads, self.readers[source], strict=True)
+            if reader.mode == "device"
+        ]
+        return int(self.plan.machine.device_memory * 2**30) - sum(kept)
+
     def _open_readers(self) -> dict[Source, tuple[Reader, ...]]:
         budget = int(self.plan.machine.device_memory * 2**30)
         wanted = [(self.features[source].store, head) for source, heads in self.heads.items() for head in heads]
@@ -332,7 +343,9 @@ class TrialData:
     @cached_property
     def inputs(self) -> Inputs:
         """The dataset as the student reads it."""
-        return self.blueprint.inputs(self.session.data, self.session.sources, self.session.views)
+        inputs = self.blueprint.inputs(self.session.data, self.session.sources, self.session.views)
+        inputs.keep_on(self.session.device, self.session.free)
+        return inputs
 
     def shared(self, group: Group) -> "TrialData":
         """The same, with the student's inputs of this process's rows alone, where several train together."""
