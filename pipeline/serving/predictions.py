@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.ahead import ahead
 from pipeline.errors import UserError, count
 from pipeline.files import cell, replacing
 from pipeline.predict import THREADS, Predictions, Predictor
@@ -86,7 +87,7 @@ def predict_to(
         advance = stack.enter_context(progress("predict", inputs.count(), "row"))
         lines = stack.enter_context(_writer(output, table))
         refuse = stack.enter_context(_listing(output))
-        for encoded in stack.enter_context(_ahead(_batches(predictor, iter(inputs)))):
+        for encoded in stack.enter_context(ahead(_batches(predictor, iter(inputs)))):
             for id, problem in encoded.problems:
                 refuse(id, problem)
                 first = first or f"{id}: {problem}"
@@ -119,7 +120,7 @@ def _batches(predictor: Predictor, rows: Iterator[NewInput]) -> Iterator[Encoded
         while taken := list(islice(rows, predictor.batch_size)):
             problems = [(row.id, row.problem) for row in taken if row.problem]
             sound = [row for row in taken if not row.problem]
-            read = pool.map if predictor.kind == "image" else map
+            read = map if predictor.kind == "text" else pool.map
             contents = list(read(predictor.read, [row.content for row in sound]))
             problems += [(row.id, str(c)) for row, c in zip(sound, contents, strict=True) if isinstance(c, ValueError)]
             kept = [(row.id, c) for row, c in zip(sound, contents, strict=True) if not isinstance(c, ValueError)]
@@ -141,20 +142,6 @@ def _encoded(predictor: Predictor, rows: list[tuple[str, Any]], problems: list[t
             except ValueError as error:
                 problems = [*problems, (id, str(error))]
         return _encoded(predictor, sound, problems)
-
-
-@contextmanager
-def _ahead(items: Iterator[Any]) -> Iterator[Iterator[Any]]:
-    """The items, each prepared while the one before it is used."""
-    with ThreadPoolExecutor(1) as pool:
-
-        def made() -> Iterator[Any]:
-            following = pool.submit(next, items, None)
-            while (item := following.result()) is not None:
-                following = pool.submit(next, items, None)
-                yield item
-
-        yield made()
 
 
 class PredictionTable:

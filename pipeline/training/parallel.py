@@ -141,6 +141,10 @@ class SharedInputs:
         augmented = None if augmented is None else augmented.some(own)
         return PartOfBatch(self.inputs.batch(rows[own], views, augmented, device), len(rows))
 
+    def keep_on(self, device: torch.device, budget: int) -> int:
+        """As the inputs do."""
+        return self.inputs.keep_on(device, budget)
+
 
 class SpreadStudent(Student):
     """A student that runs on a share of the rows, and returns the features and outputs of all."""
