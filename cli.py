@@ -15,6 +15,7 @@ from stages import (
     check,
     code,
     command,
+    compare,
     cost,
     evaluate,
     export,
@@ -26,7 +27,10 @@ from stages import (
     predict,
     prepare,
     probe,
+    replay,
     report,
+    runs,
+    show,
     sweep,
     train,
     trials,
@@ -44,7 +48,7 @@ app = typer.Typer(
 )
 STAGES = (
     init, check, run_stage, code, prepare, extract, probe, assess, join, train, sweep, evaluate, report, export,
-    predict, cost, trials,
+    predict, cost, trials, replay, runs, compare, show,
 )  # fmt: skip
 for stage in STAGES:
     app.command(stage.__name__.rpartition(".")[2])(stage.main)
