@@ -26,7 +26,8 @@ import transformers
 from torch import Tensor
 
 from pipeline.data import Dataset, PrepareSettings, prepare
-from pipeline.extraction.extractor import ExtractSettings, Loader, extract
+from pipeline.extraction import ExtractSettings, extract
+from pipeline.extraction.loader import Loader
 from pipeline.params import parse, read_plugin
 from pipeline.pretrained import locate
 from pipeline.store import Shard

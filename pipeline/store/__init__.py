@@ -19,7 +19,7 @@ from pipeline.store.reader import Reader, Together
 from pipeline.store.rows import RowIndex
 from pipeline.store.source import SourceFeatures
 from pipeline.store.store import FeatureStore
-from pipeline.store.writer import StoreWriter
+from pipeline.store.writer import StoreWriter, Widened
 
 __all__ = [
     "FeatureStore",
@@ -30,6 +30,7 @@ __all__ = [
     "SourceFeatures",
     "StoreWriter",
     "Together",
+    "Widened",
     "cache",
     "differences",
     "inspection",

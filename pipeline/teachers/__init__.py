@@ -59,7 +59,10 @@ class Teacher(ABC):
 
     @abstractmethod
     def collate(self, examples: Sequence[Any]) -> Mapping[str, Tensor]:
-        """Put transformed rows into one batch on the CPU, padded if need be; called like `transform`."""
+        """Put transformed rows into one batch on the CPU, padded if need be; called like `transform`.
+
+        The first dimension of every tensor is the rows, so that a batch can be divided.
+        """
 
     @abstractmethod
     @torch.inference_mode()
