@@ -285,13 +285,11 @@ class ShardWorker:
                 continue
             wider = "bfloat16" if large.max() < LARGEST["bfloat16"] else "float32"
             cost = "as many bytes and fewer digits" if wider == "bfloat16" else "twice the bytes"
-            found[name] = (
-                wider,
-                (
-                    f"head `{name}`: {large.size:,} of {sizes.size:,} rows have values too large for {dtype}, up to "
-                    f"{_plain(large.max())}; all rows are stored as {wider}, with {cost}"
-                ),
+            line = (
+                f"head `{name}`: {large.size:,} of {sizes.size:,} rows have values too large for {dtype}, up to "
+                f"{_plain(float(large.max()))}; all rows are stored as {wider}, with {cost}"
             )
+            found[name] = wider, line
         return found
 
 
