@@ -58,6 +58,7 @@ class Kind(StrEnum):
     students = "students"
     datasets = "datasets"
     views = "views"
+    augmentations = "augmentations"
     exports = "exports"
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from pipeline import tasks
-from pipeline.data import Dataset, PrepareSettings
-from pipeline.datasets import kind_of
+from pipeline.augmentations import check_kind, read_augmentations
+from pipeline.data import Dataset, PrepareSettings, Sources, read_sources
 from pipeline.errors import UserError, count, listed, suggestion
 from pipeline.extraction import ExtractSettings
 from pipeline.machine import Machine
@@ -54,8 +54,8 @@ def check_params(params: Params) -> None:
                 f"{listed(SECTIONS)}"
             )
     dataset = params.read(PrepareSettings, "dataset")
-    family, source = read_plugin("datasets", dataset.source, f"{params.source}: dataset.source")
-    kind = kind_of(family, source)
+    sources = read_sources(dataset.source, dataset.unlabelled, f"{params.source}: dataset")
+    kind = sources.kind
     params.read(ExtractSettings, "extract")
     params.read(ProbeSettings, "probe")
     params.read(AssessSettings, "assess")
@@ -77,7 +77,7 @@ def check_params(params: Params) -> None:
         run = read_run(params, name)
         _check_heads(params, name, run, teachers)
         _check_candidates(params, name, run)
-    if task := dataset.task or getattr(family, "TASK", None):
+    if task := dataset.task or sources.task:
         _, outputs = tasks.encode(task, [], dataset.classes)
         tasks.build(task, outputs, dataset.unit)
         check_task(params, task)
@@ -127,10 +127,13 @@ def _check_heads(params: Params, name: str, run: Run, teachers: dict[str, Any]) 
 def _check_candidates(params: Params, name: str, run: Run) -> None:
     """Read the settings of every combination that a run tries."""
     student, train = params.section(f"students.{run.student}"), params.section("train") | run.train
+    reads = plugin("students", student.get("family"), f"{params.source}: students.{run.student}.family").KIND
     for candidate in run.combinations():
         place = f" (with runs.{name}.search)" if candidate.settings else ""
         read_plugin("students", student | candidate.of("student"), f"{params.source}: students.{run.student}{place}")
-        parse(TrainSettings, train | candidate.of("train"), f"{params.source}: train (for {name})")
+        settings = parse(TrainSettings, train | candidate.of("train"), f"{params.source}: train (for {name})")
+        where = f"{params.source}: train.augment (for {name})"
+        check_kind(read_augmentations(settings.augment, where), reads, where)
         for term in run.methods:
             where = f"{params.source}: runs.{name}.methods.{term.name}"
             options = term.options | candidate.of(f"methods.{term.name}")
@@ -179,14 +182,20 @@ def check(params: Params, project: Project = Project()) -> Check:
     return Check(found, problems)
 
 
+def _sources(params: Params) -> Sources:
+    dataset = params.section("dataset")
+    return read_sources(dataset["source"], dataset.get("unlabelled", ()), f"{params.source}: dataset")
+
+
 def _prepared(project: Project) -> Dataset | None:
     return Dataset.open(project.data) if project.data.exists() else None
 
 
 def _data(params: Params, project: Project) -> Iterator[str]:
-    family, source = read_plugin("datasets", params.section("dataset.source"), f"{params.source}: dataset.source")
-    if next(family.rows(source), None) is None:
-        raise UserError(f"{params.source}: dataset.source: it has no rows")
+    sources = _sources(params)
+    for number, source in enumerate((sources.own, *sources.further)):
+        if next(source(), None) is None:
+            raise UserError(f"{params.source}: dataset.{'unlabelled' if number else 'source'}: it has no rows")
     data = _prepared(project)
     if data is None:
         yield "data: the source can be read; `aft prepare` has not run yet"
@@ -228,7 +237,7 @@ def _features(params: Params, project: Project, name: str) -> Iterator[str]:
         for values in teacher.forward(batch).values():
             values.float().cpu()
         seconds = (perf_counter() - started) / len(examples)
-    amount = f"about {1 / seconds:,.0f} rows/s on {machine.device_name()}, {row_bytes:,} bytes a row"
+    amount = f"about {1 / seconds:,.0f} rows/s on {machine.device_name()}, {row_bytes:,} bytes per row"
     if data is not None:
         rows = len(data) * lacking
         of_each = f", {lacking} times (clean, or one of {views})" if views else ""
@@ -253,8 +262,7 @@ def _content(params: Params, data: Dataset | None, ids: bool) -> list[Any]:
     if data is not None:
         rows = np.unique(np.linspace(0, len(data) - 1, ROWS).astype(int))
         return data.ids[rows].tolist() if ids else data.content(rows)
-    family, source = read_plugin("datasets", params.section("dataset.source"), f"{params.source}: dataset.source")
-    first = [row for row in islice(family.rows(source), ROWS) if row.problem is None]
+    first = [row for row in islice(_sources(params).rows(), ROWS) if row.problem is None]
     return [row.id if ids else row.content for row in first]
 
 

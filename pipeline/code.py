@@ -182,11 +182,18 @@ def _imports(source: str) -> tuple[_Import, ...]:
 
 
 def plugins_of_run(params: Params, run: str) -> list[str]:
-    """The modules of the plug-ins that the result of a run depends on: task, student, methods and views."""
+    """The modules of the plug-ins that the result of a run depends on: task, student, methods, views, augmentations."""
     methods = params.section(f"runs.{run}").get("methods", [])
     names = list(methods) if isinstance(methods, dict) else [term["name"] for term in methods]
     views = {Source.parse(text).view for text in params.section(f"runs.{run}").get("teachers", [])}
-    return _task(params) + _student(params, run) + _modules("methods", names) + _modules("views", sorted(views))
+    train = params.section("train") | params.section(f"runs.{run}").get("train", {})
+    return [
+        *_task(params),
+        *_student(params, run),
+        *_modules("methods", names),
+        *_modules("views", sorted(views)),
+        *_modules("augmentations", list(train.get("augment", {}))),
+    ]
 
 
 def digests(params: Params, code: Code | None = None) -> dict[str, str]:
@@ -199,13 +206,15 @@ def digests(params: Params, code: Code | None = None) -> dict[str, str]:
     code = code or Code()
     task, runs = _task(params), list(params.section("runs"))
     plugins_of = {run: plugins_of_run(params, run) for run in runs}
-    dataset = params.section("dataset.source")["family"]
+    unlabelled = params.section("dataset").get("unlabelled", [])
+    further = [unlabelled] if isinstance(unlabelled, dict) else unlabelled
+    sources = [values["family"] for values in (params.section("dataset.source"), *further)]
     teachers = {name: params.section(f"teachers.{name}") for name in params.section("teachers")}
     students = [params.section(f"students.{name}")["family"] for name in params.section("students")]
     named = [Source.parse(text).clean for run in runs for text in params.section(f"runs.{run}").get("teachers", [])]
     heads = sorted({source.name for source in named if source.head != POOLED})
     return {
-        "prepare": code.digest("stages.prepare", *task, *_modules("datasets", [dataset])),
+        "prepare": code.digest("stages.prepare", *task, *_modules("datasets", sources)),
         **{f"extract/{name}": code.digest("stages.extract", *_extraction(values)) for name, values in teachers.items()},
         "probe": code.digest("stages.probe", *task),
         # It also depends on the heads that runs name as teachers, which no key in dvc.yaml can express.

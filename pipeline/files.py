@@ -117,7 +117,7 @@ def read_regular(path: Path, most: int | None = None) -> bytes:
 
     Raises:
         FileNotFoundError: there is none.
-        UserError: it is no file, or has more bytes.
+        UserError: it is not a regular file, or has more bytes.
     """
     with os.fdopen(open_regular(path), "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -127,27 +127,27 @@ def read_regular(path: Path, most: int | None = None) -> bytes:
 
 
 def refuse_bomb(path: Path, becomes: int) -> None:
-    """Refuse a compressed file that becomes so much that it can only be meant to fill the memory or the disk.
+    """Refuse a compressed file that would expand so much that it can only be meant to fill the memory or the disk.
 
-    A file may become 256 MiB, and beyond that 100 times what it is: texts compress by 3 to 20, features by less.
+    A file may expand to 256 MiB, and beyond that to 100 times its size: texts compress by 3 to 20, features by less.
 
     Args:
         path: the file.
-        becomes: bytes that it claims to become, or has become so far.
+        becomes: its size in bytes when decompressed, as it claims or so far.
 
     Raises:
-        UserError: it is more.
+        UserError: that is more.
     """
     size = path.stat().st_size
     if becomes > max(SMALL, TIMES * size):
         raise UserError(
-            f"{path}: {size:,} bytes that become {becomes:,} or more; a file may become {TIMES} times as large; save "
-            "it without compression"
+            f"{path}: {size:,} bytes that expand to {becomes:,} or more; a file may expand to {TIMES} times its size; "
+            "save it without compression"
         )
 
 
 def own_file(path: Path, flags: int) -> int:
-    """A handle to write a file with, under a name that may be taken: never through a link into another file."""
+    """A handle for writing a file whose name may be taken; a link there is not followed."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
 
 
@@ -172,7 +172,7 @@ def _check_regular(path: Path, mode: int) -> None:
 
 
 def _unreadable(error: OSError, path: Path) -> Exception:
-    """What a failure to open a file means: it is missing, or nobody could read it, or the error itself."""
+    """The exception for a failure to open a file: it is missing, or unreadable, or the error itself."""
     match error.errno:
         case errno.ENOENT | errno.ENOTDIR:
             return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
@@ -269,7 +269,7 @@ class Lock:
                     continue
                 except OSError as error:
                     if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
-                        raise UserError(f"{self.path}: is no file of a lock ({error.strerror}); delete it") from None
+                        raise UserError(f"{self.path}: is not a lock file ({error.strerror}); delete it") from None
                     raise explained(error, self.path) from error
             try:
                 fcntl.flock(handle, kind | fcntl.LOCK_NB)
@@ -283,11 +283,11 @@ class Lock:
                 raise UserError(
                     f"{self.path}: this file system has no locks ({error.strerror}); use a local disk"
                 ) from None
-            # A store from elsewhere may hold anything under the name of a lock.
+            # An untrusted store may hold anything under the name of a lock.
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 os.close(handle)
                 self._handle = None
-                raise UserError(f"{self.path}: is not the file of a lock; delete it")
+                raise UserError(f"{self.path}: is not a lock file; delete it")
             # If the file was deleted between opening and locking it, the lock protects nothing.
             if not _same_file(handle, self.path):
                 os.close(handle)

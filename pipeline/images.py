@@ -27,8 +27,8 @@ FORMATS: list[str] = [
     for name in ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
     if name in Image.OPEN
 ]  # fmt: skip
-"""What is read, by content and whatever the file is called; this Pillow may lack AVIF. Not every format that Pillow
-knows: for an EPS it would start Ghostscript."""
+"""Formats that are read, recognised by content; this Pillow may lack AVIF. Not all formats of Pillow: for an EPS it
+would start Ghostscript."""
 
 SUFFIXES = (*sorted(suffix for suffix, name in Image.EXTENSION.items() if name in FORMATS), ".mpo")
 """Suffixes of such files, in lower case."""
@@ -64,7 +64,7 @@ def decode(content: bytes) -> Image.Image:
     """An upright image, of mode L or RGB.
 
     Raises:
-        ValueError: the bytes are no image of `FORMATS`, are damaged, or would take too much memory.
+        ValueError: the bytes are not an image of `FORMATS`, are damaged, or would take too much memory.
     """
     try:
         return _plain(_open(content))
@@ -115,7 +115,7 @@ def remarks(content: bytes) -> set[str]:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file begins like an image of `FORMATS`, whatever its name is."""
+    """Whether a file begins like an image of `FORMATS`; its name does not matter."""
     try:
         with Image.open(path, formats=FORMATS):
             return True
@@ -155,7 +155,7 @@ def _deep(image: Image.Image) -> bool:
 
 
 def _bits(image: Image.Image, content: bytes) -> int:
-    """Bits of a channel in the file, where Pillow's mode does not tell."""
+    """Bits per channel in the file, which Pillow's mode does not always show."""
     match image.format:
         case "PNG":
             return content[24]

@@ -103,8 +103,8 @@ class Params:
                 if not isinstance(name, str) or not NAME.fullmatch(name) or DEVICE.fullmatch(name):
                     shown = ascii(name) if len(ascii(name)) <= 60 else f"{ascii(name)[:60]}..."
                     raise UserError(
-                        f"{self.source}: {section}: {shown} is no name; use up to 100 letters, digits, _ and -, the "
-                        "first a letter or digit"
+                        f"{self.source}: {section}: {shown} is not a valid name; use up to 100 letters, digits, _ and "
+                        "-, the first a letter or digit"
                     )
 
     def section(self, name: str) -> dict[str, Any]:

@@ -1,13 +1,13 @@
-"""Parquet files from elsewhere: read a batch at a time, and not at all where a few bytes claim to be very many.
+"""Untrusted Parquet files: read in batches, and refused if a few bytes claim to be very many.
 
 A page of a kilobyte may stand for a billion equal values, or for a text of a gigabyte. So, before anything is decoded:
 
-- a table has at most as many rows as bytes, because rows that are worth a row differ;
-- its values, and its pages before compression, become no more than `files.refuse_bomb` lets a file become;
-- texts that repeat are kept once while they are read, or few rows are read at a time where a cell holds a list of
-  texts; and all of them together keep to the same limit.
+- a table may have at most as many rows as bytes, because useful rows differ;
+- its values, and its pages before compression, may be no larger than `files.refuse_bomb` allows;
+- repeated texts are kept once while they are read; if cells hold lists of texts, few rows are read at a time; and all
+  texts together keep to the same limit.
 
-A single page may still claim up to 2 GiB, which is Parquet's own limit, and the list of one cell may repeat a text.
+A single page may still claim up to 2 GiB, Parquet's own limit, and the list of one cell may repeat a text.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,21 +24,21 @@ from pipeline.files import refuse_bomb
 BATCH_ROWS = 1 << 16
 BATCH_BYTES = 64 << 20
 WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 8, "BYTE_ARRAY": 0}
-"""Bytes of a value in memory; of texts that is not known before they are read."""
+"""Bytes of a value in memory, by type; unknown for texts until they are read."""
 
 
 def opened(path: Path, memory_map: bool = False) -> pq.ParquetFile:
-    """A Parquet file, after a look at what it claims. Columns of texts, not of lists of them, are read as dictionaries.
+    """An open Parquet file whose claims were checked. Columns of texts, but not of lists, are read as dictionaries.
 
     Raises:
-        UserError: it claims more rows or values than its bytes are good for.
-        pa.ArrowException, OSError: it is no Parquet file.
+        UserError: it claims more rows or values than its bytes can plausibly hold.
+        pa.ArrowException, OSError: it is not a Parquet file.
     """
     size = path.stat().st_size
     with pq.ParquetFile(path) as file:
         claims, schema = file.metadata, file.schema
     if claims.num_rows > size:
-        raise UserError(f"{path}: claims {claims.num_rows:,} rows, and has {size:,} bytes; write it again")
+        raise UserError(f"{path}: claims {claims.num_rows:,} rows, but has only {size:,} bytes; write it again")
     texts = set()
     for group in map(claims.row_group, range(claims.num_row_groups)):
         for number in range(group.num_columns):
@@ -51,10 +51,10 @@ def opened(path: Path, memory_map: bool = False) -> pq.ParquetFile:
 
 
 def batches(path: Path, file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The rows of some columns, in order, a batch at a time.
+    """The rows of some columns, in order, in batches.
 
     Raises:
-        UserError: their texts take more bytes than the file is good for.
+        UserError: their texts take more bytes than the file can plausibly hold.
         pa.ArrowException, OSError: it is damaged.
     """
     total = 0
@@ -67,10 +67,10 @@ def batches(path: Path, file: pq.ParquetFile, columns: Sequence[str]) -> Iterato
 
 
 def cells(column: pa.Array, plain: Callable[[pa.Array], list[Any]] = pa.Array.to_pylist) -> list[Any]:
-    """A column as Python has it. Texts that repeat are one object, where `opened` has read them as a dictionary.
+    """A column as Python objects. Repeated texts are one object if `opened` reads them as a dictionary.
 
     Args:
-        plain: gives the cells of a column that is no dictionary.
+        plain: converts a column that is not a dictionary.
     """
     if not pa.types.is_dictionary(column.type):
         return plain(column)
@@ -79,7 +79,7 @@ def cells(column: pa.Array, plain: Callable[[pa.Array], list[Any]] = pa.Array.to
 
 
 def _batch_rows(group: pq.RowGroupMetaData, columns: Sequence[str]) -> int:
-    """How many rows to read at a time: pyarrow repeats texts in lists, and one may be as long as all pages are."""
+    """How many rows to read at a time: pyarrow repeats texts in lists, and one may be as long as all pages."""
     chunks = map(group.column, range(group.num_columns))
     lists = [chunk for chunk in chunks if chunk.physical_type == "BYTE_ARRAY" and _is_nested(chunk)]
     longest = sum(
@@ -95,7 +95,7 @@ def _is_nested(chunk: pq.ColumnChunkMetaData) -> bool:
 
 
 def _text_bytes(array: pa.Array) -> int:
-    """Bytes of all texts of a column, each counted as often as it is there."""
+    """Bytes of all texts of a column, repetitions included."""
     if pa.types.is_dictionary(array.type):
         if not _is_text(array.type.value_type):
             return 0

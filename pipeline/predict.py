@@ -1,4 +1,4 @@
-"""Predictions for new rows, by a student that was exported or by one of a run.
+"""Predictions for new rows, by an exported student or by the student of a run.
 
 predict = Predictor("exported")
 print(predict(["a fine film"]).predictions)
@@ -26,18 +26,18 @@ from pipeline.tasks import Task, build
 from pipeline.verified import VerifiedFiles
 
 VERSION = 1
-"""Of the layout of an exported folder."""
+"""The version of the layout of an exported folder."""
 
 EXPORT = "export.json"
 
 BATCH_SIZE = 512
-"""Rows at a time, as many as in the evaluation of a run."""
+"""The default batch size, as in the evaluation of a run."""
 
 IMAGE_BYTES = 1 << 30
-"""More than an encoded image has: what is larger is not read into memory."""
+"""The largest file that is read as an image, in bytes."""
 
 THREADS = 4
-"""Images that are read and decoded at the same time."""
+"""The number of images that are read and decoded at the same time."""
 
 NewRow = str | Path | bytes | Image.Image | np.ndarray
 """A text; or an image: its path, its encoded bytes, opened by Pillow, or its pixels, uint8 [h, w] or [h, w, c]."""
@@ -45,13 +45,13 @@ NewRow = str | Path | bytes | Image.Image | np.ndarray
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a student makes of n rows.
+    """A student's predictions for n rows.
 
     Attributes:
-        outputs: of the student [n, C], float32: logits, or values in the unit of the labels.
+        outputs: the student's outputs [n, C], float32: logits, or values in the unit of the labels.
         classes: names of the outputs.
-        predictions: per row the class, a tuple of the labels, or the value.
-        probabilities: of every class or label [n, C]; None for a regression.
+        predictions: per row the class, a tuple of labels, or the value.
+        probabilities: the probability of every class or label [n, C]; None for a regression.
     """
 
     outputs: Float[np.ndarray, "n c"]
@@ -67,20 +67,20 @@ class Predictor:
     """A student, ready to predict.
 
     Args:
-        path: the folder of an export, or of a run inside of its project, such as `runs/aft`.
-        seed: which student of a run; the one that is best on validation rows if None.
-        device: as `machine.device`.
-        batch_size: rows that are predicted at a time.
-        trust: also load a format whose files may hold code that runs then.
+        path: the folder of an export, or of a run in its project, such as `runs/aft`.
+        seed: which student of a run; the best on validation rows if None.
+        device: as in `machine.device`.
+        batch_size: rows per batch.
+        trust: also load formats whose files may contain code, which is then run.
 
     Attributes:
-        kind: "text" or "image", what it takes.
+        kind: "text" or "image": what it predicts.
         task: what its outputs mean.
-        table: how texts are made of the columns of a table, as in training: settings of `text_table`.
+        table: how a text is made from the columns of a table, as in training: settings of `text_table`.
 
     Raises:
-        UserError: there is no student, it is damaged or of another version, reads the features of teachers, or is of a
-            format that needs `trust`.
+        UserError: there is no student, it is damaged or of another version, it reads features of teachers, or its
+            format needs `trust`.
     """
 
     def __init__(
@@ -100,8 +100,8 @@ class Predictor:
         found = export_format(format)
         if found.RUNS_CODE and not trust:
             raise UserError(
-                f"{path}: to load the format {format} may run code that is in its files; pass --trust (in Python "
-                "trust=True) if you know who made them"
+                f"{path}: loading the format {format} may run code in its files; pass --trust (in Python trust=True) "
+                "if you trust their origin"
             )
         self._model: Model = found.load(folder, blueprint, self.device)
 
@@ -109,7 +109,7 @@ class Predictor:
         """Predict rows.
 
         Raises:
-            UserError: a row cannot be read; the line has its number, from 0.
+            UserError: a row cannot be read; the message has its number, from 0.
         """
         blocks = [np.empty((0, len(self.task.outputs)), np.float32)]
         with ThreadPoolExecutor(THREADS) as pool:
@@ -125,14 +125,14 @@ class Predictor:
         return self.predictions(np.concatenate(blocks))
 
     def read(self, row: NewRow) -> Any:
-        """A row as `encode` takes it, or a `ValueError` that says why it cannot be read."""
+        """A row as `encode` takes it, or a `ValueError` with the reason why it cannot be read."""
         try:
             return _text(row) if self.kind == "text" else _image(row)
         except ValueError as error:
             return error
 
     def encode(self, rows: Sequence[Any]) -> Any:
-        """A batch of rows that `read` gave, as the student takes it.
+        """Rows from `read` as a batch for the student.
 
         Raises:
             ValueError: a text has no token.
@@ -140,23 +140,23 @@ class Predictor:
         return self._preprocess(rows)
 
     def outputs(self, batch: Any) -> Float[np.ndarray, "n c"]:
-        """The outputs for a batch that `encode` made, float32."""
+        """The outputs for a batch from `encode`, float32."""
         return self._model(batch)
 
     def predictions(self, outputs: Float[np.ndarray, "n c"]) -> Predictions:
-        """What outputs mean."""
+        """The predictions and probabilities for outputs."""
         task = self.task
         return Predictions(outputs, task.outputs, task.predictions(outputs), task.probabilities(outputs))
 
 
 def _open(path: Path, seed: int | None) -> tuple[Path, str, Task, dict[str, str]]:
-    """The folder of a student, its format, its task, and how its texts are made of a table."""
+    """The folder of a student, its format, its task, and how its texts are made from a table."""
     if (path / EXPORT).exists():
         if seed is not None:
-            raise UserError(f"{path}: an export is of one student; leave --seed out")
+            raise UserError(f"{path}: an export holds one student; leave --seed out")
         export = ExportRecord.read(path / EXPORT, str(path))
         if export.version != VERSION:
-            raise UserError(f"{path}: exported as version {export.version}, this is {VERSION}; export the run again")
+            raise UserError(f"{path}: has version {export.version} instead of {VERSION}; export the run again")
         VerifiedFiles(path, export.files, "export the run again").finish()
         return path, export.format, build(export.task, export.outputs, export.unit), export.table
     if not (path / "run.json").exists():
@@ -172,7 +172,7 @@ def _open(path: Path, seed: int | None) -> tuple[Path, str, Task, dict[str, str]
 
 
 def seed_of(run: RunRecord, path: Path, seed: int | None) -> int:
-    """The seed of a run's student: the one that is asked for, or the best on validation rows.
+    """The seed of a run's student: `seed`, or the best on validation rows if it is None.
 
     Raises:
         UserError: the run has no such seed.
@@ -183,7 +183,7 @@ def seed_of(run: RunRecord, path: Path, seed: int | None) -> int:
 
 
 def table_of(manifest: ManifestRecord) -> dict[str, str]:
-    """How a dataset's texts are made of the columns of a table; empty for images."""
+    """How a dataset's texts are made from the columns of a table; empty for images."""
     source = manifest.settings["source"]
     kept = {key: str(source[key]) for key in ("text_column", "template") if source.get(key) is not None}
     return {"text_column": "text", **kept} if manifest.kind == "text" else {}

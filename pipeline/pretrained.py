@@ -20,7 +20,7 @@ WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "mo
 """Names under which training scripts save a model's weights in a checkpoint; averaged weights come first."""
 
 SHARE = 0.5
-"""Of a model's tensors, the share that must be found under a prefix for it to be taken as the prefix."""
+"""A prefix is accepted if this share of the model's tensors is found under it."""
 
 
 def locate(name: str) -> Path:
@@ -59,7 +59,7 @@ def digest(state: Mapping[str, Tensor]) -> str:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a file, by name: .safetensors, or a file of `torch.save`, read without running code.
 
-    Of a training checkpoint, the entry of `WRAPPERS` is read.
+    If it is a training checkpoint, the first entry of `WRAPPERS` that it has is read.
 
     Raises:
         UserError: there is no such file, it cannot be read without running code, or it holds more than tensors.
@@ -74,7 +74,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each format raises different errors for a damaged file
         line = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: no weights that can be read safely ({line}); save it as .safetensors") from None
+        raise UserError(f"{path}: these weights cannot be read safely ({line}); save them as .safetensors") from None
     while isinstance(state, Mapping) and (inner := [n for n in WRAPPERS if isinstance(state.get(n), Mapping)]):
         state = state[inner[0]]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -91,15 +91,15 @@ def without_prefix(state: Mapping[str, Tensor], names: Collection[str], where: s
         where: the file, for messages.
 
     Returns:
-        The tensors, and the prefix. Where no prefix has `SHARE` of the names, all tensors, without a `module.` or
+        The tensors, and the prefix. If no prefix has `SHARE` of the names, all tensors, without a `module.` or
         `_orig_mod.` that all of them have: the names may be those of another release, which a library converts.
 
     Raises:
-        UserError: several prefixes have as many, so the file holds several models.
+        UserError: several prefixes have equally many, so the file holds several models.
     """
     found: Counter[str] = Counter()
     for name in state:
-        # Each way to cut a name in two: a prefix, and what may be the name of one of the model's tensors.
+        # Each way to cut a name in two: a prefix, and possibly the name of one of the model's tensors.
         parts = name.split(".")
         found.update(
             "".join(f"{part}." for part in parts[:at]) for at in range(len(parts)) if ".".join(parts[at:]) in names
@@ -121,8 +121,8 @@ def misfit(state: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> str:
     """How tensors differ from those of a model, in words; empty if they do not.
 
     Args:
-        state: of a file.
-        model: the model's own; only shapes matter.
+        state: the tensors of a file.
+        model: the model's own tensors; only shapes matter.
     """
     missing, unknown = [name for name in model if name not in state], [name for name in state if name not in model]
     other = [name for name in state if name in model and state[name].shape != model[name].shape]
@@ -130,7 +130,7 @@ def misfit(state: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> str:
     if missing:
         found.append(f"it lacks {len(missing)} of the model's {count(len(model), 'tensor')} ({_quoted(missing)})")
     if unknown:
-        found.append(f"it holds {len(unknown)} that the model has not ({_quoted(unknown)})")
+        found.append(f"it holds {len(unknown)} that the model does not have ({_quoted(unknown)})")
     if other:
         name = other[0]
         found.append(f"{name!r} is {tuple(state[name].shape)}, the model's is {tuple(model[name].shape)}")

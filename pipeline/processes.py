@@ -1,4 +1,4 @@
-"""Processes that work for another one: they end soon after it, whatever ended it."""
+"""Child processes that end soon after their parent, however it ended."""
 
 import os
 import threading
@@ -11,7 +11,7 @@ _WATCHED: set[int] = set()
 
 
 def end_with(parent: int) -> None:
-    """End this process soon after its parent, whatever ended that: a killed parent cannot tell its children."""
+    """End this process soon after its parent: a parent that is killed cannot end its children."""
 
     def watch() -> None:
         while os.getppid() == parent:

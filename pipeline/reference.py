@@ -99,6 +99,7 @@ def _page() -> Iterator[str]:
     yield from _section("assess", keys(AssessSettings))
     yield from _plugins("students.NAME", "students", "family")
     yield from _section("train", keys(TrainSettings))
+    yield from _plugins("train.augment", "augmentations", "")
     yield from _section("machine", keys(Machine))
     yield from _section("runs.NAME", keys(Run))
     yield from _section("runs.NAME.methods.METHOD", keys(Term, without=["name", "options"]))

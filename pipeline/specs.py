@@ -16,7 +16,7 @@ from pipeline.errors import UserError, listed, suggestion
 FORMS = ("timm", "hf", "file", "package")
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 VISION = {"teachers": "transformers_vision"}
-"""The family of transformers that reads images, by section; there is none of students."""
+"""The family of transformers that reads images, by section; there is none for students."""
 
 
 def expand(text: str, section: str, kind: str, where: str) -> dict[str, Any]:
@@ -25,16 +25,16 @@ def expand(text: str, section: str, kind: str, where: str) -> dict[str, Any]:
     Args:
         text: such as `timm:resnet18`.
         section: `teachers` or `students`.
-        kind: of the dataset's rows, text or image.
+        kind: what the dataset's rows hold, text or image.
         where: its place, for messages.
 
     Raises:
-        UserError: it is no short form, or none for such rows.
+        UserError: it is not a short form, or not one for such rows.
     """
     form, colon, name = text.partition(":")
     if not colon or form not in FORMS:
         raise UserError(
-            f"{where}: {text!r} is no short form{suggestion(form, FORMS)}; write one of "
+            f"{where}: {text!r} is not a short form{suggestion(form, FORMS)}; write one of "
             f"{listed([f'{form}:NAME' for form in FORMS])}, or a mapping with `family`"
         )
     if not name.strip():

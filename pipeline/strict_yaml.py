@@ -44,7 +44,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if (key.tag, key.value) in seen:
-                    raise yaml.MarkedYAMLError(f"the key `{key.value}` is there twice", key.start_mark)
+                    raise yaml.MarkedYAMLError(f"the key `{key.value}` occurs twice", key.start_mark)
                 seen.add((key.tag, key.value))
         return node
 

@@ -1,6 +1,6 @@
-"""What teachers and students of transformers share: the folder of a model, its tokenizer, its body, and its length.
+"""Text models of transformers, for teachers and students: finding the folder, the tokenizer, the body, the length.
 
-The reference for all of it is what the library's own plain script gives: `model(**tokenizer(text, truncation=True))`.
+The reference is the plain script of the library: `model(**tokenizer(text, truncation=True))`.
 """
 
 import inspect
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ TOKENIZER_FILES = (
     "spiece.model",
     "sentencepiece.bpe.model",
 )
-"""What a tokenizer may be made of, besides the files that its own class names."""
+"""Files that a tokenizer may consist of, in addition to those that its class names."""
 
 LENGTHS = (
     "max_position_embeddings",
@@ -46,7 +46,7 @@ LENGTHS = (
     "max_seq_len",
     "n_ctx",
 )
-"""Names for the length that a model was made for, in the configurations of architectures."""
+"""Names of a model's maximum length in the configurations of architectures."""
 
 WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 PICKLES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
@@ -56,7 +56,7 @@ ENGLISH = (
     "The quick brown fox jumps over the lazy dog.",
     "It was not until the rain had stopped, long after midnight, that 27 of them came home.",
 )
-"""Texts to try a tokenizer with, besides words of its own vocabulary."""
+"""Texts to test a tokenizer with, in addition to words of its vocabulary."""
 
 
 def fetch(name: str, revision: str | None = None, pickles: bool = False, code: bool = False) -> Path:
@@ -65,11 +65,11 @@ def fetch(name: str, revision: str | None = None, pickles: bool = False, code: b
     Args:
         name: a hub name, a local folder, or a folder inside an installed package as `package:NAME/FOLDER`.
         revision: branch, tag or commit on the hub.
-        pickles: whether to download `.bin` files, too.
-        code: whether to download Python files, too.
+        pickles: whether to download `.bin` files as well.
+        code: whether to download Python files as well.
 
     Raises:
-        UserError: there is no such folder, or the hub does not give it.
+        UserError: there is no such folder, or it cannot be fetched from the hub.
     """
     folder = pretrained.locate(name)
     if folder.is_dir():
@@ -78,7 +78,7 @@ def fetch(name: str, revision: str | None = None, pickles: bool = False, code: b
         raise UserError(f"{name}: no such folder")
     files = ["*.json", "*.txt", "*.model", *WEIGHTS, *(PICKLES if pickles else ()), *(["*.py"] if code else ())]
     try:
-        # The modules of a sentence-transformers model have folders of their own; others hold copies for other programs.
+        # Modules of a sentence-transformers model have their own folders; other folders are for other programs.
         found = Path(snapshot_download(name, revision=revision, allow_patterns=["modules.json"]))
         inside = [path for path in module_paths(found) if path]
         wanted = [*files, *(f"{path}/{file}" for path in inside for file in files)]
@@ -91,13 +91,13 @@ def fetch(name: str, revision: str | None = None, pickles: bool = False, code: b
 
 
 def module_paths(folder: Path) -> list[str]:
-    """The folders of the modules of a sentence-transformers model, relative to its own; none if it is none."""
+    """The folders of a sentence-transformers model's modules, relative to its own; none for any other model."""
     values = read_json(folder / "modules.json", [])
     return [str(module.get("path", "")) for module in values if isinstance(module, dict)]
 
 
 def read_json(path: Path, default: Any = None) -> Any:
-    """The values of a JSON file; `default` where there is no such file, if one is given.
+    """The values of a JSON file; `default`, if given, if there is no such file.
 
     Raises:
         UserError: it is missing or damaged.
@@ -112,23 +112,27 @@ def read_json(path: Path, default: Any = None) -> Any:
         raise UserError(f"{path}: cannot be read: {one_line(error)}") from None
 
 
+Side = Literal["left", "right"]
+"""Where a text that is too long loses tokens: `left` keeps its end."""
+
+
 class TextTokenizer:
-    """A model's own tokenizer: texts to token numbers, as `tokenizer(text, truncation=True)` gives them.
+    """A model's own tokenizer: turns a text into token numbers, as `tokenizer(text, truncation=True)` does.
 
     Args:
-        folder: of the model.
-        name: of the model, for messages.
+        folder: the model's folder.
+        name: the model's name, for messages.
         code: run the model's own Python code.
 
     Attributes:
         library: the tokenizer of transformers.
-        length: the greatest number of tokens of a text, special tokens included; None until `cut` sets it.
-        special: how many of them are special, whatever the text.
-        pad: what fills a batch behind a text; masked, so that any number will do that the model knows.
+        length: the maximum number of tokens of a text, special tokens included; None until `cut` sets it.
+        special: the number of special tokens in every text.
+        pad: the token that fills a batch; it is masked, so any token of the model will do.
 
     Raises:
-        UserError: it cannot be loaded, or knows no text: a model that was saved without its tokenizer gets one that
-            is empty.
+        UserError: it cannot be loaded, or knows no words: transformers makes an empty tokenizer for a model that was
+            saved without its own.
     """
 
     length: int | None = None
@@ -153,44 +157,44 @@ class TextTokenizer:
         self.samples = self._samples()
 
     def check_numbers(self, rows: int) -> None:
-        """Refuse a tokenizer with words that a model has no embedding for, but for the one that fills batches.
+        """Refuse a tokenizer with words that the model has no embedding for; the padding token is exempt.
 
         Args:
-            rows: of the model's embedding.
+            rows: the number of rows of the model's embedding.
         """
         beyond = {word for word, number in self.library.get_vocab().items() if number >= rows}
         if beyond := beyond - {self.library.pad_token}:
             raise UserError(
                 f"{self.name}: its tokenizer has {min(beyond)!r} and {len(beyond) - 1} other words beyond the {rows} "
-                "of the model's embedding; save the tokenizer that belongs to the model"
+                "rows of the model's embedding; save the tokenizer that belongs to the model"
             )
 
     def prompt_length(self, prompt: str) -> int:
-        """How many tokens a prompt has before a text, special tokens in front of it included."""
+        """The number of tokens of a prompt in front of a text, including special tokens before it."""
         numbers = self(prompt)[0].tolist()
         return len(numbers) - (numbers[-1] in self.library.all_special_ids)
 
     @property
     def limit(self) -> int | None:
-        """The greatest length that the tokenizer's files name."""
-        # Without a limit it is 1e30.
+        """The maximum length in the tokenizer's files."""
+        # 1e30 stands for no limit.
         return int(self.library.model_max_length) if self.library.model_max_length < 1e9 else None
 
     @property
     def types(self) -> bool:
-        """Whether it numbers the parts of a text for the model."""
+        """Whether it gives token types."""
         return "token_type_ids" in self.library.model_input_names
 
     def lower(self) -> None:
-        """Lower-case texts first, if the tokenizer does not already."""
+        """Lower-case texts first, if the tokenizer does not do so already."""
         if self.fast is None:
             raise UserError(f"{self.name}: `do_lower_case` needs a fast tokenizer (tokenizer.json)")
         own = self.fast.normalizer
         if own is None or "Lowercase" not in str(own):
             self.fast.normalizer = normalizers.Sequence([normalizers.Lowercase(), *([own] if own else [])])
 
-    def cut(self, length: int) -> None:
-        """Cut texts to `length` tokens from here on, on the side that the tokenizer's files say.
+    def cut(self, length: int, side: Side | None = None) -> None:
+        """From now on cut texts to `length` tokens, on this side or the one given by the tokenizer's files.
 
         Raises:
             UserError: that leaves no token of the text.
@@ -201,6 +205,7 @@ class TextTokenizer:
                 f"added to each; set more than {self.special}"
             )
         self.length = length
+        self.library.truncation_side = side or self.library.truncation_side
         if self.fast is not None:
             self.fast.enable_truncation(length, direction=self.library.truncation_side)
 
@@ -217,19 +222,19 @@ class TextTokenizer:
             found = self.library(text, truncation=self.length is not None, max_length=self.length)
             ids, types = found["input_ids"], found.get("token_type_ids") or [0] * len(found["input_ids"])
         if not ids:
-            raise ValueError("a text without a single token")
+            raise ValueError("the text has no token")
         return np.array([ids, types], np.int64)
 
     def digest(self, folder: Path) -> str:
-        """Of the files in the model's folder that it is made of."""
+        """A digest of the files in the model's folder that the tokenizer consists of."""
         names = {*TOKENIZER_FILES, *self.library.vocab_files_names.values()}
         return digest_files(folder, sorted(name for name in names if (folder / name).is_file()))
 
     def _samples(self) -> list[str]:
-        """Texts that it should tell apart: words of its own vocabulary, and plain English.
+        """Texts that it should tell apart: words of its vocabulary, and plain English.
 
         Raises:
-            UserError: it does not.
+            UserError: it does not tell them apart.
         """
         special = set(self.library.all_special_ids)
         words = sorted(number for number in self.library.get_vocab().values() if number not in special)
@@ -238,7 +243,7 @@ class TextTokenizer:
         own = [text for text in own if text and "\ufffd" not in text]
         mixed = [" ".join(own[first::3]) for first in range(3)] if len(own) >= 6 else []
         samples = [*dict.fromkeys([*own[:2], *mixed, *ENGLISH])]
-        # Of texts that are more than the same special tokens, such as the one for unknown words.
+        # Only texts with more than special tokens, such as the one for unknown words.
         told = {tuple(ids) for ids in map(self._plain, samples) if any(number not in special for number in ids)}
         if len(words) < 2 or len(told) < 2:
             raise UserError(
@@ -252,10 +257,10 @@ class TextTokenizer:
 
 
 class TextBody(nn.Module):
-    """The part of a model of transformers that turns a text's tokens into states: the encoder, if it has a decoder too.
+    """The part of a transformers model that turns tokens into states: of an encoder-decoder, the encoder.
 
     Args:
-        model: of transformers.
+        model: the transformers model.
     """
 
     def __init__(self, model: Any):
@@ -267,7 +272,7 @@ class TextBody(nn.Module):
         self.takes_types = "token_type_ids" in accepts
 
     def forward(self, ids: Int[Tensor, "n l"], types: Int[Tensor, "n l"], mask: Int[Tensor, "n l"]) -> Tensor:
-        """States of the last layer [n, l, d]; those of padding mean nothing."""
+        """States of the last layer [n, l, d]; those of padding are undefined."""
         more = {"attention_mask": mask} if self.takes_mask else {}
         more |= {"token_type_ids": types} if self.takes_types else {}
         states: Tensor = self.model(input_ids=ids, **more).last_hidden_state
@@ -275,23 +280,23 @@ class TextBody(nn.Module):
 
     @property
     def rows(self) -> int:
-        """Words that the model has an embedding for."""
+        """The number of words that the model has an embedding for."""
         try:
             return int(self.model.get_input_embeddings().weight.shape[0])
-        except (NotImplementedError, AttributeError):  # CANINE hashes characters, of which there are many
+        except (NotImplementedError, AttributeError):  # CANINE hashes characters and has no such table
             return sys.maxunicode
 
     def width(self, name: str) -> int:
-        """How many numbers a token's state has.
+        """The width of a token's state.
 
         Raises:
-            UserError: the model does not turn a text alone into one state a token.
+            UserError: the model does not turn a text alone into one state per token.
         """
         ids = torch.full((1, 4), 3)
         with torch.inference_mode():
             try:
                 shape = self(ids, torch.zeros_like(ids), torch.ones_like(ids)).shape
-            except Exception as error:  # each architecture says in its own way what else it wants
+            except Exception as error:  # architectures that need other inputs fail in many ways
                 raise UserError(
                     f"{name}: {type(self.model).__name__} gives no states of a text alone: {one_line(error)}"
                 ) from None
@@ -301,12 +306,12 @@ class TextBody(nn.Module):
 
     @torch.inference_mode()
     def alone(self, example: np.ndarray) -> Float[Tensor, "l d"]:
-        """States of the tokens of one text, given as tokens and types [2, l], in float32."""
+        """States of the tokens of a single text, given as tokens and types [2, l], in float32."""
         ids, types = torch.from_numpy(example[:, None]).to(next(self.parameters()).device)
         return self(ids, types, torch.ones_like(ids))[0].float()
 
     def first_sees_nothing(self, one: np.ndarray, other: np.ndarray) -> bool:
-        """Whether the state of a first token is the same whatever follows it, as in a decoder.
+        """Whether the state of the first token does not depend on those that follow, as in a decoder.
 
         Args:
             one, other: the tokens and types of two texts that differ [2, l].
@@ -319,7 +324,7 @@ class TextBody(nn.Module):
 
     @torch.inference_mode()
     def depends_on_padding(self, short: np.ndarray, long: np.ndarray) -> bool:
-        """Whether a short text has other states, but for rounding, next to a long one that it is padded to [2, l]."""
+        """Whether the states of a short text [2, l] change, by more than rounding, if it is padded to a long one."""
         length = short.shape[1]
         batch = np.stack([np.pad(short, ((0, 0), (0, long.shape[1] - length))), long], axis=1)
         ids, types = torch.from_numpy(batch)
@@ -328,10 +333,10 @@ class TextBody(nn.Module):
         return not bool(1 - cosines.mean() < 1e-5)
 
     def greatest(self, example: np.ndarray, wanted: int) -> int:
-        """The greatest number of tokens up to `wanted` that the model has positions for.
+        """The maximum number of tokens, up to `wanted`, that the model has positions for.
 
-        It is run up to its first layer only, which costs little, on the CPU, as a GPU does not survive a wrong
-        position. So no table of offsets is needed: RoBERTa has 512 positions of 514.
+        The model is run up to its first layer, which is cheap, so no table of offsets is needed: of RoBERTa's 514
+        positions, 512 can be used. It runs on the CPU, because on a GPU a wrong position ends the process.
 
         Args:
             example: a text's tokens and types [2, l].
@@ -363,7 +368,7 @@ class TextBody(nn.Module):
 
 
 class _Reached(Exception):
-    """The first layer of a model was reached."""
+    """Raised when the first layer of a model is reached."""
 
 
 def _stop(*_: Any) -> None:
@@ -371,11 +376,11 @@ def _stop(*_: Any) -> None:
 
 
 def read_config(folder: Path, name: str, code: bool = False) -> Any:
-    """The configuration of a model, told to keep nothing for a next token, as decoders do.
+    """The configuration of a model, with the cache of decoders (`use_cache`) off.
 
     Args:
-        folder: of the model.
-        name: of the model, for messages.
+        folder: the model's folder.
+        name: the model's name, for messages.
         code: run the model's own Python code.
 
     Raises:
@@ -383,7 +388,7 @@ def read_config(folder: Path, name: str, code: bool = False) -> Any:
     """
     own = read_json(folder / "config.json").get("auto_map")
     if own and not code:
-        raise UserError(f"{name}: it brings Python code of its own; read it, then set `trust_remote_code: true`")
+        raise UserError(f"{name}: it needs its own Python code; read it, then set `trust_remote_code: true`")
     if own and any("--" in str(value) for value in own.values()):
         raise UserError(
             f"{name}: its Python code is in another repository; copy it to the folder, and say so in `auto_map`"
@@ -402,10 +407,10 @@ def read_config(folder: Path, name: str, code: bool = False) -> Any:
 def load_body(
     folder: Path, name: str, config: Any, code: bool = False, pickles: bool = False
 ) -> tuple[TextBody, dict[str, Tensor]]:
-    """A model with its weights, and those of its tensors that were in the files.
+    """A model with its weights, and the names of its tensors that were in the files.
 
     Raises:
-        UserError: the weights are missing or damaged, or some of them are.
+        UserError: weights are missing or damaged.
     """
     try:
         with quiet():
@@ -424,7 +429,7 @@ def load_body(
     whole = model.state_dict(keep_vars=True)
     own = {id(tensor) for tensor in body.model.state_dict(keep_vars=True).values()}
     absent = {key for key in found["missing_keys"] if id(whole.get(key)) in own}
-    # The pooler is a layer on top of the states, which are all that is read here; many checkpoints lack it.
+    # Only states are read here. The pooler is a layer on top of them, which many checkpoints lack.
     if missing := sorted(key for key in absent if not key.startswith("pooler.")):
         raise UserError(
             f"{name}: its weights lack {len(missing)} of the model's {len(own)} tensors, such as {missing[0]!r}; save "
@@ -441,14 +446,14 @@ def untrained_body(config: Any) -> TextBody:
 
 
 def _family(config: Any) -> Any:
-    """The class that makes an encoder of texts."""
-    # T5 and its kin are saved whole or as their encoder alone; the first class reads both.
+    """The auto class that loads an encoder of texts."""
+    # T5 and similar models are saved as a whole or as an encoder; the first class reads both.
     encodes = type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
     return transformers.AutoModelForTextEncoding if encodes else transformers.AutoModel
 
 
 def own_length(config: Any, tokenizer: TextTokenizer) -> int | None:
-    """The length that a model was made for: the least that its configuration or its tokenizer names."""
+    """A model's maximum length: the smallest that its configuration or its tokenizer gives."""
     text = config.get_text_config()
     named = [getattr(text, name, None) for name in LENGTHS]
     # XLNet has -1.
@@ -456,13 +461,13 @@ def own_length(config: Any, tokenizer: TextTokenizer) -> int | None:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error of a library, in one line."""
+    """A library's error message in one line."""
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the bars and advice that loading prints."""
+    """Suppress the progress bars and warnings that loading prints."""
     bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()

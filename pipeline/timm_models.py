@@ -1,8 +1,8 @@
-"""What teachers and students of timm share: which model, its configuration and weights, and the size of its images.
+"""Image models of timm, for teachers and students: finding them, their configuration, their weights and image size.
 
-A model comes from timm's own list, or from a folder or repository in timm's format, whose config.json says how it is
-built and how its images are prepared. A config.json of timm next to a file of weights counts as well. Weights are
-loaded in full or refused: nothing of a model is left at random.
+A model comes from timm's own list, or from a folder or repository in timm's format, whose config.json says how to build
+it and how to prepare its images. A config.json of timm next to a file of weights is used as well. Weights are loaded
+completely or refused: no part of a model stays random.
 """
 
 import difflib
@@ -26,13 +26,13 @@ from pipeline.errors import UserError, listed
 from pipeline.pretrained import locate, misfit, read_weights, without_prefix
 
 FOLDER, HUB = "local-dir:", "hf-hub:"
-"""What the name of a model begins with if it is not of timm's own list."""
+"""Prefixes of names that are not in timm's own list."""
 
 FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
-"""Names of weights in a folder of timm's format, the first that is there counts."""
+"""File names of weights in a folder of timm's format; the first that exists is used."""
 
 CROPS, INTERPOLATIONS = ("center", "squash", "border"), ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
-"""What timm knows of crops and of interpolation, but for random ones."""
+"""The crops and interpolations of timm, except random ones."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class TimmModel:
     """A model of timm, before it is built.
 
     Attributes:
-        name: what the user calls it, for messages.
+        name: the user's name for it, for messages.
         architecture: timm's name, with the tag of its weights if there is one.
-        weights: the file; None for those of timm's hub.
-        config: what its config.json says of its weights and images; empty if timm's own configuration counts.
-        arguments: what config.json passes to the constructor, such as `global_pool`.
+        weights: the file of weights; None for those of timm's hub.
+        config: the configuration of weights and images in its config.json; empty for timm's own.
+        arguments: arguments for the constructor in config.json, such as `global_pool`.
     """
 
     name: str
@@ -55,11 +55,11 @@ class TimmModel:
 
     @classmethod
     def find(cls, name: str, weights: str | None = None) -> "TimmModel":
-        """The model of a name, with its configuration.
+        """Find a model by name, with its configuration.
 
         Args:
             name: from timm's list, with or without a tag; `local-dir:FOLDER`; or `hf-hub:OWNER/NAME@REVISION`.
-            weights: a file of them; None for those of timm's hub, of the folder or of the repository.
+            weights: a file of weights; None for those of timm's hub, of the folder or of the repository.
 
         Raises:
             UserError: there is no such model, tag, folder or file, or config.json is damaged or of another model.
@@ -75,7 +75,7 @@ class TimmModel:
         architecture, config, arguments = _configuration(beside, name)
         if architecture != name.partition(".")[0]:
             raise UserError(
-                f"{beside}: a {architecture}, and the model is {name}; set `model: {architecture}`, or move the "
+                f"{beside}: a {architecture}, but the model is {name}; set `model: {architecture}`, or move the "
                 "weights away from this file"
             )
         return cls(name, name, file, config, arguments)
@@ -84,18 +84,18 @@ class TimmModel:
         """The model without its weights.
 
         Args:
-            options: for the constructor, over those of config.json.
+            options: arguments for the constructor, which override those of config.json.
 
         Raises:
-            UserError: config.json says what the model does not know.
+            UserError: config.json has arguments that the model does not know.
         """
         return self._create(**options)
 
     def options(self, size: int | None) -> dict[str, Any]:
-        """What the constructor must be told for images of another size.
+        """Arguments for the constructor so that the model takes images of another size.
 
-        Nothing where any size will do, as for most convolutional networks; `img_size` where the size is built into the
-        model, as into position embeddings and windows. A forward pass without data shows whether the size fits.
+        None if the model takes any size, as most convolutional networks do; `img_size` if the size is part of the
+        model, as in position embeddings and windows. A forward pass without data tests whether the size fits.
 
         Args:
             size: height and width of its images; None for the model's own.
@@ -121,10 +121,10 @@ class TimmModel:
         return options
 
     def load(self, **options: Any) -> tuple[Any, tuple[str, ...]]:
-        """The model with all of its weights, as many classes as they have, and what is to be said of them.
+        """The model with all of its weights and as many classes as they have, and notes for the user.
 
         Args:
-            options: for the constructor, over those of config.json.
+            options: arguments for the constructor, which override those of config.json.
 
         Raises:
             UserError: the weights cannot be fetched or read, or are not those of this model.
@@ -135,7 +135,7 @@ class TimmModel:
             except Exception as error:  # whatever stops a download: no network, no permission, no space
                 line = " ".join(str(error).split())[:300]
                 raise UserError(
-                    f"{self.name}: its weights cannot be loaded: {line}; set `weights` to a file that is here"
+                    f"{self.name}: its weights cannot be loaded: {line}; set `weights` to a local file"
                 ) from None
         return self._load_file(self.weights, options)
 
@@ -156,7 +156,7 @@ class TimmModel:
             overlay = overlay | {"input_size": (channels, *shape.pretrained_cfg["input_size"][1:])}
         overlay = overlay | {"state_dict": state, "num_classes": classes}
         try:
-            # timm's own reader: it knows the layouts of each architecture's first releases, and is strict.
+            # timm's own reader: it is strict, and converts the layouts of each architecture's first releases.
             model = self._create(pretrained=True, overlay=overlay, **options | {"num_classes": classes})
         except Exception as error:  # names, shapes and layouts fail in many ways
             with torch.device("meta"):
@@ -166,10 +166,10 @@ class TimmModel:
         lacking = model.state_dict().keys() - state.keys()
         if (
             lacking and type(model).__module__ == "timm.models.dla"
-        ):  # the one family that timm reads without being strict
+        ):  # the only family for which timm's reader is not strict
             raise UserError(f"{path}: not weights of {self.name}: {misfit(state, model.state_dict())}")
         rest = [name for name in everything if not name.startswith(prefix)]
-        used = f"{path}: used the {len(state)} tensors under {prefix!r}, and not {listed(sorted(rest)[:5])}"
+        used = f"{path}: used the {len(state)} tensors under {prefix!r}, but not {listed(sorted(rest)[:5])}"
         return model, (used + (f" and {len(rest) - 5} more" if len(rest) > 5 else ""),) if rest else ()
 
     def _create(self, pretrained: bool = False, overlay: dict[str, Any] | None = None, **options: Any) -> Any:
@@ -191,14 +191,14 @@ class TimmModel:
 def data_configuration(model: Any, name: str) -> dict[str, Any]:
     """How a model's images are prepared: `input_size`, `interpolation`, `mean`, `std`, `crop_pct`, `crop_mode`.
 
-    Where a model takes grey images and its mean and std are of three channels, theirs are averaged.
+    If a model takes grey images but has the mean and std of three channels, they are averaged.
 
     Args:
-        model: built.
-        name: for messages.
+        model: the built model.
+        name: its name, for messages.
 
     Raises:
-        UserError: the configuration makes no sense, as can be in a config.json that was edited.
+        UserError: the configuration makes no sense, as after an edit of config.json.
     """
     config = resolve_model_data_config(model)
     channels = _channels(model)
@@ -211,17 +211,17 @@ def data_configuration(model: Any, name: str) -> dict[str, Any]:
     sound = len(size) == 3 and min(size) > 0 and min(config["std"]) > 0 and config["crop_pct"] > 0
     if not sound or config["crop_mode"] not in CROPS or config["interpolation"] not in INTERPOLATIONS:
         said = ", ".join(f"{key} {value}" for key, value in config.items())
-        raise UserError(f"{name}: its configuration of images makes no sense ({said}); correct its config.json")
+        raise UserError(f"{name}: its image configuration makes no sense ({said}); correct its config.json")
     return config | {"input_size": (channels, *size[1:])}
 
 
 def arguments(model: Any) -> dict[str, Any]:
-    """What the constructor of a model was told, by its configuration or by us, with the defaults that matter."""
+    """The arguments of a model's constructor, from its configuration and from here, with the defaults that matter."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in get_model_args(model).items()}
 
 
 def classifiers(model: Any) -> tuple[str, ...]:
-    """The names of a model's last layers; several where it was trained with several."""
+    """The names of a model's classifiers; several if it was trained with several."""
     names = model.pretrained_cfg.get("classifier") or ()
     return (names,) if isinstance(names, str) else tuple(names)
 
@@ -237,7 +237,7 @@ def _check_name(name: str) -> None:
 
 
 def _folder(name: str) -> Path:
-    """The folder of a name that begins with `FOLDER` or `HUB`; a repository is fetched first."""
+    """The folder for a name that begins with `FOLDER` or `HUB`; a repository is fetched first."""
     if name.startswith(FOLDER):
         folder = locate(name.removeprefix(FOLDER))
         if not folder.is_dir():
@@ -252,7 +252,7 @@ def _folder(name: str) -> Path:
             snapshot_download(repository, revision=revision or None, allow_patterns=[*FILES[2:]])
     except Exception as error:  # whatever stops a download: no network, no such name, no permission, no space
         line = " ".join(str(error).split())[:300]
-        raise UserError(f"{name}: its weights cannot be loaded: {line}; set `model` to a folder that is here") from None
+        raise UserError(f"{name}: its weights cannot be loaded: {line}; set `model` to a local folder") from None
     return folder
 
 
@@ -264,26 +264,26 @@ def _weights(folder: Path) -> Path:
 
 
 def _of_timm(config: Path) -> bool:
-    """Whether a file is a config.json of timm; one of another library next to weights says nothing of them."""
+    """Whether a file is a config.json of timm; one of another library is ignored."""
     if not config.is_file():
         return False
     try:
         return "architecture" in json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise UserError(f"{config}: damaged, and it may say how the weights next to it are used; remove it") from None
+        raise UserError(f"{config}: damaged, but the weights next to it may need it; repair or remove it") from None
 
 
 def _configuration(path: Path, name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Architecture, configuration and arguments of the constructor in a config.json of timm."""
+    """Architecture, configuration and constructor arguments in a config.json of timm."""
     if not path.is_file() or not _of_timm(path):
-        raise UserError(f"{name}: no folder in timm's format: it needs a config.json with an `architecture`")
+        raise UserError(f"{name}: not a folder in timm's format: it needs a config.json with an `architecture`")
     try:
         config, architecture, arguments = load_model_config_from_path(path.parent)
     except Exception as error:  # it may be any JSON
-        raise UserError(f"{path}: no configuration of timm ({type(error).__name__}: {error})") from None
+        raise UserError(f"{path}: not a configuration of timm ({type(error).__name__}: {error})") from None
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise UserError(f"{path}: timm has no model {architecture!r}")
-    # Where the file is does not matter.
+    # The file's path does not matter.
     return architecture, {key: value for key, value in config.items() if key not in ("source", "file")}, arguments
 
 
@@ -292,7 +292,7 @@ def _channels(model: Any) -> int:
 
 
 def _input_channels(state: Mapping[str, Tensor], shape: Any) -> int:
-    """How many channels the weights take: a teacher may have been tuned to images of one."""
+    """The number of channels that the weights take: a model may have been fine-tuned on images of one."""
     first = shape.pretrained_cfg.get("first_conv")
     weight = state.get(f"{first}.weight") if isinstance(first, str) else None
     own = _channels(shape)
@@ -303,7 +303,7 @@ def _input_channels(state: Mapping[str, Tensor], shape: Any) -> int:
 
 
 def _classes(state: Mapping[str, Tensor], shape: Any) -> int:
-    """How many classes the weights have: a teacher may have been tuned to a task of its own, or lost its classifier."""
+    """The number of classes of the weights: a model may have been fine-tuned on another task, or lack a classifier."""
     names = classifiers(shape)
     if not names:
         return int(shape.num_classes)

@@ -7,12 +7,16 @@ import dataclasses
 import json
 import os
 import shlex
+import signal
 import sys
+import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated, Any
+from types import FrameType
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -182,37 +186,67 @@ def run(app: Callable[..., Any], name: str | None = None) -> None:
     if "--no-verify" in sys.argv:
         os.environ[NO_VERIFY] = "1"
     sys.argv = [argument for argument in sys.argv if argument not in ("--debug", "--no-verify")]
-    try:
+    with _interrupts() as interrupts:
         try:
-            app(prog_name=name)
-        finally:
-            sys.stdout.flush()  # a full disk behind it shows here, and not while Python ends
-    except BrokenPipeError:  # the reader has closed the pipe, as with `| head`
+            try:
+                app(prog_name=name)
+            finally:
+                sys.stdout.flush()  # a full disk behind it shows here, and not while Python ends
+        except BaseException as error:
+            # typer turns a `KeyboardInterrupt` into a `SystemExit`. Others catch it, as imports do, and raise errors.
+            code = error.code if isinstance(error, SystemExit) else 1
+            if isinstance(error, KeyboardInterrupt) or code == INTERRUPTED or (interrupts and code):
+                _end_interrupted(shlex.join([name or Path(sys.argv[0]).name, *sys.argv[1:]]), debug)
+            _end(error, debug)
+            raise
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Inside, each Ctrl-C is added to the list, and handled as before."""
+    seen: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        if callable(before):
+            before(number, frame)
+
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _end_interrupted(again: str, debug: bool) -> NoReturn:
+    """End after Ctrl-C, and say how to go on."""
+    if debug:
+        traceback.print_exc()
+    say(f"interrupted; finished shards and trials are kept, other results are as before; run `{again}` to continue")
+    # Python ends by SIGINT, whatever the exit code, if the interrupt came through an `exec` of a string, as while
+    # dataclasses are imported. The next such `exec` clears that.
+    exec("")
+    sys.exit(INTERRUPTED)
+
+
+def _end(error: BaseException, debug: bool) -> None:
+    """End in one line if the user can fix the error. Returns if it is another one, or with `--debug`."""
+    if isinstance(error, BrokenPipeError):  # the reader has closed the pipe, as with `| head`
         _close_stdout()
         sys.exit(1)
-    except (UserError, OSError) as error:
-        # One without a number is not from the operating system: a download that failed, say.
-        if debug or (isinstance(error, OSError) and not error.errno):
-            raise
+    if debug:
+        return
+    if isinstance(error, MemoryError):
+        error = UserError("not enough memory; close other programs, or lower machine.workers and the batch size")
+    # An OSError without a number is not from the operating system: a download that failed, say.
+    if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno):
         _close_stdout()
         refuse(error)
         sys.exit(2)
-    except MemoryError:
-        if debug:
-            raise
-        _close_stdout()
-        refuse(UserError("not enough memory; close other programs, or lower machine.workers and the batch size"))
-        sys.exit(2)
-    except (KeyboardInterrupt, SystemExit) as end:
-        # typer turns the first into the second, and says nothing.
-        if isinstance(end, SystemExit) and end.code != INTERRUPTED:
-            raise
-        again = shlex.join([name or Path(sys.argv[0]).name, *sys.argv[1:]])
-        say(f"interrupted; finished shards and trials are kept, other results are as before; run `{again}` to continue")
-        # Python ends by SIGINT, whatever the exit code, if the interrupt came through an `exec` of a string, as while
-        # dataclasses are imported. The next such `exec` clears that.
-        exec("")
-        sys.exit(INTERRUPTED)
 
 
 def _close_stdout() -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, listed
 from pipeline.files import file_exists, make_folder, read_regular, write_atomically
 
 FILES = (".gitignore", ".dvcignore", "raw/README.md", "dvc.yaml")
@@ -21,22 +21,23 @@ RESULTS = ("assessments", "evaluations", "features", "logs", "probes", "runs")
 
 PLOTS = ".dvc/plots/runs.json"
 
-STARTS = {"text": "params.yaml", "images": "params/images.yaml"}
-
 
 def main(
     folder: Annotated[Path, typer.Argument(help="The project's folder; created if it does not exist.")],
     params: Annotated[
-        str, typer.Option("--params", help="Settings to start from: `text`, `images`, or a params file.")
+        str, typer.Option("--params", help="Settings to start from: `text`, `images`, a known dataset, or a file.")
     ] = "text",
 ) -> None:
     """Start a project of your own.
 
     Writes params.yaml, dvc.yaml and a raw/ folder for the data, and sets up DVC.
     """
-    source = _shipped(STARTS[params]) if params in STARTS else Path(params)
+    starts = {"text": _shipped("params.yaml"), **{path.stem: path for path in _shipped("params").glob("*.yaml")}}
+    source = starts.get(params, Path(params))
     if not source.is_file():
-        raise UserError(f"--params {params}: no such file; write `text`, `images`, or the path of a params file")
+        raise UserError(
+            f"--params {params}: no such file; write {listed(sorted(starts))}, or the path of a params file"
+        )
     for name, begun in (("params.yaml", None), ("dvc.yaml", _shipped("dvc.yaml").read_bytes())):
         if file_exists(folder / name) and read_regular(folder / name) != begun:
             raise UserError(f"{folder / name}: already there; choose another folder, or remove it first")
@@ -67,10 +68,10 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _shipped(name: str) -> Path:
-    """A file of the library: from its checkout, or from the installed package."""
+    """A file or folder of the library: from its checkout, or from the installed package."""
     code = Path(__file__).resolve().parent
     checkout = code.parent / name
-    return checkout if checkout.is_file() else code / "project" / name
+    return checkout if checkout.exists() else code / "project" / name
 
 
 def _init_dvc(folder: Path) -> tuple[Path, bool]:

@@ -300,7 +300,7 @@ CASES = [
             (
                 "has a key twice",
                 "train: {steps: 1, steps: 2}\n",
-                "not valid YAML: the key `steps` is there twice <where>",
+                "not valid YAML: the key `steps` occurs twice <where>",
             ),
             ("is nested too deeply", "a: " + 100 * "[" + 100 * "]", "not valid YAML: nested more than 40 deep <where>"),
             ("has a number of 5,000 digits", "a: " + 5000 * "9", "not valid YAML: Exceeds the limit (<details>"),
@@ -325,7 +325,7 @@ CASES = [
         "`-S` with a key twice",
         nothing,
         "join -S 'runs.both={student: a, student: b}'",
-        "-S runs.both={student: a, student: b}: the value: not valid YAML: the key `student` is there twice <where>",
+        "-S runs.both={student: a, student: b}: the value: not valid YAML: the key `student` occurs twice <where>",
     ),
     Case(
         "Files and folders",
@@ -420,7 +420,7 @@ CASES = [
         "a teacher whose name is a command",
         named("teachers", "b; touch pwned #"),
         "join",
-        "params.yaml: teachers: 'b; touch pwned #' is no name; use up to 100 letters, digits, _ and -, "
+        "params.yaml: teachers: 'b; touch pwned #' is not a valid name; use up to 100 letters, digits, _ and -, "
         "the first a letter or digit",
     ),
     Case(
@@ -428,14 +428,16 @@ CASES = [
         "a student whose name is an option",
         named("students", "-S"),
         "train none",
-        "params.yaml: students: '-S' is no name; use up to 100 letters, digits, _ and -, the first a letter or digit",
+        "params.yaml: students: '-S' is not a valid name; use up to 100 letters, digits, _ and -, the first a letter "
+        "or digit",
     ),
     Case(
         "Names",
         "a run whose name is a path",
         named("runs", "../../up"),
         "join",
-        "params.yaml: runs: '../../up' is no name; use up to 100 letters, digits, _ and -, the first a letter or digit",
+        "params.yaml: runs: '../../up' is not a valid name; use up to 100 letters, digits, _ and -, the first a letter "
+        "or digit",
     ),
     *(
         Case(
@@ -443,8 +445,8 @@ CASES = [
             f"a run whose name {wrong}",
             named("runs", name),
             "report",
-            f"params.yaml: runs: {shown} is no name; use up to 100 letters, digits, _ and -, the first a letter or "
-            "digit",
+            f"params.yaml: runs: {shown} is not a valid name; use up to 100 letters, digits, _ and -, the first a "
+            "letter or digit",
         )
         for wrong, name, shown in (
             ("has a line break", "a\nb", r"'a\nb'"),
@@ -461,8 +463,8 @@ CASES = [
         "`-S` with a name that is a command",
         nothing,
         "join -S 'teachers.`touch pwned`={family: timm, model: m}'",
-        "params.yaml: teachers: '`touch pwned`' is no name; use up to 100 letters, digits, _ and -, the first a letter "
-        "or digit",
+        "params.yaml: teachers: '`touch pwned`' is not a valid name; use up to 100 letters, digits, _ and -, the first "
+        "a letter or digit",
     ),
     Case(
         "Names",
@@ -629,7 +631,7 @@ CASES = [
                 "an output that is something else",
                 nothing,
                 "export none --output raw",
-                "raw: there is something else than an export; choose another folder, or remove it",
+                "raw: holds something other than an export; choose another folder, or remove it",
             ),
             (
                 "a student that was trained on other rows",
@@ -687,7 +689,7 @@ CASES = [
                 "raw: is a folder, and this student reads texts; give a table, or - for standard input",
             ),
             (
-                "a file that is no image",
+                "a file that is not an image",
                 exported_for_images,
                 "predict student raw/reviews.csv",
                 "no row could be read; the first is raw/reviews.csv: not an image: none of <formats>",
@@ -773,7 +775,7 @@ CASES = [
         "HDF5 with ids that are numbers",
         hdf5(lambda file: file.update(features=np.ones((2, 2)), ids=[1, 2])),
         "features import x.h5 --store x.zarr",
-        "x.h5: `ids` are no texts [rows], but int64; save them as UTF-8 strings",
+        "x.h5: `ids` are not texts [rows] but int64; save them as UTF-8 strings",
     ),
     Case(
         "Imports",
@@ -787,7 +789,7 @@ CASES = [
         "HDF5 with coordinates that are one number",
         hdf5(lambda file: file.update(features=np.ones((2, 2)), coords=5)),
         "features import x.h5 --store x.zarr",
-        "x.h5: `coords` is no array of numbers [rows, 2]; rename it",
+        "x.h5: `coords` is not an array of numbers [rows, 2]; rename it",
     ),
     Case(
         "Imports",
@@ -864,7 +866,7 @@ CASES = [
         "Parquet of a few bytes that claims very many rows",
         lambda project: pq.write_table(pa.table({"text": pa.nulls(10**6)}), project / "x.parquet"),
         "features import x.parquet --store x.zarr",
-        "x.parquet: claims 1,000,000 rows, and has <some> bytes; write it again",
+        "x.parquet: claims 1,000,000 rows, but has only <some> bytes; write it again",
     ),
     Case(
         "Imports",

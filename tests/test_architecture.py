@@ -43,6 +43,7 @@ ROOMS = [
     "datasets",
     "data",
     "views",
+    "augmentations",
     "store",
     "engines",
     "teachers",
@@ -62,11 +63,11 @@ ROOMS = [
 ORDER = [*HALL, *ROOMS, "stages", "cli"]
 """From the bottom up: a file imports from its own place and from those before it."""
 
-PLUGINS = ["tasks", "datasets", "views", "engines", "teachers", "students", "methods", "exports"]
+PLUGINS = ["tasks", "datasets", "views", "augmentations", "engines", "teachers", "students", "methods", "exports"]
 """Rooms whose files are plug-ins, but for those that start with an underscore."""
 
-SHARED = {"tasks", "datasets", "views"}
-"""Plug-in rooms whose face, the contract, other plug-in rooms may import: what a label, a row and a view are."""
+SHARED = {"tasks", "datasets", "views", "augmentations"}
+"""Plug-in rooms whose face other plug-in rooms may import: what a label, a row, a view, an augmentation are."""
 
 WORKS_ON = {"exports": "students"}
 """Plug-in rooms that are about another one, and import its face: an export is of a student."""

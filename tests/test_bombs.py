@@ -1,4 +1,4 @@
-"""Files of kilobytes that become gigabytes are refused before they do; others are read as ever."""
+"""Files of kilobytes that expand to gigabytes are refused before they do; others are read as ever."""
 
 import bz2
 import gzip
@@ -46,7 +46,7 @@ def write(path: Path, compression: str = "zstd", **columns: pa.Array) -> Path:
 def test_more_rows_than_bytes(tmp_path: Path):
     path = write(tmp_path / "x.parquet", text=same("a", MANY))
     assert path.stat().st_size < 10_000
-    with pytest.raises(UserError, match=r"x\.parquet: claims 3,000,000 rows, and has [0-9,]+ bytes"):
+    with pytest.raises(UserError, match=r"x\.parquet: claims 3,000,000 rows, but has only [0-9,]+ bytes"):
         list(rows(Settings(path=str(path))))
 
 
@@ -56,7 +56,9 @@ def test_a_text_that_repeats(tmp_path: Path, wrapped: bool):
     if wrapped:
         texts = pa.ListArray.from_arrays(np.arange(0, 9001, dtype=np.int32), texts)
     path = write(tmp_path / "x.parquet", compression="none", text=texts, id=pa.array(np.arange(9000).astype(str)))
-    with pytest.raises(UserError, match=r"bytes that become [0-9,]+ or more; a file may become 100 times as large"):
+    with pytest.raises(
+        UserError, match=r"bytes that expand to [0-9,]+ or more; a file may expand to 100 times its size"
+    ):
         list(rows(Settings(path=str(path), text_column="id", label_column="text")))
 
 
@@ -64,7 +66,7 @@ def test_pages_that_become_much_more(tmp_path: Path):
     values = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(1 << 24, np.float32)), 1 << 18)
     pq.write_table(pa.table({"features": values}), tmp_path / "x.parquet", compression="zstd")
     del values
-    with pytest.raises(UserError, match=r"bytes that become 67,[0-9,]+ or more"):
+    with pytest.raises(UserError, match=r"bytes that expand to 67,[0-9,]+ or more"):
         import_features(tmp_path / "x.parquet", tmp_path / "x.zarr")
     assert not (tmp_path / "x.zarr").exists()
 
@@ -72,7 +74,7 @@ def test_pages_that_become_much_more(tmp_path: Path):
 def test_ids_that_repeat(tmp_path: Path):
     values = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(2000, dtype=np.float32)), 1)
     write(tmp_path / "x.parquet", compression="none", features=values, id=same(LONG, 2000))
-    with pytest.raises(UserError, match=r"bytes that become [0-9,]+ or more"):
+    with pytest.raises(UserError, match=r"bytes that expand to [0-9,]+ or more"):
         import_features(tmp_path / "x.parquet", tmp_path / "x.zarr")
 
 
@@ -129,7 +131,9 @@ PACKERS = {
 def test_compressed_texts(tmp_path: Path, suffix: str, form: str):
     path = tmp_path / f"x{form}{suffix}"
     path.write_bytes(PACKERS[suffix](b"x" * (2 << 20)))
-    with pytest.raises(UserError, match=r"bytes that become 1,[0-9,]+ or more; a file may become 100 times as large"):
+    with pytest.raises(
+        UserError, match=r"bytes that expand to 1,[0-9,]+ or more; a file may expand to 100 times its size"
+    ):
         list(rows(Settings(path=str(path))))
 
 
@@ -137,7 +141,7 @@ def test_hdf5_of_zeros(tmp_path: Path):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file.create_dataset("features", (100, 1 << 16), np.float32, chunks=(1, 1 << 16), compression="gzip")
         file["features"][0] = 1.0
-    with pytest.raises(UserError, match=r"bytes that become 26,214,400 or more"):
+    with pytest.raises(UserError, match=r"bytes that expand to 26,214,400 or more"):
         import_features(tmp_path / "x.h5", tmp_path / "x.zarr")
 
 
@@ -145,5 +149,5 @@ def test_hdf5_of_ids_that_repeat(tmp_path: Path):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["features"] = np.ones((300, 2), np.float32)
         file.create_dataset("ids", data=np.array([b"x" * 100_000] * 300), chunks=(1,), compression="gzip")
-    with pytest.raises(UserError, match=r"x\.h5: [0-9,]+ bytes that become "):
+    with pytest.raises(UserError, match=r"x\.h5: [0-9,]+ bytes that expand to "):
         import_features(tmp_path / "x.h5", tmp_path / "x.zarr")

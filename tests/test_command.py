@@ -28,3 +28,38 @@ def test_threads_are_told_to_spin_briefly_before_torch_is_there(given: dict[str,
     environment |= given | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     said = subprocess.run([sys.executable, "-c", SHOW], env=environment, capture_output=True, text=True, check=True)
     assert said.stdout.split() == [spins, "False"]
+
+
+INTERRUPTED = """
+import os, signal, typer
+from stages import command
+app = typer.Typer()
+
+@app.command()
+def main(how: str) -> None:
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        if how == "error":
+            raise ImportError("cannot import name") from None
+        if how == "exit":
+            raise SystemExit(1) from None
+        if how == "raise":
+            raise
+
+command.run(app, "aft")
+"""
+
+
+@pytest.mark.parametrize("how", ["error", "exit", "raise"])
+def test_an_interrupt_that_became_another_error_is_an_interrupt(how: str) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    said = subprocess.run([sys.executable, "-c", INTERRUPTED, how], env=environment, capture_output=True, text=True)
+    assert said.returncode == 130
+    assert said.stderr.startswith("interrupted; ") and said.stderr.count("\n") == 1
+
+
+def test_a_command_that_ends_well_despite_an_interrupt_ends_well() -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    said = subprocess.run([sys.executable, "-c", INTERRUPTED, "ignore"], env=environment, capture_output=True)
+    assert said.returncode == 0 and not said.stderr

@@ -158,6 +158,6 @@ def test_plug_ins_are_described_by_their_first_line():
 def test_names_are_names_and_nothing_else(tmp_path: Path, section: str, name: object):
     file = tmp_path / "params.yaml"
     file.write_text(yaml.safe_dump({section: {name: {}}}))
-    with pytest.raises(UserError, match="is no name; use up to 100 letters") as refused:
+    with pytest.raises(UserError, match="is not a valid name; use up to 100 letters") as refused:
         Params.load(file)
     assert "\n" not in str(refused.value) and str(refused.value).isascii()

@@ -15,7 +15,11 @@ from pipeline.plugins import plugin, plugins
 from pipeline.reference import Key, keys, page, plugin_keys
 
 ROOT = Path(__file__).parent.parent
-PLUGINS = [(kind, name) for kind in ("datasets", "views", "teachers", "students", "methods") for name in plugins(kind)]
+PLUGINS = [
+    (kind, name)
+    for kind in ("datasets", "views", "augmentations", "teachers", "students", "methods")
+    for name in plugins(kind)
+]
 
 
 class Base(Settings):
@@ -88,5 +92,5 @@ def test_the_command_line_prints_the_keys_of_one_plug_in():
         subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, check=True).stdout
         for more in ([], ["--json"])
     )
-    assert "width: whole number >= 1; default 64\n    of the word vectors and of the features.\n" in text
+    assert "width: whole number >= 1; default 64\n    width of the word vectors and of the features.\n" in text
     assert [Key(**key) for key in json.loads(data)] == plugin_keys("students", "bag_of_words")

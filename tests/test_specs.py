@@ -41,8 +41,8 @@ def test_a_short_form_stands_for_a_mapping(text: str, kind: str, expected: dict[
 @pytest.mark.parametrize(
     ("text", "section", "answer"),
     [
-        ("resnet18", "teachers", "here: 'resnet18' is no short form; write one of timm:NAME, hf:NAME, file:NAME, pack"),
-        ("tim:resnet18", "teachers", r"is no short form \(did you mean `timm`\?\)"),
+        ("resnet18", "teachers", "here: 'resnet18' is not a short form; write one of timm:NAME, hf:NAME, file:NAME"),
+        ("tim:resnet18", "teachers", r"is not a short form \(did you mean `timm`\?\)"),
         ("timm:", "teachers", "'timm:' names no model; write timm:NAME"),
         ("hf:  ", "teachers", "names no model"),
         ("hf:me/mine", "students", "students of images come from timm; write timm:NAME"),
@@ -73,5 +73,5 @@ def test_params_hold_mappings_whatever_was_written(tmp_path: Path):
 
 
 def test_the_place_of_a_wrong_one_is_said(tmp_path: Path):
-    with pytest.raises(UserError, match=r"params\.yaml: teachers\.one: 'bert' is no short form"):
+    with pytest.raises(UserError, match=r"params\.yaml: teachers\.one: 'bert' is not a short form"):
         Params.load(write(tmp_path, "bert"))

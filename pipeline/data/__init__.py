@@ -2,5 +2,6 @@
 
 from pipeline.data.dataset import Dataset, Role, Split
 from pipeline.data.preparation import Preparation, PrepareSettings, prepare
+from pipeline.data.sources import Sources, read_sources
 
-__all__ = ["Dataset", "Preparation", "PrepareSettings", "Role", "Split", "prepare"]
+__all__ = ["Dataset", "Preparation", "PrepareSettings", "Role", "Sources", "Split", "prepare", "read_sources"]

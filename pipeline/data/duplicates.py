@@ -5,7 +5,7 @@ from collections import Counter
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 
 from pipeline.data.dataset import Role, content_digest
 
@@ -51,6 +51,29 @@ def resolve(
                 agrees = bool(stay) and labels[row] in (-1, labels[first])
                 fate[row] = DUPLICATE if agrees else CONFLICT
                 partner[row] = first if stay else following
+    return fate, partner
+
+
+def repeats(
+    keys: UInt8[np.ndarray, "n 16"], further: Bool[np.ndarray, " n"]
+) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    """Drop rows of further sources that are also in a dataset's own, where duplicates are kept otherwise.
+
+    A row without a label would be trained on while its duplicate is in val or test.
+
+    Args:
+        keys: equal for rows that are duplicates of one another.
+        further: which rows are of further sources.
+
+    Returns:
+        As `resolve`.
+    """
+    fate, partner = np.full(len(keys), KEPT), np.full(len(keys), -1)
+    for members in _families(keys) if further.any() else ():
+        own = [row for row in members if not further[row]]
+        for row in members:
+            if own and further[row]:
+                fate[row], partner[row] = DUPLICATE, own[0]
     return fate, partner
 
 

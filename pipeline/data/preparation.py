@@ -1,6 +1,6 @@
 """Prepare: one canonical local copy of a dataset, without duplicates, with the roles of all rows in every split.
 
-Two passes over the source. The first, `pipeline.data.scan`, keeps some numbers a row, and all decisions are made on
+Two passes over the source. The first, `pipeline.data.scan`, keeps some numbers per row, and all decisions are made on
 them; the second copies what is kept. So memory does not grow with the content, and nothing is written before all
 checks have passed.
 """
@@ -24,13 +24,14 @@ from pydantic import BeforeValidator, Field
 
 from pipeline import images
 from pipeline.data.dataset import CONTENT, FORMAT, MANIFEST, QUARANTINE, ROWS, Role, content_digest, role_column
-from pipeline.data.duplicates import CONFLICT, DUPLICATE, KEPT, resolve
+from pipeline.data.duplicates import CONFLICT, DUPLICATE, KEPT, repeats, resolve
 from pipeline.data.scan import Scan, row_hash, scan, tidied
+from pipeline.data.sources import read_sources
 from pipeline.data.splits import Amount, apportion, assign, choose, sort_keys
-from pipeline.datasets import Kind, Row, kind_of
+from pipeline.datasets import Kind, Row
 from pipeline.errors import UserError, count
 from pipeline.files import cell, explained
-from pipeline.params import Settings, read_plugin
+from pipeline.params import Settings
 from pipeline.progress import progress
 from pipeline.records import ManifestRecord
 from pipeline.verified import checksums
@@ -64,6 +65,9 @@ class PrepareSettings(Settings):
 
     Attributes:
         source: a family of `pipeline/datasets/` and its settings.
+        unlabelled: further sources, one or a list, whose rows have no label: they train by transfer alone, and are in
+            no val or test. Labels that they have are not read; ids begin with `unlabelled:`. A row that is also in
+            `source` is left out, whatever `deduplicate` says.
         task: what a label is: `classification`, `regression` or `multilabel`, or another file in `pipeline/tasks/`;
             None takes what the labels show plainly, and asks where they are numbers.
         classes: the names of the classes, in order; None takes those that occur, sorted.
@@ -81,6 +85,7 @@ class PrepareSettings(Settings):
     """
 
     source: dict[str, Any]
+    unlabelled: dict[str, Any] | list[dict[str, Any]] = Field(default_factory=list)
     task: str | None = None
     classes: tuple[str, ...] | None = Field(default=None, strict=False)
     no_label: tuple[str | int | float, ...] | None = Field(default=None, strict=False)
@@ -141,10 +146,9 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
     """
     start = time.perf_counter()
     out = Path(out)
-    family, source = read_plugin("datasets", settings.source, "dataset.source")
-    kind, given = kind_of(family, source), settings.task or getattr(family, "TASK", None)
-    by_words = settings.deduplicate == "token_set"
-    table = scan(family.rows(source), given, settings.classes, settings.no_label, settings.unit, by_words)
+    sources = read_sources(settings.source, settings.unlabelled)
+    given, by_words = settings.task or sources.task, settings.deduplicate == "token_set"
+    table = scan(sources.rows(), given, settings.classes, settings.no_label, settings.unit, by_words)
     fate, partner = _fates(table, settings)
     if len(table.problems) > settings.tolerance * (len(fate) - len(table.skipped)):
         _refuse_unreadable(table, fate, out)
@@ -161,18 +165,18 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
         for split in range(settings.splits)
     ]  # fmt: skip
     dropped = {reason: int((fate == code).sum()) for code, reason in REASONS.items()}
-    notes = _notes(table)
+    notes = _notes(table, int(table.further[kept].sum()))
 
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
         roles = np.stack(splits, axis=1)
-        digest = _write_rows(partial, kind, family.rows(source), table, fate == KEPT, roles)
+        digest = _write_rows(partial, sources.kind, sources.rows(), table, fate == KEPT, roles)
         _write_quarantine(partial / QUARANTINE, table, fate, partner)
         manifest = ManifestRecord(
             format=FORMAT,
-            kind=kind,
+            kind=sources.kind,
             rows=len(kept),
             digest=digest,
             task=task.name,
@@ -205,7 +209,7 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
         shutil.rmtree(partial, ignore_errors=True)
     return Preparation(
         path=str(out),
-        kind=kind,
+        kind=sources.kind,
         rows=len(kept),
         classes=task.classes,
         dropped=dropped,
@@ -222,9 +226,12 @@ def _fates(table: Scan, settings: PrepareSettings) -> tuple[Int64[np.ndarray, " 
     fate[list(table.problems)] = UNREADABLE
     fate[list(table.skipped)] = SKIPPED
     readable = np.flatnonzero(fate == KEPT)
-    if settings.deduplicate != "none":
-        fate[readable], other = resolve(table.keys[readable], table.codes[readable], table.splits[readable])
-        partner[readable] = np.where(other < 0, -1, readable[other])
+    keys = table.keys[readable]
+    if settings.deduplicate == "none":
+        fate[readable], other = repeats(keys, table.further[readable])
+    else:
+        fate[readable], other = resolve(keys, table.codes[readable], table.splits[readable])
+    partner[readable] = np.where(other < 0, -1, readable[other])
     held_out = table.units[(fate == KEPT) & (table.splits > Role.LABELLED)]
     fate[(fate == KEPT) & (table.codes < 0) & np.isin(table.units, held_out)] = SEPARATED
     kept = np.flatnonzero(fate == KEPT)
@@ -237,8 +244,8 @@ def _fates(table: Scan, settings: PrepareSettings) -> tuple[Int64[np.ndarray, " 
                 f"dataset.limit: {settings.limit} rows are too few to have every {noun} in every part; raise it to "
                 f"{len(counts)} or more"
             )
-        keys = sort_keys(table.rows[kept], settings.seed, "limit")
-        fate[kept[~choose(apportion(settings.limit, counts, counts), stratum, keys)]] = LIMIT
+        order = sort_keys(table.rows[kept], settings.seed, "limit")
+        fate[kept[~choose(apportion(settings.limit, counts, counts), stratum, order)]] = LIMIT
     return fate, partner
 
 
@@ -261,8 +268,10 @@ def _listed(out: Path) -> Path:
     return out.with_name(f"{out.name}.{QUARANTINE}")
 
 
-def _notes(table: Scan) -> list[str]:
+def _notes(table: Scan, kept: int) -> list[str]:
     notes = []
+    if table.further.any():
+        notes.append(f"{table.further.sum():,} rows seen are of dataset.unlabelled, of which {kept:,} are used")
     if table.moved:
         notes.append(f"{table.moved:,} rows of val or test have no label; they are training rows without one")
     if (table.codes < 0).all():

@@ -1,6 +1,6 @@
 """The first pass over a source: look at every row, refuse what is not allowed, and keep what decisions need.
 
-Some 100 bytes a row stay in memory, and each distinct label, but no content.
+Some 100 bytes per row stay in memory, and each distinct label, but no content.
 """
 
 import unicodedata
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int64, UInt8, UInt64
+from jaxtyping import Bool, Int64, UInt8, UInt64
 
 from pipeline import images, tasks
 from pipeline.data.dataset import Role, content_digest
@@ -62,6 +62,7 @@ class Scan:
         keys: equal for rows that are duplicates of one another.
         labels: as the task has them, its `missing` for none.
         codes: equal for equal labels, -1 for none.
+        further: which rows are of further sources, without labels.
         splits: the role that the source fixes, LABELLED standing for train, or `splits.FREE`. A source that fixes any
             leaves none free, and a row without a label is in train.
         problems: by row number, why the content cannot be read.
@@ -80,6 +81,7 @@ class Scan:
     keys: UInt8[np.ndarray, "n 16"]
     labels: np.ndarray
     codes: Int64[np.ndarray, " n"]
+    further: Bool[np.ndarray, " n"]
     splits: Int64[np.ndarray, " n"]
     problems: dict[int, str]
     skipped: dict[int, str]
@@ -129,7 +131,7 @@ def scan(
     skipped: dict[int, str] = {}
     remarks: dict[str, tuple[int, int]] = {}
     rows, units, digests, keys = bytearray(), bytearray(), bytearray(), bytearray()
-    codes, splits, lines = array("i"), array("b"), array("q")
+    codes, splits, lines, further = array("i"), array("b"), array("q"), bytearray()
     with ThreadPoolExecutor() as pool, progress("look at the data", None, "rows") as advance:
         for chunk in _chunks(tidied(source)):
             ids.append(pa.array([row.id for row in chunk], pa.string()))
@@ -163,6 +165,7 @@ def scan(
                 codes.append(-1 if label is None else known.setdefault(label, len(known)))
                 splits.append(split)
                 lines.append(row.line or 0)
+                further.append(row.further)
             advance(len(chunk))
     if len(codes) == len(skipped):
         raise UserError("dataset.source: it has no rows with these settings")
@@ -188,6 +191,7 @@ def scan(
         keys=np.frombuffer(keys, np.uint8).reshape(-1, 16),
         labels=labels,
         codes=equal,
+        further=np.frombuffer(further, np.bool_),
         splits=np.maximum(fixed, Role.LABELLED) if fixed.max() > Role.LABELLED else fixed,
         problems=problems,
         skipped=skipped,
@@ -202,7 +206,7 @@ def scan(
 
 def _file(files: Mapping[str, int], row: int) -> str | None:
     """The last file whose first row is not behind this one."""
-    return max((first, name) for name, first in files.items() if first <= row)[1] if files else None
+    return max(((first, name) for name, first in files.items() if first <= row), default=(0, None))[1]
 
 
 def _doubt(row: Row, names: tuple[str, ...] | None) -> str | None:

@@ -55,6 +55,7 @@ class Row:
             counted and listed, and no reason to stop.
         file: which of several files the line is of, for messages.
         remarks: what people should know of how the row was read; the rows with each are counted.
+        further: whether it is of a further source, of rows without labels; set by `pipeline.data`.
     """
 
     id: str
@@ -67,6 +68,7 @@ class Row:
     skipped: bool = False
     file: str | None = None
     remarks: tuple[str, ...] = ()
+    further: bool = False
 
     @property
     def place(self) -> str:

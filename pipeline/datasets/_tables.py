@@ -103,7 +103,7 @@ def files(path: str | Sequence[str]) -> list[Path]:
     """The files that a setting names, sorted within each pattern.
 
     Raises:
-        UserError: a pattern fits none, or a file is there twice.
+        UserError: a pattern fits none, or a file occurs twice.
     """
     found: list[Path] = []
     for name in [path] if isinstance(path, str) else path:
@@ -262,7 +262,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} is there twice in one object")
+        raise ValueError(f"the key {twice!r} occurs twice in one object")
     return found
 
 

@@ -2,10 +2,10 @@
 
 The second applies if every folder in `path` has the name of a split (`train`, `training_set`, `val`, `valid`,
 `validation`, `dev`, `test`, `Testing`, `val2017` ...); where only some have, the setting `splits` says which. The
-id of an image is its path below `path`. The encoded bytes stay as they are.
+id of an image is its path below `path`. The encoded bytes stay as they are. With `labels: false` folders mean nothing.
 
 Every file is accounted for. An image is what begins like one, whatever its name is. Hidden files, thumbnails of other
-programs and files that are no images are skipped, and listed; images that cannot be read are listed as such.
+programs and files that are not images are skipped, and listed; images that cannot be read are listed as such.
 """
 
 import os
@@ -45,6 +45,7 @@ class Settings(Section):
     Attributes:
         path: the folder; or several, whose classes are put together. An id then begins with the name of its folder.
         unlabelled: the name of a folder, among those of the classes, whose images have no label.
+        labels: whether its folders are classes. False: every image below `path`, at any depth, without a label.
         splits: the folders in `path` that are splits, such as `{train: train, extra: train, evaluation: test}`; `{}` if
             all are classes. None: found by their names.
         exclude: patterns of ids that are left out, such as `thumbs/*` or `*_mask.png`; `*` stands for slashes, too.
@@ -52,6 +53,7 @@ class Settings(Section):
 
     path: str | list[str]
     unlabelled: str | None = None
+    labels: bool = True
     splits: dict[str, Literal["train", "val", "test"]] | None = None
     exclude: tuple[str, ...] = Field(default=(), strict=False)
 
@@ -74,6 +76,11 @@ def rows(settings: Settings) -> Iterator[Row]:
 def _rows(root: Path, settings: Settings) -> Iterator[Row]:
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; check dataset.source.path")
+    if not settings.labels:
+        if settings.unlabelled or settings.splits is not None:
+            raise UserError("dataset.source: labels: false takes neither `unlabelled` nor `splits`; remove them")
+        yield from _files(root, root, None, None)
+        return
     found = False
     inside = yield from _folders(root, root)
     splits = _splits(root, [folder.name for folder in inside], settings)

@@ -115,5 +115,5 @@ def _label(content: bytes | None, key: str, place: str) -> Label | None:
     if isinstance(value, list) and all(isinstance(name, str | int) for name in value):
         return tuple(str(name).strip() for name in value)
     if isinstance(value, list | dict):
-        raise UserError(f"{place}: its label {str(value)[:60]} is no text, number or list of them")
+        raise UserError(f"{place}: its label {str(value)[:60]} is not a text, a number or a list of them")
     return None if value is None else str(value).strip() or None

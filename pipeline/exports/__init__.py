@@ -1,14 +1,14 @@
-"""What a student is taken home as, one file a format: `aft export RUN --format onnx` is `onnx.py`.
+"""Formats of exported students, one file per format: `aft export RUN --format onnx` is `onnx.py`.
 
 A format offers
 
-- `PACKAGES`: what it imports besides what the project always has; the extra `export` installs them;
-- `RUNS_CODE`: whether to load its files may run code that somebody put into them;
-- `refusal(blueprint)`: why it cannot hold a student, in a few words; empty if it can;
-- `write(folder, blueprint, student, rows)`: writes student.json and its files; `rows` are some examples;
-- `load(folder, blueprint, device)`: a `Model` from these files alone, as those who serve it load them.
+- `PACKAGES`: packages that it imports in addition to the project's own dependencies; the extra `export` installs them;
+- `RUNS_CODE`: whether loading its files may run code in them;
+- `refusal(blueprint)`: why the format cannot hold a student, in a few words; empty if it can;
+- `write(folder, blueprint, student, rows)`: writes student.json and the format's files; `rows` are example rows;
+- `load(folder, blueprint, device)`: a `Model` from these files alone, loaded as in a service.
 
-`pipeline.serving` compares what `load` gives with the student, in a fresh process, before anybody sees the folder.
+`pipeline.serving` compares the outputs of `load` with the student's, in a new process, before the folder gets its name.
 """
 
 from collections.abc import Callable
@@ -22,14 +22,14 @@ from pipeline.errors import UserError
 from pipeline.plugins import plugin
 
 Model = Callable[[Any], np.ndarray]
-"""From a batch of the student's `Preprocessing` to outputs [n, C], float32."""
+"""Turns a batch of the student's `Preprocessing` into outputs [n, C], float32."""
 
 
 def export_format(name: str) -> ModuleType:
-    """The format of a name; `-` and `_` are the same.
+    """The format with a name; `-` and `_` are the same.
 
     Raises:
-        UserError: there is none, or it needs a package that is not installed.
+        UserError: there is no such format, or it needs a package that is not installed.
     """
     try:
         found = plugin("exports", name.replace("-", "_"), "--format")

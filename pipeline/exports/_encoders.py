@@ -1,4 +1,4 @@
-"""What formats of text encoders share: the encoder and its tokenizer in the layout of transformers."""
+"""Shared by formats of text encoders: the encoder and its tokenizer in the layout of transformers."""
 
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,22 @@ from pipeline.students import Blueprint, Scaled, Student
 
 
 def refused(blueprint: Blueprint) -> str:
-    """Why a student is no encoder of transformers; empty if it is."""
+    """Why a student is not an encoder of transformers; empty if it is."""
     if blueprint.family != "transformers":
         return "transformers has no such model"
-    # A folder of its encoder would be read as the whole model.
+    # A folder with only the encoder would be read as the whole model.
     whole = blueprint.fitted["config"].get("is_encoder_decoder")
     return "transformers reads no folder of the encoder of an encoder-decoder alone" if whole else ""
 
 
 def encoder(student: Student) -> Any:
-    """The encoder of a student, which its labels' scale does not concern."""
+    """The encoder of a student, without the scale of its labels."""
     inner: Any = student.student if isinstance(student, Scaled) else student
     return inner.body.model
 
 
 def head(student: Student) -> tuple[Tensor, Tensor]:
-    """Weight [C, d] and bias [C] of the last layer, with the scale of labels, where there is one."""
+    """Weight [C, d] and bias [C] of the last layer, with the scale of the labels applied."""
     inner: Any = student.student if isinstance(student, Scaled) else student
     weight, bias = inner.head.weight.detach(), inner.head.bias.detach()
     if isinstance(student, Scaled):
@@ -47,5 +47,5 @@ def save_encoder(folder: Path, blueprint: Blueprint, student: Student) -> None:
 
 
 def device_batch(batch: Any, device: torch.device) -> dict[str, Tensor]:
-    """A batch of the student's `Preprocessing` as transformers takes it."""
+    """A batch of the student's `Preprocessing` as keyword arguments for transformers."""
     return {"input_ids": batch[0].to(device), "attention_mask": batch[1].long().to(device)}

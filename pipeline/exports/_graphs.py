@@ -1,4 +1,4 @@
-"""What formats of graphs share: the student as a function of tensors, and the files that prepare those."""
+"""Shared by formats of graphs: the student as a function of tensors, and the files for its preprocessing."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from pipeline.students import STUDENT, Blueprint, Graph, Student
 def traced(
     folder: Path, blueprint: Blueprint, student: Student, rows: Sequence[Any]
 ) -> tuple[Graph, tuple[Tensor, ...]]:
-    """Write student.json and what prepares rows to a folder; the graph, and its inputs for some rows."""
+    """Write student.json and the preprocessing files; return the graph and its inputs for `rows`."""
     preprocess, graph = blueprint.preprocessing(), student.graph()
     blueprint.write(folder / STUDENT)
     for name, text in preprocess.files().items():
@@ -22,5 +22,5 @@ def traced(
 
 
 def graph_of(blueprint: Blueprint) -> Graph:
-    """The names and the arrangement of the inputs; its own weights are of no use."""
+    """The graph of an untrained student, for the names and the arrangement of its inputs."""
     return blueprint.build(pretrained=False).graph()

@@ -1,4 +1,4 @@
-"""Weights as safetensors next to student.json: what this project reads, and torch in ten lines."""
+"""Weights as safetensors next to student.json: the project's own format, for every student."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ RUNS_CODE = False
 
 
 def refusal(blueprint: Blueprint) -> str:
-    """It holds every student."""
+    """Empty: it holds every student."""
     return ""
 
 

@@ -1,6 +1,6 @@
-"""An ONNX graph, model.onnx, with batches of any size: runs with onnxruntime, without torch.
+"""An ONNX graph, model.onnx, for batches of any size: runs with onnxruntime, without torch.
 
-Next to it is what prepares its inputs: tokenizer.json, vocabulary.json or preprocessing.json.
+tokenizer.json, vocabulary.json or preprocessing.json next to it describes how its inputs are prepared.
 """
 
 import warnings
@@ -23,12 +23,12 @@ MODEL, OUTPUTS = "model.onnx", "outputs"
 
 
 def refusal(blueprint: Blueprint) -> str:
-    """Whether there are operators for a student shows when it is exported."""
+    """Empty: whether ONNX has the operators for a student shows when it is written."""
     return ""
 
 
 def write(folder: Path, blueprint: Blueprint, student: Student, rows: Sequence[Any]) -> None:
-    """model.onnx, and what prepares its inputs.
+    """model.onnx and the preprocessing files.
 
     Raises:
         UserError: ONNX has no operator for a part of the student.
@@ -36,7 +36,7 @@ def write(folder: Path, blueprint: Blueprint, student: Student, rows: Sequence[A
     graph, tensors = traced(folder, blueprint, student, rows)
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            # Two inputs share their axes, and the second name of one is not used.
+            # Inputs share their axes; the exporter warns that the second name of an axis is not used.
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 graph.module, tensors, folder / MODEL, input_names=graph.names, output_names=[OUTPUTS],
@@ -44,11 +44,11 @@ def write(folder: Path, blueprint: Blueprint, student: Student, rows: Sequence[A
             )  # fmt: skip
     except Exception as error:  # the exporter fails in many ways
         line = " ".join(str(error).split())[:160]
-        raise UserError(f"--format onnx: cannot export this student ({line}); take --format torch-export") from None
+        raise UserError(f"--format onnx: cannot export this student ({line}); use --format torch-export") from None
 
 
 def load(folder: Path, blueprint: Blueprint, device: torch.device) -> Model:
-    """A session of onnxruntime, on the CPU, or on a GPU where its package for GPUs is installed."""
+    """A session of onnxruntime, on the CPU, or on a GPU if its package for GPUs is installed."""
     import onnxruntime
 
     wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []

@@ -1,4 +1,4 @@
-"""A folder of sentence-transformers whose embedding of a text is the outputs: encoder, pooling, one dense layer.
+"""A sentence-transformers folder with encoder, pooling and one dense layer: a text's embedding is the outputs.
 
 `SentenceTransformer("FOLDER").encode(["a text"])` gives logits, or the value of a regression.
 """
@@ -21,7 +21,7 @@ RUNS_CODE = True
 
 
 def refusal(blueprint: Blueprint) -> str:
-    """It holds students of the family transformers."""
+    """Why it cannot hold a student: it holds those of the family transformers."""
     return refused(blueprint)
 
 
@@ -43,7 +43,7 @@ def write(folder: Path, blueprint: Blueprint, student: Student, rows: Sequence[A
 
 
 def load(folder: Path, blueprint: Blueprint, device: torch.device) -> Model:
-    """The modules, by sentence-transformers alone."""
+    """The modules, loaded by sentence-transformers alone."""
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(folder), device=str(device), local_files_only=True)

@@ -18,21 +18,21 @@ RUNS_CODE = False
 
 
 def refusal(blueprint: Blueprint) -> str:
-    """It holds students of the family timm."""
-    return "" if blueprint.family == "timm" else "timm builds no such model"
+    """Why it cannot hold a student: it holds those of the family timm."""
+    return "" if blueprint.family == "timm" else "timm has no such model"
 
 
 def write(folder: Path, blueprint: Blueprint, student: Student, rows: Sequence[Any]) -> None:
     """student.json, config.json and model.safetensors, as timm publishes models.
 
-    The scale of labels, where there is one, goes into the last layer.
+    The scale of the labels, if there is one, is applied to the last layer.
 
     Raises:
         UserError: the last layer is not one of timm's.
     """
     inner: Any = student.student if isinstance(student, Scaled) else student
     if inner.head is not None:
-        raise UserError("--format timm: the last layer of this student is not timm's own; take --format native")
+        raise UserError("--format timm: the last layer of this student is not timm's own; use --format native")
     if isinstance(student, Scaled):
         last = inner.model.get_classifier()
         with torch.no_grad():
@@ -57,7 +57,7 @@ def write(folder: Path, blueprint: Blueprint, student: Student, rows: Sequence[A
 
 
 def load(folder: Path, blueprint: Blueprint, device: torch.device) -> Model:
-    """The model, by timm alone."""
+    """The model, loaded by timm alone."""
     model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval().to(device)
 
     def outputs(batch: Any) -> np.ndarray:

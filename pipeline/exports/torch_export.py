@@ -19,12 +19,12 @@ MODEL = "model.pt2"
 
 
 def refusal(blueprint: Blueprint) -> str:
-    """Whether a student can be traced shows when it is."""
+    """Empty: whether a student can be traced shows when it is written."""
     return ""
 
 
 def write(folder: Path, blueprint: Blueprint, student: Student, rows: Sequence[Any]) -> None:
-    """model.pt2, and what prepares its inputs.
+    """model.pt2 and the preprocessing files.
 
     Raises:
         UserError: an operator of the student cannot be traced.
@@ -35,7 +35,7 @@ def write(folder: Path, blueprint: Blueprint, student: Student, rows: Sequence[A
             program = torch.export.export(graph.module, tensors, dynamic_shapes=graph.dynamic_shapes)
     except Exception as error:  # the tracer fails in many ways
         line = " ".join(str(error).split())[:160]
-        raise UserError(f"--format torch_export: cannot trace this student ({line}); take --format native") from None
+        raise UserError(f"--format torch-export: cannot trace this student ({line}); use --format native") from None
     torch.export.save(program, folder / MODEL)
 
 

@@ -1,7 +1,7 @@
 """A folder that `transformers.AutoModel` and `AutoTokenizer` load, and the last layer in head.safetensors.
 
-transformers has no model of pooled tokens and one linear layer for every encoder, so these two steps are one's own:
-`weight @ pooled + bias`, where `pooled` is the mean over tokens or the first one, as `pooling` in student.json says.
+transformers has no model with pooled tokens and one linear layer for every encoder, so two steps are left to the user:
+`weight @ pooled + bias`, where `pooled` is computed as `pooling` in student.json says.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ HEAD = "head.safetensors"
 
 
 def refusal(blueprint: Blueprint) -> str:
-    """It holds students of the family transformers."""
+    """Why it cannot hold a student: it holds those of the family transformers."""
     return refused(blueprint)
 
 
@@ -37,7 +37,7 @@ def write(folder: Path, blueprint: Blueprint, student: Student, rows: Sequence[A
 
 
 def load(folder: Path, blueprint: Blueprint, device: torch.device) -> Model:
-    """The encoder by transformers, pooled by the student, and the last layer of the file."""
+    """The encoder, loaded by transformers, with the student's pooling and the last layer of the file."""
     student = blueprint.build(pretrained=False)
     inner: Any = student.student if isinstance(student, Scaled) else student
     inner.body.model = AutoModel.from_pretrained(

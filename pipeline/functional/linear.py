@@ -38,7 +38,7 @@ class Linear:
 
 @runtime_checkable
 class LinearModel(Protocol):
-    """Fits linear models to labels of one kind. A module with these two functions is one."""
+    """The interface of a module that fits linear models to one kind of labels."""
 
     def fit(
         self,

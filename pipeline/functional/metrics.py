@@ -52,7 +52,7 @@ def largest_class_share(logits: Float[np.ndarray, "n c"]) -> float:
 
 
 def precisions(outputs: Float[np.ndarray, "n c"], labels: Int[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
-    """Per label, the precision at every row that has it: of the rows with an output as large, the share that has it.
+    """Per label, the precision at every row that has it: the share with the label among rows with outputs as large.
 
     0 for rows without the label. The mean over the rows with a label is its average precision.
     """
@@ -120,7 +120,7 @@ def brier(logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]) -> fl
 
 
 def confusion(labels: Int[np.ndarray, " n"], predicted: Int[np.ndarray, " n"], classes: int) -> Int[np.ndarray, "c c"]:
-    """How many rows of each class (down) are predicted to be of each class (across)."""
+    """Counts of rows [C, C] by their class, the first axis, and the predicted class, the second."""
     return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
@@ -137,13 +137,13 @@ def one_vs_rest(
     outputs: Float[np.ndarray, "n c"],
     truth: Int[np.ndarray, "n c"],
 ) -> Float[np.ndarray, " c"]:
-    """A score of scikit-learn of each column, `score(truth, outputs)`; NaN for a class that all or no rows have."""
+    """`score(truth, outputs)`, a score of scikit-learn, for each class; NaN for a class that all rows or none have."""
     some = (truth == 1).any(0) & (truth == 0).any(0)
     columns = zip(truth.T, outputs.T, some, strict=True)
     return np.array([score(true, given) if known else math.nan for true, given, known in columns])
 
 
 def mean_of_known(values: Float[np.ndarray, " c"]) -> float:
-    """The mean of what is not NaN; NaN if that is nothing."""
+    """The mean of the values that are not NaN; NaN if there are none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else math.nan

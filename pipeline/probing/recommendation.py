@@ -12,7 +12,7 @@ Key = tuple[float, int, float, tuple[str, ...]]
 
 
 def ranking_key(metric: Metric) -> Callable[[SubsetRecord], Key]:
-    """Sorts subsets from the best to the worst: by validation score, then smaller first, then fewer bytes a row."""
+    """Sorts subsets from the best to the worst: by validation score, then smaller first, then fewer bytes per row."""
 
     def key(subset: SubsetRecord) -> Key:
         score = _score(subset, metric)
@@ -84,12 +84,12 @@ def _second(ranked: Sequence[SubsetRecord], pairs: Sequence[PairRecord], metric:
 def _cost(chosen: SubsetRecord, best: SubsetRecord, inside: Sequence[SubsetRecord]) -> str:
     """What the choice saves, or what another choice of the same size would save."""
     if chosen is not best:
-        return f"{chosen.name} takes {_share(chosen, best)} of the bytes a row of {best.name}."
+        return f"{chosen.name} takes {_share(chosen, best)} of the bytes per row of {best.name}."
     same = [subset for subset in inside if len(subset.sources) == len(chosen.sources) and subset is not chosen]
     cheap = [subset for subset in same if 2 * subset.bytes_per_row <= chosen.bytes_per_row]
     if not cheap:
         return ""
-    return f"{cheap[0].name} is within the noise as well, and takes {_share(cheap[0], chosen)} of the bytes a row."
+    return f"{cheap[0].name} is within the noise as well, and takes {_share(cheap[0], chosen)} of the bytes per row."
 
 
 def _score(subset: SubsetRecord, metric: Metric) -> float:

@@ -1,7 +1,7 @@
 """Records of `aft join`, `aft train` and `aft evaluate`: one run."""
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -132,6 +132,9 @@ class RunRecord(Record):
         data: digest of the prepared dataset that it was trained on.
         features, probes: by source, the digests of the features and of the probes that it was trained with.
         splits: per seed, the digest of the split it was trained on.
+        augmented: the augmentations of the labelled rows, in the order in which they are applied.
+        transfer_rows: what the methods see of a row: `clean`, or one of its `views`, which may be the clean row; None
+            without methods. It is never augmented.
         metric: the score that the choice was made by, on validation rows.
         chosen, chosen_settings: the weights and settings of the chosen candidate.
         files: the checksum of every other file in the folder, by name: students, curves, gates.
@@ -154,6 +157,8 @@ class RunRecord(Record):
     unlabelled: int
     steps: int
     settings: dict[str, Any]
+    augmented: tuple[str, ...] = ()
+    transfer_rows: Literal["clean", "views"] | None = None
     metric: Metric
     candidates: tuple[CandidateRecord, ...] = Field(min_length=1)
     chosen: tuple[float, ...]

@@ -36,7 +36,7 @@ R = TypeVar("R", bound=Record)
 
 @dataclass(frozen=True)
 class Stored:
-    """A feature store, as far as the report knows it: its teacher, rows, bytes, and numbers a row.
+    """A feature store, as far as the report knows it: its teacher, rows, bytes, and numbers per row.
 
     Attributes:
         digests: of the features of each source that it is, by name; records must have been made with these.

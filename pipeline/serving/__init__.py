@@ -1,4 +1,4 @@
-"""Taking a student home: exported to a folder of its own with a model card, and run over new files."""
+"""Serving: export a student to a standalone folder with a model card, and predict new files with it."""
 
 from pipeline.serving.cost import measure_cost
 from pipeline.serving.inputs import ImageInputs, TextInputs

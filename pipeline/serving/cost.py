@@ -1,7 +1,7 @@
-"""The cost of serving a student and its teachers: rows in memory in, outputs out, at several sizes of a batch.
+"""The cost of serving a student and its teachers: from rows in memory to outputs, for several batch sizes.
 
-A row is a text, or the encoded bytes of an image; preparing it counts. All models take turns, so that what else the
-machine does meets them alike.
+A row is a text, or the encoded bytes of an image; the time to prepare it is included. The models take turns, so that
+other load on the machine affects them alike.
 """
 
 import time
@@ -26,15 +26,15 @@ from pipeline.sources import Source
 BATCHES = (1, 32, 256)
 
 ROUNDS = (3, 200)
-"""Batches of each model at least and at most."""
+"""The least and the greatest number of batches per model."""
 
 SECONDS = 2.0
-"""For all models together at one size, once each has had its least number of batches."""
+"""Seconds for all models together at one batch size, once each has had its least number of batches."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """A model that is measured: it takes rows of the dataset's content, and returns when their outputs are there."""
+    """A model that is measured: `call` takes contents of rows, and returns when their outputs are computed."""
 
     name: str
     parameters: int
@@ -99,7 +99,7 @@ def _teacher(name: str, params: Params, device: torch.device) -> Served:
 
 
 def _measure(models: Sequence[Served], rows: list[Any]) -> list[BatchCost]:
-    """What a batch takes with each model."""
+    """The cost of a batch with each model."""
     seconds: list[list[float]] = [[] for _ in models]
     for model in models:
         model.call(rows)  # the first one compiles and allocates

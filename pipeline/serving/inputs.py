@@ -1,4 +1,4 @@
-"""New rows for predictions: texts of tables or lines, images of folders or files; read as they are needed."""
+"""New rows to predict: texts from tables or lines, images from folders or files; read as they are needed."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,22 +13,22 @@ from pipeline.params import parse
 from pipeline.plugins import plugin
 
 STDIN = "-"
-"""Stands for texts on standard input, one a line."""
+"""Stands for texts on standard input, one per line."""
 
 BLOCK = 1 << 22
 
 LINES = {".csv": 1, ".tsv": 1, ".jsonl": 0, ".ndjson": 0, ".txt": 0}
-"""Tables of lines, and lines of their header."""
+"""Formats with one row per line, and the lines of their header."""
 
 
 class NewInput(NamedTuple):
     """One row to predict.
 
     Attributes:
-        id: in a table, a cell or the number of the row, from 1; of an image, its path in the folder. Where there are
-            several inputs, behind the name of its own.
+        id: in a table, a cell or the number of the row, from 1; for an image, its path in the folder. If there are
+            several inputs, the name of the row's own input comes first.
         content: a text, or the path of an image.
-        problem: why it cannot be read; empty if it can, as far as is known.
+        problem: why it cannot be read; empty if no problem is known.
     """
 
     id: str
@@ -40,12 +40,12 @@ class TextInputs:
     """Texts of tables, and of standard input.
 
     Args:
-        names: of files, or `-`.
-        table: settings of `text_table`, such as `text_column`; a row's number is its id where `id_column` is None.
-        stdin: what `-` reads.
+        names: names of files, or `-`.
+        table: settings of `text_table`, such as `text_column`; if `id_column` is None, the row number is the id.
+        stdin: the lines that `-` reads.
 
     Raises:
-        UserError: a file is not there.
+        UserError: a file does not exist.
     """
 
     skipped = 0
@@ -57,7 +57,7 @@ class TextInputs:
                 raise UserError(f"{name}: no such file")
 
     def count(self) -> int | None:
-        """How many rows there are, or nearly, as cells may hold several lines. None where that is not known ahead."""
+        """The number of rows, approximately, as cells may hold several lines; None if it is not known in advance."""
         rows = [None if name == STDIN else _rows_of(name) for name in self.names]
         return None if None in rows else sum(filter(None, rows))
 
@@ -75,10 +75,10 @@ class TextInputs:
 
 
 class ImageInputs:
-    """Images of folders, at any depth, and files. What is in a folder and no image is skipped, and counted.
+    """Images in folders, at any depth, and files. Other files in folders are skipped and counted.
 
     Raises:
-        UserError: a folder or file is not there, or holds no image.
+        UserError: a folder or file does not exist, or a folder holds no image.
     """
 
     def __init__(self, names: Sequence[str]):
@@ -90,7 +90,7 @@ class ImageInputs:
                 raise UserError(f"{name}: no such file or folder")
 
     def count(self) -> int:
-        """How many images there are."""
+        """The number of images."""
         found = 0
         for name in self.names:
             images = sum(1 for _ in self._of(name))
@@ -118,7 +118,7 @@ class ImageInputs:
 
 
 def _rows_of(name: str) -> int | None:
-    """The rows of a table, by its lines where it has lines; None where only reading all of it would tell."""
+    """The number of rows of a table, from its lines if it has any; None if that needs reading all of it."""
     path, suffix = Path(name), Path(name).suffix.lower()
     if path.is_dir():
         raise UserError(f"{path}: is a folder, and this student reads texts; give a table, or - for standard input")
@@ -126,7 +126,7 @@ def _rows_of(name: str) -> int | None:
         try:
             return int(pq.read_metadata(path).num_rows)
         except (OSError, ArrowException):
-            return None  # reading it says what is wrong
+            return None  # reading the file gives the error
     if suffix not in LINES:
         return None
     regular_size(path)  # a pipe would hang

@@ -3,9 +3,10 @@
     export.json                what it is, and the checksum of every other file
     student.json               family, settings, what was fitted to the training rows, names of the outputs
     README.md                  the model card
-    weights.safetensors ...    the model, as its format has it
+    weights.safetensors ...    the files of the format
 
-The folder appears when it is whole, and after another process has loaded it and given the outputs of the run's student.
+The folder gets its name only when it is complete, and another process has loaded it and computed the same outputs as
+the run's student.
 """
 
 import multiprocessing
@@ -36,10 +37,10 @@ from pipeline.training import refit
 from pipeline.verified import VerifiedFiles, checksums
 
 COMPARED = 256
-"""Rows that are compared."""
+"""The number of rows that are compared."""
 
 TOLERANCE = 1e-4
-"""What outputs may differ by, as a share of the largest of them (of 1, if that is more)."""
+"""The largest allowed difference of outputs, as a share of the largest output (or of 1, if that is more)."""
 
 LIBRARIES = ("aft-pipeline", "torch", "numpy", "safetensors", "tokenizers", "transformers", "timm", "onnx")
 
@@ -51,7 +52,7 @@ class Export:
     Attributes:
         path: the folder.
         record: what is in it.
-        bytes: of all its files.
+        bytes: the size of all its files.
     """
 
     path: Path
@@ -79,17 +80,17 @@ def export(
     """Write a student of the run `name` to the folder `output`.
 
     Args:
-        name: of a run of params.yaml that was trained.
-        params: all settings; the card names teachers from them.
+        name: a run of params.yaml that was trained.
+        params: all settings; the model card names the teachers in them.
         project: where the run is.
-        output: the folder; an export that is there is replaced.
+        output: the folder; an existing export there is replaced.
         format: a file in pipeline/exports/.
-        seed: of the student; the one that is best on validation rows if None.
+        seed: the student's seed; the best on validation rows if None.
         again: train it once more, on the labels of training and validation rows.
 
     Raises:
-        UserError: the run was not trained, or on other data; the format cannot hold the student; there is something
-            else in `output`; or what was exported gives other outputs.
+        UserError: the run was not trained, or on other data; the format cannot hold the student; `output` holds
+            something else; or the exported student gives other outputs.
     """
     params.section(f"runs.{name}")
     chosen = export_format(format)
@@ -106,7 +107,7 @@ def export(
     blueprint, student = load_student(kept, data.task.outputs)
     blueprint.preprocessing()  # refuses a student that reads teachers' features
     if reason := chosen.refusal(blueprint):
-        raise UserError(f"--format {format}: {reason} as a {blueprint.family} student; take --format native")
+        raise UserError(f"--format {format}: {reason} as a {blueprint.family} student; use --format native")
     if again:
         blueprint, student = refit(name, params, project, run, seed)
     rows = _rows(data, number)
@@ -152,12 +153,12 @@ def _check_output(output: Path) -> None:
     """Make sure that a folder may be written.
 
     Raises:
-        UserError: the folder that it would be in is not there, or there is something else than an export.
+        UserError: its parent folder does not exist, or it holds something other than an export.
     """
     if not output.parent.is_dir():
         raise UserError(f"{output}: no folder {output.parent}; make it first")
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / EXPORT).is_file()):
-        raise UserError(f"{output}: there is something else than an export; choose another folder, or remove it")
+        raise UserError(f"{output}: holds something other than an export; choose another folder, or remove it")
 
 
 def _temporary(output: Path) -> Path:
@@ -180,24 +181,24 @@ def _rows(data: Dataset, number: int) -> np.ndarray:
 
 
 def _difference(folder: Path, contents: Sequence[Any], expected: np.ndarray, format: str) -> float:
-    """The largest difference between what an export gives in a fresh process and what the student gives.
+    """The largest difference between the outputs of an export, loaded in a new process, and the student's.
 
     Raises:
         UserError: it is more than rounding.
     """
-    # Spawned: it inherits nothing, and imports what it needs.
+    # Spawned, so it inherits nothing and imports what it needs.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         together, alone = process.submit(outputs_of, folder, contents).result()
     found = max(float(np.abs(a - b).max()) for a, b in ((together, expected), (alone, expected[: len(alone)])))
     if not found <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
         raise UserError(
             f"--format {format}: the exported model differs from the student by {found:.3g} in an output, which is "
-            "more than rounding; take --format native"
+            "more than rounding; use --format native"
         )
     return found
 
 
 def outputs_of(folder: Path, contents: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """What an exported folder gives for all rows in one batch, and for the first three, each in a batch of its own."""
+    """The outputs of an exported folder for all rows in one batch, and for the first three, each in its own batch."""
     predict = Predictor(folder, device="cpu", trust=True)
     return predict(contents).outputs, np.concatenate([predict([content]).outputs for content in contents[:3]])

@@ -1,4 +1,4 @@
-"""Predictions of files: read, prepared and predicted a batch at a time, and written as they come."""
+"""Predictions for files: rows are read, prepared, predicted and written batch by batch."""
 
 import csv
 import os
@@ -24,7 +24,7 @@ from pipeline.serving.inputs import ImageInputs, NewInput, TextInputs
 STDOUT = "-"
 
 UNREADABLE = ".unreadable.csv"
-"""Follows the name of the output: the file with the rows that could not be read."""
+"""The suffix, after the name of the output, of the file that lists the rows that could not be read."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Predicted:
 
     Attributes:
         output: the file.
-        rows: that were predicted.
-        unreadable: rows that could not be read.
-        skipped: files of folders that are no images.
+        rows: the number of predicted rows.
+        unreadable: the number of rows that could not be read.
+        skipped: the number of files in folders that are not images.
     """
 
     output: str
@@ -55,7 +55,7 @@ class Predicted:
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """Rows that were read: their ids, the input of the student, and those that could not be read, with the reason."""
+    """A batch: the ids of its rows, the student's input, and the rows that could not be read, with the reasons."""
 
     ids: list[str]
     batch: Any
@@ -65,19 +65,18 @@ class EncodedBatch:
 def predict_to(
     predictor: Predictor, inputs: TextInputs | ImageInputs, output: str, top: int | None = None
 ) -> Predicted:
-    """Predict all rows, and write a table of ids, predictions and probabilities; whole, or not at all.
+    """Predict all rows, and write a table of ids, predictions and probabilities; whole or not at all.
 
-    Rows that cannot be read are listed next to the output, or on stderr. Memory holds some batches, whatever the
-    number of rows.
+    Rows that cannot be read are listed next to the output, or on stderr. Only a few batches are in memory at a time.
 
     Args:
         predictor: the student.
         inputs: the rows.
         output: a file that ends in .csv or .parquet, or `-` for CSV on standard output.
-        top: for each row the most probable classes, so many, instead of the probabilities of all.
+        top: write this many classes per row, the most probable first, instead of the probabilities of all.
 
     Raises:
-        UserError: the output cannot be written, an input is not what it should be, or no row can be read.
+        UserError: the output cannot be written, an input has the wrong form, or no row can be read.
     """
     table = PredictionTable(predictor, top)
     _check_output(output, inputs)
@@ -128,7 +127,7 @@ def _batches(predictor: Predictor, rows: Iterator[NewInput]) -> Iterator[Encoded
 
 
 def _encoded(predictor: Predictor, rows: list[tuple[str, Any]], problems: list[tuple[str, str]]) -> EncodedBatch:
-    """A batch; where one row spoils it, without those that do."""
+    """A batch of rows; without those that cannot be encoded, if there are any."""
     if not rows:
         return EncodedBatch([], None, problems)
     try:
@@ -146,7 +145,7 @@ def _encoded(predictor: Predictor, rows: list[tuple[str, Any]], problems: list[t
 
 @contextmanager
 def _ahead(items: Iterator[Any]) -> Iterator[Iterator[Any]]:
-    """The items, each made while the one before is used."""
+    """The items, each prepared while the one before it is used."""
     with ThreadPoolExecutor(1) as pool:
 
         def made() -> Iterator[Any]:
@@ -163,10 +162,10 @@ class PredictionTable:
 
     Args:
         predictor: the student.
-        top: as for `predict_to`.
+        top: as in `predict_to`.
 
     Raises:
-        UserError: `top` is given, and there are no classes.
+        UserError: `top` is given, but there are no classes.
     """
 
     def __init__(self, predictor: Predictor, top: int | None):
@@ -199,7 +198,7 @@ class PredictionTable:
         return columns
 
     def texts(self, ids: Sequence[str], found: Predictions) -> Iterator[tuple[str, ...]]:
-        """Lines of a CSV file, in which nothing is run by a spreadsheet."""
+        """Lines of a CSV file, in which a spreadsheet will not run any cell as a formula."""
         columns = self.columns(ids, found)
         if self.several:
             columns[1] = [";".join(names) for names in found.predictions]
@@ -210,7 +209,7 @@ class PredictionTable:
 
 
 def _cells(values: Any) -> list[str]:
-    """A column as cells: probabilities with seven digits, and of texts, which repeat, each is looked at once."""
+    """A column as cells: probabilities with seven digits; texts, which repeat, are quoted once each."""
     if isinstance(values, np.ndarray) and values.dtype == np.float32:
         return [f"{value:.7g}" for value in values.tolist()]
     known = {value: cell(value) for value in set(values)}
@@ -222,7 +221,7 @@ Opens = Callable[[Path, PredictionTable], AbstractContextManager[Lines]]
 
 
 def _writer(output: str, table: PredictionTable) -> AbstractContextManager[Lines]:
-    """Writes predictions; the file has its name once all are there."""
+    """Writes predictions; the file gets its name when it is complete."""
     if output == STDOUT:
         return _csv(sys.stdout, table)
     return _file(Path(output), _parquet if output.lower().endswith(".parquet") else _csv_file, table)
@@ -267,7 +266,7 @@ def _parquet(path: Path, table: PredictionTable) -> Iterator[Lines]:
 
 @contextmanager
 def _listing(output: str) -> Iterator[Callable[[str, str], None]]:
-    """Lists rows that cannot be read: next to the output, where there are any, or on stderr."""
+    """Lists rows that cannot be read: in a file next to the output, or on stderr."""
     if output == STDOUT:
         yield lambda id, problem: print(f"not read: {id}: {problem}", file=sys.stderr)
         return

@@ -69,7 +69,7 @@ class HeadInfo:
         state = "" if self.complete else f" (not complete: {self.shards} shards are there)"
         lines = [f"{self.name}: {self.shape} {self.dtype}{state}"]
         if self.complete:
-            lines.append(f"  {self.bytes_per_row:,.1f} bytes a row, {self.share_of_float32:.2f} of float32")
+            lines.append(f"  {self.bytes_per_row:,.1f} bytes per row, {self.share_of_float32:.2f} of float32")
             lines.append(f"  {self.reader}")
             lines.append(f"  {self.statistics}")
         return "\n".join(lines)

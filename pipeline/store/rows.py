@@ -41,7 +41,7 @@ class RowIndex:
         if len(set(names)) < len(names):
             seen: set[str] = set()
             twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-            raise UserError(f"row ids must be unique: {twice!r} is there twice")
+            raise UserError(f"row ids must be unique: {twice!r} occurs twice")
         encoded = [name.encode() for name in names]
         values = np.frombuffer(digests, np.uint8) if isinstance(digests, bytes) else np.asarray(digests, np.uint8)
         if values.size != len(names) * DIGEST_BYTES:

@@ -2,36 +2,36 @@
 
 A family offers
 
-- `KIND`: what it reads: "text" or "image", the dataset's rows, or "features", those of the run's teachers;
+- `KIND`: what it reads: "text" or "image", the rows of the dataset; or "features", those of the run's teachers;
 - `Settings`: its keys in a section of `students`;
-- `fit(settings, data, rows)`: what must be known of the training rows before the student can be built, such as a
-  vocabulary, as JSON-like data; it uses no other rows;
-- `inputs(settings, fitted, data, views=None)`: the dataset as this student reads it, an `Inputs`; with the `Views` of
-  its rows, if its run has any, which a family that reads features does not take;
-- `preprocessing(settings, fitted)`: what turns new rows into the input of the student, a `Preprocessing`, just as
-  `inputs` does for those of a dataset; left out by a family that reads features;
+- `fit(settings, data, rows)`: what building the student needs to know of the training rows `rows`, such as a
+  vocabulary, as JSON-like data; it reads no other rows;
+- `inputs(settings, fitted, data, views=None)`: an `Inputs`, the dataset as this student reads it. `views` are the
+  `Views` of its rows if the run has any; a family that reads features does not take them;
+- `preprocessing(settings, fitted)`: a `Preprocessing`, which turns new rows into the student's input exactly as
+  `inputs` does for the rows of a dataset. A family that reads features leaves it out;
 - `build(settings, fitted, classes, pretrained=True)`: a `Student`, initialised from torch's current random state and,
-  if its settings ask for it, pretrained weights; with `pretrained=False` it only has the shape of one, because weights
-  are about to be loaded, and needs no file but the checkpoint's own.
+  if its settings ask for it, from pretrained weights. With `pretrained=False` only its shape counts, because weights
+  are about to be loaded, and it needs no file apart from the checkpoint.
 
-`data` is the `Dataset` dataset. For a family that reads features it is a reader of each source's features instead, by
-the source's name and in the run's order; they are of the dataset, and
-in `inputs` the same as in `fit`. Features do not train, so such a student takes no methods.
+`data` is the `Dataset`. A family that reads features gets a mapping instead: a reader of the dataset's features for
+each source, by name and in the run's order, the same for `inputs` as for `fit`. Features are fixed, so such a student
+takes no methods.
 """
 
 from pipeline.students._checkpoints import (
     STUDENT,
     Blueprint,
     load_student,
-    place,
     predict,
     save_student,
     student_blueprint,
     student_outputs,
 )
-from pipeline.students._contract import Graph, Inputs, Kind, Preprocessing, Scaled, Student
+from pipeline.students._contract import CPU, Graph, Inputs, Kind, Preprocessing, Scaled, Student, place
 
 __all__ = [
+    "CPU",
     "STUDENT",
     "Blueprint",
     "Graph",

@@ -1,11 +1,11 @@
-"""What students read of a dataset, computed once and kept on disk: decoded images, numbers of words and tokens.
+"""A cache on disk of what students read of a dataset, computed once: decoded images, numbers of words and tokens.
 
     .aft/inputs/<dataset's folder>/<digest of the dataset>/<digest of the key>/
         arrays.json    type, shape and checksum of each array; written last: without it the folder is unfinished
         <name>.bin     the values of an array, row by row
 
-Every process maps the same files, so that they are in memory once however many students learn at the same time. It is
-a cache: the folder may be deleted at any time, and what is missing or damaged is computed again.
+Every process maps the same files, so they are in memory only once however many students train at the same time. The
+folder may be deleted at any time; what is missing or damaged is computed again.
 """
 
 import math
@@ -30,7 +30,7 @@ from pipeline.verified import VerifiedFiles
 ARRAYS = "arrays.json"
 
 Chunk = Mapping[str, np.ndarray]
-"""Some more rows of each array, by name."""
+"""The next rows of each array, by name."""
 
 
 class ArrayRecord(Record):
@@ -55,13 +55,13 @@ def kept(data: Dataset, key: Mapping[str, Any]) -> bool:
 def arrays(data: Dataset, key: Mapping[str, Any], chunks: Iterable[Chunk]) -> dict[str, np.ndarray]:
     """Arrays of a dataset, mapped from the disk; computed first if they are not there.
 
-    Of several processes that need the same arrays at the same time, one computes them and the others wait. Arrays of
-    an earlier content of the dataset's folder are deleted then.
+    If several processes need the same arrays at the same time, one computes them and the others wait. It also deletes
+    arrays of an earlier content of the dataset's folder.
 
     Args:
         data: the dataset.
         key: everything that the values depend on besides the dataset's ids and content, JSON-like.
-        chunks: yields the rows of all arrays, in order; not touched if the arrays are there.
+        chunks: yields the rows of all arrays, in order; not iterated if the arrays are there.
 
     Returns:
         Read-only arrays by name.

@@ -1,10 +1,10 @@
-"""A trained student on disk: a folder with its weights, its family and settings, and what it fitted to its rows.
+"""A trained student on disk: a folder with its weights and everything that is needed to build it.
 
-    student.json          family, settings, what the family's `fit` returned, the outputs, the features it reads if any
-    weights.safetensors   the student's weights, nothing of the method that trained it
+    student.json          family, settings, what the family's `fit` returned, outputs, the features that it reads if any
+    weights.safetensors   the student's weights, without those of the methods that trained it
 
 Nothing else is needed to use it, and nothing in it can run code. A student that reads features works with those of the
-same stores; any others are refused.
+same stores only; others are refused.
 """
 
 from collections.abc import Iterator, Mapping
@@ -41,9 +41,9 @@ class Blueprint(Record):
         settings: its section of params.yaml, without `family` and with all defaults.
         fitted: what `fit` of the family returned.
         classes: names of the outputs, in their order.
-        shift, scale: the outputs are those of the last layer times `scale` plus `shift`: in the unit of the labels.
-        teachers: for a family that reads features, the digests of those it learned from: by source, in the run's
-            order, `recipe` and `content`.
+        shift, scale: the outputs are those of the last layer times `scale` plus `shift`, in the unit of the labels.
+        teachers: for a family that reads features, the digests `recipe` and `content` of the features it learned from,
+            by source, in the run's order.
     """
 
     command: ClassVar[str] = "aft train RUN"
@@ -75,7 +75,7 @@ class Blueprint(Record):
 
         Args:
             data: the dataset.
-            sources: features of it, by source; those that the student does not read are ignored.
+            sources: its features, by source; those that the student does not read are ignored.
             views: of its rows, for a student that reads rows.
 
         Raises:
@@ -89,7 +89,7 @@ class Blueprint(Record):
                 raise UserError(f"a {self.family} student of `{name}` reads its features; give those of `{name}`")
             if _identity(known[name]) != learned:
                 raise UserError(
-                    f"{known[name].store.path}: other features than this {self.family} student learned from; "
+                    f"{known[name].store.path}: not the features that this {self.family} student learned from; "
                     "train it again"
                 )
         source = _source(module, f"a {self.family} student", data, {name: known[name] for name in self.teachers})
@@ -104,13 +104,13 @@ class Blueprint(Record):
         """What turns new rows into the input of this student.
 
         Raises:
-            UserError: it reads the features of teachers, or `fitted` lacks what the family needs.
+            UserError: the student reads features of teachers, or `fitted` lacks what the family needs.
         """
         module = plugin("students", self.family)
         if module.KIND == "features":
             raise UserError(
-                f"a {self.family} student reads the features of its run's teachers, and nothing without them: it is a "
-                "baseline, not a model to take home; take another run"
+                f"a {self.family} student reads the features of its run's teachers and cannot be used without them: it "
+                "is a baseline, not a model to take home; choose another run"
             )
         try:
             found: Preprocessing = module.preprocessing(self._settings(), self.fitted)
@@ -120,7 +120,7 @@ class Blueprint(Record):
 
     def _lacks(self, error: KeyError) -> UserError:
         return UserError(
-            f"a {self.family} student without {error}: its {STUDENT} is damaged, or of another version; run "
+            f"a {self.family} student without {error}: its {STUDENT} is damaged or of another version; run "
             f"`{Blueprint.command}` again"
         )
 
@@ -139,16 +139,16 @@ def student_blueprint(
     """The blueprint of a student that will learn from `rows` of `data`.
 
     Args:
-        section: of params.yaml.
-        where: its name, for messages.
+        section: the student's section of params.yaml.
+        where: the section's name, for messages.
         data: the dataset.
         rows: training rows.
-        sources: features of the dataset, by source, for a family that reads those.
-        task: as the labels of a split scale it; None: as the dataset has it.
+        sources: features of the dataset, by source, for a family that reads features.
+        task: the task as scaled by the labels of a split; the dataset's own if None.
 
     Raises:
-        UserError: the section names no family or has a wrong key, or the family reads another kind of rows, or
-            features and there are none of this dataset.
+        UserError: the section names no family or has a wrong key; the family reads another kind of rows, or features
+            of this dataset and there are none.
     """
     values = {key: value for key, value in section.items() if key != "family"}
     module = plugin("students", section.get("family"), f"{where}.family")
@@ -186,10 +186,10 @@ def load_student(folder: Path, classes: tuple[str, ...] | None = None) -> tuple[
 
     Args:
         folder: where it is.
-        classes: what the names of the outputs must be, if it matters.
+        classes: the names that the outputs must have; any if None.
 
     Raises:
-        UserError: it is missing or damaged, or is a student of other outputs.
+        UserError: it is missing or damaged, or has other outputs.
     """
     blueprint = Blueprint.read(folder / STUDENT)
     if classes is not None and blueprint.classes != tuple(classes):
@@ -206,20 +206,12 @@ def load_student(folder: Path, classes: tuple[str, ...] | None = None) -> tuple[
         raise UserError(
             f"{folder}: damaged, or of another version ({error}); run `{Blueprint.command}` again"
         ) from None
-    except Exception as error:  # a family may fail in any way on `fitted` that another version wrote, or none
+    except Exception as error:  # a family may fail in any way on `fitted` of another version, or on other JSON
         line = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
         raise UserError(
             f"{folder}: damaged, or of another version ({line}); run `{Blueprint.command}` again"
         ) from error
     return blueprint, student.eval()
-
-
-def place(inputs: Any, device: torch.device) -> Any:
-    """A batch that `Inputs.batch` made, on a device. A copy to a GPU is asynchronous, which needs pinned memory."""
-    if isinstance(inputs, Tensor):
-        inputs = inputs.pin_memory() if device.type == "cuda" else inputs
-        return inputs.to(device, non_blocking=True)
-    return tuple(place(part, device) for part in inputs)
 
 
 def student_outputs(
@@ -230,7 +222,7 @@ def student_outputs(
     student.eval()
     try:
         for start in range(0, len(rows), batch_size):
-            batch = place(inputs.batch(rows[start : start + batch_size]), device)
+            batch = inputs.batch(rows[start : start + batch_size], device=device)
             with torch.inference_mode():
                 outputs = student(batch)
             yield outputs
@@ -246,7 +238,7 @@ def predict(student: Student, inputs: Inputs, rows: np.ndarray, device: torch.de
 def _source(
     module: ModuleType, who: str, data: Dataset, sources: Mapping[str, SourceFeatures]
 ) -> Dataset | dict[str, Reader]:
-    """What a family reads: the dataset, or readers of features of it."""
+    """What a family reads: the dataset, or readers of its features."""
     if module.KIND != "features":
         if data.kind != module.KIND:
             raise UserError(f"{who} reads {module.KIND}; the dataset holds {data.kind}")

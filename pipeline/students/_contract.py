@@ -1,4 +1,4 @@
-"""What every student is: a model that also returns its features, and a dataset as its family reads it."""
+"""The contract of students: a model that also returns its features, and a dataset as its family reads it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -6,30 +6,51 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.export import Dim
 
+from pipeline.augmentations import Augmented
+
 Kind = Literal["text", "image", "features"]
+
+CPU = torch.device("cpu")
 
 
 @runtime_checkable
 class Inputs(Protocol):
     """A dataset as one student family reads it."""
 
-    def batch(self, rows: np.ndarray, views: np.ndarray | None = None) -> Any:
-        """The input of `Student.forward` for rows of the dataset, in the order given.
+    def batch(
+        self,
+        rows: np.ndarray,
+        views: np.ndarray | None = None,
+        augmented: Augmented | None = None,
+        device: torch.device = CPU,
+    ) -> Any:
+        """The input of `Student.forward` for rows of the dataset, in the order given, on a device.
 
         Args:
-            rows: their numbers.
-            views: the number of the view of each row, where the inputs were made with views; clean rows if None.
+            rows: row numbers.
+            views: the number of each row's view, if the inputs were made with views; clean rows if None.
+            augmented: what augmentations make of these rows; they stay as they are if None.
+            device: where pixels are computed. A copy to a GPU is not waited for.
         """
         ...
 
 
+def place(inputs: Any, device: torch.device) -> Any:
+    """A tensor or a tuple of such, on a device. A copy to a GPU is not waited for, which needs pinned memory."""
+    if isinstance(inputs, Tensor):
+        inputs = inputs.pin_memory() if device.type == "cuda" and inputs.device.type == "cpu" else inputs
+        return inputs.to(device, non_blocking=True)
+    return tuple(place(part, device) for part in inputs)
+
+
 @runtime_checkable
 class Preprocessing(Protocol):
-    """How one student family turns rows into its input, whatever dataset they are of: what `Inputs` caches."""
+    """How one student family turns rows of any dataset into its input. `Inputs` caches the result."""
 
     def __call__(self, rows: Sequence[Any]) -> Any:
         """The input of `Student.forward` for texts, or for images as `pipeline.images.decode` gives them.
@@ -40,7 +61,7 @@ class Preprocessing(Protocol):
         ...
 
     def files(self) -> dict[str, str]:
-        """By name, files with which a service without this project prepares rows for `Student.graph`."""
+        """Files, by name, from which a service without this project can prepare rows for `Student.graph`."""
         ...
 
 
@@ -54,7 +75,7 @@ class Student(nn.Module, ABC):
         """The features and the outputs of a batch that `Inputs.batch` made."""
 
     def graph(self) -> "Graph":
-        """This student as a function of plain tensors, for formats that keep a graph; here of one tensor of images."""
+        """This student as a function of plain tensors, for formats that keep a graph; by default, of images."""
         return Graph(_Outputs(self), ("pixel_values",), ((0,),), lambda batch: (batch,))
 
 
@@ -62,7 +83,7 @@ class Scaled(Student):
     """A student whose outputs are in the unit of the labels: those of its last layer times `scale` plus `shift`.
 
     Args:
-        student: whose last layer learns labels of mean 0 and standard deviation 1.
+        student: its last layer learns labels of mean 0 and standard deviation 1.
         shift, scale: the mean and standard deviation of the labels it learns from.
     """
 
@@ -84,13 +105,13 @@ class Scaled(Student):
 
 @dataclass(frozen=True)
 class Graph:
-    """A student as a function of plain tensors, one row after another, to its outputs alone.
+    """A student as a function from plain tensors to its outputs.
 
     Attributes:
         module: takes the tensors as `*inputs` and returns the outputs [n, c].
         names: of the tensors.
-        axes: of each tensor, the axes whose length changes from batch to batch; the first one is that of rows.
-        arrange: from a batch of the family's `Preprocessing` to these tensors.
+        axes: the axes of each tensor whose length changes from batch to batch; the first is that of rows.
+        arrange: turns a batch of the family's `Preprocessing` into these tensors.
     """
 
     module: nn.Module
@@ -100,9 +121,9 @@ class Graph:
 
     @property
     def dynamic_shapes(self) -> tuple[tuple[dict[int, Any], ...]]:
-        """The axes as `torch.export` wants them for a module that takes `*inputs`, which are one argument.
+        """The axes as `torch.export` takes them; to it, `*inputs` are one argument.
 
-        Any number of rows; the tracer finds the range of other axes, such as the length of texts.
+        The number of rows is free; the tracer finds the range of other axes, such as the length of texts.
         """
         rows = Dim("rows", min=1)
         return (tuple({axis: Dim.DYNAMIC if axis else rows for axis in axes} for axes in self.axes),)

@@ -1,4 +1,4 @@
-"""A dataset's images as the tensors that students read: decoded and resized once, kept on disk, scaled per batch."""
+"""Images as the tensors that students read: decoded and resized once, cached on disk, normalised per batch."""
 
 import json
 import shutil
@@ -12,17 +12,19 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline import images
+from pipeline.augmentations import Augmented
 from pipeline.data import Dataset
 from pipeline.progress import progress
 from pipeline.provenance import versions
 from pipeline.students._cache import Chunk, arrays, kept
+from pipeline.students._contract import CPU, place
 from pipeline.views import Views, changed_batch
 
 VERSION = 1
-"""Raised whenever this file gives other pixels for the same image."""
+"""Increased whenever this file gives other pixels for the same image."""
 
 ROWS, THREADS = 256, 4
-"""Images that are decoded at a time, and by how many threads."""
+"""The number of images decoded at a time, and of threads that do it."""
 
 
 class ImageTransform:
@@ -31,7 +33,7 @@ class ImageTransform:
     Args:
         size: height and width after resizing the shorter side and cropping the centre.
         channels: 3 for RGB, 1 for grey.
-        mean, std: per channel, of pixels in 0..1; the batch is shifted and scaled by them.
+        mean, std: per channel, of pixels in 0..1; a batch is normalised with them.
     """
 
     def __init__(self, size: int, channels: int, mean: list[float], std: list[float]):
@@ -43,12 +45,12 @@ class ImageTransform:
         """A batch of images."""
         with ThreadPoolExecutor(THREADS) as pool:
             resized = pool.map(lambda image: _resized(image, self.size, self.channels), rows)
-            # Row by row, as `Images` has them: convolutions round in another way where channels come last in memory.
+            # The memory layout of `Images`: convolutions round differently if channels come last in memory.
             pixels = np.ascontiguousarray(np.stack(list(resized)))
         return self.normalise(torch.from_numpy(pixels).float() / 255)
 
     def files(self) -> dict[str, str]:
-        """preprocessing.json: what becomes of an image."""
+        """preprocessing.json: how an image becomes the student's input."""
         steps = {
             "channels": "RGB" if self.channels == 3 else "grey",
             "resize": {"shorter_side": self.size, "interpolation": "bicubic"},
@@ -61,36 +63,45 @@ class ImageTransform:
         return {"preprocessing.json": json.dumps(steps, indent=1) + "\n"}
 
     def normalise(self, pixels: Float[Tensor, "n channels h w"]) -> Float[Tensor, "n channels h w"]:
-        """Pixels in 0..1, shifted and scaled."""
-        return (pixels - self.mean) / self.std
+        """(pixels - mean) / std of pixels in 0..1."""
+        return (pixels - self.mean.to(pixels.device)) / self.std.to(pixels.device)
 
 
 class Images:
-    """Images as [n, channels, size, size].
+    """The images of a dataset, [n, channels, size, size].
 
     Args:
         data: a prepared dataset of images.
-        transform: what is done to an image.
-        views: of the rows, made from the clean pixels of each batch.
+        transform: resizes, crops and normalises.
+        views: views of the rows, made from the clean pixels of each batch.
     """
 
     def __init__(self, data: Dataset, transform: ImageTransform, views: Views | None = None):
         self.data, self.transform, self.views = data, transform, views
         self.pixels = Pixels(data, transform.size, transform.channels)
 
-    def batch(self, rows: np.ndarray, views: np.ndarray | None = None) -> Float[Tensor, "n channels size size"]:
-        """The images of `rows`, or of these views of them, normalised, float32."""
-        images = torch.from_numpy(self.pixels[rows]).float() / 255
+    def batch(
+        self,
+        rows: np.ndarray,
+        views: np.ndarray | None = None,
+        augmented: Augmented | None = None,
+        device: torch.device = CPU,
+    ) -> Float[Tensor, "n channels size size"]:
+        """The images of `rows`, or of the given views of them, augmented and normalised, float32."""
+        read = rows if augmented is None else np.concatenate([rows, augmented.others])
+        images = place(torch.from_numpy(self.pixels[read]), device).float() / 255
         if views is not None and self.views and (seen := np.flatnonzero(views)).size:
-            changes = self.views.changes(self.data, rows[seen], views[seen])
-            images[torch.from_numpy(seen)] = changed_batch(images[torch.from_numpy(seen)], changes)
+            changes, at = self.views.changes(self.data, rows[seen], views[seen]), place(torch.from_numpy(seen), device)
+            images[at] = changed_batch(images[at], changes)
+        if augmented is not None:
+            images = augmented.images(images)
         return self.transform.normalise(images)
 
 
 class Pixels:
     """Images as bytes [n, channels, size, size], mapped from the disk.
 
-    Where they would take more than half of the disk's free space, they are not kept but decoded for every batch.
+    If they would take more than half of the disk's free space, they are decoded for every batch instead.
     """
 
     def __init__(self, data: Dataset, size: int, channels: int):
@@ -143,7 +154,7 @@ def statistics(data: Dataset, rows: np.ndarray, size: int, channels: int) -> dic
 
 
 def _resized(image: Image.Image, size: int, channels: int) -> np.ndarray:
-    """Channels first, bytes: the shorter side resized to `size`, the centre cut out."""
+    """Bytes [channels, size, size]: the shorter side is resized to `size`, then the centre is cropped."""
     image = image.convert("RGB" if channels == 3 else "L")
     if image.size != (size, size):
         scale = size / min(image.size)

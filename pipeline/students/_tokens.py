@@ -1,4 +1,4 @@
-"""A dataset's texts as the numbers that students read: encoded once, kept on disk."""
+"""Texts as the numbers that students read: encoded once, cached on disk."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from pipeline.augmentations import Augmented
 from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.progress import progress
@@ -14,17 +15,17 @@ from pipeline.students._cache import Chunk, arrays
 from pipeline.views import Views
 
 ROWS = 4096
-"""Texts that are encoded at a time."""
+"""The number of texts encoded at a time."""
 
 Encode = Callable[[list[str]], Sequence[Sequence[int]]]
-"""The numbers of each text, at least one."""
+"""Gives the numbers of each text, at least one."""
 
 
 def flatten(encoded: Sequence[Sequence[int]]) -> tuple[Int64[np.ndarray, " numbers"], Int64[np.ndarray, " n"]]:
-    """The numbers of texts one after another, and how many each has.
+    """The numbers of all texts, concatenated, and how many each text has.
 
     Raises:
-        ValueError: a text has none.
+        ValueError: a text has no number.
     """
     lengths = np.array([len(numbers) for numbers in encoded], np.int64)
     if not lengths.all():
@@ -33,28 +34,41 @@ def flatten(encoded: Sequence[Sequence[int]]) -> tuple[Int64[np.ndarray, " numbe
 
 
 class Texts:
-    """Texts as numbers of words or tokens.
+    """The texts of a dataset as numbers of words or tokens.
 
     Args:
         data: a prepared dataset of texts.
         key: everything that the numbers depend on besides the texts, JSON-like.
         encode: turns texts into numbers.
-        views: of the rows, encoded and kept like the clean texts.
+        views: views of the rows, encoded and cached like the clean texts.
+        fixed: numbers that augmentations never leave out.
 
     Raises:
         UserError: a text has no number.
     """
 
-    def __init__(self, data: Dataset, key: Mapping[str, Any], encode: Encode, views: Views | None = None):
+    def __init__(
+        self,
+        data: Dataset,
+        key: Mapping[str, Any],
+        encode: Encode,
+        views: Views | None = None,
+        fixed: Sequence[int] = (),
+    ):
+        self.fixed = fixed
         self.kept = [arrays(data, key, _encoded(data, encode))]
         for number in range(1, views.count + 1) if views else ():
             of_view = {**key, "view": views.record(number, data)} if views else key
             self.kept.append(arrays(data, of_view, _encoded(data, encode, views, number)))
 
     def rows(
-        self, rows: np.ndarray, views: np.ndarray | None = None
+        self, rows: np.ndarray, views: np.ndarray | None = None, augmented: Augmented | None = None
     ) -> tuple[Int64[np.ndarray, " numbers"], Int64[np.ndarray, " n"]]:
-        """The numbers of texts, or of these views of them, one after another, and how many each has."""
+        """The numbers of texts, or of the given views of them, augmented, concatenated, and how many each has."""
+        found = self._seen(rows, views)
+        return found if augmented is None else augmented.texts(*found, self.fixed)
+
+    def _seen(self, rows: np.ndarray, views: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         if views is None:
             return self._rows(rows, 0)
         found = {number: self._rows(rows[views == number], number) for number in np.unique(views).tolist()}

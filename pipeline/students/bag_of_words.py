@@ -1,8 +1,8 @@
-"""A text classifier for a CPU: the weighted mean of its words' vectors, a small residual network, a LayerNorm, a head.
+"""A text model for a CPU: the weighted sum of word vectors, a small residual network, a LayerNorm and a linear head.
 
-The vocabulary comes from the training rows, labelled or not, and with it each word's weight, its inverse document
-frequency: log((1 + n) / (1 + texts with the word)) + 1, as usual with tf-idf. The LayerNorm keeps the features' spread
-away from zero, where a kernel penalty has an enormous gradient and a small student collapses to one class.
+The vocabulary comes from the training rows, labelled or not. A word's weight is its inverse document frequency,
+log((1 + n) / (1 + texts with the word)) + 1, as usual for tf-idf. The LayerNorm keeps the features' spread away from
+zero, where a kernel penalty has an enormous gradient and a small student collapses to one class.
 """
 
 import json
@@ -22,6 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline import students
+from pipeline.augmentations import Augmented
 from pipeline.data import Dataset
 from pipeline.params import Settings as Base
 from pipeline.provenance import digest_of
@@ -31,7 +32,7 @@ from pipeline.views import Views
 KIND: Literal["text"] = "text"
 
 VERSION = 1
-"""Raised whenever this file finds other words in the same text."""
+"""Increased whenever this file finds other words in the same text."""
 
 WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -40,11 +41,11 @@ class Settings(Base):
     """Keys of a student of this family.
 
     Attributes:
-        width: of the word vectors and of the features.
+        width: width of the word vectors and of the features.
         vocabulary: at most this many words, the most frequent first.
         min_count: a word must occur in this many training rows.
         pairs: also count pairs of neighbouring words.
-        dropout: share of its words that a text loses in a training step, and of hidden units.
+        dropout: share of words and of hidden units that are dropped in a training step.
     """
 
     width: int = Field(default=64, ge=1)
@@ -65,14 +66,14 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows of a dataset; equal ones are the same rows of the same content."""
+    """Rows of a dataset, as a cache key: equal if they are the same rows of the same content."""
 
     key: tuple[str, bytes]
     data: Dataset = field(compare=False)
     rows: np.ndarray = field(compare=False)
 
 
-# A sweep fits the same split for every candidate and every run, whatever it tries of the student.
+# A sweep fits the same split for every candidate of every run.
 @lru_cache(maxsize=8)
 def _counts(rows: _Rows, pairs: bool) -> Counter[str]:
     """In how many of the rows each word occurs."""
@@ -98,9 +99,9 @@ def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: 
 
 
 class Vocabulary:
-    """Texts as numbers of words: from 1 for words of the vocabulary, others left out, 0 for a text without a known one.
+    """Texts as word numbers: words of the vocabulary have numbers from 1, and unknown words are left out.
 
-    A batch is (numbers, offsets).
+    A text without a known word gets the number 0. A batch is (numbers, offsets).
     """
 
     def __init__(self, words: list[str], pairs: bool):
@@ -118,7 +119,7 @@ class Vocabulary:
         return self.offsets(*flatten(self.encode(list(rows))))
 
     def files(self) -> dict[str, str]:
-        """vocabulary.json: the words in the order of their numbers, from 1, and how they are found in a text."""
+        """vocabulary.json: the words, in the order of their numbers from 1, and how they are found in a text."""
         found = {
             "lower_case": True,
             "pattern": WORD.pattern,
@@ -130,24 +131,30 @@ class Vocabulary:
 
     @staticmethod
     def offsets(numbers: Int[np.ndarray, " numbers"], lengths: Int[np.ndarray, " n"]) -> tuple[Tensor, Tensor]:
-        """Word numbers of all rows one after another, and where each row starts."""
+        """Word numbers of all rows, concatenated, and where each row starts."""
         return torch.from_numpy(numbers), torch.from_numpy(np.cumsum(lengths) - lengths)
 
 
 class Words:
-    """A dataset's texts as `Vocabulary` has them."""
+    """A dataset's texts as word numbers; see `Vocabulary`."""
 
     def __init__(self, data: Dataset, vocabulary: Vocabulary, views: Views | None = None):
         self.vocabulary = vocabulary
         self.texts = Texts(data, vocabulary.key, vocabulary.encode, views)
 
-    def batch(self, rows: np.ndarray, views: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
-        """Word numbers of all rows one after another, and where each row starts."""
-        return self.vocabulary.offsets(*self.texts.rows(rows, views))
+    def batch(
+        self,
+        rows: np.ndarray,
+        views: np.ndarray | None = None,
+        augmented: Augmented | None = None,
+        device: torch.device = students.CPU,
+    ) -> Any:
+        """Word numbers of all rows, concatenated, and where each row starts."""
+        return students.place(self.vocabulary.offsets(*self.texts.rows(rows, views, augmented)), device)
 
 
 class BagOfWords(students.Student):
-    """See the module. `weights` holds one per word of the vocabulary; number 0, no known word, weighs 1."""
+    """See the module. `weights` has one weight per word of the vocabulary; number 0, no known word, has weight 1."""
 
     def __init__(self, weights: list[float], width: int, classes: int, dropout: float):
         super().__init__()
@@ -156,7 +163,7 @@ class BagOfWords(students.Student):
         self.weights: Tensor
         self.register_buffer("weights", torch.tensor([1.0, *weights]))
         self.words = nn.EmbeddingBag(len(weights) + 1, width, mode="sum")
-        # Small, so that a word no loss has moved yet adds little noise to those that were.
+        # Small, so that words without a gradient so far add little noise.
         nn.init.normal_(self.words.weight, std=0.01)
         hidden = 2 * width
         self.mix = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), Dropout(dropout), nn.Linear(hidden, width))
@@ -172,8 +179,8 @@ class BagOfWords(students.Student):
             kept = _kept(numbers.shape, self.dropout, numbers.device)
             weights = weights * kept / (1 - self.dropout)
             if numbers.device.type == "cpu":
-                # Leave dropped words out: the backward pass takes time for each word. Elsewhere they weigh 0, because
-                # to count the words that are left would wait for the device.
+                # Leave dropped words out: the backward pass takes time for each word. On other devices they get weight
+                # 0 instead, because counting the remaining words would wait for the device.
                 offsets = nn.functional.pad(kept.cumsum(0), (1, 0))[offsets]
                 numbers, weights = numbers[kept], weights[kept]
         return self._of_sums(self.words(numbers, offsets, per_sample_weights=weights), lengths)
@@ -216,7 +223,7 @@ def _pad(batch: tuple[Tensor, Tensor]) -> tuple[Int[Tensor, "n l"], Int[Tensor, 
 
 
 class Dropout(nn.Module):
-    """`nn.Dropout` with the same random numbers, which take half the time on a CPU."""
+    """`nn.Dropout` with the same random numbers, in half the time on a CPU."""
 
     def __init__(self, probability: float):
         super().__init__()

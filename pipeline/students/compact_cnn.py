@@ -1,9 +1,9 @@
-"""An image classifier for a CPU: four convolutions, three of them strided, a linear map of a 4 x 4 grid, a LayerNorm.
+"""An image model for a CPU: four convolutions, three of them strided, a linear map of a 4 x 4 grid, LayerNorm, a head.
 
-The grid keeps where things are, which an average over the image would lose.
+The 4 x 4 grid keeps positions, which an average over the image would lose.
 
-GroupNorm rather than BatchNorm: a row's features must not depend on which rows, labelled or not, share its batch, or
-plain training and transfer would differ in more than the penalty.
+GroupNorm rather than BatchNorm: a row's features must not depend on which rows, labelled or not, share its batch.
+Otherwise plain training and transfer would differ in more than the penalty.
 """
 
 from typing import Any, Literal
@@ -28,7 +28,7 @@ class Settings(Base):
     Attributes:
         size: images are resized to size x size pixels.
         channels: 3 for RGB, 1 for grey.
-        width: of the features; the convolutions have an eighth, a quarter, a half and all of it.
+        width: width of the features; the convolutions have 1/8, 1/4, 1/2 and all of it as channels.
     """
 
     size: int = Field(default=32, ge=8)

@@ -1,15 +1,15 @@
-r"""A linear head on the features in the stores: not a student that can be served alone, but a baseline.
+r"""A linear head on the features in the stores: a baseline, not a student that can be served alone.
 
-Side by side, the head is linear in the features of all sources. As an outer product, which is for two sources of
-different modalities, it is linear in every product of a feature of the one and a feature of the other,
+Side by side, the head is linear in the features of all sources. As an outer product, for two sources of different
+modalities, it is linear in every product of a feature of one source and a feature of the other,
 
 $$ z_c = \sum_{ij} W_{cij} u_i v_j + b_c, $$
 
 a bilinear form, computed output by output: the n x d_u d_v products are never formed. With `scaling: as_published`
-these are the linear probes of Qiu et al. 2024 (https://arxiv.org/abs/2406.07337); the other scaling is ours. Either is
+these are the linear probes of Qiu et al. 2024 (https://arxiv.org/abs/2406.07337); the other scaling is ours. Both are
 trained with the run's own optimiser, seeds and rows.
 
-The features that it returns are the scaled ones of all sources side by side. They do not train.
+The features that it returns are the scaled features of all sources side by side. They are not trained.
 """
 
 from collections.abc import Mapping
@@ -35,9 +35,9 @@ class Settings(Base):
     Attributes:
         combine: `side_by_side`, or `outer_product` of two sources.
         scaling: `as_published` leaves features raw; `standardised` gives each feature mean 0 and one scale, and each
-            source's rows mean norm 1, over the training rows. Products of features that are 0 on average cannot
-            distinguish a row from its negative: a standardised outer product therefore gives each source a feature
-            that is always 1, so that the features of each alone are among the products.
+            source's rows mean norm 1, over the training rows. Products of centred features cannot distinguish a row
+            from its negative, so a standardised outer product also gives each source a feature that is always 1: the
+            products then include the features of each source alone.
     """
 
     combine: Literal["side_by_side", "outer_product"] = "side_by_side"
@@ -80,9 +80,11 @@ class Cached:
     def __init__(self, readers: tuple[Reader, ...]):
         self.readers = readers
 
-    def batch(self, rows: np.ndarray, views: np.ndarray | None = None) -> tuple[Float[Tensor, "n _"], ...]:
-        """Features of the rows, [n, D] per source, in the precision that the store gives them."""
-        return tuple(torch.from_numpy(reader(rows)) for reader in self.readers)
+    def batch(
+        self, rows: np.ndarray, views: None = None, augmented: None = None, device: torch.device = students.CPU
+    ) -> Any:
+        """Features of the rows, [n, D] per source, in the precision that the store gives them; always of clean rows."""
+        return students.place(tuple(torch.from_numpy(reader(rows)) for reader in self.readers), device)
 
 
 class LinearProbe(students.Student):

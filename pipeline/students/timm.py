@@ -1,4 +1,4 @@
-"""Any classifier of timm as a student, pretrained or from scratch, with the preprocessing of its own configuration."""
+"""Any classifier of timm as a student, pretrained or from scratch, with its own preprocessing."""
 
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from pipeline.views import Views
 KIND: Literal["image"] = "image"
 
 CHANNELS = 3
-"""Of images, unless the weights take those of one."""
+"""Channels of images, unless the weights take one."""
 
 
 class Settings(Base):
@@ -29,9 +29,9 @@ class Settings(Base):
         model: timm's name, such as `vit_small_patch16_224`; or a folder in timm's format, `local-dir:PATH`; or a
             repository, `hf-hub:OWNER/NAME@REVISION`.
         pretrained: start from timm's weights, which are downloaded unless `weights` names a file.
-        weights: a local file of weights, .safetensors or .pth, for the body; the head is new in any case.
-        size: height and width of its images; the model's own if None.
-        dropout: before the head.
+        weights: a local file of weights, .safetensors or .pth, for all layers except the head, which is always new.
+        size: height and width of the images; the model's own if None.
+        dropout: dropout before the head.
     """
 
     model: str
@@ -42,9 +42,9 @@ class Settings(Base):
 
 
 def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
-    """The architecture, what timm must be told, and the preprocessing from the model's configuration.
+    """The architecture, the arguments for timm, and the preprocessing from the model's configuration.
 
-    Weights of a file are read once here, so that what does not fit is known before any image is decoded.
+    A file of weights is read here already, so that weights that do not fit are refused before any image is decoded.
     """
     source = TimmModel.find(settings.model, settings.weights)
     options = source.options(settings.size)
@@ -89,7 +89,7 @@ def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: 
     if pretrained and settings.pretrained:
         source = TimmModel.find(settings.model, settings.weights)
         model, _ = source.load(**fitted["arguments"])
-        # All weights but those of the last layer, which is new: anything else that is missing would stay random.
+        # Only the last layer is new: any other missing weight would stay random.
         last = tuple(f"{name}." for name in classifiers(model))
         body = {name: value for name, value in model.state_dict().items() if not name.startswith(last)}
         missing, unexpected = student.model.load_state_dict(body, strict=False)

@@ -1,4 +1,4 @@
-"""Any text model of transformers as a student: masked mean over its tokens, or one of them, and a linear head."""
+"""Any text model of transformers as a student: the mean over its tokens, or one token, and a linear head."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,18 +13,19 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from pipeline import students
+from pipeline.augmentations import Augmented
 from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.params import Settings as Base
 from pipeline.provenance import digest_of, versions
 from pipeline.students._tokens import Texts, flatten
-from pipeline.text_models import TextBody, TextTokenizer, fetch, load_body, one_line, read_config, untrained_body
+from pipeline.text_models import Side, TextBody, TextTokenizer, fetch, load_body, one_line, read_config, untrained_body
 from pipeline.views import Views
 
 KIND: Literal["text"] = "text"
 
 LENGTH = 128
-"""In tokens, where neither the settings nor the model's positions say less."""
+"""The default of `max_length`, in tokens."""
 
 
 class Settings(Base):
@@ -34,10 +35,11 @@ class Settings(Base):
         model: a hub name, a local folder, or a folder inside an installed package as `package:NAME/FOLDER`.
         revision: branch, tag or commit on the hub.
         pretrained: start from its weights; false takes its architecture and tokenizer only.
-        layers: keep the first so many layers of it; all if None.
-        pooling: `mean` over the tokens that are not padding, `cls`, the first one, or `last`, the last one.
-        max_length: in tokens; longer texts are cut. 128, or the model's positions if they are fewer, if None.
-        dropout: before the head.
+        layers: keep only this many layers, the first ones; all if None.
+        pooling: `mean` over the tokens that are not padding, `cls`, the first token, or `last`, the last one.
+        max_length: in tokens; longer texts are cut. If None, 128, or the model's number of positions if it is smaller.
+        truncation: where they are cut; `left` keeps the end. What the tokenizer's files say if None.
+        dropout: dropout before the head.
     """
 
     model: str
@@ -46,6 +48,7 @@ class Settings(Base):
     layers: int | None = Field(default=None, ge=1)
     pooling: Literal["mean", "cls", "last"] = "mean"
     max_length: int | None = Field(default=None, ge=1)
+    truncation: Side | None = None
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
@@ -53,8 +56,8 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
     """The model's configuration and tokenizer, so that a checkpoint needs nothing else.
 
     Raises:
-        UserError: the model or its tokenizer cannot be loaded, it has fewer layers or positions, or its features depend
-            on padding or its first token sees nothing of the text.
+        UserError: the model or its tokenizer cannot be loaded, it has too few layers or positions, its features depend
+            on padding, or its first token does not see the text.
     """
     folder = fetch(settings.model, settings.revision)
     config = _config(settings, read_config(folder, settings.model))
@@ -62,9 +65,9 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
     if tokenizer.fast is None:
         raise UserError(
             f"{settings.model}: its tokenizer is Python code ({type(tokenizer.library).__name__}), which a student "
-            "does not keep; choose a model with a tokenizer.json"
+            "cannot keep; choose a model with a tokenizer.json"
         )
-    with torch.random.fork_rng(devices=[]):  # that its random weights change no others
+    with torch.random.fork_rng(devices=[]):  # its random weights must not change later random numbers
         body = untrained_body(config)
     width = body.width(settings.model)
     tokenizer.check_numbers(body.rows)
@@ -74,17 +77,17 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
         raise UserError(
             f"{settings.model}: max_length: {wanted} is more than the model's {length} positions; set that or less"
         )
-    tokenizer.cut(length)
+    tokenizer.cut(length, settings.truncation)
     short, long = (tokenizer(text) for text in tokenizer.samples[-2:])
     if settings.pooling == "cls" and body.first_sees_nothing(short, long):
         raise UserError(
-            f"{settings.model}: `pooling: cls` takes the first token, and in this model it has seen nothing of the "
-            "text (a decoder); set `pooling: last` or `pooling: mean`"
+            f"{settings.model}: `pooling: cls` takes the first token, which in this model (a decoder) does not see the "
+            "text; set `pooling: last` or `pooling: mean`"
         )
     if body.depends_on_padding(short, long):
         raise UserError(
             f"{settings.model}: a text's features depend on the length of its batch, so this architecture "
-            f"({type(body.model).__name__}) cannot be a student; take another model"
+            f"({type(body.model).__name__}) cannot be a student; choose another model"
         )
     pad = tokenizer.pad if tokenizer.pad < body.rows else 0
     return {
@@ -125,14 +128,19 @@ class Tokenization:
     """Texts as token numbers, special tokens included. A batch is (numbers, mask), padded to its longest row.
 
     Args:
-        tokenizer: of the library tokenizers, as JSON, with the length and side that it cuts texts to.
-        pad: what fills a batch; masked.
+        tokenizer: a tokenizer of the library tokenizers, as JSON, including the length and side of truncation.
+        pad: the token that fills a batch; masked.
     """
 
     def __init__(self, tokenizer: str, pad: int):
         self.pad = pad
         self.library = Tokenizer.from_str(tokenizer)
         self.key = {"tokenizer": digest_of(tokenizer), "libraries": versions("tokenizers")}
+
+    @property
+    def special(self) -> list[int]:
+        """The numbers of special tokens, such as those at the ends of a text."""
+        return [number for number, token in self.library.get_added_tokens_decoder().items() if token.special]
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """The token numbers of each text."""
@@ -159,15 +167,21 @@ class Tokenization:
 
 
 class Tokens:
-    """A dataset's texts as `Tokenization` has them."""
+    """A dataset's texts as token numbers; see `Tokenization`."""
 
     def __init__(self, data: Dataset, tokenization: Tokenization, views: Views | None = None):
         self.tokenization = tokenization
-        self.texts = Texts(data, tokenization.key, tokenization.encode, views)
+        self.texts = Texts(data, tokenization.key, tokenization.encode, views, tokenization.special)
 
-    def batch(self, rows: np.ndarray, views: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+    def batch(
+        self,
+        rows: np.ndarray,
+        views: np.ndarray | None = None,
+        augmented: Augmented | None = None,
+        device: torch.device = students.CPU,
+    ) -> Any:
         """Token numbers [n, l] and which of them are not padding [n, l]."""
-        return self.tokenization.pad_to_longest(*self.texts.rows(rows, views))
+        return students.place(self.tokenization.pad_to_longest(*self.texts.rows(rows, views, augmented)), device)
 
 
 class TextStudent(students.Student):
@@ -206,16 +220,16 @@ class TextStudent(students.Student):
 
 
 def _config(settings: Settings, config: Any) -> Any:
-    """The configuration, of as many layers as are kept.
+    """The configuration with the number of layers that are kept.
 
     Raises:
-        UserError: it has fewer, or cannot be made shallower.
+        UserError: the model has fewer layers, or the number cannot be changed.
     """
     if settings.layers is None:
         return config
     there = getattr(config, "num_hidden_layers", None)
     if there is None or settings.layers > there:
-        raise UserError(f"{settings.model}: layers: {settings.layers}, and it has {there}; set fewer")
+        raise UserError(f"{settings.model}: layers: {settings.layers}, but it has only {there}; set fewer")
     values = config.to_dict()
     values[config.attribute_map.get("num_hidden_layers", "num_hidden_layers")] = settings.layers
     if values.get("layer_types"):

@@ -139,6 +139,12 @@ class Task(ABC):
         """The mean loss of labelled rows."""
 
     @abstractmethod
+    def mixed_loss(
+        self, outputs: Float[Tensor, "n c"], labels: Tensor, others: Tensor, shares: Float[Tensor, " n"]
+    ) -> Float[Tensor, ""]:
+        """The mean loss of rows that are mixtures of two: `shares` of what `labels` says, the rest of `others`."""
+
+    @abstractmethod
     def divergence(
         self, outputs: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"], temperature: float
     ) -> Float[Tensor, ""]:
@@ -256,7 +262,7 @@ def numbering(names: Sequence[str]) -> Callable[[str, Label], int]:
     """
     numbers = {name: number for number, name in enumerate(names)}
     if len(numbers) < len(names):
-        raise UserError("dataset.classes: a name is there twice")
+        raise UserError("dataset.classes: a name occurs twice")
 
     def number(name: str, label: Label) -> int:
         if name not in numbers:

@@ -147,6 +147,22 @@ class Classification(tasks.Task):
 
         return functional.cross_entropy(outputs, labels, weight=self._on(outputs))
 
+    def mixed_loss(
+        self,
+        outputs: Float[Tensor, "n c"],
+        labels: Int[Tensor, " n"],
+        others: Int[Tensor, " n"],
+        shares: Float[Tensor, " n"],
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy with both labels, each with its share of the row, and classes weighted as in `loss`."""
+        from torch import cat, ones_like
+        from torch.nn import functional
+
+        weights = self._on(outputs)
+        both, parts = cat([labels, others]), cat([shares, 1 - shares])
+        found = parts * functional.cross_entropy(cat([outputs, outputs]), both, weight=weights, reduction="none")
+        return found.sum() / (parts * (ones_like(parts) if weights is None else weights[both])).sum()
+
     def _on(self, outputs: Tensor) -> Tensor | None:
         """The weights on the device of the outputs, copied there once, so that no step waits for it."""
         if self.weights is None:

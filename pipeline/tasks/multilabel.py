@@ -135,6 +135,19 @@ class MultiLabel(tasks.Task):
 
         return functional.binary_cross_entropy_with_logits(outputs, labels.to(outputs.dtype))
 
+    def mixed_loss(
+        self,
+        outputs: Float[Tensor, "n c"],
+        labels: Int[Tensor, "n c"],
+        others: Int[Tensor, "n c"],
+        shares: Float[Tensor, " n"],
+    ) -> Float[Tensor, ""]:
+        """Binary cross-entropy with the mixture of both rows' labels."""
+        from torch.nn import functional
+
+        targets = others.to(outputs.dtype).lerp(labels.to(outputs.dtype), shares[:, None])
+        return functional.binary_cross_entropy_with_logits(outputs, targets)
+
     def divergence(
         self, outputs: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"], temperature: float
     ) -> Float[Tensor, ""]:

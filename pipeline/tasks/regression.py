@@ -148,6 +148,16 @@ class Regression(tasks.Task):
         """Mean of ((output - label) / scale)^2."""
         return ((outputs[:, 0] - labels) / self.scale).square().mean()
 
+    def mixed_loss(
+        self,
+        outputs: Float[Tensor, "n 1"],
+        labels: Float[Tensor, " n"],
+        others: Float[Tensor, " n"],
+        shares: Float[Tensor, " n"],
+    ) -> Float[Tensor, ""]:
+        """The loss with the mixture of both labels."""
+        return self.loss(outputs, others.lerp(labels, shares))
+
     def divergence(
         self, outputs: Float[Tensor, "n 1"], teacher: Float[Tensor, "n 1"], temperature: float
     ) -> Float[Tensor, ""]:

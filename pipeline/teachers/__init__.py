@@ -1,8 +1,8 @@
 """Frozen foundation models, one file a family: `family: transformers` is `transformers.py`.
 
 A family offers `Settings`, its keys in a section of `teachers`, and `load(settings, precision, device)`, which returns
-a `Teacher` and raises `UserError` where the weights cannot be loaded. A teacher has its own preprocessing, taken from
-its model's configuration.
+a `Teacher`, and raises `UserError` if the weights cannot be loaded. A teacher has its own preprocessing, taken from its
+model's configuration.
 """
 
 from abc import ABC, abstractmethod
@@ -23,15 +23,15 @@ class Teacher(ABC):
     """A frozen model that turns rows into features.
 
     Attributes:
-        kind: what its rows must hold, "text" or "image"; or "id": it knows rows by their ids, whatever they hold.
+        kind: what its rows must hold, "text" or "image"; or "id", if it only needs the ids of rows.
         heads: its outputs: the name of each head and the shape of one row of it, such as `{"pooled": (384,)}`. All
             heads come from one forward pass.
         recipe: everything that determines a feature's value except the row's content: weights digest, architecture,
             pooling, preprocessing, precision, and the version of the family's code. JSON-like; its digest is a store's
             identity. Which heads are asked for is not part of it: a head's values do not depend on the others.
         device: where the model is; `forward` takes batches that are there.
-        notes: what a user should know of the model before it runs, a line each.
-        uniform: all rows cost the same, as images of one size do, so that they need not be sorted into batches.
+        notes: what a user should know about the model before it runs, one line each.
+        uniform: whether all rows cost the same, as images of one size do, so that they need not be sorted into batches.
     """
 
     kind: Kind | Literal["id"]
@@ -46,8 +46,7 @@ class Teacher(ABC):
         """Preprocess one row, in one of many threads: no GPU, no torch arithmetic (it would start threads of its own).
 
         Args:
-            content: a text, or the encoded bytes of an image; a view of an image comes decoded. An id, if that is its
-                kind.
+            content: by `kind`, a text, the encoded bytes of an image (a view of an image comes decoded), or an id.
 
         Raises:
             ValueError: the row cannot be read (an image that does not decode).
@@ -55,11 +54,11 @@ class Teacher(ABC):
 
     @abstractmethod
     def cost(self, example: Any) -> int:
-        """How long a transformed row is, so that rows of like length share a batch; equal for all if it is fixed."""
+        """The length of a transformed row, so that rows of similar length share a batch; constant if it is fixed."""
 
     @abstractmethod
     def collate(self, examples: Sequence[Any]) -> Mapping[str, Tensor]:
-        """Put transformed rows into one batch on the CPU, padded if need be; called like `transform`.
+        """Put transformed rows into one batch on the CPU, padded if necessary; called like `transform`.
 
         The first dimension of every tensor is the rows, so that a batch can be divided.
         """

@@ -1,4 +1,4 @@
-"""One vector from the states of a text's tokens. Names and formulas are those of sentence-transformers."""
+"""Pooling of a text's token states into one vector. Names and formulas are those of sentence-transformers."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -8,18 +8,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 Pooling = Literal["mean", "cls", "last", "max", "weighted", "mean_sqrt_len"]
-"""The mean over the tokens; the first or the last token; the greatest value of each feature; the mean weighted by a
-token's place, 1, 2, ...; the sum over the square root of the number of tokens."""
+"""The mean over the tokens; the first or the last token; the maximum of each feature; the mean weighted by the
+positions 1, 2, ... of the tokens; the sum divided by the square root of the number of tokens."""
 
 
 def pool(
     states: Float[Tensor, "n l d"], mask: Int[Tensor, "n l"], modes: Sequence[Pooling]
 ) -> Float[Tensor, "n pooled"]:
-    """States of tokens, pooled in each mode, one after another.
+    """The states of tokens, pooled in each mode and concatenated.
 
     Args:
-        states: of every token; those of padding must be finite.
-        mask: 1 for tokens that count, 0 for padding, on whichever side; at least one 1 a row.
+        states: the state of every token; those of padding must be finite.
+        mask: 1 for tokens that count, 0 for padding, on either side; at least one 1 per row.
         modes: at least one.
     """
     return (
@@ -35,7 +35,7 @@ def _pool(states: Tensor, mask: Tensor, mode: Pooling) -> Tensor:
         case "mean_sqrt_len":
             return (states * mask[..., None]).sum(1) / counts.sqrt()
         case "weighted":
-            # Places count from a text's first token that counts for the model.
+            # Positions count from a text's first token that is not padding.
             places = torch.arange(1, mask.shape[1] + 1, device=mask.device) - mask.argmax(1, keepdim=True)
             weights = mask * places
             return (states * weights[..., None]).sum(1) / weights.sum(1, keepdim=True)

@@ -1,7 +1,7 @@
-"""What the folder of a sentence-transformers model says: its modules, its prompts, and how long texts may be.
+"""The configuration of a sentence-transformers folder: its modules, its prompts, and the maximum length of texts.
 
-The reference is `SentenceTransformer.encode`, whose result is the head `pooled`. What is not known here is refused in
-one line, because leaving it out would give features of another model.
+The reference is `SentenceTransformer.encode`, whose result is the head `pooled`. Anything unknown is refused, because
+ignoring it would give features of another model.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ MODES: dict[str, Pooling] = {
     "weightedmean": "weighted",
     "lasttoken": "last",
 }
-"""Its names of poolings, in the order in which several are joined."""
+"""Its names for the pooling modes, in the order in which several are concatenated."""
 
 OLD_MODES = {
     f"pooling_mode_{old}": mode
@@ -43,7 +43,7 @@ OLD_MODES = {
 }
 
 HARMLESS = {"torch_dtype", "dtype", "attn_implementation", "trust_remote_code"}
-"""Of the arguments of a model: they are settings here, or change no more than rounding."""
+"""Arguments of a model that may be ignored: they are settings here, or change no more than rounding."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Modules:
     """How a model's states become its features.
 
     Attributes:
-        folder: of the model of transformers.
-        pooling: the poolings, joined.
-        include_prompt: whether the tokens of the prompt are pooled, too.
-        layers: what follows on the pooled states, in order.
-        names: of these layers, for people and for the recipe.
-        prompts: by name.
-        prompt: the name of the one that is put before every text unless another is asked for.
+        folder: the folder of the transformers model.
+        pooling: the pooling modes, whose results are concatenated.
+        include_prompt: whether the tokens of the prompt are pooled as well.
+        layers: the layers after the pooling, in order.
+        names: names of these layers, for messages and for the recipe.
+        prompts: the prompts, by name.
+        prompt: the name of the default prompt.
         max_length: in tokens; None for the model's own.
         lower: whether texts are lower-cased first.
     """
@@ -77,15 +77,15 @@ class Modules:
 
 
 def read_modules(folder: Path, name: str, pickles: bool = False) -> Modules:
-    """What a folder says; the mean over the tokens if it is none of sentence-transformers.
+    """Read the configuration of a folder; without a `modules.json`, the pooling is the mean over the tokens.
 
     Args:
-        folder: with `modules.json`, or of a model of transformers alone.
-        name: of the model, for messages.
+        folder: a folder with `modules.json`, or a plain transformers model.
+        name: the model's name, for messages.
         pickles: whether weights of layers may be `.bin` files.
 
     Raises:
-        UserError: a file is damaged, or says what is not known here.
+        UserError: a file is damaged, or holds something unknown.
     """
     listed_modules = read_json(folder / "modules.json", [])
     if not listed_modules:
@@ -95,8 +95,8 @@ def read_modules(folder: Path, name: str, pickles: bool = False) -> Modules:
         paths = [folder / module["path"] for module in listed_modules]
         if kinds[:2] != ["Transformer", "Pooling"]:
             raise UserError(
-                f"{name}: modules.json: {', '.join(kinds)}: only models that start with Transformer and Pooling can be "
-                "read; take another model"
+                f"{name}: modules.json: {', '.join(kinds)}: only models that start with Transformer and Pooling are "
+                "supported; choose another model"
             )
         poolings, include_prompt = _pooling(read_json(paths[1] / "config.json"), name)
         layers, names = [], []
@@ -109,7 +109,7 @@ def read_modules(folder: Path, name: str, pickles: bool = False) -> Modules:
     more = read_json(folder / "config_sentence_transformers.json", {})
     kind = more.get("model_type", "SentenceTransformer")
     if kind != "SentenceTransformer":
-        raise UserError(f"{name}: a {kind} gives no vector of a text; take a SentenceTransformer")
+        raise UserError(f"{name}: a {kind} does not give one vector per text; choose a SentenceTransformer")
     return Modules(
         folder=paths[0],
         pooling=poolings,
@@ -123,10 +123,10 @@ def read_modules(folder: Path, name: str, pickles: bool = False) -> Modules:
 
 
 def choose_prompt(modules: Modules, asked: str | None, name: str) -> str:
-    """What is put before every text: the model's default, one of its prompts by name, or one that is given.
+    """The prompt in front of every text: the model's default, one of its prompts by name, or the given text.
 
     Raises:
-        UserError: there is no prompt of that name.
+        UserError: there is no prompt with that name.
     """
     if asked is None:
         asked = modules.prompt
@@ -138,7 +138,7 @@ def choose_prompt(modules: Modules, asked: str | None, name: str) -> str:
         return modules.prompts[asked]
     if asked and asked.replace("_", "").replace("-", "").isalnum():
         raise UserError(
-            f"{name}: no prompt named {asked!r}; there are {listed(list(modules.prompts))}, and one of your own is "
+            f"{name}: no prompt named {asked!r}; there are {listed(list(modules.prompts))}; a prompt of your own is "
             "written in full, such as `prompt: 'query: '`"
         )
     return asked
@@ -146,7 +146,7 @@ def choose_prompt(modules: Modules, asked: str | None, name: str) -> str:
 
 def _kind(type_: str, name: str) -> str:
     if not type_.startswith("sentence_transformers."):
-        raise UserError(f"{name}: modules.json: {type_} is code of its own, which is not run; take another model")
+        raise UserError(f"{name}: modules.json: {type_} is custom code, which is not run; choose another model")
     return type_.rpartition(".")[2]
 
 
@@ -158,15 +158,13 @@ def _lengths(folder: Path, name: str) -> dict[str, Any]:
     values = read_json(folder / file)
     for key in ("model_args", "model_kwargs", "tokenizer_args", "processor_kwargs", "config_args", "config_kwargs"):
         if unknown := sorted(set(values.get(key) or {}) - HARMLESS):
-            raise UserError(f"{name}: {file}: `{key}` sets {listed(unknown)}, which cannot be done here")
+            raise UserError(f"{name}: {file}: `{key}` sets {listed(unknown)}, which is not supported")
     text = (values.get("modality_config") or {}).get("text", {"method_output_name": "last_hidden_state"})
     plain = text.get("method_output_name") == "last_hidden_state" and "message" not in (
         values.get("modality_config") or {}
     )
     if values.get("processing_kwargs") or not plain or values.get("transformer_task", TASK) != TASK:
-        raise UserError(
-            f"{name}: {file}: it does more than read texts and give their states, which cannot be done here"
-        )
+        raise UserError(f"{name}: {file}: it does more than turn texts into states, which is not supported")
     return {"max_length": values.get("max_seq_length"), "lower": bool(values.get("do_lower_case"))}
 
 
@@ -174,7 +172,7 @@ TASK = "feature-extraction"
 
 
 def _pooling(values: Mapping[str, Any], name: str) -> tuple[tuple[Pooling, ...], bool]:
-    """The poolings of a module Pooling, and whether they include the prompt."""
+    """The modes of a module Pooling, and whether they include the prompt."""
     asked = values.get("pooling_mode")
     if asked is not None:
         asked = [asked] if isinstance(asked, str) else asked
@@ -187,12 +185,12 @@ def _pooling(values: Mapping[str, Any], name: str) -> tuple[tuple[Pooling, ...],
 
 
 def _layer(kind: str, path: Path, name: str, pickles: bool) -> tuple[nn.Module, str]:
-    """A module after the pooling, and what to call it."""
+    """A module after the pooling, and its name."""
     values = read_json(path / "config.json", {})
     if (values.get("module_input_name") or "sentence_embedding") != "sentence_embedding" or (
         values.get("module_output_name") or "sentence_embedding"
     ) != "sentence_embedding":
-        raise UserError(f"{name}: its module {kind} works on tokens, which cannot be done here; take another model")
+        raise UserError(f"{name}: its module {kind} works on tokens, which is not supported; choose another model")
     match kind:
         case "Normalize":
             return Normalize(), kind
@@ -208,7 +206,7 @@ def _layer(kind: str, path: Path, name: str, pickles: bool) -> tuple[nn.Module, 
                 {key.removeprefix("norm."): tensor for key, tensor in _weights(path, name, pickles).items()}
             )
             return norm, kind
-    raise UserError(f"{name}: modules.json: its module {kind} cannot be done here; take another model")
+    raise UserError(f"{name}: modules.json: its module {kind} is not supported; choose another model")
 
 
 def _weights(path: Path, name: str, pickles: bool) -> dict[str, Tensor]:
@@ -224,19 +222,19 @@ def _weights(path: Path, name: str, pickles: bool) -> dict[str, Tensor]:
 
 
 class Normalize(nn.Module):
-    """Features of length 1."""
+    """Scales features to L2 norm 1."""
 
     def forward(self, features: Tensor) -> Tensor:
-        """The same directions."""
+        """Each row divided by its norm."""
         return nn.functional.normalize(features, dim=-1)
 
 
 class Dense(nn.Module):
-    """A linear layer with an activation, and its input added where it says so.
+    """A linear layer with an activation, and a residual connection if its configuration has one.
 
     Args:
-        values: of its config.json.
-        name: of the model, for messages.
+        values: its config.json.
+        name: the model's name, for messages.
     """
 
     def __init__(self, values: Mapping[str, Any], name: str):
@@ -246,7 +244,7 @@ class Dense(nn.Module):
         module, _, kind = values.get("activation_function", "torch.nn.modules.activation.Tanh").rpartition(".")
         known = getattr(nn, kind, None) if module.startswith("torch.nn") else None
         if not (isinstance(known, type) and issubclass(known, nn.Module)):
-            raise UserError(f"{name}: its module Dense has the activation {module}.{kind}, which is none of torch.nn's")
+            raise UserError(f"{name}: its module Dense has the activation {module}.{kind}, which is not in torch.nn")
         self.activation = known()
         self.residual: nn.Module | None = None
         if values.get("use_residual"):

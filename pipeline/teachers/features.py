@@ -1,7 +1,7 @@
-"""Features that were computed elsewhere, as a teacher of their own: a file of vectors and the ids of their rows.
+"""Features that were computed elsewhere, as a teacher: a file of vectors and the ids of their rows.
 
-A row of the dataset gets the features of the same id; which rows they were computed from is the user's word. Files are
-those of `aft features import`. They are read fastest in the order of the dataset.
+A row of the dataset gets the features with the same id. That they were computed from that row cannot be checked. Files
+have the formats of `aft features import`, and are read fastest if they are in the order of the dataset.
 """
 
 import threading
@@ -22,7 +22,7 @@ from pipeline.store import interchange
 from pipeline.teachers import Precision, Teacher
 
 VERSION = 1
-"""Raised whenever this file gives other features for the same recipe."""
+"""Increased whenever this file gives other features for the same recipe."""
 
 
 class Settings(params.Settings):
@@ -30,9 +30,9 @@ class Settings(params.Settings):
 
     Attributes:
         path: the file: .npy, .parquet, .h5, .safetensors or .pt, with features [rows, ...].
-        ids: a file with an id a line, in the order of the features; None: they are in the file, as in a column `id` of
-            Parquet or a dataset `ids` of HDF5.
-        heads: what the features are called.
+        ids: a file with one id per line, in the order of the features. If None, the file itself has the ids, as a
+            column `id` in Parquet or a dataset `ids` in HDF5.
+        heads: the name of the features.
     """
 
     path: str
@@ -41,16 +41,16 @@ class Settings(params.Settings):
 
 
 def load(settings: Settings, precision: Precision, device: torch.device) -> "Features":
-    """The teacher. The values are those of the file, whatever the precision.
+    """The teacher. The values are those of the file; the precision changes nothing.
 
     Raises:
-        UserError: the file is missing, damaged or holds no features; it has no ids, another number, or one twice.
+        UserError: the file is missing, damaged or holds no features; ids are missing, repeated, or too few or many.
     """
     return Features(settings, device)
 
 
 class Features(Teacher):
-    """Rows of a file. A transformed row is its place there."""
+    """Rows of a file. A transformed row is its row number in the file."""
 
     kind = "id"
     uniform = True
@@ -61,7 +61,7 @@ class Features(Teacher):
         self.table = interchange.read_table(path)
         ids = self.table.ids if settings.ids is None else _lines(Path(settings.ids))
         if ids is None:
-            raise UserError(f"{path}: no ids of rows there; write them to a file, an id a line, and set `ids` to it")
+            raise UserError(f"{path}: no ids of rows there; write them to a file, one id per line, and set `ids` to it")
         if len(ids) != self.table.count:
             raise UserError(
                 f"{settings.ids}: {len(ids):,} ids, and {path} has {self.table.count:,} rows; make them fit"
@@ -69,7 +69,7 @@ class Features(Teacher):
         self.places = {id: place for place, id in enumerate(ids)}
         if len(self.places) < len(ids):
             twice = next(id for place, id in enumerate(ids) if self.places[id] != place)
-            raise UserError(f"{path}: the id {twice!r} is there twice; every row needs one of its own")
+            raise UserError(f"{path}: the id {twice!r} occurs twice; every row needs its own")
         self.heads = {"pooled": self.table.shape}
         self.recipe = {
             "family": "features",
@@ -87,7 +87,7 @@ class Features(Teacher):
         place = self.places.get(content)
         if place is None:
             some = listed([repr(id) for id in list(self.places)[:3]])
-            raise ValueError(f"{self.path} has no features of it; its ids are such as {some}")
+            raise ValueError(f"{self.path} has no features for it; its ids look like {some}")
         return place
 
     def cost(self, example: int) -> int:

@@ -1,4 +1,4 @@
-"""Image models of timm: pooled features before the classifier, layers, the whole feature map, or logits."""
+"""Image models of timm: pooled features before the classifier, layers, whole feature maps, or logits."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -16,15 +16,15 @@ from pipeline.teachers import Precision, Teacher
 from pipeline.timm_models import TimmModel, arguments, data_configuration
 
 VERSION = 1
-"""Raised whenever this file gives other features for the same recipe."""
+"""Increased whenever this file gives other features for the same recipe."""
 
 Head = Literal["pooled", "cls", "tokens", "logits"] | Annotated[str, StringConstraints(pattern="^layer:[1-9][0-9]*$")]
 
 COSTLY = 4.0
-"""Times the pixels of 224 x 224, from which on a model's own size is pointed out."""
+"""A model's own size is pointed out if it has this many times the pixels of 224 x 224."""
 
 CLOSE = 0.99
-"""The cosine of a feature with the one in float32 under which a precision is pointed out."""
+"""A precision is pointed out if the cosine of a feature with the one in float32 is below this."""
 
 
 class Settings(params.Settings):
@@ -35,11 +35,11 @@ class Settings(params.Settings):
             `hf-hub:OWNER/NAME@REVISION`; or a folder in timm's format, `local-dir:PATH`.
         weights: `pretrained`, from the hub or the model's folder; or a file, .safetensors or .pth, also as
             `package:NAME/FILE` inside an installed package. A .pth file may hold tensors only. A config.json of timm
-            next to the file counts.
+            next to the file is used.
         size: height and width of the input; the model's own if None.
-        heads: which to keep. `cls` is the class token; `tokens` the feature map before pooling, one row a position,
-            with class and register tokens first where there are any; `layer:N` the mean over the positions of the map
-            after block or stage N, from 1.
+        heads: which to keep. `cls` is the class token; `tokens` the feature map before pooling, one row per position,
+            with any class and register tokens first; `layer:N` the mean over the positions of the map after block or
+            stage N, from 1.
     """
 
     model: str
@@ -129,22 +129,24 @@ class ImageModel(Teacher):
         """Refuse heads that the model does not have."""
         name, heads = settings.model, settings.heads
         if "logits" in heads and not self.model.num_classes:
-            raise UserError(f"{name}: its weights have no classifier, so no head `logits`")
+            raise UserError(f"{name}: its weights have no classifier, so it has no head `logits`")
         if "tokens" in heads and not (isinstance(features, Tensor) and features.ndim in (3, 4)):
-            raise UserError(f"{name}: its features are not one map, so no head `tokens`")
+            raise UserError(f"{name}: its features are not one map, so it has no head `tokens`")
         if "cls" in heads and not (isinstance(features, Tensor) and getattr(self.model, "cls_token", None) is not None):
-            raise UserError(f"{name}: it has no class token, so no head `cls`")
+            raise UserError(f"{name}: it has no class token, so it has no head `cls`")
         if not self.layers:
             return
         layers = len(getattr(self.model, "feature_info", ()))
         if not hasattr(self.model, "forward_intermediates") or not layers:
-            raise UserError(f"{name}: timm gives no layers of it, so no head `layer:{self.layers[-1]}`")
+            raise UserError(f"{name}: timm does not give its layers, so it has no head `layer:{self.layers[-1]}`")
         if self.layers[-1] > layers:
-            raise UserError(f"{name}: it has layers 1 to {layers}, so no head `layer:{self.layers[-1]}`")
+            raise UserError(f"{name}: it has layers 1 to {layers}, so it has no head `layer:{self.layers[-1]}`")
         with torch.inference_mode():
             again, _ = self._features(image.to(self.dtype))
         if not _equal(features, again):
-            raise UserError(f"{name}: its layers cannot be had in one pass with the others; remove them from `heads`")
+            raise UserError(
+                f"{name}: its layers cannot be computed in one pass with the others; remove them from `heads`"
+            )
 
     def transform(self, content: str | bytes | Image.Image) -> np.ndarray:
         """Decode, resize and crop as the model was trained for."""
@@ -184,7 +186,7 @@ class ImageModel(Teacher):
         return outputs
 
     def _features(self, pixels: Tensor) -> tuple[Any, dict[int, Tensor]]:
-        """What the model's head takes, and the maps [n, d, h, w] after the layers that are asked for."""
+        """The input of the model's head, and the maps [n, d, h, w] after the requested layers."""
         if not self.layers:
             return self.model.forward_features(pixels), {}
         features, maps = self.model.forward_intermediates(
@@ -195,13 +197,13 @@ class ImageModel(Teacher):
     def _positions(self, features: Tensor) -> Tensor:
         if features.ndim == 3:
             return features
-        # Some models put channels last in their feature maps, and tell so in `output_fmt`.
+        # Some models have channels last in their feature maps; `output_fmt` says so.
         last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
         return features.flatten(1, 2) if last else features.flatten(2).transpose(1, 2)
 
 
 def _float(features: Any) -> Any:
-    """In float32: a tensor, or several, as of models with several branches."""
+    """In float32: one tensor, or several, for models with several branches."""
     return features.float() if isinstance(features, Tensor) else [_float(part) for part in features]
 
 
@@ -212,10 +214,10 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _cast_body(model: Any, image: Tensor, dtype: torch.dtype) -> tuple[Any, float]:
-    """Cast what `forward_features` runs; the head, which pools, stays in float32.
+    """Cast everything that `forward_features` runs; the head, which pools, stays in float32.
 
     Returns:
-        Features of an image after the cast, and the cosine of its pooled feature with the one before.
+        The features of an image after the cast, and the cosine of its pooled feature with that before the cast.
     """
     called: set[nn.Module] = set()
     hooks = [module.register_forward_hook(lambda module, *_: called.add(module)) for module in model.modules()]

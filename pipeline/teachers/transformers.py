@@ -18,6 +18,7 @@ from pipeline.teachers import Precision, Teacher
 from pipeline.teachers._pooling import Pooling, pool
 from pipeline.teachers._sentence_transformers import Modules, choose_prompt, read_modules
 from pipeline.text_models import (
+    Side,
     TextBody,
     TextTokenizer,
     fetch,
@@ -28,7 +29,7 @@ from pipeline.text_models import (
 )
 
 VERSION = 2
-"""Raised whenever this file gives other features for the same recipe."""
+"""Increased whenever this file gives other features for the same recipe."""
 
 Head = Literal["pooled", "cls", "tokens"]
 
@@ -36,10 +37,10 @@ VOLATILE = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "ar
 """Keys of a config.json that do not change what an encoder computes."""
 
 TRIED = 768
-"""Tokens of the longest text that a model is tried with when it is loaded: BigBird changes its attention at 704."""
+"""Tokens of the longest text that a model is tested with on loading: BigBird changes its attention at 704."""
 
 ROUNDING = {"float32": 1e-5, "float16": 1e-4, "bfloat16": 2e-3}
-"""1 - cosine of states that are equal but for rounding, at most."""
+"""States count as equal if 1 - cosine is at most this."""
 
 
 class Settings(params.Settings):
@@ -47,18 +48,19 @@ class Settings(params.Settings):
 
     Attributes:
         model: a hub name, a local folder, or a folder inside an installed package as `package:NAME/FOLDER`.
-        revision: branch, tag or commit on the hub; a commit keeps the weights the same for good.
-        pooling: the head `pooled` is the `mean` over the tokens that are not padding, `cls`, the first one, `last`, the
-            last one, `max`, the greatest value of each feature, `weighted`, the mean weighted by a token's place, or
-            `mean_sqrt_len`, the sum over the square root of the length. If None, what the folder of a
-            sentence-transformers model says, with the layers that follow there, and the mean for any other model. If
-            it is set, those layers are left out.
-        prompt: what is put before every text: the name of one of the model's prompts, or a text such as `"query: "`;
+        revision: branch, tag or commit on the hub; only a commit fixes the weights.
+        pooling: how the head `pooled` is computed: `mean` over the tokens that are not padding; `cls`, the first token;
+            `last`, the last one; `max`, the maximum of each feature; `weighted`, the mean weighted by the positions of
+            the tokens; or `mean_sqrt_len`, the sum divided by the square root of the length. If None, a
+            sentence-transformers folder decides, including the layers after its pooling, and any other model has
+            `mean`. If it is set, those layers are left out.
+        prompt: text in front of every row: the name of one of the model's prompts, or a text such as `"query: "`;
             empty for nothing. The model's default prompt if None.
         max_length: in tokens; longer texts are cut. The model's own limit if None.
-        heads: which to keep; `tokens` is every token's state, zeros after a text's last one.
+        truncation: where they are cut; `left` keeps the end. What the tokenizer's files say if None.
+        heads: which to keep; `tokens` is every token's state, followed by zeros.
         trust_remote_code: run the model's own Python code from the hub or the folder.
-        safetensors_only: false also accepts `.bin` files, of which tensors alone are read.
+        safetensors_only: false also accepts `.bin` files, from which only tensors are read.
     """
 
     model: str
@@ -66,6 +68,7 @@ class Settings(params.Settings):
     pooling: Pooling | None = None
     prompt: str | None = None
     max_length: int | None = Field(default=None, ge=1)
+    truncation: Side | None = None
     heads: tuple[Head, ...] = Field(default=("pooled",), min_length=1, strict=False)
     trust_remote_code: bool = False
     safetensors_only: bool = True
@@ -75,10 +78,9 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Tex
     """The teacher, ready on a device.
 
     Raises:
-        UserError: the model is not there and cannot be fetched, its architecture is unknown, tensors are missing, its
-            tokenizer is missing or does not fit, `max_length` is not set and nothing else says it, or is more than the
-            model has positions for, its folder says what cannot be done here, or its features depend on more than the
-            text.
+        UserError: the model is missing and cannot be fetched; its architecture is unknown or its folder asks for
+            something unsupported; tensors are missing; its tokenizer is missing or does not fit; `max_length` is not
+            set although the model has none, or exceeds its positions; or its features depend on more than the text.
     """
     folder = fetch(
         settings.model, settings.revision, pickles=not settings.safetensors_only, code=settings.trust_remote_code
@@ -89,14 +91,14 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Tex
     body, state = load_body(modules.folder, settings.model, config, code, pickles=not settings.safetensors_only)
     body.width(settings.model)
     tokenizer = TextTokenizer(modules.folder, settings.model, code)
-    # GPT-2, for one, takes types, but its tokenizer gives none.
+    # Some models take token types although their tokenizer gives none, such as GPT-2.
     body.takes_types = body.takes_types and tokenizer.types
     if modules.lower:
         tokenizer.lower()
     prompt = choose_prompt(modules, settings.prompt, settings.model)
     tokenizer.check_numbers(body.rows)
     length = _length(settings, modules, body, tokenizer)
-    tokenizer.cut(length)
+    tokenizer.cut(length, settings.truncation)
     state |= {f"layers.{name}": tensor for name, tensor in modules.layers.state_dict().items()}
     recipe = {
         "family": "transformers",
@@ -113,6 +115,7 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Tex
         "layers": list(modules.names),
         "max_length": length,
         "precision": precision,
+        **({"truncation": settings.truncation} if settings.truncation else {}),
     }
     body = body.to(dtype=getattr(torch, precision), device=device)
     teacher = TextEncoder(body, tokenizer, modules, prompt, recipe, settings.heads, device, notes)
@@ -123,9 +126,8 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Tex
 class TextEncoder(Teacher):
     """A model of transformers. A transformed text is its token numbers and types [2, l], int64.
 
-    Texts are padded on the right, whatever their tokenizer does: so a decoder's tokens have the positions that they
-    have alone, and see no padding. A model whose states depend on padding all the same runs on texts of one length at
-    a time.
+    Texts are always padded on the right, so that a decoder's tokens have the same positions as without padding and do
+    not see it. If a model's states depend on padding nevertheless, a batch holds texts of one length only.
     """
 
     kind: Literal["text"] = "text"
@@ -174,7 +176,7 @@ class TextEncoder(Teacher):
         return self.tokenizer(self.prompt + content)
 
     def cost(self, example: np.ndarray) -> int:
-        """How many tokens."""
+        """The number of tokens."""
         return example.shape[1]
 
     def collate(self, examples: Sequence[np.ndarray]) -> Mapping[str, Tensor]:
@@ -203,11 +205,12 @@ class TextEncoder(Teacher):
     def try_out(self, name: str) -> None:
         """Make sure that features depend on the text alone, and on all of it.
 
-        Texts are run alone and then together. Where that differs by more than rounding, texts of different lengths do
-        not share a batch from here on, and the recipe says so.
+        Texts are run alone and in one batch. If the results differ by more than rounding, texts of different lengths
+        will not share a batch, and the recipe says so.
 
         Raises:
-            UserError: they differ all the same, or depend on what ran before; or the first token has seen nothing.
+            UserError: they still differ, or depend on earlier batches; or `cls` is asked for, and the first token does
+                not see the text.
         """
         short, middle = (self.transform(text) for text in self.tokenizer.samples[-3:-1])
         long = self.transform(" ".join(self.tokenizer.samples * (1 + TRIED // 8)))[:, :TRIED]
@@ -215,8 +218,8 @@ class TextEncoder(Teacher):
         alone = [self._run([example])[0] for example in examples]
         if self._differ(self._run([long])[0], alone[0]):
             raise UserError(
-                f"{name}: the same text has other features each time, or after other texts, so this architecture "
-                f"({self.recipe['architecture']}) cannot be a teacher; take another model"
+                f"{name}: the features of a text change from call to call, or after other texts, so this architecture "
+                f"({self.recipe['architecture']}) cannot be a teacher; choose another model"
             )
         for self.padded in (True, False):
             together = self._run([*examples, *examples[1:]])
@@ -225,17 +228,17 @@ class TextEncoder(Teacher):
         else:
             raise UserError(
                 f"{name}: a text's features depend on the texts that share its batch, so this architecture "
-                f"({self.recipe['architecture']}) cannot be a teacher; take another model"
+                f"({self.recipe['architecture']}) cannot be a teacher; choose another model"
             )
         if not self.padded:
             self.recipe["padded"] = False
             self.notes += (
-                "its features depend on padding, so that only texts of one length share a batch; this takes longer",
+                "its features depend on padding, so only texts of one length share a batch; this takes longer",
             )
         if "cls" in (*self.pooling, *self.heads) and self.model.first_sees_nothing(middle, long):
             raise UserError(
-                f"{name}: `cls` takes the first token, and in this model it has seen nothing of the text (a decoder); "
-                "set `pooling: last` or `pooling: mean`"
+                f"{name}: `cls` takes the first token, which in this model (a decoder) does not see the text; set "
+                "`pooling: last` or `pooling: mean`"
             )
 
     def _states(self, batch: Mapping[str, Tensor]) -> Float[Tensor, "n l d"]:
@@ -255,12 +258,12 @@ class TextEncoder(Teacher):
         return states
 
     def _pooled(self, mask: Tensor) -> Tensor:
-        """The tokens that are pooled: all that are no padding, or those after the prompt."""
+        """The mask of the tokens that are pooled: all except padding, or those after the prompt."""
         if not self.prompt_tokens:
             return mask
         after = mask.clone()
         after[:, : self.prompt_tokens] = 0
-        # Of a text that was cut within the prompt, all of it.
+        # A text that was cut within the prompt is pooled as a whole.
         return torch.where(after.sum(1, keepdim=True) > 0, after, mask)
 
     @torch.inference_mode()
@@ -271,30 +274,30 @@ class TextEncoder(Teacher):
         return [states[row, : example.shape[1]] for row, example in enumerate(examples)]
 
     def _differ(self, one: Tensor, other: Tensor) -> bool:
-        """Whether the states of a text's tokens are equal but for rounding, taken over the tokens."""
+        """Whether the states of a text's tokens differ by more than rounding."""
         cosines = nn.functional.cosine_similarity(one.double(), other.double(), dim=1)
         return not bool(1 - cosines.mean() < ROUNDING[self.recipe["precision"]])
 
 
 def _modules(settings: Settings, folder: Path) -> tuple[Modules, list[str]]:
-    """What the folder says, or the pooling that is set, and what the user should know of that."""
+    """The folder's modules, or the pooling that is set, and notes for the user."""
     modules = read_modules(folder, settings.model, pickles=not settings.safetensors_only)
     if settings.pooling is None:
         return modules, []
     chosen = replace(modules, pooling=(settings.pooling,), layers=nn.Sequential(), names=(), include_prompt=True)
     same = str(chosen) == str(modules) or not (folder / "modules.json").is_file()
-    return chosen, [] if same else [f"`pooling: {settings.pooling}` instead of what the model's folder says: {modules}"]
+    return chosen, [] if same else [f"`pooling: {settings.pooling}` replaces that of the model's folder: {modules}"]
 
 
 def _length(settings: Settings, modules: Modules, body: TextBody, tokenizer: TextTokenizer) -> int:
-    """In tokens: as set, or the model's own.
+    """The maximum length in tokens: `max_length`, or the model's own.
 
     Raises:
-        UserError: nothing says it, or the model has not so many positions.
+        UserError: neither is known, or the model has fewer positions.
     """
     wanted = settings.max_length or modules.max_length or own_length(body.model.config, tokenizer)
     if wanted is None:
-        raise UserError(f"{settings.model}: its texts have no greatest length; set `max_length`")
+        raise UserError(f"{settings.model}: the model has no maximum length; set `max_length`")
     greatest = body.greatest(tokenizer(tokenizer.samples[-1]), wanted)
     if settings.max_length and greatest < settings.max_length:
         raise UserError(
@@ -309,7 +312,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _code(folder: Path) -> str | None:
-    """A digest of the model's own code, where it has any: it would not have been loaded without `trust_remote_code`."""
+    """A digest of the model's own code, if it has any, which is only loaded with `trust_remote_code`."""
     files = [read_json(folder / name, {}) for name in ("config.json", "tokenizer_config.json")]
     names = sorted(path.name for path in folder.glob("*.py"))
     return digest_files(folder, names) if any("auto_map" in values for values in files) else None

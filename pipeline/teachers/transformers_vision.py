@@ -19,7 +19,7 @@ from pipeline.teachers import Precision, Teacher
 from pipeline.text_models import fetch, one_line, quiet
 
 VERSION = 1
-"""Raised whenever this file gives other features for the same recipe."""
+"""Increased whenever this file gives other features for the same recipe."""
 
 Pooling = Literal["pooler", "cls", "mean"]
 Head = Literal["pooled", "projected", "cls", "tokens"]
@@ -28,18 +28,19 @@ VOLATILE = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "ar
 """Keys of a config.json that do not change what a model computes."""
 
 POOLERS = ("pooler.", "head.")
-"""Layers on top of the states, which many checkpoints lack; a model that lacks them is pooled without them."""
+"""Layers on top of the states that many checkpoints lack; such a model is pooled without them."""
 
 
 class Settings(params.Settings):
     """Keys of a teacher of this family.
 
     Attributes:
-        model: a hub name, a local folder, or a folder inside an installed package as `package:NAME/FOLDER`. Of a model
+        model: a hub name, a local folder, or a folder inside an installed package as `package:NAME/FOLDER`. For a model
             of images and texts, such as CLIP, the image tower is used.
-        revision: branch, tag or commit on the hub; a commit keeps the weights the same for good.
-        pooling: the head `pooled` is the model's own `pooler`, the class token (`cls`), or the `mean` over the
-            positions that are neither class nor register tokens. The first of these that the weights have if None.
+        revision: branch, tag or commit on the hub; only a commit fixes the weights.
+        pooling: how the head `pooled` is computed: by the model's own `pooler`, from the class token (`cls`), or as the
+            `mean` over the positions other than class and register tokens. If None, the first of these that the weights
+            have.
         heads: which to keep; `projected` is the image's embedding in the space that it shares with texts; `tokens` are
             the states of all positions, class and register tokens first.
     """
@@ -54,8 +55,8 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Ima
     """The teacher, ready on a device.
 
     Raises:
-        UserError: the model is not there and cannot be fetched, it is no model of images, its weights lack tensors, its
-            images do not fit it, or it has no such head or pooling.
+        UserError: the model is missing and cannot be fetched, is not a model of images, lacks tensors, cannot take the
+            images of its processor, or has no such head or pooling.
     """
     name, folder = settings.model, fetch(settings.model, settings.revision)
     try:
@@ -96,7 +97,7 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Ima
 
 
 class ImageTower(Teacher):
-    """An image model of transformers. A transformed image is what its processor makes, [3, h, w], float32."""
+    """An image model of transformers. A transformed image is the output of its processor, [3, h, w], float32."""
 
     kind: Literal["image"] = "image"
     uniform = True
@@ -134,12 +135,12 @@ class ImageTower(Teacher):
         first = next(pooling for pooling, there in has.items() if there)
         self.pooling: Pooling = first if settings.pooling is None else settings.pooling
         if not has[self.pooling]:
-            raise UserError(f"{settings.model}: its weights have no `pooling: {self.pooling}`; leave it out")
+            raise UserError(f"{settings.model}: its weights do not allow `pooling: {self.pooling}`; leave it out")
         if "cls" in settings.heads and not has["cls"]:
-            raise UserError(f"{settings.model}: it has no class token, so no head `cls`")
+            raise UserError(f"{settings.model}: it has no class token, so it has no head `cls`")
         if "projected" in settings.heads and (projection is None or not has["pooler"]):
             raise UserError(
-                f"{settings.model}: it has no projection, so no head `projected`; `pooled` is its embedding"
+                f"{settings.model}: it has no projection, so it has no head `projected`; `pooled` is its embedding"
             )
         self.recipe = {**recipe, "pooling": self.pooling}
         self.heads: Mapping[str, tuple[int, ...]] = dict.fromkeys(settings.heads, ())
@@ -149,7 +150,7 @@ class ImageTower(Teacher):
         }
 
     def transform(self, content: str | bytes | Image.Image) -> np.ndarray:
-        """Decode, then what the model's own processor does."""
+        """Decode, then apply the model's own processor."""
         assert not isinstance(content, str)
         image = images.decode(content) if isinstance(content, bytes) else content
         pixels = self.processor(images=image.convert("RGB"), return_tensors="np")["pixel_values"][0]
@@ -184,12 +185,12 @@ class ImageTower(Teacher):
         return found
 
     def _run(self, pixels: Tensor) -> Any:
-        # Positions are interpolated where the processor's images are not of the size that the model was trained with.
+        # Positions are interpolated if the processor's images do not have the size that the model was trained with.
         options = {"interpolate_pos_encoding": True} if self._interpolates else {}
         return self.model(pixel_values=pixels, return_dict=True, **options)
 
     def _prefix(self, outputs: Any, shape: Sequence[int]) -> int:
-        """How many class and register tokens stand before those of the patches."""
+        """The number of class and register tokens in front of the patches."""
         states = outputs["last_hidden_state"]
         if states.ndim != 3 or not isinstance(self.patch, int):
             return 0
@@ -197,18 +198,18 @@ class ImageTower(Teacher):
 
 
 def _positions(states: Tensor) -> Tensor:
-    """States [n, positions, d], also of a model whose states are maps."""
+    """States [n, positions, d], from states or from a feature map."""
     return states if states.ndim == 3 else states.flatten(2).transpose(1, 2)
 
 
 def _class(config: Any) -> Any:
-    """The class to load a model with: the auto class, or the one that has the projection of an image tower."""
+    """The class to load a model with: the auto class, or the one of an image tower with its projection."""
     named = [name for name in config.architectures or () if name.endswith("VisionModelWithProjection")]
     return getattr(transformers, named[0]) if named and hasattr(transformers, named[0]) else transformers.AutoModel
 
 
 def _lacking(model: Any, tower: Any, projection: Any, missing: Collection[str]) -> set[str]:
-    """The tensors that the weights lack, by their names in the tower, or of the projection."""
+    """The names of the tensors that the weights lack, in the tower or of the projection."""
     if tower is model:
         return set(missing)
     found = {name.removeprefix("vision_model.") for name in missing if name.startswith("vision_model.")}
@@ -216,6 +217,6 @@ def _lacking(model: Any, tower: Any, projection: Any, missing: Collection[str]) 
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON would have it, without what changes no feature."""
+    """JSON-like values, without keys that change no feature."""
     found: dict[str, Any] = json.loads(json.dumps(values, default=str))
     return {key: value for key, value in found.items() if key not in VOLATILE}

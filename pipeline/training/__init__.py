@@ -4,7 +4,8 @@ from pipeline.training.config import TrainSettings
 from pipeline.training.evaluation import evaluate
 from pipeline.training.outputs import SavedOutputs, read_outputs
 from pipeline.training.refit import refit
-from pipeline.training.sweep import Training, count_trials, train, unused_trials
+from pipeline.training.result import Training
+from pipeline.training.run import count_trials, train, unused_trials
 
 __all__ = [
     "SavedOutputs",

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from pipeline.augmentations import Augmentation, read_augmentations
 from pipeline.machine import Machine
 from pipeline.params import Params, Settings, parse
 from pipeline.project import Project
@@ -24,8 +25,10 @@ class TrainSettings(Settings):
         transfer_batch_size: rows per step that the methods see, sampled from labelled and unlabelled training rows
             together. Where all training rows have labels, the methods see the labelled batch instead.
         unlabelled: whether methods see unlabelled rows at all; if not, they see the labelled batch.
-        augment: whether the labelled batch, too, consists of views, where the run's teachers have views. Rows that the
-            methods see are views in any case.
+        augment: random changes of the labelled batch, by name, each with its settings, such as
+            `{crop: {}, flip: {}, mixup: {alpha: 0.2}}`; see `pipeline.augmentations`. Methods see clean rows, or views.
+        labelled_views: whether the labelled batch, too, consists of views, where the run's teachers have views. Rows
+            that the methods see are views in any case.
         learning_rate: of the student, at its peak; it then falls to 0 as a cosine.
         weight_decay: of the student.
         class_weights: of the classes in the loss on labels: `balanced` gives each class the same sum of weights, a
@@ -41,7 +44,8 @@ class TrainSettings(Settings):
     batch_size: int = Field(default=128, ge=1)
     transfer_batch_size: int = Field(default=256, ge=FEWEST_ROWS)
     unlabelled: bool = True
-    augment: bool = False
+    augment: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    labelled_views: bool = False
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     class_weights: Literal["balanced"] | dict[str, float] | None = None
@@ -92,6 +96,10 @@ class Plan:
         """
         values = self.params.section("train") | self.run.train | changes
         return parse(TrainSettings, values, f"{self.params.source}: train (for {self.name})")
+
+    def augmentations(self, settings: TrainSettings) -> tuple[Augmentation, ...]:
+        """Those of these settings, in the order in which they are applied. Raises `UserError`: one is wrong."""
+        return read_augmentations(settings.augment, f"{self.params.source}: train.augment (for {self.name})")
 
     @property
     def where(self) -> str:

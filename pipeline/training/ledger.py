@@ -8,7 +8,7 @@
     trials/.<digest>/                     a checkpoint of a trial that is not finished; see `checkpoint.py`
 
 A trial is written into a folder of another name and renamed when it is whole, so one that has its name is finished.
-All runs share the ledger. A sweep looks its trials up and trains what is missing: a sweep that was killed continues, a
+All runs share the ledger. A run looks its trials up and trains what is missing: one that was killed continues, a
 grid that grew trains only what is new, and a trial that two runs share, such as plain training, is trained once.
 """
 
@@ -67,9 +67,13 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
     split = seed % data.splits
     blueprint = session.blueprint(split, candidate)
     at_work = [(term, weight) for term, weight in zip(session.run.methods, candidate.weights, strict=True) if weight]
-    train = plan.settings(candidate.of("train")).model_dump(exclude=set(NOT_IN_A_TRIAL))
+    settings = plan.settings(candidate.of("train"))
+    augmentations = plan.augmentations(settings)
+    train = settings.model_dump(exclude=set(NOT_IN_A_TRIAL))
+    # In the order in which they are applied, with all defaults.
+    train["augment"] = [{"name": each.name, "settings": each.settings.model_dump()} for each in augmentations]
     idle = () if at_work else ONLY_WITH_METHODS
-    seen = session.views if at_work or train["augment"] else None
+    seen = session.views if at_work or train["labelled_views"] else None
     found: dict[str, Any] = {
         "seed": seed,
         "rows": {"split": split, "train": data.split_digest(split), "val": _labels_digest(session, split)},
@@ -79,13 +83,14 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
             "fitted": session.fitted_digest(split, candidate),
         },
         "outputs": blueprint.classes,
-        "train": {key: value for key, value in train.items() if key not in idle and (seen or key != "augment")},
+        "train": {key: value for key, value in train.items() if key not in idle and (seen or key != "labelled_views")},
         "device": session.device.type,
         "task": data.task.name,
         "code": _code(
             f"tasks.{data.task.name}",
             f"students.{blueprint.family}",
             *(f"methods.{term.name}" for term, _ in at_work),
+            *(f"augmentations.{each.name}" for each in augmentations),
             *([f"views.{seen.family}"] if seen else []),
         ),
     }

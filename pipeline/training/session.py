@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.augmentations import Augmented, Augmenter, check_kind
 from pipeline.data import Dataset, Split
 from pipeline.errors import UserError
 from pipeline.methods import Context, Directions, Reads, TeacherOutput, TeacherProfile
@@ -248,6 +249,8 @@ class TrialData:
         self.labels[self.split.labelled] = data.labels[self.split.labelled]
         if plan.run.methods:
             self._check_batch()
+        where = f"{plan.params.source}: train.augment (for {plan.name})"
+        check_kind(plan.augmentations(self.settings), blueprint.reads, where)
         self.probes = tuple(
             SavedProbe(plan.project, features, number, data, session.heads[features.source][1:])
             for features in session.sources.values()
@@ -279,6 +282,19 @@ class TrialData:
             )
 
     @cached_property
+    def augmenter(self) -> Augmenter | None:
+        """The augmentations of labelled rows, if there are any."""
+        augmentations = self.session.plan.augmentations(self.settings)
+        return Augmenter(augmentations, self.seed, self.split.labelled) if augmentations else None
+
+    def augmented(self, rows: np.ndarray, labelled: int, step: int) -> Augmented | None:
+        """What augmentations make of the rows of a step; None without any. An epoch is a pass over labelled rows."""
+        if self.augmenter is None:
+            return None
+        size = min(self.settings.batch_size, len(self.split.labelled))
+        return self.augmenter.draw(rows, labelled, step // (len(self.split.labelled) // size))
+
+    @cached_property
     def inputs(self) -> Inputs:
         """The dataset as the student reads it."""
         return self.blueprint.inputs(self.session.data, self.session.sources, self.session.views)
@@ -286,8 +302,8 @@ class TrialData:
     def draw_views(self, rows: np.ndarray, labelled: int, step: int, methods: bool) -> np.ndarray | None:
         """A view for each row of a step, the clean row being one of them; None where all are clean.
 
-        Rows that methods see have views; those of the labelled batch, if methods do not see it, with `augment`. A view
-        that is made of two rows gives way to the clean row where the other is no training row.
+        Rows that methods see have views; those of the labelled batch, if methods do not see it, with `labelled_views`.
+        A view that is made of two rows gives way to the clean row where the other is no training row.
 
         Args:
             rows: of the step [n], the labelled batch first.
@@ -296,11 +312,11 @@ class TrialData:
             methods: whether any method is at work.
         """
         views, apart = self.session.views, labelled < len(rows)
-        if views is None or not (methods or self.settings.augment):
+        if views is None or not (methods or self.settings.labelled_views):
             return None
         drawn = np.zeros(len(rows), np.int64)
         for stream, part, seen in (
-            (3, drawn[:labelled], self.settings.augment or not apart),
+            (3, drawn[:labelled], self.settings.labelled_views or not apart),
             (4, drawn[labelled:], True),
         ):
             if seen:

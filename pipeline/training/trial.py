@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.augmentations import Augmented
 from pipeline.data import Split
 from pipeline.methods import Reads, Signals
 from pipeline.records import DiagnosticsRecord
@@ -89,7 +90,10 @@ def run_trial(
     for step, (rows, labelled) in islice(steps, done, None):
         progress = step / settings.steps
         views = data.draw_views(rows, labelled, step, bool(penalties))
-        task_loss, unweighted, features, signals = losses(data, student, penalties, rows, labelled, progress, views)
+        augmented = data.augmented(rows, labelled, step)
+        task_loss, unweighted, features, signals = losses(
+            data, student, penalties, rows, labelled, progress, views, augmented
+        )
         weighted = {name: penalties[name].at(progress) * loss for name, loss in unweighted.items()}
         if log.due(step):
             log.line(step, task_loss, unweighted, weighted, features, signals)  # waits for the device
@@ -115,6 +119,7 @@ def losses(
     labelled: int,
     progress: float,
     views: np.ndarray | None = None,
+    augmented: Augmented | None = None,
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]], Float[Tensor, "n d"], Signals | None]:
     """The losses of one step: of the task, and of each method, unweighted.
 
@@ -128,14 +133,18 @@ def losses(
         labelled: rows in the labelled batch.
         progress: how far training is, from 0 to 1.
         views: the number of the view of each row [n], for student and teachers alike; clean rows if None.
+        augmented: what augmentations make of the labelled batch; it stays as it is if None.
 
     Returns:
         The task's loss, the penalties by method, the student's features of all rows, and the methods' input (None
         without methods).
     """
     session = data.session
-    inputs = place(data.inputs.batch(rows, views), session.device)  # [n, ...], or a tuple of such
+    inputs = data.inputs.batch(rows, views, augmented, session.device)  # [n, ...], or a tuple of such
     labels = place(torch.from_numpy(data.labels[rows]), session.device)  # [n, ...]
+    if augmented and augmented.mixed:
+        others = place(torch.from_numpy(data.labels[augmented.partners]), session.device)  # [labelled, ...]
+        shares = place(torch.from_numpy(augmented.shares.astype(np.float32)), session.device)  # [labelled]
     # The methods see the rows after the labelled batch; where there are none, the labelled batch itself.
     start = labelled if labelled < len(rows) else 0
     reads = frozenset[Reads]().union(*(penalty.transfer.reads for penalty in penalties.values()))
@@ -145,7 +154,10 @@ def losses(
     with torch.autocast(session.device.type, torch.bfloat16, enabled=data.settings.precision == "bfloat16"):
         features, outputs = student(inputs)  # [n, d], [n, c]
     features, outputs = features.float(), outputs.float()
-    task_loss = data.task.loss(outputs[:labelled], labels[:labelled])  # []
+    if augmented and augmented.mixed:
+        task_loss = data.task.mixed_loss(outputs[:labelled], labels[:labelled], others, shares)  # []
+    else:
+        task_loss = data.task.loss(outputs[:labelled], labels[:labelled])  # []
     if not penalties:
         return task_loss, {}, features, None
     signals = Signals(features[start:], outputs[start:], labels[start:], teachers, teacher_outputs, progress)
@@ -170,14 +182,17 @@ def batches(split: Split, seed: int, settings: TrainSettings, transfer: bool) ->
     """The rows of every step, and how many of them, at the start, are the labelled batch.
 
     Where methods see unlabelled rows, a transfer batch follows, of labelled and unlabelled training rows. It has random
-    numbers of its own, so the labelled batches are the same with and without it.
+    numbers of its own, so the labelled batches are the same with and without it. Where methods see the labelled batch,
+    and it is augmented, it follows once more, for them: what teachers know is of clean rows, or of views.
     """
     labelled = shuffled(split.labelled, settings.batch_size, np.random.default_rng([seed, 0]))
     everyone = shuffled(split.train, settings.transfer_batch_size, np.random.default_rng([seed, 1]))
     apart = transfer and settings.unlabelled and len(split.unlabelled) > 0
+    again = transfer and bool(settings.augment)
     for _ in range(settings.steps):
         rows = next(labelled)
-        yield (np.concatenate([rows, next(everyone)]), len(rows)) if apart else (rows, len(rows))
+        seen = next(everyone) if apart else rows if again else rows[:0]
+        yield np.concatenate([rows, seen]), len(rows)
 
 
 def shuffled(rows: np.ndarray, size: int, random: np.random.Generator) -> Iterator[np.ndarray]:

@@ -3,6 +3,7 @@
 Both give the same picture: bilinear interpolation at the same points, and the same formulas for colours.
 """
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -35,6 +36,20 @@ class Change(NamedTuple):
     saturation: float = 1.0
 
 
+def boxes(numbers: Float[np.ndarray, "n 4"], smallest: float, ratio: float) -> Float[np.ndarray, "n 4"]:
+    """Random boxes inside a square: left, top, width and height in shares of its side.
+
+    Args:
+        numbers: from 0 to 1.
+        smallest: the smallest share of the square's area; the area is uniform from there to 1.
+        ratio: the largest ratio of a box's sides; its logarithm is uniform. A box that would not fit is cut.
+    """
+    area = smallest + (1 - smallest) * numbers[:, 0]
+    shape = np.array([math.exp(number * math.log(ratio)) for number in (-1 + 2 * numbers[:, 1]).tolist()])
+    width, height = np.minimum(np.sqrt(area * shape), 1.0), np.minimum(np.sqrt(area / shape), 1.0)
+    return np.stack([(1 - width) * numbers[:, 2], (1 - height) * numbers[:, 3], width, height], 1)
+
+
 def changed(image: Image.Image, change: Change) -> Image.Image:
     """An RGB image, changed: a square with the side of the image's centre square."""
     side = min(image.size)
@@ -59,12 +74,13 @@ def changed_batch(images: "Tensor", changes: Float[np.ndarray, "n 8"]) -> "Tenso
     """Square images, each changed in its own way, float32 [n, channels, size, size] in 0..1.
 
     Args:
-        images: clean images of that type and shape.
+        images: clean images of that type and shape, on any device.
         changes: a `Change` per image, as numbers.
     """
     import torch  # here, because this package is also imported where torch is not needed
 
-    left, top, width, height, mirror = torch.from_numpy(changes[:, :5].T.astype(np.float32))
+    numbers = torch.from_numpy(changes.T.astype(np.float32)).to(images.device, non_blocking=True)
+    left, top, width, height, mirror = numbers[:5]
     sign = 1 - 2 * mirror
     zero = torch.zeros_like(left)
     # From coordinates in the view to coordinates in the image, both from -1 to 1.
@@ -72,8 +88,16 @@ def changed_batch(images: "Tensor", changes: Float[np.ndarray, "n 8"]) -> "Tenso
     down = torch.stack([zero, height, 2 * top + height - 1], 1)
     grid = torch.nn.functional.affine_grid(torch.stack([across, down], 1), list(images.shape), align_corners=False)
     images = torch.nn.functional.grid_sample(images, grid, "bilinear", "border", align_corners=False)
-    factors = torch.from_numpy(changes[:, 5:].T.astype(np.float32)).reshape(3, -1, 1, 1, 1)
-    return _coloured(images, factors) if bool((changes[:, 5:] != 1).any()) else images
+    return _coloured(images, numbers[5:].reshape(3, -1, 1, 1, 1)) if (changes[:, 5:] != 1).any() else images
+
+
+def changed_colours(images: "Tensor", factors: Float[np.ndarray, "n 3"]) -> "Tensor":
+    """Images [n, c, h, w] in 0..1 with other colours; factors of brightness, contrast and saturation for each."""
+    import torch
+
+    on_device = torch.from_numpy(factors.T.astype(np.float32)).to(images.device, non_blocking=True)
+    coloured: Tensor = _coloured(images, on_device.reshape(3, -1, 1, 1, 1))
+    return coloured
 
 
 def _coloured(images: Any, factors: Any) -> Any:

@@ -152,8 +152,8 @@ class Views:
     def _change(self, data: Dataset, row: int, number: int) -> Change:
         if not number:
             return Change()
-        change: Change = self._module.draw(self.settings, generator(self.seed, _id(data, row), number))
-        return change
+        numbers = generator(self.seed, _id(data, row), number).random((1, self._module.NUMBERS))
+        return Change(*self._module.draw(self.settings, numbers)[0].tolist())
 
 
 def teacher_views(params: Params, teacher: str) -> Views | None:

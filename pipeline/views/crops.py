@@ -4,18 +4,19 @@ The random resized crop of Inception (https://arxiv.org/abs/1409.4842) with weak
 distillation on shared views (https://arxiv.org/abs/2106.05237).
 """
 
-import math
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float
 from pydantic import Field
 
 from pipeline import params
-from pipeline.views import Change
+from pipeline.views import boxes
 
 KIND: Literal["image"] = "image"
 VERSION = 1
 MOST = None
+NUMBERS = 8
 
 
 class Settings(params.Settings):
@@ -34,12 +35,9 @@ class Settings(params.Settings):
     colour: float = Field(default=0.2, ge=0, lt=1)
 
 
-def draw(settings: Settings, random: np.random.Generator) -> Change:
+def draw(settings: Settings, numbers: Float[np.ndarray, "n 8"]) -> Float[np.ndarray, "n 8"]:
     """A box of random area and shape at a random place. A box that would not fit is cut to the image."""
-    area = random.uniform(settings.smallest, 1)
-    shape = math.exp(random.uniform(-1, 1) * math.log(settings.ratio))
-    width, height = min(math.sqrt(area * shape), 1.0), min(math.sqrt(area / shape), 1.0)
-    left, top = random.uniform(0, 1 - width), random.uniform(0, 1 - height)
-    mirror = float(random.random() < 0.5)
-    colours = random.uniform(1 - settings.colour, 1 + settings.colour, 3)
-    return Change(left, top, width, height, mirror if settings.mirror else 0.0, *colours.tolist())
+    mirror = (numbers[:, 4:5] < 0.5) * float(settings.mirror)
+    lowest, highest = 1 - settings.colour, 1 + settings.colour
+    colours = lowest + (highest - lowest) * numbers[:, 5:]
+    return np.concatenate([boxes(numbers[:, :4], settings.smallest, settings.ratio), mirror, colours], 1)

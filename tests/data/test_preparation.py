@@ -494,7 +494,7 @@ BAD = {
         r"row r002 \(line 3\): label 'c' is not in dataset\.classes: a, b",
     ),
     "empty class": (texts(), {"classes": ["a", "b", "c", "d"]}, r"dataset\.classes: no row has the label 'd'"),
-    "class twice": (texts(), {"classes": ["a", "b", "c", "a"]}, r"dataset\.classes: a name is there twice"),
+    "class twice": (texts(), {"classes": ["a", "b", "c", "a"]}, r"dataset\.classes: a name occurs twice"),
     "one class": (texts(label=["a"] * 90), {}, "all rows have the label 'a'"),
     "id twice": (repeated(), {}, "line 5 and line 91 have the same id, r004"),
     "unknown split": (
@@ -576,7 +576,7 @@ class Changing:
 def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch, change, message: str):
     rows = [Row(str(n), f"text {n}", "ab"[n % 2]) for n in range(30)]
     family = Changing(rows, change(rows))
-    monkeypatch.setattr("pipeline.data.preparation.read_plugin", lambda *_: (family, None))
+    monkeypatch.setattr("pipeline.data.sources.read_plugin", lambda *_: (family, None))
     with pytest.raises(UserError, match=message):
         run(tmp_path / "data", {"family": "digits"})
     assert list(tmp_path.iterdir()) == []

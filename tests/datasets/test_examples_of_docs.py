@@ -45,6 +45,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     raw.mkdir()
     texts = [{"text": f"text {n}", "mood": "ab"[n % 2]} for n in range(60)]
     table("raw/reviews.csv", texts)
+    (raw / "more.txt").write_text("".join(f"another text {n}\n" for n in range(20)))
     for part in range(2):
         rows = [text | {"id": f"{part}-{n}", "part": "test" if n < 9 else "train"} for n, text in enumerate(texts)]
         table(f"raw/part-{part}.csv.gz", [row | {"text": f"{row['text']} of {part}"} for row in rows])
@@ -84,7 +85,8 @@ def test_every_example_is_prepared(project: Path):
     for number, settings in enumerate(EXAMPLES):
         done = prepare(parse(PrepareSettings, settings, "dataset"), project / f"data-{number}")
         several = "part-" in str(settings["source"].get("path"))
-        assert (done.rows, sum(done.dropped.values())) == (120 if several else 60, 0), settings
+        more = 20 if "unlabelled" in settings else 0
+        assert (done.rows, sum(done.dropped.values())) == (120 if several else 60 + more, 0), settings
         data = Dataset.open(project / f"data-{number}")
         assert data.task.name == TASKS.get(str(settings["source"].get("label_column")), "classification")
         assert len(data.split(0).test) == (18 if several else 12)

@@ -423,7 +423,7 @@ def test_json_is_a_list_of_objects(tmp_path: Path):
 
 def test_a_json_object_with_a_key_twice_is_refused(tmp_path: Path):
     path = written(tmp_path / "t.jsonl", '{"text": "a"}\n{"text": "a", "text": "b"}\n')
-    with pytest.raises(UserError, match="line 2 is not valid JSON: the key 'text' is there twice"):
+    with pytest.raises(UserError, match="line 2 is not valid JSON: the key 'text' occurs twice"):
         read(path)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline import training
 from pipeline.data import Dataset
 from pipeline.extraction import ExtractSettings, extract
 from pipeline.machine import Machine
@@ -19,7 +20,6 @@ from pipeline.project import Project
 from pipeline.provenance import digest_files
 from pipeline.store import FeatureStore
 from pipeline.teachers import Teacher
-from pipeline.training import sweep
 
 
 def unreliable(make_worker: Callable[[], Any], items: Sequence[Any], workers: int = 1) -> Iterator[Any]:
@@ -71,10 +71,10 @@ def test_extraction_runs_through_any_engine(project: Path, tmp_path: Path, toy: 
 
 def test_training_runs_through_any_engine(project: Path, params: Params, toy: str):
     params.values["train"] |= {"steps": 5, "seeds": [0, 1]}
-    sweep.train("aft", params, Project(project))
+    training.train("aft", params, Project(project))
     usual = digest_files(project / "runs" / "aft")
     trials = Project(project).trials.rename(project / "usual")
     params.values["machine"]["engine"] = toy
-    assert sweep.train("aft", params, Project(project)).found == 0
+    assert training.train("aft", params, Project(project)).found == 0
     assert digest_files(project / "runs" / "aft") == usual
     assert {path.name for path in Project(project).trials.iterdir()} == {path.name for path in trials.iterdir()}

@@ -84,7 +84,7 @@ def test_gives_the_outputs_of_the_student(format: str, family: str, sections, da
 def test_files_that_may_run_code_are_loaded_only_if_trusted(made_project: Path, sections, tmp_path: Path, monkeypatch):
     made_export(tmp_path / "export", sections["bag_of_words"], Dataset.open(made_project / "data"))
     monkeypatch.setattr("pipeline.exports.native.RUNS_CODE", True)
-    with pytest.raises(UserError, match=r"export: to load the format native may run code .* pass --trust"):
+    with pytest.raises(UserError, match=r"export: loading the format native may run code .* pass --trust"):
         Predictor(tmp_path / "export")
     Predictor(tmp_path / "export", trust=True)
 

@@ -66,7 +66,7 @@ def test_a_second_source_that_adds_nothing_beyond_the_noise_is_left_out():
     )
     assert reasons[1].startswith("A second source shows no gain beyond the noise")
     assert "right on 20.0% of the rows, 30.0% if" in reasons[1]
-    assert reasons[2] == "a takes 33% of the bytes a row of a + b."
+    assert reasons[2] == "a takes 33% of the bytes per row of a + b."
 
 
 def test_a_second_source_that_helps_is_taken():
@@ -91,7 +91,7 @@ def test_a_second_source_that_harms_is_left_out():
 def test_among_equals_a_much_cheaper_one_is_mentioned():
     chosen, reasons = told(subset("a", 0.80, 0.82, 0.81), subset("b", 0.81, 0.82, 0.81), subset("ab", 0.80, 0.81, 0.80))
     assert chosen.sources == ("b",)
-    assert reasons[-1] == ("a is within the noise as well, and takes 50% of the bytes a row.")
+    assert reasons[-1] == ("a is within the noise as well, and takes 50% of the bytes per row.")
 
 
 def test_of_equal_scores_the_smaller_then_the_cheaper_one_is_taken():

@@ -91,11 +91,11 @@ def test_an_export_is_replaced_and_nothing_else(trained_project: Path, tmp_path:
     again(seed=1)
     assert (tmp_path / "out" / EXPORT).read_bytes() != before
     (tmp_path / "out" / EXPORT).rename(tmp_path / "out" / "mine.json")
-    with pytest.raises(UserError, match="there is something else than an export; choose another folder"):
+    with pytest.raises(UserError, match="holds something other than an export; choose another folder"):
         again()
     assert (tmp_path / "out" / "mine.json").exists()
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match="something else than an export"):
+    with pytest.raises(UserError, match="something other than an export"):
         export("none", Params(PARAMS), Project(trained_project), tmp_path / "file")
     with pytest.raises(UserError, match=r"no folder .*/no; make it first"):
         export("none", Params(PARAMS), Project(trained_project), tmp_path / "no" / "out")

@@ -119,7 +119,7 @@ def test_a_changed_or_foreign_export_is_refused(texts_of, tmp_path: Path):
     made_export(folder, BAG, texts_of("classification"))
     record = ExportRecord.read(folder / EXPORT)
     record.model_copy(update={"version": 99}).write(folder / EXPORT)
-    with pytest.raises(UserError, match="exported as version 99, this is 1; export the run again"):
+    with pytest.raises(UserError, match="has version 99 instead of 1; export the run again"):
         Predictor(folder)
     record.write(folder / EXPORT)
     weights = bytearray((folder / "weights.safetensors").read_bytes())

@@ -33,7 +33,7 @@ def path(make: Any, ids: list[str]) -> Path:
 def test_ls_and_info_speak_to_people_and_to_machines(path: Path):
     assert "50 rows, pooled (6,) float32" in aft("ls", path.parent).output
     assert json.loads(aft("ls", path.parent, "--json").output)["stores"][0]["rows"] == 50
-    assert "bytes a row" in aft("info", path).output
+    assert "bytes per row" in aft("info", path).output
     assert json.loads(aft("info", path, "--json").output)["heads"][0]["statistics"]["sample"] == 50
 
 

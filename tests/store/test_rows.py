@@ -70,7 +70,7 @@ def test_the_first_row_that_differs_is_found(ids: list[str], row: int | None):
 
 
 def test_rows_that_cannot_be_told_apart_are_refused():
-    with pytest.raises(UserError, match="'b' is there twice"):
+    with pytest.raises(UserError, match="'b' occurs twice"):
         index_of(["a", "b", "b"])
     with pytest.raises(UserError, match="needs rows"):
         index_of([])

@@ -269,7 +269,7 @@ def test_other_features_than_it_learned_from_are_refused(project: Path, params: 
         blueprint.inputs(data, opened(project, "wise"))
     write_store(data, project / "features" / "loud.zarr", 8, seed=77)
     probe("loud", params.read(ProbeSettings, "probe"), Project(project))
-    with pytest.raises(UserError, match=r"loud\.zarr: other features .* train it again") as caught:
+    with pytest.raises(UserError, match=r"loud\.zarr: not the features .* train it again") as caught:
         evaluate("trial", params, Project(project))
     assert "\n" not in str(caught.value)
 

@@ -67,7 +67,7 @@ def test_its_features_are_those_of_its_first_layers(
 
 
 def test_more_layers_than_there_are_are_refused(encoder: Path, texts: Dataset) -> None:
-    with pytest.raises(UserError, match="layers: 4, and it has 3; set fewer"):
+    with pytest.raises(UserError, match="layers: 4, but it has only 3; set fewer"):
         of(encoder, texts, layers=4)
 
 
@@ -116,6 +116,7 @@ def test_a_length_beyond_its_positions_is_refused_and_the_default_keeps_to_them(
         of(encoder, texts, max_length=2)
     blueprint, _ = of(encoder, texts)
     assert json.loads(blueprint.fitted["tokenizer"])["truncation"]["max_length"] == 48
+    assert json.loads(of(encoder, texts, truncation="left")[0].fitted["tokenizer"])["truncation"]["direction"] == "Left"
 
 
 @pytest.mark.parametrize("kind", ["t5", "bart"])
@@ -132,7 +133,7 @@ def test_an_encoder_decoder_is_its_encoder_pretrained_or_not(kind: str, texts: D
 @pytest.mark.parametrize(
     ("kind", "settings", "line"),
     [
-        ("llama", {"pooling": "cls"}, "seen nothing of the text"),
+        ("llama", {"pooling": "cls"}, "does not see the text"),
         ("fnet", {}, r"depend on the length of its batch.*\(FNetModel\)"),
     ],
 )

@@ -33,7 +33,7 @@ def test_what_cannot_be_encoded_is_told():
     with pytest.raises(tasks.LabelError, match=r"label 'c' is not in dataset.classes: b, a") as caught:
         tasks.encode("classification", ["b", "c"], ["b", "a"])
     assert caught.value.label == "c"
-    with pytest.raises(UserError, match="a name is there twice"):
+    with pytest.raises(UserError, match="a name occurs twice"):
         tasks.encode("classification", [], ["a", "a"])
     with pytest.raises(UserError, match=r"dataset.task: no 'clasification'.*did you mean `classification`"):
         tasks.build("clasification", [])
@@ -142,3 +142,19 @@ def test_weighted_losses_are_their_definition(task: tasks.Task, weights: tasks.C
 def test_a_weight_of_an_unknown_class_is_refused(task: tasks.Task):
     with pytest.raises(UserError, match=r"train.class_weights: no class 'god'; there are bad, good, plain"):
         task.fitted(np.array([0, 1, 2]), {"god": 2.0})
+
+
+@pytest.mark.parametrize("weights", [None, "balanced", {"plain": 5.0}])
+def test_losses_of_mixtures_are_their_definition(task: tasks.Task, weights: tasks.ClassWeights | None):
+    labels, others = np.array([0, 1, 1, 2, 2, 2]), np.array([2, 1, 0, 0, 1, 2])
+    shares = np.array([0.0, 0.5, 0.9, 0.25, 1.0, 0.6])
+    of_class = [1.0] * 3 if weights is None else [6 / 3, 6 / 6, 6 / 9] if weights == "balanced" else [1, 1, 5]
+    outputs = np.random.default_rng(0).normal(size=(6, 3))
+    total = mass = 0.0
+    for row in range(6):
+        logs = log_softmax(outputs[row].tolist())
+        for label, share in ((labels[row], shares[row]), (others[row], 1 - shares[row])):
+            total -= share * of_class[label] * logs[label]
+            mass += share * of_class[label]
+    tensors = [torch.from_numpy(each) for each in (outputs, labels, others, shares)]
+    assert task.fitted(labels, weights).mixed_loss(*tensors).item() == pytest.approx(total / mass)

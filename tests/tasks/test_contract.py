@@ -190,3 +190,28 @@ def refused(name: str, *labels: tasks.Label, names: Sequence[str] | None = None)
         tasks.encode(name, labels, names)
     assert "\n" not in str(caught.value)
     return caught.value.label, str(caught.value)
+
+
+def test_the_loss_of_a_mixture_is_between_those_of_both_labels(task: Task, labels: np.ndarray):
+    outputs = torch.from_numpy(outputs_of(task, len(labels))).requires_grad_()
+    own, others = torch.from_numpy(labels), torch.from_numpy(labels[::-1].copy())
+
+    def gradient(loss: torch.Tensor) -> torch.Tensor:
+        (found,) = torch.autograd.grad(loss, outputs)
+        return found
+
+    for share, same in ((1.0, own), (0.0, others)):
+        found = task.mixed_loss(outputs, own, others, torch.full((len(labels),), share))
+        torch.testing.assert_close(found, task.loss(outputs, same))
+    mixed = gradient(task.mixed_loss(outputs, own, others, torch.full((len(labels),), 0.3)))
+    expected = 0.3 * gradient(task.loss(outputs, own)) + 0.7 * gradient(task.loss(outputs, others))
+    torch.testing.assert_close(mixed, expected, atol=1e-6, rtol=1e-4)
+
+
+def test_each_row_of_a_mixture_has_a_share_of_its_own(task: Task, labels: np.ndarray):
+    outputs = torch.from_numpy(outputs_of(task, len(labels)))
+    own, others = torch.from_numpy(labels), torch.from_numpy(labels[::-1].copy())
+    shares = torch.linspace(0, 1, len(labels))
+    rows = [task.mixed_loss(outputs[k : k + 1], own[k : k + 1], others[k : k + 1], shares[k : k + 1]) for k in range(9)]
+    whole = task.mixed_loss(outputs[:9], own[:9], others[:9], shares[:9])
+    torch.testing.assert_close(whole, torch.stack(rows).mean())

@@ -36,7 +36,7 @@ def test_what_cannot_be_encoded_is_told():
     with pytest.raises(tasks.LabelError, match=r"label 'moon' is not in dataset.classes: sea, sun") as caught:
         tasks.encode("multilabel", [("sea",), ("sun", "moon")], ["sea", "sun"])
     assert caught.value.label == ("sun", "moon")
-    with pytest.raises(UserError, match="a name is there twice"):
+    with pytest.raises(UserError, match="a name occurs twice"):
         tasks.encode("multilabel", [], ["a", "a"])
     with pytest.raises(UserError, match="have no unit"):
         tasks.build("multilabel", ["a"], "kWh")

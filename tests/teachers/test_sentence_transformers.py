@@ -109,7 +109,7 @@ def test_an_explicit_pooling_leaves_out_what_follows_and_says_so(folder: Path) -
     say(folder, {"kind": "Normalize"}, pooling_mode_cls_token=True)
     teacher = load(folder, pooling="mean")
     np.testing.assert_array_equal(pooled(teacher), pooled(plain))
-    assert teacher.notes == ("`pooling: mean` instead of what the model's folder says: cls, Normalize",)
+    assert teacher.notes == ("`pooling: mean` replaces that of the model's folder: cls, Normalize",)
     assert teacher.recipe == plain.recipe, "the same features"
     assert not load(folder).notes
 
@@ -125,7 +125,7 @@ def test_prompts_are_put_before_every_text(folder: Path) -> None:
     for nothing in ("", "nothing"):
         np.testing.assert_array_equal(pooled(load(folder, prompt=nothing)), pooled(plain))
     assert load(folder).recipe["prompt"] == "word1 word2 "
-    with pytest.raises(UserError, match=r"no prompt named 'qery'; there are query, nothing, and one of your own"):
+    with pytest.raises(UserError, match=r"no prompt named 'qery'; there are query, nothing; a prompt of your own"):
         load(folder, prompt="qery")
 
 
@@ -150,7 +150,7 @@ def test_the_length_is_read_from_each_of_the_files_that_may_hold_it(folder: Path
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"kind": "CNN"}, "its module CNN cannot be done here"),
+        ({"kind": "CNN"}, "its module CNN is not supported"),
         ({"kind": "Dense", "in_features": 32, "out_features": 4, "activation_function": "os.system"}, "os.system"),
         ({"kind": "Dense", "in_features": 32, "out_features": 4}, "has no model.safetensors"),
         ({"kind": "Normalize", "module_input_name": "token_embeddings"}, "works on tokens"),
@@ -168,13 +168,13 @@ def test_what_cannot_be_done_is_refused_in_one_line(folder: Path, change: dict[s
     [
         ("modules.json", "[{}]", "not as sentence-transformers writes it"),
         ("modules.json", "{", "cannot be read"),
-        ("modules.json", '[{"type": "own.Model", "path": ""}]', "own.Model is code of its own"),
+        ("modules.json", '[{"type": "own.Model", "path": ""}]', "own.Model is custom code"),
         ("modules.json", '[{"type": "sentence_transformers.models.StaticEmbedding", "path": ""}]', "only models"),
         ("1_Pooling/config.json", '{"pooling_mode": "middle"}', "unknown pooling middle"),
-        ("config_sentence_transformers.json", '{"model_type": "SparseEncoder"}', "a SparseEncoder gives no vector"),
+        ("config_sentence_transformers.json", '{"model_type": "SparseEncoder"}', "SparseEncoder does not give one"),
         ("config_sentence_transformers.json", '{"default_prompt_name": "query"}', "'query' is not among its prompts"),
         ("sentence_bert_config.json", '{"config_args": {"num_layers": 1}}', "`config_args` sets num_layers"),
-        ("sentence_bert_config.json", '{"transformer_task": "fill-mask"}', "it does more than read texts"),
+        ("sentence_bert_config.json", '{"transformer_task": "fill-mask"}', "it does more than turn texts"),
     ],
 )  # fmt: skip
 def test_files_that_say_what_is_not_known_are_refused(folder: Path, file: str, text: str, line: str) -> None:
@@ -189,7 +189,7 @@ def test_files_that_say_what_is_not_known_are_refused(folder: Path, file: str, t
 def test_equals_the_library(mode: Any, kind: str, tmp_path: Path) -> None:
     library = pytest.importorskip("sentence_transformers")
     if kind == "llama" and mode == "cls":
-        pytest.skip("refused: the first token of a decoder has seen nothing")
+        pytest.skip("refused: the first token of a decoder does not see the text")
     write_model(tmp_path / "plain", kind)
     parts = library.sentence_transformer.modules
     torch.manual_seed(1)

@@ -130,7 +130,7 @@ def test_a_decoders_last_token_is_found_whatever_side_its_tokenizer_pads(
 
 @pytest.mark.parametrize("settings", [{"pooling": "cls"}, {"heads": ["pooled", "cls"]}])
 def test_the_first_token_of_a_decoder_is_refused(llama: Path, bert: Path, settings: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"`cls` takes the first token.*seen nothing.*`pooling: last`"):
+    with pytest.raises(UserError, match=r"`cls` takes the first token.*does not see the text.*`pooling: last`"):
         load(llama, **settings)
     load(bert, **settings)
 
@@ -150,7 +150,7 @@ def test_a_pad_token_without_an_embedding_is_no_harm_and_any_other_is_refused(ll
     assert_same(features_of(load(tmp_path / "m"))["pooled"], [state.mean(0) for state in plain_states(llama)])
     tokenizer.add_tokens(["beyond"])
     tokenizer.save_pretrained(tmp_path / "m")
-    with pytest.raises(UserError, match=r"'beyond' and 0 other words beyond the 64 of the model's embedding"):
+    with pytest.raises(UserError, match=r"'beyond' and 0 other words beyond the 64 rows of the model's embedding"):
         load(tmp_path / "m")
 
 
@@ -178,6 +178,14 @@ def test_long_texts_are_cut_on_the_side_that_the_tokenizer_says(copy: Path, side
     found = load(copy)
     assert found.recipe["max_length"] == 12
     assert_same(features_of(found)["pooled"], [state.mean(0) for state in plain_states(copy)])
+
+
+def test_a_setting_says_on_which_side_long_texts_are_cut(copy: Path) -> None:
+    change_json(copy / "tokenizer_config.json", truncation_side="right", model_max_length=12)
+    left, right = load(copy, truncation="left"), load(copy, truncation="right")
+    change_json(copy / "tokenizer_config.json", truncation_side="left")
+    assert_same(features_of(left)["pooled"], [state.mean(0) for state in plain_states(copy)])
+    assert left.recipe["truncation"] != right.recipe["truncation"]
 
 
 @pytest.mark.parametrize("type_of_cls", [0, 1])
@@ -215,7 +223,7 @@ def test_a_length_above_the_models_positions_is_refused_when_it_is_loaded(
 def test_a_model_without_any_limit_asks_for_one(tmp_path: Path) -> None:
     write_model(tmp_path, "xlnet")
     change_json(tmp_path / "tokenizer_config.json", model_max_length=int(1e30))
-    with pytest.raises(UserError, match="no greatest length; set `max_length`"):
+    with pytest.raises(UserError, match="no maximum length; set `max_length`"):
         load(tmp_path)
     assert_same(
         features_of(load(tmp_path, max_length=64))["pooled"],
@@ -293,7 +301,7 @@ def test_a_model_that_depends_on_its_batch_or_on_chance_is_refused(
     with pytest.raises(UserError, match=r"depend on the texts that share its batch.*LlamaModel"):
         load(llama)
     monkeypatch.setattr(transformers.TextEncoder, "_states", lambda self, batch: run(self, batch) + torch.randn(32))
-    with pytest.raises(UserError, match="other features each time"):
+    with pytest.raises(UserError, match="the features of a text change from call to call"):
         load(llama)
 
 

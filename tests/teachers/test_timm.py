@@ -185,7 +185,7 @@ def test_weights_tuned_to_other_classes_or_without_a_classifier_fit(tmp_path: Pa
 def test_the_first_tensor_that_does_not_fit_is_named(tiny_vit: Path, tmp_path: Path) -> None:
     state = load_file(tiny_vit)
     save_file({**state, "blocks.0.extra": torch.zeros(2)}, tmp_path / "more.safetensors")
-    with pytest.raises(UserError, match=r"holds 1 that the model has not \('blocks\.0\.extra'\)"):
+    with pytest.raises(UserError, match=r"holds 1 that the model does not have \('blocks\.0\.extra'\)"):
         load("test_vit", tmp_path / "more.safetensors")
     lacking = {name: tensor for name, tensor in state.items() if name != "blocks.1.norm1.bias"}
     save_file(lacking, tmp_path / "less.safetensors")
@@ -216,7 +216,7 @@ def test_a_truncated_file_is_a_users_error(name: str, tmp_path: Path) -> None:
         save_file(state, tmp_path / name)
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[:1000])
-    with pytest.raises(UserError, match="no weights that can be read"):
+    with pytest.raises(UserError, match="these weights cannot be read"):
         load("test_vit", tmp_path / name)
 
 
@@ -248,7 +248,7 @@ def test_layers_are_the_means_of_timms_maps(name: str, tmp_path: Path) -> None:
     for layer in (1, last):
         expected = maps[layer - 1].mean((2, 3))
         torch.testing.assert_close(outputs[f"layer:{layer}"], expected, rtol=1e-3, atol=1e-4)
-    with pytest.raises(UserError, match=rf"it has layers 1 to {last}, so no head `layer:{last + 1}`"):
+    with pytest.raises(UserError, match=rf"it has layers 1 to {last}, so it has no head `layer:{last + 1}`"):
         load(name, tmp_path / "w.safetensors", heads=["pooled", f"layer:{last + 1}"])
 
 
@@ -256,7 +256,7 @@ def test_the_class_token_is_a_head_where_there_is_one(tiny_vit: Path, tmp_path: 
     outputs = features_of(load("test_vit", tiny_vit, heads=["cls", "tokens"]), [noise(90, 90)])
     assert torch.equal(outputs["cls"], outputs["tokens"][:, 0])
     save_file(library.create_model("test_resnet").state_dict(), tmp_path / "w.safetensors")
-    with pytest.raises(UserError, match="it has no class token, so no head `cls`"):
+    with pytest.raises(UserError, match="it has no class token, so it has no head `cls`"):
         load("test_resnet", tmp_path / "w.safetensors", heads=["cls"])
 
 

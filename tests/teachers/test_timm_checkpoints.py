@@ -59,7 +59,7 @@ def test_a_teacher_is_the_same_whatever_its_weights_are_wrapped_in(form: str, ti
 def test_weights_that_are_not_used_are_named(tiny_vit: Path, tmp_path: Path) -> None:
     save_file(FORMS["with a loss"](load_file(tiny_vit)), tmp_path / "w.safetensors")
     (note,) = load(tmp_path / "w.safetensors").notes
-    assert "tensors under 'net.', and not loss.weight" in note
+    assert "tensors under 'net.', but not loss.weight" in note
 
 
 def test_two_models_in_one_file_are_refused(tiny_vit: Path, tmp_path: Path) -> None:

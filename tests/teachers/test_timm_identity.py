@@ -121,7 +121,7 @@ def test_a_file_of_weights_has_the_configuration_next_to_it(folder: Path, tmp_pa
     one = load("test_vit", weights=str(tmp_path / "other" / "model.safetensors"))
     assert one.recipe == load(name).recipe
     assert one.recipe["transform"]["mean"] == [0.1, 0.2, 0.3]
-    with pytest.raises(UserError, match=r"config\.json: a test_vit, and the model is test_vit2; set `model: test_vit`"):
+    with pytest.raises(UserError, match=r"config\.json: a test_vit, but the model is test_vit2; set `model: test_vit`"):
         load("test_vit2", weights=str(folder / "model.safetensors"))
 
 

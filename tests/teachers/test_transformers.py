@@ -147,7 +147,7 @@ def test_code_in_the_folder_is_not_run_unless_asked_for(copy: Path) -> None:
     config["auto_map"] = {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}
     (copy / "config.json").write_text(json.dumps(config))
     (copy / "own.py").write_text(f"open({str(copy / 'ran')!r}, 'w')\n")
-    with pytest.raises(UserError, match=r"code of its own.*trust_remote_code: true"):
+    with pytest.raises(UserError, match=r"its own Python code.*trust_remote_code: true"):
         load(copy)
     assert not (copy / "ran").exists()
 

@@ -135,9 +135,9 @@ def test_weights_without_a_pooler_are_pooled_by_the_class_token(tmp_path: Path) 
     save(tmp_path, hf.ViTForImageClassification(hf.ViTConfig(**SQUARE)), processor)
     teacher = load(tmp_path)
     assert teacher.recipe["pooling"] == "cls"
-    with pytest.raises(UserError, match="its weights have no `pooling: pooler`; leave it out"):
+    with pytest.raises(UserError, match="its weights do not allow `pooling: pooler`; leave it out"):
         load(tmp_path, pooling="pooler")
-    with pytest.raises(UserError, match="it has no projection, so no head `projected`"):
+    with pytest.raises(UserError, match="it has no projection, so it has no head `projected`"):
         load(tmp_path, heads=["projected"])
 
 

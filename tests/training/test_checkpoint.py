@@ -11,10 +11,11 @@ import pytest
 import torch
 import yaml
 
+from pipeline import training
 from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.runs import Candidate
-from pipeline.training import sweep, trial
+from pipeline.training import candidates, trial
 from pipeline.training.checkpoint import STATE, Checkpoint
 from pipeline.training.config import Plan
 from pipeline.training.session import Session
@@ -42,7 +43,8 @@ from pipeline import files
 from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.provenance import digest_files
-from pipeline.training import checkpoint, sweep, trial
+from pipeline import training
+from pipeline.training import checkpoint, trial
 
 torch.set_num_threads(1)
 root = Path(sys.argv[1])
@@ -62,7 +64,7 @@ def train(project, where=trial, name="losses", call=0):
     child = os.fork()
     if not child:
         counted = killed_at(where, name, call)
-        sweep.train("aft", Params.load(project / "params.yaml"), Project(project))
+        training.train("aft", Params.load(project / "params.yaml"), Project(project))
         print(len(counted), flush=True)
         os._exit(0)
     print(os.waitpid(child, 0)[1], flush=True)
@@ -149,16 +151,16 @@ def test_a_short_training_leaves_no_checkpoint(project: Path, params: Params, tm
 
 def test_what_a_killed_training_left_is_listed_and_deleted_with_unused_trials(project: Path, params: Params):
     session = Session(Plan.read("aft", params, Project(project)))
-    (only,) = sweep.trials_of(session)
+    (only,) = candidates.trials_of(session)
     folder = Project(project).trials / f".{only.digest}"
     run(project, params, Checkpoint(folder, only.digest, 0.0), 3)
-    assert sweep.unused_trials(params, Project(project), delete=True).folders == (folder,)
+    assert training.unused_trials(params, Project(project), delete=True).folders == (folder,)
     assert not folder.exists()
 
 
 def test_how_often_changes_no_name_of_a_trial(project: Path, params: Params):
-    sweep.train("aft", params, Project(project))
+    training.train("aft", params, Project(project))
     params.values["machine"]["checkpoint_minutes"] = None
-    assert sweep.count_trials("aft", params, Project(project)) == (1, 0)
+    assert training.count_trials("aft", params, Project(project)) == (1, 0)
     (record,) = Project(project).trials.glob("*/trial.json")
     assert "checkpoint" not in json.dumps(json.loads(record.read_text())["inputs"])

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline import training
 from pipeline.code import Code
 from pipeline.errors import UserError
 from pipeline.files import Lock
@@ -22,7 +23,7 @@ from pipeline.project import Project
 from pipeline.provenance import digest_files
 from pipeline.records import TrialRecord
 from pipeline.runs import Candidate, Run
-from pipeline.training import sweep
+from pipeline.training import candidates
 from pipeline.training.config import Plan
 from pipeline.training.ledger import Ledger, _code, inputs_of
 from pipeline.training.session import Session
@@ -39,8 +40,8 @@ def short(params: Params) -> Params:
     return params
 
 
-def train(project: Path, params: Params, name: str = "aft") -> sweep.Training:
-    return sweep.train(name, params, Project(project))
+def train(project: Path, params: Params, name: str = "aft") -> training.Training:
+    return training.train(name, params, Project(project))
 
 
 def trials(project: Path) -> set[str]:
@@ -49,9 +50,9 @@ def trials(project: Path) -> set[str]:
 
 def test_what_is_trained_is_found(project: Path, short: Params):
     lines: list[str] = []
-    first = sweep.train("aft", short, Project(project), say=lines.append)
+    first = training.train("aft", short, Project(project), say=lines.append)
     bits = digest_files(project / "runs" / "aft")
-    again = sweep.train("aft", short, Project(project), say=lines.append)
+    again = training.train("aft", short, Project(project), say=lines.append)
     assert (first.trained, first.found) == (4, 0)
     assert (again.trained, again.found) == (0, 4)
     assert [line for line in lines if "trials" in line] == [
@@ -64,13 +65,13 @@ def test_what_is_trained_is_found(project: Path, short: Params):
 
 def test_plain_training_is_shared_by_all_runs(project: Path, short: Params):
     train(project, short, "none")
-    assert sweep.count_trials("aft", short, Project(project)) == (2, 2)
+    assert training.count_trials("aft", short, Project(project)) == (2, 2)
     assert train(project, short).found == 2
     # Other batches for methods, and other teachers, are nothing to it.
     short.values["train"]["transfer_batch_size"] = 48
     short.values["runs"]["aft"]["teachers"] = ["loud"]
     short.values["runs"]["aft"]["shuffle_teachers"] = True
-    assert sweep.count_trials("aft", short, Project(project)) == (2, 2)
+    assert training.count_trials("aft", short, Project(project)) == (2, 2)
 
 
 def test_a_grid_that_grows_trains_only_what_is_new(project: Path, short: Params):
@@ -88,7 +89,7 @@ def test_a_default_that_is_written_out_is_the_same_trial(project: Path, short: P
     short.values["train"]["warmup"] = 0.05
     short.values["students"]["bag"]["min_count"] = 2
     short.values["runs"]["aft"]["methods"][0]["learning_rate"] = 0.01
-    assert sweep.count_trials("aft", short, Project(project)) == (4, 0)
+    assert training.count_trials("aft", short, Project(project)) == (4, 0)
 
 
 CHANGES: dict[str, Callable[[Params], Any]] = {
@@ -110,7 +111,7 @@ def test_whatever_changes_a_result_changes_its_name(project: Path, short: Params
 
     def names() -> set[str]:
         session = Session(Plan.read("aft", short, Project(project)))
-        return {trial.digest for trial in sweep.trials_of(session)}
+        return {trial.digest for trial in candidates.trials_of(session)}
 
     before = names()
     assert len(before) == 2
@@ -164,7 +165,7 @@ def test_the_code_of_a_trial_is_the_loop_its_plugins_and_what_they_import(
         assert changes("students/__init__.py") == changes("functional/schedules.py") == (True, True)
         assert changes("methods/aft.py") == changes("methods/_gates.py") == (False, True)
         assert changes("methods/cka.py") == changes("functional/logme.py") == (False, False)
-        assert changes("training/sweep.py") == changes("teachers/timm.py") == (False, False)
+        assert changes("training/run.py") == changes("teachers/timm.py") == (False, False)
     finally:
         _code.cache_clear()
 
@@ -208,21 +209,21 @@ def test_the_first_of_two_that_commit_a_trial_wins(project: Path, short: Params)
 def test_trials_that_no_run_uses_are_listed_and_deleted(project: Path, short: Params):
     for name in short.values["runs"]:
         train(project, short, name)
-    assert not sweep.unused_trials(short, Project(project)).folders
+    assert not training.unused_trials(short, Project(project)).folders
     before = trials(project)
     short.values["runs"]["aft"]["methods"][0]["weight"] = [0.0, 4.0]
     (Project(project).trials / ".partial").mkdir()
-    listed = sweep.unused_trials(short, Project(project))
+    listed = training.unused_trials(short, Project(project))
     assert len(listed.folders) == 3 and not listed.deleted
     assert trials(project) == before | {".partial"}
     assert "pass --delete to delete them" in str(listed)
     with Ledger(Project(project)).in_use(), pytest.raises(UserError, match="a training is running"):
-        sweep.unused_trials(short, Project(project), delete=True)
-    sweep.unused_trials(short, Project(project), delete=True)
+        training.unused_trials(short, Project(project), delete=True)
+    training.unused_trials(short, Project(project), delete=True)
     assert trials(project) == before - {path.name for path in listed.folders}
     short.values["runs"]["broken"] = {"student": "bag", "teachers": ["gone"]}
     with pytest.raises(UserError, match=r"no section `teachers\.gone`"):
-        sweep.unused_trials(short, Project(project), delete=True)
+        training.unused_trials(short, Project(project), delete=True)
 
 
 def test_a_run_is_trained_by_one_process_at_a_time(project: Path, short: Params):
@@ -240,7 +241,8 @@ from pathlib import Path
 import torch
 from pipeline.params import Params
 from pipeline.project import Project
-from pipeline.training import ledger, sweep, trial
+from pipeline import training
+from pipeline.training import ledger, trial
 
 torch.set_num_threads(1)
 calls = 0
@@ -260,7 +262,7 @@ match sys.argv[2]:
     case "commit": killed_at(ledger, "sync_folder", 5)
     case "write": killed_at(ledger.Ledger, "copy_student", 2)
 root = Path(sys.argv[1])
-print(sweep.train("aft", Params.load(root / "params.yaml"), Project(root)).found)
+print(training.train("aft", Params.load(root / "params.yaml"), Project(root)).found)
 """
 
 

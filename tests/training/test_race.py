@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline import training
 from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.provenance import digest_files
 from pipeline.records import RunRecord
 from pipeline.runs import Candidate
-from pipeline.training import sweep
 from pipeline.training.race import ERRORS, clearly_worse, dropped
 
 ROWS = 400
@@ -101,9 +101,9 @@ def race(params: Params) -> Params:
     return params
 
 
-def train(project: Path, params: Params, **changes: Any) -> sweep.Training:
+def train(project: Path, params: Params, **changes: Any) -> training.Training:
     params.values["train"] |= changes
-    return sweep.train("none", params, Project(project))
+    return training.train("none", params, Project(project))
 
 
 def test_a_sweep_does_not_train_what_is_clearly_worse(project: Path, race: Params):
@@ -114,7 +114,7 @@ def test_a_sweep_does_not_train_what_is_clearly_worse(project: Path, race: Param
     assert "10 of 12 trials trained, 0 found, 2 not needed: 1 candidate dropped" in str(result)
     assert result.candidates["none, learning_rate 1e-09"] is None
     assert len(list(Project(project).trials.iterdir())) == 10
-    assert sweep.count_trials("none", race, Project(project)) == (10, 0)
+    assert training.count_trials("none", race, Project(project)) == (10, 0)
     again = train(project, race)
     assert (again.trained, again.found) == (0, 10)
 

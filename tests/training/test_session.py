@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from pipeline import training
 from pipeline.data import Dataset, Split
 from pipeline.errors import UserError
 from pipeline.machine import Machine
@@ -18,7 +19,6 @@ from pipeline.project import Project
 from pipeline.runs import Run
 from pipeline.store import FeatureStore, Reader
 from pipeline.training import session as sessions
-from pipeline.training import sweep
 from pipeline.training.config import Plan
 
 from ..conftest import class_logits, write_store
@@ -112,7 +112,7 @@ def test_features_that_live_on_the_device_train_the_same_student_bit_for_bit(
     params.values["train"]["steps"] = 5
     params.values["machine"]["workers"] = 1
     lines: list[str] = []
-    sweep.train("aft", params, Project(project), say=lines.append)
+    training.train("aft", params, Project(project), say=lines.append)
     mapped = students()
     shutil.rmtree(project / "trials")
     open_readers = sessions.open_readers
@@ -121,7 +121,7 @@ def test_features_that_live_on_the_device_train_the_same_student_bit_for_bit(
         "open_readers",
         lambda wanted, _, budget: open_readers(wanted, torch.device("cuda"), 10**9),
     )
-    sweep.train("aft", params, Project(project), say=lines.append)
+    training.train("aft", params, Project(project), say=lines.append)
     assert lines[0].startswith("train aft: wise mapped: local and uncompressed")
     assert lines[2].startswith("train aft: wise device: ") and lines[2].endswith("granted on cpu")
     assert len(mapped) == 3
@@ -136,7 +136,7 @@ def test_a_store_that_exceeds_the_memory_is_said_to_be_slow(
     params.values["train"]["steps"] = 2
     params.values["machine"]["workers"] = 1
     lines: list[str] = []
-    sweep.train("aft", params, Project(project), say=lines.append)
+    training.train("aft", params, Project(project), say=lines.append)
     assert lines[0].startswith("train aft: wise window: ")
     assert lines[0].endswith("; steps take rows in random order, so the disk sets the pace")
 

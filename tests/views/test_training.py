@@ -146,10 +146,10 @@ def test_which_rows_of_a_step_are_views(seen: tuple[Params, Project]):
     drawn = data.draw_views(rows, 10, 0, True)
     # Where methods see the labelled batch, that batch consists of views.
     assert drawn is not None and data.draw_views(rows, 30, 0, True).any()  # type: ignore[union-attr]
-    augmented = trial(params, project, augment=True)
-    whole = augmented.draw_views(rows, 10, 0, True)
+    both = trial(params, project, labelled_views=True)
+    whole = both.draw_views(rows, 10, 0, True)
     assert whole is not None and whole[:10].any() and np.array_equal(whole[10:], drawn[10:])
-    plain = augmented.draw_views(rows[:10], 10, 0, False)
+    plain = both.draw_views(rows[:10], 10, 0, False)
     assert plain is not None and np.array_equal(plain, whole[:10])  # paired over methods
     assert not np.array_equal(data.draw_views(rows, 10, 1, True), drawn)
 
@@ -162,14 +162,14 @@ def test_a_trial_depends_on_views_where_it_sees_them(seen: tuple[Params, Project
         return inputs_of(Session(Plan.read(run, of, project)), 0, Candidate(weights))
 
     plain = digest("none", ())
-    assert "augment" not in plain["train"] and "views" not in plain
+    assert "labelled_views" not in plain["train"] and "views" not in plain
     assert digest("clean", (0.0, 0.0)) == plain == digest("views", (0.0, 0.0))
-    assert digest("none", (), augment=True) == plain  # no views, so it changes nothing
-    assert digest("clean", (1.0, 1.0), augment=True) == digest("clean", (1.0, 1.0))
+    assert digest("none", (), labelled_views=True) == plain  # no views, so it changes nothing
+    assert digest("clean", (1.0, 1.0), labelled_views=True) == digest("clean", (1.0, 1.0))
     found = digest("views", (1.0, 1.0))
     assert found["views"]["count"] == 2 and found["code"] != digest("clean", (1.0, 1.0))["code"]
-    assert found != digest("views", (1.0, 1.0), augment=True)
-    assert "views" in digest("views", (0.0, 0.0), augment=True)
+    assert found != digest("views", (1.0, 1.0), labelled_views=True)
+    assert "views" in digest("views", (0.0, 0.0), labelled_views=True)
 
 
 def test_code_digests_follow_the_family_of_views(seen: tuple[Params, Project], monkeypatch):

@@ -41,10 +41,10 @@ def _facts(inputs: ReportInputs) -> list[tuple[str, str]]:
         parts = []
         log, store = inputs.logs.get(("extract", teacher)), stores.get(teacher)
         if log is not None and log.rows:
-            parts.append(f"{short_duration(log.seconds / log.rows)} a row, {duration(log.seconds)} in all")
+            parts.append(f"{short_duration(log.seconds / log.rows)} per row, {duration(log.seconds)} in all")
         if store is not None and store.rows:
             parts.append(
-                f"{size(store.bytes)} of stored features, {count(round(store.bytes / store.rows))} bytes a row"
+                f"{size(store.bytes)} of stored features, {count(round(store.bytes / store.rows))} bytes per row"
             )
         text = "; ".join(parts) or "no log of its extraction here"
         facts.append((f"teacher {teacher}", f"{text}. It runs once; every training reads its stored features."))

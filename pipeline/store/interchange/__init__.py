@@ -297,7 +297,7 @@ def _check(table: Table) -> None:
         raise ValueError(f"{len(table.ids):,} ids for {table.count:,} rows")
     for name in table.ids or ():
         if not isinstance(name, str) or not is_utf8(name):
-            raise ValueError(f"the id {shortened(name)} is no text")
+            raise ValueError(f"the id {shortened(name)} is not text")
     shard_rows = (table.about or {}).get("shard_rows") or 1
     if shard_rows > max(table.count, SHARD_BYTES // (4 * math.prod(table.shape))):
         raise ValueError(f"shards of {shard_rows:,} rows for {table.count:,} rows")

@@ -57,7 +57,7 @@ def read(path: Path) -> Table:
     ids = None
     if "ids" in file:
         if h5py.check_string_dtype(file["ids"].dtype) is None or file["ids"].ndim != 1:
-            raise UserError(f"{path}: `ids` are no texts [rows], but {file['ids'].dtype}; save them as UTF-8 strings")
+            raise UserError(f"{path}: `ids` are not texts [rows] but {file['ids'].dtype}; save them as UTF-8 strings")
         ids = _texts(path, file["ids"])
     digests = None
     if about is not None and "digests" in file:
@@ -68,7 +68,7 @@ def read(path: Path) -> Table:
     count, *shape = features.shape[1:] if slide else features.shape
     if ids is None and "coords" in file:
         if file["coords"].ndim < 2 or file["coords"].dtype.kind not in "iuf":
-            raise UserError(f"{path}: `coords` is no array of numbers [rows, 2]; rename it")
+            raise UserError(f"{path}: `coords` is not an array of numbers [rows, 2]; rename it")
         refuse_bomb(path, file["coords"].size * file["coords"].dtype.itemsize)
         found = np.asarray(file["coords"][:])
         if not np.isfinite(found).all():

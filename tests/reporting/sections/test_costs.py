@@ -21,7 +21,7 @@ def project(tmp_path):
 def test_the_student_and_the_teacher_are_set_against_each_other(project):
     told = project.section(costs, stores=STORES).told
     assert "student bag 612,345 parameters, 2 kB on disk; one training takes 3.1 s to 6.2 s." in told
-    assert "teacher minilm 6.67 ms a row, 1 min 00 s in all; 7 MB of stored features, 778 bytes a row." in told
+    assert "teacher minilm 6.67 ms per row, 1 min 00 s in all; 7 MB of stored features, 778 bytes per row." in told
 
 
 def test_time_and_bytes_are_those_of_the_stages(project):

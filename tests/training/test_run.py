@@ -20,6 +20,7 @@ import torch
 import yaml
 from safetensors.numpy import load_file
 
+from pipeline import training
 from pipeline.data import Dataset, Split
 from pipeline.errors import UserError
 from pipeline.files import Lock
@@ -33,11 +34,11 @@ from pipeline.runs import Candidate, Run
 from pipeline.store import FeatureStore
 from pipeline.students import Blueprint, load_student
 from pipeline.students.bag_of_words import BagOfWords
-from pipeline.training import auto_weight, sweep, trial
+from pipeline.training import Training, auto_weight, candidates, trial, worker
+from pipeline.training.choice import choose
 from pipeline.training.config import Plan, TrainSettings
 from pipeline.training.ledger import Trial
 from pipeline.training.session import Session, TrialData
-from pipeline.training.sweep import Training, choose
 from pipeline.training.trial import batches, build_penalties, losses, rate, shuffled
 
 from ..conftest import class_logits, flip_a_bit, write_store
@@ -46,7 +47,7 @@ from ..conftest import class_logits, flip_a_bit, write_store
 def train(name: str, params: Params, root: Path, **options: Any) -> Training:
     """Train a run from nothing: what the ledger has would otherwise be found, and nothing trained."""
     shutil.rmtree(Project(root).trials, ignore_errors=True)
-    return sweep.train(name, params, Project(root), **options)
+    return training.train(name, params, Project(root), **options)
 
 
 def scored(scores: dict[float, tuple[float | None, ...]]) -> dict[Trial, TrialRecord]:
@@ -365,7 +366,7 @@ def test_trials_share_an_accelerator_by_turns(
     project: Path, params: Params, monkeypatch: pytest.MonkeyPatch, device: str, expected: int
 ):
     session = Session(Plan.read("aft", params, Project(project)))
-    trials = sweep.trials_of(session)
+    trials = candidates.trials_of(session)
     session.device = torch.device(device)
     session.plan = replace(session.plan, machine=Machine(workers=None))
     used = []
@@ -374,9 +375,9 @@ def test_trials_share_an_accelerator_by_turns(
         used.append(workers)
         return iter(())
 
-    monkeypatch.setattr(sweep, "engine", lambda name: engine)
-    monkeypatch.setattr(sweep, "cores", lambda: 3)
-    sweep._train_missing(session, trials, trials)
+    monkeypatch.setattr(worker, "engine", lambda name: engine)
+    monkeypatch.setattr(worker, "cores", lambda: 3)
+    worker.train_missing(session, trials, trials)
     assert used == [expected]
 
 

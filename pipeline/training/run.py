@@ -1,0 +1,92 @@
+"""All trials of a run: what to try, what is found in the ledger, what is missing, and the choice.
+
+A run is trained once per seed and per candidate: a weight for each method, and the settings that the run searches.
+Validation rows choose the candidate, and its students become the run's. A candidate that diverges on any seed is
+recorded and cannot be chosen; nor can one that was clearly worse on the first seeds and dropped, see `race.py`.
+"""
+
+from collections.abc import Callable
+
+from pipeline.errors import UserError, count
+from pipeline.files import Lock
+from pipeline.params import Params
+from pipeline.project import Project
+from pipeline.training.candidates import trials_of
+from pipeline.training.config import Plan
+from pipeline.training.ledger import Ledger, Unused
+from pipeline.training.race import Race
+from pipeline.training.result import Training, write_run
+from pipeline.training.session import Session
+from pipeline.training.worker import train_missing
+
+
+def train(
+    name: str, params: Params, project: Project = Project(), say: Callable[[str], None] = lambda line: None
+) -> Training:
+    """Train what is missing of the run `name`; write its students, curves and record to `runs/<name>/`.
+
+    What was there before stays until the new result is whole.
+
+    Args:
+        name: a key of `runs`.
+        params: all settings.
+        project: where data, features and probes are.
+        say: takes a line on where each teacher's features are read, and one on the trials, before the work begins.
+
+    Raises:
+        UserError: a setting is wrong, a store or probe is missing or belongs to another dataset, another process is
+            training the run, or every candidate diverged.
+    """
+    session = Session(Plan.read(name, params, project))
+    trials = trials_of(session)
+    for line in session.reading:
+        say(f"train {name}: {line}")
+    lock = Lock(project.lock("train", name))
+    if not lock.acquire():
+        raise UserError(f"{lock.path}: {lock.owner()} is training `{name}`; wait for it, or give this run another name")
+    ledger = Ledger(project)
+    race = Race(session, trials, ledger)
+    try:
+        with ledger.in_use():
+            results = {trial: record for trial in trials if (record := ledger.read(trial.digest))}
+            found, missing = set(results), [trial for trial in race.needed() if trial not in results]
+            say(f"train {name}: {count(len(trials), 'trial')}, {len(found)} found, {len(missing)} to train")
+            if missing:
+                session.verify_in_background()
+            # Once, as a rule: what is dropped on the way is passed over.
+            while missing:
+                before = len(results)
+                train_missing(session, trials, missing)
+                results |= {trial: record for trial in missing if (record := ledger.read(trial.digest))}
+                missing = [trial for trial in race.needed() if trial not in results]
+                if missing and len(results) == before:
+                    raise UserError(
+                        f"{ledger.folder / missing[0].digest}: damaged right after it was written; check the disk"
+                    )
+            return write_run(session, race, results, found)
+    finally:
+        lock.release()
+
+
+def count_trials(name: str, params: Params, project: Project = Project()) -> tuple[int, int]:
+    """How many trials of a run are in the ledger, and how many are missing, unless their candidates are dropped.
+
+    Raises:
+        UserError: as `train` does.
+    """
+    session = Session(Plan.read(name, params, project))
+    ledger = Ledger(project)
+    needed = Race(session, trials_of(session), ledger).needed()
+    found = sum(trial.digest in ledger for trial in needed)
+    return found, len(needed) - found
+
+
+def unused_trials(params: Params, project: Project = Project(), delete: bool = False) -> Unused:
+    """Trials that no run of params.yaml uses; deleted if asked.
+
+    Raises:
+        UserError: a run cannot be read, so what it uses is not known; or a training is running.
+    """
+    sessions = (Session(Plan.read(name, params, project)) for name in params.section("runs"))
+    used = {trial.digest for session in sessions for trial in trials_of(session)}
+    return Ledger(project).unused(used, delete)

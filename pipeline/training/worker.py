@@ -1,0 +1,121 @@
+"""The missing trials of a run are trained, in one process or several, and committed to the ledger."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+
+from pipeline.engines import engine
+from pipeline.errors import UserError
+from pipeline.machine import cores
+from pipeline.progress import progress
+from pipeline.records import TrialRecord
+from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.choice import advice
+from pipeline.training.ledger import Ledger, Trial, inputs_of
+from pipeline.training.log import Diverged
+from pipeline.training.race import Race
+from pipeline.training.session import Session
+from pipeline.training.trial import run_trial
+
+
+def train_missing(session: Session, trials: Sequence[Trial], missing: Sequence[Trial]) -> None:
+    """Train the missing trials of a run, unless their candidates are dropped, and commit them to the ledger."""
+    plan = session.plan
+    # Trials that share what is read of the data follow one another.
+    shared = ("student", "train")
+    jobs = sorted(missing, key=lambda trial: (trial.seed, [str(trial.candidate.of(section)) for section in shared]))
+    # One process on any accelerator: several would share it, each with a copy of what it keeps there.
+    free = max(1, cores() // plan.machine.threads) if session.device.type == "cpu" else 1
+    workers = min(plan.machine.workers or free, len(jobs))
+    steps = sum(plan.settings(trial.candidate.of("train")).steps for trial in jobs)
+    threads = torch.get_num_threads()
+    try:
+        with progress(f"train {plan.name}", steps, "step") as advance:
+            for done in engine(plan.machine.engine)(partial(TrialWorker, session, trials), jobs, workers):
+                advance(done)
+    finally:
+        torch.set_num_threads(threads)  # a worker in this process has changed it
+
+
+class TrialWorker:
+    """Trains trials one after the other, in one process, and commits each to the ledger.
+
+    Args:
+        session: of the run.
+        trials: all of the run.
+    """
+
+    def __init__(self, session: Session, trials: Sequence[Trial]):
+        self.session = session
+        self.ledger = Ledger(session.plan.project)
+        self.race = Race(session, trials, self.ledger)
+        # If the only candidate diverges, there is no other to choose, and no need to go on.
+        self.single = len({trial.candidate for trial in trials}) == 1
+
+    def __call__(self, trials: Iterable[Trial]) -> Iterator[int]:
+        """Train trials; yields steps that are done.
+
+        Raises:
+            UserError: the run's only candidate diverged.
+        """
+        session = self.session
+        if session.device.type == "cpu":
+            # The same in the calling process and in any number of workers, because it decides how sums round.
+            torch.set_num_threads(session.plan.machine.threads)
+        for trial in trials:
+            left = steps = session.plan.settings(trial.candidate.of("train")).steps
+            # Another run has trained it by now, or its candidate is dropped. Where other workers still train what that
+            # depends on, it is trained: to wait would take as long.
+            if trial.digest in self.ledger or trial not in self.race.needed():
+                yield steps
+                continue
+            # Steps are reported together, about once a second: of a trial in another process all arrive in one moment.
+            started = reported = time.perf_counter()
+            unreported = 0
+            minutes = session.plan.machine.checkpoint_minutes
+            checkpoint = Checkpoint(self.ledger.checkpoint(trial.digest), trial.digest, minutes)
+            training = run_trial(session, trial.seed, trial.candidate, checkpoint)
+            result, diverged = None, ""
+            try:
+                while result is None:
+                    try:
+                        done = next(training)
+                        left, unreported = left - done, unreported + done
+                        if time.perf_counter() - reported >= 1:
+                            yield unreported
+                            reported, unreported = time.perf_counter(), 0
+                    except StopIteration as stop:
+                        result = stop.value
+            except Diverged as error:
+                diverged = f"seed {trial.seed}, {error}"
+            except (np.linalg.LinAlgError, torch.linalg.LinAlgError) as error:
+                # At the first step nothing has moved yet, so nothing has diverged.
+                if left == steps:
+                    raise
+                diverged = f"seed {trial.seed}, step {steps - left}: {' '.join(str(error).split())[:200]}"
+            session.verified()
+            inputs = inputs_of(session, trial.seed, trial.candidate)
+            seconds = checkpoint.seconds + time.perf_counter() - started
+            if result is None:
+                self.ledger.commit(trial.digest, TrialRecord(inputs=inputs, diverged=diverged, seconds=seconds), None)
+                checkpoint.remove()
+                if self.single:
+                    raise UserError(advice(session.plan.name, diverged))
+                yield unreported + left
+                continue
+            record = TrialRecord(
+                inputs=inputs,
+                score=result.score,
+                parameters=sum(parameter.numel() for parameter in result.student.parameters()),
+                width=result.student.width,
+                curve=tuple(result.curve),
+                diagnostics=result.diagnostics,
+                gates={name: tuple(values) for name, values in result.gates.items()},
+                seconds=seconds,
+            )
+            self.ledger.commit(trial.digest, record, result)
+            checkpoint.remove()
+            yield unreported

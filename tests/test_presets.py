@@ -1,0 +1,130 @@
+"""The settings under params/ are valid, and name columns, configurations and splits as the datasets' cards do."""
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from pipeline.checks import check_params
+from pipeline.data import Dataset, PrepareSettings, prepare
+from pipeline.params import Params
+
+PRESETS = sorted((Path(__file__).parents[1] / "params").glob("*.yaml"))
+
+GLUE = ("train", "validation", "test")
+ENTAILMENT = ("entailment", "not_entailment")
+CARDS: dict[tuple[str, str | None], tuple[dict[str, Any], tuple[str, ...]]] = {
+    ("uoft-cs/cifar10", None): ({"img": "image", "label": ("airplane", "automobile")}, ("train", "test")),
+    ("uoft-cs/cifar100", None): (
+        {"img": "image", "fine_label": ("apple", "aquarium_fish"), "coarse_label": ("fish", "flowers")},
+        ("train", "test"),
+    ),
+    ("dpdl-benchmark/oxford_flowers102", None): (
+        {"file_name": "text", "image": "image", "label": ("pink primrose", "hard-leaved pocket orchid")},
+        ("train", "validation", "test"),
+    ),
+    ("timm/oxford-iiit-pet", None): (
+        {"image": "image", "label": ("abyssinian", "american_bulldog"), "image_id": "text"},
+        ("train", "test"),
+    ),
+    ("tanganke/dtd", None): ({"image": "image", "label": ("banded", "blotchy")}, ("train", "test")),
+    ("ethz/food101", None): ({"image": "image", "label": ("apple_pie", "baby_back_ribs")}, ("train", "validation")),
+    ("stanfordnlp/imdb", None): ({"text": "text", "label": ("neg", "pos")}, ("train", "test", "unsupervised")),
+    ("aps/super_glue", "boolq"): (
+        {"question": "text", "passage": "text", "idx": "text", "label": ("False", "True")},
+        GLUE,
+    ),
+    ("nyu-mll/glue", "mnli"): (
+        {"premise": "text", "hypothesis": "text", "label": ("entailment", "neutral", "contradiction"), "idx": "text"},
+        ("train", "validation_matched", "validation_mismatched", "test_matched", "test_mismatched"),
+    ),
+    ("nyu-mll/glue", "sst2"): ({"sentence": "text", "label": ("negative", "positive"), "idx": "text"}, GLUE),
+    ("nyu-mll/glue", "mrpc"): (
+        {"sentence1": "text", "sentence2": "text", "label": ("not_equivalent", "equivalent"), "idx": "text"},
+        GLUE,
+    ),
+    ("nyu-mll/glue", "qqp"): (
+        {"question1": "text", "question2": "text", "label": ("not_duplicate", "duplicate"), "idx": "text"},
+        GLUE,
+    ),
+    ("nyu-mll/glue", "qnli"): ({"question": "text", "sentence": "text", "label": ENTAILMENT, "idx": "text"}, GLUE),
+    ("nyu-mll/glue", "rte"): ({"sentence1": "text", "sentence2": "text", "label": ENTAILMENT, "idx": "text"}, GLUE),
+}
+"""By name and configuration: columns, classes for those of labels, and splits. Test rows of GLUE have the label -1."""
+
+ROWS = 30
+
+
+def column(kind: Any, split: str, number: int) -> Any:
+    if kind == "text":
+        return f"some words, {split} {number}"
+    if kind == "image":
+        pixels = np.random.default_rng([number, len(split)]).integers(0, 255, (5, 5, 3), dtype=np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        return {"bytes": file.getvalue(), "path": None}
+    hidden = split == "unsupervised" or (split.startswith("test") and "idx" in kind)
+    return -1 if hidden else number % len(kind)
+
+
+class Split:
+    """A split as the package `datasets` gives it, as far as it is used here."""
+
+    def __init__(self, columns: dict[str, Any], name: str):
+        features = {
+            key: {"names": kind, "_type": "ClassLabel"} for key, kind in columns.items() if isinstance(kind, tuple)
+        }
+        about = {"huggingface": json.dumps({"info": {"features": features}})}
+        cells = {key: [column(kind, name, n) for n in range(ROWS)] for key, kind in columns.items()}
+        self.table = pa.table(cells).replace_schema_metadata(about)
+        self.features = SimpleNamespace(arrow_schema=self.table.schema)
+
+    def with_format(self, name: str) -> "Split":
+        assert name == "arrow"
+        return self
+
+    def iter(self, size: int) -> Iterator[pa.Table]:
+        yield self.table
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(name: str, config: str | None, revision: str | None = None) -> dict[str, Split]:
+        columns, splits = CARDS[name, config]
+        return {split: Split(columns, split) for split in splits}
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_it_is_valid_and_fits_its_dataset(path: Path, hub: None, tmp_path: Path):
+    params = Params.load(path)
+    check_params(params)
+    if params.section("dataset.source")["family"] != "hugging_face":
+        return
+    settings = params.read(PrepareSettings, "dataset")
+    columns, _ = CARDS[settings.source["name"], settings.source.get("config")]
+    done = prepare(settings, tmp_path / "data")
+    data = Dataset.open(tmp_path / "data")
+    # Texts of the validation split are test rows, of which none is lost, and none of training is one of them.
+    assert done.roles["test"] == ROWS and done.roles["val"] > 0 and sum(done.dropped.values()) == 0
+    assert set(done.classes) == set(columns[settings.source["label_column"]])
+    assert done.roles["unlabelled"] == (ROWS if path.stem == "imdb" else 0)
+    if data.kind == "text":
+        text = data.content([0])[0]
+        assert "some words, train 0" in text and "{" not in text
+
+
+def test_prompts_are_the_published_ones():
+    mnli = Params.load(next(path for path in PRESETS if path.stem == "mnli")).section("dataset.source")
+    assert mnli["template"] == (
+        "Premise: {premise}\nHypothesis: {hypothesis}\nDoes the premise entail the hypothesis? Answer: "
+    )

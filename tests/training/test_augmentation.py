@@ -1,0 +1,209 @@
+"""Training with augmentation: labelled rows alone are changed, methods see clean rows, and a kill changes nothing."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.checks import check_params
+from pipeline.code import digests
+from pipeline.data import Dataset
+from pipeline.errors import UserError
+from pipeline.params import Params
+from pipeline.probing import ProbeSettings, probe
+from pipeline.project import Project
+from pipeline.records import RunRecord
+from pipeline.runs import Candidate
+from pipeline.training import train
+from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.config import Plan
+from pipeline.training.ledger import inputs_of
+from pipeline.training.session import Session
+from pipeline.training.trial import TrialResult, batches, build_penalties, losses, run_trial
+
+from ..conftest import PARAMS
+from ..students.conftest import write_pictures
+
+AUGMENT = {"crop": {}, "flip": {}, "trivial_augment": {}, "mixup": {"share": 0.5}, "cutmix": {}}
+AFT = Candidate((3.0,))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of pictures with the features of a made-up teacher, as that of texts."""
+    root = tmp_path_factory.mktemp("pictures")
+    data = write_pictures(root, 60)
+    write_features(data, root / "features" / "wise.zarr")
+    probe("wise", Params(PARAMS).read(ProbeSettings, "probe"), Project(root))
+    return root
+
+
+def write_features(data: Dataset, path: Path) -> None:
+    from pipeline.store import Head, RowIndex, StoreWriter
+
+    features = np.random.default_rng(1).normal(size=(len(data), 12))
+    rows = RowIndex(ids=data.ids, digests=data.row_digests)
+    heads = {"pooled": Head(shape=(12,), dtype="float16")}
+    with StoreWriter.open(path, rows=rows, dataset=data.digest, recipe={}, heads=heads) as writer:
+        for shard in writer.missing():
+            writer.write(shard, {"pooled": features[shard.start : shard.stop]})
+
+
+def of_pictures(**keys: Any) -> Params:
+    values = copy.deepcopy(PARAMS)
+    values["students"] = {"cnn": {"family": "compact_cnn", "width": 16, "size": 16}}
+    values["train"] = {"steps": 8, "batch_size": 12, "learning_rate": 0.01, "seeds": [0]} | keys
+    values["runs"] = {
+        "none": {"student": "cnn"},
+        "aft": {"student": "cnn", "teachers": ["wise"], "methods": {"aft": {"weight": 3.0}}},
+    }
+    return Params(values)
+
+
+def session_of(root: Path, params: Params, run: str) -> Session:
+    return Session(Plan.read(run, params, Project(root)))
+
+
+def trained(session: Session, candidate: Candidate, checkpoint: Checkpoint | None = None, steps: int = 99) -> Any:
+    training, done = run_trial(session, 0, candidate, checkpoint), 0
+    while done < steps:
+        try:
+            done += next(training)
+        except StopIteration as stop:
+            return stop.value
+    return None
+
+
+def same(one: TrialResult, other: TrialResult) -> bool:
+    states = [result.student.state_dict() for result in (one, other)]
+    return all(torch.equal(states[0][name], states[1][name]) for name in states[0]) and one.curve == other.curve
+
+
+@pytest.mark.parametrize(("run", "candidate"), [("none", Candidate(())), ("aft", AFT)])
+def test_a_training_that_was_left_goes_on_with_the_same_bits(
+    pictures: Path, tmp_path: Path, run: str, candidate: Candidate
+):
+    session = session_of(pictures, of_pictures(augment=AUGMENT), run)
+    whole = trained(session, candidate)
+    assert trained(session, candidate, Checkpoint(tmp_path, "name", 0.0), steps=5) is None
+    assert same(trained(session, candidate, Checkpoint(tmp_path, "name", 0.0)), whole)
+    assert not same(trained(session_of(pictures, of_pictures(), run), candidate), whole)
+
+
+def test_methods_see_clean_rows_and_labels_are_augmented(pictures: Path):
+    """Where all training rows have labels, too: the labelled batch then follows once more, clean."""
+    session = session_of(pictures, of_pictures(augment=AUGMENT, batch_size=12), "aft")
+    data = session.trial_data(0, AFT)
+    assert len(data.split.unlabelled) == 0
+    rows, labelled = next(batches(data.split, 0, data.settings, True))
+    assert labelled == 12 and np.array_equal(rows[:12], rows[12:])
+    assert len(next(batches(data.split, 0, data.settings, False))[0]) == 12
+    clean = data.inputs.batch(rows)
+    augmented = data.augmented(rows, labelled, 0)
+    assert augmented is not None and augmented.mixed
+    seen = data.inputs.batch(rows, augmented=augmented)
+    assert torch.equal(seen[12:], clean[12:]) and not torch.equal(seen[:12], clean[:12])
+    torch.manual_seed(0)
+    student = data.blueprint.build().eval()
+    penalties = build_penalties(session, data, student, AFT)
+    _, unweighted, features, signals = losses(data, student, penalties, rows, labelled, 0.0, None, augmented)
+    assert signals is not None and torch.equal(signals.features, features[12:])
+    torch.testing.assert_close(signals.features, student(clean[12:])[0])
+    assert signals.labels.tolist() == data.labels[rows[:12]].tolist()
+    _, without, _, _ = losses(data, student, penalties, rows, labelled, 0.0)
+    torch.testing.assert_close(unweighted["aft"], without["aft"])
+
+
+def test_the_loss_of_mixtures_has_both_labels(pictures: Path):
+    session = session_of(pictures, of_pictures(augment={"mixup": {"alpha": 1.0}}), "none")
+    data = session.trial_data(0, Candidate(()))
+    rows = data.split.labelled[:12]
+    augmented = data.augmented(rows, 12, 0)
+    assert augmented is not None
+    torch.manual_seed(0)
+    student = data.blueprint.build().eval()
+    loss, _, _, _ = losses(data, student, {}, rows, 12, 0.0, None, augmented)
+    logs = student(data.inputs.batch(rows, augmented=augmented))[1].log_softmax(1)
+    expected = 0.0
+    for place, row in enumerate(rows):
+        share = augmented.shares[place]
+        own, other = data.labels[row], data.labels[augmented.partners[place]]
+        expected -= share * logs[place, own].item() + (1 - share) * logs[place, other].item()
+    assert loss.item() == pytest.approx(expected / 12)
+
+
+def test_a_row_has_one_picture_an_epoch(pictures: Path):
+    data = session_of(pictures, of_pictures(augment=AUGMENT), "none").trial_data(0, Candidate(()))
+    epoch = len(data.split.labelled) // 12
+    row = data.split.labelled[:1]
+
+    def shown(step: int) -> torch.Tensor:
+        return data.inputs.batch(row, augmented=data.augmented(row, 1, step))
+
+    assert torch.equal(shown(0), shown(epoch - 1))
+    assert not torch.equal(shown(0), shown(epoch))
+
+
+def test_records_say_what_was_seen_and_trials_depend_on_it(pictures: Path):
+    params = of_pictures(augment={"flip": {"share": 0.25}, "crop": {}})
+    train("aft", params, Project(pictures))
+    record = RunRecord.read(Project(pictures).run("aft") / "run.json")
+    assert record.augmented == ("crop", "flip") and record.transfer_rows == "clean"
+
+    def named(params: Params) -> dict[str, Any]:
+        return inputs_of(session_of(pictures, params, "none"), 0, Candidate(()))
+
+    found = named(params)
+    assert [each["name"] for each in found["train"]["augment"]] == ["crop", "flip"]
+    assert found["train"]["augment"][1]["settings"] == {"share": 0.25}
+    assert found == named(of_pictures(augment={"crop": {"smallest": 0.35}, "flip": {"share": 0.25}}))
+    assert found != named(of_pictures(augment={"crop": {}, "flip": {}}))
+    assert found["code"] != named(of_pictures())["code"]
+    assert digests(params)["train/none"] != digests(of_pictures())["train/none"]
+
+
+def test_words_are_dropped_from_the_labelled_batch_of_texts(project: Path, params: Params):
+    params.values["train"] |= {"augment": {"word_dropout": {"share": 0.5}}, "steps": 3}
+    session = session_of(project, params, "aft")
+    data = session.trial_data(0, AFT)
+    rows, labelled = next(batches(data.split, 0, data.settings, True))
+    assert labelled == 16 and len(rows) == 48
+    (numbers, offsets), (clean, starts) = (
+        data.inputs.batch(rows, augmented=data.augmented(rows, labelled, 0)),
+        data.inputs.batch(rows),
+    )
+    assert numbers[offsets[16] :].tolist() == clean[starts[16] :].tolist()
+    assert 0.3 < offsets[16] / starts[16] < 0.7
+    assert np.isfinite(trained(session, AFT).score)
+
+
+@pytest.mark.parametrize(
+    ("augment", "message"),
+    [
+        ({"crop": {}}, r"train\.augment \(for none\): `crop` changes rows of kind image, and the student reads text; "
+                       r"take word_dropout"),
+        ({"word_dropout": {"share": 1.0}}, r"augment \(for none\)\.word_dropout\.share.* less than 1, found 1\.0"),
+        ({"word_drop": {}}, r"no 'word_drop' in pipeline/augmentations/ \(did you mean `word_dropout`\?\)"),
+        (["word_dropout"], r"train\.augment: should be a valid dictionary, found \['word_dropout'\]"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_by_check_in_one_line(augment: Any, message: str):
+    values = copy.deepcopy(PARAMS)
+    values["train"]["augment"] = augment  # type: ignore[index]
+    with pytest.raises(UserError, match=message) as caught:
+        check_params(Params(values))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_student_of_features_takes_no_augmentation(project: Path, params: Params):
+    params.values["students"]["probe"] = {"family": "linear_probe"}
+    params.values["runs"] = {"p": {"student": "probe", "teachers": ["wise"]}}
+    params.values["train"]["augment"] = {"word_dropout": {}}
+    message = "`word_dropout` changes rows of kind text, and the student reads features; remove it"
+    with pytest.raises(UserError, match=message):
+        check_params(params)
+    with pytest.raises(UserError, match=message):
+        session_of(project, params, "p").trial_data(0, Candidate(()))
