@@ -16,6 +16,7 @@ from stages import (
     code,
     command,
     cost,
+    doctor,
     evaluate,
     export,
     extract,
@@ -42,7 +43,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 STAGES = (
-    init, check, run_stage, code, prepare, extract, probe, assess, join, train, evaluate, report, export,
+    init, check, doctor, run_stage, code, prepare, extract, probe, assess, join, train, evaluate, report, export,
     predict, cost, trials,
 )  # fmt: skip
 for stage in STAGES:

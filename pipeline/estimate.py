@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
@@ -164,14 +165,13 @@ class _Rates:
 
 
 def _measure(data: Dataset, teacher: Teacher, settings: ExtractSettings, machine: Machine) -> _Rates:
-    batch_size = min(settings.batch_rows(teacher.device), len(data))
+    batch_size, forward = min(settings.batch_rows(teacher.device), len(data)), _forward(teacher)
     while True:
         with Loader(data, teacher, batch_size, machine.workers) as loader:
             (batch,) = _batches(loader, _spread(data, batch_size))
             try:
-                forward = _forward(teacher)
                 forward(batch)  # the first one allocates, and chooses kernels
-                seconds = _timed(lambda: forward(batch))
+                seconds = _timed(partial(forward, batch))
             except Exception as error:
                 if not is_out_of_memory(error) or batch_size == 1:
                     raise
@@ -244,15 +244,17 @@ def _disk(folder: Path, number: int) -> float | None:
 
 def _training(name: str, params: Params, data: Dataset) -> tuple[str | None, int]:
     """The run that has the teacher compute the fewest rows, and how many; those of the section `train` if none has."""
-    found: list[tuple[int, str | None]] = []
+    found: list[tuple[int, str]] = []
     section = params.section("train")
-    for run_name in params.section("runs"):
-        run = read_run(params, run_name)
+    for key in params.section("runs"):
+        run = read_run(params, key)
         if any(source.teacher == name for source in run.reads):
-            settings = parse(TrainSettings, section | run.train, f"{params.source}: train (for {run_name})")
-            found.append((_rows(settings, data), run_name))
-    rows, run_name = min(found) if found else (_rows(params.read(TrainSettings, "train"), data), None)
-    return run_name, rows
+            settings = parse(TrainSettings, section | run.train, f"{params.source}: train (for {key})")
+            found.append((_rows(settings, data), key))
+    if not found:
+        return None, _rows(params.read(TrainSettings, "train"), data)
+    rows, of = min(found, key=lambda pair: pair[0])
+    return of, rows
 
 
 def _rows(settings: TrainSettings, data: Dataset) -> int:

@@ -15,6 +15,7 @@ imported for compressed heads. Tools around stores are in the modules `cache`, `
 
 from pipeline.store.changes import differences
 from pipeline.store.format import Head, Shard
+from pipeline.store.memory import available_memory
 from pipeline.store.reader import Reader, Together
 from pipeline.store.rows import RowIndex
 from pipeline.store.source import SourceFeatures
@@ -31,6 +32,7 @@ __all__ = [
     "StoreWriter",
     "Together",
     "Widened",
+    "available_memory",
     "cache",
     "differences",
     "inspection",

@@ -32,6 +32,7 @@ class Teacher(ABC):
         device: where the model is; `forward` takes batches that are there.
         notes: what a user should know about the model before it runs, one line each.
         uniform: whether all rows cost the same, as images of one size do, so that they need not be sorted into batches.
+        longest: the greatest `cost` of a row, to which longer ones are cut; None if none is cut.
     """
 
     kind: Kind | Literal["id"]
@@ -40,6 +41,7 @@ class Teacher(ABC):
     device: torch.device
     notes: tuple[str, ...] = ()
     uniform: bool
+    longest: int | None = None
 
     @abstractmethod
     def transform(self, content: str | bytes | Image.Image) -> Any:

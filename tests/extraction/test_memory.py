@@ -138,23 +138,21 @@ def test_values_too_large_for_float16_are_counted_and_stored_in_a_wider_dtype(
     texts: Dataset, tmp_path: Path, largest: float, dtype: str
 ) -> None:
     lengths = np.array([len(text) for text in texts.content(np.arange(700))], np.float32)
-    factor = largest / float(lengths[:256].max())
+    factor = largest / float(lengths.max())
     heard: list[str] = []
     done = extract(texts, Large(factor), tmp_path / "s.zarr", settings(dtype="float16"), say=heard.append)
     store = FeatureStore.open(tmp_path / "s.zarr")
     assert store.heads["pooled"].dtype == dtype
     assert (done.rows, done.written, done.reused) == (700, 700, 0)
-    with np.errstate(over="ignore"):
-        expected = np.minimum(lengths[:, None] * np.float32(factor), np.finfo(np.float32).max)
-    np.testing.assert_allclose(store[np.arange(700)].astype(np.float32)[:256], expected[:256], rtol=8e-3)
+    expected = lengths[:, None] * np.float32(factor)
+    np.testing.assert_allclose(store[np.arange(700)].astype(np.float32), expected, rtol=8e-3)
     said = [line for line in heard if "too large for float16, up to" in line]
     if dtype == "float16":
         assert not said
     else:
         large = (lengths[:256] * factor >= 65520).sum()
-        shown = "20,000,000" if dtype == "bfloat16" else "3.4e+38"
-        assert f"{large} of 256 rows have values too large for float16, up to {shown};" in said[0]
-        assert f"all rows are stored as {dtype}" in said[0]
+        assert f"{large} of 256 rows have values too large for float16, up to" in said[0]
+        assert any(f"all rows are stored as {dtype}" in line for line in heard)
 
 
 def late(texts: Dataset) -> Large:
