@@ -28,6 +28,7 @@ from stages import (
     prepare,
     probe,
     report,
+    sweep,
     train,
     trials,
 )
@@ -43,8 +44,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 STAGES = (
-    init, check, doctor, run_stage, code, prepare, extract, probe, assess, join, train, evaluate, report, export,
-    predict, cost, trials,
+    init, check, doctor, run_stage, code, prepare, extract, probe, assess, join, train, sweep, evaluate, report,
+    export, predict, cost, trials,
 )  # fmt: skip
 for stage in STAGES:
     app.command(stage.__name__.rpartition(".")[2])(stage.main)
@@ -54,12 +55,14 @@ app.add_typer(features.app, name="features")
 class Kind(StrEnum):
     """The plug-in folders of the library."""
 
-    methods = "methods"
-    teachers = "teachers"
-    students = "students"
+    tasks = "tasks"
     datasets = "datasets"
+    teachers = "teachers"
     views = "views"
     augmentations = "augmentations"
+    students = "students"
+    methods = "methods"
+    engines = "engines"
     exports = "exports"
 
 

@@ -22,13 +22,13 @@ from pipeline.probing import AssessSettings, ProbeSettings
 from pipeline.progress import duration
 from pipeline.project import Project
 from pipeline.records import LogRecord
-from pipeline.runs import Run, read_run, run_views
+from pipeline.runs import NAME, Run, every_point, read_run, run_views, sweep_names
 from pipeline.sources import POOLED, check_heads, view_head
 from pipeline.store import FeatureStore
 from pipeline.training import TrainSettings, count_trials
 from pipeline.views import Views, teacher_views
 
-SECTIONS = ("dataset", "extract", "teachers", "probe", "assess", "students", "train", "machine", "runs")
+SECTIONS = ("dataset", "extract", "teachers", "probe", "assess", "students", "train", "machine", "runs", "sweep")
 
 
 def check_params(params: Params) -> None:
@@ -64,14 +64,23 @@ def check_params(params: Params) -> None:
                 f"{params.source}: students.{name}: this family reads {student.KIND}, and the dataset holds "
                 f"{kind}; choose another family"
             )
-    for name in params.section("runs"):
-        run = read_run(params, name)
-        _check_heads(params, name, run, teachers)
-        _check_candidates(params, name, run)
+    for settings, name in _every_run(params):
+        run = read_run(settings, name)
+        _check_heads(settings, name, run, teachers)
+        _check_candidates(settings, name, run)
     if task := dataset.task or sources.task:
         _, outputs = tasks.encode(task, [], dataset.classes)
         tasks.build(task, outputs, dataset.unit)
         check_task(params, task)
+
+
+def _every_run(params: Params) -> Iterator[tuple[Params, str]]:
+    """Every run, with its settings and its name in them: those of `runs`, and the points of all sweeps."""
+    for name in params.section("runs"):
+        yield params, name
+    for sweep in sweep_names(params):
+        for point in every_point(params, sweep):
+            yield point.params, NAME
 
 
 def check_task(params: Params, task: str) -> None:
@@ -80,20 +89,21 @@ def check_task(params: Params, task: str) -> None:
     Raises:
         UserError: a method is for other tasks, or there are class weights and no classes.
     """
-    for name in params.section("runs"):
-        run = read_run(params, name)
+    for settings, name in _every_run(params):
+        run = read_run(settings, name)
+        where = f"{settings.source}: runs.{name}.methods"
         for term in run.methods:
             meant_for = getattr(plugin("methods", term.name), "TASKS", (task,))
             if task not in meant_for:
                 raise UserError(
-                    f"{params.source}: runs.{name}.methods: `{term.name}` is for {listed(meant_for)}, and the task is "
-                    f"{task}; drop it, or take another method, such as logit_kd"
+                    f"{where}: `{term.name}` is for {listed(meant_for)}, and the task is {task}; drop "
+                    "it, or take another method, such as logit_kd"
                 )
-        train = params.section("train") | run.train
+        train = settings.section("train") | run.train
         for candidate in run.combinations():
-            where = f"{params.source}: train (for {name})"
-            settings = parse(TrainSettings, train | candidate.of("train"), where)
-            if settings.class_weights is not None and not tasks.build(task, ()).weighable:
+            where = f"{settings.source}: train (for {name})"
+            of_run = parse(TrainSettings, train | candidate.of("train"), where)
+            if of_run.class_weights is not None and not tasks.build(task, ()).weighable:
                 raise UserError(f"{where}: class_weights: {task} has no classes to weight; remove it")
 
 

@@ -10,7 +10,7 @@ The digests only depend on names and contents of files, not on where the library
 
 import ast
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -221,11 +221,37 @@ def digests(params: Params, code: Code | None = None) -> dict[str, str]:
         "probe": code.digest("stages.probe", *task),
         # It also depends on the heads that runs name as teachers, which no key in dvc.yaml can express.
         "assess": digest_of([code.digest("stages.assess", *task, *_modules("students", students)), heads]),
-        "join": code.digest("stages.join", *chain.from_iterable(plugins_of.values())),
+        "join": _join(params, code, chain.from_iterable(plugins_of.values())),
         **{f"train/{run}": code.digest("stages.train", *plugins_of[run]) for run in runs},
         **{f"evaluate/{run}": code.digest("stages.evaluate", *task, *_student(params, run)) for run in runs},
+        # The bundle of a sweep has the code of the plug-ins of its points.
+        **{f"sweep/{name}": code.digest("stages.sweep", *task) for name in params.values.get("sweep") or {}},
         "report": code.digest("stages.report", *task),
     }
+
+
+def _join(params: Params, code: Code, plugins: Iterable[str]) -> str:
+    """Of `join`. It also depends on the section `sweep`, which a key in dvc.yaml would have to be in params.yaml."""
+    digest, sweeps = code.digest("stages.join", *plugins, *_sweeps(params)), params.values.get("sweep")
+    return digest_of([digest, repr(sweeps)]) if sweeps else digest
+
+
+def _sweeps(params: Params) -> list[str]:
+    """The plug-ins that sweeps may use: all methods, students and views whose names stand in them."""
+    words: set[str] = set()
+    ahead: list[Any] = [params.values.get("sweep")]
+    while ahead:
+        match ahead.pop():
+            case dict() as values:
+                ahead += [*values, *values.values()]
+            case list() as values:
+                ahead += values
+            case str() as text:
+                words |= {*text.split("."), text.rpartition("@")[2]}
+    families = {str(values.get("family")) for name, values in params.section("students").items() if name in words}
+    return [module for kind in ("methods", "views") for module in _modules(kind, sorted(words))] + _modules(
+        "students", sorted(families)
+    )
 
 
 def _extraction(teacher: dict[str, Any]) -> list[str]:

@@ -7,8 +7,10 @@ import shutil
 import socket
 import stat
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from pipeline.errors import UserError, system_error
 
@@ -21,7 +23,18 @@ PARTIAL = ".partial"
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file whole or not at all: to a temporary name, flushed to the disk, then renamed.
+    """Write a file whole or not at all; see `replacing`.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; what was there before is untouched.
+    """
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that is written under a temporary name, flushed to the disk, then renamed; after an error it is removed.
 
     A finished file is replaced and never changed in place, because it may be a hard link into DVC's cache. Of several
     processes that write it at once, each writes all of it, one after another.
@@ -34,11 +47,11 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     try:
         with os.fdopen(_emptied_alone(partial), "wb") as file:
             try:
-                file.write(content.encode() if isinstance(content, str) else content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
                 os.replace(partial, path)
-            except OSError:
+            except BaseException:
                 partial.unlink(missing_ok=True)
                 raise
         sync_folder(path.parent)
@@ -126,7 +139,22 @@ def read_regular(path: Path, most: int | None = None) -> bytes:
         return file.read()
 
 
-def refuse_bomb(path: Path, becomes: int) -> None:
+def folder_size(folder: Path) -> int:
+    """The bytes of all files in a folder, at any depth.
+
+    Raises:
+        FileNotFoundError: there is no folder.
+        UserError: something in it is no file, or a folder in it is a link.
+    """
+    size = 0
+    for path in folder.iterdir():
+        if path.is_dir() and path.is_symlink():
+            raise UserError(f"{path}: is a link to a folder; put the folder there")
+        size += folder_size(path) if path.is_dir() else regular_size(path) or 0
+    return size
+
+
+def refuse_bomb(path: Path, becomes: int, size: int | None = None) -> None:
     """Refuse a compressed file that would expand so much that it can only be meant to fill the memory or the disk.
 
     A file may expand to 256 MiB, and beyond that to 100 times its size: texts compress by 3 to 20, features by less.
@@ -134,11 +162,12 @@ def refuse_bomb(path: Path, becomes: int) -> None:
     Args:
         path: the file.
         becomes: its size in bytes when decompressed, as it claims or so far.
+        size: size in bytes of what it is read from, where that is not the file itself; looked up if None.
 
     Raises:
         UserError: that is more.
     """
-    size = path.stat().st_size
+    size = path.stat().st_size if size is None else size
     if becomes > max(SMALL, TIMES * size):
         raise UserError(
             f"{path}: {size:,} bytes that expand to {becomes:,} or more; a file may expand to {TIMES} times its size; "

@@ -23,8 +23,8 @@ class Machine(Settings):
         workers: threads that read ahead of a teacher, or students trained at the same time; None chooses.
         threads: of one training on a CPU. Another number rounds differently, so the number of trainings at work, which
             a kill changes, does not choose it. Raise it where one large student is trained.
-        device_memory: GiB of GPU memory for the features of a run's teachers during training (for each worker);
-            features that do not fit are read from disk and copied batch by batch.
+        device_memory: GiB of GPU memory for the features of a run's teachers during training (for each worker), and
+            then for the student's images; what does not fit is read from disk and copied batch by batch.
         checkpoint_minutes: between two checkpoints of a training, from which it continues after a kill, with the same
             result; 0 writes one after every step, null none. A kill loses all of a training that takes less.
         engine: where extraction and training run; a file in pipeline/engines/.

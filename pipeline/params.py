@@ -20,7 +20,7 @@ from pipeline.plugins import plugin, plugins
 
 S = TypeVar("S", bound="Settings")
 
-NAMED = ("teachers", "students", "runs")
+NAMED = ("teachers", "students", "runs", "sweep")
 """Sections with keys that the user chooses."""
 SHORT = ("teachers", "students")
 """Those of them whose values have a short form."""

@@ -1,11 +1,18 @@
 """Child processes that end soon after their parent, however it ended."""
 
 import os
+import signal
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 PAUSE = 0.5
 """Seconds between two checks that the parent process is still there."""
+
+QUIET = "ignore:resource_tracker:UserWarning"
+"""An option of Python for the processes that it starts."""
 
 _WATCHED: set[int] = set()
 
@@ -21,3 +28,26 @@ def end_with(parent: int) -> None:
     if parent not in _WATCHED:
         _WATCHED.add(parent)
         threading.Thread(target=watch, daemon=True, name="aft-parent").start()
+
+
+@contextmanager
+def starting_children() -> Iterator[None]:
+    """Processes that are started inside ignore Ctrl-C, which a terminal sends to them too; this process ends them.
+
+    A child that is still starting would print a traceback. A Ctrl-C that comes inside reaches this process at the end.
+    After a kill, Python's own helpers remove what is left in shared memory, and do not warn that they had to.
+    """
+    if QUIET not in sys.warnoptions:
+        sys.warnoptions.append(QUIET)
+    before = signal.getsignal(signal.SIGINT)
+    if before is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # Blocked, it is kept for later. Ignored, it stays ignored in a new program, which a handler of Python does not.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

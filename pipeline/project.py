@@ -85,6 +85,22 @@ class Project:
         """The students, curves and record of one run, written by `aft train RUN`."""
         return self.root / "runs" / run
 
+    def sweep(self, sweep: str) -> Path:
+        """The points of one sweep and their scores, written by `aft sweep SWEEP`."""
+        return self.root / "sweeps" / f"{sweep}.json"
+
+    def sweep_bundle(self, sweep: str) -> Path:
+        """What the points of one sweep depend on, written by `aft join`."""
+        return self.root / "bundles" / "sweep" / f"{sweep}.json"
+
+    def sweep_status(self, sweep: str) -> Path:
+        """How far a sweep is, for `aft sweep --watch`."""
+        return self.root / ".aft" / "sweeps" / f"{sweep}.json"
+
+    def sweep_journal(self, sweep: str) -> Path:
+        """The last search of a sweep, as Optuna keeps it, for other tools."""
+        return self.root / ".aft" / "sweeps" / f"{sweep}.journal"
+
     def run_digest(self, run: str) -> Path:
         """A digest of the other files in the folder of a run, which its evaluation depends on."""
         return self.run(run) / "digest.json"

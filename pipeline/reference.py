@@ -79,7 +79,7 @@ def _page() -> Iterator[str]:
     from pipeline.extraction import ExtractSettings
     from pipeline.machine import Machine
     from pipeline.probing import AssessSettings, ProbeSettings
-    from pipeline.runs import Run, Term
+    from pipeline.runs import Run, Search, Sweep, Term
     from pipeline.training import TrainSettings
     from pipeline.views import ViewSettings
 
@@ -104,6 +104,8 @@ def _page() -> Iterator[str]:
     yield from _section("runs.NAME", keys(Run))
     yield from _section("runs.NAME.methods.METHOD", keys(Term, without=["name", "options"]))
     yield from _plugins("runs.NAME.methods", "methods", "")
+    yield from _section("sweep.NAME", keys(Sweep))
+    yield from _section("sweep.NAME.search", keys(Search))
 
 
 def _section(name: str, found: list[Key]) -> Iterator[str]:
@@ -169,7 +171,7 @@ def _words(annotation: Any) -> str:
             return "mapping or list of mappings"
         words = _words(inner[0])
         return f"list of {words}s" if words.endswith(("number", "text")) else f"list of {words}"
-    if origin is dict:
+    if origin is dict or (isinstance(annotation, type) and issubclass(annotation, Settings)):
         return "mapping"
     return WORDS[annotation]
 

@@ -3,7 +3,9 @@
 Commands import the library when they are called, so `aft --help` does not wait for torch.
 """
 
+import atexit
 import dataclasses
+import gc
 import json
 import os
 import shlex
@@ -35,13 +37,13 @@ Set = Annotated[
 ]
 
 
-def _key(stage: str) -> str:
+def key(stage: str | None) -> str | None:
     """The key in params.yaml: as it is typed, or from DVC's name of a stage, such as `train@aft`."""
-    return stage.rpartition("@")[2]
+    return stage and stage.rpartition("@")[2]
 
 
-Teacher = Annotated[str, typer.Argument(help="A key of `teachers` in params.yaml.", callback=_key)]
-Run = Annotated[str, typer.Argument(help="A key of `runs` in params.yaml.", callback=_key)]
+Teacher = Annotated[str, typer.Argument(help="A key of `teachers` in params.yaml.", callback=key)]
+Run = Annotated[str, typer.Argument(help="A key of `runs` in params.yaml.", callback=key)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 INTERRUPTED = 130
@@ -182,6 +184,8 @@ def run(app: Callable[..., Any], name: str | None = None) -> None:
     # two busy cores. Spinning for microseconds is as fast on idle ones. To be set before torch is imported.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # At its end Python looks for unused objects among all that torch and others have made, for a second or more.
+    atexit.register(gc.freeze)
     debug = "--debug" in sys.argv
     if "--no-verify" in sys.argv:
         os.environ[NO_VERIFY] = "1"

@@ -44,7 +44,7 @@ def main(
     code is then 1.
     """
     from pipeline.predict import EXPORT, Predictor
-    from pipeline.serving import ImageInputs, TextInputs, predict_to
+    from pipeline.serving import ImageInputs, TextInputs, lines, predict_to
 
     # A line that is not UTF-8 is listed, and does not stop the others.
     if isinstance(sys.stdin, io.TextIOWrapper):
@@ -55,7 +55,7 @@ def main(
     predictor = Predictor(path, seed, device, batch_size, trust)
     table = {"text_column": text_column} if text_column else predictor.table
     rows: TextInputs | ImageInputs = (
-        TextInputs(inputs, table | {"id_column": id_column, "encoding": encoding}, sys.stdin)
+        TextInputs(inputs, table | {"id_column": id_column, "encoding": encoding}, lines(sys.stdin))
         if predictor.kind == "text"
         else ImageInputs(inputs)
     )

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.errors import UserError
-from stages import assess, command, evaluate, extract, host, join, prepare, probe, report, train
+from stages import assess, command, evaluate, extract, host, join, prepare, probe, report, sweep, train
 
 
 def main(
@@ -31,7 +31,8 @@ def main(
     loaded = command.settings(params, overrides)
     check_params(loaded)
     if direct or not _in_dvc():
-        failed = _stages(list(loaded.section("teachers")), list(loaded.section("runs")), params, overrides)
+        sweeps = list(loaded.values.get("sweep") or {})
+        failed = _stages(list(loaded.section("teachers")), list(loaded.section("runs")), sweeps, params, overrides)
     else:
         _check_lock()
         if overrides or params != command.PARAMS:
@@ -64,7 +65,7 @@ def _dvc(commands: Callable[..., Any]) -> bool:
     return code != 0
 
 
-def _stages(teachers: list[str], runs: list[str], params: Any, overrides: list[str] | None) -> bool:
+def _stages(teachers: list[str], runs: list[str], sweeps: list[str], params: Any, overrides: list[str] | None) -> bool:
     """All stages in order, in this process; returns whether a run failed. Each continues after an interruption."""
     given = {"params": params, "overrides": overrides, "as_json": False}
     prepare.main(**given)
@@ -75,6 +76,7 @@ def _stages(teachers: list[str], runs: list[str], params: Any, overrides: list[s
         assess.main(**given)
     join.main(**given)
     failed = [run for run in runs if not (_attempt(train.main, run, **given) and _attempt(evaluate.main, run, **given))]
+    failed += [name for name in sweeps if not _attempt(sweep.main, name, **given)]
     return not _attempt(report.main, **given) or bool(failed)
 
 

@@ -11,15 +11,20 @@ def main(
 ) -> None:
     """Train one run.
 
-    Trains every seed and every candidate weight; the weight is chosen on validation rows.
+    Trains every seed and every candidate weight; the weight is chosen on validation rows. Under torchrun or accelerate
+    launch, several processes train each student together.
     """
     from pipeline.provenance import digest_files
-    from pipeline.training import train
+    from pipeline.training import follow, joined, train
 
     loaded, project = command.settings(params, overrides), command.PROJECT
-    with command.log("train", run) as log:
-        trained = train(run, loaded, project, command.say)
-        log.trainings, log.device = trained.trained, trained.device
+    with joined() as group:
+        if group.rank:
+            follow(run, loaded, group, project)
+            return
+        with command.log("train", run) as log, group.led():
+            trained = train(run, loaded, project, command.say)
+            log.trainings, log.device = trained.trained, trained.device
     command.write_digest(project.run_digest(run), digest_files(project.run(run)))
     command.show(trained, as_json)
     command.say(f"to take its best student home: aft export {run} --output FOLDER")

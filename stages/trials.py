@@ -13,10 +13,12 @@ def main(
     overrides: command.Set = None,
     as_json: command.Json = False,
 ) -> None:
-    """List finished trainings that no run of params.yaml uses.
+    """List finished trainings that no run and no sweep of params.yaml uses.
 
     Once deleted, they are trained again if params.yaml is changed back.
     """
+    from pipeline.sweeping import trials_of_sweeps
     from pipeline.training import unused_trials
 
-    command.show(unused_trials(command.settings(params, overrides), command.PROJECT, delete), as_json)
+    loaded, project = command.settings(params, overrides), command.PROJECT
+    command.show(unused_trials(loaded, project, delete, trials_of_sweeps(loaded, project)), as_json)

@@ -13,9 +13,11 @@ ROOT = Path(__file__).parent.parent
 HALL = [
     "errors",
     "progress",
+    "ahead",
     "processes",
     "files",
     "parquet",
+    "hdf5",
     "provenance",
     "checksum",
     "verified",
@@ -24,12 +26,9 @@ HALL = [
     "strict_yaml",
     "specs",
     "params",
+    "conditions",
     "packages",
     "sources",
-    "pretrained",
-    "efficientnet",
-    "timm_models",
-    "text_models",
     "machine",
     "project",
     "code",
@@ -38,6 +37,7 @@ HALL = [
 
 ROOMS = [
     "functional",
+    "pretrained",
     "records",
     "tasks",
     "datasets",
@@ -53,6 +53,7 @@ ROOMS = [
     "methods",
     "runs",
     "training",
+    "sweeping",
     "reporting",
     "exports",
     "predict",
@@ -74,7 +75,10 @@ SHARED = {"tasks", "datasets", "views", "augmentations"}
 WORKS_ON = {"exports": "students"}
 """Plug-in rooms that are about another one, and import its face: an export is of a student."""
 
-BELOW_TEACHERS = ["students", "probing", "methods", "runs", "training", "reporting", "exports", "predict"]
+LIBRARIES = ["functional", "pretrained"]
+"""Rooms whose modules are imported by name: formulas, and models of libraries that take seconds to import."""
+
+BELOW_TEACHERS = ["students", "probing", "methods", "runs", "training", "sweeping", "reporting", "exports", "predict"]
 """Rooms that work from the feature stores alone."""
 
 
@@ -207,12 +211,12 @@ def circles(layout: Layout) -> list[str]:
 
 
 def past_faces(layout: Layout) -> list[str]:
-    """Imports of a module inside another room. `functional` is a library of formulas, without a face."""
+    """Imports of a module inside another room, but for those of `LIBRARIES`."""
     return [
         f"{name} imports {other}, past the face of its room"
         for name, others in layout.imports.items()
         for other in sorted(others - layout.looked_up(name))
-        if other.count(".") == 2 and other.startswith("pipeline.") and place(other) not in (place(name), "functional")
+        if other.count(".") == 2 and other.startswith("pipeline.") and place(other) not in (place(name), *LIBRARIES)
     ]
 
 

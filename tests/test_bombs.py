@@ -3,7 +3,6 @@
 import bz2
 import gzip
 import lzma
-import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from pipeline import parquet
 from pipeline.datasets.text_table import Settings, rows
 from pipeline.errors import UserError
 from pipeline.store.interchange import import_features
+from tests.memory import at_most
 
 MANY = 3_000_000
 LONG = "x" * (1 << 16)
@@ -24,13 +24,10 @@ LONG = "x" * (1 << 16)
 
 @pytest.fixture(autouse=True)
 def bounded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """768 MiB more than what is mapped now; and small files, which are soon written, are judged as large ones are."""
+    """Small files, which are soon written, are judged as large ones are."""
     monkeypatch.setattr("pipeline.files.SMALL", 1 << 20)
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (mapped + (3 << 28), before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, before)
+    with at_most(768 << 20):
+        yield
 
 
 def same(value: str, count: int) -> pa.Array:

@@ -45,7 +45,7 @@ def test_what_is_shipped_is_valid():
         ("extract/precision", "float64", "extract.precision"),
         ("teachers/wise/poling", "cls", "teachers.wise: unknown key `poling`"),
         ("teachers/wise/family", "transformer", "did you mean `transformers`"),
-        ("teachers/a.b", {"family": "transformers", "model": "m"}, "'a.b' is no name"),
+        ("teachers/a.b", {"family": "transformers", "model": "m"}, "'a.b' is not a valid name"),
         ("probe/strength", [1.0], "probe: unknown key `strength`"),
         ("assess/neighbors", [1], "assess: unknown key `neighbors`"),
         ("students/bag/witdh", 3, "students.bag: unknown key `witdh`"),
@@ -54,7 +54,7 @@ def test_what_is_shipped_is_valid():
             {"family": "compact_cnn", "size": 8, "channels": 1},
             "reads image, and the dataset holds text",
         ),
-        ("students/a b", {"family": "bag_of_words"}, "'a b' is no name"),
+        ("students/a b", {"family": "bag_of_words"}, "'a b' is not a valid name"),
         ("train/step", 3, "train: unknown key `step`"),
         ("train/learning_rate", "1e-4", "write 1.0e-4"),
         ("train/seeds", [0, 0], r"seeds: should be different numbers >= 0"),
@@ -75,7 +75,7 @@ def test_what_is_shipped_is_valid():
         ("runs/aft/search", {"student.dropout": ["much"]}, r"with runs.aft.search\).dropout"),
         ("runs/aft/search", {"train.warmup": [2.0]}, r"train \(for aft\).warmup"),
         ("runs/aft/search", {"methods.aft.kernel": ["square"]}, r"methods.aft.kernel"),
-        ("runs/a b", {"student": "bag"}, "'a b' is no name"),
+        ("runs/a b", {"student": "bag"}, "'a b' is not a valid name"),
     ],
 )
 def test_a_mistake_anywhere_is_one_line(name: str, value: Any, message: str):

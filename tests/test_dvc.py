@@ -439,5 +439,5 @@ def test_a_stage_that_is_run_by_itself_runs_no_name(tmp_path: Path, name: str):
         (project / file).write_text('{"digest": "0"}')
     done = call("dvc", "repro", "--single-item", f"extract@{name}", cwd=project)
     assert "Running stage" in done.stdout
-    assert f"error: params.yaml: teachers: {name!a} is no name" in done.stderr
+    assert f"error: params.yaml: teachers: {name!a} is not a valid name" in done.stderr
     assert done.returncode and not list(project.rglob("pwned"))

@@ -130,6 +130,10 @@ class Augmented:
         at = np.concatenate([at for _, at in self._mixed]) if mixing else np.empty(0, np.int64)
         self.others = self.partners[at]
 
+    def some(self, places: Int[np.ndarray, " k"]) -> "Augmented":
+        """Of some of the rows, by their places, which ascend: the same pictures."""
+        return Augmented(self._augmenter, self.rows[places], int((places < self.labelled).sum()), self._epoch)
+
     def images(self, images: Float[Tensor, "m c h w"]) -> Float[Tensor, "n c h w"]:
         """The images of `rows`, and after them those of `others`, to those of the step; all in 0..1."""
         count = len(self.rows)

@@ -1,13 +1,13 @@
-"""A prepared dataset on disk: what `pipeline.data.preparation` writes, and all that later stages know of the data.
+"""A prepared dataset on disk: written by `pipeline.data.preparation`, and the only data that later stages read.
 
-A folder of three files and a list of what was left out:
+A folder with three files and a list of what was left out:
 
-- `content.arrow`: id, content and its digest of every row, in an Arrow file that is mapped and not read. Its bytes
-  depend on ids and content alone, so a stage that depends on this file does not run again when labels or splits change.
-- `rows.parquet`: per row id, label as the task has it, group, and its role in each split.
-- `manifest.json`: kind, task, counts, settings, and the content digest that feature stores are keyed on. Written last:
-  without it the folder is unfinished.
-- `quarantine.csv`: the rows of the source that are not here, and why.
+- `content.arrow`: id, content and content digest of every row, in an Arrow file that is memory-mapped. Its bytes depend
+  on ids and content only, so a stage that depends on this file does not run again when labels or splits change.
+- `rows.parquet`: per row its id, its label as the task encodes it, its group, and its role in each split.
+- `manifest.json`: kind, task, counts, settings, and the content digest that identifies feature stores. It is written
+  last: without it the folder is unfinished.
+- `quarantine.csv`: the rows of the source that were left out, and why.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ CONTENT, ROWS, MANIFEST, QUARANTINE = "content.arrow", "rows.parquet", "manifest
 
 
 class Role(IntEnum):
-    """What a row is for in one split."""
+    """The use of a row in one split."""
 
     LABELLED = 0
     """Training row whose label may be used."""
@@ -50,7 +50,7 @@ class Role(IntEnum):
 
 @dataclass(frozen=True)
 class Split:
-    """The rows of each role in one split: sorted, disjoint, together all rows."""
+    """The rows of each role in one split: sorted, disjoint, and together all rows."""
 
     labelled: Int64[np.ndarray, " a"]
     unlabelled: Int64[np.ndarray, " b"]
@@ -59,24 +59,24 @@ class Split:
 
     @property
     def train(self) -> Int64[np.ndarray, " e"]:
-        """All training rows, with a visible label or without, sorted."""
+        """All training rows, with or without a visible label, sorted."""
         return np.sort(np.concatenate([self.labelled, self.unlabelled]))
 
 
 class Dataset:
     """A prepared dataset, opened for reading. Rows are numbers from 0, in the order of the source.
 
-    Its files are compared with their checksums when they are opened for the first time; later, and in other processes,
-    it opens in milliseconds whatever its size. It keeps no content in memory, and may be used after fork, in threads,
-    and pickled: a copy opens the same folder again.
+    Its files are compared with their checksums when they are opened for the first time; after that, also in other
+    processes, opening takes milliseconds for any size. No content is kept in memory. It may be used after a fork, in
+    threads, and pickled: a copy opens the same folder again.
 
     Attributes:
         path: the folder.
-        manifest: what `pipeline.data.preparation` recorded.
+        manifest: the record that `pipeline.data.preparation` wrote.
         kind: "text" or "image".
         task: what a label is, and the names of a model's outputs.
-        digest: names the ids and the content of all rows, whatever their labels and roles.
-        splits: how many independent splits there are.
+        digest: of the ids and the content of all rows; labels and roles are not part of it.
+        splits: the number of independent splits.
     """
 
     def __init__(self, path: Path, manifest: ManifestRecord, rows: pa.Table):
@@ -93,14 +93,14 @@ class Dataset:
         """Open the folder `path`.
 
         Raises:
-            UserError: there is nothing there, it is unfinished or damaged, or another version of aft wrote it.
+            UserError: it does not exist, is unfinished or damaged, or was written by another version of aft.
         """
         path = Path(path)
         if not file_exists(path / MANIFEST):
             raise UserError(f"{path}: no prepared dataset there; run `aft prepare` first")
         manifest = ManifestRecord.read(path / MANIFEST)
         if manifest.format != FORMAT:
-            raise UserError(f"{path}: written in format {manifest.format}, this is {FORMAT}; run `aft prepare`")
+            raise UserError(f"{path}: has format {manifest.format} instead of {FORMAT}; run `aft prepare`")
         try:
             VerifiedFiles(path, manifest.files, "run `aft prepare` again").finish()
             rows = pa.ipc.open_file(pa.memory_map(str(path / CONTENT))).read_all()
@@ -131,9 +131,9 @@ class Dataset:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """The label of every row [n, ...], the task's `missing` where the source has none.
+        """The label of every row [n, ...]; the task's `missing` if the source has none.
 
-        Training code wants `visible_labels`.
+        Training code must use `visible_labels`.
         """
         return self._column("label", (self.task.dtype, tuple(self.manifest.label_shape)))
 
@@ -145,20 +145,20 @@ class Dataset:
         return Split(*(np.flatnonzero(roles == role) for role in Role))
 
     def visible_labels(self, number: int) -> np.ndarray:
-        """Labels of a split's labelled training rows, `missing` everywhere else: what training may look at."""
+        """The labels of a split's labelled training rows, `missing` for all others."""
         visible = np.full_like(self.labels, self.task.missing)
         labelled = self.split(number).labelled
         visible[labelled] = self.labels[labelled]
         return visible
 
     def split_task(self, number: int, weights: ClassWeights | None = None) -> Task:
-        """The task as the labelled training rows of a split scale its outputs and losses."""
+        """The task, with outputs and losses scaled by the labelled training rows of a split."""
         return self.task.fitted(self.labels[self.split(number).labelled], weights)
 
     def split_digest(self, number: int) -> str:
-        """Names what a split lets training see: the rows, their roles and the visible labels, 32 hex digits.
+        """A digest of what training sees of a split: rows, roles and visible labels, 32 hex digits.
 
-        What was fitted on one split must not be used with another: its test rows may have been training rows.
+        A model that was fitted on one split must not be used with another, whose test rows it may have seen.
         """
         hasher = blake2b(self.digest.encode(), digest_size=16)
         hasher.update(self._column(role_column(number), np.uint8).tobytes())
@@ -166,7 +166,7 @@ class Dataset:
         return hasher.hexdigest()
 
     def content(self, rows: Sequence[int] | np.ndarray) -> list[str] | list[bytes]:
-        """Texts, or the encoded bytes of images, of `rows` in the order given."""
+        """The texts, or the encoded bytes of the images, of `rows` in the given order."""
         column = self._rows["content"]
         return [column[int(row)].as_py() for row in rows]
 
@@ -178,7 +178,7 @@ class Dataset:
         """Read all content and compare it with its digests.
 
         Raises:
-            UserError: bytes have changed since they were written; the line names the first row.
+            UserError: bytes have changed since they were written; the message names the first row.
         """
         for row, (content, digest) in enumerate(zip(self._rows["content"], self.row_digests, strict=True)):
             if content_digest(content.as_py()) != digest.tobytes():
@@ -199,7 +199,7 @@ class Dataset:
 
 
 def _values(column: pa.ChunkedArray, dtype: DTypeLike) -> np.ndarray:
-    """A column of fixed width without nulls, as its bytes are; Arrow's to_numpy would do, but imports pandas."""
+    """A column of fixed width without nulls, from its bytes; Arrow's to_numpy would do the same, but imports pandas."""
     chunks = [np.frombuffer(chunk.buffers()[1], dtype)[chunk.offset :][: len(chunk)] for chunk in column.chunks]
     return np.concatenate(chunks)
 
@@ -210,5 +210,5 @@ def role_column(split: int) -> str:
 
 
 def content_digest(content: str | bytes) -> bytes:
-    """16 bytes that name a row's content."""
+    """A digest of a row's content, 16 bytes."""
     return blake2b(content.encode() if isinstance(content, str) else content, digest_size=16).digest()

@@ -1,9 +1,9 @@
 """Which rows are in train, val and test: stratified, groups kept whole, and the same on every machine.
 
-A split sorts rows by a fixed integer hash of their ids, the seed and the number of the split, and takes the first ones
-of every stratum; the task says what a stratum is, such as a class. No library's random numbers are used, so an upgrade
-of one never moves a row, and a dataset that grows by a few rows keeps nearly all its roles. Samples of one split are
-nested: 400 labelled rows are among the 800 labelled rows.
+A split sorts rows by a fixed integer hash of their ids, the seed and the number of the split, and takes the first rows
+of every stratum; the task defines the strata, such as classes. No random numbers of a library are used, so an upgrade
+never moves a row, and a dataset that grows by a few rows keeps nearly all its roles. Samples of one split are nested:
+400 labelled rows are among the 800 labelled rows.
 """
 
 from collections.abc import Callable
@@ -41,12 +41,12 @@ def assign(
         splits: LABELLED (train), VAL or TEST where the source fixes it, else FREE.
         rows: 64-bit hashes of the row ids.
         units: 64-bit hashes of what is never divided between train, val and test: a group, or the row itself.
-        name: how messages call a stratum.
-        val, test: how much to sample, in case the source fixes none.
-        labelled: how many training rows keep their label, None for all.
+        name: gives the name of a stratum for messages.
+        val, test: how much to sample, if the source fixes none.
+        labelled: how many training rows keep their label; all if None.
 
     Raises:
-        UserError: an amount does not fit the rows there are, or a stratum has too few to be in every part.
+        UserError: an amount does not fit the number of rows, or a stratum has too few rows to be in every part.
     """
     roles = np.where(strata < 0, Role.UNLABELLED, np.maximum(splits, Role.LABELLED)).astype(np.uint8)
     if (strata < 0).all():
@@ -61,7 +61,7 @@ def assign(
 
     # A group with a row that has no label is in train, because that row is.
     movable = (roles == Role.LABELLED) & ~np.isin(units, units[strata < 0])
-    # The text goes into the hash: another word in it would change the roles of all rows.
+    # The text is part of the hash: changing a word in it would change the roles of all rows.
     salt = f"draw {split}"
     keys = sort_keys(units, seed, salt)
     wanted = [(role, amount) for role, amount in ((Role.TEST, test), (Role.VAL, val)) if not (splits == role).any()]
@@ -89,7 +89,7 @@ def _sample(
     name: Callable[[int], str],
     leave: int,
 ) -> Int64[np.ndarray, " m"]:
-    """A stratified sample of the rows `among`, for `role`, that leaves at least `leave` rows of every stratum."""
+    """A stratified sample for `role` of the rows `among`, which leaves at least `leave` rows of every stratum."""
     setting = f"dataset.{role.name.lower()}"
     rows = np.flatnonzero(among)
     number = int(strata.max()) + 1
@@ -134,7 +134,7 @@ def sort_keys(units: UInt64[np.ndarray, " n"], seed: int, salt: str) -> UInt64[n
 def apportion(
     total: int, counts: Int64[np.ndarray, " strata"], most: Int64[np.ndarray, " strata"]
 ) -> Int64[np.ndarray, " strata"]:
-    """How many rows of each stratum make a sample of `total`: in proportion to `counts`, within one row.
+    """How many rows of each stratum to take for a sample of `total`: in proportion to `counts`, within one row.
 
     Every stratum gets at least one row, and at most `most`, even where that is further from its share.
 
@@ -164,9 +164,9 @@ def choose(
         keys: from `sort_keys`. Rows with one key are one unit, and are taken together or not at all.
 
     Returns:
-        A mask over the rows. It has exactly `quota` rows of each stratum if no unit has two rows. Units of several rows
-        come first where they fit, in the sample's proportion, and single rows fill up; where those are not enough,
-        units of several rows are added as long as one brings the sample closer to the quota, in squares.
+        A mask over the rows. If no unit has two rows, it has exactly `quota` rows of each stratum. Otherwise units of
+        several rows are taken first, as far as they fit the sample's proportions, and single rows fill up the rest. If
+        these are not enough, units of several rows are added as long as this reduces the squared distance to the quota.
     """
     chosen = np.zeros(len(strata), dtype=bool)
     _, unit, sizes = np.unique(keys, return_inverse=True, return_counts=True)

@@ -1,4 +1,4 @@
-"""What the columns of a table mean, for every family whose source has columns: id, label, split, group."""
+"""The meaning of a table's columns, for every family whose source has columns: id, label, split, group."""
 
 import math
 import re
@@ -16,18 +16,19 @@ from pipeline.params import Settings as Section
 from pipeline.tasks import Label
 
 MARKS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
-"""Cells of label columns, in lower case: whether the row has the label."""
+"""Cells of label columns, in lower case, and whether the row has the label."""
 
 
 class Columns(Section):
-    """What columns mean.
+    """Which columns hold what.
 
     Attributes:
-        label_column: the column of the labels; an empty cell is no label. None: no row has one. A cell may hold a list
-            of labels, in Parquet, Arrow and JSON; several columns of 0 and 1 are a label each, by the column's name.
-        label_separator: what separates the labels of a cell, such as `;`, where rows may have several.
-        id_column: a column that names each row for good. None: a row's id is the digest of its content.
-        split_column: a column with train, val or test, where the source fixes the splits.
+        label_column: the column of the labels; an empty cell means no label. None: no row has a label. In Parquet,
+            Arrow and JSON a cell may hold a list of labels. A list of columns with 0 and 1 has one label per column,
+            named after it.
+        label_separator: text between the labels of a cell, such as `;`, if rows may have several.
+        id_column: a column with a permanent id for each row. None: a row's id is the digest of its content.
+        split_column: a column with train, val or test, if the source fixes the splits.
         group_column: a column of groups; rows of one group are never in different splits.
     """
 
@@ -39,14 +40,14 @@ class Columns(Section):
 
     @property
     def label_columns(self) -> list[str]:
-        """The columns of labels, of which there may be none, one or several."""
+        """The columns of labels: none, one or several."""
         if self.label_column is None:
             return []
         return [self.label_column] if isinstance(self.label_column, str) else self.label_column
 
 
 Content = Callable[[TableRow], tuple[str | bytes, str, str | None]]
-"""Reads a record's content: the content, what its id is if there is no column of ids, and why it cannot be read."""
+"""Reads a record: returns its content, its id if there is no column of ids, and why it cannot be read."""
 
 
 def digest(content: str | bytes) -> str:
@@ -64,24 +65,24 @@ def examples(
 ) -> Iterator[Row]:
     """The rows of a table.
 
-    Without a column of ids, rows may be added, removed or sorted, and what was computed for the others is found again:
-    an id follows from the content, with -2, -3 ... for repeats. That costs about 100 bytes of memory a row while the
-    table is read.
+    Without a column of ids, an id is the digest of the content, with -2, -3 ... for repeats: so rows may be added,
+    removed or sorted, and results for the others are found again. While the table is read, that takes about 100 bytes
+    of memory per row.
 
     Args:
         settings: which columns.
-        records: gives the records of the table, with the columns wanted.
+        records: gives the records of the table, with the given columns.
         content_columns: the columns that `content` reads.
-        content: reads them.
+        content: reads the content of a record.
         several_files: whether messages must name the file of a row.
 
     Raises:
-        UserError: a cell has no meaning in its column; the line names the row and the column.
+        UserError: a cell has no meaning in its column; the message names the row and the column.
     """
     labels, seen = settings.label_columns, Counter[str]()
     if isinstance(settings.label_column, list) and (len(labels) < 2 or settings.label_separator):
         raise UserError(
-            "dataset.source.label_column: a list is of two columns or more, of 0 and 1, and has no label_separator; "
+            "dataset.source.label_column: a list must name two or more columns of 0 and 1, without label_separator; "
             "for one column write its name"
         )
     optional = (*labels, settings.id_column, settings.split_column, settings.group_column)
@@ -115,21 +116,21 @@ def examples(
 
 
 def text(record: TableRow, column: str) -> str | None:
-    """A cell as text; None and NaN are nothing. Bytes that are not UTF-8 are lone surrogates in it: see `undecoded`.
+    """A cell as text; None if it is None or NaN. Bytes that are not UTF-8 are lone surrogates in it; see `undecoded`.
 
     Raises:
-        UserError: the cell holds something that is not one text or number, such as a list.
+        UserError: the cell holds something other than a text or a number, such as a list.
     """
     return _text(record.cells.get(column), record, column)
 
 
 def name(record: TableRow, column: str) -> str | None:
-    """A cell as text that can be decoded. Raises `UserError` as `text`, or if it cannot."""
+    """A cell as text. Raises `UserError` as `text` does, or if it cannot be decoded."""
     return _name(record.cells.get(column), record, column)
 
 
 def undecoded(text: str | None, record: TableRow) -> str | None:
-    """Which byte of a text could not be decoded, and what to do; None: all could."""
+    """Which byte of a text could not be decoded, and what to do; None if all could."""
     if text is None or text.isascii() or not (found := re.search("[\udc80-\udcff]", text)):
         return None
     hint = "; set dataset.source.encoding to what the file is in, such as latin-1" if record.encoding else ""
@@ -159,10 +160,10 @@ def _name(value: Any, record: TableRow, column: str) -> str | None:
 
 
 def _label(record: TableRow, column: str, settings: Columns) -> Label | None:
-    """The label of a cell, or those of a list or between separators.
+    """The label of a cell, or the labels of a list or between separators.
 
     Raises:
-        UserError: one of several labels is empty or no text or number.
+        UserError: one of several labels is empty, or is not a text or a number.
     """
     value = record.cells.get(column)
     if isinstance(value, list):
@@ -180,10 +181,10 @@ def _label(record: TableRow, column: str, settings: Columns) -> Label | None:
 
 
 def _marked(record: TableRow, columns: Sequence[str]) -> Label | None:
-    """The names of the columns that hold a 1; None where all are empty.
+    """The names of the columns that hold a 1; None if all are empty.
 
     Raises:
-        UserError: a cell holds anything but 0 and 1, or some cells are empty and others are not.
+        UserError: a cell holds something other than 0 and 1, or only some cells are empty.
     """
     cells = {column: (name(record, column) or "").strip().lower() for column in columns}
     if not any(cells.values()):

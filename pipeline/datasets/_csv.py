@@ -1,17 +1,17 @@
-"""CSV and TSV: lines into rows of cells, and what a quote means, which these files do not say.
+"""CSV and TSV: splits lines into rows of cells, and decides what quotes mean, which these files do not say.
 
-Most programs put quotes around a cell that holds a delimiter, a quote or a line break, and write a quote inside it
-twice (RFC 4180). Others write quotes as they are, so that a lone quote at the start of one text and another at the end
-of a later one seem to hold a long cell, and every row between them is lost in it. So, if the setting is left out, files
-are read in the first way and refused where the second would do as well:
+Most programs put quotes around a cell that contains a delimiter, a quote or a line break, and double the quotes inside
+it (RFC 4180). Others write quotes as they are. Then a lone quote at the start of one text and another at the end of a
+later one look like one long cell, and every row between them is lost. So, if the setting is left out, files are read in
+the first way, and refused if the second is as plausible:
 
-- a cell spans lines, and its first and its last line each read as a row of the table: as many cells as the header has,
-  and a label that other rows have. Where no column is one of labels, it is refused unless more rows than these have
-  quotes without which they would not fit the header;
-- cells span lines in a file that also has quotes inside of cells without quotes around them;
-- a cell in quotes would end earlier if a backslash stood before each quote of its own, as MySQL and Spark write them.
+- a cell spans lines, and its first and last line each read as a row of the table, with as many cells as the header and
+  a label that other rows have. Without a column of labels it is refused unless more rows than such cells have quotes
+  without which they would not fit the header;
+- cells span lines in a file that also has quotes inside cells without quotes around them;
+- a cell in quotes would end earlier if quotes inside cells had a backslash before them, as MySQL and Spark write them.
 
-Cells that span lines are remarked, and so are quotes that were taken off without need.
+A remark counts cells that span lines, and another one quotes that were removed although they were not needed.
 """
 
 import csv
@@ -25,10 +25,10 @@ from pipeline.tasks import is_number
 Quotes = Literal["doubled", "backslash", "none"]
 
 LONGEST_CELL = 1 << 30
-"""Characters of a cell; Python's own limit is 131,072."""
+"""The maximum length of a cell in characters; Python's default is 131,072."""
 
 MOST_LABELS = 100_000
-"""Distinct labels that are remembered."""
+"""The maximum number of distinct labels that are remembered."""
 
 SPANS = "a cell in quotes spans several lines"
 TAKEN_OFF = (
@@ -44,7 +44,7 @@ _DIALECTS: dict[Quotes, dict[str, object]] = {
 
 
 class Line(NamedTuple):
-    """The cells of one row, the line where it begins, from 1, and what people should know of it."""
+    """The cells of one row, the line where it begins, from 1, and remarks for the user."""
 
     number: int
     cells: list[str]
@@ -54,18 +54,18 @@ class Line(NamedTuple):
 def read(
     lines: Iterator[str], path: str, delimiter: str, quotes: Quotes | None, labels: Sequence[str]
 ) -> Iterator[Line]:
-    """The rows of a file, the header first. Blank lines are no rows.
+    """The rows of a file, the header first. Blank lines are skipped.
 
     Args:
-        lines: with their line breaks.
-        path: of the file, for messages.
+        lines: lines with their line breaks.
+        path: the file, for messages.
         delimiter: one character.
-        quotes: what they mean; None: doubled, and refused where that is not sure.
+        quotes: what quotes mean; None reads them as doubled, and refuses ambiguous files.
         labels: the names of the columns of labels.
 
     Raises:
-        UserError: the line of a row that cannot be read, has more or fewer cells than the header, or may mean two
-            things.
+        UserError: a row cannot be read, has more or fewer cells than the header, or is ambiguous; the message has its
+            line.
     """
     csv.field_size_limit(LONGEST_CELL)
     taken: list[str] = []
@@ -99,19 +99,19 @@ def read(
             yield Line(number, cells)
             continue
         if len(cells) != len(header):
-            raise UserError(f"{path}: line {number} has {count(len(cells), 'cell')}, and the header has {len(header)}")
+            raise UserError(f"{path}: line {number} has {count(len(cells), 'cell')}, but the header has {len(header)}")
         yield Line(number, cells, doubts.look(number, taken, cells) if doubts else ())
     if doubts:
         doubts.resolve()
 
 
 class _Doubts:
-    """Whether quotes of a file stand around cells, or belong to the texts.
+    """Decides whether the quotes of a file enclose cells or belong to the texts.
 
     Attributes:
-        either: line, number of lines, first and last line of the cells that may be rows of their own.
-        proofs: rows that would not fit the header without their quotes.
-        inside: the first line with a quote inside of a cell without quotes around it.
+        either: line, number of lines, first and last line of each cell that could also be several rows.
+        proofs: the number of rows that would not fit the header without their quotes.
+        inside: the first line with a quote inside a cell without quotes around it.
         spanning: the first line where a cell spans lines.
     """
 
@@ -127,7 +127,7 @@ class _Doubts:
         self.inside = self.spanning = 0
 
     def look(self, number: int, lines: list[str], cells: list[str]) -> tuple[str, ...]:
-        """Look at one row. Returns remarks. Raises `UserError` where it may mean two things."""
+        """Look at one row; returns remarks. Raises `UserError` if it is ambiguous."""
         if len(self.seen) < MOST_LABELS:
             self.seen.update(cells[at] for at in self.labels)
         if len(lines) == 1 and '"' not in lines[0]:
@@ -151,7 +151,7 @@ class _Doubts:
         return tuple(remarks)
 
     def resolve(self) -> None:
-        """Decide at the end of the file, when all labels are known. Raises `UserError` where it may mean two things."""
+        """Decide at the end of the file, when all labels are known. Raises `UserError` if it is ambiguous."""
         for number, lines, first, last in self.either:
             rows = all(self._is_label(cells[at]) for cells in (first, last) for at in self.labels)
             if rows and (self.labels or len(self.either) >= self.proofs):
@@ -159,7 +159,7 @@ class _Doubts:
                 self._refuse(number, f"a cell in quotes spans {lines} lines, the first of which reads as a row{label}")
 
     def _cells(self, number: int, text: str) -> list[str]:
-        """Look at the cells of a row that has quotes. Returns remarks."""
+        """Look at the cells of a row that has quotes; returns remarks."""
         remarks, column, at = [], 0, 0
         while found := self.cell.match(text, at):
             quoted = found["quoted"]

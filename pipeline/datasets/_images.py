@@ -1,4 +1,4 @@
-"""Images of sources: encoded files as they are, and bare pixels as netpbm, whose bytes depend on no compressor."""
+"""Images of sources: encoded files as they are, and raw pixels as netpbm, whose bytes do not depend on a compressor."""
 
 import re
 from pathlib import Path
@@ -16,14 +16,14 @@ UNREAD = (
     *(".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".heic", ".heif", ".hif", ".ico", ".jxl", ".nef", ".orf", ".psd"),
     *(".raf", ".rw2", ".svg", ".tga"),
 )
-"""What names of images end in that are not read."""
+"""Suffixes of images that are not supported."""
 
 IMAGE_BYTES = 1 << 30
-"""More than an encoded image has: what is larger is not read into memory."""
+"""The largest file that is read as an image, in bytes."""
 
 
 def read_image(path: Path) -> tuple[bytes, str | None]:
-    """The bytes of an image, or why they are not read. Raises `UserError` for what is no file, such as a pipe."""
+    """The bytes of an image, or why it is not read. Raises `UserError` if it is not a regular file, such as a pipe."""
     if path.suffix.lower() in UNREAD and not (path.is_file() and images.is_image(path)):
         return b"", f"images of type {path.suffix.lower()} are not read; convert it to PNG or JPEG"
     try:
@@ -41,11 +41,11 @@ def netpbm(pixels: UInt[np.ndarray, "height width *channels"]) -> bytes:
 
 
 def image_content(column: str, root: Path | None) -> tuple[list[str], Content]:
-    """The columns to read, and what makes an image of a row.
+    """The columns to read, and a function that gives the image of a row.
 
     Args:
-        column: of the images: encoded bytes; a path; or, as the package `datasets` has it, a struct of both.
-        root: the folder that paths are relative to; None: that of the table.
+        column: the column of images: encoded bytes, a path, or a struct of both as the package `datasets` writes it.
+        root: the folder that paths are relative to; the table's own if None.
     """
 
     def content(row: TableRow) -> tuple[bytes, str, str | None]:

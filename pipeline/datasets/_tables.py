@@ -1,8 +1,8 @@
-"""Tables: files of rows with named columns, in whatever format and compression, as records.
+"""Tables: files of rows with named columns, in several formats, read as records.
 
-`.csv`, `.tsv`, `.jsonl` or `.ndjson` (an object a line), `.json` (a list of objects), `.txt` (a text a line, in the
-column `text`), `.parquet`, `.arrow` or `.feather`. All but the last three also compressed by gz, zst, xz or bz2, as in
-`.csv.gz`.
+`.csv`, `.tsv`, `.jsonl` or `.ndjson` (one object per line), `.json` (a list of objects), `.txt` (one text per line, in
+the column `text`), `.parquet`, `.arrow` or `.feather`. All except the last three may be compressed by gz, zst, xz or
+bz2, as in `.csv.gz`.
 """
 
 import bz2
@@ -14,6 +14,7 @@ import json
 import lzma
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,10 +34,10 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-"""Byte order marks and the encodings they stand for; UTF-16's is the beginning of UTF-32's."""
+"""Byte order marks and their encodings; UTF-16's mark is the beginning of UTF-32's."""
 
 START = 1024
-"""Bytes at the start of a file that show its encoding."""
+"""The number of bytes at the start of a file that its encoding is found from."""
 
 TEXT = "text"
 """The column of a `.txt` file."""
@@ -46,12 +47,12 @@ class TableFiles(Section):
     """Where a table is.
 
     Attributes:
-        path: the file; or several, as a list or a pattern such as `raw/part-*.csv.gz`, whose rows follow one another.
-        encoding: of files of text. None: UTF-8, or what the byte order mark at the start of a file says.
-        quotes: what quotes in CSV and TSV mean: `doubled`, they stand around cells and are written twice inside of
-            them; `backslash`, they have a backslash before them inside of cells; `none`, they are part of the texts.
-            None: doubled, and what may mean two things is refused.
-        delimiter: between the cells of a CSV, such as `;`. None: a comma, and a tab in TSV.
+        path: the file; or several, as a list or a pattern such as `raw/part-*.csv.gz`, read one after another.
+        encoding: of text files. None: UTF-8, or that of the byte order mark at the start of a file.
+        quotes: what quotes in CSV and TSV mean. `doubled`: they enclose cells, and are doubled inside cells.
+            `backslash`: they enclose cells, and have a backslash before them inside cells. `none`: they are part of
+            the texts. None: as `doubled`, but ambiguous files are refused.
+        delimiter: between the cells of a CSV, such as `;`. None: a comma, or a tab in TSV.
     """
 
     path: str | list[str]
@@ -64,12 +65,12 @@ class TableRow(NamedTuple):
     """One row of a table.
 
     Attributes:
-        cells: by column, as the format has them.
-        file: which holds it.
-        number: the line where it begins, or its number in the file, both from 1.
-        in_lines: whether the number is a line's.
-        remarks: what people should know of the row.
-        encoding: what the texts are in; None for formats that are not files of text.
+        cells: the cells by column, with the types of the format.
+        file: the file that holds it.
+        number: the line where it begins, or the number of the row in the file, both from 1.
+        in_lines: whether the number is that of a line.
+        remarks: remarks on the row for the user.
+        encoding: the encoding of the texts; None for formats that are not text.
     """
 
     cells: Mapping[str, Any]
@@ -89,9 +90,9 @@ class Wanted(NamedTuple):
     """Columns that are read.
 
     Attributes:
-        columns: all of them; a table must have each.
-        always: those that every record of JSON must have; it may leave out the others.
-        labels: those of labels.
+        columns: all columns to read; a table must have each.
+        always: the columns that every JSON record must have; it may leave out the others.
+        labels: the columns of labels.
     """
 
     columns: Sequence[str]
@@ -103,7 +104,7 @@ def files(path: str | Sequence[str]) -> list[Path]:
     """The files that a setting names, sorted within each pattern.
 
     Raises:
-        UserError: a pattern fits none, or a file occurs twice.
+        UserError: a pattern matches no file, or a file occurs twice.
     """
     found: list[Path] = []
     for name in [path] if isinstance(path, str) else path:
@@ -112,7 +113,7 @@ def files(path: str | Sequence[str]) -> list[Path]:
         elif fitting := sorted(glob.glob(name, recursive=True)):
             found += map(Path, fitting)
         else:
-            raise UserError(f"{name}: no file fits this pattern; check dataset.source.path")
+            raise UserError(f"{name}: no file matches this pattern; check dataset.source.path")
     if twice := sorted({str(file) for file in found if found.count(file) > 1}):
         raise UserError(f"{twice[0]}: is in dataset.source.path twice; remove one")
     if not found:
@@ -124,15 +125,15 @@ def records(settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
     """The rows of all files, in order.
 
     Raises:
-        UserError: a file is missing, damaged, or no table; it lacks a column; a row of it cannot be read.
+        UserError: a file is missing, damaged, or not a table; a column is missing; or a row cannot be read.
     """
     for path in files(settings.path):
         try:
             yield from _file(path, settings, wanted)
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; check dataset.source.path") from None
-        except (OSError, EOFError, pa.ArrowException, lzma.LZMAError, zlib.error) as error:
-            raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+        except (OSError, EOFError, pa.ArrowException, UnicodeDecodeError, lzma.LZMAError, zlib.error) as error:
+            raise _unreadable(path, error) from None
 
 
 def _file(path: Path, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
@@ -151,8 +152,7 @@ def _file(path: Path, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow
     if form in ARROW:
         yield from arrow_rows(ARROW[form](path, wanted), str(path), wanted)
         return
-    with OPENERS[compression](path) if compression else path.open("rb") as packed:
-        file = io.BufferedReader(_Bounded(path, packed) if compression else packed)
+    with decompressed(path, compression) if compression else path.open("rb") as file:
         encoding = settings.encoding or _encoding(path, file.peek(START)[:START])
         try:
             text = io.TextIOWrapper(
@@ -165,15 +165,22 @@ def _file(path: Path, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow
                 yield record._replace(remarks=(*record.remarks, *remarks), encoding=encoding)
         except LookupError:
             raise UserError(f"{path}: no encoding is called {encoding!r}; write one such as utf-8 or latin-1") from None
-        except UnicodeError as error:  # a row of UTF-8 is refused by itself, other encodings are not so forgiving
+        except UnicodeError as error:  # in UTF-8 single rows are refused; other encodings cannot go on after an error
             raise UserError(
                 f"{path}: not {encoding} ({getattr(error, 'reason', error)}); set dataset.source.encoding to what it "
                 "is in, or save it as utf-8"
             ) from None
 
 
+@contextmanager
+def decompressed(path: Path, compression: str) -> Iterator[io.BufferedReader]:
+    """What a file of one of the `OPENERS` becomes. Reading raises `UserError` where that is too much for its bytes."""
+    with OPENERS[compression](path) as packed:
+        yield io.BufferedReader(_Bounded(path, packed))
+
+
 class _Bounded(io.RawIOBase):
-    """What a compressed file becomes, unless that is too much for what it is."""
+    """The decompressed bytes of a file, as long as they are not too many for its size."""
 
     def __init__(self, path: Path, packed: Any):
         self._path, self._packed, self._becomes = path, packed, 0
@@ -190,7 +197,7 @@ class _Bounded(io.RawIOBase):
 
 
 def _encoding(path: Path, start: bytes) -> str:
-    """What a file is in by its first bytes."""
+    """The encoding of a file, from its first bytes."""
     for mark, encoding in MARKS:
         if start.startswith(mark):
             return encoding
@@ -224,7 +231,7 @@ def _delimited(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wa
 
 
 def _json_lines(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
-    """An object a line. A record may leave out a column that others have, but for those that all need."""
+    """One object per line. A record may leave out columns, except those in `wanted.always`."""
     names: dict[str, None] = {}
     for number, line in enumerate(text, start=1):
         if not line.strip():
@@ -244,7 +251,7 @@ def _json(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wanted)
     found = _parsed(text.read(), str(path))
     if not isinstance(found, list) or not all(isinstance(record, dict) for record in found):
         raise UserError(
-            f"{path}: not a list of objects, such as [{{...}}, {{...}}]; for an object a line call it .jsonl"
+            f"{path}: not a list of objects, such as [{{...}}, {{...}}]; for one object per line call it .jsonl"
         )
     check(str(path), wanted.columns, list(dict.fromkeys(name for record in found for name in record)))
     yield from (TableRow(record, str(path), number) for number, record in enumerate(found, start=1))
@@ -267,7 +274,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _plain(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
-    """A text a line; blank lines are none."""
+    """One text per line; blank lines are skipped."""
     check(str(path), wanted.columns, [TEXT])
     for number, line in enumerate(text, start=1):
         if line.strip():
@@ -287,7 +294,7 @@ TEXTS: dict[str, Reader] = {
 """Formats of text, which may be compressed."""
 
 _NEWLINES = {".csv": "", ".tsv": ""}
-"""Line breaks inside of cells stay as they are."""
+"""Line breaks inside cells stay as they are."""
 
 OPENERS: dict[str, Callable[[Path], Any]] = {
     ".gz": gzip.GzipFile,
@@ -312,26 +319,67 @@ def _arrow(path: Path, wanted: Wanted) -> tuple[pa.Schema, Iterator[pa.RecordBat
     return schema, (batch.select(list(wanted.columns)) for batch in batches)
 
 
-def arrow(path: Path) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:
-    """A file of Arrow: its schema and its rows."""
-    source = pa.memory_map(str(path))
+def arrow(path: Path) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """A file of Arrow: its schema and its rows.
+
+    Raises:
+        UserError: it is missing, or no file of Arrow; reading its rows, that it is damaged.
+    """
+    if regular_size(path) is None:
+        raise UserError(f"{path}: no such file")
+    batches: Iterable[pa.RecordBatch]
     try:
-        file = pa.ipc.open_file(source)
-        batches: Iterable[pa.RecordBatch] = (file.get_batch(number) for number in range(file.num_record_batches))
-    except pa.ArrowInvalid:  # a stream, as the package `datasets` writes
-        source.seek(0)
-        file = batches = pa.ipc.open_stream(source)
-    return file.schema, batches
+        source = pa.memory_map(str(path))
+        try:
+            file = pa.ipc.open_file(source)
+            batches = (file.get_batch(number) for number in range(file.num_record_batches))
+        except pa.ArrowInvalid:  # a stream, as the package `datasets` writes
+            source.seek(0)
+            file = batches = pa.ipc.open_stream(source)
+        schema = file.schema
+        schema.names  # noqa: B018, which decodes them
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from None
+
+    def checked() -> Iterator[pa.RecordBatch]:
+        try:
+            for batch in batches:
+                for column in batch.columns:
+                    _validate(column)
+                yield batch
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(path, error) from None
+
+    return schema, checked()
+
+
+def _validate(column: pa.Array) -> None:
+    """Check that a column stays inside of its bytes: Arrow believes what a file says, and would read other memory.
+
+    Raises:
+        pa.ArrowInvalid: it does not. Texts may hold bytes that are not UTF-8; their rows are told later.
+    """
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        as_bytes = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
+        if column.type not in as_bytes:
+            raise
+        column.view(as_bytes[column.type]).validate(full=True)
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: cannot be read: {' '.join(str(error).split())}")
 
 
 ARROW = {".parquet": _parquet, ".arrow": _arrow, ".feather": _arrow}
 
 
 def arrow_rows(table: tuple[pa.Schema, Iterable[pa.RecordBatch]], file: str, wanted: Wanted) -> Iterator[TableRow]:
-    """The rows of batches of Arrow; numbers of classes become names where `datasets` has put these into the schema.
+    """The rows of Arrow batches; class numbers become names if `datasets` has put the names into the schema.
 
     Raises:
-        UserError: a cell has a type that Python has not.
+        UserError: a cell has a type that Python does not have.
     """
     schema, batches = table
     classes = _class_names(schema)
@@ -347,7 +395,7 @@ def arrow_rows(table: tuple[pa.Schema, Iterable[pa.RecordBatch]], file: str, wan
 
 
 def _cells(column: pa.Array) -> list[Any]:
-    """A column as Python has it; bytes of text that are not UTF-8 become lone surrogates, as in files of text."""
+    """A column as Python objects; bytes of text that are not UTF-8 become lone surrogates, as in text files."""
     return parquet.cells(column, _plain_cells)
 
 
@@ -363,12 +411,13 @@ def _plain_cells(column: pa.Array) -> list[Any]:
 
 
 def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
-    """Names of classes by column, as the package `datasets` writes them into a schema."""
+    """The names of classes by column, as the package `datasets` writes them into a schema."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return {name: found["names"] for name, found in features.items() if found.get("_type") == "ClassLabel"}
-    except (KeyError, TypeError, ValueError, AttributeError):
+        named = {name: found["names"] for name, found in features.items() if found.get("_type") == "ClassLabel"}
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return {}
+    return {name: list(map(str, found)) for name, found in named.items() if isinstance(found, list)}
 
 
 def _named(cell: Any, names: list[str]) -> Any:

@@ -1,4 +1,4 @@
-"""Texts of a table: a column, or several that a template makes one text of."""
+"""Texts of a table: one column, or several joined by a template."""
 
 import string
 
@@ -8,14 +8,14 @@ from pipeline.errors import UserError
 
 
 def text_content(column: str, template: str | None) -> tuple[list[str], Content]:
-    """The columns to read, and what makes a text of a row.
+    """The columns to read, and a function that gives the text of a row.
 
     Args:
-        column: of the texts, if there is no template.
-        template: text with names of columns in braces.
+        column: the column of texts, if there is no template.
+        template: text with column names in braces.
 
     Raises:
-        UserError: the template names no column, or has more in its braces than a name.
+        UserError: the template names no column, or has more than a name in its braces.
     """
     parts = [("", column)] if template is None else _parts(template)
     columns = list(dict.fromkeys(name for _, name in parts if name))
@@ -33,7 +33,7 @@ def text_content(column: str, template: str | None) -> tuple[list[str], Content]
 
 
 def _parts(template: str) -> list[tuple[str, str]]:
-    """A template as pairs of text and the column that follows it; the last may be none."""
+    """A template as pairs of text and the column that follows it; the last column may be empty."""
     try:
         found = list(string.Formatter().parse(template))
     except ValueError as error:

@@ -1,25 +1,32 @@
 """Arrays of pixels: `.npy`, HDF5 or Zarr with images [n, h, w], [n, h, w, 3] or [n, 3, h, w], and their labels.
 
-Pixels are uint8, grey also uint16. An image's id is its number, from 0; its pixels stay what they are.
+Pixels are uint8, or uint16 for grey, and are not changed. An image's id is its number, from 0.
 """
 
-from collections.abc import Iterator
+import math
+import os
+from collections.abc import Callable, Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
+from pipeline import hdf5
 from pipeline.datasets import Row
-from pipeline.datasets._images import netpbm
+from pipeline.datasets._images import IMAGE_BYTES, netpbm
 from pipeline.errors import UserError
+from pipeline.files import folder_size, open_regular, refuse_bomb
 from pipeline.params import Settings as Section
 
 KIND = "image"
 
 BLOCK = 256
-"""Images that are read at once."""
+"""The number of images read at a time."""
 
-SUFFIXES = (".npy", ".h5", ".hdf5", ".zarr")
+BLOCK_BYTES = 64 << 20
+"""The same in bytes: fewer, where images are large."""
 
 
 class Settings(Section):
@@ -28,9 +35,9 @@ class Settings(Section):
     Attributes:
         path: the file, or the folder of a Zarr; its name ends in .npy, .h5, .hdf5 or .zarr.
         images: the name of the array of images in HDF5 or Zarr.
-        labels: the name of the array of labels there; of an .npy, another .npy. Numbers, or fixed-length texts.
-            None: no image has one.
-        channels_first: whether images are [3, h, w]. None: found, where it is plain.
+        labels: the name of the array of labels there; for .npy, another .npy file. Numbers, or fixed-length texts.
+            None: no image has a label.
+        channels_first: whether images are [3, h, w]. None: found from the shape, unless it is ambiguous.
     """
 
     path: str
@@ -42,50 +49,108 @@ class Settings(Section):
 def rows(settings: Settings) -> Iterator[Row]:
     """The images, in order."""
     path = Path(settings.path)
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"{path}: not an array of pixels; its name must end in {', '.join(SUFFIXES)}")
-    if not path.exists():
-        raise UserError(f"{path}: no such file; check dataset.source.path")
+    if path.suffix not in OPENERS:
+        raise UserError(f"{path}: not an array of pixels; its name must end in {', '.join(OPENERS)}")
     try:
-        images, labels = _open(path, settings)
+        images, labels = OPENERS[path.suffix](path, settings)
         first, count = _channels_first(path, images, settings.channels_first), images.shape[0]
         if labels is not None and labels.shape != (count,):
             raise UserError(f"{path}: {count:,} images need as many labels, not an array of {list(labels.shape)}")
-        for start in range(0, count, BLOCK):
-            block = np.asarray(images[start : start + BLOCK])
+        names: Any = repeat(None, count) if labels is None else map(_label, labels[:])
+        size = math.prod(images.shape[1:]) * images.dtype.itemsize
+        if size > IMAGE_BYTES:
+            raise UserError(f"{path}: an image of {size:,} bytes, and none has more than {IMAGE_BYTES:,}")
+        step = max(1, min(BLOCK, BLOCK_BYTES // max(1, size)))
+        for start in range(0, count, step):
+            block = np.asarray(images[start : start + step])
             if first:
                 block = np.moveaxis(block, 1, -1)
             if block.ndim == 4 and block.shape[-1] == 1:
                 block = block[..., 0]
-            names = [None] * len(block) if labels is None else map(_label, labels[start : start + BLOCK])
-            for number, (pixels, label) in enumerate(zip(block, names, strict=True), start):
-                yield Row(str(number), netpbm(pixels), label)
-    except (OSError, ValueError, KeyError, EOFError) as error:
+            for number, pixels in enumerate(block, start):
+                yield Row(str(number), netpbm(pixels), next(names))
+    except (UserError, MemoryError):
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename or path}: no such file; check dataset.source") from None
+    except Exception as error:  # the libraries of the formats raise any kind of error
         what = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: cannot be read: {what[:200]}") from None
 
 
-def _open(path: Path, settings: Settings) -> tuple[Any, Any]:
-    """The arrays of images and of labels, of which blocks are read."""
-    if path.suffix == ".npy":
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
-        return images, None if settings.labels is None else np.load(Path(settings.labels), allow_pickle=False)
-    if path.suffix == ".zarr":
-        import zarr
+def _npy(path: Path, settings: Settings) -> tuple[Any, Any]:
+    """The arrays of images and of labels, to be read in blocks; the same for the other formats."""
+    return _mapped(path), None if settings.labels is None else _labels(path, _mapped(Path(settings.labels)))
 
-        group: Any = zarr.open_group(path, mode="r")
-    else:
-        import h5py
 
-        group = h5py.File(path, "r")
-    for name in filter(None, (settings.images, settings.labels)):
-        if name not in group or not hasattr(group[name], "dtype"):
-            raise UserError(f"{path}: no array {name!r}; there are {', '.join(sorted(group)) or 'none'}")
-    return group[settings.images], None if settings.labels is None else group[settings.labels][...]
+def _mapped(path: Path) -> np.ndarray:
+    """The array of an .npy, of which the file must have every byte."""
+    os.close(open_regular(path))
+    found = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(found, np.ndarray):
+        found.close()
+        raise UserError(f"{path}: an archive of numpy, and a single array is needed; save it by `numpy.save`")
+    return found
+
+
+def _hdf5(path: Path, settings: Settings) -> tuple[Any, Any]:
+    os.close(open_regular(path))
+    file = hdf5.opened(path)
+
+    def array(name: str) -> h5py.Dataset:
+        hdf5.refuse_other_files(path, file, name)
+        found = file.get(name)
+        if not isinstance(found, h5py.Dataset):
+            raise _missing(path, name, file)
+        hdf5.refuse_claims(path, name, found)
+        return found
+
+    images = array(settings.images)
+    if settings.labels is None:
+        return images, None
+    labels = array(settings.labels)
+    if h5py.check_string_dtype(labels.dtype) is not None and labels.ndim == 1:
+        return images, np.array(hdf5.texts(path, labels), object)
+    return images, _labels(path, labels)
+
+
+def _zarr(path: Path, settings: Settings) -> tuple[Any, Any]:
+    import zarr
+
+    size = folder_size(path)  # and no pipe is in it
+    group: Any = zarr.open_group(path, mode="r")
+
+    def array(name: str) -> Any:
+        found = group.get(name)
+        if not isinstance(found, zarr.Array):
+            raise _missing(path, name, group)
+        refuse_bomb(path, max(found.nbytes, math.prod(found.chunks) * found.dtype.itemsize), size)
+        return found
+
+    return array(settings.images), None if settings.labels is None else _labels(path, array(settings.labels))
+
+
+OPENERS: dict[str, Callable[[Path, Settings], tuple[Any, Any]]] = {
+    ".npy": _npy,
+    ".h5": _hdf5,
+    ".hdf5": _hdf5,
+    ".zarr": _zarr,
+}
+
+
+def _missing(path: Path, name: str, group: Any) -> UserError:
+    return UserError(f"{path}: no array {name!r}; there are {', '.join(sorted(group)) or 'none'}")
+
+
+def _labels(path: Path, labels: Any) -> Any:
+    """An array of labels. Raises `UserError` if they are neither numbers nor texts."""
+    if labels.dtype.kind not in "biufSUT":
+        raise UserError(f"{path}: labels are numbers or texts, not {labels.dtype}")
+    return labels
 
 
 def _channels_first(path: Path, images: Any, asked: bool | None) -> bool:
-    """Whether channels come before height and width. Raises `UserError` if these are no images, or it is not plain."""
+    """Whether channels come before height and width. Raises `UserError` if it is ambiguous, or these are not images."""
     shape, dtype = tuple(images.shape), np.dtype(images.dtype)
     colour = len(shape) == 4 and (shape[1] == 3 or shape[3] == 3)
     if len(shape) not in (3, 4) or (len(shape) == 4 and not colour and 1 not in (shape[1], shape[3])):
@@ -107,6 +172,6 @@ def _channels_first(path: Path, images: Any, asked: bool | None) -> bool:
 
 
 def _label(value: Any) -> str | None:
-    """A label as text; NaN and the empty text are none."""
+    """A label as text; NaN and the empty text mean no label."""
     text = value.decode() if isinstance(value, bytes) else str(value)
     return None if not text.strip() or (isinstance(value, np.floating) and np.isnan(value)) else text

@@ -1,4 +1,4 @@
-"""1,797 handwritten digits, 8 x 8 grey, that come with scikit-learn: a real data set for quick tests.
+"""1,797 handwritten digits, 8 x 8 grey, that come with scikit-learn: a real dataset for quick tests.
 
 Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998 (the
 test part).

@@ -15,11 +15,15 @@ from pipeline.datasets._images import image_content
 from pipeline.datasets._tables import TableRow, Wanted, arrow, arrow_rows, check
 from pipeline.datasets._texts import text_content
 from pipeline.errors import UserError, listed
+from pipeline.files import file_exists, read_regular
 from pipeline.params import Settings as Section
 
 KIND = None
 
 BATCH = 1024
+
+RECORD_BYTES = 64 << 20
+"""The most bytes of a record of `save_to_disk`."""
 
 
 class SavedOrNamed(Section):
@@ -27,11 +31,11 @@ class SavedOrNamed(Section):
 
     Attributes:
         path: a folder that `save_to_disk` wrote; or
-        name: of a dataset on the hub, such as `stanfordnlp/imdb`, or anything else that `load_dataset` takes.
+        name: the name of a dataset on the hub, such as `stanfordnlp/imdb`, or anything else that `load_dataset` takes.
         config: which of its configurations.
         revision: a commit, tag or branch of its repository.
-        splits: which of its splits to read, and what they are, such as `{train: train, validation_matched: val}`. None:
-            all, by their names; a single one is divided.
+        splits: which of its splits to read and what each is used for, such as `{train: train, validation_matched:
+            val}`. None: all, by their names; a single split is divided.
     """
 
     path: str | None = None
@@ -46,7 +50,7 @@ class Settings(Columns, SavedOrNamed):
 
     Attributes:
         text_column: the column of texts; or
-        template: makes a text of several columns, such as `"{premise} Question: {hypothesis}"`; or
+        template: makes one text from several columns, such as `"{premise} Question: {hypothesis}"`; or
         image_column: the column of images.
     """
 
@@ -89,7 +93,7 @@ def rows(settings: Settings) -> Iterator[Row]:
 
 
 def _splits(there: list[str], settings: Settings) -> dict[str, str | None]:
-    """What each split that is read stands for; None: it is divided."""
+    """What each split that is read is used for; None if it is divided."""
     if settings.splits is not None:
         for name in settings.splits:
             if name not in there:
@@ -101,40 +105,52 @@ def _splits(there: list[str], settings: Settings) -> dict[str, str | None]:
     if unknown:
         guess = ", ".join(f"{name}: {split_of(name) or 'train'}" for name in there)
         raise UserError(
-            f"dataset.source.splits: what the split {unknown[0]!r} is for is not known; write the splits to read, such "
+            f"dataset.source.splits: the use of split {unknown[0]!r} is not known; write the splits to read, such "
             f"as {{{guess}}}"
         )
     return {name: split_of(name) for name in there}
 
 
 def _saved(folder: Path) -> dict[str, Table]:
-    """The splits of a folder that `save_to_disk` wrote; one that has none is one split, `all`."""
+    """The splits of a folder that `save_to_disk` wrote; a dataset without splits is one split, `all`."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; check dataset.source.path")
     index = folder / "dataset_dict.json"
-    if not index.is_file():
+    if not file_exists(index):
         return {"all": _shards(folder)}
-    return {name: _shards(folder / name) for name in _json(index, "splits")}
+    return {name: _shards(folder / _inside(name, index)) for name in _json(index, "splits")}
 
 
 def _shards(folder: Path) -> Table:
-    names = [shard["filename"] for shard in _json(folder / "state.json", "_data_files")]
+    state = folder / "state.json"
+    names = [shard.get("filename") if isinstance(shard, dict) else None for shard in _json(state, "_data_files")]
     if not names:
-        raise UserError(f"{folder}: no files of data; save it again with `save_to_disk`")
-    tables = [arrow(folder / Path(name).name) for name in names]
+        raise UserError(f"{folder}: it has no data files; save it again with `save_to_disk`")
+    tables = [arrow(folder / _inside(name, state)) for name in names]
     return tables[0][0], chain.from_iterable(batches for _, batches in tables)
 
 
 def _json(path: Path, key: str) -> list[Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))[key]
+        found = json.loads(read_regular(path, RECORD_BYTES).decode("utf-8"))[key]
         if not isinstance(found, list):
             raise TypeError
         return found
     except FileNotFoundError:
         raise UserError(f"{path.parent}: not a folder of `save_to_disk`: no {path.name}; see dataset.source") from None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: damaged; save the dataset again with `save_to_disk`") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise _damaged(path) from None
+
+
+def _inside(name: Any, record: Path) -> str:
+    """The name of a file or folder next to the record that names it. Raises `UserError` if it leads elsewhere."""
+    if not isinstance(name, str) or name in ("", "..") or Path(name).name != name or not name.isprintable():
+        raise _damaged(record)
+    return name
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(f"{path}: damaged; save the dataset again with `save_to_disk`")
 
 
 def _loaded(settings: Settings) -> dict[str, Table]:
@@ -148,7 +164,7 @@ def _loaded(settings: Settings) -> dict[str, Table]:
         ) from None
     try:
         found = datasets.load_dataset(settings.name, settings.config, revision=settings.revision)
-    except Exception as error:  # whatever its many builders raise
+    except Exception as error:  # builders of datasets fail in many ways
         what = " ".join(str(error).split())[:300]
         raise UserError(
             f"dataset.source: {settings.name} cannot be loaded: {what}; check name, config and revision, and whether "

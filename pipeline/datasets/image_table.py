@@ -21,7 +21,7 @@ class Settings(Columns, TableFiles):
 
     Attributes:
         image_column: the column of the images.
-        root: the folder that paths are relative to. None: the table's own.
+        root: the folder that paths are relative to; the table's own if None.
     """
 
     image_column: str = "image"

@@ -1,7 +1,7 @@
 """Rows of your own: a function `package.module:name` that yields a `pipeline.datasets.Row` for each example.
 
-The function is called twice, and must yield the same rows in the same order. What it does is not seen by DVC: after a
-change of its code, or of data outside of `raw/`, run `dvc repro -f prepare`.
+The function is called twice, and must yield the same rows in the same order. DVC does not see what it does: after a
+change of its code, or of data outside `raw/`, run `dvc repro -f prepare`.
 """
 
 import os
@@ -23,7 +23,7 @@ class Settings(Section):
     """Keys of a function of your own.
 
     Attributes:
-        factory: `package.module:name`; the module may lie in the project's folder.
+        factory: `package.module:name`; the module may be in the project's folder.
         kind: what its rows hold.
         options: passed to the function, by name.
     """

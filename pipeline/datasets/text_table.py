@@ -20,7 +20,8 @@ class Settings(Columns, TableFiles):
 
     Attributes:
         text_column: the column of the texts.
-        template: makes a text of several columns, such as `"{premise} Question: {hypothesis}"`, in place of one column.
+        template: makes one text from several columns, such as `"{premise} Question: {hypothesis}"`, instead of
+            `text_column`.
     """
 
     text_column: str = "text"
@@ -34,9 +35,9 @@ def rows(settings: Settings) -> Iterator[Row]:
 
 
 def texts(settings: Settings) -> Iterator[tuple[str, str, str]]:
-    """The texts of the table alone, of which nothing is kept: id, text, and why it cannot be read, else empty.
+    """Only the texts of the table, one at a time: id, text, and why it cannot be read (empty if it can).
 
-    An id is a cell, or the number of the row, from 1. A cell that is no text is a problem of its row.
+    An id is a cell, or the number of the row, from 1. A cell that is not text is a problem of its row.
     """
     columns, content = text_content(settings.text_column, settings.template)
     wanted = [*columns, *filter(None, [settings.id_column])]

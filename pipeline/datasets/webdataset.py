@@ -1,20 +1,24 @@
-"""Shards of WebDataset: tar files in which the files of a sample follow one another, with one name but for its end.
+"""Shards of WebDataset: tar files in which the files of a sample follow one another and differ only in their endings.
 
-A sample's id is that name, up to the first dot after the last slash, as in `a/0001` of `a/0001.jpg` and `a/0001.cls`.
+A sample's id is the common part of the names, up to the first dot after the last slash: `a/0001` for `a/0001.jpg` and
+`a/0001.cls`.
 """
 
 import json
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import groupby
+from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
 from pipeline.datasets import Kind, Row
 from pipeline.datasets._images import IMAGE_BYTES
-from pipeline.datasets._tables import files
+from pipeline.datasets._tables import decompressed, files
 from pipeline.errors import UserError, listed
-from pipeline.files import is_utf8
+from pipeline.files import is_utf8, regular_size
 from pipeline.params import Settings as Section
 from pipeline.tasks import Label
 
@@ -27,9 +31,9 @@ class Settings(Section):
     Attributes:
         path: the tar file; or several, as a list or a pattern such as `raw/train-*.tar`.
         images: endings of images; a sample has one of them.
-        texts: the ending of texts, such as `txt`, in place of images.
-        labels: the ending of labels, such as `cls`; or that of JSON and a key of it, such as `json:label`. None: no
-            sample has one.
+        texts: the ending of texts, such as `txt`, to read texts instead of images.
+        labels: the ending of labels, such as `cls`; or that of JSON files and a key in them, such as `json:label`.
+            None: no sample has a label.
     """
 
     path: str | list[str]
@@ -51,13 +55,13 @@ def rows(settings: Settings) -> Iterator[Row]:
     for shard in shards:
         where = str(shard) if len(shards) > 1 else None
         try:
-            with tarfile.open(shard) as archive:
+            with _opened(shard) as archive:
                 for id, members in groupby(_members(archive, str(shard)), key=lambda member: member[0]):
                     parts: dict[str, bytes] = {}
                     for _, name, member in members:
                         if name in parts:
                             raise UserError(
-                                f"{shard}: the sample {id} has {name!r} twice; give samples names of their own"
+                                f"{shard}: the sample {id} has {name!r} twice; give each sample its own name"
                             )
                         if name in (*wanted, ending):
                             parts[name] = _read(archive, member)
@@ -70,15 +74,56 @@ def rows(settings: Settings) -> Iterator[Row]:
                         yield _text(id, found[0], label, where)
                     else:
                         yield Row(id, found[0], label, file=where)
+        except (UserError, MemoryError):
+            raise
         except FileNotFoundError:
             raise UserError(f"{shard}: no such file; check dataset.source.path") from None
-        except (tarfile.TarError, OSError, EOFError) as error:
+        except Exception as error:  # of a damaged archive; there are many
             raise UserError(f"{shard}: cannot be read: {' '.join(str(error).split())}") from None
 
 
+class _Header(tarfile.TarInfo):
+    """What precedes a file. tarfile takes one that is damaged or cut off for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, *content: Any) -> "_Header":
+        try:
+            found = super().frombuf(*content)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"damaged, or cut off: {error}") from None
+        if found.size < 0:
+            raise tarfile.ReadError("a file of a negative size")
+        return found
+
+
+MAGIC = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"\x28\xb5\x2f\xfd": ".zst"}
+"""What compressed files begin with."""
+
+
+@contextmanager
+def _opened(shard: Path) -> Iterator[tarfile.TarFile]:
+    """An archive, compressed or not, which must be read to its end: tarfile would stop early without a word."""
+    regular_size(shard)  # a pipe would hang
+    with shard.open("rb") as file:
+        start = file.read(8)
+    compression = next((found for magic, found in MAGIC.items() if start.startswith(magic)), None)
+    with (
+        shard.open("rb") if compression is None else decompressed(shard, compression) as file,
+        tarfile.open(fileobj=file, mode="r:" if compression is None else "r|", tarinfo=_Header) as archive,
+    ):
+        yield archive
+        while rest := archive.fileobj.read(1 << 20):
+            if rest.strip(b"\0"):
+                raise UserError(f"{shard}: has data after its end, such as another archive; split it")
+
+
 def _members(archive: tarfile.TarFile, shard: str) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
-    """Files with the id of their sample and their ending."""
+    """The files, with the id of their sample and their ending."""
     for member in archive:
+        if member.size < 0 or member.issparse():
+            raise UserError(f"{shard}: {member.name!a} is a sparse file, or damaged; write it whole")
         folder, slash, name = member.name.rpartition("/")
         id, dot, ending = name.partition(".")
         if member.isfile() and id and dot:
@@ -104,14 +149,14 @@ def _text(id: str, content: bytes, label: Label | None, file: str | None) -> Row
 
 
 def _label(content: bytes | None, key: str, place: str) -> Label | None:
-    """The label of a sample: a text, or what is under a key of JSON."""
+    """The label of a sample: a text, or the value of a key in JSON."""
     if content is None:
         return None
     try:
         text = content.decode()
         value = json.loads(text).get(key) if key else text
     except (ValueError, AttributeError, RecursionError):
-        raise UserError(f"{place}: its label is no {'object of JSON' if key else 'text in UTF-8'}") from None
+        raise UserError(f"{place}: its label is not {'a JSON object' if key else 'text in UTF-8'}") from None
     if isinstance(value, list) and all(isinstance(name, str | int) for name in value):
         return tuple(str(name).strip() for name in value)
     if isinstance(value, list | dict):

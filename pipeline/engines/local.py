@@ -12,7 +12,7 @@ from joblib import Parallel, delayed, parallel_config
 from pipeline.engines import Worker
 from pipeline.errors import UserError
 from pipeline.machine import cores
-from pipeline.processes import end_with
+from pipeline.processes import end_with, starting_children
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -29,12 +29,15 @@ def map(make_worker: Callable[[], Worker[Item, Result]], items: Iterable[Item], 
         return
     # loky rather than multiprocessing: it does not import the caller's script again, guarded or not. Its processes
     # outlive this call and are used again by the next, so torch is imported once in each.
-    with parallel_config("loky", inner_max_num_threads=max(1, cores() // workers)):
+    threads = max(1, cores() // workers)
+    with parallel_config("loky", inner_max_num_threads=threads, initializer=end_with, initargs=(os.getpid(),)):
         pool = Parallel(n_jobs=workers, return_as="generator_unordered")
         # Pickled once: unpickling may open files, which a worker process should do for its first item only.
         call, maker = uuid4().hex, pickle.dumps(make_worker)
         try:
-            for results in pool(delayed(_work)(os.getpid(), call, maker, item) for item in items):
+            with starting_children():
+                done = pool(delayed(_work)(call, maker, item) for item in items)
+            for results in done:
                 yield from results
         except BrokenProcessPool:
             raise UserError(
@@ -47,9 +50,8 @@ _WORKERS: dict[str, Any] = {}
 """In a worker process: the worker of the current call of `map`."""
 
 
-def _work(parent: int, call: str, maker: bytes, item: Any) -> list[Any]:
+def _work(call: str, maker: bytes, item: Any) -> list[Any]:
     """One item in a worker process, which makes its worker for the first item and keeps it for the rest."""
-    end_with(parent)
     if call not in _WORKERS:
         # The worker of an earlier call: files that it opened may have changed since.
         _WORKERS.clear()

@@ -1,5 +1,7 @@
 """Logit distillation (Hinton et al., arXiv 1503.02531) from probes on the teachers' features, or their own heads."""
 
+from collections.abc import Callable
+
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
@@ -27,13 +29,28 @@ class LogitDistillation(Transfer):
 
     For classification it is T^2 * mean over rows of KL(softmax(t / T) || softmax(s / T)): s are the student's logits, t
     the mean over the sources of the log-softmax of their probes' or heads' logits.
+
+    Args:
+        task: gives the divergence.
+        teacher: the combined outputs.
+        temperature: T.
+        change: applied to the outputs of both sides first, row by row; nothing if None.
     """
 
-    def __init__(self, task: Task, teacher: TeacherOutputs, temperature: float):
+    def __init__(
+        self,
+        task: Task,
+        teacher: TeacherOutputs,
+        temperature: float,
+        change: Callable[[Tensor], Tensor] | None = None,
+    ):
         super().__init__()
         self.task, self.teacher, self.reads = task, teacher, teacher.reads
-        self.temperature = temperature
+        self.temperature, self.change = temperature, change
 
     @full_precision
     def forward(self, signals: Signals) -> Float[Tensor, ""]:
-        return self.task.divergence(signals.outputs, self.teacher(signals), self.temperature)
+        student, teacher = signals.outputs, self.teacher(signals)
+        if self.change is not None:
+            student, teacher = self.change(student), self.change(teacher)
+        return self.task.divergence(student, teacher, self.temperature)

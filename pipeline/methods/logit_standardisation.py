@@ -1,13 +1,18 @@
-"""Logit distillation after standardising each row's logits (Sun et al., CVPR 2024, arXiv 2403.01427)."""
+"""Logit distillation after standardising each row's logits (Sun et al., CVPR 2024, arXiv 2403.01427).
+
+The penalty is T^2 * mean over rows of KL(softmax(z(t) / T) || softmax(z(s) / T)), z(x) = (x - mean x) / (1e-7 + std x):
+`logit_kd` on standardised logits. Shifting and scaling a row of logits changes nothing, so the student need not match
+the teachers' confidence.
+"""
 
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.methods import Context, Signals, Transfer, full_precision
-from pipeline.methods._targets import OutputSettings, TeacherOutputs
-from pipeline.tasks import Task
+from pipeline.methods import Context, Transfer
+from pipeline.methods._targets import OutputSettings
+from pipeline.methods.logit_kd import LogitDistillation
 
 TASKS = ("classification",)
 """See `pipeline.methods`. In other tasks, the outputs of a row are not on one scale."""
@@ -31,29 +36,11 @@ class Settings(OutputSettings):
                 "logit_standardisation needs three outputs or more: of two standardised logits only the sign is left; "
                 "use logit_kd"
             )
-        return StandardisedLogitDistillation(context.task, self.teacher_outputs(context), self.temperature)
+        return LogitDistillation(context.task, self.teacher_outputs(context), self.temperature, standardised)
 
 
-class StandardisedLogitDistillation(Transfer):
-    """T^2 * mean over rows of KL(softmax(z(t) / T) || softmax(z(s) / T)), z(x) = (x - mean x) / (1e-7 + std x).
-
-    Mean and unbiased standard deviation are over the outputs of one row. s are the student's logits, t the mean over
-    the sources of the log-softmax of their probes' or heads' logits. Shifting and scaling a row of logits changes
-    nothing: the student need not match the teachers' confidence. The divergence is the task's.
-    """
-
-    def __init__(self, task: Task, teacher: TeacherOutputs, temperature: float):
-        super().__init__()
-        self.task, self.teacher, self.reads = task, teacher, teacher.reads
-        self.temperature = temperature
-
-    @full_precision
-    def forward(self, signals: Signals) -> Float[Tensor, ""]:
-        teacher = _standardise(self.teacher(signals))
-        return self.task.divergence(_standardise(signals.outputs), teacher, self.temperature)
-
-
-def _standardise(logits: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+def standardised(logits: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+    """z of every row: mean 0 and unbiased standard deviation 1 over its outputs; 0 for a row of equal logits."""
     centred = logits - logits.mean(1, keepdim=True)
     variance = centred.square().sum(1, keepdim=True) / (logits.shape[1] - 1)
     # A row of equal logits, as from a head that starts at 0, becomes 0: the formula's slope there would be 1e7.

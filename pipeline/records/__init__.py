@@ -31,6 +31,7 @@ from pipeline.records.runs import (
     StudentRecord,
     TrialRecord,
 )
+from pipeline.records.sweeps import PointRecord, SweepRecord, SweepStatus
 
 __all__ = [
     "CHECKSUM",
@@ -52,6 +53,7 @@ __all__ = [
     "ModelCost",
     "PairRecord",
     "PenaltyRecord",
+    "PointRecord",
     "ProbeRecord",
     "ProbeSplitRecord",
     "ProbeViewsRecord",
@@ -64,6 +66,8 @@ __all__ = [
     "StudentRecord",
     "SubsetRecord",
     "SubsetScores",
+    "SweepRecord",
+    "SweepStatus",
     "TrialRecord",
     "from_json",
     "mean_score",

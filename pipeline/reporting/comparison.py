@@ -12,7 +12,7 @@ from pipeline.runs import settings_label
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """The validation score at one step: mean over the seeds that were measured there, and its standard error."""
 
     step: int
@@ -40,7 +40,7 @@ class Outcome:
     run: RunRecord
     evaluation: EvaluationRecord
     log: LogRecord | None = None
-    curve: tuple[Point, ...] = ()
+    curve: tuple[CurvePoint, ...] = ()
     gates: dict[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
     differences: tuple[float, ...] = ()
     difference: Paired | None = None

@@ -26,7 +26,7 @@ from pipeline.records import (
     Record,
     RunRecord,
 )
-from pipeline.reporting.comparison import Comparison, Outcome, Point, compare
+from pipeline.reporting.comparison import Comparison, CurvePoint, Outcome, compare
 from pipeline.runs import label
 from pipeline.sources import Source
 from pipeline.verified import VerifiedFiles
@@ -253,7 +253,7 @@ def _outdated(outcomes: Iterable[Outcome], now: Now) -> list[str]:
     return lines
 
 
-def _curve(path: Path, run: RunRecord) -> tuple[Point, ...]:
+def _curve(path: Path, run: RunRecord) -> tuple[CurvePoint, ...]:
     """The validation scores of the chosen candidate, averaged over seeds."""
     chosen, column = label(run.chosen, run.chosen_settings), f"val_{run.metric.name}"
     scores: dict[int, list[float]] = {}
@@ -268,7 +268,7 @@ def _curve(path: Path, run: RunRecord) -> tuple[Point, ...]:
         raise UserError(f"{path}: damaged ({error}); run `aft train {run.run}` again") from None
     if not scores:
         raise UserError(f"{path}: no lines for the chosen weight {chosen}; run `aft train {run.run}` again")
-    return tuple(Point(s, float(np.mean(at)), standard_error(at), len(at)) for s, at in sorted(scores.items()))
+    return tuple(CurvePoint(s, float(np.mean(at)), standard_error(at), len(at)) for s, at in sorted(scores.items()))
 
 
 def _gates(path: Path, run: RunRecord) -> dict[str, tuple[tuple[float, ...], ...]]:

@@ -7,6 +7,7 @@ a new teacher is not used by the run, DVC does not train the run again. Only met
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.code import Code, plugins_of_run
@@ -17,53 +18,67 @@ from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.records import BundleRecord, ProbeRecord
 from pipeline.runs.config import Run, open_features, read_run, run_views
+from pipeline.runs.points import NAME, every_point, sweep_names
 from pipeline.sources import Source
 from pipeline.store import SourceFeatures
 
 
 @dataclass(frozen=True)
 class Bundles:
-    """What `join` returns: the runs that it wrote bundles for, and which of the bundles changed."""
+    """What `join` returns: the runs and sweeps that it wrote bundles for, and which of the bundles changed."""
 
     runs: list[str]
+    sweeps: list[str]
     changed: list[str]
 
     def __str__(self) -> str:
-        return f"joined {count(len(self.runs), 'run')}, {len(self.changed)} changed"
+        sweeps = f" and {count(len(self.sweeps), 'sweep')}" if self.sweeps else ""
+        return f"joined {count(len(self.runs), 'run')}{sweeps}, {len(self.changed)} changed"
 
 
 def join(params: Params, project: Project = Project()) -> Bundles:
-    """Write the bundle of every run of params.yaml, and remove bundles of other runs.
+    """Write the bundle of every run and every sweep of params.yaml, and remove other bundles.
 
     Raises:
         UserError: a run names something that does not exist, or the stores of its teachers are missing, incomplete or
             of another dataset, or lack a head that the run reads.
     """
     data, code = Dataset.open(project.data), Code()
-    names = list(params.section("runs"))
+    names, sweeps = list(params.section("runs")), sweep_names(params)
     changed = []
     for name in names:
-        run = read_run(params, name)
-        views = run_views(params, name, run)
-        seen = views.records(data) if views else []
-        bundle = BundleRecord(
-            run=name,
-            dataset=data.digest,
-            sources={
-                source.name: _digests(features, seen) | _probe(project, source, run)
-                for source, features in open_features(run, project, data).items()
-            },
-            code=code.digest(*plugins_of_run(params, name)),
-        )
-        path = project.bundle(name)
-        before = path.read_bytes() if path.is_file() else None
-        bundle.write(path)
-        if path.read_bytes() != before:
-            changed.append(name)
-    for path in project.bundle("any").parent.glob("*.json"):
-        if path.stem not in names:
-            path.unlink()
-    return Bundles(names, changed)
+        sources, plugins = _of_run(params, name, project, data)
+        changed += _write(project.bundle(name), name, data, sources, code.digest(*plugins))
+    for name in sweeps:
+        sources, plugins = {}, []
+        for point in every_point(params, name):
+            more, others = _of_run(point.params, NAME, project, data)
+            sources, plugins = sources | more, plugins + others
+        changed += _write(project.sweep_bundle(name), name, data, sources, code.digest(*sorted(set(plugins))))
+    for path, known in ((project.bundle("any"), names), (project.sweep_bundle("any"), sweeps)):
+        for found in path.parent.glob("*.json"):
+            if found.stem not in known:
+                found.unlink()
+    return Bundles(names, list(sweeps), changed)
+
+
+def _of_run(params: Params, name: str, project: Project, data: Dataset) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """What a run depends on: digests by source, and the modules of its plug-ins."""
+    run = read_run(params, name)
+    views = run_views(params, name, run)
+    seen = views.records(data) if views else []
+    sources = {
+        source.name: _digests(features, seen) | _probe(project, source, run)
+        for source, features in open_features(run, project, data).items()
+    }
+    return sources, plugins_of_run(params, name)
+
+
+def _write(path: Path, name: str, data: Dataset, sources: dict[str, dict[str, str]], code: str) -> list[str]:
+    """Write a bundle; its name, if it changed."""
+    before = path.read_bytes() if path.is_file() else None
+    BundleRecord(run=name, dataset=data.digest, sources=sources, code=code).write(path)
+    return [] if path.read_bytes() == before else [name]
 
 
 def _digests(features: SourceFeatures, seen: Sequence[Mapping[str, Any]]) -> dict[str, str]:

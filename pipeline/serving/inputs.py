@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 from pyarrow import ArrowException
@@ -14,6 +14,9 @@ from pipeline.plugins import plugin
 
 STDIN = "-"
 """Stands for texts on standard input, one per line."""
+
+LINE = 1 << 26
+"""More than a line of standard input has, in characters: it may never end."""
 
 BLOCK = 1 << 22
 
@@ -34,6 +37,14 @@ class NewInput(NamedTuple):
     id: str
     content: str | Path
     problem: str = ""
+
+
+def lines(stream: Any) -> Iterator[str]:
+    """The lines of standard input. Raises `UserError` if one does not end."""
+    for number, line in enumerate(iter(lambda: stream.readline(LINE), ""), start=1):
+        if len(line) == LINE:
+            raise UserError(f"stdin: line {number} has more than {LINE:,} characters; give a text a line")
+        yield line
 
 
 class TextInputs:
@@ -122,6 +133,7 @@ def _rows_of(name: str) -> int | None:
     path, suffix = Path(name), Path(name).suffix.lower()
     if path.is_dir():
         raise UserError(f"{path}: is a folder, and this student reads texts; give a table, or - for standard input")
+    regular_size(path)  # a pipe would hang
     if suffix == ".parquet":
         try:
             return int(pq.read_metadata(path).num_rows)
@@ -129,7 +141,6 @@ def _rows_of(name: str) -> int | None:
             return None  # reading the file gives the error
     if suffix not in LINES:
         return None
-    regular_size(path)  # a pipe would hang
     with path.open("rb") as file:
         lines = sum(block.count(b"\n") for block in iter(lambda: file.read(BLOCK), b""))
     return max(lines - LINES[suffix], 0)

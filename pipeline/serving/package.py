@@ -28,6 +28,7 @@ from pipeline.exports import export_format
 from pipeline.files import explained, replace_folder, write_atomically
 from pipeline.params import Params
 from pipeline.predict import EXPORT, VERSION, Predictor, seed_of, table_of
+from pipeline.processes import end_with, starting_children
 from pipeline.project import Project
 from pipeline.provenance import versions
 from pipeline.records import ExportRecord, RunRecord
@@ -187,8 +188,16 @@ def _difference(folder: Path, contents: Sequence[Any], expected: np.ndarray, for
         UserError: it is more than rounding.
     """
     # Spawned, so it inherits nothing and imports what it needs.
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        together, alone = process.submit(outputs_of, folder, contents).result()
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=end_with, initargs=(os.getpid(),)) as process:
+        try:
+            with starting_children():
+                outputs = process.submit(outputs_of, folder, contents)
+            together, alone = outputs.result()
+        except KeyboardInterrupt:
+            for child in multiprocessing.active_children():
+                child.kill()
+            raise
     found = max(float(np.abs(a - b).max()) for a, b in ((together, expected), (alone, expected[: len(alone)])))
     if not found <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
         raise UserError(

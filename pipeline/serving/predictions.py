@@ -1,11 +1,11 @@
 """Predictions for files: rows are read, prepared, predicted and written batch by batch."""
 
 import csv
-import os
+import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.ahead import ahead
 from pipeline.errors import UserError, count
-from pipeline.files import PARTIAL, cell, explained
+from pipeline.files import cell, replacing
 from pipeline.predict import THREADS, Predictions, Predictor
 from pipeline.progress import progress
 from pipeline.serving.inputs import ImageInputs, NewInput, TextInputs
@@ -86,7 +87,7 @@ def predict_to(
         advance = stack.enter_context(progress("predict", inputs.count(), "row"))
         lines = stack.enter_context(_writer(output, table))
         refuse = stack.enter_context(_listing(output))
-        for encoded in stack.enter_context(_ahead(_batches(predictor, iter(inputs)))):
+        for encoded in stack.enter_context(ahead(_batches(predictor, iter(inputs)))):
             for id, problem in encoded.problems:
                 refuse(id, problem)
                 first = first or f"{id}: {problem}"
@@ -141,20 +142,6 @@ def _encoded(predictor: Predictor, rows: list[tuple[str, Any]], problems: list[t
             except ValueError as error:
                 problems = [*problems, (id, str(error))]
         return _encoded(predictor, sound, problems)
-
-
-@contextmanager
-def _ahead(items: Iterator[Any]) -> Iterator[Iterator[Any]]:
-    """The items, each prepared while the one before it is used."""
-    with ThreadPoolExecutor(1) as pool:
-
-        def made() -> Iterator[Any]:
-            following = pool.submit(next, items, None)
-            while (item := following.result()) is not None:
-                following = pool.submit(next, items, None)
-                yield item
-
-        yield made()
 
 
 class PredictionTable:
@@ -217,51 +204,36 @@ def _cells(values: Any) -> list[str]:
 
 
 Lines = Callable[[Sequence[str], Predictions], None]
-Opens = Callable[[Path, PredictionTable], AbstractContextManager[Lines]]
 
 
-def _writer(output: str, table: PredictionTable) -> AbstractContextManager[Lines]:
+@contextmanager
+def _writer(output: str, table: PredictionTable) -> Iterator[Lines]:
     """Writes predictions; the file gets its name when it is complete."""
     if output == STDOUT:
-        return _csv(sys.stdout, table)
-    return _file(Path(output), _parquet if output.lower().endswith(".parquet") else _csv_file, table)
+        yield _csv(sys.stdout, table)
+        return
+    with replacing(Path(output)) as file:
+        if output.lower().endswith(".parquet"):
+            with pq.ParquetWriter(file, table.schema) as writer:
+                yield _parquet(writer, table)
+        else:
+            text = io.TextIOWrapper(file, "utf-8", newline="")
+            yield _csv(text, table)
+            text.detach()
 
 
-@contextmanager
-def _file(path: Path, opens: Opens, table: PredictionTable) -> Iterator[Lines]:
-    partial = path.with_name(path.name + PARTIAL)
-    try:
-        with opens(partial, table) as lines:
-            yield lines
-        os.replace(partial, path)
-    except OSError as error:
-        raise explained(error, path) from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def _csv_file(path: Path, table: PredictionTable) -> Iterator[Lines]:
-    with path.open("w", encoding="utf-8", newline="") as file, _csv(file, table) as lines:
-        yield lines
-
-
-@contextmanager
-def _csv(file: Any, table: PredictionTable) -> Iterator[Lines]:
+def _csv(file: Any, table: PredictionTable) -> Lines:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(map(cell, table.schema.names))
-    yield lambda ids, found: writer.writerows(table.texts(ids, found))
+    return lambda ids, found: writer.writerows(table.texts(ids, found))
 
 
-@contextmanager
-def _parquet(path: Path, table: PredictionTable) -> Iterator[Lines]:
-    with pq.ParquetWriter(path, table.schema) as writer:
+def _parquet(writer: pq.ParquetWriter, table: PredictionTable) -> Lines:
+    def lines(ids: Sequence[str], found: Predictions) -> None:
+        arrays = [pa.array(v, field.type) for v, field in zip(table.columns(ids, found), table.schema, strict=True)]
+        writer.write_batch(pa.record_batch(arrays, schema=table.schema))
 
-        def lines(ids: Sequence[str], found: Predictions) -> None:
-            arrays = [pa.array(v, field.type) for v, field in zip(table.columns(ids, found), table.schema, strict=True)]
-            writer.write_batch(pa.record_batch(arrays, schema=table.schema))
-
-        yield lines
+    return lines
 
 
 @contextmanager

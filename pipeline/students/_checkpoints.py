@@ -120,7 +120,7 @@ class Blueprint(Record):
 
     def _lacks(self, error: KeyError) -> UserError:
         return UserError(
-            f"a {self.family} student without {error}: its {STUDENT} is damaged or of another version; run "
+            f"a {self.family} student without {error}: its {STUDENT} is damaged, or of another version; run "
             f"`{Blueprint.command}` again"
         )
 

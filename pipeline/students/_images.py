@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 
 import numpy as np
 import torch
@@ -89,13 +90,17 @@ class Images:
     ) -> Float[Tensor, "n channels size size"]:
         """The images of `rows`, or of the given views of them, augmented and normalised, float32."""
         read = rows if augmented is None else np.concatenate([rows, augmented.others])
-        images = place(torch.from_numpy(self.pixels[read]), device).float() / 255
+        images = self.pixels.on(device, read).float() / 255
         if views is not None and self.views and (seen := np.flatnonzero(views)).size:
             changes, at = self.views.changes(self.data, rows[seen], views[seen]), place(torch.from_numpy(seen), device)
             images[at] = changed_batch(images[at], changes)
         if augmented is not None:
             images = augmented.images(images)
         return self.transform.normalise(images)
+
+    def keep_on(self, device: torch.device, budget: int) -> int:
+        """Keep the pixels on a device; see `Inputs`."""
+        return self.pixels.keep_on(device, budget)
 
 
 class Pixels:
@@ -108,6 +113,7 @@ class Pixels:
         self.data, self.shape = data, (channels, size, size)
         key = {"version": VERSION, "decoder": images.VERSION, "shape": self.shape, "libraries": versions("pillow")}
         self.kept: np.ndarray | None = None
+        self.resident: Tensor | None = None
         free = shutil.disk_usage(data.path).free
         if kept(data, key) or 2 * len(data) * channels * size**2 <= free:
             self.kept = arrays(data, key, self._chunks())["pixels"]
@@ -117,6 +123,23 @@ class Pixels:
             return self.kept[rows]
         with ThreadPoolExecutor(THREADS) as pool:
             return self._decode(rows, pool)
+
+    def on(self, device: torch.device, rows: np.ndarray) -> UInt8[Tensor, "n channels size size"]:
+        """The pixels of rows, on a device: from there if they are kept there, else copied, which is not waited for."""
+        if self.resident is not None and self.resident.device == device:
+            found: Tensor = self.resident[place(torch.from_numpy(rows), device)]
+            return found
+        return cast(Tensor, place(torch.from_numpy(self[rows]), device))
+
+    def keep_on(self, device: torch.device, budget: int) -> int:
+        """Keep all pixels on a device, if they fit into `budget` bytes; the bytes that they take. A CPU maps them."""
+        size = 0 if self.kept is None else self.kept.nbytes
+        if self.kept is None or device.type == "cpu" or size > budget:
+            return 0
+        self.resident = torch.empty(self.kept.shape, dtype=torch.uint8, device=device)
+        for start in range(0, len(self.kept), ROWS):
+            self.resident[start : start + ROWS] = torch.from_numpy(np.array(self.kept[start : start + ROWS]))
+        return size
 
     def _chunks(self) -> Iterator[Chunk]:
         with (

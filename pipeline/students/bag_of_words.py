@@ -152,6 +152,10 @@ class Words:
         """Word numbers of all rows, concatenated, and where each row starts."""
         return students.place(self.vocabulary.offsets(*self.texts.rows(rows, views, augmented)), device)
 
+    def keep_on(self, device: torch.device, budget: int) -> int:
+        """Nothing; see `Inputs`."""
+        return 0
+
 
 class BagOfWords(students.Student):
     """See the module. `weights` has one weight per word of the vocabulary; number 0, no known word, has weight 1."""

@@ -86,6 +86,10 @@ class Cached:
         """Features of the rows, [n, D] per source, in the precision that the store gives them; always of clean rows."""
         return students.place(tuple(torch.from_numpy(reader(rows)) for reader in self.readers), device)
 
+    def keep_on(self, device: torch.device, budget: int) -> int:
+        """Nothing: the readers of a run's teachers are elsewhere."""
+        return 0
+
 
 class LinearProbe(students.Student):
     """See the module."""

@@ -12,8 +12,8 @@ from pipeline import students
 from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.params import Settings as Base
+from pipeline.pretrained.timm import TimmModel, classifiers, data_configuration
 from pipeline.students._images import Images, ImageTransform
-from pipeline.timm_models import TimmModel, classifiers, data_configuration
 from pipeline.views import Views
 
 KIND: Literal["image"] = "image"

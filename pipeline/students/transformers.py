@@ -17,9 +17,18 @@ from pipeline.augmentations import Augmented
 from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.params import Settings as Base
+from pipeline.pretrained.transformers import (
+    Side,
+    TextBody,
+    TextTokenizer,
+    fetch,
+    load_body,
+    one_line,
+    read_config,
+    untrained_body,
+)
 from pipeline.provenance import digest_of, versions
 from pipeline.students._tokens import Texts, flatten
-from pipeline.text_models import Side, TextBody, TextTokenizer, fetch, load_body, one_line, read_config, untrained_body
 from pipeline.views import Views
 
 KIND: Literal["text"] = "text"
@@ -182,6 +191,10 @@ class Tokens:
     ) -> Any:
         """Token numbers [n, l] and which of them are not padding [n, l]."""
         return students.place(self.tokenization.pad_to_longest(*self.texts.rows(rows, views, augmented)), device)
+
+    def keep_on(self, device: torch.device, budget: int) -> int:
+        """Nothing; see `Inputs`."""
+        return 0
 
 
 class TextStudent(students.Student):

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.errors import UserError, listed
+from pipeline.pretrained.transformers import one_line, read_json
 from pipeline.teachers._pooling import Pooling
-from pipeline.text_models import one_line, read_json
 
 CONFIGS = tuple(
     f"sentence_{name}_config.json"

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from pipeline import images, params, pretrained
 from pipeline.errors import UserError
+from pipeline.pretrained.timm import TimmModel, arguments, data_configuration
 from pipeline.teachers import Precision, Teacher
-from pipeline.timm_models import TimmModel, arguments, data_configuration
 
 VERSION = 1
 """Increased whenever this file gives other features for the same recipe."""

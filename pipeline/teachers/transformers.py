@@ -13,11 +13,7 @@ from torch import Tensor, nn
 
 from pipeline import params, pretrained
 from pipeline.errors import UserError
-from pipeline.provenance import digest_files, digest_of
-from pipeline.teachers import Precision, Teacher
-from pipeline.teachers._pooling import Pooling, pool
-from pipeline.teachers._sentence_transformers import Modules, choose_prompt, read_modules
-from pipeline.text_models import (
+from pipeline.pretrained.transformers import (
     Side,
     TextBody,
     TextTokenizer,
@@ -27,6 +23,10 @@ from pipeline.text_models import (
     read_config,
     read_json,
 )
+from pipeline.provenance import digest_files, digest_of
+from pipeline.teachers import Precision, Teacher
+from pipeline.teachers._pooling import Pooling, pool
+from pipeline.teachers._sentence_transformers import Modules, choose_prompt, read_modules
 
 VERSION = 2
 """Increased whenever this file gives other features for the same recipe."""

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from pipeline import images, params, pretrained
 from pipeline.errors import UserError
+from pipeline.pretrained.transformers import fetch, one_line, quiet
 from pipeline.provenance import digest_of
 from pipeline.teachers import Precision, Teacher
-from pipeline.text_models import fetch, one_line, quiet
 
 VERSION = 1
 """Increased whenever this file gives other features for the same recipe."""

@@ -1,20 +1,40 @@
 """Stage two: train students from a feature store, and evaluate them."""
 
-from pipeline.training.config import TrainSettings
+from pipeline.training.candidates import trials_of
+from pipeline.training.choice import choose, scores_of
+from pipeline.training.config import Plan, TrainSettings
 from pipeline.training.evaluation import evaluate
+from pipeline.training.ledger import Ledger, Trial
 from pipeline.training.outputs import SavedOutputs, read_outputs
+from pipeline.training.parallel import joined
+from pipeline.training.race import FEWEST_SEEDS, Race, clearly_worse
 from pipeline.training.refit import refit
 from pipeline.training.result import Training
 from pipeline.training.run import count_trials, train, unused_trials
+from pipeline.training.session import Session
+from pipeline.training.worker import TrialWorker, follow
 
 __all__ = [
+    "FEWEST_SEEDS",
+    "Ledger",
+    "Plan",
+    "Race",
     "SavedOutputs",
+    "Session",
     "TrainSettings",
     "Training",
+    "Trial",
+    "TrialWorker",
+    "choose",
+    "clearly_worse",
     "count_trials",
     "evaluate",
+    "follow",
+    "joined",
     "read_outputs",
     "refit",
+    "scores_of",
     "train",
+    "trials_of",
     "unused_trials",
 ]

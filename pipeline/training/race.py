@@ -10,8 +10,8 @@ import numpy as np
 
 from pipeline.functional.statistics import standard_error
 from pipeline.runs import Candidate
+from pipeline.training.config import Plan
 from pipeline.training.ledger import Ledger, Trial
-from pipeline.training.session import Session
 
 ERRORS = 2.0
 """A candidate is dropped where it is worse by more than so many standard errors of the paired difference."""
@@ -75,15 +75,16 @@ class Race:
     """What a run needs of its trials, as far as the ledger has them.
 
     Args:
-        session: of the run.
+        plan: of the run.
         trials: all of the run, seed by seed.
         ledger: has the finished ones.
+        higher_is_better: of the task's primary score.
     """
 
-    def __init__(self, session: Session, trials: Sequence[Trial], ledger: Ledger):
-        settings = session.plan.settings({})
+    def __init__(self, plan: Plan, trials: Sequence[Trial], ledger: Ledger, higher_is_better: bool):
+        settings = plan.settings({})
         self.trials, self.ledger, self.seeds, self._on = trials, ledger, settings.seeds, settings.race
-        self._higher_is_better = session.task.primary.higher_is_better
+        self._higher_is_better = higher_is_better
         self._scores: dict[Candidate, dict[int, np.ndarray | None]] = {trial.candidate: {} for trial in trials}
 
     def dropped(self) -> dict[Candidate, int]:

@@ -5,7 +5,7 @@ Validation rows choose the candidate, and its students become the run's. A candi
 recorded and cannot be chosen; nor can one that was clearly worse on the first seeds and dropped, see `race.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from pipeline.errors import UserError, count
 from pipeline.files import Lock
@@ -45,7 +45,7 @@ def train(
     if not lock.acquire():
         raise UserError(f"{lock.path}: {lock.owner()} is training `{name}`; wait for it, or give this run another name")
     ledger = Ledger(project)
-    race = Race(session, trials, ledger)
+    race = Race(session.plan, trials, ledger, session.task.primary.higher_is_better)
     try:
         with ledger.in_use():
             results = {trial: record for trial in trials if (record := ledger.read(trial.digest))}
@@ -76,17 +76,25 @@ def count_trials(name: str, params: Params, project: Project = Project()) -> tup
     """
     session = Session(Plan.read(name, params, project))
     ledger = Ledger(project)
-    needed = Race(session, trials_of(session), ledger).needed()
+    needed = Race(session.plan, trials_of(session), ledger, session.task.primary.higher_is_better).needed()
     found = sum(trial.digest in ledger for trial in needed)
     return found, len(needed) - found
 
 
-def unused_trials(params: Params, project: Project = Project(), delete: bool = False) -> Unused:
-    """Trials that no run of params.yaml uses; deleted if asked.
+def unused_trials(
+    params: Params, project: Project = Project(), delete: bool = False, kept: Collection[str] = ()
+) -> Unused:
+    """Trials that no run of params.yaml uses, nor anything else; deleted if asked.
+
+    Args:
+        params: all settings.
+        project: where the ledger is.
+        delete: them.
+        kept: the names of trials that something other than a run uses.
 
     Raises:
         UserError: a run cannot be read, so what it uses is not known; or a training is running.
     """
     sessions = (Session(Plan.read(name, params, project)) for name in params.section("runs"))
     used = {trial.digest for session in sessions for trial in trials_of(session)}
-    return Ledger(project).unused(used, delete)
+    return Ledger(project).unused(used | set(kept), delete)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cache, cached_property, lru_cache
 from itertools import chain, islice
@@ -21,9 +22,10 @@ from pipeline.probing import SavedProbe
 from pipeline.provenance import digest_of
 from pipeline.runs import LOGITS, Candidate, Run, Term, open_features, probe_digest, run_views
 from pipeline.sources import Source
-from pipeline.store import FeatureStore, Reader
+from pipeline.store import FeatureStore, Reader, SourceFeatures
 from pipeline.students import Blueprint, Inputs, Student, place, student_blueprint, student_outputs
 from pipeline.training.config import FEWEST_ROWS, Plan
+from pipeline.training.parallel import Group
 
 BLOCK = 8192
 """Rows of teachers' logits held at a time while they are compared with labels."""
@@ -31,6 +33,9 @@ BLOCK = 8192
 
 class Session:
     """What the trials of a run share. It may be pickled: a copy in another process opens the same files again.
+
+    A session of the same project may be made like another one: it then uses the dataset and the stores that this one
+    has opened, as far as both read the same.
 
     Attributes:
         plan: the run.
@@ -49,7 +54,7 @@ class Session:
         UserError: a setting of a method is wrong, or a store is not what the run needs.
     """
 
-    def __init__(self, plan: Plan, refit: bool = False):
+    def __init__(self, plan: Plan, refit: bool = False, like: "Session | None" = None):
         self.plan, self.refit = plan, refit
         self.modules = {term.name: plugin("methods", term.name) for term in plan.run.methods}
         self.run = self._with_auto_settings()
@@ -57,19 +62,38 @@ class Session:
             for term in self.run.methods:
                 self.method(term, combination)
         self.device = plan.machine.torch_device()
-        self.data = Dataset.open(plan.project.data)
+        self.data: Dataset = like.data if like else Dataset.open(plan.project.data)
         self.task = self.data.task
-        self.features = open_features(plan.run, plan.project, self.data)
+        same = like and (like.plan.run.reads, like.device) == (plan.run.reads, self.device)
+        self.features: dict[Source, SourceFeatures] = (
+            like.features if like and same else open_features(plan.run, plan.project, self.data)
+        )
         self.sources = {source.name: self.features[source] for source in plan.run.sources}
         self.views = run_views(plan.params, plan.name, plan.run)
         seen = self.views.records(self.data) if self.views else []
         self.heads = {source: (source.head, *found.check_views(seen)) for source, found in self.features.items()}
-        budget = int(plan.machine.device_memory * 2**30)
-        wanted = [(self.features[source].store, head) for source, heads in self.heads.items() for head in heads]
-        opened = iter(open_readers(wanted, self.device, budget))
-        self.readers = {source: tuple(islice(opened, len(heads))) for source, heads in self.heads.items()}
+        self.readers: dict[Source, tuple[Reader, ...]] = (
+            like.readers if like and same and like.heads == self.heads else self._open_readers()
+        )
         self.feature_readers = [self.readers[source] for source in plan.run.sources]
         self.output_readers = [self.readers[source] for source in plan.run.own_outputs]
+
+    @property
+    def free(self) -> int:
+        """Bytes of `machine.device_memory` that features leave for the student's images."""
+        kept = [
+            len(self.features[source].store) * self.features[source].store.heads[head].row_bytes
+            for source, heads in self.heads.items()
+            for head, reader in zip(heads, self.readers[source], strict=True)
+            if reader.mode == "device"
+        ]
+        return int(self.plan.machine.device_memory * 2**30) - sum(kept)
+
+    def _open_readers(self) -> dict[Source, tuple[Reader, ...]]:
+        budget = int(self.plan.machine.device_memory * 2**30)
+        wanted = [(self.features[source].store, head) for source, heads in self.heads.items() for head in heads]
+        opened = iter(open_readers(wanted, self.device, budget))
+        return {source: tuple(islice(opened, len(heads))) for source, heads in self.heads.items()}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Session, (self.plan, self.refit)
@@ -297,7 +321,15 @@ class TrialData:
     @cached_property
     def inputs(self) -> Inputs:
         """The dataset as the student reads it."""
-        return self.blueprint.inputs(self.session.data, self.session.sources, self.session.views)
+        inputs = self.blueprint.inputs(self.session.data, self.session.sources, self.session.views)
+        inputs.keep_on(self.session.device, self.session.free)
+        return inputs
+
+    def shared(self, group: Group) -> "TrialData":
+        """The same, with the student's inputs of this process's rows alone, where several train together."""
+        found = copy(self)
+        found.inputs = group.share(self.inputs)
+        return found
 
     def draw_views(self, rows: np.ndarray, labelled: int, step: int, methods: bool) -> np.ndarray | None:
         """A view for each row of a step, the clean row being one of them; None where all are clean.

@@ -25,6 +25,7 @@ from pipeline.students import Blueprint, Student, place
 from pipeline.training.checkpoint import Checkpoint, State
 from pipeline.training.config import TrainSettings
 from pipeline.training.log import TrialLog, WeightedPenalty
+from pipeline.training.parallel import Group
 from pipeline.training.session import Session, TrialData
 
 
@@ -84,6 +85,8 @@ def run_trial(
     modules = {"student": student} | {f"methods/{name}": penalty.transfer for name, penalty in penalties.items()}
     state = State(modules, optimizer, log, device)
     done = checkpoint.load(state) if checkpoint else 0
+    processes = Group.current()
+    spread, shared = processes.spread(student), data.shared(processes)
     yield done
     # The rows of the steps that are done are drawn once more, so that those of the next are what they would have been.
     steps = enumerate(batches(data.split, seed, settings, bool(penalties)))
@@ -92,7 +95,7 @@ def run_trial(
         views = data.draw_views(rows, labelled, step, bool(penalties))
         augmented = data.augmented(rows, labelled, step)
         task_loss, unweighted, features, signals = losses(
-            data, student, penalties, rows, labelled, progress, views, augmented
+            shared, spread, penalties, rows, labelled, progress, views, augmented
         )
         weighted = {name: penalties[name].at(progress) * loss for name, loss in unweighted.items()}
         if log.due(step):
@@ -100,6 +103,7 @@ def run_trial(
         loss = sum(weighted.values(), start=task_loss)  # []
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        processes.reduce(list(student.parameters()))
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * rate(step, settings)
         optimizer.step()

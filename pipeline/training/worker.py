@@ -1,7 +1,9 @@
 """The missing trials of a run are trained, in one process or several, and committed to the ledger."""
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -10,12 +12,17 @@ import torch
 from pipeline.engines import engine
 from pipeline.errors import UserError
 from pipeline.machine import cores
+from pipeline.params import Params
 from pipeline.progress import progress
+from pipeline.project import Project
+from pipeline.provenance import digest_of
 from pipeline.records import TrialRecord
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.choice import advice
+from pipeline.training.config import Plan
 from pipeline.training.ledger import Ledger, Trial, inputs_of
 from pipeline.training.log import Diverged
+from pipeline.training.parallel import Group
 from pipeline.training.race import Race
 from pipeline.training.session import Session
 from pipeline.training.trial import run_trial
@@ -30,6 +37,12 @@ def train_missing(session: Session, trials: Sequence[Trial], missing: Sequence[T
     # One process on any accelerator: several would share it, each with a copy of what it keeps there.
     free = max(1, cores() // plan.machine.threads) if session.device.type == "cpu" else 1
     workers = min(plan.machine.workers or free, len(jobs))
+    if (group := Group.current()).size > 1:
+        workers = 1
+        if plan.machine.engine != "local":
+            raise UserError(
+                f"machine.engine: {plan.machine.engine}, and {group.size} processes train together; set local"
+            )
     steps = sum(plan.settings(trial.candidate.of("train")).steps for trial in jobs)
     threads = torch.get_num_threads()
     try:
@@ -51,7 +64,7 @@ class TrialWorker:
     def __init__(self, session: Session, trials: Sequence[Trial]):
         self.session = session
         self.ledger = Ledger(session.plan.project)
-        self.race = Race(session, trials, self.ledger)
+        self.race = Race(session.plan, trials, self.ledger, session.task.primary.higher_is_better)
         # If the only candidate diverges, there is no other to choose, and no need to go on.
         self.single = len({trial.candidate for trial in trials}) == 1
 
@@ -72,11 +85,18 @@ class TrialWorker:
             if trial.digest in self.ledger or trial not in self.race.needed():
                 yield steps
                 continue
+            inputs = inputs_of(session, trial.seed, trial.candidate)
+            if digest_of(inputs) != trial.digest:
+                raise UserError(
+                    f"{session.plan.name}: data, features or probes changed after this training began; wait until "
+                    "nothing writes them, and run it again"
+                )
             # Steps are reported together, about once a second: of a trial in another process all arrive in one moment.
             started = reported = time.perf_counter()
             unreported = 0
             minutes = session.plan.machine.checkpoint_minutes
             checkpoint = Checkpoint(self.ledger.checkpoint(trial.digest), trial.digest, minutes)
+            Group.current().announce(trial)
             training = run_trial(session, trial.seed, trial.candidate, checkpoint)
             result, diverged = None, ""
             try:
@@ -97,7 +117,6 @@ class TrialWorker:
                     raise
                 diverged = f"seed {trial.seed}, step {steps - left}: {' '.join(str(error).split())[:200]}"
             session.verified()
-            inputs = inputs_of(session, trial.seed, trial.candidate)
             seconds = checkpoint.seconds + time.perf_counter() - started
             if result is None:
                 self.ledger.commit(trial.digest, TrialRecord(inputs=inputs, diverged=diverged, seconds=seconds), None)
@@ -119,3 +138,20 @@ class TrialWorker:
             self.ledger.commit(trial.digest, record, result)
             checkpoint.remove()
             yield unreported
+
+
+def follow(name: str, params: Params, group: Group, project: Project = Project()) -> None:
+    """Train along with the first process of a group, which trains the run `name`, and write nothing.
+
+    Raises:
+        UserError: as `train` does, or another process ended.
+    """
+    session = Session(Plan.read(name, params, project))
+    if session.device.type == "cpu":
+        torch.set_num_threads(session.plan.machine.threads)
+    ledger = Ledger(session.plan.project)
+    for trial in group.announced():
+        checkpoint = Checkpoint(ledger.checkpoint(trial.digest), trial.digest, None)
+        # The first process meets the same, and says so.
+        with suppress(Diverged, np.linalg.LinAlgError, torch.linalg.LinAlgError):
+            deque(run_trial(session, trial.seed, trial.candidate, checkpoint), maxlen=0)

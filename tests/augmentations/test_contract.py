@@ -168,3 +168,13 @@ def test_wrong_augmentations_are_refused_in_one_line(values: dict[str, Any], mes
     with pytest.raises(UserError, match=message) as caught:
         read_augmentations(values, "params.yaml: train.augment")
     assert "\n" not in str(caught.value)
+
+
+def test_some_of_the_rows_are_what_they_are_among_all(pictures: Tensor):
+    drawn = augmenter(ALL).draw(ROWS, 7, 1)
+    whole = drawn.images(pictures[np.concatenate([ROWS, drawn.others])])
+    places = np.array([1, 3, 6, 8, 9, 9])
+    some = drawn.some(places)
+    assert some.labelled == 3
+    found = some.images(pictures[np.concatenate([some.rows, some.others])])
+    torch.testing.assert_close(found, whole[places])

@@ -124,7 +124,7 @@ def test_a_manifest_that_is_no_manifest_is_damage(copy: Path, manifest: bytes):
 def test_another_format_is_refused_by_number(copy: Path):
     path = copy / "manifest.json"
     path.write_text(to_json(from_json(path.read_bytes()) | {"format": 99}))
-    with pytest.raises(UserError, match=f"written in format 99, this is {FORMAT}"):
+    with pytest.raises(UserError, match=f"has format 99 instead of {FORMAT}"):
         Dataset.open(copy)
 
 

@@ -111,7 +111,7 @@ def test_splits_of_a_saved_dataset_are_found_or_asked_for(tmp_path: Path):
     (tmp_path / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "validation_matched", "unsupervised"]}))
     settings = {"path": str(tmp_path), "text_column": "text", "label_column": "label"}
     guess = "{train: train, validation_matched: train, unsupervised: train}"
-    with pytest.raises(UserError, match=f"'validation_matched' is for is not known; write .* such as {guess}"):
+    with pytest.raises(UserError, match=f"use of split 'validation_matched' is not known; write .* such as {guess}"):
         read("hugging_face", **settings)
     rows = read("hugging_face", **settings, splits={"train": "train", "validation_matched": "val"})
     assert [(row.content, row.split) for row in rows] == [
@@ -300,7 +300,7 @@ def test_shards_that_cannot_be_read_are_one_line(tmp_path: Path):
         with pytest.raises(UserError, match=name) as caught:
             read("webdataset", path=str(tmp_path / name))
         assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="sample 1: its label is no object of JSON"):
+    with pytest.raises(UserError, match="sample 1: its label is not a JSON object"):
         read("webdataset", path=good, labels="cls:mood")
     with pytest.raises(UserError, match="the sample 1 has 'jpg' twice"):
         read("webdataset", path=shard(tmp_path / "b.tar", {"1.jpg": b"one", "1.JPG": b"two"}))

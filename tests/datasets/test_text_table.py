@@ -147,7 +147,7 @@ def test_a_line_that_is_not_json_is_named_by_number(tmp_path: Path):
             "line 3: .*write a quote twice",
         ),
         ("t.csv", 'text,mood\n\n"He said \\"great\\" twice",a\n', "line 3: .*write a quote twice"),
-        ("t.csv", 'text,mood\n"a\nb",a\nbroken\n', "line 4 has 1 cell, and the header has 2"),
+        ("t.csv", 'text,mood\n"a\nb",a\nbroken\n', "line 4 has 1 cell, but the header has 2"),
         ("t.csv", "text,mood,text\na,b,c\n", "2 columns are called 'text'; rename all but one"),
         ("t.csv", "", "empty; its first line must be the names of the columns"),
         ("t.jsonl", '{"text": "x", "more": ' + "[" * 100_000 + "]" * 100_000 + "}", "line 1 is not valid JSON"),
@@ -244,7 +244,7 @@ def test_columns_of_0_and_1_are_a_label_each(tmp_path: Path, suffix: str):
 def test_label_columns_are_two_or_more_and_have_no_separator(tmp_path: Path):
     path = write(tmp_path / "t.csv", [{"text": "a", "sun": 1}])
     for keys in ({"label_column": ["sun"]}, {"label_column": ["sun", "text"], "label_separator": ";"}):
-        with pytest.raises(UserError, match="a list is of two columns or more"):
+        with pytest.raises(UserError, match="a list must name two or more columns"):
             read(path, **keys)
 
 
@@ -487,7 +487,7 @@ def test_a_pattern_reads_several_files_in_the_order_of_their_names(tmp_path: Pat
     names = [str(tmp_path / f"part-{number}.csv") for number in (2, 1)]
     found = text_table.rows(text_table.Settings(path=names))
     assert [row.content for row in found] == ["a2", "b2", "a1", "b1"]
-    with pytest.raises(UserError, match="no file fits this pattern"):
+    with pytest.raises(UserError, match="no file matches this pattern"):
         read(tmp_path / "no-*.csv")
     with pytest.raises(UserError, match=r"part-2.csv: is in dataset.source.path twice"):
         list(text_table.rows(text_table.Settings(path=[*names, names[0]])))

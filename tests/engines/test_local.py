@@ -98,22 +98,48 @@ list(engine("local")(partial(Sleeper, Path(sys.argv[1])), range(2), 2))
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("send", [os.kill, os.killpg])
+@pytest.mark.parametrize(
+    ("number", "send", "at_work"),
+    [
+        *((number, send, True) for number in (signal.SIGTERM, signal.SIGINT) for send in (os.kill, os.killpg)),
+        (signal.SIGKILL, os.kill, True),
+        (signal.SIGKILL, os.kill, False),
+        (signal.SIGINT, os.killpg, False),
+    ],
+)
 def test_no_process_is_left_when_the_parent_ends_however_it_ends(
-    tmp_path: Path, number: signal.Signals, send: Callable[[int, int], None]
+    tmp_path: Path, number: signal.Signals, send: Callable[[int, int], None], at_work: bool
 ):
-    """Ctrl-C in a terminal reaches the whole group, `kill` one process."""
+    """Ctrl-C in a terminal reaches the whole group, `kill` one process; workers may be only starting."""
     (tmp_path / "sleeper.py").write_text(SLEEPER)
     folder = tmp_path / "workers"
     folder.mkdir()
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
     command = [sys.executable, "-c", SCRIPT, str(folder)]
-    with subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL) as parent:
-        wait_until(lambda: len(list(folder.iterdir())) == 2, parent)
+    with (
+        (tmp_path / "said").open("w+") as said,
+        subprocess.Popen(command, env=environment, start_new_session=True, stderr=said) as parent,
+    ):
+        wait_until(lambda: len(list(folder.iterdir()) if at_work else workers(parent.pid)) == 2, parent)
         assert len(alive(parent.pid)) > 2
         send(parent.pid, number)
     wait_until(lambda: not alive(parent.pid))
+    tracebacks = (tmp_path / "said").read_text().count("Traceback")
+    # The script's own, in which Ctrl-C ends it. A group that is killed as a whole says nothing of use.
+    assert tracebacks == (number == signal.SIGINT)
+    assert "resource_tracker" not in (tmp_path / "said").read_text()
+
+
+def workers(session: int) -> list[str]:
+    """The workers of a session, from the moment they are started."""
+    return [pid for pid in alive(session) if "LokyProcess" in command_line(pid)]
+
+
+def command_line(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
 
 
 def alive(session: int) -> list[str]:

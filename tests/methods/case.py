@@ -1,5 +1,6 @@
 """A small case for methods: two sources, three classes, a random student, and signals to match."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -79,3 +80,26 @@ def make_case(
         )
 
     return Case(context, signals)
+
+
+def loops_divergence(
+    signals: Signals,
+    kind: TeacherOutput,
+    temperature: float,
+    change: Callable[[list[float]], list[float]] = lambda row: row,
+) -> float:
+    """T^2 * mean over rows of KL(teacher || student) of `change`d logits over T, with floats and loops only."""
+
+    def softmax(values: list[float]) -> list[float]:
+        total = sum(math.exp(v) for v in values)
+        return [math.exp(v) / total for v in values]
+
+    sources = [rows.tolist() for rows in signals.teacher_outputs[kind]]
+    students, total = signals.outputs.tolist(), 0.0
+    for i, student in enumerate(students):
+        logs = [[math.log(p) for p in softmax(rows[i])] for rows in sources]
+        teacher = [sum(columns) / len(logs) for columns in zip(*logs, strict=True)]
+        p = softmax([t / temperature for t in change(teacher)])
+        q = softmax([s / temperature for s in change(student)])
+        total += sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True))
+    return temperature**2 * total / len(students)

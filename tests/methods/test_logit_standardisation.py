@@ -7,12 +7,7 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.methods.logit_standardisation import Settings
-from tests.methods.case import Case
-
-
-def softmax(values: list[float]) -> list[float]:
-    total = sum(math.exp(v) for v in values)
-    return [math.exp(v) / total for v in values]
+from tests.methods.case import Case, loops_divergence
 
 
 def standardise(row: list[float]) -> list[float]:
@@ -25,15 +20,9 @@ def standardise(row: list[float]) -> list[float]:
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_equals_its_definition(case: Case, temperature: float, logits: str) -> None:
     signals = case.signals(5)
-    teachers = [rows.tolist() for rows in signals.teacher_outputs["head" if logits == "head" else "linear"]]
-    total = 0.0
-    for i, student in enumerate(signals.outputs.tolist()):
-        teacher = [sum(math.log(softmax(rows[i])[c]) for rows in teachers) / 2 for c in range(3)]
-        p = softmax([t / temperature for t in standardise(teacher)])
-        q = softmax([s / temperature for s in standardise(student)])
-        total += sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True))
     transfer = Settings.model_validate({"temperature": temperature, "logits": logits}).build(case.context)
-    assert transfer(signals).item() == pytest.approx(temperature**2 * total / 5, rel=1e-9)
+    expected = loops_divergence(signals, "head" if logits == "head" else "linear", temperature, standardise)
+    assert transfer(signals).item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_blind_to_shifting_and_scaling_rows_of_the_students_logits(case: Case) -> None:

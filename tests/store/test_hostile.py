@@ -1,7 +1,6 @@
 """Stores from elsewhere: whatever is in one, each command ends soon, with one line, in bounded memory."""
 
 import functools
-import resource
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pipeline.store.backends.local import LocalBackend
 from pipeline.store.inspection import describe, diff, leftovers, list_stores
 from pipeline.store.interchange import export
 from pipeline.store.verification import verify
+from tests.memory import at_most
 from tests.store.hostile import HARMLESS, KINDS, STORES, replace, rewrite
 
 
@@ -42,13 +42,9 @@ def store(sound: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Two GiB more than what is mapped now: what a store claims must not be allocated."""
     monkeypatch.setenv("AFT_CACHE", str(tmp_path / "cache"))
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (mapped + (2 << 30), before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, before)
+    with at_most(2 << 30):
+        yield
 
 
 def _use(store: Path) -> int:

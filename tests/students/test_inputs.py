@@ -75,6 +75,20 @@ def test_images_are_those_of_a_plain_loop_bit_for_bit(pictures: Dataset, channel
         assert torch.equal(batch[number], expected)
 
 
+def test_images_that_are_kept_on_the_device_are_the_same(pictures: Dataset):
+    images = Images(pictures, ImageTransform(16, 3, [0.5] * 3, [0.2] * 3))
+    expected = images.batch(ROWS)
+    size = 40 * 3 * 16 * 16
+    assert images.keep_on(torch.device("cpu"), size) == 0, "a CPU maps them"
+    assert images.keep_on(torch.device("meta"), size - 1) == 0 and images.pixels.resident is None
+    assert images.keep_on(torch.device("meta"), size) == size
+    assert torch.equal(images.batch(ROWS), expected), "read from the disk for another device"
+    assert images.pixels.resident is not None and images.pixels.kept is not None
+    images.pixels.resident = torch.from_numpy(np.array(images.pixels.kept))
+    images.pixels.kept = None
+    assert torch.equal(images.batch(ROWS), expected)
+
+
 def test_statistics_are_those_of_the_pixels(pictures: Dataset):
     found = statistics(pictures, ROWS, 16, 3)
     pixels = np.stack([plain_pixels(pictures, int(row), 16, 3) for row in ROWS]) / 255

@@ -11,9 +11,9 @@ import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
 
-from pipeline import text_models
 from pipeline.data import Dataset
 from pipeline.errors import UserError
+from pipeline.pretrained import transformers as text_models
 from pipeline.students import student_blueprint
 
 from ..conftest import WORDS, write_encoder

@@ -1,9 +1,8 @@
-"""What every task promises; a new file is tested as soon as it has a case here."""
+"""What every task promises; a new file is tested as soon as it has an example in `cases.py`."""
 
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,25 +12,8 @@ from pipeline import tasks
 from pipeline.plugins import plugins
 from pipeline.tasks import Task
 
+from .cases import CASES
 
-@dataclass(frozen=True)
-class Case:
-    """Labels as a source has them, and what `decoded` labels look like."""
-
-    labels: tuple[tasks.Label, ...]
-
-    def encode(self, name: str) -> tuple[Task, np.ndarray]:
-        labels, outputs = tasks.encode(name, list(dict.fromkeys(self.labels)))
-        numbers = {label: number for number, label in enumerate(dict.fromkeys(self.labels))}
-        return tasks.build(name, outputs), labels[[numbers[label] for label in self.labels]]
-
-
-random = np.random.default_rng(0)
-CASES = {
-    "classification": Case(("good", "bad", "plain", "good", "bad", "plain", "good", "plain", "bad") * 3),
-    "multilabel": Case((("sun",), ("sun", "sea"), (), ("sea", "wind"), ("wind",), ("sun", "sea", "wind")) * 6),
-    "regression": Case(tuple(f"{value:.3f}" for value in 70 + 9 * random.normal(size=27))),
-}
 NAMES = sorted(plugins("tasks"))
 
 

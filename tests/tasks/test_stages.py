@@ -2,8 +2,6 @@
 
 import csv
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +22,7 @@ from pipeline.store import SourceFeatures
 from pipeline.training import evaluate, train
 
 from ..conftest import PARAMS, write_store
+from .cases import CASES, Case
 
 OPTIONS = {
     "aft": {"weight": [0.0, 1.0], "task_directions": True},
@@ -43,35 +42,6 @@ def runs(task: str) -> dict[str, dict]:
         methods = {method: {"weight": weight} | OPTIONS.get(method, {})}
         found[method] = {"student": "bag", "teachers": teachers, "methods": methods}
     return found
-
-
-@dataclass(frozen=True)
-class Case:
-    """A task's labels in a table: the name of one of three kinds that a row is of, or a number near it, or several.
-
-    Attributes:
-        cell: from the kind of a row and noise to its label.
-        dataset, source: settings.
-    """
-
-    cell: Callable[[int, float], str]
-    dataset: dict[str, str]
-    source: dict[str, str]
-
-
-CASES = {
-    "classification": Case(lambda kind, noise: ("bad", "good", "plain")[kind], {}, {}),
-    "multilabel": Case(
-        lambda kind, noise: ("sun", "sea; sun" if noise > 0 else "sea", "wind; sea" if noise > 1 else "wind")[kind],
-        {},
-        {"label_separator": ";"},
-    ),
-    "regression": Case(
-        lambda kind, noise: f"{200_000 + 50_000 * (kind + noise / 10):.0f}",  # far from 0 and 1
-        {"task": "regression", "unit": "kWh"},
-        {},
-    ),
-}
 
 
 def write_table(path: Path, case: Case) -> None:
@@ -131,18 +101,9 @@ def finished(params: Params, project: Project) -> Project:
     return project
 
 
-def test_every_task_has_a_case():
-    assert sorted(CASES) == sorted(plugins("tasks"))
-
-
 def test_the_task_and_its_outputs_are_found(task: str, project: Project):
     data = Dataset.open(project.data)
-    outputs = {
-        "classification": ("bad", "good", "plain"),
-        "multilabel": ("sea", "sun", "wind"),
-        "regression": ("value",),
-    }
-    assert (data.task.name, data.task.outputs) == (task, outputs[task])
+    assert (data.task.name, data.task.outputs) == (task, CASES[task].outputs)
     known = data.task.strata(data.labels) >= 0
     assert (~known).sum() == 24
     for number in range(2):
@@ -236,14 +197,14 @@ def test_settings_of_the_labels_are_checked_first(tmp_path: Path):
 
 def test_a_label_that_is_no_number_is_one_line_with_its_row(tmp_path: Path):
     for cell in ("4 stars", "nan", "inf"):
-        write_table(tmp_path / "raw" / "reviews.csv", Case(lambda kind, noise, cell=cell: cell, {}, {}))
+        write_table(tmp_path / "raw" / "reviews.csv", Case(lambda kind, noise, cell=cell: cell))
         with pytest.raises(UserError, match=rf"^row r0001 \(line 3\): label '{cell}' is not a") as caught:
             prepare(params_of("regression", tmp_path).read(PrepareSettings, "dataset"), tmp_path / "data")
         assert "\n" not in str(caught.value)
 
 
 def test_classes_may_be_whole_numbers_in_a_fixed_order(tmp_path: Path):
-    write_table(tmp_path / "raw" / "reviews.csv", Case(lambda kind, noise: f"{kind}.0", {}, {}))
+    write_table(tmp_path / "raw" / "reviews.csv", Case(lambda kind, noise: f"{kind}.0"))
     settings = params_of("classification", tmp_path).read(PrepareSettings, "dataset")
     with pytest.raises(UserError, match=r"dataset.task: the labels are numbers, such as 1.0, 2.0, 0.0: write"):
         prepare(settings, tmp_path / "data")

@@ -11,9 +11,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline import efficientnet
 from pipeline.errors import UserError
 from pipeline.params import parse
+from pipeline.pretrained import _efficientnet as efficientnet
 from pipeline.pretrained import locate
 from pipeline.teachers import timm
 from pipeline.teachers.timm import ImageModel, Settings

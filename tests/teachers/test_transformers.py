@@ -9,10 +9,10 @@ import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
 
-from pipeline import text_models
 from pipeline.errors import UserError
 from pipeline.params import parse
 from pipeline.pretrained import locate
+from pipeline.pretrained import transformers as text_models
 from pipeline.teachers import transformers
 from pipeline.teachers.transformers import Settings, TextEncoder
 

@@ -27,14 +27,19 @@ import pandas  # noqa: F401
 import torchvision  # noqa: F401
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertModel  # noqa: F401
 
+import pipeline.datasets.arrays
+import pipeline.datasets.hugging_face
 import pipeline.datasets.image_folder
 import pipeline.datasets.text_table
+import pipeline.datasets.webdataset
 import pipeline.engines.local
 import pipeline.extraction
 import pipeline.methods.aft
 import pipeline.probing
 import pipeline.reporting
+import pipeline.serving
 import pipeline.students.bag_of_words
+import pipeline.students.compact_cnn
 import pipeline.teachers.transformers
 import pipeline.training  # noqa: F401
 

@@ -15,7 +15,8 @@ from PIL import Image
 from pipeline.store.interchange import suffixes
 from tests.store.hostile import STORES, rewrite
 
-from .bench import INPUTS, Bench, remove, run
+from .bench import INPUTS, Bench, check, remove, run
+from .made import EXPORT, SOURCES, sign_again, write_rows
 
 ODD = (None, True, -1, 0, 0.5, 1e300, 10**12, 10**30, "", "x" * 10_000, "\x1b[2J", "../../up", [], {}, [[]], {"": {}})
 """Values that may stand where another is meant."""
@@ -27,6 +28,13 @@ ON_STORES = (
     *("extract wise", "probe wise", "assess", "join", "train aft", "evaluate aft", "check", "report"),
 )
 """All commands that open a store."""
+
+IMAGES = {
+    "teachers": {"dino": {"family": "timm", "model": "m"}},
+    "students": {"cnn": {"family": "compact_cnn", "width": 8, "size": 8}},
+    "runs": {"none": {"student": "cnn"}},
+}
+"""Sections of a project of images."""
 
 MEMORY = 2 << 30
 """Bytes that a command may map more than this process has: its input is of kilobytes."""
@@ -114,9 +122,48 @@ def hostile_images(random: Random, bench: Bench) -> tuple[str, str]:
             _mutate(random, folder / f"{number}.{format.lower()}")
     values = yaml.safe_load((project / "params.yaml").read_text())
     values["dataset"] = {"source": {"family": "image_folder", "path": "raw/images"}, "val": 4, "test": 4}
-    values["dataset"]["unreadable"] = random.choice([0, 1.0])
-    (project / "params.yaml").write_text(yaml.safe_dump(values))
+    values["dataset"]["tolerance"] = random.choice([0.0, 0.9])
+    (project / "params.yaml").write_text(yaml.safe_dump(values | IMAGES))
     return "mutated images", _through(bench, project, ["prepare"])
+
+
+def hostile_source(random: Random, bench: Bench) -> tuple[str, str]:
+    """Shards, folders and arrays of other tools with random changes."""
+    project = bench.copy()
+    family = random.choice(list(SOURCES))
+    source, file = SOURCES[family](project / "raw")
+    if random.random() < 0.8:
+        _mutate(random, file)
+    else:
+        damaged(random, file)
+    values = yaml.safe_load((project / "params.yaml").read_text())
+    values["dataset"] = {"source": source, "val": 4, "test": 4, "task": "classification"}
+    values["dataset"]["tolerance"] = random.choice([0.0, 0.9])
+    (project / "params.yaml").write_text(yaml.safe_dump(values | ({} if "text_column" in source else IMAGES)))
+    return f"a mutated source ({family})", _through(bench, project, ["prepare"])
+
+
+def hostile_prediction(random: Random, bench: Bench) -> tuple[str, str]:
+    """New rows with random changes, and an exported student in which a file was changed and signed again."""
+    project, exported = bench.copy(), bench.folder / "exported"
+    if not exported.exists():
+        run(f"export aft --output {exported}", bench.reference)
+    shutil.copytree(exported, project / "student")
+    table = write_rows(project / "raw", random.choice(["csv", "jsonl", "json", "txt", "parquet", "arrow"]))
+    target = random.choice([table, table, *sorted((project / "student").iterdir())])
+    if random.random() < 0.8:
+        _mutate(random, target)
+    else:
+        damaged(random, target)
+    if target != table and target.name != EXPORT and target.is_file():
+        sign_again(project / "student")
+    output = random.choice(["out.csv", "out.parquet", "-"])
+    code = run(f"predict student {table} --output {output}", project, (0, 1, 2), _bounded()).code
+    for name in ("out.csv", "out.parquet"):
+        check(not (project / f"{name}.partial").exists(), "an unfinished file was left")
+    bench.same(project)
+    what = f"new rows ({table.suffix})" if target == table else f"an export ({target.name})"
+    return f"mutated {what}", ("predicted", "predicted, some rows listed", "refused in one line")[code]
 
 
 def _bounded() -> dict[int, int]:

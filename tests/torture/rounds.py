@@ -20,6 +20,8 @@ from .hostile import (
     hostile_images,
     hostile_import,
     hostile_params,
+    hostile_prediction,
+    hostile_source,
     hostile_store,
     hostile_table,
 )
@@ -190,6 +192,8 @@ KINDS: dict[str, tuple[Kind, int]] = {
     "hostile_images": (hostile_images, 6),
     "hostile_store": (hostile_store, 15),
     "hostile_import": (hostile_import, 10),
+    "hostile_source": (hostile_source, 10),
+    "hostile_prediction": (hostile_prediction, 10),
 }
 """Kinds of rounds by name, and how often each comes up."""
 

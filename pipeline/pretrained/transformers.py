@@ -20,8 +20,8 @@ from tokenizers import normalizers
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from pipeline import pretrained
 from pipeline.errors import UserError
+from pipeline.pretrained import locate
 from pipeline.provenance import digest_files
 
 TOKENIZER_FILES = (
@@ -71,7 +71,7 @@ def fetch(name: str, revision: str | None = None, pickles: bool = False, code: b
     Raises:
         UserError: there is no such folder, or it cannot be fetched from the hub.
     """
-    folder = pretrained.locate(name)
+    folder = locate(name)
     if folder.is_dir():
         return folder
     if folder.is_absolute() or name.startswith((".", "~")) or len(folder.parts) > 2:

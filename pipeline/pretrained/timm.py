@@ -21,8 +21,8 @@ from timm.models._hub import load_model_config_from_path
 from timm.models._input import get_model_args
 from torch import Tensor
 
-from pipeline import efficientnet
 from pipeline.errors import UserError, listed
+from pipeline.pretrained import _efficientnet as efficientnet
 from pipeline.pretrained import locate, misfit, read_weights, without_prefix
 
 FOLDER, HUB = "local-dir:", "hf-hub:"

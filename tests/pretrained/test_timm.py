@@ -5,7 +5,7 @@ import timm
 import torch
 
 from pipeline.errors import UserError
-from pipeline.timm_models import TimmModel
+from pipeline.pretrained.timm import TimmModel
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientvit_b0", "convnext_atto", "test_efficientnet"])

@@ -1,0 +1,47 @@
+"""Items that are made ahead: the same, in the same order, one at a time."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.ahead import ahead
+
+
+def test_items_come_in_order_and_the_next_one_is_made_meanwhile():
+    made: list[int] = []
+    third = threading.Event()
+
+    def items() -> Iterator[int]:
+        for number in range(4):
+            made.append(number)
+            if number == 2:
+                third.set()
+            yield number
+
+    with ahead(items()) as found:
+        assert next(found) == 0
+        assert next(found) == 1
+        assert third.wait(60), "the item after the one in use is made without being asked for"
+        assert made == [0, 1, 2], "and no other"
+        assert list(found) == [2, 3]
+
+
+def test_an_exception_is_raised_where_its_item_would_be():
+    def items() -> Iterator[int]:
+        yield 0
+        raise ValueError("the second")
+
+    with ahead(items()) as found:
+        assert next(found) == 0
+        with pytest.raises(ValueError, match="the second"):
+            next(found)
+
+
+def test_what_is_left_early_leaves_no_thread():
+    before = threading.active_count()
+    with ahead(iter(range(10))) as found:
+        assert next(found) == 0
+    assert threading.active_count() == before
+    with ahead(iter([])) as nothing:
+        assert list(nothing) == []
