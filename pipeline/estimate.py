@@ -17,9 +17,7 @@ import torch
 from pipeline.checks import missing_views, size
 from pipeline.data import Dataset
 from pipeline.errors import UserError, count
-from pipeline.extraction import ExtractSettings
-from pipeline.extraction.loader import Batch, Loader
-from pipeline.extraction.speed import MODEL
+from pipeline.extraction import MODEL_BOUND, Batch, ExtractSettings, Loader
 from pipeline.machine import Machine, is_out_of_memory
 from pipeline.params import Params, parse
 from pipeline.progress import duration
@@ -130,7 +128,7 @@ def estimate(name: str, params: Params, project: Project = Project()) -> Estimat
     if overall < rate.whole:
         bottleneck = "the disk"
     else:
-        bottleneck = "the model" if rate.whole >= MODEL * rate.bare else "reading rows"
+        bottleneck = "the model" if rate.whole >= MODEL_BOUND * rate.bare else "reading rows"
     run, online = _training(name, params, data)
     return Estimate(
         teacher=name,

@@ -2,7 +2,7 @@
 
 from pipeline.extraction.worker import Done
 
-MODEL = 0.9
+MODEL_BOUND = 0.9
 """From this share of the time on, the model is what takes the time."""
 
 
@@ -27,7 +27,7 @@ class Speed:
     @property
     def bottleneck(self) -> str:
         """What takes the time: the model, reading rows, or the disk."""
-        if self.share >= MODEL:
+        if self.share >= MODEL_BOUND:
             return "the model"
         return "reading rows" if self.reading >= self.writing else "the disk"
 
