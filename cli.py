@@ -15,6 +15,7 @@ from stages import (
     check,
     code,
     command,
+    compare,
     cost,
     doctor,
     evaluate,
@@ -27,7 +28,10 @@ from stages import (
     predict,
     prepare,
     probe,
+    replay,
     report,
+    runs,
+    show,
     sweep,
     train,
     trials,
@@ -45,7 +49,7 @@ app = typer.Typer(
 )
 STAGES = (
     init, check, doctor, run_stage, code, prepare, extract, probe, assess, join, train, sweep, evaluate, report,
-    export, predict, cost, trials,
+    export, predict, cost, trials, replay, runs, compare, show,
 )  # fmt: skip
 for stage in STAGES:
     app.command(stage.__name__.rpartition(".")[2])(stage.main)

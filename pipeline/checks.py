@@ -13,10 +13,11 @@ import numpy as np
 from pipeline import tasks
 from pipeline.augmentations import check_kind, read_augmentations
 from pipeline.data import Dataset, PrepareSettings, Sources, read_sources
+from pipeline.datasets import SIDES, parts_of, rows_called
 from pipeline.errors import UserError, count, listed, suggestion
 from pipeline.extraction import ExtractSettings
 from pipeline.machine import Machine
-from pipeline.params import Params, parse, read_plugin
+from pipeline.params import BESIDES, Params, parse, read_plugin
 from pipeline.plugins import plugin
 from pipeline.probing import AssessSettings, ProbeSettings
 from pipeline.progress import duration
@@ -25,7 +26,7 @@ from pipeline.records import LogRecord
 from pipeline.runs import NAME, Run, every_point, read_run, run_views, sweep_names
 from pipeline.sources import POOLED, check_heads, view_head
 from pipeline.store import FeatureStore
-from pipeline.training import TrainSettings, count_trials
+from pipeline.training import TrainSettings, count_trials, train_settings
 from pipeline.views import Views, teacher_views
 
 SECTIONS = ("dataset", "extract", "teachers", "probe", "assess", "students", "train", "machine", "runs", "sweep")
@@ -59,7 +60,7 @@ def check_params(params: Params) -> None:
         check_heads(getattr(settings, "heads", (POOLED,)), f"{params.source}: teachers.{name}.heads")
     for name in params.section("students"):
         student, _ = params.plugin("students", f"students.{name}")
-        if student.KIND not in (kind, "features"):
+        if student.KIND not in (kind if len(parts_of(kind)) == 1 else "pair", "features"):
             raise UserError(
                 f"{params.source}: students.{name}: this family reads {student.KIND}, and the dataset holds "
                 f"{kind}; choose another family"
@@ -87,7 +88,7 @@ def check_task(params: Params, task: str) -> None:
     """Make sure that the runs make sense for a task, which may be known only when the labels are.
 
     Raises:
-        UserError: a method is for other tasks, or there are class weights and no classes.
+        UserError: a method or an option of training is for other tasks, or a score does not exist.
     """
     for settings, name in _every_run(params):
         run = read_run(settings, name)
@@ -99,17 +100,18 @@ def check_task(params: Params, task: str) -> None:
                     f"{where}: `{term.name}` is for {listed(meant_for)}, and the task is {task}; drop "
                     "it, or take another method, such as logit_kd"
                 )
-        train = settings.section("train") | run.train
         for candidate in run.combinations():
             where = f"{settings.source}: train (for {name})"
-            of_run = parse(TrainSettings, train | candidate.of("train"), where)
-            if of_run.class_weights is not None and not tasks.build(task, ()).weighable:
-                raise UserError(f"{where}: class_weights: {task} has no classes to weight; remove it")
+            of_run = train_settings(where, settings.section("train"), run.train, candidate.of("train"))
+            of_run.check_task(where, tasks.build(task, ()))
 
 
 def _teacher(params: Params, name: str) -> tuple[ModuleType, Any]:
-    """The family of a teacher and its settings, without its views."""
-    return params.plugin("teachers", f"teachers.{name}", also=["views"])
+    """The family of a teacher and its settings, without those of what it sees of a row."""
+    reads = params.section(f"teachers.{name}").get("reads")
+    if reads not in (None, *SIDES):
+        raise UserError(f"{params.source}: teachers.{name}.reads: {reads!r}; write first or second, of a pair")
+    return params.plugin("teachers", f"teachers.{name}", also=BESIDES)
 
 
 def _check_heads(params: Params, name: str, run: Run, teachers: dict[str, Any]) -> None:
@@ -127,14 +129,17 @@ def _check_heads(params: Params, name: str, run: Run, teachers: dict[str, Any]) 
 
 def _check_candidates(params: Params, name: str, run: Run) -> None:
     """Read the settings of every combination that a run tries."""
-    student, train = params.section(f"students.{run.student}"), params.section("train") | run.train
-    reads = plugin("students", student.get("family"), f"{params.source}: students.{run.student}.family").KIND
+    section = params.section(f"students.{run.student}")
     for candidate in run.combinations():
         place = f" (with runs.{name}.search)" if candidate.settings else ""
-        read_plugin("students", student | candidate.of("student"), f"{params.source}: students.{run.student}{place}")
-        settings = parse(TrainSettings, train | candidate.of("train"), f"{params.source}: train (for {name})")
+        family, student = read_plugin(
+            "students", section | candidate.of("student"), f"{params.source}: students.{run.student}{place}"
+        )
+        where = f"{params.source}: train (for {name})"
+        settings = train_settings(where, params.section("train"), run.train, candidate.of("train"))
+        settings.check(where, family.KIND, student.model_dump(), bool(run.methods))
         where = f"{params.source}: train.augment (for {name})"
-        check_kind(read_augmentations(settings.augment, where), reads, where)
+        check_kind(read_augmentations(settings.augment, where), family.KIND, where)
         for term in run.methods:
             where = f"{params.source}: runs.{name}.methods.{term.name}"
             options = term.options | candidate.of(f"methods.{term.name}")
@@ -201,7 +206,7 @@ def _data(params: Params, project: Project) -> Iterator[str]:
     if data is None:
         yield "data: the source can be read; `aft prepare` has not run yet"
         return
-    yield f"data: {len(data):,} {data.kind}s prepared"
+    yield f"data: {len(data):,} {rows_called(data.kind)} prepared"
     labels = data.labels[data.split(0).labelled]
     if len(strata := data.task.strata(labels)):
         found = enumerate(np.bincount(strata).tolist())
@@ -255,7 +260,7 @@ def _trials(params: Params, project: Project, name: str) -> Iterator[str]:
     run = read_run(params, name)
     probed = all(project.store(source.teacher).exists() for source in run.sources) and project.probes.exists()
     if not project.data.exists() or not probed:
-        seeds = len(parse(TrainSettings, params.section("train") | run.train, f"{params.source}: train").seeds)
+        seeds = len(train_settings(f"{params.source}: train", params.section("train"), run.train).seeds)
         if any(term.weight == "auto" for term in run.methods):
             yield f"run {name}: the weights to try are measured before training, for {count(seeds, 'seed')}"
         else:

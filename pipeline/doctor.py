@@ -19,11 +19,11 @@ import torch
 from pipeline import images
 from pipeline.checks import check_params, missing_views, size
 from pipeline.data import Dataset, PrepareSettings, Scan, scan_sources
-from pipeline.datasets import Row
+from pipeline.datasets import Row, rows_called
 from pipeline.errors import UserError, count, listed
 from pipeline.extraction import ExtractSettings
 from pipeline.machine import Machine, cores
-from pipeline.params import Params
+from pipeline.params import BESIDES, Params
 from pipeline.progress import duration
 from pipeline.project import Project
 from pipeline.provenance import versions
@@ -221,7 +221,7 @@ def _data(params: Params, seen: _Seen) -> Iterator[Finding]:
     settings = params.read(PrepareSettings, "dataset")
     sources, table = scan_sources(settings, lambda rows: _watched(rows, seen))
     rows, labelled = len(table.codes) - len(table.skipped), int((table.codes >= 0).sum())
-    yield Finding("data", "ok", f"{count(rows, sources.kind)}, {labelled:,} with a label ({table.task.name})")
+    yield Finding("data", "ok", f"{rows:,} {rows_called(sources.kind)}, {labelled:,} with a label ({table.task.name})")
     yield from _unreadable(table, rows, settings.tolerance)
     for remark, (number, first) in table.remarks.items():
         words = images.REMARKS.get(remark, remark)
@@ -238,13 +238,14 @@ def _watched(rows: Iterator[Row], seen: _Seen) -> Iterator[Row]:
     random = np.random.default_rng(0)
     for row in rows:
         seen.rows += 1
-        if isinstance(row.content, bytes):
-            if row.problem is None and (pixels := images.pixels(row.content)):
-                seen.sizes.append(pixels)
-        elif len(seen.texts) < SAMPLE:
-            seen.texts.append(row.content)
-        elif (place := int(random.integers(seen.rows))) < SAMPLE:  # each text is in the sample with equal chance
-            seen.texts[place] = row.content
+        for part in row.content if isinstance(row.content, tuple) else (row.content,):
+            if isinstance(part, bytes):
+                if row.problem is None and (pixels := images.pixels(part)):
+                    seen.sizes.append(pixels)
+            elif len(seen.texts) < SAMPLE:
+                seen.texts.append(part)
+            elif (place := int(random.integers(seen.rows))) < SAMPLE:  # each row is in the sample with equal chance
+                seen.texts[place] = part
         yield row
 
 
@@ -318,7 +319,7 @@ def _sizes(seen: _Seen) -> Iterator[Finding]:
 
 def _teacher(params: Params, name: str, loaded: dict[str, Teacher]) -> Iterator[Finding]:
     settings, machine = params.read(ExtractSettings, "extract"), params.read(Machine, "machine")
-    family, spec = params.plugin("teachers", f"teachers.{name}", also=["views"])
+    family, spec = params.plugin("teachers", f"teachers.{name}", also=BESIDES)
     began = perf_counter()
     teacher = loaded[name] = family.load(spec, settings.precision, machine.torch_device())
     heads = ", ".join(f"{head} {'x'.join(map(str, shape))}" for head, shape in teacher.heads.items())

@@ -19,13 +19,13 @@ from pipeline.data import Dataset
 from pipeline.errors import UserError, count
 from pipeline.extraction import MODEL_BOUND, Batch, ExtractSettings, Loader
 from pipeline.machine import Machine, is_out_of_memory
-from pipeline.params import Params, parse
+from pipeline.params import BESIDES, Params
 from pipeline.progress import duration
 from pipeline.project import Project
 from pipeline.runs import read_run
 from pipeline.store import Head, Shard
 from pipeline.teachers import Teacher
-from pipeline.training import TrainSettings
+from pipeline.training import TrainSettings, train_settings
 from pipeline.views import teacher_views
 
 SECONDS = 12.0
@@ -111,9 +111,12 @@ def estimate(name: str, params: Params, project: Project = Project()) -> Estimat
         UserError: there is no prepared dataset, or the teacher cannot be loaded or reads other rows.
     """
     settings, machine = params.read(ExtractSettings, "extract"), params.read(Machine, "machine")
-    family, spec = params.plugin("teachers", f"teachers.{name}", also=["views"])
+    family, spec = params.plugin("teachers", f"teachers.{name}", also=BESIDES)
     data, views = Dataset.open(project.data), teacher_views(params, name)
     teacher = family.load(spec, settings.precision, machine.torch_device())
+    data = data.seen_by(
+        teacher.kind, params.section(f"teachers.{name}").get("reads"), f"{params.source}: teachers.{name}"
+    )
     if teacher.kind not in (data.kind, "id"):
         raise UserError(f"extract {name}: this teacher reads {teacher.kind} rows, and the dataset holds {data.kind}")
     rate = _measure(data, teacher, settings, machine)
@@ -247,7 +250,7 @@ def _training(name: str, params: Params, data: Dataset) -> tuple[str | None, int
     for key in params.section("runs"):
         run = read_run(params, key)
         if any(source.teacher == name for source in run.reads):
-            settings = parse(TrainSettings, section | run.train, f"{params.source}: train (for {key})")
+            settings = train_settings(f"{params.source}: train (for {key})", section, run.train)
             found.append((_rows(settings, data), key))
     if not found:
         return None, _rows(params.read(TrainSettings, "train"), data)

@@ -21,7 +21,7 @@ command.run(app)
 @pytest.mark.parametrize(
     ("given", "spins"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")]
 )
-def test_threads_are_told_to_spin_briefly_before_torch_is_there(given: dict[str, str], spins: str) -> None:
+def test_threads_are_set_to_spin_briefly_before_torch_is_imported(given: dict[str, str], spins: str) -> None:
     environment = {
         name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
     }

@@ -1,4 +1,4 @@
-"""Every file of a finished project, damaged one at a time: whoever reads it refuses it by name, or gives the same."""
+"""Every file of a finished project, damaged one at a time: every reader refuses it by name or gives the same result."""
 
 import os
 import shutil

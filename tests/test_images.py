@@ -67,7 +67,7 @@ def oriented(orientation: int) -> Image.Exif:
 
 @pytest.mark.parametrize("orientation", TURNS)
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF"])
-def test_images_are_turned_as_their_exif_says(format: str, orientation: int):
+def test_images_are_rotated_by_their_exif_orientation(format: str, orientation: int):
     quality = {"WEBP": {"lossless": True}}.get(format, {})
     content = encode(COLOUR, format, exif=oriented(orientation), **quality)
     np.testing.assert_array_equal(pixels(content), TURNS[orientation](pixels(encode(COLOUR, format, **quality))))
@@ -200,7 +200,7 @@ def test_deep_grey_of_one_value_is_black_and_constant():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_pixels_that_are_no_numbers_are_refused(value: float):
+def test_pixels_that_are_not_numbers_are_refused(value: float):
     stored = np.ones((4, 4), np.float32)
     stored[1, 2] = value
     for read in (decode, remarks):
@@ -227,7 +227,7 @@ def test_of_sixteen_bit_colour_the_upper_bits_are_read():
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_of_several_pictures_the_first_is_read_and_it_is_said(format: str):
+def test_of_several_pictures_the_first_is_read_and_this_is_remarked(format: str):
     flat = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
     flat[0].putpixel((0, 0), (0, 255, 0))
     content = encode(flat[0], format, save_all=True, append_images=flat[1:])
@@ -237,7 +237,7 @@ def test_of_several_pictures_the_first_is_read_and_it_is_said(format: str):
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG"])
-def test_images_of_one_colour_are_told_from_those_that_only_seem_so(format: str):
+def test_images_of_one_colour_are_distinguished_from_those_that_only_seem_so(format: str):
     assert remarks(encode(Image.new("RGB", (64, 64), (10, 200, 30)), format)) == {"constant"}
     # Every block of 8 x 8 has the same mean, which is all that a JPEG at an eighth of its size shows.
     stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))

@@ -7,6 +7,7 @@ from pathlib import Path
 from time import perf_counter
 
 from pipeline.data import Dataset
+from pipeline.datasets import rows_called
 from pipeline.engines import engine
 from pipeline.errors import UserError, listed
 from pipeline.extraction.settings import ExtractSettings
@@ -101,7 +102,7 @@ def extract(
             say(f"{name}: {note}")
         missing = worker.rows_missing()
         if missing:
-            amount = f"{missing:,} {data.kind}s"
+            amount = f"{missing:,} {rows_called(data.kind)}"
             if views:
                 amount += f" ({len(data):,} rows, {views} of each)"
             say(
@@ -109,7 +110,7 @@ def extract(
                 f"{worker.size()}"
             )
         written, there, speed = 0, everything - missing, Speed()
-        with progress(name, everything, f"{data.kind}s", there) as advance:
+        with progress(name, everything, rows_called(data.kind), there) as advance:
             for step in engine(machine.engine)(partial(_same, worker), range(worker.writer.layout.shards)):
                 for note in step.notes:
                     say(f"{name}: {note}")

@@ -48,6 +48,11 @@ class Done:
     notes: tuple[str, ...] = ()
 
 
+def recipe_of(teacher: Teacher, data: Dataset) -> dict[str, Any]:
+    """The recipe of a teacher's features of a dataset: its own, and the side of pairs that it reads."""
+    return {**teacher.recipe, **({"reads": data.side} if data.side else {})}
+
+
 class ShardWorker:
     """Runs a teacher over shards of a store and writes them. A pickled copy opens the same store in another process.
 
@@ -96,7 +101,7 @@ class ShardWorker:
             out,
             rows=RowIndex(data.ids, data.row_digests),
             dataset=data.digest,
-            recipe=teacher.recipe,
+            recipe=recipe_of(teacher, data),
             heads=self._asked,
             shard_rows=settings.shard_rows,
             created_by=versions("aft-pipeline", "torch", "timm", "transformers", "tokenizers", "pillow", "numpy"),

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from pipeline.data import Dataset
+from pipeline.datasets import parts_of
 from pipeline.errors import UserError
 from pipeline.files import write_atomically
 from pipeline.params import parse
@@ -218,7 +219,8 @@ def student_outputs(
     student: Student, inputs: Inputs, rows: np.ndarray, device: torch.device, batch_size: int = 512
 ) -> Iterator[tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]]:
     """Features and outputs of `rows`, batch by batch, from a student in evaluation mode."""
-    training = student.training
+    # Each module's own: frozen layers of a student in training are not.
+    modes = [(module, module.training) for module in student.modules()]
     student.eval()
     try:
         for start in range(0, len(rows), batch_size):
@@ -227,7 +229,8 @@ def student_outputs(
                 outputs = student(batch)
             yield outputs
     finally:
-        student.train(training)
+        for module, training in modes:
+            module.training = training
 
 
 def predict(student: Student, inputs: Inputs, rows: np.ndarray, device: torch.device) -> np.ndarray:
@@ -240,7 +243,7 @@ def _source(
 ) -> Dataset | dict[str, Reader]:
     """What a family reads: the dataset, or readers of its features."""
     if module.KIND != "features":
-        if data.kind != module.KIND:
+        if module.KIND not in (data.kind, "pair") or (module.KIND == "pair" and len(parts_of(data.kind)) == 1):
             raise UserError(f"{who} reads {module.KIND}; the dataset holds {data.kind}")
         return data
     if not sources:

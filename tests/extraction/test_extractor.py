@@ -187,7 +187,7 @@ def test_only_new_rows_are_extracted_when_the_dataset_grows(encoder: Load, tmp_p
     np.testing.assert_allclose(grown, fresh, rtol=1e-4, atol=1e-5)
 
 
-def test_a_new_head_is_added_beside_the_old(texts: Dataset, encoder: Load, tmp_path: Path) -> None:
+def test_a_new_head_is_added_alongside_the_old(texts: Dataset, encoder: Load, tmp_path: Path) -> None:
     extract(texts, encoder(), tmp_path / "s.zarr", settings())
     before = FeatureStore.open(tmp_path / "s.zarr")[np.arange(700)]
     extract(texts, encoder(heads=["pooled", "cls"]), tmp_path / "s.zarr", settings())
@@ -267,7 +267,7 @@ class Made(Teacher):
         return {"pooled": batch["lengths"][:, None]}
 
 
-def test_rows_of_like_length_share_a_batch_longest_first(texts: Dataset, tmp_path: Path) -> None:
+def test_rows_of_similar_length_share_a_batch_longest_first(texts: Dataset, tmp_path: Path) -> None:
     teacher = Made()
     extract(texts, teacher, tmp_path / "s.zarr", settings(batch_size=32))
     lengths = np.array([len(text) for text in texts.content(np.arange(700))])
@@ -327,7 +327,7 @@ def test_the_result_says_what_was_done(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_says_what_a_cpu_says(texts: Dataset, tiny_encoder: Path, tmp_path: Path) -> None:
+def test_a_gpu_gives_the_features_of_a_cpu(texts: Dataset, tiny_encoder: Path, tmp_path: Path) -> None:
     section = {"family": "transformers", "model": str(tiny_encoder)}
     family, spec = read_plugin("teachers", section, "teachers.tiny")
     for device in ("cpu", "cuda"):
@@ -337,7 +337,7 @@ def test_a_gpu_says_what_a_cpu_says(texts: Dataset, tiny_encoder: Path, tmp_path
     np.testing.assert_allclose(cuda, cpu, rtol=1e-3, atol=1e-4)
 
 
-def test_what_a_teacher_has_to_say_and_the_size_are_said_first(texts: Dataset, tmp_path: Path) -> None:
+def test_notes_of_a_teacher_and_the_size_are_printed_first(texts: Dataset, tmp_path: Path) -> None:
     teacher, heard = Made(), []
     teacher.notes = ("mind the step",)
     extract(texts, teacher, tmp_path / "s.zarr", settings(), name="made", say=heard.append)
