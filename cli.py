@@ -15,7 +15,9 @@ from stages import (
     check,
     code,
     command,
+    compare,
     cost,
+    doctor,
     evaluate,
     export,
     extract,
@@ -26,7 +28,10 @@ from stages import (
     predict,
     prepare,
     probe,
+    replay,
     report,
+    runs,
+    show,
     sweep,
     train,
     trials,
@@ -43,8 +48,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 STAGES = (
-    init, check, run_stage, code, prepare, extract, probe, assess, join, train, sweep, evaluate, report, export,
-    predict, cost, trials,
+    init, check, doctor, run_stage, code, prepare, extract, probe, assess, join, train, sweep, evaluate, report,
+    export, predict, cost, trials, replay, runs, compare, show,
 )  # fmt: skip
 for stage in STAGES:
     app.command(stage.__name__.rpartition(".")[2])(stage.main)

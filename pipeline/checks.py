@@ -1,13 +1,10 @@
-"""Checks before anything expensive: whether params.yaml can be run, what there is to do, and what it costs.
+"""Checks before anything expensive: whether params.yaml can be run, and what there is to do.
 
 Nothing here changes a result.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
-from time import perf_counter
 from types import ModuleType
 from typing import Any
 
@@ -16,10 +13,11 @@ import numpy as np
 from pipeline import tasks
 from pipeline.augmentations import check_kind, read_augmentations
 from pipeline.data import Dataset, PrepareSettings, Sources, read_sources
+from pipeline.datasets import SIDES, parts_of, rows_called
 from pipeline.errors import UserError, count, listed, suggestion
 from pipeline.extraction import ExtractSettings
 from pipeline.machine import Machine
-from pipeline.params import Params, parse, read_plugin
+from pipeline.params import BESIDES, Params, parse, read_plugin
 from pipeline.plugins import plugin
 from pipeline.probing import AssessSettings, ProbeSettings
 from pipeline.progress import duration
@@ -29,16 +27,10 @@ from pipeline.runs import NAME, Run, every_point, read_run, run_views, sweep_nam
 from pipeline.sources import POOLED, check_heads, view_head
 from pipeline.store import FeatureStore
 from pipeline.students import kind_of
-from pipeline.training import TrainSettings, check_student, count_trials
+from pipeline.training import TrainSettings, check_student, count_trials, train_settings
 from pipeline.views import Views, teacher_views
 
 SECTIONS = ("dataset", "extract", "teachers", "probe", "assess", "students", "train", "machine", "runs", "sweep")
-
-ROWS = 32
-"""Rows that a teacher is timed on."""
-
-BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "int8": 1}
-"""Per number, by `extract.dtype`."""
 
 
 def check_params(params: Params) -> None:
@@ -70,7 +62,7 @@ def check_params(params: Params) -> None:
     for name in params.section("students"):
         student, own = params.plugin("students", f"students.{name}")
         reads = kind_of(student, own)
-        if reads not in (kind, "features"):
+        if reads not in (kind if len(parts_of(kind)) == 1 else "pair", "features"):
             raise UserError(
                 f"{params.source}: students.{name}: this family reads {reads}, and the dataset holds "
                 f"{kind}; choose another family"
@@ -98,7 +90,7 @@ def check_task(params: Params, task: str) -> None:
     """Make sure that the runs make sense for a task, which may be known only when the labels are.
 
     Raises:
-        UserError: a method is for other tasks, or there are class weights and no classes.
+        UserError: a method or an option of training is for other tasks, or a score does not exist.
     """
     for settings, name in _every_run(params):
         run = read_run(settings, name)
@@ -110,17 +102,18 @@ def check_task(params: Params, task: str) -> None:
                     f"{where}: `{term.name}` is for {listed(meant_for)}, and the task is {task}; drop "
                     "it, or take another method, such as logit_kd"
                 )
-        train = settings.section("train") | run.train
         for candidate in run.combinations():
             where = f"{settings.source}: train (for {name})"
-            of_run = parse(TrainSettings, train | candidate.of("train"), where)
-            if of_run.class_weights is not None and not tasks.build(task, ()).weighable:
-                raise UserError(f"{where}: class_weights: {task} has no classes to weight; remove it")
+            of_run = train_settings(where, settings.section("train"), run.train, candidate.of("train"))
+            of_run.check_task(where, tasks.build(task, ()))
 
 
 def _teacher(params: Params, name: str) -> tuple[ModuleType, Any]:
-    """The family of a teacher and its settings, without its views."""
-    return params.plugin("teachers", f"teachers.{name}", also=["views"])
+    """The family of a teacher and its settings, without those of what it sees of a row."""
+    reads = params.section(f"teachers.{name}").get("reads")
+    if reads not in (None, *SIDES):
+        raise UserError(f"{params.source}: teachers.{name}.reads: {reads!r}; write first or second, of a pair")
+    return params.plugin("teachers", f"teachers.{name}", also=BESIDES)
 
 
 def _check_heads(params: Params, name: str, run: Run, teachers: dict[str, Any]) -> None:
@@ -138,13 +131,17 @@ def _check_heads(params: Params, name: str, run: Run, teachers: dict[str, Any]) 
 
 def _check_candidates(params: Params, name: str, run: Run) -> None:
     """Read the settings of every combination that a run tries."""
-    student, train = params.section(f"students.{run.student}"), params.section("train") | run.train
-    check_student(run, student["family"], f"{params.source}: runs.{name}")
+    section = params.section(f"students.{run.student}")
+    check_student(run, section["family"], f"{params.source}: runs.{name}")
     for candidate in run.combinations():
         place = f" (with runs.{name}.search)" if candidate.settings else ""
-        where = f"{params.source}: students.{run.student}{place}"
-        reads = kind_of(*read_plugin("students", student | candidate.of("student"), where))
-        settings = parse(TrainSettings, train | candidate.of("train"), f"{params.source}: train (for {name})")
+        family, student = read_plugin(
+            "students", section | candidate.of("student"), f"{params.source}: students.{run.student}{place}"
+        )
+        reads = kind_of(family, student)
+        where = f"{params.source}: train (for {name})"
+        settings = train_settings(where, params.section("train"), run.train, candidate.of("train"))
+        settings.check(where, reads, student.model_dump(), bool(run.methods))
         where = f"{params.source}: train.augment (for {name})"
         check_kind(read_augmentations(settings.augment, where), reads, where)
         for term in run.methods:
@@ -170,9 +167,9 @@ class Check:
 
 
 def check(params: Params, project: Project = Project()) -> Check:
-    """Check params.yaml, and everything that it names: data, packages, weights, and the trials to train.
+    """Check params.yaml, and list what exists and what there is to do, in a second.
 
-    Teachers whose features are missing are loaded, and timed on a few rows.
+    No teacher is loaded and no data read: that is what `aft doctor` does.
 
     Raises:
         UserError: params.yaml cannot be run as it is.
@@ -213,7 +210,7 @@ def _data(params: Params, project: Project) -> Iterator[str]:
     if data is None:
         yield "data: the source can be read; `aft prepare` has not run yet"
         return
-    yield f"data: {len(data):,} {data.kind}s prepared"
+    yield f"data: {len(data):,} {rows_called(data.kind)} prepared"
     labels = data.labels[data.split(0).labelled]
     if len(strata := data.task.strata(labels)):
         found = enumerate(np.bincount(strata).tolist())
@@ -222,40 +219,32 @@ def _data(params: Params, project: Project) -> Iterator[str]:
 
 
 def _features(params: Params, project: Project, name: str) -> Iterator[str]:
-    """Whether a teacher's features exist; if not, how long extraction takes."""
+    """Whether a teacher's features exist."""
     data, path, views = _prepared(project), project.store(name), teacher_views(params, name)
-    lacking = 1 + (views.count if views else 0)
-    if data is not None and path.exists():
-        try:
-            store = FeatureStore.open(path)
-            store.check(dataset=data.digest, ids=data.ids)
-        except UserError:
-            pass
-        else:
-            lacking = _lacking(store, data, views)
-            if not lacking:
-                yield f"teacher {name}: features of all {count(len(store), 'row')} are there, {_size(store.nbytes)}"
-                return
-    settings, machine = params.read(ExtractSettings, "extract"), params.read(Machine, "machine")
-    family, spec = _teacher(params, name)
-    teacher = family.load(spec, settings.precision, machine.torch_device())
-    row_bytes = BYTES[settings.dtype] * sum(math.prod(shape) for shape in teacher.heads.values())
-    heads = ", ".join(f"{head} {'x'.join(map(str, shape))}" for head, shape in teacher.heads.items())
-    content = _content(params, data, teacher.kind == "id")
-    examples = [teacher.transform(row) for row in content]
-    for _ in range(2):
-        # The first time is not typical: memory is allocated, kernels are chosen.
-        started = perf_counter()
-        batch = {key: value.to(teacher.device) for key, value in teacher.collate(examples).items()}
-        for values in teacher.forward(batch).values():
-            values.float().cpu()
-        seconds = (perf_counter() - started) / len(examples)
-    amount = f"about {1 / seconds:,.0f} rows/s on {machine.device_name()}, {row_bytes:,} bytes per row"
-    if data is not None:
-        rows = len(data) * lacking
-        of_each = f", {lacking} times (clean, or one of {views})" if views else ""
-        amount += f"; all {len(data):,} rows{of_each}: {duration(rows * seconds)}, {_size(rows * row_bytes)}"
-    yield f"teacher {name}: can be loaded ({heads}); {amount}"
+    missing = 1 if data is None else missing_views(project, name, data, views)
+    if not missing:
+        store = FeatureStore.open(path)
+        yield f"teacher {name}: features of all {count(len(store), 'row')} are there, {size(store.nbytes)}"
+        return
+    of_each = f", {missing} times (clean, or one of {views})" if views and data is not None else ""
+    rows = "all rows" if data is None else f"all {count(len(data), 'row')}{of_each}"
+    yield (
+        f"teacher {name}: features of {rows} are to be extracted; `aft doctor` loads it, and "
+        f"`aft extract {name} --dry-run` measures what that costs"
+    )
+
+
+def missing_views(project: Project, name: str, data: Dataset, views: Views | None) -> int:
+    """How many times the rows of a dataset are to be computed by a teacher: clean, and for each of its views."""
+    all_of_them = 1 + (views.count if views else 0)
+    if not project.store(name).exists():
+        return all_of_them
+    try:
+        store = FeatureStore.open(project.store(name))
+        store.check(dataset=data.digest, ids=data.ids)
+    except UserError:
+        return all_of_them
+    return _lacking(store, data, views)
 
 
 def _lacking(store: FeatureStore, data: Dataset, views: Views | None) -> int:
@@ -270,21 +259,12 @@ def _lacking(store: FeatureStore, data: Dataset, views: Views | None) -> int:
     return sum(not all(there(head, record) for head in clean) for record in records)
 
 
-def _content(params: Params, data: Dataset | None, ids: bool) -> list[Any]:
-    """A few rows, or their ids: of the prepared dataset, spread over it, or the first of the source."""
-    if data is not None:
-        rows = np.unique(np.linspace(0, len(data) - 1, ROWS).astype(int))
-        return data.ids[rows].tolist() if ids else data.content(rows)
-    first = [row for row in islice(_sources(params).rows(), ROWS) if row.problem is None]
-    return [row.id if ids else row.content for row in first]
-
-
 def _trials(params: Params, project: Project, name: str) -> Iterator[str]:
     """How many trials of a run are found, how many there are to train, and how long that took before."""
     run = read_run(params, name)
     probed = all(project.store(source.teacher).exists() for source in run.sources) and project.probes.exists()
     if not project.data.exists() or not probed:
-        seeds = len(parse(TrainSettings, params.section("train") | run.train, f"{params.source}: train").seeds)
+        seeds = len(train_settings(f"{params.source}: train", params.section("train"), run.train).seeds)
         if any(term.weight == "auto" for term in run.methods):
             yield f"run {name}: the weights to try are measured before training, for {count(seeds, 'seed')}"
         else:
@@ -304,5 +284,6 @@ def _log(project: Project, run: str) -> LogRecord | None:
         return None
 
 
-def _size(size: int | float) -> str:
-    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+def size(number: int | float) -> str:
+    """Bytes as text: `1.2 MB`, `34.0 GB`."""
+    return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.1f} MB"

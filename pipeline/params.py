@@ -24,6 +24,8 @@ NAMED = ("teachers", "students", "runs", "sweep")
 """Sections with keys that the user chooses."""
 SHORT = ("teachers", "students")
 """Those of them whose values have a short form."""
+BESIDES = ("views", "reads")
+"""Keys of a teacher that are not its family's: the views that it sees of a row, and the side of pairs that it reads."""
 SOURCE = ("datasets", "dataset.source")
 """The source of the data: its kind of plug-in, and its section."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
@@ -206,7 +208,7 @@ def _explain(cls: type[Settings], problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
     if isinstance(found, str) and (spelling := _spelling(found)):
         return f"{place}: {found!r} is text to YAML; write {spelling}"
-    return f"{place}: {message}, found {found!r}"
+    return f"{place}: {message}, found {found!r}" if place else f": {message}"
 
 
 def _owner(cls: type[Settings], loc: Sequence[Any]) -> type[BaseModel]:

@@ -1,5 +1,9 @@
 """Stage `extract`: data/ and one teacher -> features/<teacher>.zarr; continues after an interruption."""
 
+from typing import Annotated
+
+import typer
+
 from stages import command
 
 
@@ -7,6 +11,9 @@ def main(
     teacher: command.Teacher,
     params: command.File = command.PARAMS,
     overrides: command.Set = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Measure a few batches, and say what it would cost; keep nothing.")
+    ] = False,
     as_json: command.Json = False,
 ) -> None:
     """Run one frozen teacher over the data, once.
@@ -16,12 +23,18 @@ def main(
     from pipeline.data import Dataset
     from pipeline.extraction import ExtractSettings, extract
     from pipeline.machine import Machine
+    from pipeline.params import BESIDES
     from pipeline.store import FeatureStore
     from pipeline.views import teacher_views
 
     loaded, project = command.settings(params, overrides), command.PROJECT
+    if dry_run:
+        from pipeline.estimate import estimate
+
+        command.show(estimate(teacher, loaded, project), as_json)
+        return
     settings, machine = loaded.read(ExtractSettings, "extract"), loaded.read(Machine, "machine")
-    family, spec = loaded.plugin("teachers", f"teachers.{teacher}", also=["views"])
+    family, spec = loaded.plugin("teachers", f"teachers.{teacher}", also=BESIDES)
     views = teacher_views(loaded, teacher)
     data = Dataset.open(project.data)
     with command.log("extract", teacher) as log:
@@ -32,6 +45,8 @@ def main(
             log.save()
 
         model = family.load(spec, settings.precision, machine.torch_device())
+        reads = loaded.section(f"teachers.{teacher}").get("reads")
+        data = data.seen_by(model.kind, reads, f"{params}: teachers.{teacher}")
         extraction = extract(
             data, model, project.store(teacher), settings, machine, f"extract {teacher}", command.say, done, views
         )

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.checks import check, check_params
+from pipeline.checks import check, check_params, check_task
 from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.project import Project
 
-from .conftest import PARAMS, WORDS, write_encoder
+from .conftest import PARAMS
 
 ROOT = Path(__file__).parent.parent
 
@@ -57,6 +57,14 @@ def test_what_is_shipped_is_valid():
         ("students/a b", {"family": "bag_of_words"}, "'a b' is not a valid name"),
         ("train/step", 3, "train: unknown key `step`"),
         ("train/learning_rate", "1e-4", "write 1.0e-4"),
+        ("train/epochs", 3.0, "train: give `steps` or `epochs`, not both$"),
+        ("train/accumulate", 17, "train: accumulate: 17 parts of a batch of 16; set fewer$"),
+        ("train/decayed", "matrices", "train: decayed: matrices, and weight_decay is 0"),
+        ("train/layer_decay", 0.7, r"train \(for none\): layer_decay: is for students that start from pretrained"),
+        ("train/trained_layers", 1, "trained_layers: is for students that start from pretrained weights"),
+        ("train/channels_last", True, "channels_last: is for students that read images; remove it"),
+        ("runs/none/search", {"train.val": ["accuracy"]}, r"not seeds, race or val"),
+        ("runs/none/train", {"sampling": "balanced", "class_weights": "balanced"}, "balance twice; drop one"),
         ("train/seeds", [0, 0], r"seeds: should be different numbers >= 0"),
         ("train/seeds", [-1], r"seeds: should be different numbers >= 0"),
         ("machine/device", "gpu", "should be auto, cpu, cuda, cuda:N"),
@@ -101,20 +109,15 @@ def test_check_says_what_is_there_and_what_there_is_to_do(project: Path, monkeyp
     assert "run aft: 6 trials, 0 found, 6 to train" in text
 
 
-def test_check_times_a_teacher_whose_features_are_missing_and_goes_on_after_a_problem(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_check_names_teachers_without_features_and_loads_none(project: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(project)
     params = Params.load(project / "params.yaml")
-    params.values["teachers"]["third"] = {"family": "transformers", "model": str(write_encoder(project / "m", WORDS))}
-    params.values["teachers"]["gone"] = {"family": "transformers", "model": str(project / "nothing")}
+    params.values["teachers"]["third"] = {"family": "transformers", "model": str(project / "nothing")}
     found = check(params, Project(project))
     (line,) = [line for line in found.found if line.startswith("teacher third")]
-    assert "can be loaded (pooled 32)" in line
-    # 32 numbers of 2 bytes.
-    assert "64 bytes per row; all 240 rows: " in line
-    assert len(found.problems) == 1
-    assert "nothing" in found.problems[0]
+    assert "features of all 240 rows are to be extracted" in line
+    assert "`aft extract third --dry-run`" in line
+    assert found.problems == []
     assert "run both:" in str(found)
 
 
@@ -123,8 +126,6 @@ def test_before_the_data_is_prepared_trials_are_counted(project: Path, monkeypat
     params = Params.load(project / "params.yaml")
     for name in ("data", "features", "probes"):
         (project / name).rename(project / f"{name}-away")
-    for teacher in params.values["teachers"].values():
-        teacher["model"] = str(write_encoder(project / "m", WORDS))
     found = check(params, Project(project))
     assert found.problems == []
     assert "data: the source can be read" in str(found)
@@ -143,3 +144,32 @@ def test_a_mistake_in_a_run_is_found_by_the_first_stage_and_nothing_is_written(a
     assert done.returncode == 2
     assert "unknown key `gats`" in done.stderr
     assert (project / "data" / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_the_length_of_a_run_replaces_that_of_the_section_in_either_unit():
+    check_params(changed("runs/none/train", {"epochs": 2.0}))
+    check_params(changed("runs/none/search", {"train.epochs": [1.0, 2.0]}))
+
+
+def test_a_frozen_student_takes_no_methods(tiny_encoder: Path):
+    values = copy.deepcopy(PARAMS)
+    values["students"]["bag"] = {"family": "transformers", "model": str(tiny_encoder)}
+    values["runs"]["none"]["train"] = {"trained_layers": 0, "layer_decay": 0.5}
+    check_params(Params(values))
+    values["runs"]["aft"]["train"] = {"trained_layers": 0}
+    with pytest.raises(UserError, match=r"train \(for aft\): trained_layers: 0 trains the head alone"):
+        check_params(Params(values))
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "message"),
+    [
+        ("classification", {"val": "acuracy"}, r"has no score `acuracy` \(did you mean `accuracy`\?\)"),
+        ("classification", {"val": "temperature"}, "has no score `temperature`"),
+        ("regression", {"label_smoothing": 0.1}, "label_smoothing: regression has no classes to smooth; remove it"),
+        ("multilabel", {"sampling": "balanced"}, "sampling: multilabel has no classes to balance; remove it"),
+    ],
+)
+def test_an_option_that_does_not_fit_the_task_is_one_line(task: str, settings: dict[str, Any], message: str):
+    with pytest.raises(UserError, match=message):
+        check_task(changed("runs/none/train", settings), task)

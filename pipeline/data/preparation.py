@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -23,12 +23,22 @@ from jaxtyping import Bool, Int64, UInt8
 from pydantic import BeforeValidator, Field
 
 from pipeline import images
-from pipeline.data.dataset import CONTENT, FORMAT, MANIFEST, QUARANTINE, ROWS, Role, content_digest, role_column
-from pipeline.data.duplicates import CONFLICT, DUPLICATE, KEPT, repeats, resolve
+from pipeline.data.dataset import (
+    CONTENT,
+    CONTENTS,
+    FORMAT,
+    MANIFEST,
+    QUARANTINE,
+    ROWS,
+    Role,
+    content_digest,
+    role_column,
+)
+from pipeline.data.duplicates import CONFLICT, DUPLICATE, KEPT, merged, near_key, repeats, resolve, words_digest
 from pipeline.data.scan import Scan, row_hash, scan, tidied
-from pipeline.data.sources import read_sources
+from pipeline.data.sources import Sources, read_sources
 from pipeline.data.splits import Amount, apportion, assign, choose, sort_keys
-from pipeline.datasets import Kind, Row
+from pipeline.datasets import Kind, Row, parts_of, rows_called
 from pipeline.errors import UserError, count
 from pipeline.files import cell, explained
 from pipeline.params import Settings
@@ -38,6 +48,9 @@ from pipeline.verified import checksums
 
 BATCH_ROWS, BATCH_BYTES = 1 << 16, 1 << 26
 """A batch of `content.arrow` ends at either."""
+
+KEYS = {"token_set": words_digest, "near": near_key}
+"""By `dataset.deduplicate`, what makes the key that duplicates share; content_digest for the others."""
 
 UNREADABLE, SKIPPED, SEPARATED, LIMIT = 3, 4, 5, 6
 REASONS = {
@@ -75,7 +88,10 @@ class PrepareSettings(Settings):
             a class that looks like no label is refused.
         unit: of labels that are numbers, such as `kWh`, for the report.
         deduplicate: which rows are duplicates, of which one is kept: `exact`, the same content; `token_set`, for text
-            the same set of words in lower case (which includes the former), for images the same bytes.
+            the same set of words in lower case (which includes the former), for images the same bytes; `near`, for
+            images that look alike: photos at another size, quality or brightness.
+        near_bits: by how many of 64 bits the perceptual hashes of such images may differ. Drawings and digits on plain
+            ground differ by few; 0 is the strictest.
         limit: keep so many rows, a stratified subset.
         splits: how many independent splits to make.
         val, test: rows, or a share of the rows to choose from, where the source does not fix them.
@@ -90,7 +106,8 @@ class PrepareSettings(Settings):
     classes: tuple[str, ...] | None = Field(default=None, strict=False)
     no_label: tuple[str | int | float, ...] | None = Field(default=None, strict=False)
     unit: str = ""
-    deduplicate: Literal["none", "exact", "token_set"] = "exact"
+    deduplicate: Literal["none", "exact", "token_set", "near"] = "exact"
+    near_bits: int = Field(default=4, ge=0, le=8)
     limit: int | None = Field(default=None, gt=0)
     splits: int = Field(default=1, gt=0, le=1000)
     val: _Amount = 0.1
@@ -106,7 +123,7 @@ class Preparation:
 
     Attributes:
         path: the folder.
-        kind: "text" or "image".
+        kind: what its rows hold.
         rows: how many rows the dataset has.
         classes: names of the classes, if the task has any.
         dropped: how many rows of the source it does not have, by reason.
@@ -129,7 +146,7 @@ class Preparation:
     def __str__(self) -> str:
         roles = ", ".join(f"{rows:,} {role}" for role, rows in self.roles.items() if rows)
         classes = f" of {len(self.classes)} classes" if self.classes else ""
-        lines = [f"{self.path}: {self.rows:,} {self.kind}s{classes}: {roles}"]
+        lines = [f"{self.path}: {self.rows:,} {rows_called(self.kind)}{classes}: {roles}"]
         if any(self.dropped.values()):
             seen = self.rows + sum(self.dropped.values())
             reasons = "".join(f" + {rows:,} {reason}" for reason, rows in self.dropped.items() if rows)
@@ -146,9 +163,7 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
     """
     start = time.perf_counter()
     out = Path(out)
-    sources = read_sources(settings.source, settings.unlabelled)
-    given, by_words = settings.task or sources.task, settings.deduplicate == "token_set"
-    table = scan(sources.rows(), given, settings.classes, settings.no_label, settings.unit, by_words)
+    sources, table = scan_sources(settings)
     fate, partner = _fates(table, settings)
     if len(table.problems) > settings.tolerance * (len(fate) - len(table.skipped)):
         _refuse_unreadable(table, fate, out)
@@ -220,6 +235,29 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
     )
 
 
+def scan_sources(
+    settings: PrepareSettings, watched: Callable[[Iterator[Row]], Iterator[Row]] = lambda rows: rows
+) -> tuple[Sources, Scan]:
+    """The sources that `settings` describe, and what a pass over their rows finds.
+
+    Args:
+        settings: of the dataset.
+        watched: gets the rows of the pass, and yields the same.
+
+    Raises:
+        UserError: as `prepare`, before anything is decided.
+    """
+    sources = read_sources(settings.source, settings.unlabelled)
+    if settings.deduplicate == "near" and sources.kind != "image":
+        raise UserError(
+            f"dataset.deduplicate: near compares images, and the source holds {rows_called(sources.kind)}; write exact "
+            "or token_set"
+        )
+    given, key = settings.task or sources.task, KEYS.get(settings.deduplicate, content_digest)
+    rows = watched(sources.rows())
+    return sources, scan(rows, given, settings.classes, settings.no_label, settings.unit, key)
+
+
 def _fates(table: Scan, settings: PrepareSettings) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
     """What becomes of every row: KEPT or a key of `REASONS`; and the duplicate for which it is dropped, or -1."""
     fate, partner = np.full(len(table.codes), KEPT), np.full(len(table.codes), -1)
@@ -230,6 +268,7 @@ def _fates(table: Scan, settings: PrepareSettings) -> tuple[Int64[np.ndarray, " 
     if settings.deduplicate == "none":
         fate[readable], other = repeats(keys, table.further[readable])
     else:
+        keys = merged(keys, settings.near_bits) if settings.deduplicate == "near" else keys
         fate[readable], other = resolve(keys, table.codes[readable], table.splits[readable])
     partner[readable] = np.where(other < 0, -1, readable[other])
     held_out = table.units[(fate == KEPT) & (table.splits > Role.LABELLED)]
@@ -304,8 +343,12 @@ def _write_rows(
     roles: UInt8[np.ndarray, "m splits"],
 ) -> str:
     """The second pass: write `content.arrow` and `rows.parquet`; returns the digest of ids and content."""
-    content_type = pa.large_string() if kind == "text" else pa.large_binary()
-    content_schema = pa.schema({"id": pa.string(), "digest": pa.binary(16), "content": content_type})
+    parts = parts_of(kind)
+    types = {"text": pa.large_string(), "image": pa.large_binary()}
+    names = zip(CONTENTS, parts, strict=False)
+    content_schema = pa.schema(
+        {"id": pa.string(), "digest": pa.binary(16), **{name: types[part] for name, part in names}}
+    )
     columns = {role_column(split): pa.uint8() for split in range(roles.shape[1])}
     label = pa.from_numpy_dtype(table.labels.dtype) if table.labels.ndim == 1 else pa.binary(table.labels[0].nbytes)
     rows_schema = pa.schema({"id": pa.string(), "label": label, "group": pa.string(), **columns})
@@ -320,10 +363,11 @@ def _write_rows(
             ids = [row.id for row in batch]
             digests = [digest.tobytes() for digest in table.digests[numbers]]
             contents, groups = [row.content for row in batch], [row.group for row in batch]
+            sides = [contents] if len(parts) == 1 else [list(side) for side in zip(*contents, strict=True)]
             labels = table.labels[numbers]
             column = labels if labels.ndim == 1 else [row.tobytes() for row in labels]
             assigned = roles[written : written + len(batch)].T
-            content_file.write_batch(pa.record_batch([ids, digests, contents], schema=content_schema))
+            content_file.write_batch(pa.record_batch([ids, digests, *sides], schema=content_schema))
             rows_file.write_batch(pa.record_batch([ids, column, groups, *assigned], schema=rows_schema))
             for id, digest in zip(ids, digests, strict=True):
                 hasher.update(f"{len(id.encode())}:{id}".encode() + digest)
@@ -347,7 +391,7 @@ def _batches(source: Iterable[Row], table: Scan, keep: Bool[np.ndarray, " n"]) -
             raise UserError(f"dataset.source: {row.place} has changed meanwhile; run `aft prepare` again")
         numbers.append(number)
         batch.append(row)
-        size += len(row.content)
+        size += sum(map(len, row.content)) if isinstance(row.content, tuple) else len(row.content)
         if len(batch) == BATCH_ROWS or size >= BATCH_BYTES:
             yield numbers, batch
             numbers, batch, size = [], [], 0

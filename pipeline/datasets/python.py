@@ -5,11 +5,11 @@ change of its code, or of data outside `raw/`, run `dvc repro -f prepare`.
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
-from pipeline.datasets import Row
+from pipeline.datasets import Kind, Row, parts_of
 from pipeline.errors import UserError
 from pipeline.params import Settings as Section
 from pipeline.plugins import function
@@ -27,18 +27,22 @@ class Settings(Section):
     """
 
     factory: str
-    kind: Literal["text", "image"]
+    kind: Kind
     options: dict[str, Any] = Field(default_factory=dict)
 
 
 def rows(settings: Settings) -> Iterator[Row]:
     """The rows that the function yields."""
-    expected = str if settings.kind == "text" else bytes
+    expected = [str if part == "text" else bytes for part in parts_of(settings.kind)]
+    named = " and ".join(part.__name__ for part in expected)
     for number, row in enumerate(function(settings.factory, "dataset.source.factory")(**settings.options), start=1):
-        if not isinstance(row, Row) or not isinstance(row.content, expected):
+        content = getattr(row, "content", None)
+        parts = content if isinstance(content, tuple) else (content,)
+        fits = len(parts) == len(expected) and all(map(isinstance, parts, expected))
+        if not isinstance(row, Row) or not fits:
             raise UserError(
                 f"{settings.factory}: item {number} is {type(row).__name__}, not a pipeline.datasets.Row whose content "
-                f"is {expected.__name__}, as kind: {settings.kind} says"
+                f"is {named}, as kind: {settings.kind} says"
             )
         if not isinstance(row.id, str) or not row.id:
             raise UserError(

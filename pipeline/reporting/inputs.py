@@ -63,7 +63,7 @@ class ReportInputs:
         assessment: of the teachers; None where `aft assess` was not run.
         stores: the feature stores that are there.
         logs: by stage and name; those that are there.
-        student_files: by run, the files of one student and their bytes; those that are there.
+        student_files: by run, the files of one student and their bytes, as far as they exist.
     """
 
     params: Params
@@ -127,7 +127,7 @@ def read_inputs(params: Params, project: Project, stores: Sequence[Stored]) -> R
     """
     names = list(params.section("runs"))
     reader = Records(project)
-    outcomes = [outcome for name in names if (outcome := _outcome(name, params, reader)) is not None]
+    outcomes = [outcome for name in names if (outcome := read_outcome(name, params, reader)) is not None]
     outcomes = _of_one_metric(outcomes, reader)
     if not outcomes:
         first = f" ({reader.missing[0]})" if reader.missing else ""
@@ -158,7 +158,7 @@ def read_inputs(params: Params, project: Project, stores: Sequence[Stored]) -> R
     )  # fmt: skip
 
 
-def _outcome(name: str, params: Params, reader: Records) -> Outcome | None:
+def read_outcome(name: str, params: Params, reader: Records) -> Outcome | None:
     """The records of one run; None, and a line, where it is not finished."""
     project = reader.project
     folder, path = project.run(name), project.evaluation(name)
@@ -173,7 +173,7 @@ def _outcome(name: str, params: Params, reader: Records) -> Outcome | None:
         shown = {file: checksum for file, checksum in run.files.items() if not file.startswith("students/")}
         VerifiedFiles(folder, shown, f"run `aft train {name}` again").finish()
         VerifiedFiles(path.parent, evaluation.files, f"run `aft evaluate {name}` again").finish()
-        curve = _curve(folder / "curves.csv", run)
+        curve = read_curve(folder / "curves.csv", run, f"val_{run.metric.name}")
         gates = _gates(folder / "gates.json", run)
     except UserError as error:
         reader.missing.append(str(error))
@@ -203,7 +203,7 @@ def _check(run: RunRecord, evaluation: EvaluationRecord, path: Path) -> None:
 
 @dataclass(frozen=True)
 class Now:
-    """Digests of what there is now, to compare with those in records of what was made of it.
+    """Digests of the current data, features and probes, to compare with those in records.
 
     Attributes:
         manifest: of the prepared dataset; None where it is not known.
@@ -215,7 +215,7 @@ class Now:
     probes: Mapping[str, str] = field(default_factory=dict)
 
     def others(self, data: str, features: Mapping[str, str], probes: Mapping[str, str] = MappingProxyType({})) -> str:
-        """What a record was made of that is not there any more, such as `data, probes of `bert``; empty if nothing."""
+        """What a record was made from that has changed since, such as `data, probes of `bert``; empty if nothing."""
         found = ["data"] if self.manifest is not None and self.manifest.files_digest != data else []
         for what, made_of, there in (("features", features, self.features), ("probes", probes, self.probes)):
             for source, digest in made_of.items():
@@ -253,14 +253,19 @@ def _outdated(outcomes: Iterable[Outcome], now: Now) -> list[str]:
     return lines
 
 
-def _curve(path: Path, run: RunRecord) -> tuple[CurvePoint, ...]:
-    """The validation scores of the chosen candidate, averaged over seeds."""
-    chosen, column = label(run.chosen, run.chosen_settings), f"val_{run.metric.name}"
+def read_curve(path: Path, run: RunRecord, column: str) -> tuple[CurvePoint, ...]:
+    """One column of the curves of the chosen candidate, averaged over seeds.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    chosen = label(run.chosen, run.chosen_settings)
     scores: dict[int, list[float]] = {}
     try:
         with os.fdopen(open_regular(path), newline="", encoding="utf-8") as file:
             for line in csv.DictReader(file):
-                if line["weight"] == chosen:
+                # The line after the last step has no losses.
+                if line["weight"] == chosen and line[column]:
                     scores.setdefault(int(line["step"]), []).append(float(line[column]))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run `aft train {run.run}`") from None

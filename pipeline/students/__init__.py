@@ -2,8 +2,8 @@
 
 A family offers
 
-- `KIND`: what it reads: "text" or "image", the rows of the dataset; or "features", those of the run's teachers. None
-  where the setting `kind` says it;
+- `KIND`: what it reads: "text", "image" or "pair", the rows of the dataset; or "features", those of the run's teachers;
+  None where its setting `kind` says it;
 - `Settings`: its keys in a section of `students`;
 - `fit(settings, data, rows)`: what building the student needs to know of the training rows `rows`, such as a
   vocabulary, as JSON-like data; it reads no other rows;

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from pipeline.data import Dataset
+from pipeline.datasets import parts_of
 from pipeline.errors import UserError
 from pipeline.files import write_atomically
 from pipeline.params import parse
@@ -244,7 +245,8 @@ def student_outputs(
     student: Student, inputs: Inputs, rows: np.ndarray, device: torch.device, batch_size: int = 512
 ) -> Iterator[tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]]:
     """Features and outputs of `rows`, batch by batch, from a student in evaluation mode."""
-    training = student.training
+    # Each module's own: frozen layers of a student in training are not.
+    modes = [(module, module.training) for module in student.modules()]
     student.eval()
     try:
         for start in range(0, len(rows), batch_size):
@@ -253,7 +255,8 @@ def student_outputs(
                 outputs = student(batch)
             yield outputs
     finally:
-        student.train(training)
+        for module, training in modes:
+            module.training = training
 
 
 def predict(student: Student, inputs: Inputs, rows: np.ndarray, device: torch.device) -> np.ndarray:
@@ -264,7 +267,7 @@ def predict(student: Student, inputs: Inputs, rows: np.ndarray, device: torch.de
 def _source(reads: Kind, who: str, data: Dataset, sources: Mapping[str, SourceFeatures]) -> Dataset | dict[str, Reader]:
     """What a family reads: the dataset, or readers of its features."""
     if reads != "features":
-        if data.kind != reads:
+        if reads not in (data.kind, "pair") or (reads == "pair" and len(parts_of(data.kind)) == 1):
             raise UserError(f"{who} reads {reads}; the dataset holds {data.kind}")
         return data
     if not sources:

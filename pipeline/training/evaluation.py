@@ -28,7 +28,7 @@ Features = dict[int, dict[str, tuple[np.ndarray, np.ndarray]]]
 """By seed and part (`labelled`, `val` or `test`), some rows of it, and the features that the student has of them."""
 
 MOST_CLASSES = 100
-"""More of them make no table that anybody reads; with the outputs that are saved it can be made."""
+"""With more classes, no confusion is recorded; it can be computed from the saved outputs."""
 
 
 def evaluate(name: str, params: Params, project: Project = Project()) -> EvaluationRecord:
@@ -112,7 +112,7 @@ def _outputs(
     device: torch.device,
     read: Features,
 ) -> Iterator[SavedOutputs]:
-    """What the run's students give for the validation and test rows of their splits.
+    """The outputs of the run's students for the validation and test rows of their splits.
 
     Their features of some rows are put into `read`, for seeds where there is something to fit to them.
     """

@@ -1,15 +1,16 @@
-"""The ledger of trials: every finished training of a project, by a digest of all that its result depends on.
+"""The ledger of trials: every finished training of a project, by a digest of everything that its result depends on.
 
-    trials/<digest>/trial.json            what it depended on and what came of it
+    trials/<digest>/trial.json            what it depended on, and its result
     trials/<digest>/student.json          the student, unless the training diverged; see `pipeline.students`
     trials/<digest>/weights.safetensors
     trials/<digest>/rows.safetensors      its score on each validation row
+    trials/<digest>/failure.safetensors   of one that diverged: the step, to do again; see `failure.py`
     trials/<digest>/SHA256SUMS            digests of these files; `sha256sum -c` checks them
     trials/.<digest>/                     a checkpoint of a trial that is not finished; see `checkpoint.py`
 
-A trial is written into a folder of another name and renamed when it is whole, so one that has its name is finished.
-All runs share the ledger. A run looks its trials up and trains what is missing: one that was killed continues, a
-grid that grew trains only what is new, and a trial that two runs share, such as plain training, is trained once.
+A trial is written to a temporary folder and renamed when it is complete, so a folder with its name is finished.
+All runs share the ledger. A run looks up its trials and trains what is missing: a run that was killed continues, a
+larger grid trains only what is new, and a trial that two runs share, such as plain training, is trained once.
 """
 
 import json
@@ -36,6 +37,7 @@ from pipeline.records import TrialRecord
 from pipeline.runs import Candidate
 from pipeline.students import save_student
 from pipeline.training.config import FOR_SOLVED
+from pipeline.training.failure import FAILURE, Failure
 from pipeline.training.session import Session
 from pipeline.training.trial import TrialResult
 
@@ -43,11 +45,11 @@ RECORD, ROWS, SUMS = "trial.json", "rows.safetensors", "SHA256SUMS"
 STUDENT = ("student.json", "weights.safetensors")
 
 ONLY_WITH_METHODS = ("transfer_batch_size", "unlabelled")
-"""Settings of `train` that change nothing where no method is at work."""
+"""Settings of `train` that have no effect without methods."""
 
 
-NOT_IN_A_TRIAL = ("seeds", "race")
-"""Settings of `train` that say which trials there are, and change none of them."""
+NOT_IN_A_TRIAL = ("seeds", "race", "epochs")
+"""Settings of `train` that say which trials there are, and change none of them; `epochs` are given as steps."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
     split = seed % data.splits
     blueprint = session.blueprint(split, candidate)
     at_work = [(term, weight) for term, weight in zip(session.run.methods, candidate.weights, strict=True) if weight]
-    settings = plan.settings(candidate.of("train"))
+    settings = session.settings(seed, candidate)
     augmentations = () if blueprint.solved else plan.augmentations(settings)
     train = settings.model_dump(exclude=set(NOT_IN_A_TRIAL))
     # In the order in which they are applied, with all defaults.
@@ -76,6 +78,9 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
     idle = set() if at_work else set(ONLY_WITH_METHODS)
     if blueprint.solved:
         idle = set(train) - set(FOR_SOLVED)
+    # Every trial has the scores that the task computes in any case; which of them chooses is no matter of the trial.
+    if not settings.early_stopping and session.metric in session.task.metrics:
+        idle.add("val")
     seen = session.views if at_work or (train["labelled_views"] and not blueprint.solved) else None
     found: dict[str, Any] = {
         "seed": seed,
@@ -163,17 +168,17 @@ class Ledger:
         self._lock = Lock(project.lock("trials"))
 
     def __contains__(self, digest: str) -> bool:
-        """Whether the trial is finished. Its files are not looked at; see `read`."""
+        """Whether the trial is finished. Its files are not checked; see `read`."""
         return (self.folder / digest / SUMS).is_file()
 
     def read(self, digest: str) -> TrialRecord | None:
-        """What came of a trial; None if it is not finished. A damaged one is removed, so that it is trained again."""
+        """The record of a trial; None if it is not finished. A damaged one is removed, so that it is trained again."""
         folder = self.folder / digest
         try:
             lines = read_regular(folder / SUMS).decode("utf-8").splitlines()
             sums = {name: value for value, _, name in (line.partition("  ") for line in lines)}
             record = TrialRecord.read(folder / RECORD)
-            names = {RECORD} if record.diverged else {RECORD, ROWS, *STUDENT}
+            names = {RECORD, FAILURE} & sums.keys() if record.diverged else {RECORD, ROWS, *STUDENT}
             if set(sums) == names and all(_sha256(folder / name) == value for name, value in sums.items()):
                 return record
         except (OSError, ValueError, UserError):
@@ -182,8 +187,16 @@ class Ledger:
             self._remove(folder)
         return None
 
-    def commit(self, digest: str, record: TrialRecord, result: TrialResult | None) -> None:
-        """Keep a finished trial: all of it or nothing. If another process has committed it first, that one is kept.
+    def commit(
+        self, digest: str, record: TrialRecord, result: TrialResult | None = None, failure: Failure | None = None
+    ) -> None:
+        """Keep a finished trial, atomically. If another process has committed it first, that one is kept.
+
+        Args:
+            digest: its name.
+            record: of it.
+            result: of a training that did not diverge.
+            failure: the step of one that did, if it was found.
 
         Raises:
             UserError: the disk is full, or the folder cannot be written.
@@ -195,6 +208,8 @@ class Ledger:
             if result is not None:
                 save_student(partial, result.blueprint, result.student)
                 save_file({"scores": result.row_scores}, partial / ROWS)
+            if failure is not None:
+                failure.write(partial)
             names = sorted(path.name for path in partial.iterdir())
             (partial / SUMS).write_text("".join(f"{_sha256(partial / name)}  {name}\n" for name in names))
             for name in (*names, SUMS):
@@ -203,7 +218,7 @@ class Ledger:
             try:
                 os.rename(partial, self.folder / digest)
             except OSError:
-                # A folder that is there and not empty: another process was first.
+                # The folder exists and is not empty: another process was first.
                 if digest not in self:
                     raise
             sync_folder(self.folder)
@@ -217,9 +232,17 @@ class Ledger:
         return self.folder / f".{digest}"
 
     def row_scores(self, digest: str) -> np.ndarray | None:
-        """What each validation row adds to the score of a finished trial [val]; None if it diverged."""
+        """The contribution of each validation row to the score of a finished trial [val]; None if it diverged."""
         path = self.folder / digest / ROWS
         return load_file(path)["scores"] if path.is_file() else None
+
+    def failure(self, digest: str) -> Failure:
+        """The step at which a trial diverged.
+
+        Raises:
+            UserError: it is not there, or damaged.
+        """
+        return Failure.read(self.folder / digest)
 
     def copy_student(self, digest: str, folder: Path) -> None:
         """Copy a trial's student to a folder. A copy, so that nothing is shared."""
@@ -229,7 +252,7 @@ class Ledger:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Inside, `remove_unused` waits: what was found here stays. Any number of processes may be inside."""
+        """While it is active, no trial is deleted. Any number of processes may be inside."""
         self._lock.acquire(exclusive=False, patience=inf)
         try:
             yield
@@ -237,7 +260,7 @@ class Ledger:
             self._lock.release()
 
     def unused(self, used: Collection[str], delete: bool = False) -> Unused:
-        """Trials other than `used`, and what killed processes left of trials that were not finished.
+        """Trials other than `used`, and unfinished trials of killed processes.
 
         Args:
             used: digests to keep.
@@ -258,7 +281,7 @@ class Ledger:
         return Unused(tuple(folders), size, delete)
 
     def _remove(self, folder: Path) -> None:
-        """Delete a trial. It loses its name first: a kill on the way must not leave half of it under that."""
+        """Delete a trial. It is renamed first: a kill must not leave half of it under its name."""
         gone = self.folder / f".{uuid4().hex}"
         try:
             folder.rename(gone)

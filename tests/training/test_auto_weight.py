@@ -30,7 +30,7 @@ def test_at_the_even_weight_both_pull_alike(features: torch.Tensor):
     )
 
 
-def test_a_penalty_that_starts_blind_is_weighed_by_its_size(features: torch.Tensor):
+def test_a_penalty_without_initial_gradient_is_weighted_by_its_size(features: torch.Tensor):
     blind = (features @ torch.zeros(4, 2) - 3).square().mean()
     assert auto_weight.equal_weight(
         features.square().sum() / features.numel() * 0 + 18.0, blind, features
@@ -45,9 +45,7 @@ def test_candidates_are_multiples_of_the_median_with_nothing_among_them():
 
 @pytest.mark.parametrize("ratios", [[0.0], [1.0, math.nan, 1.0], [math.inf], [1e307]])
 def test_what_cannot_be_measured_is_refused_rather_than_tried_as_nothing(ratios: list[float]):
-    with pytest.raises(
-        UserError, match=r"runs\.a\.methods\.aft: weight: auto cannot be measured.*give weights by hand"
-    ):
+    with pytest.raises(UserError, match=r"runs\.a\.methods\.aft: weight: auto cannot be measured.*list the weights"):
         auto_weight.weights_to_try(ratios, "runs.a.methods.aft")
 
 

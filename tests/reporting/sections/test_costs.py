@@ -18,7 +18,7 @@ def project(tmp_path):
     return made
 
 
-def test_the_student_and_the_teacher_are_set_against_each_other(project):
+def test_the_student_and_the_teacher_are_compared(project):
     told = project.section(costs, stores=STORES).told
     assert "student bag 612,345 parameters, 2 kB on disk; one training takes 3.1 s to 6.2 s." in told
     assert "teacher minilm 6.67 ms per row, 1 min 00 s in all; 7 MB of stored features, 778 bytes per row." in told
@@ -32,10 +32,10 @@ def test_time_and_bytes_are_those_of_the_stages(project):
     assert "evaluate none 5 students on 3,000 rows 2.1 s" in told
     # 60 + 1.2 + 2 * 31.2 + 2 * 2.1 seconds
     assert "All stages with a time took 2 min 08 s together." in told
-    assert "A dash stands" not in told
+    assert "A dash means" not in told
 
 
-def test_trainings_that_were_found_are_told_from_those_that_were_done(project):
+def test_trainings_that_were_found_are_counted_apart_from_those_that_were_done(project):
     project.run("kd", KD, trained=4)
     project.run("known", KD, trained=0)
     told = project.section(costs).told
@@ -48,7 +48,7 @@ def test_without_logs_there_is_no_time_and_the_page_says_why(project):
         path.unlink()
     told = project.section(costs, stores=STORES).told
     assert "extract minilm 9,000 rows of 384 numbers — 7 MB" in told
-    assert "A dash stands for a stage without a log here." in told
+    assert "A dash means that there is no log of the stage." in told
     assert "All stages" not in told
     assert project.report().metrics["aft"]["seconds"] is None
 
