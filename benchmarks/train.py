@@ -132,8 +132,8 @@ def make_project(root: Path, pictures: int, texts: int, size: int, short: bool) 
     with (root / "texts" / "raw.csv").open("w") as file:
         file.write("text,label\n")
         for number in range(texts):
-            words = " ".join(f"w{n}" for n in random.zipf(1.3, random.integers(8, 30)).clip(max=20_000))
-            file.write(f"t{number} {words},class{number % 4}\n")
+            text = " ".join(f"w{n}" for n in random.zipf(1.3, random.integers(8, 30)).clip(max=20_000))
+            file.write(f"t{number} {text},class{number % 4}\n")
     train_section = {"seeds": [0, 1, 2, 3], "race": False, "learning_rate": 0.002}
     methods = {"aft": {"weight": [1.0, 3.0, 10.0]}}
 
