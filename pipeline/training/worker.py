@@ -123,8 +123,8 @@ class TrialWorker:
                 # Several processes train together only once: their steps wait for one another.
                 alone = Group.current().size == 1
                 failure = find_failure(session, trial.seed, trial.candidate, checkpoint, sound) if alone else None
-                if failure:
-                    diverged = f"seed {trial.seed}, {described(session, trial.seed, trial.candidate, failure)}"
+                if failure and (line := described(session, trial.seed, trial.candidate, failure)):
+                    diverged = f"seed {trial.seed}, {line}"
                 record = TrialRecord(inputs=inputs, diverged=diverged, seconds=seconds)
                 self.ledger.commit(trial.digest, record, failure=failure)
                 checkpoint.remove()
