@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from pipeline.files import expands_too_much
+
 VERSION = 1
 """Increased whenever this file gives other pixels for the same bytes. Part of every recipe that reads images."""
 
@@ -114,6 +116,14 @@ def remarks(content: bytes) -> set[str]:
     return {name for name, holds in found.items() if holds}
 
 
+def pixels(content: bytes) -> tuple[int, int] | None:
+    """Width and height of an image as it is stored, from its header; None if it cannot be read."""
+    try:
+        return _open(content).size
+    except Exception:  # as above
+        return None
+
+
 def is_image(path: Path) -> bool:
     """Whether a file begins like an image of `FORMATS`; its name does not matter."""
     try:
@@ -128,6 +138,10 @@ def _open(content: bytes) -> Image.Image:
     shorter, longer = sorted(image.size)
     if longer > THINNEST * shorter:
         raise ValueError(f"{image.width:,} x {image.height:,} pixels, more than {THINNEST} times as long as wide")
+    if expands_too_much(len(content), 3 * image.width * image.height):
+        raise ValueError(
+            f"{image.width:,} x {image.height:,} pixels from {len(content):,} bytes; it is damaged, or a trap"
+        )
     return image
 
 

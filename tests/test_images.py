@@ -12,6 +12,7 @@ from PIL import EpsImagePlugin, Image
 
 from pipeline import images
 from pipeline.images import REMARKS, decode, is_image, remarks
+from tests.memory import at_most
 
 RANDOM = np.random.default_rng(0)
 COLOUR = RANDOM.integers(0, 256, (30, 41, 3), np.uint8)
@@ -144,6 +145,22 @@ def test_a_palette_with_an_alpha_for_each_colour_lies_over_white():
     palette.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255])
     found = pixels(encode(palette, transparency=bytes([255, 0, 127, 255])))
     assert found[0].tolist() == [[0, 0, 0], [255, 255, 255], [128, 255, 128], [0, 0, 255]]
+
+
+def claiming(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that says it has so many pixels."""
+    content = bytearray(encode(GREY))
+    content[16:24] = struct.pack(">II", width, height)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    return bytes(content)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # as in a command
+@pytest.mark.parametrize("shape", [(13_000, 13_000), (20_000, 20_000), (2_000_000, 20_000)])
+def test_pixels_that_a_few_bytes_claim_are_not_made(shape: tuple[int, int]):
+    for read in (decode, remarks):
+        with at_most(128 << 20), pytest.raises(ValueError, match=r"not an image: .*pixels"):
+            read(claiming(*shape))
 
 
 # Stored otherwise
