@@ -1,6 +1,7 @@
 """What users of DVC rely on, with real `dvc repro` on a small project: what runs again after which change, what a kill
 leaves, clones elsewhere, experiments, and the same bytes for the same inputs."""
 
+import json
 import os
 import re
 import shutil
@@ -411,6 +412,34 @@ def trials(project: Path) -> list[Path]:
 def finished_shards(store: Path) -> list[Path]:
     """The commit markers of a store's shards."""
     return sorted(store.glob("pooled/c.*.json"))
+
+
+@pytest.mark.slow
+def test_a_sweep_is_a_stage_where_there_is_a_section_and_only_there(project: Path):
+    over = {"student": "bag", "teachers": "wise", "methods": ["none", "aft"], "weight": [3.0, 30.0]}
+    change(project, lambda values: values.update(sweep={"mine": {"over": over}}))
+    # A fresh project has no folder `sweeps` either.
+    assert stages(run("dvc", "repro", "--dry", cwd=project))[:2] == ["join", "sweep@mine"]
+    ran = repro(project)
+    assert ran[:2] == ["join", "sweep@mine"] and ran[2:] == ["report"]
+    assert LogRecord.read(project / "logs" / "sweep" / "mine.json").trainings == 2, "the rest was in the ledger"
+    assert repro(project) == []
+    change(project, lambda values: values["sweep"]["mine"]["over"].update(weight=[3.0]))
+    assert repro(project) == ["join", "sweep@mine", "report"]
+    change(project, lambda values: values.pop("sweep"))
+    assert "sweep@mine" not in repro(project)
+
+
+@pytest.mark.slow
+def test_queued_experiments_vary_what_a_sweep_cannot(project: Path):
+    for setting in ("train.steps=7", "dataset.labelled=20"):
+        run("dvc", "exp", "run", "--queue", "-S", setting, cwd=project)
+    run("dvc", "exp", "run", "--run-all", cwd=project)
+    shown = json.loads(run("dvc", "exp", "show", "--json", "--quiet", cwd=project))
+    found = json.dumps(shown)
+    assert '"steps": 7' in found and '"labelled": 20' in found
+    experiments = [each for revision in shown for each in revision.get("experiments") or []]
+    assert len(experiments) == 2
 
 
 def test_no_name_is_a_part_of_a_command():

@@ -1,6 +1,6 @@
 """The log of one trial: losses, validation score, and diagnostics that show a student collapsing or diverging."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,10 @@ from pipeline.training.session import TrialData
 
 LINES = 20
 """Lines per trial in the log. A line waits for the device and runs the student on validation rows."""
+
+
+Line = dict[str, int | float]
+"""A line of the log: its step, and losses, scores and diagnostics by column."""
 
 
 class Diverged(Exception):
@@ -54,16 +58,27 @@ class TrialLog:
 
     Attributes:
         lines: by column, for curves.csv.
+        tell: takes each line as soon as it is there.
     """
 
     _outputs: Float[np.ndarray, "val c"]
 
-    def __init__(self, data: TrialData, student: Student, penalties: Mapping[str, WeightedPenalty]):
-        self.data, self.student, self.penalties = data, student, penalties
+    def __init__(
+        self,
+        data: TrialData,
+        student: Student,
+        penalties: Mapping[str, WeightedPenalty],
+        tell: Callable[[Line], None] = lambda line: None,
+    ):
+        self.data, self.student, self.penalties, self.tell = data, student, penalties, tell
         self.steps = data.settings.steps
         self.every = max(1, self.steps // LINES)
-        self.lines: list[dict[str, int | float]] = []
+        self.lines: list[Line] = []
         self._diagnostics: dict[str, Any] = {"seed": data.seed}
+
+    def _add(self, line: Line) -> None:
+        self.lines.append(line)
+        self.tell(line)
 
     def due(self, step: int) -> bool:
         """Whether this step gets a line."""
@@ -91,7 +106,7 @@ class TrialLog:
         Raises:
             Diverged: a loss or an output is not finite.
         """
-        line: dict[str, int | float] = {
+        line: Line = {
             "step": step,
             "task_loss": task_loss.item(),
             "penalty": sum(penalty.item() for penalty in weighted.values()),
@@ -112,7 +127,7 @@ class TrialLog:
             self._diagnostics["penalties"] = {
                 name: {"end": line[f"penalty_{name}"], "chance": line[f"chance_{name}"]} for name in penalties
             }
-        self.lines.append(line | self._validate(f"step {step}"))
+        self._add(line | self._validate(f"step {step}"))
 
     def finish(self) -> DiagnosticsRecord:
         """Add the line after the last step, and sum the trial up.
@@ -121,7 +136,7 @@ class TrialLog:
             Diverged: an output, a level or a weight is not finite.
         """
         when = "after the last step"
-        self.lines.append({"step": self.steps} | self._validate(when))
+        self._add({"step": self.steps} | self._validate(when))
         levels = [value for level in self._diagnostics.get("penalties", {}).values() for value in level.values()]
         numbers = levels + [value for value in self._diagnostics.values() if isinstance(value, float)]
         if not np.isfinite(numbers).all():

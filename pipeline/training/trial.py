@@ -7,7 +7,7 @@ labelled batches, whatever their methods are, so differences between them are pa
 at all: a trial without methods is plain training exactly, and shares its result with every run that contains it.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -24,7 +24,7 @@ from pipeline.runs import Candidate
 from pipeline.students import Blueprint, Student, place
 from pipeline.training.checkpoint import Checkpoint, State
 from pipeline.training.config import TrainSettings
-from pipeline.training.log import TrialLog, WeightedPenalty
+from pipeline.training.log import Line, TrialLog, WeightedPenalty
 from pipeline.training.parallel import Group
 from pipeline.training.session import Session, TrialData
 
@@ -52,7 +52,11 @@ class TrialResult:
 
 
 def run_trial(
-    session: Session, seed: int, candidate: Candidate, checkpoint: Checkpoint | None = None
+    session: Session,
+    seed: int,
+    candidate: Candidate,
+    checkpoint: Checkpoint | None = None,
+    tell: Callable[[Line], None] = lambda line: None,
 ) -> Generator[int, None, TrialResult]:
     """Train one student; yields the number of steps done, 1 after every step, and returns the result.
 
@@ -60,6 +64,7 @@ def run_trial(
         session: of the run.
         seed, candidate: of the trial.
         checkpoint: where an earlier call may have left a part of the work, and this one leaves what it does.
+        tell: takes each line of the log.
 
     Raises:
         Diverged: a loss, gradient, weight or output is NaN or infinite.
@@ -80,7 +85,7 @@ def run_trial(
         if own := list(penalty.transfer.parameters()):
             optimizer.add_param_group({"params": own, "lr": penalty.transfer.learning_rate, "weight_decay": 0.0})
     peaks = [group["lr"] for group in optimizer.param_groups]
-    log = TrialLog(data, student, penalties)
+    log = TrialLog(data, student, penalties, tell)
     student.train()
     modules = {"student": student} | {f"methods/{name}": penalty.transfer for name, penalty in penalties.items()}
     state = State(modules, optimizer, log, device)

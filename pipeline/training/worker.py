@@ -25,6 +25,7 @@ from pipeline.training.log import Diverged
 from pipeline.training.parallel import Group
 from pipeline.training.race import Race
 from pipeline.training.session import Session
+from pipeline.training.tracking import Tracked
 from pipeline.training.trial import run_trial
 
 
@@ -97,8 +98,9 @@ class TrialWorker:
             minutes = session.plan.machine.checkpoint_minutes
             checkpoint = Checkpoint(self.ledger.checkpoint(trial.digest), trial.digest, minutes)
             Group.current().announce(trial)
-            training = run_trial(session, trial.seed, trial.candidate, checkpoint)
             result, diverged = None, ""
+            tracked = Tracked(session.plan, trial, inputs)
+            training = run_trial(session, trial.seed, trial.candidate, checkpoint, tracked)
             try:
                 while result is None:
                     try:
@@ -116,6 +118,8 @@ class TrialWorker:
                 if left == steps:
                     raise
                 diverged = f"seed {trial.seed}, step {steps - left}: {' '.join(str(error).split())[:200]}"
+            finally:
+                tracked.close()
             session.verified()
             seconds = checkpoint.seconds + time.perf_counter() - started
             if result is None:
