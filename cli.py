@@ -27,6 +27,7 @@ from stages import (
     predict,
     prepare,
     probe,
+    replay,
     report,
     runs,
     show,
@@ -47,7 +48,7 @@ app = typer.Typer(
 )
 STAGES = (
     init, check, run_stage, code, prepare, extract, probe, assess, join, train, sweep, evaluate, report, export,
-    predict, cost, trials, runs, compare, show,
+    predict, cost, trials, replay, runs, compare, show,
 )  # fmt: skip
 for stage in STAGES:
     app.command(stage.__name__.rpartition(".")[2])(stage.main)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline import tasks
 from pipeline.conditions import conditions, selected
 from pipeline.errors import UserError, listed, suggestion
 from pipeline.files import file_exists
@@ -130,7 +131,7 @@ def _trials(project: Project) -> Iterator[Row]:
             "weight": "+".join(f"{method['weight']:g}" for method in methods) or None,
             "seed": found["seed"],
             "steps": found["train"]["steps"],
-            "validation": trial.score,
+            "validation": trial.scores.get(tasks.build(found["task"], ()).primary.name),
             "seconds": trial.seconds,
             "state": "diverged" if trial.diverged else "done",
         }

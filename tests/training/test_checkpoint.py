@@ -80,7 +80,7 @@ print([path.name for path in (root / "trials").iterdir() if path.name.startswith
 """
 
 
-def test_killed_at_any_moment_a_training_goes_on_with_the_same_bits(project: Path, params: Params):
+def test_killed_at_any_moment_a_training_continues_with_the_same_bits(project: Path, params: Params):
     (project / "params.yaml").write_text(yaml.safe_dump(params.values))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", SCRIPT, str(project)]
@@ -110,7 +110,9 @@ def same(one: TrialResult, other: TrialResult) -> bool:
 
 
 @pytest.mark.parametrize("steps", [1, 7, STEPS])
-def test_a_training_that_was_left_goes_on_with_the_same_bits(project: Path, params: Params, tmp_path: Path, steps: int):
+def test_an_interrupted_training_continues_with_the_same_bits(
+    project: Path, params: Params, tmp_path: Path, steps: int
+):
     whole = run(project, params)
     assert run(project, params, Checkpoint(tmp_path / "here", "name", 0.0), steps) is None
     again = Checkpoint(tmp_path / "here", "name", 0.0)
@@ -118,6 +120,30 @@ def test_a_training_that_was_left_goes_on_with_the_same_bits(project: Path, para
     assert again.seconds > 0
     again.remove()
     assert not (tmp_path / "here").exists()
+
+
+OPTIONS = {
+    "accumulate": 2,
+    "average": 0.9,
+    "clip": 0.5,
+    "early_stopping": 5,
+    "label_smoothing": 0.1,
+    "precision": "float16",
+    "sampling": "balanced",
+    "weight_decay": 0.1,
+    "decayed": "matrices",
+}
+"""All that have something to remember from step to step, and a few more."""
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_with_all_options_too(project: Path, params: Params, tmp_path: Path, steps: int):
+    # At this rate the student is best early, so that it may be one of an earlier call.
+    params.values["train"] |= OPTIONS | {"learning_rate": 1.0, "steps": 20}
+    whole = run(project, params)
+    assert whole.diagnostics.kept is not None and len(whole.curve) < 21
+    assert run(project, params, Checkpoint(tmp_path / "here", "name", 0.0), steps) is None
+    assert same(run(project, params, Checkpoint(tmp_path / "here", "name", 0.0)), whole)
 
 
 @pytest.mark.parametrize("fault", ["a bit", "a cut", "another trial", "gone"])
