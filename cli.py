@@ -26,6 +26,7 @@ from stages import (
     predict,
     prepare,
     probe,
+    replay,
     report,
     sweep,
     train,
@@ -44,7 +45,7 @@ app = typer.Typer(
 )
 STAGES = (
     init, check, run_stage, code, prepare, extract, probe, assess, join, train, sweep, evaluate, report, export,
-    predict, cost, trials,
+    predict, cost, trials, replay,
 )  # fmt: skip
 for stage in STAGES:
     app.command(stage.__name__.rpartition(".")[2])(stage.main)

@@ -28,7 +28,7 @@ from pipeline.records import LogRecord
 from pipeline.runs import NAME, Run, every_point, read_run, run_views, sweep_names
 from pipeline.sources import POOLED, check_heads, view_head
 from pipeline.store import FeatureStore
-from pipeline.training import TrainSettings, count_trials
+from pipeline.training import TrainSettings, count_trials, train_settings
 from pipeline.views import Views, teacher_views
 
 SECTIONS = ("dataset", "extract", "teachers", "probe", "assess", "students", "train", "machine", "runs", "sweep")
@@ -96,7 +96,7 @@ def check_task(params: Params, task: str) -> None:
     """Make sure that the runs make sense for a task, which may be known only when the labels are.
 
     Raises:
-        UserError: a method is for other tasks, or there are class weights and no classes.
+        UserError: a method or an option of training is for other tasks, or a score does not exist.
     """
     for settings, name in _every_run(params):
         run = read_run(settings, name)
@@ -108,12 +108,10 @@ def check_task(params: Params, task: str) -> None:
                     f"{where}: `{term.name}` is for {listed(meant_for)}, and the task is {task}; drop "
                     "it, or take another method, such as logit_kd"
                 )
-        train = settings.section("train") | run.train
         for candidate in run.combinations():
             where = f"{settings.source}: train (for {name})"
-            of_run = parse(TrainSettings, train | candidate.of("train"), where)
-            if of_run.class_weights is not None and not tasks.build(task, ()).weighable:
-                raise UserError(f"{where}: class_weights: {task} has no classes to weight; remove it")
+            of_run = train_settings(where, settings.section("train"), run.train, candidate.of("train"))
+            of_run.check_task(where, tasks.build(task, ()))
 
 
 def _teacher(params: Params, name: str) -> tuple[ModuleType, Any]:
@@ -136,14 +134,17 @@ def _check_heads(params: Params, name: str, run: Run, teachers: dict[str, Any]) 
 
 def _check_candidates(params: Params, name: str, run: Run) -> None:
     """Read the settings of every combination that a run tries."""
-    student, train = params.section(f"students.{run.student}"), params.section("train") | run.train
-    reads = plugin("students", student.get("family"), f"{params.source}: students.{run.student}.family").KIND
+    section = params.section(f"students.{run.student}")
     for candidate in run.combinations():
         place = f" (with runs.{name}.search)" if candidate.settings else ""
-        read_plugin("students", student | candidate.of("student"), f"{params.source}: students.{run.student}{place}")
-        settings = parse(TrainSettings, train | candidate.of("train"), f"{params.source}: train (for {name})")
+        family, student = read_plugin(
+            "students", section | candidate.of("student"), f"{params.source}: students.{run.student}{place}"
+        )
+        where = f"{params.source}: train (for {name})"
+        settings = train_settings(where, params.section("train"), run.train, candidate.of("train"))
+        settings.check(where, family.KIND, student.model_dump(), bool(run.methods))
         where = f"{params.source}: train.augment (for {name})"
-        check_kind(read_augmentations(settings.augment, where), reads, where)
+        check_kind(read_augmentations(settings.augment, where), family.KIND, where)
         for term in run.methods:
             where = f"{params.source}: runs.{name}.methods.{term.name}"
             options = term.options | candidate.of(f"methods.{term.name}")
@@ -281,7 +282,7 @@ def _trials(params: Params, project: Project, name: str) -> Iterator[str]:
     run = read_run(params, name)
     probed = all(project.store(source.teacher).exists() for source in run.sources) and project.probes.exists()
     if not project.data.exists() or not probed:
-        seeds = len(parse(TrainSettings, params.section("train") | run.train, f"{params.source}: train").seeds)
+        seeds = len(train_settings(f"{params.source}: train", params.section("train"), run.train).seeds)
         if any(term.weight == "auto" for term in run.methods):
             yield f"run {name}: the weights to try are measured before training, for {count(seeds, 'seed')}"
         else:

@@ -206,7 +206,7 @@ def _explain(cls: type[Settings], problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
     if isinstance(found, str) and (spelling := _spelling(found)):
         return f"{place}: {found!r} is text to YAML; write {spelling}"
-    return f"{place}: {message}, found {found!r}"
+    return f"{place}: {message}, found {found!r}" if place else f": {message}"
 
 
 def _owner(cls: type[Settings], loc: Sequence[Any]) -> type[BaseModel]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.checks import check, check_params
+from pipeline.checks import check, check_params, check_task
 from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.project import Project
@@ -57,6 +57,14 @@ def test_what_is_shipped_is_valid():
         ("students/a b", {"family": "bag_of_words"}, "'a b' is not a valid name"),
         ("train/step", 3, "train: unknown key `step`"),
         ("train/learning_rate", "1e-4", "write 1.0e-4"),
+        ("train/epochs", 3.0, "train: give `steps` or `epochs`, not both$"),
+        ("train/accumulate", 17, "train: accumulate: 17 parts of a batch of 16; set fewer$"),
+        ("train/decayed", "matrices", "train: decayed: matrices, and weight_decay is 0"),
+        ("train/layer_decay", 0.7, r"train \(for none\): layer_decay: is for students that start from pretrained"),
+        ("train/trained_layers", 1, "trained_layers: is for students that start from pretrained weights"),
+        ("train/channels_last", True, "channels_last: is for students that read images; remove it"),
+        ("runs/none/search", {"train.val": ["accuracy"]}, r"not seeds, race or val"),
+        ("runs/none/train", {"sampling": "balanced", "class_weights": "balanced"}, "balance twice; drop one"),
         ("train/seeds", [0, 0], r"seeds: should be different numbers >= 0"),
         ("train/seeds", [-1], r"seeds: should be different numbers >= 0"),
         ("machine/device", "gpu", "should be auto, cpu, cuda, cuda:N"),
@@ -143,3 +151,32 @@ def test_a_mistake_in_a_run_is_found_by_the_first_stage_and_nothing_is_written(a
     assert done.returncode == 2
     assert "unknown key `gats`" in done.stderr
     assert (project / "data" / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_the_length_of_a_run_replaces_that_of_the_section_in_either_unit():
+    check_params(changed("runs/none/train", {"epochs": 2.0}))
+    check_params(changed("runs/none/search", {"train.epochs": [1.0, 2.0]}))
+
+
+def test_a_frozen_student_takes_no_methods(tiny_encoder: Path):
+    values = copy.deepcopy(PARAMS)
+    values["students"]["bag"] = {"family": "transformers", "model": str(tiny_encoder)}
+    values["runs"]["none"]["train"] = {"trained_layers": 0, "layer_decay": 0.5}
+    check_params(Params(values))
+    values["runs"]["aft"]["train"] = {"trained_layers": 0}
+    with pytest.raises(UserError, match=r"train \(for aft\): trained_layers: 0 trains the head alone"):
+        check_params(Params(values))
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "message"),
+    [
+        ("classification", {"val": "acuracy"}, r"has no score `acuracy` \(did you mean `accuracy`\?\)"),
+        ("classification", {"val": "temperature"}, "has no score `temperature`"),
+        ("regression", {"label_smoothing": 0.1}, "label_smoothing: regression has no classes to smooth; remove it"),
+        ("multilabel", {"sampling": "balanced"}, "sampling: multilabel has no classes to balance; remove it"),
+    ],
+)
+def test_an_option_that_does_not_fit_the_task_is_one_line(task: str, settings: dict[str, Any], message: str):
+    with pytest.raises(UserError, match=message):
+        check_task(changed("runs/none/train", settings), task)

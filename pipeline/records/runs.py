@@ -70,12 +70,14 @@ class DiagnosticsRecord(Record):
     """How one seed's training behaved: whether the student collapsed, and how strong the penalties were.
 
     Attributes:
+        kept: the steps after which the student was kept, where early stopping went back to it.
         collapsed: the student predicts the same for every validation row.
         largest_share: the share of validation rows with the most frequent prediction; None where predictions are
             not classes.
     """
 
     seed: int
+    kept: int | None = None
     collapsed: bool
     largest_share: float | None = None
     gradient_ratio_start: float | None = None
@@ -91,7 +93,7 @@ class TrialRecord(Record):
     Attributes:
         inputs: everything that the result depends on; its digest is the trial's name.
         diverged: when and why the training diverged, and the rest is None or empty; empty if it did not.
-        score: the primary score on validation rows after the last step.
+        scores: on validation rows, by name of the metric, of the student that is kept.
         parameters, width: of the student.
         curve: the lines of the log, by column.
         diagnostics: how the training behaved.
@@ -103,7 +105,7 @@ class TrialRecord(Record):
 
     inputs: dict[str, Any]
     diverged: str = ""
-    score: float | None = None
+    scores: Scores = Field(default_factory=dict)
     parameters: int | None = None
     width: int | None = None
     curve: tuple[dict[str, int | float], ...] = ()

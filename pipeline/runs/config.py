@@ -21,6 +21,9 @@ from pipeline.sources import Source
 from pipeline.store import FeatureStore, SourceFeatures
 from pipeline.views import Views, teacher_views
 
+FOR_ALL = ("train.seeds", "train.race", "train.val")
+"""Settings that all candidates of a run share."""
+
 LOGITS = "logits"
 """The head of a store that `logits: head` follows: the teacher's own outputs for the task."""
 
@@ -174,9 +177,9 @@ def read_run(params: Params, name: str) -> Run:
         owner, _, setting = key.rpartition(".")
         owners = ["student", "train", *(f"methods.{term.name}" for term in run.methods)]
         nested = any(isinstance(value, list | dict) for value in values)
-        if owner not in owners or not setting or key in ("train.seeds", "train.race") or not values or nested:
+        if owner not in owners or not setting or key in FOR_ALL or not values or nested:
             raise UserError(
-                f"{where}.search: {key}: {values}; write student.<key>, train.<key> (not train.seeds or train.race) or "
+                f"{where}.search: {key}: {values}; write student.<key>, train.<key> (not seeds, race or val) or "
                 "methods.<name of one of the run's methods>.<key>, and a list of numbers or words, such as "
                 "student.dropout: [0.3, 0.6]"
             )

@@ -218,7 +218,8 @@ def student_outputs(
     student: Student, inputs: Inputs, rows: np.ndarray, device: torch.device, batch_size: int = 512
 ) -> Iterator[tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]]:
     """Features and outputs of `rows`, batch by batch, from a student in evaluation mode."""
-    training = student.training
+    # Each module's own: frozen layers of a student in training are not.
+    modes = [(module, module.training) for module in student.modules()]
     student.eval()
     try:
         for start in range(0, len(rows), batch_size):
@@ -227,7 +228,8 @@ def student_outputs(
                 outputs = student(batch)
             yield outputs
     finally:
-        student.train(training)
+        for module, training in modes:
+            module.training = training
 
 
 def predict(student: Student, inputs: Inputs, rows: np.ndarray, device: torch.device) -> np.ndarray:

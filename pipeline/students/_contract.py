@@ -81,6 +81,13 @@ class Student(nn.Module, ABC):
     def forward(self, inputs: Any) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
         """The features and the outputs of a batch that `Inputs.batch` made."""
 
+    def depths(self) -> dict[str, int]:
+        """By name of a parameter, the number of its layer: 0 at the input, the largest is that of the new head.
+
+        A family with `pretrained` among its settings says; others train all layers alike, as if they were one.
+        """
+        return {name: 0 for name, _ in self.named_parameters()}
+
     def graph(self) -> "Graph":
         """This student as a function of plain tensors, for formats that keep a graph; by default, of images."""
         return Graph(_Outputs(self), ("pixel_values",), ((0,),), lambda batch: (batch,))
@@ -103,6 +110,10 @@ class Scaled(Student):
         """The student's features, and its outputs, scaled in float32."""
         features, outputs = self.student(inputs)
         return features, outputs.float() * self.scale + self.shift
+
+    def depths(self) -> dict[str, int]:
+        """Those of the student inside."""
+        return {f"student.{name}": depth for name, depth in self.student.depths().items()}
 
     def graph(self) -> "Graph":
         """The graph of the student inside, with its outputs scaled."""

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import Field
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from pipeline import students
@@ -114,6 +115,14 @@ class TimmStudent(students.Student):
             self.model.reset_classifier(0)
             self.head = nn.Linear(self.model.head_hidden_size, classes)
         self.width: int = self.model.head_hidden_size
+
+    def depths(self) -> dict[str, int]:
+        """As timm numbers its layers, a block of a residual network or of a transformer each."""
+        found = group_parameters(self.model, self.model.group_matcher(coarse=False), reverse=True)
+        last = tuple(f"{name}." for name in classifiers(self.model))
+        top = 1 + max(depth for name, depth in found.items() if not name.startswith(last))
+        depths = {f"model.{name}": top if name.startswith(last) else depth for name, depth in found.items()}
+        return depths | {name: top for name, _ in self.named_parameters() if name.startswith("head.")}
 
     def forward(self, inputs: Float[Tensor, "n c h w"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k"]]:
         """Features and logits of n images."""

@@ -1,5 +1,6 @@
 """Any text model of transformers as a student: the mean over its tokens, or one token, and a linear head."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -35,6 +36,9 @@ KIND: Literal["text"] = "text"
 
 LENGTH = 128
 """The default of `max_length`, in tokens."""
+
+LAYER = re.compile(r"\.(\d+)\.")
+"""The number of a layer in a parameter's name, such as `encoder.layer.11.output.dense.weight`."""
 
 
 class Settings(Base):
@@ -208,6 +212,17 @@ class TextStudent(students.Student):
         self.width = width
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(width, classes)
+
+    def depths(self) -> dict[str, int]:
+        """Embeddings, then a layer of the encoder each; what follows belongs to its last one."""
+        body = [name for name, _ in self.body.named_parameters()]
+        numbers = {name: int(found[1]) for name in body if (found := LAYER.search(name))}
+        first = next((at for at, name in enumerate(body) if name in numbers), len(body))
+        last = max(numbers.values(), default=-1)
+        depths = {name: 1 + numbers.get(name, -1 if at < first else last) for at, name in enumerate(body)}
+        return {f"body.{name}": depth for name, depth in depths.items()} | {
+            f"head.{name}": 2 + last for name, _ in self.head.named_parameters()
+        }
 
     def forward(self, inputs: tuple[Int[Tensor, "n l"], Tensor]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
         """Features and logits of n texts; see `Tokenization`."""

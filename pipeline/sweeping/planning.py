@@ -9,7 +9,7 @@ from pipeline.machine import Machine
 from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.records import Metric, SweepRecord
-from pipeline.runs import NAME, Point, points, read_run, read_sweep, sweep_names
+from pipeline.runs import NAME, Candidate, Point, points, read_run, read_sweep, sweep_names
 from pipeline.training import Plan, Session, Trial, trials_of
 
 
@@ -35,12 +35,14 @@ class SweepPlan:
     Attributes:
         data: digest of the prepared dataset.
         metric: that they are compared by.
+        primary: the task's score that rows add up to.
         seeds: of every point.
     """
 
     points: tuple[PlannedPoint, ...]
     data: str
     metric: Metric
+    primary: Metric
     seeds: tuple[int, ...]
 
 
@@ -68,25 +70,30 @@ class Planner:
             trials = tuple(trials_of(self.session))
         except UserError as error:
             raise _named(error, point) from None
-        return PlannedPoint(point, plan, trials, plan.settings({}).steps)
+        return PlannedPoint(point, plan, trials, self.session.settings(trials[0].seed, Candidate(())).steps)
 
     def together(self, planned: Iterable[PlannedPoint]) -> SweepPlan:
         """Planned points as a whole.
 
         Raises:
-            UserError: they have different seeds, so their means are not of the same splits.
+            UserError: they have different seeds, so their means are not of the same splits; or different scores.
         """
         known = tuple(planned)
         session, first = self.session, known[0]
         assert session is not None
-        seeds = first.plan.settings({}).seeds
+        seeds, metric = first.plan.settings({}).seeds, session.task.metric(first.plan.settings({}).val)
         for other in known:
             if other.plan.settings({}).seeds != seeds:
                 raise UserError(
                     f"{other.point.params.source}: seeds {other.plan.settings({}).seeds}, and others have {seeds}; "
                     "write `seeds: [...]` next to `over`, for all points"
                 )
-        return SweepPlan(known, session.data.manifest.files_digest, session.task.primary, tuple(seeds))
+            if session.task.metric(other.plan.settings({}).val) != metric:
+                raise UserError(
+                    f"{other.point.params.source}: sweep: points differ in train.val, and are compared by one score; "
+                    "give all of them the same"
+                )
+        return SweepPlan(known, session.data.manifest.files_digest, metric, session.task.primary, tuple(seeds))
 
 
 def _named(error: UserError, point: Point) -> UserError:

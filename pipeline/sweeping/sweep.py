@@ -166,7 +166,7 @@ class _Sweep:
         return Board(self.name, self.plan.metric, self.project)
 
     def _race(self, planned: PlannedPoint) -> Race:
-        return Race(planned.plan, planned.trials, self.ledger, self.plan.metric.higher_is_better)
+        return Race(planned.plan, planned.trials, self.ledger, self.plan.primary)
 
     def _add(self, new: Sequence[PlannedPoint]) -> None:
         """Show new points, with what the ledger has of them."""
@@ -249,8 +249,11 @@ class _Sweep:
     def _rows(self, planned: PlannedPoint, seeds: Sequence[int]) -> list[Any] | None:
         """Per seed, what each validation row adds to the score of a point; None where it is not known of each seed.
 
-        Larger is better. A point with several candidates is not known before one of them is chosen.
+        Larger is better. A point with several candidates is not known before one of them is chosen, and no point is by
+        another score than the one that rows add up to.
         """
+        if self.plan.metric != self.plan.primary:
+            return None
         trials = [trial for trial in planned.trials if trial.seed in seeds]
         found = [rows for trial in trials if (rows := self.ledger.row_scores(trial.digest)) is not None]
         sign = 1 if self.plan.metric.higher_is_better else -1
@@ -271,13 +274,14 @@ class _Sweep:
         if not results or any(trial.digest in self.failed for trial in needed):
             return None
         if len(results) < len(needed):
-            known = tuple(record.score for record in results.values() if record.score is not None)
+            found = (record.scores.get(self.plan.metric.name) for record in results.values())
+            known = tuple(score for score in found if score is not None)
             return PointRecord(**fields, outcome="dropped", val_scores=known if single else ())
         try:
-            chosen = choose(results, planned.point.label, self.plan.metric.higher_is_better)
+            chosen = choose(results, planned.point.label, self.plan.metric)
         except UserError as error:
             return PointRecord(**fields, outcome="diverged", line=str(error))
-        scores = tuple(score for score in scores_of(results, chosen) if score is not None)
+        scores = tuple(score for score in scores_of(results, chosen, self.plan.metric) if score is not None)
         return PointRecord(**fields, outcome="done", val_scores=scores, chosen="" if single else chosen.label)
 
     def _write(self, planned: Sequence[PlannedPoint], partial: bool) -> Swept:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, listed, suggestion
 from pipeline.functional.linear import LinearModel
 from pipeline.plugins import plugin
 from pipeline.records import Metric
@@ -56,7 +56,8 @@ class Task(ABC):
         metrics: what `scores` returns; the first is the primary one, which weights and sources are chosen by.
         dtype: of labels.
         missing: the value for a row without a label, or with a hidden one.
-        weighable: whether classes may have weights in the loss.
+        weighable: whether classes may have weights in the loss, and rows may be sampled by class.
+        smoothable: whether labels may be smoothed.
         linear: fits linear models for probes, such as `pipeline.functional.logistic`.
         outputs: names of the C outputs of a model, which are in the unit of the labels.
         classes: names of the classes, for tasks that have classes.
@@ -69,6 +70,7 @@ class Task(ABC):
     dtype: ClassVar[np.dtype[Any]]
     missing: ClassVar[int | float]
     weighable: ClassVar[bool] = False
+    smoothable: ClassVar[bool] = False
     linear: ClassVar[LinearModel]
     classes: tuple[str, ...]
 
@@ -86,16 +88,31 @@ class Task(ABC):
         """The primary score."""
         return self.scores(outputs, labels)[self.primary.name]
 
+    def metric(self, name: str | None) -> Metric:
+        """The metric of that name, of `metrics` or `more`; the primary one for None.
+
+        Raises:
+            UserError: there is none, or it is nothing to choose by.
+        """
+        if name is None:
+            return self.primary
+        known = {metric.name: metric for metric in (*self.metrics, *self.more) if metric.name not in self.fits}
+        if name not in known:
+            names = list(known)
+            raise UserError(f"train.val: {self.name} has no score `{name}`{suggestion(name, names)}; {listed(names)}")
+        return known[name]
+
     def better(self, score: float, other: float) -> bool:
         """Whether a primary score is better than another one."""
         return score > other if self.primary.higher_is_better else score < other
 
-    def fitted(self, labels: np.ndarray, weights: ClassWeights | None = None) -> "Task":
+    def fitted(self, labels: np.ndarray, weights: ClassWeights | None = None, smoothing: float = 0.0) -> "Task":
         """The task with outputs and losses scaled by the labels of a split's labelled training rows.
 
         Args:
             labels: of these rows.
             weights: of classes in the loss, for `weighable` tasks.
+            smoothing: the share of a label that is spread evenly in the loss, for `smoothable` tasks.
 
         Raises:
             UserError: there are no such classes.
@@ -138,6 +155,10 @@ class Task(ABC):
     def loss(self, outputs: Float[Tensor, "n c"], labels: Tensor) -> Float[Tensor, ""]:
         """The mean loss of labelled rows."""
 
+    def loss_weight(self, labels: np.ndarray) -> float:
+        """What rows count in the mean loss of a batch that they are a part of: their number, if all count alike."""
+        return float(len(labels))
+
     @abstractmethod
     def mixed_loss(
         self, outputs: Float[Tensor, "n c"], labels: Tensor, others: Tensor, shares: Float[Tensor, " n"]
@@ -178,7 +199,10 @@ class Task(ABC):
         """Scores by the names in `metrics`."""
 
     more: tuple[Metric, ...] = ()
-    """What `more_scores` gives: for the evaluation of a run alone, which nothing is chosen by."""
+    """What `more_scores` gives: for the evaluation of a run, and for a training that names one of them in `val`."""
+
+    fits: ClassVar[frozenset[str]] = frozenset()
+    """Those of them that need validation rows to fit something, so that these cannot choose by them."""
 
     def more_scores(
         self,
@@ -189,6 +213,10 @@ class Task(ABC):
     ) -> dict[str, float]:
         """Further scores of test rows, by the names in `more`. Validation rows may fit what scores need."""
         return {}
+
+    def more_score(self, name: str, outputs: Float[np.ndarray, "n c"], labels: np.ndarray) -> float:
+        """One of `more` that fits nothing."""
+        return self.more_scores(outputs, labels, outputs[:0], labels[:0])[name]
 
     def class_scores(self, outputs: Float[np.ndarray, "n c"], labels: np.ndarray) -> dict[str, list[float]]:
         """Scores of each class, NaN where not defined; empty for tasks without classes."""

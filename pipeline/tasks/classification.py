@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from math import isfinite, nan, sqrt
+from math import isfinite, nan
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -85,22 +85,30 @@ class Classification(tasks.Task):
             higher_is_better=False,
         ),
     )
+    fits = frozenset({"temperature", "calibration_error_at_temperature"})
     dtype = np.dtype(np.int64)
     missing = -1
     weighable = True
+    smoothable = True
     linear: ClassVar[LinearModel] = logistic
 
     def __init__(self, outputs: Sequence[str]):
         super().__init__(outputs)
         self.classes = self.outputs
         self.weights: np.ndarray | None = None
+        self.smoothing = 0.0
         self._tensors: dict[Any, Tensor] = {}
 
-    def fitted(self, labels: Int[np.ndarray, " n"], weights: tasks.ClassWeights | None = None) -> "Classification":
+    def fitted(
+        self, labels: Int[np.ndarray, " n"], weights: tasks.ClassWeights | None = None, smoothing: float = 0.0
+    ) -> "Classification":
         """With the weight of each class; `balanced` is n / (C n_c) for a class of n_c rows, as in scikit-learn."""
-        if weights is None:
+        if weights is None and not smoothing:
             return self
         fitted = Classification(self.outputs)
+        fitted.smoothing = smoothing
+        if weights is None:
+            return fitted
         if isinstance(weights, str):
             fitted.weights = len(labels) / (len(self.classes) * np.maximum(self.class_rows(labels), 1))
             return fitted
@@ -142,10 +150,18 @@ class Classification(tasks.Task):
         return targets
 
     def loss(self, outputs: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Float[Tensor, ""]:
-        """Cross-entropy: sum of weight times -log softmax(outputs)[label] over rows, divided by the sum of weights."""
+        """Cross-entropy: sum of weight times -log softmax(outputs)[label] over rows, divided by the sum of weights.
+
+        With smoothing s, (1 - s) of that, and s times the mean over all classes of weight times -log softmax(outputs),
+        summed and divided likewise.
+        """
         from torch.nn import functional
 
-        return functional.cross_entropy(outputs, labels, weight=self._on(outputs))
+        return functional.cross_entropy(outputs, labels, weight=self._on(outputs), label_smoothing=self.smoothing)
+
+    def loss_weight(self, labels: Int[np.ndarray, " n"]) -> float:
+        """The sum of the weights of their classes."""
+        return float(len(labels)) if self.weights is None else float(self.weights[labels].sum())
 
     def mixed_loss(
         self,
@@ -160,7 +176,9 @@ class Classification(tasks.Task):
 
         weights = self._on(outputs)
         both, parts = cat([labels, others]), cat([shares, 1 - shares])
-        found = parts * functional.cross_entropy(cat([outputs, outputs]), both, weight=weights, reduction="none")
+        found = parts * functional.cross_entropy(
+            cat([outputs, outputs]), both, weights, reduction="none", label_smoothing=self.smoothing
+        )
         return found.sum() / (parts * (ones_like(parts) if weights is None else weights[both])).sum()
 
     def _on(self, outputs: Tensor) -> Tensor | None:
@@ -188,9 +206,15 @@ class Classification(tasks.Task):
         return torch.stack([logits.log_softmax(1) for logits in outputs]).mean(0)
 
     def initial_gradient(self, labels: Int[np.ndarray, " n"]) -> float:
-        """sqrt((1 - 1/C) sum w^2) / sum w, w of each row: an untrained model gives C classes the same probability."""
-        weights = np.ones(len(labels)) if self.weights is None else self.weights[labels]
-        return sqrt((1 - 1 / len(self.classes)) * float(np.square(weights).sum())) / float(weights.sum())
+        """sqrt((1 - 1/C) sum w^2) / sum w, w of each row: an untrained model gives C classes the same probability.
+
+        With smoothing s, the gradient of a row of class y is (1 - s) w_y (1/C - [c = y]) + s/C (mean of w - w_c).
+        """
+        classes, s = len(self.classes), self.smoothing
+        of_class = np.ones(classes) if self.weights is None else self.weights
+        own = of_class[labels, None] * (1 / classes - np.eye(classes)[labels])
+        rows = (1 - s) * own + s / classes * (of_class.mean() - of_class)
+        return float(np.linalg.norm(rows)) / float(of_class[labels].sum())
 
     def predictions(self, outputs: Float[np.ndarray, "n c"]) -> list[str]:
         """The class with the largest logit."""

@@ -69,11 +69,23 @@ class MultiLabel(tasks.Task):
     )
     dtype = np.dtype(np.int8)
     missing = -1
+    smoothable = True
     linear: ClassVar[LinearModel] = independent
 
     def __init__(self, outputs: Sequence[str]):
         super().__init__(outputs)
         self.classes = self.outputs
+        self.smoothing = 0.0
+
+    def fitted(
+        self, labels: Int[np.ndarray, "n c"], weights: tasks.ClassWeights | None = None, smoothing: float = 0.0
+    ) -> "MultiLabel":
+        """With smoothed labels."""
+        if not smoothing:
+            return self
+        fitted = MultiLabel(self.outputs)
+        fitted.smoothing = smoothing
+        return fitted
 
     def class_rows(self, labels: Int[np.ndarray, "n c"]) -> Int[np.ndarray, " c"]:
         return (labels == 1).sum(0)
@@ -130,10 +142,13 @@ class MultiLabel(tasks.Task):
         return labels.astype(np.float64)
 
     def loss(self, outputs: Float[Tensor, "n c"], labels: Int[Tensor, "n c"]) -> Float[Tensor, ""]:
-        """Binary cross-entropy, mean over rows and labels."""
+        """Binary cross-entropy, mean over rows and labels; with smoothing s, the targets are s/2 and 1 - s/2."""
         from torch.nn import functional
 
-        return functional.binary_cross_entropy_with_logits(outputs, labels.to(outputs.dtype))
+        return functional.binary_cross_entropy_with_logits(outputs, self._smoothed(labels.to(outputs.dtype)))
+
+    def _smoothed(self, targets: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        return targets * (1 - self.smoothing) + self.smoothing / 2 if self.smoothing else targets
 
     def mixed_loss(
         self,
@@ -146,7 +161,7 @@ class MultiLabel(tasks.Task):
         from torch.nn import functional
 
         targets = others.to(outputs.dtype).lerp(labels.to(outputs.dtype), shares[:, None])
-        return functional.binary_cross_entropy_with_logits(outputs, targets)
+        return functional.binary_cross_entropy_with_logits(outputs, self._smoothed(targets))
 
     def divergence(
         self, outputs: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"], temperature: float
@@ -166,8 +181,8 @@ class MultiLabel(tasks.Task):
         return torch.stack(list(outputs)).mean(0)
 
     def initial_gradient(self, labels: Int[np.ndarray, "n c"]) -> float:
-        """1 / (2 sqrt(n C)): an untrained model gives every label the probability 1/2."""
-        return 0.5 / float(np.sqrt(labels.size))
+        """(1 - smoothing) / (2 sqrt(n C)): an untrained model gives every label the probability 1/2."""
+        return 0.5 * (1 - self.smoothing) / float(np.sqrt(labels.size))
 
     def predictions(self, outputs: Float[np.ndarray, "n c"]) -> list[tuple[str, ...]]:
         """The labels with a logit above 0."""

@@ -87,7 +87,9 @@ class Regression(tasks.Task):
             Metric(name="spearman", label="Spearman correlation"),
         )
 
-    def fitted(self, labels: Float[np.ndarray, " n"], weights: tasks.ClassWeights | None = None) -> "Regression":
+    def fitted(
+        self, labels: Float[np.ndarray, " n"], weights: tasks.ClassWeights | None = None, smoothing: float = 0.0
+    ) -> "Regression":
         """With the mean and standard deviation of these labels as shift and scale."""
         fitted = Regression(self.outputs, self.unit)
         if len(labels):

@@ -2,15 +2,16 @@
 
 from pipeline.training.candidates import trials_of
 from pipeline.training.choice import choose, scores_of
-from pipeline.training.config import Plan, TrainSettings
+from pipeline.training.config import Plan, TrainSettings, train_settings
 from pipeline.training.evaluation import evaluate
+from pipeline.training.failure import Replay
 from pipeline.training.ledger import Ledger, Trial
 from pipeline.training.outputs import SavedOutputs, read_outputs
 from pipeline.training.parallel import joined
 from pipeline.training.race import FEWEST_SEEDS, Race, clearly_worse
 from pipeline.training.refit import refit
 from pipeline.training.result import Training
-from pipeline.training.run import count_trials, train, unused_trials
+from pipeline.training.run import count_trials, replay_trial, train, unused_trials
 from pipeline.training.session import Session
 from pipeline.training.worker import TrialWorker, follow
 
@@ -19,6 +20,7 @@ __all__ = [
     "Ledger",
     "Plan",
     "Race",
+    "Replay",
     "SavedOutputs",
     "Session",
     "TrainSettings",
@@ -33,8 +35,10 @@ __all__ = [
     "joined",
     "read_outputs",
     "refit",
+    "replay_trial",
     "scores_of",
     "train",
+    "train_settings",
     "trials_of",
     "unused_trials",
 ]

@@ -15,10 +15,11 @@ from pipeline.provenance import digest_of
 from pipeline.runs import Candidate
 from pipeline.students import Scaled, Student
 from pipeline.training import auto_weight
+from pipeline.training.batches import Part, batches
 from pipeline.training.ledger import Trial, inputs_of
 from pipeline.training.log import WeightedPenalty
 from pipeline.training.session import Session, TrialData
-from pipeline.training.trial import batches, build_penalties, losses
+from pipeline.training.trial import build_penalties, losses
 
 
 def trials_of(session: Session) -> list[Trial]:
@@ -83,10 +84,10 @@ def _equal_weights(
         """Those weights, and the task's gradient as a share of that through an ordinary last layer."""
         weights: dict[str, list[float]] = {name: [] for name in penalties}
         shares = []
-        steps = batches(data.split, data.seed, data.settings, bool(penalties))
+        steps = batches(data.split, data.seed, data.settings, bool(penalties), data.strata)
         for step, (rows, labelled) in enumerate(islice(steps, auto_weight.BATCHES)):
             views = data.draw_views(rows, labelled, step, bool(penalties))
-            task_loss, unweighted, features, _ = losses(data, student, penalties, rows, labelled, 0.0, views)
+            task_loss, unweighted, features, _ = losses(data, student, penalties, Part(rows, labelled, views), 0.0)
             at_outputs = data.task.initial_gradient(data.labels[rows[:labelled]])
             ordinary = auto_weight.ordinary_gradient(at_outputs)
             shares.append(auto_weight.gradient_norm(task_loss, features) / ordinary)

@@ -2,10 +2,11 @@
 
     trials/.<digest>/state.safetensors
 
-It holds all that a step changes: the student, the methods' own parameters and queues, the optimiser, random states, and
-the log so far. The learning rate, the rows and the views of a step follow from its number and the seed. The folder has
-the name of the trial, so a checkpoint of another student, dataset, method or code is never found; it is removed when
-the trial is finished.
+It holds all that a step changes: the student and its copies, the methods' own parameters and queues, the optimiser, the
+scale of the loss, random states, and the log so far. It is written between steps, so all parts of a step are in it or
+none. The learning rate, the rows and the views of a step follow from its number and the seed. The folder has the name
+of the trial, so a checkpoint of another student, dataset, method or code is never found; it is removed when the trial
+is finished.
 """
 
 import json
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from pipeline.files import make_folder, read_regular, write_atomically
 from pipeline.training.log import TrialLog
+from pipeline.training.optimisation import Optimisation
 
 STATE = "state.safetensors"
 CHECKSUM, NOTES = "checksum", "notes"
@@ -36,25 +38,30 @@ class State:
 
     Attributes:
         modules: by name, such as the student.
-        optimizer: of their parameters.
+        optimisation: of their parameters.
         log: of the trial.
         device: whose random numbers are used, next to those of the CPU.
     """
 
     modules: Mapping[str, nn.Module]
-    optimizer: torch.optim.Optimizer
+    optimisation: Optimisation
     log: TrialLog
     device: torch.device
 
     def tensors(self) -> dict[str, Tensor]:
         """A copy of everything but the log, by name, on the CPU."""
         found = {f"{name}/{key}": x for name, module in self.modules.items() for key, x in module.state_dict().items()}
-        for number, of in self.optimizer.state_dict()["state"].items():
-            found |= {f"optimizer/{number}/{key}": value for key, value in of.items()}
+        found |= {f"optimisation/{name}": value for name, value in self.optimisation.tensors().items()}
         found["random/cpu"] = torch.get_rng_state()
         if self.device.type in ("cuda", "mps"):
             found["random/device"] = getattr(torch, self.device.type).get_rng_state(*_index(self.device))
         return {name: x.detach().cpu().clone(memory_format=torch.contiguous_format) for name, x in found.items()}
+
+    def finite(self) -> bool:
+        """Whether all losses so far and all weights are finite. Waits for the device."""
+        return self.log.sound and all(
+            bool(x.isfinite().all()) for module in self.modules.values() for x in module.state_dict().values()
+        )
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Become the state that `tensors` gave.
@@ -64,11 +71,7 @@ class State:
         """
         for name, module in self.modules.items():
             module.load_state_dict(_within(tensors, name))
-        states: dict[int, dict[str, Tensor]] = {}
-        for key, value in _within(tensors, "optimizer").items():
-            number, _, name = key.partition("/")
-            states.setdefault(int(number), {})[name] = value
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": states})
+        self.optimisation.restore(_within(tensors, "optimisation"))
         torch.set_rng_state(tensors["random/cpu"])
         if self.device.type in ("cuda", "mps"):
             getattr(torch, self.device.type).set_rng_state(tensors["random/device"], *_index(self.device))
@@ -109,12 +112,12 @@ class Checkpoint:
         return int(notes["steps"])
 
     def save(self, state: State, steps: int) -> None:
-        """Write the state after so many steps, if it is time to: whole, or not at all.
+        """Write the state after so many steps, if it is time to and all is finite: whole, or not at all.
 
         Raises:
             UserError: it cannot be written.
         """
-        if perf_counter() - self._written < self._pause:
+        if perf_counter() - self._written < self._pause or not state.finite():
             return
         seconds = self.seconds + perf_counter() - self._began
         notes = {"trial": self.trial, "steps": steps, "seconds": seconds, "log": state.log.kept()}

@@ -1,16 +1,22 @@
 """The `train` section of params.yaml, and a run with all that its trainings need to know."""
 
+import os
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
+from shutil import which
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.augmentations import Augmentation, read_augmentations
+from pipeline.errors import UserError
 from pipeline.machine import Machine
 from pipeline.params import Params, Settings, parse
 from pipeline.project import Project
 from pipeline.runs import Run, read_run
+from pipeline.tasks import Task
 
 FEWEST_ROWS = 3
 """Rows that methods must see at a time. Two rows, once centred, are opposite whatever they are."""
@@ -21,6 +27,7 @@ class TrainSettings(Settings):
 
     Attributes:
         steps: of the optimiser, AdamW.
+        epochs: the length of the training in passes over the labelled rows, instead of `steps`; such as 0.5 or 30.
         batch_size: labelled rows per step; at least 3 where the methods see these.
         transfer_batch_size: rows per step that the methods see, sampled from labelled and unlabelled training rows
             together. Where all training rows have labels, the methods see the labelled batch instead.
@@ -29,30 +36,63 @@ class TrainSettings(Settings):
             `{crop: {}, flip: {}, mixup: {alpha: 0.2}}`; see `pipeline.augmentations`. Methods see clean rows, or views.
         labelled_views: whether the labelled batch, too, consists of views, where the run's teachers have views. Rows
             that the methods see are views in any case.
+        accumulate: parts that the rows of a step are cut into, which go through the student one after another; their
+            gradients add up to that of the step, so a large batch needs the memory of a part. A method, and a
+            BatchNorm, sees the rows of one part at a time.
+        sampling: of labelled batches: `uniform` takes every row once an epoch, `balanced` takes equally many rows of
+            each class.
         learning_rate: of the student, at its peak; it then falls to 0 as a cosine.
+        layer_decay: for pretrained students: the learning rate of a layer is that of the layer above times this.
+        trained_layers: for pretrained students: train the last so many layers and the new head, and leave the layers
+            below as they are; 0 trains the head alone, null all.
         weight_decay: of the student.
+        decayed: which of its weights decay: `all`, or `matrices`, which leaves biases and norms out.
+        clip: the largest norm of the student's gradient; a longer one is scaled down to it. null does not.
+        average: the decay, such as 0.999, of a moving average of the student's weights, which is what is validated and
+            kept; 0 keeps the weights themselves.
+        label_smoothing: share of each label that is spread evenly over the classes, or over yes and no.
         class_weights: of the classes in the loss on labels: `balanced` gives each class the same sum of weights, a
             mapping such as `{rare: 5.0}` weights by name, 1 where there is none; probes and scores have no weights.
         warmup: share of the steps on which the learning rate rises.
+        val: the score on validation rows that chooses and stops, such as `macro_f1`; the task's first one if null.
+            Candidates race by the first one alone.
+        early_stopping: end a training when so many validations in a row, of about 20, were no better than the best
+            one, and keep the student of that one; null trains to the end and keeps the last.
         seeds: one training each; seed k uses split k modulo `dataset.splits`.
         race: whether a candidate of a search that is clearly worse than the best one, by the validation rows of two
             seeds or more, is not trained on the rest of the seeds. The choice is among those trained on all.
-        precision: float32, or bfloat16 autocast; penalties are computed in float32 in any case.
+        precision: float32, or autocast to bfloat16, or to float16 with a scaled loss; penalties are computed in float32
+            in any case.
+        compile: compile the student and its loss with torch.compile, which takes about a minute.
+        channels_last: keep images and filters with the channels last in memory; faster for convolutions.
     """
 
     steps: int = Field(default=1000, ge=1)
+    epochs: float | None = Field(default=None, gt=0)
     batch_size: int = Field(default=128, ge=1)
     transfer_batch_size: int = Field(default=256, ge=FEWEST_ROWS)
     unlabelled: bool = True
     augment: dict[str, dict[str, Any]] = Field(default_factory=dict)
     labelled_views: bool = False
+    accumulate: int = Field(default=1, ge=1)
+    sampling: Literal["uniform", "balanced"] = "uniform"
     learning_rate: float = Field(default=1e-3, gt=0)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    trained_layers: int | None = Field(default=None, ge=0)
     weight_decay: float = Field(default=0.0, ge=0)
+    decayed: Literal["all", "matrices"] = "all"
+    clip: float | None = Field(default=None, gt=0)
+    average: float = Field(default=0.0, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     class_weights: Literal["balanced"] | dict[str, float] | None = None
     warmup: float = Field(default=0.05, ge=0, lt=1)
+    val: str | None = None
+    early_stopping: int | None = Field(default=None, ge=1)
     seeds: list[int] = Field(default=[0, 1, 2, 3, 4], min_length=1)
     race: bool = True
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    compile: bool = False
+    channels_last: bool = False
 
     @field_validator("class_weights")
     @classmethod
@@ -67,6 +107,87 @@ class TrainSettings(Settings):
         if min(seeds) < 0 or len(set(seeds)) != len(seeds):
             raise ValueError("should be different numbers >= 0, such as [0, 1, 2]")
         return seeds
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "TrainSettings":
+        if {"steps", "epochs"} <= self.model_fields_set and self.epochs is not None:
+            raise ValueError("give `steps` or `epochs`, not both")
+        if self.accumulate > self.batch_size:
+            raise ValueError(f"accumulate: {self.accumulate} parts of a batch of {self.batch_size}; set fewer")
+        if self.sampling == self.class_weights == "balanced":
+            raise ValueError("class_weights and sampling are both `balanced`, which would balance twice; drop one")
+        if self.decayed == "matrices" and not self.weight_decay:
+            raise ValueError("decayed: matrices, and weight_decay is 0; set weight_decay, or drop `decayed`")
+        return self
+
+    def check(self, where: str, reads: str, student: Mapping[str, Any], methods: bool) -> None:
+        """Make sure that the settings fit a student and each other; `where` is their place, for messages.
+
+        Args:
+            where: the settings are.
+            reads: what the student's family reads.
+            student: its settings.
+            methods: whether the run has any.
+
+        Raises:
+            UserError: an option is for other students.
+        """
+        for key in ("layer_decay", "trained_layers"):
+            if getattr(self, key) != type(self).model_fields[key].default and not student.get("pretrained"):
+                raise UserError(
+                    f"{where}: {key}: is for students that start from pretrained weights, with `pretrained: true`; "
+                    "remove it"
+                )
+        if self.trained_layers == 0 and methods:
+            raise UserError(
+                f"{where}: trained_layers: 0 trains the head alone, and methods teach the features below it, which "
+                "then do not train; set 1 or more, or drop `methods`"
+            )
+        if self.channels_last and reads != "image":
+            raise UserError(f"{where}: channels_last: is for students that read images; remove it")
+        if self.compile and which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")) is None:
+            raise UserError(f"{where}: compile: torch.compile needs a C++ compiler; install g++, set CXX, or remove it")
+
+    def check_task(self, where: str, task: Task) -> None:
+        """Make sure that the settings fit the task.
+
+        Raises:
+            UserError: an option is for other tasks, or `val` names no score.
+        """
+        for key, used, there in (
+            ("class_weights", self.class_weights is not None, task.weighable),
+            ("sampling", self.sampling == "balanced", task.weighable),
+            ("label_smoothing", self.label_smoothing > 0, task.smoothable),
+        ):
+            if used and not there:
+                what = {"class_weights": "weight", "sampling": "balance", "label_smoothing": "smooth"}[key]
+                raise UserError(f"{where}: {key}: {task.name} has no classes to {what}; remove it")
+        task.metric(self.val)
+
+    def with_length(self, labelled: int) -> "TrainSettings":
+        """The same with `steps` in the place of `epochs`.
+
+        Args:
+            labelled: rows of an epoch; one that is no multiple of a batch leaves some out, as every epoch does.
+        """
+        if self.epochs is None:
+            return self
+        steps = max(1, round(self.epochs * max(1, labelled // self.batch_size)))
+        return self.model_copy(update={"steps": steps, "epochs": None})
+
+
+def train_settings(where: str, *layers: Mapping[str, Any]) -> TrainSettings:
+    """The settings that several layers give, the last one first: `train`, a run's own, and those of a candidate.
+
+    Raises:
+        UserError: a setting is wrong.
+    """
+    values: dict[str, Any] = {}
+    for layer in layers:
+        # A layer that has one of the two lengths replaces both.
+        lengths = {"steps", "epochs"} if {"steps", "epochs"} & layer.keys() else set()
+        values = {key: value for key, value in values.items() if key not in lengths} | dict(layer)
+    return parse(TrainSettings, values, where)
 
 
 @dataclass(frozen=True)
@@ -94,8 +215,8 @@ class Plan:
         Raises:
             UserError: a setting is wrong.
         """
-        values = self.params.section("train") | self.run.train | changes
-        return parse(TrainSettings, values, f"{self.params.source}: train (for {self.name})")
+        where = f"{self.params.source}: train (for {self.name})"
+        return train_settings(where, self.params.section("train"), self.run.train, changes)
 
     def augmentations(self, settings: TrainSettings) -> tuple[Augmentation, ...]:
         """Those of these settings, in the order in which they are applied. Raises `UserError`: one is wrong."""

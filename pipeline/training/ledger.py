@@ -4,6 +4,7 @@
     trials/<digest>/student.json          the student, unless the training diverged; see `pipeline.students`
     trials/<digest>/weights.safetensors
     trials/<digest>/rows.safetensors      its score on each validation row
+    trials/<digest>/failure.safetensors   of one that diverged: the step, to do again; see `failure.py`
     trials/<digest>/SHA256SUMS            digests of these files; `sha256sum -c` checks them
     trials/.<digest>/                     a checkpoint of a trial that is not finished; see `checkpoint.py`
 
@@ -35,6 +36,7 @@ from pipeline.project import Project
 from pipeline.records import TrialRecord
 from pipeline.runs import Candidate
 from pipeline.students import save_student
+from pipeline.training.failure import FAILURE, Failure
 from pipeline.training.session import Session
 from pipeline.training.trial import TrialResult
 
@@ -45,8 +47,8 @@ ONLY_WITH_METHODS = ("transfer_batch_size", "unlabelled")
 """Settings of `train` that change nothing where no method is at work."""
 
 
-NOT_IN_A_TRIAL = ("seeds", "race")
-"""Settings of `train` that say which trials there are, and change none of them."""
+NOT_IN_A_TRIAL = ("seeds", "race", "epochs")
+"""Settings of `train` that say which trials there are, and change none of them; `epochs` are given as steps."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,15 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
     split = seed % data.splits
     blueprint = session.blueprint(split, candidate)
     at_work = [(term, weight) for term, weight in zip(session.run.methods, candidate.weights, strict=True) if weight]
-    settings = plan.settings(candidate.of("train"))
+    settings = session.settings(seed, candidate)
     augmentations = plan.augmentations(settings)
     train = settings.model_dump(exclude=set(NOT_IN_A_TRIAL))
     # In the order in which they are applied, with all defaults.
     train["augment"] = [{"name": each.name, "settings": each.settings.model_dump()} for each in augmentations]
-    idle = () if at_work else ONLY_WITH_METHODS
+    idle = set() if at_work else set(ONLY_WITH_METHODS)
+    # Every trial has the scores that the task computes in any case; which of them chooses is no matter of the trial.
+    if not settings.early_stopping and session.metric in session.task.metrics:
+        idle.add("val")
     seen = session.views if at_work or train["labelled_views"] else None
     found: dict[str, Any] = {
         "seed": seed,
@@ -170,7 +175,7 @@ class Ledger:
             lines = read_regular(folder / SUMS).decode("utf-8").splitlines()
             sums = {name: value for value, _, name in (line.partition("  ") for line in lines)}
             record = TrialRecord.read(folder / RECORD)
-            names = {RECORD} if record.diverged else {RECORD, ROWS, *STUDENT}
+            names = {RECORD, FAILURE} & sums.keys() if record.diverged else {RECORD, ROWS, *STUDENT}
             if set(sums) == names and all(_sha256(folder / name) == value for name, value in sums.items()):
                 return record
         except (OSError, ValueError, UserError):
@@ -179,8 +184,16 @@ class Ledger:
             self._remove(folder)
         return None
 
-    def commit(self, digest: str, record: TrialRecord, result: TrialResult | None) -> None:
+    def commit(
+        self, digest: str, record: TrialRecord, result: TrialResult | None = None, failure: Failure | None = None
+    ) -> None:
         """Keep a finished trial: all of it or nothing. If another process has committed it first, that one is kept.
+
+        Args:
+            digest: its name.
+            record: of it.
+            result: of a training that did not diverge.
+            failure: the step of one that did, if it was found.
 
         Raises:
             UserError: the disk is full, or the folder cannot be written.
@@ -192,6 +205,8 @@ class Ledger:
             if result is not None:
                 save_student(partial, result.blueprint, result.student)
                 save_file({"scores": result.row_scores}, partial / ROWS)
+            if failure is not None:
+                failure.write(partial)
             names = sorted(path.name for path in partial.iterdir())
             (partial / SUMS).write_text("".join(f"{_sha256(partial / name)}  {name}\n" for name in names))
             for name in (*names, SUMS):
@@ -217,6 +232,14 @@ class Ledger:
         """What each validation row adds to the score of a finished trial [val]; None if it diverged."""
         path = self.folder / digest / ROWS
         return load_file(path)["scores"] if path.is_file() else None
+
+    def failure(self, digest: str) -> Failure:
+        """The step at which a trial diverged.
+
+        Raises:
+            UserError: it is not there, or damaged.
+        """
+        return Failure.read(self.folder / digest)
 
     def copy_student(self, digest: str, folder: Path) -> None:
         """Copy a trial's student to a folder. A copy, so that nothing is shared."""

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from math import inf, isfinite
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -21,7 +22,16 @@ LINES = 20
 
 
 class Diverged(Exception):
-    """A training diverged: a loss, a gradient, a weight or an output is NaN or infinite. The message has no run."""
+    """A training diverged: a loss, a gradient, a weight or an output is NaN or infinite. The message has no run.
+
+    Args:
+        message: what is not finite, and when that was seen.
+        sound: steps after which all was still finite.
+    """
+
+    def __init__(self, message: str, sound: int = 0):
+        super().__init__(message)
+        self.sound = sound
 
 
 @dataclass(frozen=True)
@@ -52,10 +62,17 @@ def chance_level(transfer: Transfer, signals: Signals) -> float:
 class TrialLog:
     """Losses, validation score and diagnostics of one trial, on about `LINES` of its steps and after the last.
 
+    Args:
+        data: what the trial learns from.
+        student: what is validated.
+        penalties: the methods.
+
     Attributes:
         lines: by column, for curves.csv.
+        scores: the validation scores of the last look.
     """
 
+    scores: dict[str, float]
     _outputs: Float[np.ndarray, "val c"]
 
     def __init__(self, data: TrialData, student: Student, penalties: Mapping[str, WeightedPenalty]):
@@ -64,6 +81,16 @@ class TrialLog:
         self.every = max(1, self.steps // LINES)
         self.lines: list[dict[str, int | float]] = []
         self._diagnostics: dict[str, Any] = {"seed": data.seed}
+        self._sum = torch.zeros((), device=data.session.device)
+
+    def watch(self, loss: Float[Tensor, ""]) -> None:
+        """Note whether a loss is finite, without waiting for the device: all are as long as their sum is."""
+        self._sum.add_(loss.detach())
+
+    @property
+    def sound(self) -> bool:
+        """Whether all losses so far were finite. Waits for the device."""
+        return bool(self._sum.isfinite())
 
     def due(self, step: int) -> bool:
         """Whether this step gets a line."""
@@ -96,8 +123,8 @@ class TrialLog:
             "task_loss": task_loss.item(),
             "penalty": sum(penalty.item() for penalty in weighted.values()),
         }
-        if not np.isfinite([line["task_loss"], line["penalty"]]).all():
-            raise Diverged(f"step {step}: the loss is not finite")
+        if not self.sound:
+            self._diverged(f"step {step}: the loss is not finite")
         when = "start" if step == 0 else "end"
         self._diagnostics[f"feature_spread_{when}"] = (features - features.mean(0)).norm(dim=1).mean().item()
         for name, penalty in penalties.items():
@@ -114,22 +141,37 @@ class TrialLog:
             }
         self.lines.append(line | self._validate(f"step {step}"))
 
-    def finish(self) -> DiagnosticsRecord:
-        """Add the line after the last step, and sum the trial up.
+    def last(self, step: int) -> None:
+        """Add the line after the last step.
 
         Raises:
-            Diverged: an output, a level or a weight is not finite.
+            Diverged: an output is not finite.
+        """
+        self.lines.append({"step": step} | self._validate("after the last step"))
+
+    def finish(self, kept: int) -> DiagnosticsRecord:
+        """Sum the trial up.
+
+        Args:
+            kept: the line whose student is kept. Unless it is the last one, the student has become that again.
+
+        Raises:
+            Diverged: a level or a weight is not finite, or the score that chooses is not defined.
         """
         when = "after the last step"
-        self.lines.append({"step": self.steps} | self._validate(when))
+        if kept < len(self.lines) - 1:
+            self._validate(when)
+            self._diagnostics["kept"] = self.lines[kept]["step"]
+        if not isfinite(self.history[kept]):
+            self._diverged(f"{when}: {self.data.session.metric.label} of the outputs on validation rows is not defined")
         levels = [value for level in self._diagnostics.get("penalties", {}).values() for value in level.values()]
         numbers = levels + [value for value in self._diagnostics.values() if isinstance(value, float)]
         if not np.isfinite(numbers).all():
-            raise Diverged(f"{when}: a penalty or a gradient is not finite")
+            self._diverged(f"{when}: a penalty or a gradient is not finite")
         # Lines are measured before the update of their step, so only this sees what the last update did.
         modules = [self.student, *(penalty.transfer for penalty in self.penalties.values())]
         if not all(bool(tensor.isfinite().all()) for module in modules for tensor in module.state_dict().values()):
-            raise Diverged(f"{when}: a weight is not finite")
+            self._diverged(f"{when}: a weight is not finite")
         return DiagnosticsRecord(**self._diagnostics)
 
     def kept(self) -> dict[str, Any]:
@@ -141,24 +183,35 @@ class TrialLog:
         self.lines, self._diagnostics = list(kept["lines"]), dict(kept["diagnostics"])
 
     @property
-    def score(self) -> float:
-        """The validation score of the last line."""
-        return self.lines[-1][f"val_{self.data.task.primary.name}"]
+    def history(self) -> list[float]:
+        """The validation score that chooses, of every line; infinitely bad where it is not defined."""
+        metric = self.data.session.metric
+        return [line.get(f"val_{metric.name}", -inf if metric.higher_is_better else inf) for line in self.lines]
 
     @property
     def row_scores(self) -> Float[np.ndarray, " val"]:
-        """What each validation row adds to that score."""
+        """What each validation row adds to the primary score of the last look."""
         return self.data.task.row_scores(self._outputs, self._labels).astype(np.float32)
 
     @property
     def _labels(self) -> np.ndarray:
         return self.data.session.data.labels[self.data.split.val]
 
+    def _diverged(self, message: str) -> NoReturn:
+        # A line is measured before the update of its step.
+        raise Diverged(message, int(self.lines[-1]["step"]) if self.lines else 0)
+
     def _validate(self, when: str) -> dict[str, float]:
         data, task = self.data, self.data.task
         outputs = predict(self.student, data.inputs, data.split.val, data.session.device)  # [val, c]
         if not np.isfinite(outputs).all():
-            raise Diverged(f"{when}: the outputs on validation rows are not finite")
+            self._diverged(f"{when}: the outputs on validation rows are not finite")
         self._outputs = outputs
         self._diagnostics |= {"collapsed": task.collapsed(outputs), "largest_share": task.largest_share(outputs)}
-        return {f"val_{task.primary.name}": task.score(outputs, self._labels)}
+        chosen = data.session.metric.name
+        self.scores = task.scores(outputs, self._labels)
+        if chosen not in self.scores:
+            self.scores[chosen] = task.more_score(chosen, outputs, self._labels)
+        # A score that is not defined, such as a correlation with one output for every row, has no place in a line.
+        shown = {name: self.scores[name] for name in (task.primary.name, chosen)}
+        return {f"val_{name}": score for name, score in shown.items() if isfinite(score)}

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pipeline.functional.statistics import standard_error
+from pipeline.records import Metric
 from pipeline.runs import Candidate
 from pipeline.training.config import Plan
 from pipeline.training.ledger import Ledger, Trial
@@ -78,13 +79,15 @@ class Race:
         plan: of the run.
         trials: all of the run, seed by seed.
         ledger: has the finished ones.
-        higher_is_better: of the task's primary score.
+        primary: the task's score that rows add up to.
     """
 
-    def __init__(self, plan: Plan, trials: Sequence[Trial], ledger: Ledger, higher_is_better: bool):
+    def __init__(self, plan: Plan, trials: Sequence[Trial], ledger: Ledger, primary: Metric):
         settings = plan.settings({})
-        self.trials, self.ledger, self.seeds, self._on = trials, ledger, settings.seeds, settings.race
-        self._higher_is_better = higher_is_better
+        self.trials, self.ledger, self.seeds = trials, ledger, settings.seeds
+        # Rows add up to the primary score alone.
+        self._on = settings.race and settings.val in (None, primary.name)
+        self._higher_is_better = primary.higher_is_better
         self._scores: dict[Candidate, dict[int, np.ndarray | None]] = {trial.candidate: {} for trial in trials}
 
     def dropped(self) -> dict[Candidate, int]:

@@ -28,9 +28,12 @@ def refit(name: str, params: Params, project: Project, record: RunRecord, seed: 
     if tuple(term.name for term in session.run.methods) != tuple(method.name for method in record.methods):
         raise UserError(f"{params.source}: runs.{name} has other methods than were trained; run `aft train {name}`")
     session.verify_in_background()
-    training = run_trial(session, seed, candidate)
-    steps = session.plan.settings(candidate.of("train")).steps
-    with progress(f"refit {name}", steps, "step") as advance:
+    steps = session.settings(seed, candidate).steps
+    # Where early stopping went back to an earlier student, as far as that on the same course.
+    kept = next((of.kept for of in record.diagnostics if of.seed == seed), None)
+    end = max(1, round(steps * kept / record.steps)) if kept is not None else steps
+    training = run_trial(session, seed, candidate, end=end)
+    with progress(f"refit {name}", end, "step") as advance:
         while True:
             try:
                 advance(next(training))

@@ -79,7 +79,7 @@ def write_run(session: Session, race: Race, known: Mapping[Trial, TrialRecord], 
     """
     plan, data = session.plan, session.data
     results, dropped = {trial: known[trial] for trial in race.needed()}, race.dropped()
-    chosen = choose(results, plan.name, session.task.primary.higher_is_better)
+    chosen = choose(results, plan.name, session.metric)
     kept = {trial: record for trial, record in results.items() if trial.candidate == chosen}
     candidates = list(dict.fromkeys(trial.candidate for trial in results))
     settings = plan.settings(chosen.of("train"))
@@ -115,16 +115,16 @@ def write_run(session: Session, race: Race, known: Mapping[Trial, TrialRecord], 
         splits={str(seed): data.split_digest(seed % data.splits) for seed in settings.seeds},
         labelled=len(split.labelled),
         unlabelled=len(split.unlabelled),
-        steps=settings.steps,
+        steps=session.settings(settings.seeds[0], chosen).steps,
         settings=settings.model_dump(),
         augmented=tuple(each.name for each in plan.augmentations(settings)),
         transfer_rows=("views" if session.views else "clean") if plan.run.methods else None,
-        metric=session.task.primary,
+        metric=session.metric,
         candidates=tuple(
             CandidateRecord(
                 weights=candidate.weights,
                 settings=dict(candidate.settings),
-                val_scores=scores_of(results, candidate),
+                val_scores=scores_of(results, candidate, session.metric),
                 dropped=candidate in dropped,
             )
             for candidate in candidates
@@ -139,9 +139,12 @@ def write_run(session: Session, race: Race, known: Mapping[Trial, TrialRecord], 
     return Training(
         run=plan.name,
         chosen=chosen,
-        val_scores=[score for score in scores_of(results, chosen) if score is not None],
-        candidates={each.label: mean_over_seeds(scores_of(results, each), len(settings.seeds)) for each in candidates},
-        metric=session.task.primary.label,
+        val_scores=[score for score in scores_of(results, chosen, session.metric) if score is not None],
+        candidates={
+            each.label: mean_over_seeds(scores_of(results, each, session.metric), len(settings.seeds))
+            for each in candidates
+        },
+        metric=session.metric.label,
         trials=len(race.trials),
         trained=len(results.keys() - found),
         found=len(results.keys() & found),

@@ -13,6 +13,7 @@ from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.training.candidates import trials_of
 from pipeline.training.config import Plan
+from pipeline.training.failure import Replay, replay
 from pipeline.training.ledger import Ledger, Unused
 from pipeline.training.race import Race
 from pipeline.training.result import Training, write_run
@@ -45,7 +46,7 @@ def train(
     if not lock.acquire():
         raise UserError(f"{lock.path}: {lock.owner()} is training `{name}`; wait for it, or give this run another name")
     ledger = Ledger(project)
-    race = Race(session.plan, trials, ledger, session.task.primary.higher_is_better)
+    race = Race(session.plan, trials, ledger, session.task.primary)
     try:
         with ledger.in_use():
             results = {trial: record for trial in trials if (record := ledger.read(trial.digest))}
@@ -68,6 +69,28 @@ def train(
         lock.release()
 
 
+def replay_trial(name: str, params: Params, project: Project = Project(), trial: str = "") -> Replay:
+    """Do the step at which a trial of the run `name` diverged again, and look at everything.
+
+    Args:
+        name: of the run.
+        params, project: as they were.
+        trial: how the digest that names the trial begins; the first one that diverged if empty.
+
+    Raises:
+        UserError: no such trial diverged under these settings, data and code.
+    """
+    session, ledger = Session(Plan.read(name, params, project)), Ledger(project)
+    for each in trials_of(session):
+        record = ledger.read(each.digest) if each.digest.startswith(trial) else None
+        if record is not None and record.diverged:
+            return replay(session, each.seed, each.candidate, ledger.failure(each.digest))
+    raise UserError(
+        f"{ledger.folder}: no trial {trial or f'of `{name}`'} that diverged with these settings, data and code; "
+        f"to train it, run `aft train {name}`"
+    )
+
+
 def count_trials(name: str, params: Params, project: Project = Project()) -> tuple[int, int]:
     """How many trials of a run are in the ledger, and how many are missing, unless their candidates are dropped.
 
@@ -76,7 +99,7 @@ def count_trials(name: str, params: Params, project: Project = Project()) -> tup
     """
     session = Session(Plan.read(name, params, project))
     ledger = Ledger(project)
-    needed = Race(session.plan, trials_of(session), ledger, session.task.primary.higher_is_better).needed()
+    needed = Race(session.plan, trials_of(session), ledger, session.task.primary).needed()
     found = sum(trial.digest in ledger for trial in needed)
     return found, len(needed) - found
 

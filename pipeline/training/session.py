@@ -24,7 +24,7 @@ from pipeline.runs import LOGITS, Candidate, Run, Term, open_features, probe_dig
 from pipeline.sources import Source
 from pipeline.store import FeatureStore, Reader, SourceFeatures
 from pipeline.students import Blueprint, Inputs, Student, place, student_blueprint, student_outputs
-from pipeline.training.config import FEWEST_ROWS, Plan
+from pipeline.training.config import FEWEST_ROWS, Plan, TrainSettings
 from pipeline.training.parallel import Group
 
 BLOCK = 8192
@@ -44,6 +44,7 @@ class Session:
         device: where students are trained.
         data: the dataset.
         task: what is learned.
+        metric: what the run's candidates are chosen by, and trainings stopped.
         sources: the features of the run's sources, by name.
         views: of the rows, which the run's teachers and its student see besides the clean ones; None without.
         features: of all sources that the run reads: its teachers, and their own outputs where a method follows those.
@@ -64,6 +65,7 @@ class Session:
         self.device = plan.machine.torch_device()
         self.data: Dataset = like.data if like else Dataset.open(plan.project.data)
         self.task = self.data.task
+        self.metric = self.task.metric(plan.settings({}).val)
         same = like and (like.plan.run.reads, like.device) == (plan.run.reads, self.device)
         self.features: dict[Source, SourceFeatures] = (
             like.features if like and same else open_features(plan.run, plan.project, self.data)
@@ -104,6 +106,16 @@ class Session:
         if not self.refit:
             return split
         return replace(split, labelled=np.sort(np.concatenate([split.labelled, split.val])))
+
+    def settings(self, seed: int, candidate: Candidate) -> TrainSettings:
+        """The `train` section of one trial, its length in steps."""
+        return self._settings(seed, candidate.of("train"))
+
+    def _settings(self, seed: int, changes: dict[str, Any]) -> TrainSettings:
+        labelled = self.split(seed % self.data.splits).labelled
+        settings = self.plan.settings(changes).with_length(len(labelled))
+        # A refit has no rows left to stop by.
+        return settings.model_copy(update={"early_stopping": None}) if self.refit else settings
 
     def verify_in_background(self) -> None:
         """Begin what `verified` waits for, in threads of their own."""
@@ -226,7 +238,10 @@ class Session:
     @lru_cache(maxsize=1)  # noqa: B019  (a session lives as long as its process)
     def _trial_data(self, seed: int, student: str, train: str) -> "TrialData":
         blueprint = self._blueprint(seed % self.data.splits, student)
-        return TrialData(self, seed, blueprint, json.loads(train))
+        settings, where = self._settings(seed, json.loads(train)), f"{self.plan.params.source}: train"
+        settings.check(f"{where} (for {self.plan.name})", blueprint.reads, blueprint.settings, bool(self.run.methods))
+        settings.check_task(f"{where} (for {self.plan.name})", self.task)
+        return TrialData(self, seed, blueprint, settings)
 
     def _with_auto_settings(self) -> Run:
         """The run, with what `weight: auto` searches of its methods' settings, where the run does not set them."""
@@ -249,26 +264,26 @@ class TrialData:
         session: what all trials share.
         seed: of the trial.
         blueprint: of the student.
-        changes: the settings of `train` that a candidate tries.
+        settings: of the trial.
 
     Attributes:
         split: the rows of every role.
         task: as the labels of the split scale it.
         labels: of all rows [rows], missing where training must not see them.
-        settings: the `train` section.
+        strata: the class of each labelled row, for balanced sampling.
         probes: of each source, on this split.
         profiles: what is known of each source before training.
         stand_in: the row whose teachers' features and outputs each row is given [rows]; the row itself, unless
             teachers are shuffled.
     """
 
-    def __init__(self, session: Session, seed: int, blueprint: Blueprint, changes: dict[str, Any]):
+    def __init__(self, session: Session, seed: int, blueprint: Blueprint, settings: TrainSettings):
         data, plan = session.data, session.plan
         number = seed % data.splits
-        self.session, self.seed, self.blueprint = session, seed, blueprint
+        self.session, self.seed, self.blueprint, self.settings = session, seed, blueprint, settings
         self.split = session.split(number)
-        self.settings = plan.settings(changes)
-        self.task = data.task.fitted(data.labels[self.split.labelled], self.settings.class_weights)
+        self.strata = data.task.strata(data.labels[self.split.labelled])
+        self.task = data.task.fitted(data.labels[self.split.labelled], settings.class_weights, settings.label_smoothing)
         self.labels = np.full_like(data.labels, data.task.missing)
         self.labels[self.split.labelled] = data.labels[self.split.labelled]
         if plan.run.methods:
@@ -299,10 +314,15 @@ class TrialData:
             raise UserError(
                 f"{where}: methods need {FEWEST_ROWS} training rows, and there are {len(split.train)}; add rows"
             )
-        if not (self.settings.unlabelled and len(split.unlabelled)) and self.settings.batch_size < FEWEST_ROWS:
+        apart = self.settings.unlabelled and len(split.unlabelled)
+        name, rows = ("transfer_batch_size", split.train) if apart else ("batch_size", split.labelled)
+        size, parts = getattr(self.settings, name), self.settings.accumulate
+        if min(size, len(rows)) < FEWEST_ROWS * parts:
+            cut = f" in {parts} parts" if parts > 1 else ""
+            unless = "" if apart else "where no row without a label is used, methods see the labelled batch, and "
             raise UserError(
-                f"{where}: batch_size: {self.settings.batch_size}: where no row without a label is used, methods "
-                f"see the labelled batch, and learn nothing from so few; set it to {FEWEST_ROWS} or more"
+                f"{where}: {name}: {size}{cut}: {unless}methods learn nothing from so few; set it to "
+                f"{FEWEST_ROWS * parts} or more"
             )
 
     @cached_property
@@ -316,7 +336,9 @@ class TrialData:
         if self.augmenter is None:
             return None
         size = min(self.settings.batch_size, len(self.split.labelled))
-        return self.augmenter.draw(rows, labelled, step // (len(self.split.labelled) // size))
+        # Balanced batches take rows of rare classes more often than once an epoch, and not always the same way.
+        steps = 1 if self.settings.sampling == "balanced" else len(self.split.labelled) // size
+        return self.augmenter.draw(rows, labelled, step // steps)
 
     @cached_property
     def inputs(self) -> Inputs:

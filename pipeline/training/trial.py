@@ -7,9 +7,10 @@ labelled batches, whatever their methods are, so differences between them are pa
 at all: a trial without methods is plain training exactly, and shares its result with every run that contains it.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,14 +18,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.augmentations import Augmented
-from pipeline.data import Split
 from pipeline.methods import Reads, Signals
 from pipeline.records import DiagnosticsRecord
 from pipeline.runs import Candidate
 from pipeline.students import Blueprint, Student, place
+from pipeline.tasks import Task
+from pipeline.training.batches import Part, batches, parts
 from pipeline.training.checkpoint import Checkpoint, State
-from pipeline.training.config import TrainSettings
+from pipeline.training.kept import Kept
 from pipeline.training.log import TrialLog, WeightedPenalty
+from pipeline.training.optimisation import Optimisation, freeze
 from pipeline.training.parallel import Group
 from pipeline.training.session import Session, TrialData
 
@@ -35,8 +38,8 @@ class TrialResult:
 
     Attributes:
         blueprint, student: all that is needed to keep the student.
-        score: the primary validation score after the last step.
-        row_scores: what each validation row adds to it [val].
+        scores: on validation rows, by name, of the student that is kept.
+        row_scores: what each validation row adds to the primary one [val].
         curve: the lines of the log.
         diagnostics: see `DiagnosticsRecord`.
         gates: learned gates of the methods, by block of features.
@@ -44,7 +47,7 @@ class TrialResult:
 
     blueprint: Blueprint
     student: Student
-    score: float
+    scores: dict[str, float]
     row_scores: Float[np.ndarray, " val"]
     curve: list[dict[str, int | float]]
     diagnostics: DiagnosticsRecord
@@ -52,7 +55,7 @@ class TrialResult:
 
 
 def run_trial(
-    session: Session, seed: int, candidate: Candidate, checkpoint: Checkpoint | None = None
+    session: Session, seed: int, candidate: Candidate, checkpoint: Checkpoint | None = None, end: int | None = None
 ) -> Generator[int, None, TrialResult]:
     """Train one student; yields the number of steps done, 1 after every step, and returns the result.
 
@@ -60,72 +63,132 @@ def run_trial(
         session: of the run.
         seed, candidate: of the trial.
         checkpoint: where an earlier call may have left a part of the work, and this one leaves what it does.
+        end: steps to do, where they are fewer than those that the learning rate follows.
 
     Raises:
         Diverged: a loss, gradient, weight or output is NaN or infinite.
+        UserError: an option does not fit the student.
+    """
+    trial = start(session, seed, candidate)
+    data, settings, penalties = trial.data, trial.data.settings, trial.penalties
+    optimisation, kept, log = trial.optimisation, trial.kept, trial.log
+    forward = torch.compile(supervised) if settings.compile else supervised
+    done = checkpoint.load(trial.state) if checkpoint else 0
+    processes = Group.current()
+    spread, shared = processes.spread(trial.student), data.shared(processes)
+    yield done
+    # The rows of the steps that are done are drawn once more, so that those of the next are what they would have been.
+    steps = enumerate(batches(data.split, seed, settings, bool(penalties), data.strata))
+    for step, (rows, labelled) in islice(steps, done, end):
+        progress = step / settings.steps
+        views = data.draw_views(rows, labelled, step, bool(penalties))
+        optimisation.begin(step)
+        for part in parts(data.task, data.labels[rows[:labelled]], rows, labelled, views, settings.accumulate):
+            augmented = data.augmented(part.rows, part.labelled, step)
+            task_loss, unweighted, features, signals = losses(
+                shared, spread, penalties, part, progress, augmented, forward
+            )
+            weighted = {name: penalties[name].at(progress) * loss for name, loss in unweighted.items()}
+            loss = part.loss(task_loss, weighted.values())  # []
+            log.watch(loss)
+            if part.first and log.due(step):
+                log.line(step, task_loss, unweighted, weighted, features, signals)  # waits for the device
+            optimisation.backward(loss)
+        if log.due(step) and kept.over(log.history):
+            break
+        processes.reduce(list(trial.student.parameters()))
+        optimisation.end()
+        kept.update(step)
+        if checkpoint:
+            checkpoint.save(trial.state, step + 1)
+        yield 1
+    else:
+        log.last(end or settings.steps)
+        kept.over(log.history)
+    kept.settle()
+    diagnostics = log.finish(kept.best(log.history))  # waits for the device
+    gates = learned_gates(penalties)
+    return TrialResult(data.blueprint, kept.student, log.scores, log.row_scores, log.lines, diagnostics, gates)
+
+
+@dataclass(frozen=True)
+class Started:
+    """What a step of one trial works with, before the first one."""
+
+    data: TrialData
+    student: Student
+    penalties: dict[str, WeightedPenalty]
+    optimisation: Optimisation
+    kept: Kept
+    log: TrialLog
+    state: State
+
+
+def start(session: Session, seed: int, candidate: Candidate) -> Started:
+    """Build the student, the methods and the optimiser of a trial.
+
+    Raises:
+        UserError: an option does not fit the student.
     """
     data, device = session.trial_data(seed, candidate), session.device
     settings = data.settings
     torch.manual_seed(seed)
     student = data.blueprint.build().to(device)
+    if settings.channels_last:
+        student.to(memory_format=torch.channels_last)  # the first convolution arranges its input likewise
     penalties = build_penalties(session, data, student, candidate)
     # Methods have used random numbers to build themselves. Start again, so that dropout is the same with any methods;
     # with another seed, so that it does not repeat the numbers that made the initial weights.
     torch.manual_seed(seed + 1)
-    # One fused kernel for all parameters: a small student's step is mostly the overhead of many small ones.
-    optimizer = torch.optim.AdamW(
-        student.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
-    for penalty in penalties.values():
-        if own := list(penalty.transfer.parameters()):
-            optimizer.add_param_group({"params": own, "lr": penalty.transfer.learning_rate, "weight_decay": 0.0})
-    peaks = [group["lr"] for group in optimizer.param_groups]
-    log = TrialLog(data, student, penalties)
     student.train()
+    freeze(student, settings.trained_layers)
+    methods = [(penalty.transfer, penalty.transfer.learning_rate) for penalty in penalties.values()]
+    optimisation = Optimisation(student, methods, settings, device)
+    kept = Kept(student, settings, session.metric.higher_is_better)
+    log = TrialLog(data, kept.student, penalties)
     modules = {"student": student} | {f"methods/{name}": penalty.transfer for name, penalty in penalties.items()}
-    state = State(modules, optimizer, log, device)
-    done = checkpoint.load(state) if checkpoint else 0
-    processes = Group.current()
-    spread, shared = processes.spread(student), data.shared(processes)
-    yield done
-    # The rows of the steps that are done are drawn once more, so that those of the next are what they would have been.
-    steps = enumerate(batches(data.split, seed, settings, bool(penalties)))
-    for step, (rows, labelled) in islice(steps, done, None):
-        progress = step / settings.steps
-        views = data.draw_views(rows, labelled, step, bool(penalties))
-        augmented = data.augmented(rows, labelled, step)
-        task_loss, unweighted, features, signals = losses(
-            shared, spread, penalties, rows, labelled, progress, views, augmented
-        )
-        weighted = {name: penalties[name].at(progress) * loss for name, loss in unweighted.items()}
-        if log.due(step):
-            log.line(step, task_loss, unweighted, weighted, features, signals)  # waits for the device
-        loss = sum(weighted.values(), start=task_loss)  # []
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        processes.reduce(list(student.parameters()))
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak * rate(step, settings)
-        optimizer.step()
-        if checkpoint:
-            checkpoint.save(state, step + 1)
-        yield 1
-    diagnostics = log.finish()  # waits for the device
-    gates = learned_gates(penalties)
-    return TrialResult(data.blueprint, student, log.score, log.row_scores, log.lines, diagnostics, gates)
+    state = State(modules | kept.modules, optimisation, log, device)
+    return Started(data, student, penalties, optimisation, kept, log, state)
+
+
+def supervised(
+    student: Student,
+    task: Task,
+    inputs: Any,
+    labels: Tensor,
+    precision: str,
+    mixed: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"], Float[Tensor, ""]]:
+    """Features and outputs of all rows of a forward pass, in float32, and the task's loss of the labelled ones.
+
+    It is what `train.compile` compiles.
+
+    Args:
+        student: in training mode.
+        task: of the labels.
+        inputs: of all rows.
+        labels: of the labelled rows, which are the first.
+        precision: of the forward pass.
+        mixed: where these are mixed with other rows, the labels of those, and the share of each row's own.
+    """
+    lower = getattr(torch, precision)
+    with torch.autocast(labels.device.type, lower, enabled=lower != torch.float32):
+        features, outputs = student(inputs)  # [n, d], [n, c]
+    features, outputs = features.float(), outputs.float()
+    of_labels = outputs[: len(labels)]
+    return features, outputs, task.mixed_loss(of_labels, labels, *mixed) if mixed else task.loss(of_labels, labels)
 
 
 def losses(
     data: TrialData,
     student: Student,
     penalties: dict[str, WeightedPenalty],
-    rows: np.ndarray,
-    labelled: int,
+    part: Part,
     progress: float,
-    views: np.ndarray | None = None,
     augmented: Augmented | None = None,
+    forward: Callable[..., Any] = supervised,
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]], Float[Tensor, "n d"], Signals | None]:
-    """The losses of one step: of the task, and of each method, unweighted.
+    """The losses of one part of a step: of the task, and of each method, unweighted.
 
     Everything is copied to the device before the student runs, and nothing here waits for the device.
 
@@ -133,35 +196,31 @@ def losses(
         data: the split and its features.
         student: in training mode.
         penalties: the methods; none for plain training.
-        rows: of this step [n], the labelled batch first.
-        labelled: rows in the labelled batch.
+        part: rows, and the number of the view of each, for student and teachers alike.
         progress: how far training is, from 0 to 1.
-        views: the number of the view of each row [n], for student and teachers alike; clean rows if None.
-        augmented: what augmentations make of the labelled batch; it stays as it is if None.
+        augmented: what augmentations make of the labelled rows; they stay as they are if None.
+        forward: `supervised`, or its compiled form.
 
     Returns:
         The task's loss, the penalties by method, the student's features of all rows, and the methods' input (None
         without methods).
     """
-    session = data.session
+    session, rows, labelled, views = data.session, part.rows, part.labelled, part.views
     inputs = data.inputs.batch(rows, views, augmented, session.device)  # [n, ...], or a tuple of such
     labels = place(torch.from_numpy(data.labels[rows]), session.device)  # [n, ...]
+    mixed = None
     if augmented and augmented.mixed:
         others = place(torch.from_numpy(data.labels[augmented.partners]), session.device)  # [labelled, ...]
-        shares = place(torch.from_numpy(augmented.shares.astype(np.float32)), session.device)  # [labelled]
+        mixed = others, place(torch.from_numpy(augmented.shares.astype(np.float32)), session.device)  # [labelled]
     # The methods see the rows after the labelled batch; where there are none, the labelled batch itself.
     start = labelled if labelled < len(rows) else 0
     reads = frozenset[Reads]().union(*(penalty.transfer.reads for penalty in penalties.values()))
     of_rows = None if views is None else views[start:]
     teachers, teacher_outputs = data.teachers(rows[start:], reads, of_rows)  # [m, D_k] and [m, c] of each source
     # Labelled and unlabelled rows in one forward pass: two would cost more, and BatchNorm would see two kinds of batch.
-    with torch.autocast(session.device.type, torch.bfloat16, enabled=data.settings.precision == "bfloat16"):
-        features, outputs = student(inputs)  # [n, d], [n, c]
-    features, outputs = features.float(), outputs.float()
-    if augmented and augmented.mixed:
-        task_loss = data.task.mixed_loss(outputs[:labelled], labels[:labelled], others, shares)  # []
-    else:
-        task_loss = data.task.loss(outputs[:labelled], labels[:labelled])  # []
+    features, outputs, task_loss = forward(
+        student, data.task, inputs, labels[:labelled], data.settings.precision, mixed
+    )
     if not penalties:
         return task_loss, {}, features, None
     signals = Signals(features[start:], outputs[start:], labels[start:], teachers, teacher_outputs, progress)
@@ -180,40 +239,6 @@ def build_penalties(
         for term, weight in zip(session.run.methods, candidate.weights, strict=True)
         if weight > 0
     }
-
-
-def batches(split: Split, seed: int, settings: TrainSettings, transfer: bool) -> Iterator[tuple[np.ndarray, int]]:
-    """The rows of every step, and how many of them, at the start, are the labelled batch.
-
-    Where methods see unlabelled rows, a transfer batch follows, of labelled and unlabelled training rows. It has random
-    numbers of its own, so the labelled batches are the same with and without it. Where methods see the labelled batch,
-    and it is augmented, it follows once more, for them: what teachers know is of clean rows, or of views.
-    """
-    labelled = shuffled(split.labelled, settings.batch_size, np.random.default_rng([seed, 0]))
-    everyone = shuffled(split.train, settings.transfer_batch_size, np.random.default_rng([seed, 1]))
-    apart = transfer and settings.unlabelled and len(split.unlabelled) > 0
-    again = transfer and bool(settings.augment)
-    for _ in range(settings.steps):
-        rows = next(labelled)
-        seen = next(everyone) if apart else rows if again else rows[:0]
-        yield np.concatenate([rows, seen]), len(rows)
-
-
-def shuffled(rows: np.ndarray, size: int, random: np.random.Generator) -> Iterator[np.ndarray]:
-    """Batches without end, in a new order every epoch. The last short batch is dropped: kernels need whole ones."""
-    size = min(size, len(rows))
-    while True:
-        order = random.permutation(rows)
-        for start in range(0, len(order) - size + 1, size):
-            yield order[start : start + size]
-
-
-def rate(step: int, settings: TrainSettings) -> float:
-    """The learning rate at a step, as a share of its peak: a linear rise, then a cosine to 0."""
-    rise = max(1, round(settings.warmup * settings.steps))
-    if step < rise:
-        return (step + 1) / rise
-    return 0.5 * (1 + float(np.cos(np.pi * (step - rise) / max(1, settings.steps - rise))))
 
 
 def learned_gates(penalties: dict[str, WeightedPenalty]) -> dict[str, list[float]]:

@@ -20,6 +20,7 @@ from pipeline.records import TrialRecord
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.choice import advice
 from pipeline.training.config import Plan
+from pipeline.training.failure import described, find_failure
 from pipeline.training.ledger import Ledger, Trial, inputs_of
 from pipeline.training.log import Diverged
 from pipeline.training.parallel import Group
@@ -43,7 +44,7 @@ def train_missing(session: Session, trials: Sequence[Trial], missing: Sequence[T
             raise UserError(
                 f"machine.engine: {plan.machine.engine}, and {group.size} processes train together; set local"
             )
-    steps = sum(plan.settings(trial.candidate.of("train")).steps for trial in jobs)
+    steps = sum(session.settings(trial.seed, trial.candidate).steps for trial in jobs)
     threads = torch.get_num_threads()
     try:
         with progress(f"train {plan.name}", steps, "step") as advance:
@@ -64,7 +65,7 @@ class TrialWorker:
     def __init__(self, session: Session, trials: Sequence[Trial]):
         self.session = session
         self.ledger = Ledger(session.plan.project)
-        self.race = Race(session.plan, trials, self.ledger, session.task.primary.higher_is_better)
+        self.race = Race(session.plan, trials, self.ledger, session.task.primary)
         # If the only candidate diverges, there is no other to choose, and no need to go on.
         self.single = len({trial.candidate for trial in trials}) == 1
 
@@ -79,7 +80,7 @@ class TrialWorker:
             # The same in the calling process and in any number of workers, because it decides how sums round.
             torch.set_num_threads(session.plan.machine.threads)
         for trial in trials:
-            left = steps = session.plan.settings(trial.candidate.of("train")).steps
+            left = steps = session.settings(trial.seed, trial.candidate).steps
             # Another run has trained it by now, or its candidate is dropped. Where other workers still train what that
             # depends on, it is trained: to wait would take as long.
             if trial.digest in self.ledger or trial not in self.race.needed():
@@ -98,7 +99,7 @@ class TrialWorker:
             checkpoint = Checkpoint(self.ledger.checkpoint(trial.digest), trial.digest, minutes)
             Group.current().announce(trial)
             training = run_trial(session, trial.seed, trial.candidate, checkpoint)
-            result, diverged = None, ""
+            result, diverged, sound = None, "", 0
             try:
                 while result is None:
                     try:
@@ -110,7 +111,7 @@ class TrialWorker:
                     except StopIteration as stop:
                         result = stop.value
             except Diverged as error:
-                diverged = f"seed {trial.seed}, {error}"
+                diverged, sound = f"seed {trial.seed}, {error}", error.sound
             except (np.linalg.LinAlgError, torch.linalg.LinAlgError) as error:
                 # At the first step nothing has moved yet, so nothing has diverged.
                 if left == steps:
@@ -119,7 +120,13 @@ class TrialWorker:
             session.verified()
             seconds = checkpoint.seconds + time.perf_counter() - started
             if result is None:
-                self.ledger.commit(trial.digest, TrialRecord(inputs=inputs, diverged=diverged, seconds=seconds), None)
+                # Several processes train together only once: their steps wait for one another.
+                alone = Group.current().size == 1
+                failure = find_failure(session, trial.seed, trial.candidate, checkpoint, sound) if alone else None
+                if failure:
+                    diverged = f"seed {trial.seed}, {described(session, trial.seed, trial.candidate, failure)}"
+                record = TrialRecord(inputs=inputs, diverged=diverged, seconds=seconds)
+                self.ledger.commit(trial.digest, record, failure=failure)
                 checkpoint.remove()
                 if self.single:
                     raise UserError(advice(session.plan.name, diverged))
@@ -127,7 +134,7 @@ class TrialWorker:
                 continue
             record = TrialRecord(
                 inputs=inputs,
-                score=result.score,
+                scores=result.scores,
                 parameters=sum(parameter.numel() for parameter in result.student.parameters()),
                 width=result.student.width,
                 curve=tuple(result.curve),
@@ -137,7 +144,7 @@ class TrialWorker:
             )
             self.ledger.commit(trial.digest, record, result)
             checkpoint.remove()
-            yield unreported
+            yield unreported + left  # early stopping leaves some
 
 
 def follow(name: str, params: Params, group: Group, project: Project = Project()) -> None:

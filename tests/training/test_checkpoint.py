@@ -120,6 +120,30 @@ def test_a_training_that_was_left_goes_on_with_the_same_bits(project: Path, para
     assert not (tmp_path / "here").exists()
 
 
+OPTIONS = {
+    "accumulate": 2,
+    "average": 0.9,
+    "clip": 0.5,
+    "early_stopping": 5,
+    "label_smoothing": 0.1,
+    "precision": "float16",
+    "sampling": "balanced",
+    "weight_decay": 0.1,
+    "decayed": "matrices",
+}
+"""All that have something to remember from step to step, and a few more."""
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_with_all_options_too(project: Path, params: Params, tmp_path: Path, steps: int):
+    # At this rate the student is best early, so that it may be one of an earlier call.
+    params.values["train"] |= OPTIONS | {"learning_rate": 1.0, "steps": 20}
+    whole = run(project, params)
+    assert whole.diagnostics.kept is not None and len(whole.curve) < 21
+    assert run(project, params, Checkpoint(tmp_path / "here", "name", 0.0), steps) is None
+    assert same(run(project, params, Checkpoint(tmp_path / "here", "name", 0.0)), whole)
+
+
 @pytest.mark.parametrize("fault", ["a bit", "a cut", "another trial", "gone"])
 def test_what_is_no_checkpoint_of_this_trial_is_not_used(
     project: Path, params: Params, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch

@@ -29,19 +29,24 @@ from pipeline.methods import Signals, kd, logit_kd
 from pipeline.params import Params
 from pipeline.probing import ProbeSettings, probe
 from pipeline.project import Project
-from pipeline.records import RunRecord, TrialRecord
+from pipeline.records import Metric, RunRecord, TrialRecord
 from pipeline.runs import Candidate, Run
 from pipeline.store import FeatureStore
 from pipeline.students import Blueprint, load_student
 from pipeline.students.bag_of_words import BagOfWords
 from pipeline.training import Training, auto_weight, candidates, trial, worker
+from pipeline.training.batches import Part, batches, shuffled
 from pipeline.training.choice import choose
 from pipeline.training.config import Plan, TrainSettings
 from pipeline.training.ledger import Trial
+from pipeline.training.optimisation import rate
 from pipeline.training.session import Session, TrialData
-from pipeline.training.trial import batches, build_penalties, losses, rate, shuffled
+from pipeline.training.trial import build_penalties, losses
 
 from ..conftest import class_logits, flip_a_bit, write_store
+
+ACCURACY = Metric(name="accuracy", label="accuracy", unit="%")
+RMSE = Metric(name="rmse", label="RMSE", higher_is_better=False)
 
 
 def train(name: str, params: Params, root: Path, **options: Any) -> Training:
@@ -56,7 +61,7 @@ def scored(scores: dict[float, tuple[float | None, ...]]) -> dict[Trial, TrialRe
         Trial(seed, Candidate((weight,)), f"{weight}-{seed}"): TrialRecord(
             inputs={},
             seconds=1.0,
-            score=score,
+            scores={} if score is None else {ACCURACY.name: score, RMSE.name: score},
             diverged="" if score is not None else f"seed {seed}, step 4: the loss is not finite",
         )
         for weight, each in scores.items()
@@ -342,23 +347,23 @@ def test_the_learning_rate_rises_then_falls_to_nothing():
 
 def test_the_smallest_of_tied_weights_is_chosen():
     tied = scored({0.0: (0.5, 0.6), 1.0: (0.6, 0.8), 3.0: (0.7, 0.7), 9.0: (0.9, 0.4)})
-    assert choose(tied, "run") == Candidate((1.0,))
+    assert choose(tied, "run", ACCURACY) == Candidate((1.0,))
 
 
 def test_equal_means_tie_though_floating_point_tells_them_apart():
     plain, other = (0.58, 0.75, 0.72, 0.61, 0.6), (0.65, 0.65, 0.65, 0.65, 0.66)
     assert np.mean(plain) < np.mean(other)
-    assert choose(scored({0.0: plain, 3.0: other}), "run") == Candidate((0.0,))
+    assert choose(scored({0.0: plain, 3.0: other}), "run", ACCURACY) == Candidate((0.0,))
 
 
 def test_a_metric_where_less_is_better_chooses_the_smallest_mean():
-    assert choose(scored({0.0: (0.5, 0.6), 1.0: (0.2, 0.3)}), "run", higher_is_better=False) == Candidate((1.0,))
+    assert choose(scored({0.0: (0.5, 0.6), 1.0: (0.2, 0.3)}), "run", RMSE) == Candidate((1.0,))
 
 
 def test_a_candidate_that_diverged_on_any_seed_is_not_chosen():
-    assert choose(scored({0.0: (0.5, 0.5), 9.0: (0.9, None)}), "run") == Candidate((0.0,))
+    assert choose(scored({0.0: (0.5, 0.5), 9.0: (0.9, None)}), "run", ACCURACY) == Candidate((0.0,))
     with pytest.raises(UserError, match=r"run: seed 1, step 4: the loss is not finite; lower train.learning_rate"):
-        choose(scored({9.0: (0.9, None)}), "run")
+        choose(scored({9.0: (0.9, None)}), "run", ACCURACY)
 
 
 @pytest.mark.parametrize(("device", "expected"), [("cpu", 3), ("cuda", 1), ("cuda:1", 1), ("mps", 1)])
@@ -512,7 +517,7 @@ def test_a_step_does_not_wait_for_the_gpu(project: Path, params: Params):
     optimizer = torch.optim.AdamW([*student.parameters(), *own], 0.01, fused=True)
     try:
         for step, (rows, labelled) in enumerate(batches(draw.split, 0, draw.settings, True)):
-            task, penalties, _, _ = losses(draw, student, pulls, rows, labelled, 0.5)
+            task, penalties, _, _ = losses(draw, student, pulls, Part(rows, labelled), 0.5)
             optimizer.zero_grad(set_to_none=True)
             sum(penalties.values(), start=task).backward()
             optimizer.step()
@@ -665,9 +670,9 @@ def test_the_logits_of_a_head_are_those_of_the_rows_that_the_student_saw(
         seen.append(signals)
         return penalty(module, signals)
 
-    def keep_rows(data: TrialData, student: Any, penalties: Any, rows: np.ndarray, labelled: int, *others: Any) -> Any:
-        batches.append(data.stand_in[rows[labelled:]])
-        return losses(data, student, penalties, rows, labelled, *others)
+    def keep_rows(data: TrialData, student: Any, penalties: Any, part: Part, *others: Any) -> Any:
+        batches.append(data.stand_in[part.rows[part.labelled :]])
+        return losses(data, student, penalties, part, *others)
 
     wise = follow_heads(project, params, train={"seeds": [1], "steps": 3}, shuffle_teachers=shuffle)
     loud = FeatureStore.open(project / "features" / "loud.zarr")
