@@ -32,7 +32,9 @@ from pipeline.training import trial
 from pipeline.training.config import Plan
 from pipeline.training.parallel import Group, joined
 from pipeline.training.session import Session
-from pipeline.training.trial import batches, build_penalties, losses
+from pipeline.training.batches import Part, batches
+from pipeline.training.prefetch import get_ready
+from pipeline.training.trial import build_penalties, losses, reads_of
 from stages import command
 
 torch.set_num_threads(1)
@@ -63,7 +65,8 @@ def one_step(rank):
         penalties = build_penalties(session, data, student, Candidate((3.0,)))
         rows, labelled = next(batches(data.split, 0, data.settings, True))
         rows, augmented = rows[:-1], data.augmented(rows[:-1], labelled, 0)  # 47 do not divide
-        found = losses(data.shared(group), group.spread(student), penalties, rows, labelled, 0.0, None, augmented)
+        ready = get_ready(data.shared(group), Part(rows, labelled), reads_of(penalties), augmented)
+        found = losses(data, group.spread(student), penalties, ready, 0.0)
         loss = found[0] + sum(found[1].values())
         loss.backward()
         group.reduce(list(student.parameters()))
