@@ -16,10 +16,11 @@ import numpy as np
 from pipeline import tasks
 from pipeline.augmentations import check_kind, read_augmentations
 from pipeline.data import Dataset, PrepareSettings, Sources, read_sources
+from pipeline.datasets import SIDES, parts_of, rows_called
 from pipeline.errors import UserError, count, listed, suggestion
 from pipeline.extraction import ExtractSettings
 from pipeline.machine import Machine
-from pipeline.params import Params, parse, read_plugin
+from pipeline.params import BESIDES, Params, parse, read_plugin
 from pipeline.plugins import plugin
 from pipeline.probing import AssessSettings, ProbeSettings
 from pipeline.progress import duration
@@ -68,7 +69,7 @@ def check_params(params: Params) -> None:
         check_heads(getattr(settings, "heads", (POOLED,)), f"{params.source}: teachers.{name}.heads")
     for name in params.section("students"):
         student, _ = params.plugin("students", f"students.{name}")
-        if student.KIND not in (kind, "features"):
+        if student.KIND not in (kind if len(parts_of(kind)) == 1 else "pair", "features"):
             raise UserError(
                 f"{params.source}: students.{name}: this family reads {student.KIND}, and the dataset holds "
                 f"{kind}; choose another family"
@@ -115,8 +116,11 @@ def check_task(params: Params, task: str) -> None:
 
 
 def _teacher(params: Params, name: str) -> tuple[ModuleType, Any]:
-    """The family of a teacher and its settings, without its views."""
-    return params.plugin("teachers", f"teachers.{name}", also=["views"])
+    """The family of a teacher and its settings, without those of what it sees of a row."""
+    reads = params.section(f"teachers.{name}").get("reads")
+    if reads not in (None, *SIDES):
+        raise UserError(f"{params.source}: teachers.{name}.reads: {reads!r}; write first or second, of a pair")
+    return params.plugin("teachers", f"teachers.{name}", also=BESIDES)
 
 
 def _check_heads(params: Params, name: str, run: Run, teachers: dict[str, Any]) -> None:
@@ -211,7 +215,7 @@ def _data(params: Params, project: Project) -> Iterator[str]:
     if data is None:
         yield "data: the source can be read; `aft prepare` has not run yet"
         return
-    yield f"data: {len(data):,} {data.kind}s prepared"
+    yield f"data: {len(data):,} {rows_called(data.kind)} prepared"
     labels = data.labels[data.split(0).labelled]
     if len(strata := data.task.strata(labels)):
         found = enumerate(np.bincount(strata).tolist())
@@ -239,7 +243,9 @@ def _features(params: Params, project: Project, name: str) -> Iterator[str]:
     teacher = family.load(spec, settings.precision, machine.torch_device())
     row_bytes = BYTES[settings.dtype] * sum(math.prod(shape) for shape in teacher.heads.values())
     heads = ", ".join(f"{head} {'x'.join(map(str, shape))}" for head, shape in teacher.heads.items())
-    content = _content(params, data, teacher.kind == "id")
+    side = params.section(f"teachers.{name}").get("reads")
+    seen = data and data.seen_by(teacher.kind, side, f"{params.source}: teachers.{name}")
+    content = _content(params, seen, teacher.kind, side)
     examples = [teacher.transform(row) for row in content]
     for _ in range(2):
         # The first time is not typical: memory is allocated, kernels are chosen.
@@ -268,13 +274,16 @@ def _lacking(store: FeatureStore, data: Dataset, views: Views | None) -> int:
     return sum(not all(there(head, record) for head in clean) for record in records)
 
 
-def _content(params: Params, data: Dataset | None, ids: bool) -> list[Any]:
-    """A few rows, or their ids: of the prepared dataset, spread over it, or the first of the source."""
+def _content(params: Params, data: Dataset | None, kind: str, side: str | None) -> list[Any]:
+    """A few rows as a teacher reads them: of the prepared dataset, spread over it, or the first of the source."""
+    ids = kind == "id"
     if data is not None:
         rows = np.unique(np.linspace(0, len(data) - 1, ROWS).astype(int))
         return data.ids[rows].tolist() if ids else data.content(rows)
     first = [row for row in islice(_sources(params).rows(), ROWS) if row.problem is None]
-    return [row.id if ids else row.content for row in first]
+    parts = parts_of(_sources(params).kind)
+    at = SIDES.index(side) if side else parts.index(kind) if kind in parts else 0
+    return [row.id if ids else row.content[at] if isinstance(row.content, tuple) else row.content for row in first]
 
 
 def _trials(params: Params, project: Project, name: str) -> Iterator[str]:

@@ -210,7 +210,7 @@ def digests(params: Params, code: Code | None = None) -> dict[str, str]:
     further = [unlabelled] if isinstance(unlabelled, dict) else unlabelled
     sources = [values["family"] for values in (params.section("dataset.source"), *further)]
     teachers = {name: params.section(f"teachers.{name}") for name in params.section("teachers")}
-    students = [params.section(f"students.{name}")["family"] for name in params.section("students")]
+    students = [family for name in params.section("students") for family in _families(params, name)]
     named = [Source.parse(text).clean for run in runs for text in params.section(f"runs.{run}").get("teachers", [])]
     heads = sorted({source.name for source in named if source.head != POOLED})
     return {
@@ -263,7 +263,14 @@ def _task(params: Params) -> list[str]:
 
 def _student(params: Params, run: str) -> list[str]:
     student = params.section(f"runs.{run}")["student"]
-    return _modules("students", [params.section(f"students.{student}")["family"]])
+    return _modules("students", _families(params, student))
+
+
+def _families(params: Params, student: str) -> list[str]:
+    """The family of a student, and those of its parts."""
+    section = params.section(f"students.{student}")
+    parts = [value["family"] for value in section.values() if isinstance(value, dict) and "family" in value]
+    return [section["family"], *parts]
 
 
 def _modules(kind: str, names: Sequence[str]) -> list[str]:

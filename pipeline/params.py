@@ -24,6 +24,8 @@ NAMED = ("teachers", "students", "runs", "sweep")
 """Sections with keys that the user chooses."""
 SHORT = ("teachers", "students")
 """Those of them whose values have a short form."""
+BESIDES = ("views", "reads")
+"""Keys of a teacher that are not its family's: the views that it sees of a row, and the side of pairs that it reads."""
 SOURCE = ("datasets", "dataset.source")
 """The source of the data: its kind of plug-in, and its section."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")

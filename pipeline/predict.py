@@ -15,6 +15,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from pipeline import images
+from pipeline.datasets import Kind, parts_of, rows_called
 from pipeline.errors import UserError
 from pipeline.exports import Model, export_format
 from pipeline.files import read_regular
@@ -39,8 +40,11 @@ IMAGE_BYTES = 1 << 30
 THREADS = 4
 """The number of images that are read and decoded at the same time."""
 
-NewRow = str | Path | bytes | Image.Image | np.ndarray
+NewContent = str | Path | bytes | Image.Image | np.ndarray
 """A text; or an image: its path, its encoded bytes, opened by Pillow, or its pixels, uint8 [h, w] or [h, w, c]."""
+
+NewRow = NewContent | tuple[NewContent, NewContent]
+"""A text or an image, or a pair."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Predictor:
         trust: also load formats whose files may contain code, which is then run.
 
     Attributes:
-        kind: "text" or "image": what it predicts.
+        kind: what its rows hold; see `pipeline.datasets.Kind`.
         task: what its outputs mean.
         table: how a text is made from the columns of a table, as in training: settings of `text_table`.
 
@@ -93,9 +97,8 @@ class Predictor:
     ):
         self.path, self.batch_size = Path(path), batch_size
         self.device = Machine(device=device).torch_device()
-        folder, format, self.task, self.table = _open(self.path, seed)
+        folder, format, self.kind, self.task, self.table = _open(self.path, seed)
         blueprint = Blueprint.read(folder / STUDENT)
-        self.kind = blueprint.reads
         self._preprocess = blueprint.preprocessing()
         found = export_format(format)
         if found.RUNS_CODE and not trust:
@@ -126,10 +129,15 @@ class Predictor:
 
     def read(self, row: NewRow) -> Any:
         """A row as `encode` takes it, or a `ValueError` with the reason why it cannot be read."""
+        parts = parts_of(self.kind)
+        contents = row if isinstance(row, tuple) else (row,)
         try:
-            return _text(row) if self.kind == "text" else _image(row)
+            if len(contents) != len(parts):
+                raise ValueError(f"this student reads {rows_called(self.kind)}; a pair is a tuple of two, others none")
+            read = [_text(one) if part == "text" else _image(one) for part, one in zip(parts, contents, strict=True)]
         except ValueError as error:
             return error
+        return read[0] if len(read) == 1 else tuple(read)
 
     def encode(self, rows: Sequence[Any]) -> Any:
         """Rows from `read` as a batch for the student.
@@ -149,8 +157,8 @@ class Predictor:
         return Predictions(outputs, task.outputs, task.predictions(outputs), task.probabilities(outputs))
 
 
-def _open(path: Path, seed: int | None) -> tuple[Path, str, Task, dict[str, str]]:
-    """The folder of a student, its format, its task, and how its texts are made from a table."""
+def _open(path: Path, seed: int | None) -> tuple[Path, str, Kind, Task, dict[str, str]]:
+    """The folder of a student, its format, what it reads, its task, and how its texts are made from a table."""
     if (path / EXPORT).exists():
         if seed is not None:
             raise UserError(f"{path}: an export holds one student; leave --seed out")
@@ -158,7 +166,7 @@ def _open(path: Path, seed: int | None) -> tuple[Path, str, Task, dict[str, str]
         if export.version != VERSION:
             raise UserError(f"{path}: has version {export.version} instead of {VERSION}; export the run again")
         VerifiedFiles(path, export.files, "export the run again").finish()
-        return path, export.format, build(export.task, export.outputs, export.unit), export.table
+        return path, export.format, export.kind, build(export.task, export.outputs, export.unit), export.table
     if not (path / "run.json").exists():
         raise UserError(
             f"{path}: neither an export nor a run that was trained; run `aft train RUN`, or `aft export RUN --output "
@@ -168,7 +176,7 @@ def _open(path: Path, seed: int | None) -> tuple[Path, str, Task, dict[str, str]
     VerifiedFiles(path, run.files, f"run `aft train {path.name}` again").finish()
     manifest = ManifestRecord.read(Project(path.parent.parent).data / "manifest.json")
     task = build(manifest.task, manifest.outputs, manifest.unit)
-    return path / "students" / str(seed_of(run, path, seed)), "native", task, table_of(manifest)
+    return path / "students" / str(seed_of(run, path, seed)), "native", manifest.kind, task, table_of(manifest)
 
 
 def seed_of(run: RunRecord, path: Path, seed: int | None) -> int:
@@ -185,11 +193,12 @@ def seed_of(run: RunRecord, path: Path, seed: int | None) -> int:
 def table_of(manifest: ManifestRecord) -> dict[str, str]:
     """How a dataset's texts are made from the columns of a table; empty for images."""
     source = manifest.settings["source"]
-    kept = {key: str(source[key]) for key in ("text_column", "template") if source.get(key) is not None}
-    return {"text_column": "text", **kept} if manifest.kind == "text" else {}
+    keys = ("text_column", "template", "second_column")
+    kept = {key: str(source[key]) for key in keys if source.get(key) is not None}
+    return {} if "image" in manifest.kind else {"text_column": "text", **kept}
 
 
-def _text(row: NewRow) -> str:
+def _text(row: NewContent) -> str:
     if not isinstance(row, str):
         raise ValueError(f"this student reads texts, not {type(row).__name__}")
     if not row.strip():
@@ -201,7 +210,7 @@ def _text(row: NewRow) -> str:
     return row
 
 
-def _image(row: NewRow) -> Image.Image:
+def _image(row: NewContent) -> Image.Image:
     if isinstance(row, bytes):
         return images.decode(row)
     if isinstance(row, Image.Image):

@@ -25,7 +25,7 @@ def expand(text: str, section: str, kind: str, where: str) -> dict[str, Any]:
     Args:
         text: such as `timm:resnet18`.
         section: `teachers` or `students`.
-        kind: what the dataset's rows hold, text or image.
+        kind: what the dataset's rows hold; see `pipeline.datasets.Kind`.
         where: its place, for messages.
 
     Raises:
@@ -41,6 +41,8 @@ def expand(text: str, section: str, kind: str, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: {text!r} names no model; write {form}:NAME")
     if form == "timm":
         return {"family": "timm", "model": name}
+    if kind == "image+text":
+        raise UserError(f"{where}: {text!r}: the dataset holds images and texts; write a mapping with `family`")
     if form == "hf" and kind == "image":
         if section not in VISION:
             raise UserError(f"{where}: {text!r}: {section} of images come from timm; write timm:NAME")
@@ -48,7 +50,7 @@ def expand(text: str, section: str, kind: str, where: str) -> dict[str, Any]:
     if form == "hf":
         return {"family": "transformers", **_revision(name)}
     path = text if form == "package" else name
-    if kind == "text":
+    if kind != "image":
         return {"family": "transformers", "model": path}
     if path.endswith(SUFFIXES):
         return {"family": "timm", "model": f"local-dir:{PurePosixPath(path).parent}", "weights": path}

@@ -16,12 +16,13 @@ def main(
     from pipeline.data import Dataset
     from pipeline.extraction import ExtractSettings, extract
     from pipeline.machine import Machine
+    from pipeline.params import BESIDES
     from pipeline.store import FeatureStore
     from pipeline.views import teacher_views
 
     loaded, project = command.settings(params, overrides), command.PROJECT
     settings, machine = loaded.read(ExtractSettings, "extract"), loaded.read(Machine, "machine")
-    family, spec = loaded.plugin("teachers", f"teachers.{teacher}", also=["views"])
+    family, spec = loaded.plugin("teachers", f"teachers.{teacher}", also=BESIDES)
     views = teacher_views(loaded, teacher)
     data = Dataset.open(project.data)
     with command.log("extract", teacher) as log:
@@ -32,6 +33,8 @@ def main(
             log.save()
 
         model = family.load(spec, settings.precision, machine.torch_device())
+        reads = loaded.section(f"teachers.{teacher}").get("reads")
+        data = data.seen_by(model.kind, reads, f"{params}: teachers.{teacher}")
         extraction = extract(
             data, model, project.store(teacher), settings, machine, f"extract {teacher}", command.say, done, views
         )

@@ -141,17 +141,19 @@ def _again(
 
     from pipeline.data import Dataset
     from pipeline.errors import UserError
-    from pipeline.extraction import ExtractSettings
+    from pipeline.extraction import ExtractSettings, recipe_of
     from pipeline.machine import Machine
+    from pipeline.params import BESIDES
     from pipeline.store import FeatureStore, differences, verification
 
     store, data = FeatureStore.open(path), Dataset.open(command.DATA)
     store.check(data.digest, data.ids)
     name = store.head_name(head)
     settings = params.read(ExtractSettings, "extract")
-    family, spec = params.plugin("teachers", f"teachers.{teacher}", also=["views"])
+    family, spec = params.plugin("teachers", f"teachers.{teacher}", also=BESIDES)
     model = family.load(spec, settings.precision, params.read(Machine, "machine").torch_device())
-    if changed := ", ".join(differences(dict(store.recipe), dict(model.recipe))):
+    data = data.seen_by(model.kind, params.section(f"teachers.{teacher}").get("reads"), f"teachers.{teacher}")
+    if changed := ", ".join(differences(dict(store.recipe), recipe_of(model, data))):
         raise UserError(
             f"{path}: teacher `{teacher}` has another recipe than the store ({changed}); pass its --teacher"
         )

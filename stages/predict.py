@@ -43,6 +43,7 @@ def main(
     Rows that cannot be read are listed in OUTPUT.unreadable.csv, or on stderr, and do not stop the others; the exit
     code is then 1.
     """
+    from pipeline.errors import UserError
     from pipeline.predict import EXPORT, Predictor
     from pipeline.serving import ImageInputs, TextInputs, lines, predict_to
 
@@ -53,10 +54,12 @@ def main(
     if not any((path / name).exists() for name in (EXPORT, "run.json")):
         path = command.PROJECT.run(student) if command.PROJECT.run(student).is_dir() else path
     predictor = Predictor(path, seed, device, batch_size, trust)
+    if predictor.kind == "image+text":
+        raise UserError(f"{student}: reads pairs of image and text, as `Predictor` does in Python, and no files")
     table = {"text_column": text_column} if text_column else predictor.table
     rows: TextInputs | ImageInputs = (
         TextInputs(inputs, table | {"id_column": id_column, "encoding": encoding}, lines(sys.stdin))
-        if predictor.kind == "text"
+        if "image" not in predictor.kind
         else ImageInputs(inputs)
     )
     done = predict_to(predictor, rows, output, top)

@@ -242,12 +242,12 @@ def plugins_together(layout: Layout) -> list[str]:
 
 
 def siblings(layout: Layout) -> list[str]:
-    """Plug-ins that import a plug-in of their own kind. A method may be made of other methods."""
+    """Plug-ins that import a plug-in of their own kind. A method may be made of methods, a student of pairs of two."""
     return [
         f"{name} imports {other}: two plug-ins of one kind"
         for room in PLUGINS
         if room != "methods"
-        for name in sorted(layout.plugins(room))
+        for name in sorted(layout.plugins(room) - {"pipeline.students.pair"})
         for other in sorted(layout.imports[name] & layout.plugins(room))
     ]
 

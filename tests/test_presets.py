@@ -21,6 +21,13 @@ PRESETS = sorted((Path(__file__).parents[1] / "params").glob("*.yaml"))
 
 GLUE = ("train", "validation", "test")
 ENTAILMENT = ("entailment", "not_entailment")
+SNLI_VE = {
+    "image": "image",
+    "filename": "text",
+    "premise": "text",
+    "hypothesis": "text",
+    "label": ("entailment", "neutral", "contradiction"),
+}
 CARDS: dict[tuple[str, str | None], tuple[dict[str, Any], tuple[str, ...]]] = {
     ("uoft-cs/cifar10", None): ({"img": "image", "label": ("airplane", "automobile")}, ("train", "test")),
     ("uoft-cs/cifar100", None): (
@@ -37,6 +44,8 @@ CARDS: dict[tuple[str, str | None], tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
     ("tanganke/dtd", None): ({"image": "image", "label": ("banded", "blotchy")}, ("train", "test")),
     ("ethz/food101", None): ({"image": "image", "label": ("apple_pie", "baby_back_ribs")}, ("train", "validation")),
+    ("Multimodal-Fatima/SNLI-VE_train", None): (SNLI_VE, ("train",)),
+    ("Multimodal-Fatima/SNLI-VE_test", None): (SNLI_VE, ("test",)),
     ("stanfordnlp/imdb", None): ({"text": "text", "label": ("neg", "pos")}, ("train", "test", "unsupervised")),
     ("aps/super_glue", "boolq"): (
         {"question": "text", "passage": "text", "idx": "text", "label": ("False", "True")},
@@ -111,15 +120,16 @@ def test_it_is_valid_and_fits_its_dataset(path: Path, hub: None, tmp_path: Path)
     if params.section("dataset.source")["family"] != "hugging_face":
         return
     settings = params.read(PrepareSettings, "dataset")
-    columns, _ = CARDS[settings.source["name"], settings.source.get("config")]
+    name = settings.source["name"]
+    columns, _ = CARDS[name if isinstance(name, str) else name[0], settings.source.get("config")]
     done = prepare(settings, tmp_path / "data")
     data = Dataset.open(tmp_path / "data")
     # Texts of the validation split are test rows, of which none is lost, and none of training is one of them.
     assert done.roles["test"] == ROWS and done.roles["val"] > 0 and sum(done.dropped.values()) == 0
     assert set(done.classes) == set(columns[settings.source["label_column"]])
     assert done.roles["unlabelled"] == (ROWS if path.stem == "imdb" else 0)
-    if data.kind == "text":
-        text = data.content([0])[0]
+    if "text" in data.kind:
+        text = data.content([0])[0] if data.kind == "text" else data.content([0])[0][1]
         assert "some words, train 0" in text and "{" not in text
 
 

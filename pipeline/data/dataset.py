@@ -2,8 +2,9 @@
 
 A folder with three files and a list of what was left out:
 
-- `content.arrow`: id, content and content digest of every row, in an Arrow file that is memory-mapped. Its bytes depend
-  on ids and content only, so a stage that depends on this file does not run again when labels or splits change.
+- `content.arrow`: id, content and content digest of every row, in an Arrow file that is memory-mapped; of pairs
+  both contents. Its bytes depend on ids and content only, so a stage that depends on this file does not run again when
+  labels or splits change.
 - `rows.parquet`: per row its id, its label as the task encodes it, its group, and its role in each split.
 - `manifest.json`: kind, task, counts, settings, and the content digest that identifies feature stores. It is written
   last: without it the folder is unfinished.
@@ -26,7 +27,7 @@ from numpy.typing import DTypeLike
 from PIL import Image
 
 from pipeline import images
-from pipeline.datasets import Kind
+from pipeline.datasets import SIDES, Kind, RowContent, parts_of
 from pipeline.errors import UserError, system_error
 from pipeline.files import file_exists
 from pipeline.records import ManifestRecord
@@ -35,6 +36,10 @@ from pipeline.verified import VerifiedFiles
 
 FORMAT = 3
 CONTENT, ROWS, MANIFEST, QUARANTINE = "content.arrow", "rows.parquet", "manifest.json", "quarantine.csv"
+
+
+CONTENTS = ["content", "second"]
+"""The columns of contents; the second one only for pairs."""
 
 
 class Role(IntEnum):
@@ -75,14 +80,19 @@ class Dataset:
         manifest: the record that `pipeline.data.preparation` wrote.
         kind: "text" or "image".
         task: what a label is, and the names of a model's outputs.
-        digest: of the ids and the content of all rows; labels and roles are not part of it.
+        digest: of the ids and the content of all rows; labels and roles are not part of it. Of a side of pairs, that of
+            the pairs.
+        side: `first` or `second`, if this is one side of a dataset of pairs; else empty.
         splits: the number of independent splits.
     """
 
-    def __init__(self, path: Path, manifest: ManifestRecord, rows: pa.Table):
+    def __init__(self, path: Path, manifest: ManifestRecord, rows: pa.Table, side: str = ""):
         self.path = path
         self.manifest = manifest
-        self.kind: Kind = manifest.kind
+        self.side = side
+        parts = parts_of(manifest.kind)
+        self.kind: Kind = parts[SIDES.index(side)] if side else manifest.kind  # type: ignore[assignment]
+        self._columns = [CONTENTS[SIDES.index(side)]] if side else CONTENTS[: len(parts)]
         self.task: Task = build(manifest.task, manifest.outputs, manifest.unit)
         self.digest: str = manifest.digest
         self.splits: int = manifest.splits
@@ -117,7 +127,34 @@ class Dataset:
         return self._rows.num_rows
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Dataset.open, (self.path,)
+        return _opened, (self.path, self.side)
+
+    def of(self, side: str) -> "Dataset":
+        """The same rows, of whose contents only one side is seen; all of it if `side` is empty."""
+        return Dataset(self.path, self.manifest, self._rows, side) if side else self
+
+    def seen_by(self, kind: str, side: str | None, where: str) -> "Dataset":
+        """What a reader of one kind of rows sees of this dataset: all of it, or a side of its pairs.
+
+        Args:
+            kind: of rows that it reads, or "id".
+            side: what its settings say, None if nothing; needed where both sides are of its kind.
+            where: of these settings, for messages.
+
+        Raises:
+            UserError: nothing is of that kind, or the settings do not fit.
+        """
+        parts = parts_of(self.kind)
+        if len(parts) == 1 or kind == "id":
+            if side is not None:
+                raise UserError(f"{where}.reads: {side}: the dataset holds {self.kind} rows, not pairs; remove it")
+            return self
+        fitting = [name for name, part in zip(SIDES, parts, strict=True) if part == kind]
+        if side is None and len(fitting) == 2:
+            raise UserError(f"{where}: both sides of a pair are {kind}; write `reads: first` or `reads: second`")
+        if not fitting or side not in (None, *fitting):
+            raise UserError(f"{where}: it reads {kind} rows, and the dataset holds {self.kind}; choose another")
+        return self.of(side or fitting[0])
 
     @cached_property
     def ids(self) -> np.ndarray:
@@ -126,7 +163,10 @@ class Dataset:
 
     @cached_property
     def row_digests(self) -> UInt8[np.ndarray, "n 16"]:
-        """The digest of each row's content: blake2b of its bytes, or of its text in UTF-8."""
+        """The digest of each row's content, `content_digest`; of a side of pairs, that of the side's."""
+        if self.side:
+            digests = [content_digest(part.as_py()) for part in self._rows[self._columns[0]]]
+            return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
         return _values(self._rows["digest"], np.dtype((np.uint8, 16)))
 
     @cached_property
@@ -165,14 +205,14 @@ class Dataset:
         hasher.update(self.visible_labels(number).tobytes())
         return hasher.hexdigest()
 
-    def content(self, rows: Sequence[int] | np.ndarray) -> list[str] | list[bytes]:
-        """The texts, or the encoded bytes of the images, of `rows` in the given order."""
-        column = self._rows["content"]
-        return [column[int(row)].as_py() for row in rows]
+    def content(self, rows: Sequence[int] | np.ndarray) -> list[Any]:
+        """The texts, the encoded bytes of the images, or the pairs, of `rows` in the given order."""
+        parts = [[column[int(row)].as_py() for row in rows] for column in map(self._rows.column, self._columns)]
+        return parts[0] if len(parts) == 1 else list(zip(*parts, strict=True))
 
     def image(self, row: int) -> Image.Image:
         """A row as an image at its own size, of mode L or RGB; see `pipeline.images`."""
-        return images.decode(self._rows["content"][int(row)].as_py())
+        return images.decode(self._rows[self._columns[0]][int(row)].as_py())
 
     def verify(self) -> None:
         """Read all content and compare it with its digests.
@@ -180,8 +220,8 @@ class Dataset:
         Raises:
             UserError: bytes have changed since they were written; the message names the first row.
         """
-        for row, (content, digest) in enumerate(zip(self._rows["content"], self.row_digests, strict=True)):
-            if content_digest(content.as_py()) != digest.tobytes():
+        for row, digest in enumerate(self.row_digests):
+            if content_digest(self.content([row])[0]) != digest.tobytes():
                 raise UserError(f"{self.path}: the content of row {self.ids[row]} has changed; run `aft prepare` again")
 
     def _column(self, name: str, dtype: DTypeLike) -> np.ndarray:
@@ -209,6 +249,12 @@ def role_column(split: int) -> str:
     return f"split_{split}"
 
 
-def content_digest(content: str | bytes) -> bytes:
-    """A digest of a row's content, 16 bytes."""
+def _opened(path: Path, side: str) -> Dataset:
+    return Dataset.open(path).of(side)
+
+
+def content_digest(content: RowContent) -> bytes:
+    """A digest of a row's content, 16 bytes; of a pair, that of the digests of both sides."""
+    if isinstance(content, tuple):
+        content = b"".join(map(content_digest, content))
     return blake2b(content.encode() if isinstance(content, str) else content, digest_size=16).digest()

@@ -8,13 +8,23 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
 from pipeline.data.dataset import Role, content_digest
+from pipeline.datasets import RowContent
 
 KEPT, DUPLICATE, CONFLICT = range(3)
 """Kept; dropped because a duplicate is kept; dropped because at least as many duplicates have another label."""
 
 
-def words_digest(text: str) -> bytes:
-    """16 bytes that texts share which have the same set of words in lower case, or the same text if it has no words."""
+def words_digest(content: RowContent) -> bytes:
+    """16 bytes that texts share which have the same set of words in lower case, or the same text if it has no words.
+
+    Pairs share it if both sides do; images if they have the same bytes.
+    """
+    if isinstance(content, tuple):
+        return content_digest(b"".join(map(words_digest, content)))
+    return content_digest(content) if isinstance(content, bytes) else _words_digest(content)
+
+
+def _words_digest(text: str) -> bytes:
     words = sorted(set(re.findall(r"\w+", text.lower())))
     return content_digest("\n".join(words) if words else text)
 

@@ -23,12 +23,22 @@ from jaxtyping import Bool, Int64, UInt8
 from pydantic import BeforeValidator, Field
 
 from pipeline import images
-from pipeline.data.dataset import CONTENT, FORMAT, MANIFEST, QUARANTINE, ROWS, Role, content_digest, role_column
+from pipeline.data.dataset import (
+    CONTENT,
+    CONTENTS,
+    FORMAT,
+    MANIFEST,
+    QUARANTINE,
+    ROWS,
+    Role,
+    content_digest,
+    role_column,
+)
 from pipeline.data.duplicates import CONFLICT, DUPLICATE, KEPT, repeats, resolve
 from pipeline.data.scan import Scan, row_hash, scan, tidied
 from pipeline.data.sources import read_sources
 from pipeline.data.splits import Amount, apportion, assign, choose, sort_keys
-from pipeline.datasets import Kind, Row
+from pipeline.datasets import Kind, Row, parts_of, rows_called
 from pipeline.errors import UserError, count
 from pipeline.files import cell, explained
 from pipeline.params import Settings
@@ -106,7 +116,7 @@ class Preparation:
 
     Attributes:
         path: the folder.
-        kind: "text" or "image".
+        kind: what its rows hold.
         rows: how many rows the dataset has.
         classes: names of the classes, if the task has any.
         dropped: how many rows of the source it does not have, by reason.
@@ -129,7 +139,7 @@ class Preparation:
     def __str__(self) -> str:
         roles = ", ".join(f"{rows:,} {role}" for role, rows in self.roles.items() if rows)
         classes = f" of {len(self.classes)} classes" if self.classes else ""
-        lines = [f"{self.path}: {self.rows:,} {self.kind}s{classes}: {roles}"]
+        lines = [f"{self.path}: {self.rows:,} {rows_called(self.kind)}{classes}: {roles}"]
         if any(self.dropped.values()):
             seen = self.rows + sum(self.dropped.values())
             reasons = "".join(f" + {rows:,} {reason}" for reason, rows in self.dropped.items() if rows)
@@ -304,8 +314,12 @@ def _write_rows(
     roles: UInt8[np.ndarray, "m splits"],
 ) -> str:
     """The second pass: write `content.arrow` and `rows.parquet`; returns the digest of ids and content."""
-    content_type = pa.large_string() if kind == "text" else pa.large_binary()
-    content_schema = pa.schema({"id": pa.string(), "digest": pa.binary(16), "content": content_type})
+    parts = parts_of(kind)
+    types = {"text": pa.large_string(), "image": pa.large_binary()}
+    names = zip(CONTENTS, parts, strict=False)
+    content_schema = pa.schema(
+        {"id": pa.string(), "digest": pa.binary(16), **{name: types[part] for name, part in names}}
+    )
     columns = {role_column(split): pa.uint8() for split in range(roles.shape[1])}
     label = pa.from_numpy_dtype(table.labels.dtype) if table.labels.ndim == 1 else pa.binary(table.labels[0].nbytes)
     rows_schema = pa.schema({"id": pa.string(), "label": label, "group": pa.string(), **columns})
@@ -320,10 +334,11 @@ def _write_rows(
             ids = [row.id for row in batch]
             digests = [digest.tobytes() for digest in table.digests[numbers]]
             contents, groups = [row.content for row in batch], [row.group for row in batch]
+            sides = [contents] if len(parts) == 1 else [list(side) for side in zip(*contents, strict=True)]
             labels = table.labels[numbers]
             column = labels if labels.ndim == 1 else [row.tobytes() for row in labels]
             assigned = roles[written : written + len(batch)].T
-            content_file.write_batch(pa.record_batch([ids, digests, contents], schema=content_schema))
+            content_file.write_batch(pa.record_batch([ids, digests, *sides], schema=content_schema))
             rows_file.write_batch(pa.record_batch([ids, column, groups, *assigned], schema=rows_schema))
             for id, digest in zip(ids, digests, strict=True):
                 hasher.update(f"{len(id.encode())}:{id}".encode() + digest)
@@ -347,7 +362,7 @@ def _batches(source: Iterable[Row], table: Scan, keep: Bool[np.ndarray, " n"]) -
             raise UserError(f"dataset.source: {row.place} has changed meanwhile; run `aft prepare` again")
         numbers.append(number)
         batch.append(row)
-        size += len(row.content)
+        size += sum(map(len, row.content)) if isinstance(row.content, tuple) else len(row.content)
         if len(batch) == BATCH_ROWS or size >= BATCH_BYTES:
             yield numbers, batch
             numbers, batch, size = [], [], 0

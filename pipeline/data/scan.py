@@ -135,7 +135,7 @@ def scan(
     with ThreadPoolExecutor() as pool, progress("look at the data", None, "rows") as advance:
         for chunk in _chunks(tidied(source)):
             ids.append(pa.array([row.id for row in chunk], pa.string()))
-            looked_at = pool.map(_look, chunk) if isinstance(chunk[0].content, bytes) else map(_look, chunk)
+            looked_at = map(_look, chunk) if isinstance(chunk[0].content, str) else pool.map(_look, chunk)
             for row, (problem, remarked) in zip(chunk, looked_at, strict=True):
                 if problem:
                     (skipped if row.skipped else problems)[len(codes)] = problem
@@ -158,10 +158,7 @@ def scan(
                 rows += hashed
                 units += hashed if row.group is None else _hash(b"group", row.group)
                 digests += digest
-                if by_words and isinstance(row.content, str) and not problem:
-                    keys += words_digest(row.content)
-                else:
-                    keys += digest
+                keys += words_digest(row.content) if by_words and not problem else digest
                 codes.append(-1 if label is None else known.setdefault(label, len(known)))
                 splits.append(split)
                 lines.append(row.line or 0)
@@ -297,18 +294,26 @@ def _look(row: Row) -> tuple[str | None, set[str]]:
     """Why a row cannot be used, or None; and the remarks on an image that can."""
     if row.problem is not None:
         return row.problem, set()
-    if isinstance(row.content, bytes):
-        try:
-            return None, images.remarks(row.content)
-        except ValueError as error:
-            return str(error), set()
+    problem, remarks = None, set[str]()
+    for part in row.content if isinstance(row.content, tuple) else (row.content,):
+        if isinstance(part, bytes):
+            try:
+                remarks |= images.remarks(part)
+            except ValueError as error:
+                problem = problem or str(error)
+        else:
+            problem = problem or _text_problem(part)
+    return problem, remarks
+
+
+def _text_problem(text: str) -> str | None:
     try:
-        row.content.encode()
+        text.encode()
     except UnicodeEncodeError:
-        return "not valid Unicode", set()
-    if "\0" in row.content:
-        return "NUL characters in the text; is its encoding right?", set()
-    return None if row.content.strip() else "empty text", set()
+        return "not valid Unicode"
+    if "\0" in text:
+        return "NUL characters in the text; is its encoding right?"
+    return None if text.strip() else "empty text"
 
 
 def _split(row: Row) -> int:

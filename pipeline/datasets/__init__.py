@@ -2,7 +2,7 @@
 
 A family offers
 
-- `KIND`: "text" or "image", what its rows hold; None where `kind` of its settings says it;
+- `KIND`: a `Kind`, what its rows hold; None where `kind` of its settings says it;
 - `Settings`: its keys in the `dataset` section of params.yaml;
 - `rows(settings)`: yields every `Row`, in an order that does not change between calls. What cannot be read, or is no
   example at all, is yielded too and says so, so that nothing disappears without being counted;
@@ -17,7 +17,14 @@ from typing import Any, Literal
 
 from pipeline.tasks import Label
 
-Kind = Literal["text", "image"]
+Kind = Literal["text", "image", "text+text", "image+text"]
+"""What a row holds: a text, an image, or a pair."""
+
+SIDES = ("first", "second")
+"""The two contents of a pair."""
+
+RowContent = str | bytes | tuple[str | bytes, str | bytes]
+"""A raw text, the encoded bytes of an image exactly as they came, or a pair of these."""
 
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -33,6 +40,16 @@ def split_of(name: str) -> str | None:
     return SPLITS.get(match[1]) if match else None
 
 
+def parts_of(kind: str) -> list[str]:
+    """The kinds of the contents of a row, of which a pair has two."""
+    return kind.split("+")
+
+
+def rows_called(kind: str) -> str:
+    """What messages call rows of a kind."""
+    return {"text+text": "pairs of texts", "image+text": "pairs of image and text"}.get(kind, f"{kind}s")
+
+
 def kind_of(family: Any, settings: Any) -> Kind:
     """What the rows of a source hold."""
     kind: Kind = family.KIND or settings.kind
@@ -45,7 +62,7 @@ class Row:
 
     Attributes:
         id: names the row for good; unique in the dataset.
-        content: raw text, or the encoded bytes of an image exactly as they came.
+        content: as its kind has it.
         label: a text, or the names of all labels that the row has, or None for a row whose label is not known.
         split: a name that `split_of` knows, where the source fixes it, else None.
         group: rows of one group are never in different splits (one author, one photo), or None.
@@ -59,7 +76,7 @@ class Row:
     """
 
     id: str
-    content: str | bytes
+    content: RowContent
     label: Label | None = None
     split: str | None = None
     group: str | None = None

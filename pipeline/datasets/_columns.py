@@ -5,11 +5,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline.datasets import Row
+from pipeline.datasets import Kind, Row, RowContent
 from pipeline.datasets._tables import TableRow, Wanted
 from pipeline.errors import UserError
 from pipeline.params import Settings as Section
@@ -46,8 +46,24 @@ class Columns(Section):
         return [self.label_column] if isinstance(self.label_column, str) else self.label_column
 
 
-Content = Callable[[TableRow], tuple[str | bytes, str, str | None]]
+Content = Callable[[TableRow], tuple[RowContent, str, str | None]]
 """Reads a record: returns its content, its id if there is no column of ids, and why it cannot be read."""
+
+
+class SecondColumn(Section):
+    """How a table makes pairs.
+
+    Attributes:
+        second_column: a second column of texts; a row is then a pair, with it as the second.
+    """
+
+    second_column: str | None = None
+
+    def paired(self, kind: Literal["text", "image"]) -> Kind:
+        """What rows hold whose first content is a text or an image."""
+        if self.second_column is None:
+            return kind
+        return "text+text" if kind == "text" else "image+text"
 
 
 def digest(content: str | bytes) -> str:

@@ -2,6 +2,7 @@
 
 import string
 
+from pipeline.datasets import RowContent
 from pipeline.datasets._columns import Content, digest, text, undecoded
 from pipeline.datasets._tables import TableRow
 from pipeline.errors import UserError
@@ -30,6 +31,25 @@ def text_content(column: str, template: str | None) -> tuple[list[str], Content]
         return "" if problem else found, digest(found), problem
 
     return columns, content
+
+
+def paired(first: tuple[list[str], Content], column: str | None) -> tuple[list[str], Content]:
+    """The columns to read, and what makes a pair of a row; `first` itself where there is no second column.
+
+    Args:
+        first: the columns, and what makes the first content of a row.
+        column: of the texts that are the second.
+    """
+    if column is None:
+        return first
+    (first_columns, make_first), (second_columns, make_second) = first, text_content(column, None)
+
+    def content(row: TableRow) -> tuple[RowContent, str, str | None]:
+        (one, key, problem), (other, other_key, other_problem) = make_first(row), make_second(row)
+        assert not isinstance(one, tuple) and not isinstance(other, tuple)
+        return (one, other), f"{key}-{other_key}", problem or other_problem
+
+    return [*first_columns, *second_columns], content
 
 
 def _parts(template: str) -> list[tuple[str, str]]:

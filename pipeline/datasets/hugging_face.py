@@ -10,10 +10,10 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from pipeline.datasets import Kind, Row, split_of
-from pipeline.datasets._columns import Columns, examples
+from pipeline.datasets._columns import Columns, SecondColumn, examples
 from pipeline.datasets._images import image_content
 from pipeline.datasets._tables import TableRow, Wanted, arrow, arrow_rows, check
-from pipeline.datasets._texts import text_content
+from pipeline.datasets._texts import paired, text_content
 from pipeline.errors import UserError, listed
 from pipeline.files import file_exists, read_regular
 from pipeline.params import Settings as Section
@@ -31,7 +31,8 @@ class SavedOrNamed(Section):
 
     Attributes:
         path: a folder that `save_to_disk` wrote; or
-        name: the name of a dataset on the hub, such as `stanfordnlp/imdb`, or anything else that `load_dataset` takes.
+        name: the name of a dataset on the hub, such as `stanfordnlp/imdb`, or anything else that `load_dataset` takes;
+            or several names, whose splits differ.
         config: which of its configurations.
         revision: a commit, tag or branch of its repository.
         splits: which of its splits to read and what each is used for, such as `{train: train, validation_matched:
@@ -39,13 +40,13 @@ class SavedOrNamed(Section):
     """
 
     path: str | None = None
-    name: str | None = None
+    name: str | list[str] | None = None
     config: str | None = None
     revision: str | None = None
     splits: dict[str, Literal["train", "val", "test"]] | None = None
 
 
-class Settings(Columns, SavedOrNamed):
+class Settings(Columns, SecondColumn, SavedOrNamed):
     """Keys of a dataset of Hugging Face.
 
     Attributes:
@@ -61,7 +62,7 @@ class Settings(Columns, SavedOrNamed):
     @property
     def kind(self) -> Kind:
         """What the rows hold."""
-        return "image" if self.image_column else "text"
+        return self.paired("image" if self.image_column else "text")
 
 
 Table = tuple[pa.Schema, Iterable[pa.RecordBatch]]
@@ -75,9 +76,10 @@ def rows(settings: Settings) -> Iterator[Row]:
     if (settings.path is None) == (settings.name is None):
         raise UserError("dataset.source: write either path, a folder of `save_to_disk`, or name")
     if settings.image_column:
-        columns, content = image_content(settings.image_column, Path(settings.path or "."))
+        first = image_content(settings.image_column, Path(settings.path or "."))
     else:
-        columns, content = text_content(settings.text_column or "", settings.template)
+        first = text_content(settings.text_column or "", settings.template)
+    columns, content = paired(first, settings.second_column)
     there = _loaded(settings) if settings.path is None else _saved(Path(settings.path))
     splits = _splits(list(there), settings)
 
@@ -154,7 +156,17 @@ def _damaged(path: Path) -> UserError:
 
 
 def _loaded(settings: Settings) -> dict[str, Table]:
-    """The splits of a dataset by name."""
+    """The splits of a dataset by name, or of several."""
+    found: dict[str, Table] = {}
+    for name in [settings.name] if isinstance(settings.name, str) else settings.name or []:
+        splits = _named(name, settings)
+        if twice := found.keys() & splits.keys():
+            raise UserError(f"dataset.source: {name} has the split {min(twice)!r}, as one before it; name one of them")
+        found |= splits
+    return found
+
+
+def _named(name: str, settings: Settings) -> dict[str, Table]:
     try:
         import datasets
     except ImportError:
@@ -163,11 +175,11 @@ def _loaded(settings: Settings) -> dict[str, Table]:
             "'aft-pipeline[huggingface]'"
         ) from None
     try:
-        found = datasets.load_dataset(settings.name, settings.config, revision=settings.revision)
+        found = datasets.load_dataset(name, settings.config, revision=settings.revision)
     except Exception as error:  # builders of datasets fail in many ways
         what = " ".join(str(error).split())[:300]
         raise UserError(
-            f"dataset.source: {settings.name} cannot be loaded: {what}; check name, config and revision, and whether "
+            f"dataset.source: {name} cannot be loaded: {what}; check name, config and revision, and whether "
             "the machine may reach the hub"
         ) from None
 

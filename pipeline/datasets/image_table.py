@@ -8,15 +8,16 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from pipeline.datasets import Row
-from pipeline.datasets._columns import Columns, examples
+from pipeline.datasets import Kind, Row
+from pipeline.datasets._columns import Columns, SecondColumn, examples
 from pipeline.datasets._images import image_content
 from pipeline.datasets._tables import TableFiles, files, records
+from pipeline.datasets._texts import paired
 
-KIND = "image"
+KIND = None
 
 
-class Settings(Columns, TableFiles):
+class Settings(Columns, SecondColumn, TableFiles):
     """Keys of a table of images.
 
     Attributes:
@@ -27,9 +28,15 @@ class Settings(Columns, TableFiles):
     image_column: str = "image"
     root: str | None = None
 
+    @property
+    def kind(self) -> Kind:
+        """What the rows hold."""
+        return self.paired("image")
+
 
 def rows(settings: Settings) -> Iterator[Row]:
     """The rows of the table, in its order."""
-    columns, content = image_content(settings.image_column, Path(settings.root) if settings.root else None)
+    images = image_content(settings.image_column, Path(settings.root) if settings.root else None)
+    columns, content = paired(images, settings.second_column)
     several = len(files(settings.path)) > 1
     yield from examples(settings, partial(records, settings), columns, content, several)

@@ -8,11 +8,11 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
-from pipeline.datasets import Row
+from pipeline.datasets import Kind, Row, parts_of
 from pipeline.errors import UserError, suggestion
 from pipeline.params import Settings as Section
 
@@ -29,18 +29,22 @@ class Settings(Section):
     """
 
     factory: str
-    kind: Literal["text", "image"]
+    kind: Kind
     options: dict[str, Any] = Field(default_factory=dict)
 
 
 def rows(settings: Settings) -> Iterator[Row]:
     """The rows that the function yields."""
-    expected = str if settings.kind == "text" else bytes
+    expected = [str if part == "text" else bytes for part in parts_of(settings.kind)]
+    named = " and ".join(part.__name__ for part in expected)
     for number, row in enumerate(_function(settings.factory)(**settings.options), start=1):
-        if not isinstance(row, Row) or not isinstance(row.content, expected):
+        content = getattr(row, "content", None)
+        parts = content if isinstance(content, tuple) else (content,)
+        fits = len(parts) == len(expected) and all(map(isinstance, parts, expected))
+        if not isinstance(row, Row) or not fits:
             raise UserError(
                 f"{settings.factory}: item {number} is {type(row).__name__}, not a pipeline.datasets.Row whose content "
-                f"is {expected.__name__}, as kind: {settings.kind} says"
+                f"is {named}, as kind: {settings.kind} says"
             )
         if not isinstance(row.id, str) or not row.id:
             raise UserError(

@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.data import Dataset
+from pipeline.datasets import rows_called
 from pipeline.engines import engine
 from pipeline.errors import UserError, listed
 from pipeline.extraction.variety import Variety
@@ -138,14 +139,14 @@ def extract(
             say(f"{name}: {note}")
         missing = worker.rows_missing()
         if missing:
-            amount = f"{missing:,} {data.kind}s"
+            amount = f"{missing:,} {rows_called(data.kind)}"
             if views:
                 amount += f" ({len(data):,} rows, {views} of each)"
             say(
                 f"{name}: {amount}, {teacher.recipe['precision']} on {teacher.device}, by {worker.loader.batch_size}; "
                 f"{worker.size()}"
             )
-        with progress(name, everything, f"{data.kind}s", everything - missing) as advance:
+        with progress(name, everything, rows_called(data.kind), everything - missing) as advance:
             for rows in engine(machine.engine)(partial(_same, worker), range(writer.layout.shards)):
                 advance(rows)
                 written += rows
@@ -176,6 +177,11 @@ def _check_ids(data: Dataset, teacher: Teacher, name: str) -> None:
     if lacking:
         some = listed(lacking[:5]) + (" ..." if len(lacking) > 5 else "")
         raise UserError(f"{name}: {len(lacking):,} of {len(data):,} rows have no features: {some}; {why}")
+
+
+def recipe_of(teacher: Teacher, data: Dataset) -> dict[str, Any]:
+    """The recipe of a teacher's features of a dataset: its own, and the side of pairs that it reads."""
+    return {**teacher.recipe, **({"reads": data.side} if data.side else {})}
 
 
 class ShardWorker:
@@ -212,7 +218,7 @@ class ShardWorker:
             out,
             rows=RowIndex(data.ids, data.row_digests),
             dataset=data.digest,
-            recipe=teacher.recipe,
+            recipe=recipe_of(teacher, data),
             heads=heads,
             shard_rows=settings.shard_rows,
             created_by=versions("aft-pipeline", "torch", "timm", "transformers", "tokenizers", "pillow", "numpy"),

@@ -13,7 +13,7 @@ class ManifestRecord(Record):
 
     Attributes:
         format: version of the folder's layout; other versions are refused.
-        kind: `text` or `image`.
+        kind: what rows hold; see `pipeline.datasets.Kind`.
         digest: of the ids and contents of all rows.
         task, outputs, unit: of the labels, and the names of a model's outputs.
         label_shape: of one label; empty where it is a single number.
@@ -31,7 +31,7 @@ class ManifestRecord(Record):
     command: ClassVar[str] = "aft prepare"
 
     format: int
-    kind: Literal["text", "image"]
+    kind: Literal["text", "image", "text+text", "image+text"]
     rows: int
     digest: str
     task: str

@@ -31,7 +31,7 @@ class ExportRecord(Record):
     run: str
     seed: int
     refit: bool = False
-    kind: Literal["text", "image"]
+    kind: Literal["text", "image", "text+text", "image+text"]
     task: str
     outputs: tuple[str, ...]
     unit: str = ""

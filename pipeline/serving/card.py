@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, metadata, packages_distribu
 from pathlib import Path
 from typing import Any
 
+from pipeline.datasets import rows_called
 from pipeline.errors import UserError, count
 from pipeline.functional.statistics import paired
 from pipeline.params import Params
@@ -23,7 +24,7 @@ UNKNOWN = "licence not known here"
 def model_card(export: ExportRecord, run: RunRecord, params: Params, project: Project, manifest: ManifestRecord) -> str:
     """README.md of an export, in Markdown."""
     lines = [
-        f"# {export.run}: {export.task} of {export.kind}s",
+        f"# {export.run}: {export.task} of {rows_called(export.kind)}",
         "",
         f"A {run.student.family} student with {run.student.parameters:,} parameters, trained with aft"
         + (f" with the help of {', '.join(run.sources)}." if run.sources else "."),
@@ -64,8 +65,13 @@ def model_card(export: ExportRecord, run: RunRecord, params: Params, project: Pr
 
 
 def _use(export: ExportRecord) -> list[str]:
-    example = "texts.csv" if export.kind == "text" else "photos/"
-    rows = '["a text", "another one"]' if export.kind == "text" else '["photo.jpg"]'
+    example = "photos/" if export.kind == "image" else "table.csv"
+    rows = {
+        "text": '["a text", "another one"]',
+        "image": '["photo.jpg"]',
+        "text+text": '[("a text", "and its second")]',
+        "image+text": '[("photo.jpg", "a text")]',
+    }[export.kind]
     return [
         f"    aft predict FOLDER {example} --output predictions.csv",
         "",
@@ -90,7 +96,8 @@ def _data(manifest: ManifestRecord, run: RunRecord) -> list[str]:
     names = [f"`{Path(str(path)).name}`" for path in (paths if isinstance(paths, list) else [paths])]
     where = f" {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" if names else ""
     return [
-        f"- Source: {source['family']}{where}, {manifest.rows:,} {manifest.kind}s; digest `{manifest.digest}`.",
+        f"- Source: {source['family']}{where}, {manifest.rows:,} {rows_called(manifest.kind)}; digest "
+        f"`{manifest.digest}`.",
         f"- Training rows: {run.labelled:,} with a label that was used, {run.unlabelled:,} without.",
     ]
 

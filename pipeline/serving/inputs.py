@@ -30,12 +30,12 @@ class NewInput(NamedTuple):
     Attributes:
         id: in a table, a cell or the number of the row, from 1; for an image, its path in the folder. If there are
             several inputs, the name of the row's own input comes first.
-        content: a text, or the path of an image.
+        content: a text, the path of an image, or a pair of texts.
         problem: why it cannot be read; empty if no problem is known.
     """
 
     id: str
-    content: str | Path
+    content: str | Path | tuple[str, str]
     problem: str = ""
 
 
@@ -66,6 +66,8 @@ class TextInputs:
         for name in names:
             if name != STDIN and not Path(name).exists():
                 raise UserError(f"{name}: no such file")
+            if name == STDIN and table.get("second_column"):
+                raise UserError(f"{STDIN}: this student reads pairs; give a table with both columns")
 
     def count(self) -> int | None:
         """The number of rows, approximately, as cells may hold several lines; None if it is not known in advance."""

@@ -116,7 +116,7 @@ def export(
     expected = predict(student, blueprint.inputs(data), rows, torch.device("cpu"))
     partial = _temporary(output)
     try:
-        example = contents[:4] if data.kind == "text" else [data.image(int(row)) for row in rows[:4]]
+        example = [data.image(int(row)) for row in rows[:4]] if data.kind == "image" else contents[:4]
         chosen.write(partial, blueprint, student, example)
         record = ExportRecord(
             version=VERSION,

@@ -120,7 +120,7 @@ def _batches(predictor: Predictor, rows: Iterator[NewInput]) -> Iterator[Encoded
         while taken := list(islice(rows, predictor.batch_size)):
             problems = [(row.id, row.problem) for row in taken if row.problem]
             sound = [row for row in taken if not row.problem]
-            read = pool.map if predictor.kind == "image" else map
+            read = map if predictor.kind == "text" else pool.map
             contents = list(read(predictor.read, [row.content for row in sound]))
             problems += [(row.id, str(c)) for row, c in zip(sound, contents, strict=True) if isinstance(c, ValueError)]
             kept = [(row.id, c) for row, c in zip(sound, contents, strict=True) if not isinstance(c, ValueError)]

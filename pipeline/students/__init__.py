@@ -2,7 +2,7 @@
 
 A family offers
 
-- `KIND`: what it reads: "text" or "image", the rows of the dataset; or "features", those of the run's teachers;
+- `KIND`: what it reads: "text", "image" or "pair", the rows of the dataset; or "features", those of the run's teachers;
 - `Settings`: its keys in a section of `students`;
 - `fit(settings, data, rows)`: what building the student needs to know of the training rows `rows`, such as a
   vocabulary, as JSON-like data; it reads no other rows;

@@ -83,7 +83,8 @@ def arrays(data: Dataset, key: Mapping[str, Any], chunks: Iterable[Chunk]) -> di
 
 
 def _folder(data: Dataset, key: Mapping[str, Any]) -> Path:
-    return Project(data.path.parent).inputs / data.path.name / data.digest / digest_of(key)
+    of = {**key, "side": data.side} if data.side else key
+    return Project(data.path.parent).inputs / data.path.name / data.digest / digest_of(of)
 
 
 def _open(folder: Path) -> dict[str, np.ndarray] | None:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from pipeline.data import Dataset
+from pipeline.datasets import parts_of
 from pipeline.errors import UserError
 from pipeline.files import write_atomically
 from pipeline.params import parse
@@ -242,7 +243,7 @@ def _source(
 ) -> Dataset | dict[str, Reader]:
     """What a family reads: the dataset, or readers of its features."""
     if module.KIND != "features":
-        if data.kind != module.KIND:
+        if module.KIND not in (data.kind, "pair") or (module.KIND == "pair" and len(parts_of(data.kind)) == 1):
             raise UserError(f"{who} reads {module.KIND}; the dataset holds {data.kind}")
         return data
     if not sources:

@@ -13,7 +13,7 @@ from torch.export import Dim
 
 from pipeline.augmentations import Augmented
 
-Kind = Literal["text", "image", "features"]
+Kind = Literal["text", "image", "pair", "features"]
 
 CPU = torch.device("cpu")
 

@@ -57,7 +57,7 @@ class Settings(Base):
 
 def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
     """The words of the training rows and their weights: the most frequent, ties in alphabetical order."""
-    counts = _counts(_Rows((data.digest, rows.tobytes()), data, rows), settings.pairs)
+    counts = _counts(_Rows((data.digest, data.side, rows.tobytes()), data, rows), settings.pairs)
     frequent = sorted((-count, word) for word, count in counts.items() if count >= settings.min_count)
     kept = frequent[: settings.vocabulary]
     weights = [math.log((1 + len(rows)) / (1 - negative)) + 1 for negative, _ in kept]
@@ -68,7 +68,7 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
 class _Rows:
     """Rows of a dataset, as a cache key: equal if they are the same rows of the same content."""
 
-    key: tuple[str, bytes]
+    key: tuple[str, str, bytes]
     data: Dataset = field(compare=False)
     rows: np.ndarray = field(compare=False)
 

@@ -12,7 +12,7 @@ from PIL import Image
 from pydantic import Field
 
 from pipeline.data import Dataset
-from pipeline.datasets import Kind
+from pipeline.datasets import Kind, rows_called
 from pipeline.errors import UserError, count, listed
 from pipeline.params import Params, Settings, parse, read_plugin
 from pipeline.plugins import plugin, plugins
@@ -89,7 +89,8 @@ class Views:
         if kind != self.kind:
             others = [name for name in plugins("views") if kind == plugin("views", name).KIND]
             raise UserError(
-                f"{where}: `{self.family}` changes {self.kind}s, and the dataset holds {kind}s; take {listed(others)}"
+                f"{where}: `{self.family}` changes {self.kind}s, and the dataset holds {rows_called(kind)}; "
+                f"{f'take {listed(others)}' if others else 'remove it'}"
             )
 
     def records(self, data: Dataset) -> list[dict[str, Any]]:

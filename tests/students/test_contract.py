@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from pipeline.data import Dataset
+from pipeline.data import Dataset, PrepareSettings, prepare
 from pipeline.errors import UserError
 from pipeline.plugins import plugin, plugins
 from pipeline.project import Project
@@ -41,6 +41,17 @@ def texts(project: Path) -> Dataset:
     return Dataset.open(project / "data")
 
 
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Pairs of texts in two classes."""
+    folder: Path = tmp_path_factory.mktemp("pairs")
+    lines = [f"{WORDS[n % 20]} {WORDS[n // 4]},{WORDS[n % 7]} {WORDS[n % 11]},{'ab'[n % 2]}" for n in range(80)]
+    (folder / "pairs.csv").write_text("\n".join(["text,other,label", *lines]))
+    source = {"family": "text_table", "path": str(folder / "pairs.csv"), "second_column": "other"}
+    prepare(PrepareSettings(source=source | {"label_column": "label"}, val=6, test=8), folder / "data")
+    return Dataset.open(folder / "data")
+
+
 @pytest.fixture
 def stores(project: Path) -> dict[str, SourceFeatures]:
     """Features of the texts from two teachers."""
@@ -65,17 +76,25 @@ class Case(NamedTuple):
 
 
 @pytest.fixture
-def case(family: str, encoder: Path, pictures: Dataset, texts: Dataset, stores: dict[str, SourceFeatures]) -> Case:
+def case(
+    family: str,
+    encoder: Path,
+    pictures: Dataset,
+    pairs: Dataset,
+    texts: Dataset,
+    stores: dict[str, SourceFeatures],
+) -> Case:
     sections: dict[str, dict[str, Any]] = {
         "bag_of_words": {"family": family, "width": 8},
         "compact_cnn": {"family": family, "width": 16, "size": 16},
         "linear_probe": {"family": family},
+        "pair": {"family": family, "first": {"family": "bag_of_words", "width": 4}},
         "timm": {"family": family, "model": "test_vit", "pretrained": False, "size": 32},
         "transformers": {"family": family, "model": str(encoder)},
     }
     assert family in sections, f"add a quick section for {family} here"
     module = plugin("students", family)
-    data = pictures if module.KIND == "image" else texts
+    data = {"image": pictures, "pair": pairs}.get(module.KIND, texts)
     return Case(module, sections[family], data, stores if data is texts else {})
 
 
@@ -102,10 +121,14 @@ def test_gives_features_of_its_width_and_a_logit_per_class(case):
 def test_its_features_are_the_input_of_a_linear_head(case):
     _, student, inputs = made(case)
     student.eval()
-    rows = np.arange(student.width + 8)
+    rows = np.arange(student.width + (24 if case.module.KIND == "pair" else 8))
     assert len(rows) <= len(case.data), "with fewer rows than unknowns, any logits are linear in the features"
     features, logits = student(inputs.batch(rows))
     ones = torch.cat([features, torch.ones(len(features), 1)], 1).double()
+    if case.module.KIND == "pair":  # bilinear: linear in the products of two features, too
+        first, second = (side.width for side in student.sides)
+        one, other = features.double().split([first, second], 1)
+        ones = torch.cat([ones, torch.einsum("ni,nj->nij", one, other).flatten(1)], 1)
     solution = torch.linalg.lstsq(ones, logits.double()).solution
     assert torch.allclose(ones @ solution, logits.double(), atol=1e-4)
 
@@ -125,14 +148,17 @@ def test_new_rows_are_read_as_those_of_a_dataset(case):
         return
     blueprint, _, inputs = made(case)
     rows = np.array([3, 11, 4])
-    new = case.data.content(rows) if case.data.kind == "text" else [case.data.image(int(row)) for row in rows]
+    new = [case.data.image(int(row)) for row in rows] if case.data.kind == "image" else case.data.content(rows)
     expected, found = inputs.batch(rows), blueprint.preprocessing()(new)
     assert isinstance(found, type(expected))
-    for one, other in zip(
-        *((batch if isinstance(batch, tuple) else (batch,)) for batch in (expected, found)), strict=True
-    ):
+    for one, other in zip(*map(tensors, (expected, found)), strict=True):
         assert torch.equal(one, other)
         assert (one.dtype, one.stride()) == (other.dtype, other.stride())
+
+
+def tensors(batch: Any) -> list[torch.Tensor]:
+    """The tensors of a batch, whose parts may be batches."""
+    return [tensor for part in batch for tensor in tensors(part)] if isinstance(batch, tuple) else [batch]
 
 
 def test_every_parameter_learns_and_equal_seeds_give_equal_students(case):
