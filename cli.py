@@ -15,6 +15,7 @@ from stages import (
     check,
     code,
     command,
+    compare,
     cost,
     evaluate,
     export,
@@ -28,6 +29,8 @@ from stages import (
     probe,
     replay,
     report,
+    runs,
+    show,
     sweep,
     train,
     trials,
@@ -45,7 +48,7 @@ app = typer.Typer(
 )
 STAGES = (
     init, check, run_stage, code, prepare, extract, probe, assess, join, train, sweep, evaluate, report, export,
-    predict, cost, trials, replay,
+    predict, cost, trials, replay, runs, compare, show,
 )  # fmt: skip
 for stage in STAGES:
     app.command(stage.__name__.rpartition(".")[2])(stage.main)

@@ -169,9 +169,11 @@ def table(repeats: int, batch: int = 256, width: int = 1536) -> list[dict[str, A
         {"form": "dense"}, {"kernel": "rbf"}, {"task_directions": True}, {"scaling": "whitened"},
         {"objective": "debiased_cka"}, {"queue": 256},
     )]  # fmt: skip
-    world = context(512, (width,))
+    setting = context(512, (width,))
     built = {
-        " ".join([name, *(f"{k}: {v}" for k, v in keys.items())]): plugin("methods", name).Settings(**keys).build(world)
+        " ".join([name, *(f"{k}: {v}" for k, v in keys.items())]): plugin("methods", name)
+        .Settings(**keys)
+        .build(setting)
         for name, keys in options
     }
     plain = Step("ResNet-18", batch, width, None)

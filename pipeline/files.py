@@ -154,6 +154,11 @@ def folder_size(folder: Path) -> int:
     return size
 
 
+def expands_too_much(size: int, becomes: int) -> bool:
+    """Whether so many bytes from a compressed file of a size are too many; see `refuse_bomb`."""
+    return becomes > max(SMALL, TIMES * size)
+
+
 def refuse_bomb(path: Path, becomes: int, size: int | None = None) -> None:
     """Refuse a compressed file that would expand so much that it can only be meant to fill the memory or the disk.
 
@@ -168,7 +173,7 @@ def refuse_bomb(path: Path, becomes: int, size: int | None = None) -> None:
         UserError: that is more.
     """
     size = path.stat().st_size if size is None else size
-    if becomes > max(SMALL, TIMES * size):
+    if expands_too_much(size, becomes):
         raise UserError(
             f"{path}: {size:,} bytes that expand to {becomes:,} or more; a file may expand to {TIMES} times its size; "
             "save it without compression"

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from pipeline.files import expands_too_much
+
 VERSION = 1
 """Increased whenever this file gives other pixels for the same bytes. Part of every recipe that reads images."""
 
@@ -128,6 +130,10 @@ def _open(content: bytes) -> Image.Image:
     shorter, longer = sorted(image.size)
     if longer > THINNEST * shorter:
         raise ValueError(f"{image.width:,} x {image.height:,} pixels, more than {THINNEST} times as long as wide")
+    if expands_too_much(len(content), 3 * image.width * image.height):
+        raise ValueError(
+            f"{image.width:,} x {image.height:,} pixels from {len(content):,} bytes; it is damaged, or a trap"
+        )
     return image
 
 

@@ -5,10 +5,13 @@ A row is added here and nowhere else.
 """
 
 import fcntl
+import io
 import json
 import os
 import pickle
 import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,7 @@ import pyarrow.parquet as pq
 import safetensors.torch
 import torch
 import yaml
+from PIL import Image
 
 Change = Callable[[Path], object]
 """Makes something wrong in the folder of a project."""
@@ -222,6 +226,16 @@ def images(*odd: Change) -> Change:
     }
     start = params(lambda values: values.update(settings))
     return both(start, write("raw/images/a/1.png", "one"), write("raw/images/b/2.png", "two"), *odd)
+
+
+def bomb(name: str) -> Change:
+    """Write a PNG of one pixel that says it has 400 million."""
+    buffer = io.BytesIO()
+    Image.new("L", (1, 1)).save(buffer, "PNG")
+    content = bytearray(buffer.getvalue())
+    content[16:24] = struct.pack(">II", 20_000, 20_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    return write(name, bytes(content))
 
 
 def trained(project: Path) -> None:
@@ -514,6 +528,14 @@ CASES = [
         images(link("raw/images/a/x.png", "/dev/zero")),
         "prepare",
         "raw/images/a/x.png: is a device, and a file is needed there; move it away",
+    ),
+    Case(
+        "Odd files",
+        "an image of a few bytes that claims 400 million pixels",
+        images(bomb("raw/images/a/1.png")),
+        "prepare",
+        "dataset.source: 2 of 2 rows cannot be read, the first is row a/1.png: not an image: Image size "
+        "(400000000 pixels) exceeds limit of <details>; correct them, or raise dataset.tolerance <where>",
     ),
     Case(
         "Odd files",

@@ -98,7 +98,7 @@ def test_assess_draws_a_table_on_a_terminal(project: Path):
         (("report",), "none"),
     ],
 )
-def test_what_the_user_can_mend_is_one_line_and_exit_code_2(
+def test_what_the_user_can_fix_is_one_line_and_exit_code_2(
     aft: Aft, project: Path, arguments: tuple[str, ...], message: str
 ):
     before = {path: path.read_bytes() for path in (project / "data").iterdir()}

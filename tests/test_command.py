@@ -21,7 +21,7 @@ command.run(app)
 @pytest.mark.parametrize(
     ("given", "spins"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")]
 )
-def test_threads_are_told_to_spin_briefly_before_torch_is_there(given: dict[str, str], spins: str) -> None:
+def test_threads_are_set_to_spin_briefly_before_torch_is_imported(given: dict[str, str], spins: str) -> None:
     environment = {
         name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
     }
@@ -63,3 +63,27 @@ def test_a_command_that_ends_well_despite_an_interrupt_ends_well() -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     said = subprocess.run([sys.executable, "-c", INTERRUPTED, "ignore"], env=environment, capture_output=True)
     assert said.returncode == 0 and not said.stderr
+
+
+OUT_OF_MEMORY = """
+import sys, typer
+from stages import command
+app = typer.Typer(pretty_exceptions_enable=False)
+
+@app.command()
+def main() -> None:
+    bytes(1 << 60)
+
+command.run(app, "aft")
+"""
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_full_memory_is_one_line(debug: bool) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    options = ["--debug"] if debug else []
+    command = [sys.executable, "-c", OUT_OF_MEMORY, *options]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert said.returncode == (1 if debug else 2)
+    line = "error: not enough memory; close other programs, or lower machine.workers and the batch size\n"
+    assert "Traceback" in said.stderr if debug else said.stderr == line

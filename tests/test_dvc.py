@@ -413,7 +413,7 @@ def finished_shards(store: Path) -> list[Path]:
     return sorted(store.glob("pooled/c.*.json"))
 
 
-def test_no_name_is_a_part_of_a_command():
+def test_no_name_is_part_of_a_command():
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     commands = [stage["do"]["cmd"] for stage in stages.values() if "do" in stage]
     assert commands and all(command.endswith(' "$DVC_STAGE"') and command.count("$") == 1 for command in commands)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.wrong.replace(" ", "-"))
-def test_what_is_wrong_is_said_in_one_line(case: Case, project: Path, aft: Callable[..., Any]):
+def test_what_is_wrong_is_reported_in_one_line(case: Case, project: Path, aft: Callable[..., Any]):
     case.change(project)
     done = aft(*shlex.split(case.command))
     while HELD:

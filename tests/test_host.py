@@ -74,7 +74,7 @@ def test_another_folder_or_variable_gets_a_process_of_its_own(repro: Callable[..
     assert (tmp_path / "out").read_text() == "alone\n"
 
 
-def test_a_variable_that_a_stage_sets_is_its_own(repro: Callable[..., int], tmp_path: Path):
+def test_a_variable_that_a_stage_sets_stays_in_that_stage(repro: Callable[..., int], tmp_path: Path):
     def main() -> None:
         print(os.environ.get("AFT_TEST_OF_HOST"), flush=True)
         os.environ["AFT_TEST_OF_HOST"] = "set"

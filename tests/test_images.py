@@ -12,6 +12,7 @@ from PIL import EpsImagePlugin, Image
 
 from pipeline import images
 from pipeline.images import REMARKS, decode, is_image, remarks
+from tests.memory import at_most
 
 RANDOM = np.random.default_rng(0)
 COLOUR = RANDOM.integers(0, 256, (30, 41, 3), np.uint8)
@@ -67,7 +68,7 @@ def oriented(orientation: int) -> Image.Exif:
 
 @pytest.mark.parametrize("orientation", TURNS)
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF"])
-def test_images_are_turned_as_their_exif_says(format: str, orientation: int):
+def test_images_are_rotated_by_their_exif_orientation(format: str, orientation: int):
     quality = {"WEBP": {"lossless": True}}.get(format, {})
     content = encode(COLOUR, format, exif=oriented(orientation), **quality)
     np.testing.assert_array_equal(pixels(content), TURNS[orientation](pixels(encode(COLOUR, format, **quality))))
@@ -146,6 +147,22 @@ def test_a_palette_with_an_alpha_for_each_colour_lies_over_white():
     assert found[0].tolist() == [[0, 0, 0], [255, 255, 255], [128, 255, 128], [0, 0, 255]]
 
 
+def claiming(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that says it has so many pixels."""
+    content = bytearray(encode(GREY))
+    content[16:24] = struct.pack(">II", width, height)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    return bytes(content)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # as in a command
+@pytest.mark.parametrize("shape", [(13_000, 13_000), (20_000, 20_000), (2_000_000, 20_000)])
+def test_pixels_that_a_few_bytes_claim_are_not_made(shape: tuple[int, int]):
+    for read in (decode, remarks):
+        with at_most(128 << 20), pytest.raises(ValueError, match=r"not an image: .*pixels"):
+            read(claiming(*shape))
+
+
 # Stored otherwise
 
 
@@ -200,7 +217,7 @@ def test_deep_grey_of_one_value_is_black_and_constant():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_pixels_that_are_no_numbers_are_refused(value: float):
+def test_pixels_that_are_not_numbers_are_refused(value: float):
     stored = np.ones((4, 4), np.float32)
     stored[1, 2] = value
     for read in (decode, remarks):
@@ -227,7 +244,7 @@ def test_of_sixteen_bit_colour_the_upper_bits_are_read():
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_of_several_pictures_the_first_is_read_and_it_is_said(format: str):
+def test_of_several_pictures_the_first_is_read_and_this_is_remarked(format: str):
     flat = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
     flat[0].putpixel((0, 0), (0, 255, 0))
     content = encode(flat[0], format, save_all=True, append_images=flat[1:])
@@ -237,7 +254,7 @@ def test_of_several_pictures_the_first_is_read_and_it_is_said(format: str):
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG"])
-def test_images_of_one_colour_are_told_from_those_that_only_seem_so(format: str):
+def test_images_of_one_colour_are_distinguished_from_those_that_only_seem_so(format: str):
     assert remarks(encode(Image.new("RGB", (64, 64), (10, 200, 30)), format)) == {"constant"}
     # Every block of 8 x 8 has the same mean, which is all that a JPEG at an eighth of its size shows.
     stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))

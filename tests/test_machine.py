@@ -17,7 +17,7 @@ def test_auto_takes_what_is_there():
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "cuda:-1", "CPU", ""])
-def test_what_is_no_device_is_refused(device: str):
+def test_what_is_not_a_device_is_refused(device: str):
     with pytest.raises(UserError, match=r"machine\.device: should be auto, cpu, cuda, cuda:N"):
         parse(Machine, {"device": device}, "machine")
 

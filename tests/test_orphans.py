@@ -78,7 +78,7 @@ def goes_on(line: str, project: Path, finished: Path) -> None:
     assert contents(project) == contents(finished)
 
 
-def test_after_ctrl_c_a_command_says_how_to_go_on(finished: Path):
+def test_after_ctrl_c_a_command_says_how_to_continue(finished: Path):
     project = Path(shutil.copytree(finished, finished.with_name("interrupted")))
     remove(project, "train aft")
     code, said = end(f"train aft -S train.steps={STEPS}", project, signal.SIGINT, "1 to train")
@@ -119,7 +119,7 @@ def test_dvc_and_what_it_started_end_with_aft_run(finished: Path, number: int):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_an_extraction_that_was_ended_goes_on(finished: Path, number: int):
+def test_an_interrupted_extraction_continues(finished: Path, number: int):
     project = Path(shutil.copytree(finished, finished.with_name("extraction")))
     remove(project, "extract wise")
     code, said = end("extract wise -S extract.batch_size=1", project, number, "120 texts")

@@ -126,7 +126,7 @@ def test_a_malformed_override_is_refused(tmp_path: Path, override: str):
     assert "\n" not in str(caught.value)
 
 
-def test_an_override_reaches_into_methods_that_are_a_mapping_and_says_what_to_do_where_they_are_a_list(tmp_path: Path):
+def test_an_override_reaches_methods_in_a_mapping_and_explains_how_if_they_are_a_list(tmp_path: Path):
     path = tmp_path / "params.yaml"
     path.write_text("runs: {new: {methods: {aft: {weight: auto}}}, old: {methods: [{name: aft, weight: auto}]}}")
     read = Params.load(path, ["runs.new.methods.aft.weight=3"]).section("runs.new")

@@ -69,5 +69,5 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     ("seconds", "words"),
     [(0.0, "0 s"), (48.2, "48 s"), (99.4, "99 s"), (120.0, "2 min"), (719.0, "12 min"), (11_100.0, "3 h 05 min")],
 )
-def test_durations_are_said_as_people_say_them(seconds: float, words: str) -> None:
+def test_durations_are_written_for_people(seconds: float, words: str) -> None:
     assert duration(seconds) == words

@@ -72,6 +72,6 @@ def test_params_hold_mappings_whatever_was_written(tmp_path: Path):
     assert params.section("students.small") == {"family": "timm", "model": "resnet18"}
 
 
-def test_the_place_of_a_wrong_one_is_said(tmp_path: Path):
+def test_the_place_of_a_wrong_one_is_in_the_message(tmp_path: Path):
     with pytest.raises(UserError, match=r"params\.yaml: teachers\.one: 'bert' is not a short form"):
         Params.load(write(tmp_path, "bert"))

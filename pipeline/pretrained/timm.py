@@ -70,12 +70,12 @@ class TimmModel:
             architecture, config, arguments = _configuration(folder / "config.json", name)
             return cls(name, architecture, file or _weights(folder), config, arguments)
         _check_name(name)
-        if file is None or not _of_timm(beside := file.parent / "config.json"):
+        if file is None or not _of_timm(neighbour := file.parent / "config.json"):
             return cls(name, name, file)
-        architecture, config, arguments = _configuration(beside, name)
+        architecture, config, arguments = _configuration(neighbour, name)
         if architecture != name.partition(".")[0]:
             raise UserError(
-                f"{beside}: a {architecture}, but the model is {name}; set `model: {architecture}`, or move the "
+                f"{neighbour}: a {architecture}, but the model is {name}; set `model: {architecture}`, or move the "
                 "weights away from this file"
             )
         return cls(name, name, file, config, arguments)

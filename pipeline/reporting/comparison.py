@@ -219,7 +219,7 @@ def compare(outcomes: Sequence[Outcome]) -> tuple[list[Comparison], list[str]]:
     own = [_baseline(group) for group in students.values()]
     for group, baseline in zip(students.values(), own, strict=True):
         if group[0].run.student.reads == "features":
-            others = (plain for plain in own if plain and not any(_mismatch(outcome, plain) for outcome in group))
+            others = (plain for plain in own if plain and not any(mismatch_of(outcome, plain) for outcome in group))
             baseline = next(others, None)
         rest = []
         for outcome in group:
@@ -227,14 +227,14 @@ def compare(outcomes: Sequence[Outcome]) -> tuple[list[Comparison], list[str]]:
                 continue
             if baseline is None:
                 rest.append(outcome)
-            elif mismatch := _mismatch(outcome, baseline):
+            elif mismatch := mismatch_of(outcome, baseline):
                 rest.append(outcome)
                 problems.append(
                     f"{outcome.name}: not compared with {baseline.name}, because their {mismatch}; "
                     "train and evaluate both with the same settings"
                 )
             else:
-                rest.append(_pair(outcome, baseline))
+                rest.append(pair(outcome, baseline))
         # The sort is stable: otherwise the given order holds.
         rest.sort(key=lambda outcome: outcome.control)
         groups.append((baseline, [outcome for outcome in group if outcome is baseline], rest))
@@ -257,7 +257,7 @@ def _baseline(group: Sequence[Outcome]) -> Outcome | None:
     return next((outcome for outcome in plain if outcome.name == "none"), plain[0] if plain else None)
 
 
-def _mismatch(outcome: Outcome, baseline: Outcome) -> str:
+def mismatch_of(outcome: Outcome, baseline: Outcome) -> str:
     """Why two runs cannot be paired; empty if they can."""
     one, other = outcome.evaluation, baseline.evaluation
     for what, mine, theirs in (
@@ -270,7 +270,8 @@ def _mismatch(outcome: Outcome, baseline: Outcome) -> str:
     return "outputs have other names" if one.outputs != other.outputs else ""
 
 
-def _pair(outcome: Outcome, baseline: Outcome) -> Outcome:
+def pair(outcome: Outcome, baseline: Outcome) -> Outcome:
+    """A run with its differences from a baseline, seed by seed; `mismatch_of` says whether they can be paired."""
     sign = direction(outcome.metric)
     differences = tuple(x - y for x, y in zip(outcome.scores, baseline.scores, strict=True))
     probe = outcome.probe_scores

@@ -127,7 +127,7 @@ def read_inputs(params: Params, project: Project, stores: Sequence[Stored]) -> R
     """
     names = list(params.section("runs"))
     reader = Records(project)
-    outcomes = [outcome for name in names if (outcome := _outcome(name, params, reader)) is not None]
+    outcomes = [outcome for name in names if (outcome := read_outcome(name, params, reader)) is not None]
     outcomes = _of_one_metric(outcomes, reader)
     if not outcomes:
         first = f" ({reader.missing[0]})" if reader.missing else ""
@@ -158,7 +158,7 @@ def read_inputs(params: Params, project: Project, stores: Sequence[Stored]) -> R
     )  # fmt: skip
 
 
-def _outcome(name: str, params: Params, reader: Records) -> Outcome | None:
+def read_outcome(name: str, params: Params, reader: Records) -> Outcome | None:
     """The records of one run; None, and a line, where it is not finished."""
     project = reader.project
     folder, path = project.run(name), project.evaluation(name)
@@ -173,7 +173,7 @@ def _outcome(name: str, params: Params, reader: Records) -> Outcome | None:
         shown = {file: checksum for file, checksum in run.files.items() if not file.startswith("students/")}
         VerifiedFiles(folder, shown, f"run `aft train {name}` again").finish()
         VerifiedFiles(path.parent, evaluation.files, f"run `aft evaluate {name}` again").finish()
-        curve = _curve(folder / "curves.csv", run)
+        curve = read_curve(folder / "curves.csv", run, f"val_{run.metric.name}")
         gates = _gates(folder / "gates.json", run)
     except UserError as error:
         reader.missing.append(str(error))
@@ -253,14 +253,19 @@ def _outdated(outcomes: Iterable[Outcome], now: Now) -> list[str]:
     return lines
 
 
-def _curve(path: Path, run: RunRecord) -> tuple[CurvePoint, ...]:
-    """The validation scores of the chosen candidate, averaged over seeds."""
-    chosen, column = label(run.chosen, run.chosen_settings), f"val_{run.metric.name}"
+def read_curve(path: Path, run: RunRecord, column: str) -> tuple[CurvePoint, ...]:
+    """One column of the curves of the chosen candidate, averaged over seeds.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    chosen = label(run.chosen, run.chosen_settings)
     scores: dict[int, list[float]] = {}
     try:
         with os.fdopen(open_regular(path), newline="", encoding="utf-8") as file:
             for line in csv.DictReader(file):
-                if line["weight"] == chosen:
+                # The line after the last step has no losses.
+                if line["weight"] == chosen and line[column]:
                     scores.setdefault(int(line["step"]), []).append(float(line[column]))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run `aft train {run.run}`") from None

@@ -14,6 +14,7 @@ from pipeline.runs.points import (
     range_of,
     read_sweep,
     sweep_names,
+    value_label,
 )
 
 __all__ = [
@@ -40,4 +41,5 @@ __all__ = [
     "run_views",
     "settings_label",
     "sweep_names",
+    "value_label",
 ]

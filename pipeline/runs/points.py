@@ -117,12 +117,13 @@ class Point:
 
 def point_label(values: Mapping[str, Any]) -> str:
     """Values by key as text: `student=bag, weight=10`."""
-    return ", ".join(f"{key}={_shown(value)}" for key, value in values.items())
+    return ", ".join(f"{key}={value_label(value)}" for key, value in values.items())
 
 
-def _shown(value: Any) -> str:
+def value_label(value: Any) -> str:
+    """A value of a point as text: `bag`, `minilm+e5`, `0.01`."""
     if isinstance(value, list):
-        return "+".join(map(_shown, value))
+        return "+".join(map(value_label, value))
     return f"{value:g}" if isinstance(value, float) else json.dumps(value) if isinstance(value, dict) else str(value)
 
 

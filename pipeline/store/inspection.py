@@ -1,5 +1,6 @@
 """Information about stores for people: lists, statistics, differences, and what can be deleted."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,7 +172,7 @@ def list_stores(folder: Path) -> Listing:
     """The stores directly in a folder, by name."""
     stores: list[dict[str, Any]] = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if not (path / "zarr.json").is_file():
+        if not os.path.lexists(path / "zarr.json"):  # also a pipe or a broken link, which is told
             continue
         try:
             store = FeatureStore.open(path)

@@ -110,9 +110,7 @@ def sweep(
     keys = dict.fromkeys(key for grid in settings.over for key in grid)
     wanted = conditions(where, list(keys))
     if settings.search and wanted:
-        raise UserError(
-            f"{params.source}: sweep.{name}: --where selects from a list, and a search has none; leave it out"
-        )
+        raise UserError(f"{params.source}: sweep.{name}: a search has no list to select from; leave --where out")
     lock = Lock(project.lock("sweep", name))
     if not lock.acquire():
         raise UserError(f"{lock.path}: {lock.owner()} runs the sweep `{name}`; see it with `aft sweep {name} --watch`")

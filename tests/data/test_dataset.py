@@ -45,7 +45,7 @@ def test_roles_are_sorted_disjoint_and_together_all_rows(folder: Path):
         assert (np.diff(split.train) > 0).all()
 
 
-def test_draws_differ_and_one_that_is_not_there_is_refused(folder: Path):
+def test_splits_differ_and_a_missing_one_is_refused(folder: Path):
     data = Dataset.open(folder)
     assert not np.array_equal(data.split(0).test, data.split(1).test)
     with pytest.raises(UserError, match=r"no split 3; dataset\.splits made 3, from 0"):

@@ -42,7 +42,7 @@ rows = st.tuples(st.sampled_from("abcdef"), st.integers(-1, 2), st.sampled_from(
 
 
 @given(st.lists(rows, max_size=40))
-def test_rows_stay_by_definition(rows):
+def test_rows_are_kept_by_definition(rows):
     fate, partner = fates(rows)
     assert [one == KEPT for one in fate] == by_definition(rows)
     for number, other in enumerate(partner):
@@ -54,7 +54,7 @@ def test_rows_stay_by_definition(rows):
 
 
 @given(st.lists(rows, max_size=40))
-def test_outside_test_no_twins_are_left(rows):
+def test_no_duplicates_are_left_outside_test(rows):
     fate, _ = fates(rows)
     left = [name for (name, _, split), one in zip(rows, fate, strict=True) if one == KEPT and split != TEST]
     tests = {name for name, _, split in rows if split == TEST}
@@ -62,7 +62,7 @@ def test_outside_test_no_twins_are_left(rows):
     assert tests.isdisjoint(left)
 
 
-def test_the_first_of_twins_stays_and_the_others_name_it():
+def test_the_first_of_several_duplicates_is_kept_and_the_others_name_it():
     assert fates([("a", 0, FREE), ("b", 1, FREE), ("a", 0, FREE), ("a", -1, FREE)]) == (
         [KEPT, KEPT, DUPLICATE, DUPLICATE],
         [-1, -1, 0, 0],
@@ -73,15 +73,15 @@ def test_the_label_of_the_majority_is_right():
     assert fates([("a", 0, FREE), ("a", 1, FREE), ("a", 1, FREE)]) == ([CONFLICT, KEPT, DUPLICATE], [1, -1, 1])
 
 
-def test_twins_that_contradict_each_other_evenly_all_go():
+def test_duplicates_that_contradict_each_other_evenly_are_all_dropped():
     assert fates([("a", 0, FREE), ("a", 1, FREE), ("a", -1, FREE)]) == ([CONFLICT] * 3, [1, 2, 0])
 
 
-def test_a_row_with_a_label_stays_rather_than_one_without():
+def test_a_row_with_a_label_is_kept_rather_than_one_without():
     assert fates([("a", -1, FREE), ("a", 2, FREE)]) == ([DUPLICATE, KEPT], [1, -1])
 
 
-def test_rows_of_test_stay_whatever_their_twins_say():
+def test_rows_of_test_are_kept_whatever_labels_their_duplicates_have():
     rows = [("a", 0, TRAIN), ("a", 1, TEST), ("a", 1, TEST), ("a", 1, VAL)]
     assert fates(rows) == ([CONFLICT, KEPT, KEPT, DUPLICATE], [1, -1, -1, 1])
 
@@ -97,5 +97,5 @@ def test_rows_of_test_stay_whatever_their_twins_say():
         ("not good", "good", False),
     ],
 )
-def test_texts_are_twins_in_words_if_their_sets_of_words_are_one(one: str, other: str, copies: bool):
+def test_texts_with_the_same_set_of_words_are_duplicates(one: str, other: str, copies: bool):
     assert (words_digest(one) == words_digest(other)) == copies

@@ -91,7 +91,7 @@ def test_a_second_run_in_the_same_place_gives_the_same_bytes(tmp_path: Path):
     assert contents(tmp_path / "data") == before
 
 
-def test_the_digest_hangs_on_ids_and_content_and_on_nothing_else(tmp_path: Path):
+def test_the_digest_depends_on_ids_and_content_and_on_nothing_else(tmp_path: Path):
     def digest(rows: list[dict], **keys) -> str:
         return run(tmp_path / "data", write(tmp_path / "t.jsonl", rows), **keys).digest
 
@@ -123,7 +123,7 @@ def test_the_manifest_counts_what_is_there(tmp_path: Path, sizes: dict):
     assert table["id"].to_pylist() == data.ids.tolist()
 
 
-def test_the_tweets_have_no_twins_across_splits(tmp_path: Path):
+def test_the_tweets_have_no_duplicates_across_splits(tmp_path: Path):
     keys = {"deduplicate": "token_set", "splits": 2, "val": 2000, "test": 6000, "labelled": 400}
     done = run(tmp_path / "data", {"family": "tweets", "min_confidence": 0.6}, **keys)
     votes: dict[bytes, Counter] = defaultdict(Counter)
@@ -189,7 +189,7 @@ def test_a_result_says_in_words_what_was_done(tmp_path: Path, sizes: dict):
 
 
 @pytest.mark.parametrize(("deduplicate", "rows"), [("none", 63), ("exact", 61), ("token_set", 60)])
-def test_twins_go_as_far_as_asked(tmp_path: Path, deduplicate: str, rows: int):
+def test_duplicates_are_dropped_as_far_as_asked(tmp_path: Path, deduplicate: str, rows: int):
     copies = [{"id": f"copy {n}", "text": "text number 3", "label": "a"} for n in range(2)]
     source = write(tmp_path / "t.jsonl", [*texts(60), *copies, {"id": "like", "text": "Number 3 text", "label": "a"}])
     assert run(tmp_path / "data", source, deduplicate=deduplicate).rows == rows
@@ -204,7 +204,7 @@ def test_a_limit_takes_every_class_of_every_split_in_proportion(tmp_path: Path):
     assert len(data.split(0).test) == 5
 
 
-def test_a_limit_takes_the_same_rows_in_whatever_order_they_come(tmp_path: Path):
+def test_a_limit_takes_the_same_rows_in_any_order(tmp_path: Path):
     run(tmp_path / "one", write(tmp_path / "t.jsonl", texts()), limit=45)
     run(tmp_path / "two", write(tmp_path / "t.jsonl", texts()[::-1]), limit=45)
     one, two = (Dataset.open(tmp_path / name).ids.tolist() for name in ("one", "two"))
@@ -263,7 +263,7 @@ def test_no_label_shows_outside_the_labelled_rows_and_every_row_has_one_role(
         }
         for n in range(number)
     ]
-    folder = tmp_path_factory.mktemp("world")
+    folder = tmp_path_factory.mktemp("images")
     try:
         run(folder / "data", write(folder / "t.jsonl", rows), splits=2, val=0.1, test=0.2, labelled=0.4)
     except UserError:  # groups with unlabelled rows can leave too few rows to draw from
@@ -364,7 +364,7 @@ def test_unreadable_images_are_listed_in_the_same_words_each_time(tmp_path: Path
     assert len(quarantine(tmp_path / "one")) == 4
 
 
-def test_files_that_are_no_images_are_counted_and_listed(tmp_path: Path, images: Path):
+def test_files_that_are_not_images_are_counted_and_listed(tmp_path: Path, images: Path):
     (images / "cat" / "notes.txt").write_text("a note")
     (images / "dog" / "@eaDir").mkdir()
     (images / "dog" / "@eaDir" / "thumb.jpg").write_bytes(jpeg(1))
@@ -405,7 +405,7 @@ def test_a_label_of_spaces_is_no_label(tmp_path: Path):
 
 
 @pytest.mark.parametrize("label", ["-1", "?", "nan", "None", "N/A", "\\N", "<NA>"])
-def test_a_class_that_looks_like_no_label_is_asked_about(tmp_path: Path, label: str):
+def test_a_class_that_may_stand_for_no_label_is_refused(tmp_path: Path, label: str):
     source = write(tmp_path / "t.jsonl", texts(label=[label if n % 9 == 4 else "ab"[n % 2] for n in range(90)]))
     for task in ({}, {"task": "classification"}):
         with pytest.raises(
@@ -428,7 +428,7 @@ def test_numbers_that_mean_no_label_are_compared_by_value(tmp_path: Path):
     assert np.isnan(Dataset.open(tmp_path / "data").labels).sum() == 60
 
 
-def test_remarks_of_rows_and_their_files_are_said(tmp_path: Path):
+def test_remarks_on_rows_and_their_files_are_printed(tmp_path: Path):
     for name in ("a", "b"):
         lines = [
             f'"text\nof {name}{n}",{"xy"[n % 2]}' if n % 9 == 3 else f"text {name}{n},{'xy'[n % 2]}" for n in range(30)
@@ -536,7 +536,10 @@ def test_bad_input_is_one_line_and_leaves_what_was_there(tmp_path: Path, name: s
         ({"test": True}, r"dataset\.test: should be a number of rows"),
         ({"test": None}, r"dataset\.test: should be a number of rows from 1, .* found None"),
         ({"labelled": -3}, r"dataset\.labelled: should be a number of rows"),
-        ({"deduplicate": "fuzzy"}, r"dataset\.deduplicate: should be 'none', 'exact' or 'token_set', found 'fuzzy'"),
+        (
+            {"deduplicate": "fuzzy"},
+            r"dataset\.deduplicate: should be 'none', 'exact', 'token_set' or 'near', found 'fuzzy'",
+        ),
         ({"limits": 5}, r"unknown key `limits` \(did you mean `limit`\?\)"),
         ({"splits": 0}, r"dataset\.splits: should be greater than 0"),
     ],
@@ -588,7 +591,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path):
         run(tmp_path / "file" / "data", write(tmp_path / "t.jsonl", texts()))
 
 
-def test_unreadable_rows_are_told_of_even_if_their_list_cannot_be_written(tmp_path: Path):
+def test_unreadable_rows_are_reported_even_if_their_list_cannot_be_written(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
     source = write(tmp_path / "t.jsonl", texts(text=["", *map(str, range(89))]))
     with pytest.raises(UserError, match=r"1 of 90 rows cannot be read, the first is row r000 .*no list of them"):

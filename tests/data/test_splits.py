@@ -51,7 +51,7 @@ amounts = st.one_of(st.integers(3, 12), st.floats(0.1, 0.3))
 
 
 @given(tables(grouped=False), amounts, amounts, st.one_of(st.none(), amounts), st.integers(0, 9))
-def test_single_rows_are_drawn_in_exact_numbers_and_every_class_within_one_row(known, val, test, labelled, seed):
+def test_single_rows_are_sampled_in_exact_numbers_and_every_class_within_one_row(known, val, test, labelled, seed):
     roles = draw(known, val, test, labelled, seed)
     labels = known["strata"]
     assert (roles[labels < 0] == Role.UNLABELLED).all()
@@ -84,7 +84,7 @@ def test_groups_are_whole_and_rows_without_a_label_are_in_train(known, seed, num
     assert set(roles[known["strata"] >= 0]) <= {Role.LABELLED, Role.VAL, Role.TEST}
 
 
-def test_groups_of_like_size_come_close_to_the_size_asked_for_and_are_drawn_in_proportion():
+def test_groups_of_similar_size_come_close_to_the_requested_size_and_are_sampled_in_proportion():
     labels = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2] * 100 + [0, 1, 2] * 400
     groups = [number // 4 for number in range(1200)] + [None] * 1200
     roles = draw(table(labels, groups), val=200, test=480)
@@ -97,7 +97,7 @@ def test_groups_of_like_size_come_close_to_the_size_asked_for_and_are_drawn_in_p
 
 @given(st.lists(st.integers(1, 9), min_size=60, max_size=90), st.integers(0, 9))
 @settings(max_examples=50)
-def test_where_all_rows_are_in_groups_a_sample_misses_its_size_by_less_than_a_group(sizes, seed):
+def test_if_all_rows_are_in_groups_a_sample_misses_its_size_by_less_than_a_group(sizes, seed):
     groups = [number for number, size in enumerate(sizes) for _ in range(size)]
     labels = [number % 3 for number, size in enumerate(sizes) for _ in range(size)]
     roles = draw(table(labels, groups), val=0.2, test=0.3, seed=seed)
@@ -115,7 +115,7 @@ def test_a_class_that_only_official_val_and_test_have_is_named():
 
 @given(tables(grouped=True), st.randoms())
 @settings(max_examples=50)
-def test_roles_hang_on_who_a_row_is_and_not_on_where_it_stands(known, random):
+def test_roles_depend_on_the_ids_of_rows_and_not_on_their_order(known, random):
     try:
         roles = draw(known, 0.2, 0.2, 0.5)
     except UserError:
@@ -126,7 +126,7 @@ def test_roles_hang_on_who_a_row_is_and_not_on_where_it_stands(known, random):
     np.testing.assert_array_equal(draw(shuffled, 0.2, 0.2, 0.5), roles[order])
 
 
-def test_draws_and_seeds_are_independent():
+def test_splits_and_seeds_are_independent():
     known = table([0, 1, 2, 0] * 500)
     share = 0.25
     tests = [
@@ -170,7 +170,7 @@ def test_roles_are_those_of_the_definition_on_every_machine():
     assert draw(known, test=15, val=9, labelled=12, seed=7, number=2).tolist() == expected
 
 
-def test_an_official_test_stays_in_every_draw_and_val_is_drawn_from_train():
+def test_an_official_test_part_stays_in_every_split_and_val_is_sampled_from_train():
     splits = [int(Role.TEST) if number % 5 == 0 else int(Role.LABELLED) for number in range(100)]
     for number in range(3):
         roles = draw(table([0, 1, 2, 0] * 25, splits=splits), val=12, test=3, number=number)
@@ -178,7 +178,7 @@ def test_an_official_test_stays_in_every_draw_and_val_is_drawn_from_train():
         assert (roles == Role.VAL).sum() == 12
 
 
-def test_an_official_val_stays_and_test_is_drawn_from_the_rest():
+def test_an_official_val_part_stays_and_test_is_sampled_from_the_rest():
     splits = [int(Role.VAL) if number % 5 == 0 else FREE for number in range(100)]
     roles = draw(table([0, 1, 2, 0] * 25, splits=splits), val=3, test=12)
     np.testing.assert_array_equal(np.flatnonzero(roles == Role.VAL), np.arange(0, 100, 5))
@@ -224,7 +224,7 @@ def test_a_class_in_groups_that_are_too_large_is_named():
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=12), st.data())
-def test_an_allotment_is_the_closest_to_proportion_that_its_bounds_allow(counts, data):
+def test_apportioning_is_as_close_to_proportion_as_its_bounds_allow(counts, data):
     most = [data.draw(st.integers(1, count)) for count in counts]
     total = data.draw(st.integers(len(counts), sum(most)))
     quota = apportion(total, np.array(counts), np.array(most))
@@ -241,7 +241,7 @@ def test_an_allotment_is_the_closest_to_proportion_that_its_bounds_allow(counts,
                 assert now <= moved + 1e-9
 
 
-def test_an_allotment_that_cannot_be_is_refused():
+def test_an_impossible_apportionment_is_refused():
     with pytest.raises(ValueError, match="no sample of 7 rows"):
         apportion(7, np.array([3, 3]), np.array([3, 3]))
 

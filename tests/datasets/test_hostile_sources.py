@@ -78,7 +78,7 @@ def claiming(shape: str, dtype: str) -> Change:
 
 @pytest.mark.parametrize("kind", ODD)
 @pytest.mark.parametrize("name", ["x.npy", "y.npy"])
-def test_what_is_no_npy(tmp_path: Path, name: str, kind: str):
+def test_what_is_not_an_npy(tmp_path: Path, name: str, kind: str):
     settings = npy(tmp_path)
     instead(tmp_path / name, kind)
     refused("arrays", r"[xy]\.npy: ", **settings)
@@ -162,7 +162,7 @@ def test_hdf5_of_something_else(tmp_path: Path, name: str, fill: Callable[[h5py.
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_what_is_no_hdf5(tmp_path: Path, kind: str):
+def test_what_is_not_hdf5(tmp_path: Path, kind: str):
     instead(tmp_path / "x.h5", kind)
     refused("arrays", r"x\.h5: ", path=str(tmp_path / "x.h5"))
 
@@ -187,7 +187,7 @@ def test_a_zarr_with_something_else_in_it(tmp_path: Path, name: str, kind: str):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "zeros", "empty"])
-def test_what_is_no_zarr(tmp_path: Path, kind: str):
+def test_what_is_not_a_zarr(tmp_path: Path, kind: str):
     ODD[kind](tmp_path / "x.zarr")
     refused("arrays", r"x\.zarr: ", path=str(tmp_path / "x.zarr"))
 
@@ -219,7 +219,7 @@ def test_a_zarr_of_pickles_is_not_run(tmp_path: Path, codecs: dict[str, Any]):
 
 
 class Ran:
-    """Whoever unpickles it makes a folder."""
+    """Unpickling it makes a folder."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -256,7 +256,7 @@ def shards(path: Path, content: bytes) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_what_is_no_shard(tmp_path: Path, kind: str):
+def test_what_is_not_a_shard(tmp_path: Path, kind: str):
     instead(tmp_path / "x.tar", kind)
     refused("webdataset", r"x\.tar: ", path=str(tmp_path / "x.tar"))
 

@@ -34,7 +34,7 @@ def test_folders_are_classes_and_bytes_are_kept(tmp_path: Path):
     assert read(tmp_path) == [row("cat/a/z.webp", "cat"), row("cat/b.png", "cat"), row("dog/2.JPG", "dog")]
 
 
-def test_what_is_no_image_is_skipped_and_listed(tmp_path: Path):
+def test_what_is_not_an_image_is_skipped_and_listed(tmp_path: Path):
     hidden = ["cat/@eaDir", "cat/.thumbnails", "__MACOSX", ".git"]
     make(tmp_path, *(f"{folder}/b.png" for folder in hidden))
     make(tmp_path, "cat/b.png", "cat/notes.txt", "cat/._b.png", "cat/Thumbs.db", "dog/1.png", "readme.md")
@@ -132,7 +132,9 @@ def test_folders_of_splits_have_many_names(tmp_path: Path, names: tuple[str, str
         (("train", "evaluation"), r"'evaluation', 'train' look like splits; write"),
     ],
 )
-def test_a_mixture_of_splits_and_other_folders_is_refused_until_it_is_said(tmp_path: Path, names, message: str):
+def test_a_mixture_of_splits_and_other_folders_is_refused_unless_params_name_the_splits(
+    tmp_path: Path, names, message: str
+):
     make(tmp_path, *(f"{name}/{label}/1.png" for name in names for label in ("cat", "dog")))
     with pytest.raises(UserError, match=message):
         read(tmp_path)

@@ -239,14 +239,14 @@ def test_grey_of_16_bits_keeps_its_bits(tmp_path: Path):
         (np.array(["a"], object), "cannot be read: "),
     ],
 )
-def test_arrays_that_are_no_pixels_are_refused(tmp_path: Path, array: np.ndarray, message: str):
+def test_arrays_that_are_not_pixels_are_refused(tmp_path: Path, array: np.ndarray, message: str):
     np.save(tmp_path / "a.npy", array)
     with pytest.raises(UserError, match=message) as caught:
         read("arrays", path=str(tmp_path / "a.npy"))
     assert "\n" not in str(caught.value)
 
 
-def test_arrays_are_asked_for_what_is_not_plain_and_refused_what_is_not_there(tmp_path: Path):
+def test_arrays_of_ambiguous_shape_or_without_a_named_array_are_refused(tmp_path: Path):
     np.save(tmp_path / "a.npy", PIXELS[:, :3])
     path = str(tmp_path / "a.npy")
     assert pixels(read("arrays", path=path, channels_first=False)[0]).shape == (3, 5, 3)
@@ -323,7 +323,7 @@ def test_a_function_that_gives_no_rows_is_refused(factory: str, message: str):
         read("python", factory=factory, kind="text")
 
 
-def test_a_function_may_lie_in_the_projects_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_function_may_be_in_the_projects_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     code = "from pipeline.datasets import Row\ndef rows(label):\n    yield Row('1', b'bytes', label)\n"
     (tmp_path / "my_rows_of_a_test.py").write_text(code)
     monkeypatch.chdir(tmp_path)

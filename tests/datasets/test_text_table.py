@@ -67,7 +67,7 @@ def test_numbers_and_missing_values_become_names_and_nothing(tmp_path: Path, suf
     assert [(row.id, row.content, row.label) for row in rows] == [("5", "a", "1"), ("6", "b", None)]
 
 
-def test_a_csv_in_another_encoding_is_read_when_told(tmp_path: Path):
+def test_a_csv_in_another_encoding_is_read_if_encoding_is_set(tmp_path: Path):
     path = tmp_path / "table.csv"
     path.write_bytes("text\ncafé\n".encode("latin-1"))
     assert [row.content for row in read(path, encoding="latin-1")] == ["café"]
@@ -167,7 +167,7 @@ def test_an_unknown_encoding_is_refused(tmp_path: Path):
         read(write(tmp_path / "t.csv", RECORDS), encoding="utf-9")
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path):
+def test_a_byte_order_mark_is_not_part_of_the_first_column(tmp_path: Path):
     for name, content in (("t.csv", "text\na\n"), ("t.jsonl", '{"text": "a"}\n')):
         (tmp_path / name).write_text(content, encoding="utf-8-sig")
         assert [row.content for row in read(tmp_path / name)] == ["a"]
@@ -346,7 +346,7 @@ def test_rows_whose_quotes_belong_to_the_texts_are_never_swallowed(tmp_path_fact
     assert [row.content for row in read(path, quotes="none")] == [text for text, _ in rows]
 
 
-def test_quotes_with_a_backslash_are_read_when_told(tmp_path: Path):
+def test_quotes_with_a_backslash_are_read_if_quotes_is_set(tmp_path: Path):
     path = written(tmp_path / "t.csv", 'text,label\n"He said \\"great\\", twice",a\n"end \\"",b\n"a\nb",a\n')
     texts = [row.content for row in read(path, label_column="label", quotes="backslash")]
     assert texts == ['He said "great", twice', 'end "', "a\nb"]

@@ -186,7 +186,7 @@ def test_only_new_rows_are_extracted_when_the_dataset_grows(encoder: Load, tmp_p
     np.testing.assert_allclose(grown, fresh, rtol=1e-4, atol=1e-5)
 
 
-def test_a_new_head_is_added_beside_the_old(texts: Dataset, encoder: Load, tmp_path: Path) -> None:
+def test_a_new_head_is_added_alongside_the_old(texts: Dataset, encoder: Load, tmp_path: Path) -> None:
     extract(texts, encoder(), tmp_path / "s.zarr", settings())
     before = FeatureStore.open(tmp_path / "s.zarr")[np.arange(700)]
     extract(texts, encoder(heads=["pooled", "cls"]), tmp_path / "s.zarr", settings())
@@ -266,7 +266,7 @@ class Made(Teacher):
         return {"pooled": batch["lengths"][:, None]}
 
 
-def test_rows_of_like_length_share_a_batch_longest_first(texts: Dataset, tmp_path: Path) -> None:
+def test_rows_of_similar_length_share_a_batch_longest_first(texts: Dataset, tmp_path: Path) -> None:
     teacher = Made()
     extract(texts, teacher, tmp_path / "s.zarr", settings(batch_size=32))
     lengths = np.array([len(text) for text in texts.content(np.arange(700))])
@@ -326,7 +326,7 @@ def test_the_result_says_what_was_done(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_says_what_a_cpu_says(texts: Dataset, tiny_encoder: Path, tmp_path: Path) -> None:
+def test_a_gpu_gives_the_features_of_a_cpu(texts: Dataset, tiny_encoder: Path, tmp_path: Path) -> None:
     section = {"family": "transformers", "model": str(tiny_encoder)}
     family, spec = read_plugin("teachers", section, "teachers.tiny")
     for device in ("cpu", "cuda"):
@@ -351,7 +351,7 @@ def test_values_too_large_for_float16_are_counted_and_a_dtype_is_named(
         extract(texts, teacher, tmp_path / "s.zarr", settings(dtype=dtype))
 
 
-def test_what_a_teacher_has_to_say_and_the_size_are_said_first(texts: Dataset, tmp_path: Path) -> None:
+def test_notes_of_a_teacher_and_the_size_are_printed_first(texts: Dataset, tmp_path: Path) -> None:
     teacher, heard = Made(), []
     teacher.notes = ("mind the step",)
     extract(texts, teacher, tmp_path / "s.zarr", settings(), name="made", say=heard.append)

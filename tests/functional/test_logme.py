@@ -84,7 +84,7 @@ def test_rows_in_blocks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("features", [torch.zeros(9, 4), torch.ones(9, 4), torch.zeros(9, 20)])
-def test_features_that_say_nothing_have_a_finite_score(features: torch.Tensor) -> None:
+def test_features_without_information_have_a_finite_score(features: torch.Tensor) -> None:
     result = logme(features, one_hot(torch.arange(9) % 3))
     assert math.isfinite(result.score)
     assert result.weights.isfinite().all()

@@ -11,5 +11,5 @@ def case() -> Case:
 
 
 @pytest.fixture
-def worlds() -> Callable[..., Case]:
+def make() -> Callable[..., Case]:
     return make_case

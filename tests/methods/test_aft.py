@@ -121,8 +121,8 @@ def test_closing_a_gate_hides_that_feature(case: Case) -> None:
     torch.testing.assert_close(transfer(hidden), transfer(signals))
 
 
-def test_a_student_with_the_teachers_kernel_is_at_the_least(worlds: Callable[..., Case]) -> None:
-    case = worlds(widths=(4,))
+def test_a_student_with_the_teachers_kernel_is_at_the_minimum(make: Callable[..., Case]) -> None:
+    case = make(widths=(4,))
     signals = case.signals()
     same = replace(signals, features=signals.teachers[0].clone().requires_grad_())
     penalty = build(case)(same)
@@ -131,7 +131,7 @@ def test_a_student_with_the_teachers_kernel_is_at_the_least(worlds: Callable[...
     assert same.features.grad.isfinite().all()
 
 
-def test_a_batch_of_two_teaches_nothing(case: Case) -> None:
+def test_a_batch_of_two_has_no_gradient(case: Case) -> None:
     signals = case.signals(2)
     penalty = build(case)(signals)
     penalty.backward()
@@ -149,7 +149,7 @@ def test_equal_rows_give_no_gradient(case: Case) -> None:
     assert equal.grad.abs().max() == 0
 
 
-def test_the_pull_does_not_fade_as_the_kernels_match() -> None:
+def test_the_gradient_does_not_fade_as_the_kernels_match() -> None:
     """|dR/dK| is 1/n however small the gap, and R is sqrt((n - 1) / n) times the gap off the diagonal."""
     n = 8
     random = torch.Generator().manual_seed(0)
@@ -164,8 +164,8 @@ def test_the_pull_does_not_fade_as_the_kernels_match() -> None:
         assert penalty.item() == pytest.approx(math.sqrt((n - 1) / n) * off.item(), rel=1e-2)
 
 
-def test_independent_features_are_as_far_apart_as_their_widths_say(worlds: Callable[..., Case]) -> None:
-    case = worlds(widths=(64, 32), student_width=48)
+def test_independent_features_are_as_far_apart_as_their_widths_say(make: Callable[..., Case]) -> None:
+    case = make(widths=(64, 32), student_width=48)
     random = torch.Generator().manual_seed(0)
     features, a, b = (torch.randn(256, d, generator=random, dtype=torch.float64) for d in (48, 64, 32))
     unlabelled = torch.full((256,), -1)
@@ -180,8 +180,8 @@ def test_gates_of_directions_have_a_name_of_their_own(case: Case) -> None:
     }  # fmt: skip
 
 
-def test_gates_learn_to_keep_what_the_student_knows_and_drop_noise(worlds: Callable[..., Case]) -> None:
-    case = worlds(widths=(8,))
+def test_gates_learn_to_keep_what_the_student_knows_and_drop_noise(make: Callable[..., Case]) -> None:
+    case = make(widths=(8,))
     transfer = build(case, learning_rate=0.05)
     random = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(transfer.parameters(), transfer.learning_rate)

@@ -58,7 +58,7 @@ FORMS = [
 
 
 @pytest.mark.parametrize("keys", FORMS, ids=str)
-def test_every_form_teaches_the_student_and_what_it_learns_beside_it(case: Case, keys: dict[str, object]) -> None:
+def test_every_form_teaches_the_student_and_its_own_parameters(case: Case, keys: dict[str, object]) -> None:
     transfer, signals = build(case, **keys), case.signals()
     own = [parameter for parameter in transfer.parameters() if parameter.requires_grad]
     assert bool(own) == (keys.get("form") != "fixed")
@@ -98,7 +98,7 @@ def test_every_form_survives_a_collapsed_student_and_equal_teachers(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("combine", ["side_by_side", "outer_product"])
-def test_equal_rows_pull_at_nothing(case: Case, combine: str, dtype: torch.dtype) -> None:
+def test_equal_rows_have_no_gradient(case: Case, combine: str, dtype: torch.dtype) -> None:
     """What rounding leaves of the difference of equal rows would be made as long as any row, and its slope huge."""
     transfer, signals = build(case, combine=combine).to(dtype), in_precision(case.signals(37), dtype)
     collapsed = replace(signals, features=equal(signals.features))
@@ -215,7 +215,7 @@ def test_the_queue_joins_the_kernel_and_moves_on(case: Case) -> None:
         kept = [rows[:10].detach() for rows in joined]
 
 
-def test_the_queue_stands_still_outside_training_and_is_part_of_the_state(case: Case) -> None:
+def test_the_queue_does_not_change_outside_training_and_is_part_of_the_state(case: Case) -> None:
     transfer = build(case, queue=10)
     first = transfer(case.signals(6))
     transfer.eval()
@@ -228,14 +228,14 @@ def test_the_queue_stands_still_outside_training_and_is_part_of_the_state(case: 
     assert fresh(case.signals(6)) == still
 
 
-def test_a_queue_makes_a_batch_of_two_teach(case: Case) -> None:
+def test_a_queue_gives_a_batch_of_two_a_gradient(case: Case) -> None:
     signals = case.signals(2)
     build(case, queue=10)(signals).backward()
     assert signals.features.grad.abs().max() > 1e-4
 
 
-def test_warm_gates_fit_the_untrained_student_better_than_equal_ones(worlds: Callable[..., Case]) -> None:
-    case = worlds(widths=(8,), student_width=4, rows=220)
+def test_warm_gates_fit_the_untrained_student_better_than_equal_ones(make: Callable[..., Case]) -> None:
+    case = make(widths=(8,), student_width=4, rows=220)
     context = case.context
     known = torch.cat([context.student_features(np.arange(220)), 5 * torch.randn(220, 4, dtype=torch.float64)], 1)
     context = replace(context, teacher_features=lambda number, rows: known[rows])
@@ -275,8 +275,8 @@ def test_options_that_would_do_nothing_are_refused(keys: dict[str, object], mess
         parse(Settings, keys, "params.yaml: runs.a.methods[0]")
 
 
-def test_what_a_form_needs_and_does_not_have_is_said_before_training(worlds: Callable[..., Case]) -> None:
-    case = worlds(widths=(5,))
+def test_what_a_form_needs_and_does_not_have_is_refused_before_training(make: Callable[..., Case]) -> None:
+    case = make(widths=(5,))
     with pytest.raises(
         UserError, match=r"two teachers or more; add one to .*, then run `aft extract NAME` and `aft probe NAME`"
     ):

@@ -40,12 +40,12 @@ def test_the_teacher_that_explains_the_labels_counts_most(case: Case) -> None:
     assert sum(shares.values()) == pytest.approx(1)
 
 
-def test_the_published_scores_share_out_otherwise_where_features_outnumber_rows(worlds: Callable[..., Case]) -> None:
-    context = worlds(widths=(6, 50)).context
+def test_the_published_scores_share_out_otherwise_where_features_outnumber_rows(make: Callable[..., Case]) -> None:
+    context = make(widths=(6, 50)).context
     sound, published = Settings().build(context).log(), Settings(compat="published").build(context).log()
     assert abs(sound["share of teacher0"] - published["share of teacher0"]) > 0.1
 
 
-def test_without_labels_it_says_so_before_training(case: Case) -> None:
+def test_without_labels_it_is_refused_before_training(case: Case) -> None:
     with pytest.raises(UserError, match="labelled training rows, and there are none"):
         Settings().build(replace(case.context, labelled_rows=np.array([], dtype=int)))

@@ -52,7 +52,7 @@ def test_settings_are_strict_and_have_defaults(name: str) -> None:
     assert settings.__doc__
 
 
-def test_what_it_says_is_worth_trying_can_be_tried_and_differs(name: str, case: Case) -> None:
+def test_settings_that_auto_lists_can_be_tried_and_differ(name: str, case: Case) -> None:
     """Each value, with the others at their defaults; the first is the default, so that a tie leaves things as told."""
     module, signals = plugin("methods", name), case.signals()
     for key, values in getattr(module, "AUTO", {}).items():
@@ -172,7 +172,7 @@ def test_building_reads_only_rows_that_may_be_read(name: str, case: Case) -> Non
     assert transfer(case.signals()).isfinite()
 
 
-def test_a_step_asks_nothing_of_the_device_but_work(name: str) -> None:
+def test_a_step_never_waits_for_the_device(name: str) -> None:
     """On the meta device there are no values, so `.item()`, `bool(tensor)` or a branch on data would raise."""
     transfer = build(name).to("meta")
     signals = make_case().signals()

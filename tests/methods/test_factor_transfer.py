@@ -50,7 +50,7 @@ def test_factors_have_half_the_width_and_are_not_learned_with_the_student(case: 
     assert all(parameter.requires_grad for parameter in transfer.translator.parameters())
 
 
-def test_the_translator_says_the_same_of_every_row_at_first(case: Case) -> None:
+def test_the_translator_gives_every_row_the_same_output_at_first(case: Case) -> None:
     said = build(case).translator(case.signals().features)
     assert (said == said[0]).all()
 
@@ -78,8 +78,8 @@ def test_a_paraphraser_learns(case: Case) -> None:
     assert errors[-1] < 0.7 * errors[0]
 
 
-def test_a_paraphraser_stops_after_its_patience_and_goes_back_to_its_best_state_on_val(
-    worlds: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
+def test_a_paraphraser_stops_after_its_patience_and_returns_to_its_best_state_on_val(
+    make: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With errors that fall, rise, fall and rise: an epoch that does better ends the waiting, and the best is kept."""
     script = [9.0, 5.0, 6.0, 6.0, 4.0, 7.0, 4.0, 8.0, 1.0, 1.0]  # before the first epoch, and after each
@@ -93,7 +93,7 @@ def test_a_paraphraser_stops_after_its_patience_and_goes_back_to_its_best_state_
         return torch.tensor(script[len(states) - 1])
 
     monkeypatch.setattr(Paraphraser, "error", error)
-    transfer = Settings(epochs=9, patience=3).build(worlds(widths=(6,)).context)
+    transfer = Settings(epochs=9, patience=3).build(make(widths=(6,)).context)
     assert len(states) == 1 + 7  # the best is epoch 4; that epoch 6 does as well is not better
     kept = transfer.encoders[0].state_dict()
     assert [all(torch.equal(kept[name], state[name]) for name in kept) for state in states] == [
@@ -114,6 +114,6 @@ def test_test_rows_and_labels_are_never_read(case: Case) -> None:
     assert seen == allowed
 
 
-def test_without_validation_rows_it_says_so_before_training(case: Case) -> None:
+def test_without_validation_rows_it_is_refused_before_training(case: Case) -> None:
     with pytest.raises(UserError, match="stops its paraphrasers by validation rows, and there are none"):
         Settings().build(replace(case.context, val_rows=np.array([], dtype=int)))

@@ -6,20 +6,20 @@ from pipeline.methods._gates import DenseGates, Gates
 from pipeline.methods._targets import Targets, TargetSettings
 from tests.methods.case import make_case
 
-WORLD = make_case()
+CASE = make_case()
 
 
 def gates(
     each: str = "diagonal", task_directions: bool = False, **options: str
 ) -> tuple[Gates, tuple[torch.Tensor, ...]]:
     """Gates with unequal scores, and the blocks they act on."""
-    targets = Targets(TargetSettings(task_directions=task_directions), WORLD.context)
+    targets = Targets(TargetSettings(task_directions=task_directions), CASE.context)
     made = Gates(targets, each, **options).double()  # type: ignore[arg-type]
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for score in made.scores:
             score.copy_(torch.randn(score.shape, generator=random, dtype=torch.float64))
-    return made, targets(WORLD.signals(9))
+    return made, targets(CASE.signals(9))
 
 
 def gated(made: Gates, blocks: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
@@ -63,7 +63,7 @@ def test_gates_of_an_outer_product_learn_the_same_in_float32_under_large_means()
     assert (gradient(torch.float32, split=False) - exact).norm() > 5e-4 * exact.norm()  # what the split is for
 
 
-def test_in_an_outer_product_directions_stand_beside_their_own_teachers_features() -> None:
+def test_in_an_outer_product_directions_are_concatenated_to_their_own_teachers_features() -> None:
     made, blocks = gates(combine="outer_product", task_directions=True)
     a, a_task, b, b_task = gated(made, blocks)
     product = outer(torch.cat([a, a_task], 1), torch.cat([b, b_task], 1))
@@ -82,7 +82,7 @@ def test_log_gates_have_no_level() -> None:
 
 
 def test_log_gates_at_the_start_are_one_and_sigmoid_gates_one_half() -> None:
-    targets = Targets(TargetSettings(), WORLD.context)
+    targets = Targets(TargetSettings(), CASE.context)
     assert all((gate == 1).all() for gate in Gates(targets, activation="log").values())
     assert all((gate == 0.5).all() for gate in Gates(targets).values())
 

@@ -20,15 +20,15 @@ def test_equals_its_definition(case: Case, temperature: float, logits: str) -> N
     assert transfer(signals).item() == pytest.approx(expected, rel=1e-9)
 
 
-def test_is_zero_where_the_student_and_the_probe_agree(worlds: Callable[..., Case]) -> None:
-    case = worlds(widths=(6,))
+def test_is_zero_where_the_student_and_the_probe_agree(make: Callable[..., Case]) -> None:
+    case = make(widths=(6,))
     signals = case.signals()
     agreeing = replace(signals, outputs=signals.teacher_outputs["linear"][0] + 7)
     assert abs(Settings().build(case.context)(agreeing).item()) < 1e-12
 
 
-def test_works_for_two_classes_and_extreme_logits(worlds: Callable[..., Case]) -> None:
-    case = worlds(classes=2)
+def test_works_for_two_classes_and_extreme_logits(make: Callable[..., Case]) -> None:
+    case = make(classes=2)
     signals = case.signals()
     extreme = replace(signals, outputs=torch.tensor([[1e4, -1e4]], dtype=torch.float64).expand(16, 2))
     assert Settings().build(case.context)(extreme).isfinite()
@@ -36,7 +36,7 @@ def test_works_for_two_classes_and_extreme_logits(worlds: Callable[..., Case]) -
 
 @pytest.mark.parametrize("name", ["logit_kd", "logit_standardisation"])
 @pytest.mark.parametrize("useless", [{"probe": "best"}, {"probe": "kernel"}, {"cross_fit": True}])
-def test_settings_of_the_probe_are_refused_beside_the_head(name: str, useless: dict[str, Any]) -> None:
+def test_settings_of_the_probe_are_refused_with_the_head(name: str, useless: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="probe and cross_fit do nothing with logits: head; drop them") as caught:
         parse(plugin("methods", name).Settings, {"logits": "head"} | useless, "here")
     assert "\n" not in str(caught.value)

@@ -42,6 +42,6 @@ def test_equal_logits_give_no_gradient(case: Case) -> None:
     assert logits.grad.abs().max() == 0
 
 
-def test_two_classes_are_refused_before_training(worlds: Callable[..., Case]) -> None:
+def test_two_classes_are_refused_before_training(make: Callable[..., Case]) -> None:
     with pytest.raises(UserError, match=r"needs three outputs or more: .* use logit_kd"):
-        Settings().build(worlds(classes=2).context)
+        Settings().build(make(classes=2).context)

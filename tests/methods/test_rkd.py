@@ -45,7 +45,7 @@ def test_equals_its_definition(case: Case, n: int) -> None:
     assert only(signals).item() == pytest.approx(25 * distance, rel=1e-9)
 
 
-def test_twins_in_a_batch_have_distance_zero_and_no_angle(case: Case) -> None:
+def test_equal_rows_of_a_batch_have_distance_zero_and_no_angle(case: Case) -> None:
     signals = case.signals(5)
     features = signals.features.detach().clone()
     features[3] = features[1]
@@ -58,7 +58,7 @@ def test_twins_in_a_batch_have_distance_zero_and_no_angle(case: Case) -> None:
     assert features.grad.isfinite().all()
 
 
-def test_rounding_in_float32_makes_no_false_neighbours(case: Case) -> None:
+def test_rounding_in_float32_makes_no_spurious_distances(case: Case) -> None:
     signals = case.signals(12)
     teachers = tuple(teacher.float() + 100 for teacher in signals.teachers)
     narrow = replace(

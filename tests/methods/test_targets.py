@@ -100,7 +100,7 @@ def test_whitening_leaves_a_constant_feature_alone() -> None:
     assert whitening(0, flat).isfinite().all()
 
 
-def test_the_best_probe_is_each_sources_own(case: Case) -> None:
+def test_the_best_probe_is_chosen_for_each_source(case: Case) -> None:
     assert [profile.better for profile in case.context.teachers] == ["linear", "kernel"]
     best, linear, kernel = (targets(case.context, task_directions=True, probe=p) for p in ("best", "linear", "kernel"))
     assert torch.equal(best[1][1], linear[1][1]) and not torch.equal(best[1][1], kernel[1][1])

@@ -9,7 +9,7 @@ from pipeline.pretrained.timm import TimmModel
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientvit_b0", "convnext_atto", "test_efficientnet"])
-def test_models_that_take_any_size_are_told_nothing(name: str):
+def test_models_that_take_any_size_need_no_argument(name: str):
     assert TimmModel.find(name).options(64) == {}
 
 
@@ -17,7 +17,7 @@ def test_models_that_take_any_size_are_told_nothing(name: str):
     "name",
     ["test_vit", "deit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "beit_base_patch16_224", "mixer_s32_224"],
 )
-def test_models_with_a_fixed_size_are_told_theirs(name: str):
+def test_models_with_a_fixed_size_get_it_as_an_argument(name: str):
     options = TimmModel.find(name).options(64)
     assert options == {"img_size": 64}
     with torch.device("meta"):
@@ -25,7 +25,7 @@ def test_models_with_a_fixed_size_are_told_theirs(name: str):
         assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
 
 
-def test_the_models_own_size_needs_no_word():
+def test_the_models_own_size_needs_no_argument():
     assert TimmModel.find("test_vit").options(None) == {}
 
 

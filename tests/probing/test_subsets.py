@@ -302,7 +302,7 @@ def test_the_section_may_be_missing_and_its_numbers_bound_the_work(project: Path
         ({"runs": {}, "teachers": {"mute": {"family": "timm", "model": "m"}}}, "run `aft extract mute`"),
     ],
 )
-def test_mistakes_are_told(project: Path, params: Params, sections: dict, message: str):
+def test_mistakes_are_refused(project: Path, params: Params, sections: dict, message: str):
     with pytest.raises(UserError, match=message):
         assess(changed(params, **sections), Project(project))
     assert not Project(project).assessment.exists()

@@ -53,7 +53,7 @@ def test_a_run_that_was_not_trained_is_one_line(trained_project: Path):
         measure_cost("aft", Params(PARAMS), Project(trained_project))
 
 
-def test_licences_are_found_or_said_to_be_unknown(tmp_path: Path):
+def test_licences_are_found_or_shown_as_unknown(tmp_path: Path):
     assert licence({"family": "transformers", "model": "somebody/something"}) == ""
     (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A model\n")
     assert licence({"family": "transformers", "model": str(tmp_path)}) == "apache-2.0"

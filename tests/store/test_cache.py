@@ -102,7 +102,7 @@ def test_two_that_want_a_raw_copy_make_it_once(store: FeatureStore, tmp_path: Pa
     assert len(made) == 1 and len(readers) == 4
 
 
-def test_a_disk_too_small_for_the_copy_is_told_before_it_is_filled(
+def test_a_disk_too_small_for_the_copy_is_refused_before_it_is_filled(
     store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1000, 900, 100))
@@ -130,14 +130,14 @@ def test_a_remote_store_reads_as_a_local_one(url: str, store: FeatureStore, tmp_
     np.testing.assert_array_equal(reader(range(50)), store.reader(head)(range(50)))
 
 
-def test_what_a_remote_store_cannot_do_is_told(url: str):
+def test_what_a_remote_store_cannot_do_is_refused(url: str):
     remote = FeatureStore.open(url)
     with pytest.raises(UserError, match="not on this machine and cannot be mapped"):
         remote.reader("pooled", mode="mapped")
     assert remote.reader("pooled").why.startswith("resident: not on this machine, 1.2 kB fit")
 
 
-def test_a_remote_store_that_is_not_there_or_damaged_is_told(url: str):
+def test_a_remote_store_that_is_missing_or_damaged_is_refused(url: str):
     with pytest.raises(UserError, match="no feature store there"):
         FeatureStore.open("memory://nothing/here")
     with pytest.raises(UserError, match="cannot be read"):

@@ -132,7 +132,7 @@ def test_a_teacher_with_another_recipe_is_no_witness(project: Path):
         aft("verify", "features/tiny.zarr", "--recompute", 5, "--head", "cls")
 
 
-def test_an_export_may_follow_a_draw_of_the_dataset(project: Path):
+def test_an_export_may_follow_a_split_of_the_dataset(project: Path):
     import torch
 
     from pipeline.data import Dataset

@@ -90,6 +90,13 @@ def test_a_file_of_a_compressed_or_scaled_head(store: Path, file: str, kind: str
     assert _use(store) > 0 or not verify(store).sound
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "missing"])
+def test_a_store_whose_record_is_no_file_is_listed_with_the_reason(store: Path, kind: str):
+    replace(store / "zarr.json", kind)
+    (found,) = list_stores(store.parent).stores
+    assert "zarr.json" in found["state"]
+
+
 def test_verify_says_at_once_that_rows_are_not_there(store: Path):
     STORES["claims: 10^12 rows"](store)
     found = verify(store)

@@ -57,7 +57,7 @@ def test_a_folder_lists_its_stores_and_why_some_cannot_be_opened(make: Any, ids:
     assert "no feature stores" in str(list_stores(tmp_path / "nowhere"))
 
 
-def test_the_difference_of_two_stores_is_told(make: Any, ids: list[str], index: Any, features: Any, tmp_path: Path):
+def test_the_difference_of_two_stores_is_listed(make: Any, ids: list[str], index: Any, features: Any, tmp_path: Path):
     first, second = tmp_path / "a", tmp_path / "b"
     make(ids, path=first, recipe={"model": "m", "precision": "float32"})
     other = [*ids[10:30][::-1], "new"]

@@ -290,7 +290,7 @@ def test_an_interrupted_import_is_not_continued_with_another_file(tmp_path: Path
         import_features(tmp_path / "x.npy", make.path)
 
 
-def test_ids_beside_an_array_are_not_taken_for_those_of_another(store: FeatureStore, tmp_path: Path):
+def test_ids_next_to_an_array_are_not_taken_for_those_of_another(store: FeatureStore, tmp_path: Path):
     export(store, tmp_path / "f.npy", "wide")
     np.save(tmp_path / "f.npy", np.ones((25, 5), np.float32))
     with pytest.raises(UserError, match=r"f\.rows\.npz: the ids of another array than f\.npy"):

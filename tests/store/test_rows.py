@@ -26,7 +26,7 @@ def test_ids_come_back_as_they_were(ids: list[str]):
 
 
 @given(IDS, st.data())
-def test_rows_are_found_by_id_and_content_wherever_they_stand(ids: list[str], data: st.DataObject):
+def test_rows_are_found_by_id_and_content_at_any_position(ids: list[str], data: st.DataObject):
     chosen = data.draw(st.lists(st.sampled_from(ids), unique=True, min_size=1))
     changed = data.draw(st.sets(st.sampled_from(chosen)))
     here = index_of(ids, [1] * len(ids))
@@ -48,7 +48,7 @@ def test_a_digest_knows_ids_contents_and_order():
     assert base.digest() == index_of(["a", "b", "c"], [1, 2, 3]).digest()
 
 
-def test_a_digest_of_some_rows_does_not_know_where_they_stand():
+def test_a_digest_of_some_rows_does_not_depend_on_their_position():
     long, short = index_of(["x", "yy", "a", "b"], [9, 9, 1, 2]), index_of(["a", "b"], [1, 2])
     assert long.digest(2, 4) == short.digest()
     assert long.digest(0, 2) != short.digest()

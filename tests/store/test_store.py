@@ -58,7 +58,7 @@ def test_the_content_digest_is_that_of_what_a_student_sees(make: Any, ids: list[
     assert same.content_digest == base
 
 
-def test_a_store_of_other_rows_is_told_from_the_right_one(make: Any, ids: list[str]):
+def test_a_store_of_other_rows_is_distinguished_from_the_right_one(make: Any, ids: list[str]):
     store = make(ids)
     store.check(dataset="data", ids=ids)
     store.check(ids=np.array(ids))
@@ -72,7 +72,7 @@ def test_a_store_of_other_rows_is_told_from_the_right_one(make: Any, ids: list[s
         store.check(ids=ids[:-1])
 
 
-def test_what_is_not_there_is_told(make: Any, ids: list[str], tmp_path: Path):
+def test_what_is_missing_is_reported(make: Any, ids: list[str], tmp_path: Path):
     for name, remedy in (
         ("wise.zarr", "run `aft extract wise` first"),
         ("nothing", "check the path; `aft extract NAME` writes features/NAME.zarr"),

@@ -66,7 +66,7 @@ def test_what_is_no_number_is_named_by_its_row(dtype: str, bad: float):
     assert not error.value.overflow
 
 
-def test_numbers_too_large_for_float16_are_told_from_infinite_ones():
+def test_numbers_too_large_for_float16_are_distinguished_from_infinite_ones():
     rows = np.ones((3, 4), np.float32)
     rows[1, 0] = 70_000
     with pytest.raises(NotFinite) as error:

@@ -56,7 +56,7 @@ def test_an_interrupted_store_continues_and_ends_bit_identical(
     assert files_of(make.path) == files_of(tmp_path / "undisturbed")
 
 
-def test_an_incomplete_store_says_how_to_go_on(make: Any, ids: list[str]):
+def test_an_incomplete_store_says_how_to_continue(make: Any, ids: list[str]):
     make(ids, stop_after=3)
     with pytest.raises(UserError, match=r"not complete, 3 of 7 shards are there; run the extraction again"):
         FeatureStore.open(make.path)
@@ -186,7 +186,7 @@ def test_a_change_of_rows_cut_short_anywhere_resumes(
     assert step < 199
 
 
-def test_a_head_is_added_beside_another_without_rewriting_it(make: Any, ids: list[str], features: Any):
+def test_a_head_is_added_alongside_another_without_rewriting_it(make: Any, ids: list[str], features: Any):
     first = make(ids)
     before = {path.name: path.stat().st_mtime_ns for path in (make.path / "pooled").iterdir()}
     digest = first.head_digest("pooled")
@@ -201,7 +201,7 @@ def test_a_head_is_added_beside_another_without_rewriting_it(make: Any, ids: lis
     assert verify(make.path).sound
 
 
-def test_a_view_is_added_beside_the_plain_features(make: Any, ids: list[str], features: Any):
+def test_a_view_is_added_alongside_the_plain_features(make: Any, ids: list[str], features: Any):
     make(ids)
     heads = {"pooled@flip": Head((6,), "float32", view={"flip": "horizontal"})}
     store = make(ids, heads=heads, features=lambda names, shape: features(names, shape, 5))
@@ -349,7 +349,7 @@ def test_the_writers_buffer_may_be_used_again_at_once(make: Any, ids: list[str],
     np.testing.assert_array_equal(FeatureStore.open(make.path)[:][:, 0], np.arange(50) // 8)
 
 
-def test_a_disk_that_fails_in_the_background_is_told_and_keeps_what_was_finished(
+def test_a_disk_that_fails_in_the_background_is_reported_and_finished_shards_are_kept(
     make: Any, ids: list[str], monkeypatch: pytest.MonkeyPatch
 ):
     put = LocalBackend.put
@@ -437,7 +437,7 @@ def test_a_reader_at_work_is_not_disturbed_by_a_writer(make: Any, ids: list[str]
     np.testing.assert_array_equal(FeatureStore.open(make.path)[:], features(ids, (6,), 9))
 
 
-def test_versions_are_recorded_and_their_change_is_told(make: Any, ids: list[str]):
+def test_versions_are_recorded_and_their_change_is_noted(make: Any, ids: list[str]):
     make(ids, created_by={"torch": "2.13"}, stop_after=2)
     store = make(ids, created_by={"torch": "2.14"})
     assert "begun by other versions (torch: 2.13 -> 2.14)" in make.notes

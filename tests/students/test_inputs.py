@@ -1,4 +1,4 @@
-"""Images and texts as students read them: what a plain loop gives, computed once, whoever asks and however often."""
+"""Images and texts as students read them: the results of a plain loop, computed only once for all readers."""
 
 import re
 import subprocess

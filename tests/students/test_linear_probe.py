@@ -131,7 +131,7 @@ def test_the_product_is_never_formed_forward_or_backward():
     assert largest_allocation(lambda: student((u, v))[1].square().sum().backward()) < product / 20
 
 
-def test_a_standardised_product_can_say_whatever_side_by_side_can(project: Path):
+def test_a_standardised_product_includes_everything_that_side_by_side_can_express(project: Path):
     """Also where a class is the mirror image of another, which products of centred features alone cannot tell apart."""
     data, stores = Dataset.open(project / "data"), opened(project, "wise", "loud")
     train, rows = data.split(0).train, np.arange(20)
@@ -175,7 +175,7 @@ def test_what_it_knows_of_the_features_comes_from_training_rows():
     assert linear_probe.fit(Settings(), {"a": InMemory(features)}, train) != known
 
 
-def test_features_that_say_nothing_are_refused():
+def test_features_without_information_are_refused():
     with pytest.raises(UserError, match="features of `a` are the same for every training row"):
         linear_probe.fit(Settings(), {"a": InMemory(np.ones((9, 4), np.float32))}, np.arange(9))
 
@@ -290,7 +290,7 @@ def test_other_features_than_it_learned_from_are_refused(project: Path, params: 
         (["wise"], {"combine": "product"}, {}, r"students\.head\.combine: should be 'side_by_side' or 'outer_product'"),
     ],
 )
-def test_what_makes_no_sense_is_said_before_training(
+def test_what_makes_no_sense_is_refused_before_training(
     project: Path, params: Params, teachers: list[str], student: dict[str, Any], run: dict[str, Any], message: str
 ):
     if "third" in teachers:

@@ -155,7 +155,7 @@ def test_the_command_ends_with_2_where_a_trial_failed(
         ([{"student": "bag"}, {"student": "bag", "train.batch_size": 16}], "two points are the same training"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_line_before_anything_is_trained(
+def test_what_is_wrong_is_refused_in_one_line_before_anything_is_trained(
     project: Path, params: Params, over: Any, line: str
 ):
     grids = over if isinstance(over, list) else [{"student": "bag"}, over]
@@ -165,7 +165,7 @@ def test_what_is_wrong_is_said_in_a_line_before_anything_is_trained(
     assert not (project / "trials").exists()
 
 
-def test_another_process_that_runs_it_is_told_of(project: Path, params: Params):
+def test_another_process_that_runs_it_is_named(project: Path, params: Params):
     held = Lock(Project(project).lock("sweep", "mine"))
     assert held.acquire()
     with pytest.raises(UserError, match="runs the sweep `mine`; see it with `aft sweep mine --watch`"):

@@ -29,7 +29,7 @@ def test_classes_are_sorted_unless_they_are_given():
     assert (labels.tolist(), classes) == ([0], ("b", "a"))
 
 
-def test_what_cannot_be_encoded_is_told():
+def test_what_cannot_be_encoded_is_refused():
     with pytest.raises(tasks.LabelError, match=r"label 'c' is not in dataset.classes: b, a") as caught:
         tasks.encode("classification", ["b", "c"], ["b", "a"])
     assert caught.value.label == "c"

@@ -32,7 +32,7 @@ def test_labels_are_sets_in_any_order():
     assert (labels.tolist(), outputs) == ([[0, 1]], ("wind", "sun"))
 
 
-def test_what_cannot_be_encoded_is_told():
+def test_what_cannot_be_encoded_is_refused():
     with pytest.raises(tasks.LabelError, match=r"label 'moon' is not in dataset.classes: sea, sun") as caught:
         tasks.encode("multilabel", [("sea",), ("sun", "moon")], ["sea", "sun"])
     assert caught.value.label == ("sun", "moon")

@@ -38,7 +38,7 @@ def test_labels_are_numbers_in_many_notations():
         ("1,5", "'1,5' is not a number"),
     ],
 )
-def test_what_is_no_finite_number_is_refused(label: str, problem: str):
+def test_what_is_not_a_finite_number_is_refused(label: str, problem: str):
     with pytest.raises(tasks.LabelError, match=problem) as caught:
         tasks.encode("regression", ["1", label])
     assert caught.value.label == label
@@ -72,7 +72,7 @@ def test_the_last_layer_has_mean_0_and_deviation_1(task: tasks.Task, labels: np.
     assert task.targets(labels).std() == pytest.approx(1)
 
 
-def test_loss_and_divergence_are_their_definitions_whatever_the_unit(task: tasks.Task, labels: np.ndarray):
+def test_loss_and_divergence_are_their_definitions_in_any_unit(task: tasks.Task, labels: np.ndarray):
     random = np.random.default_rng(1)
     student, teacher = (random.normal(50, 8, (40, 1)) for _ in range(2))
     spread = float(labels.std())

@@ -154,7 +154,7 @@ def test_every_run_learns_and_chooses_in_the_right_direction(finished: Project, 
         assert (result.probe is None) == (run == "none")
 
 
-def test_the_report_speaks_of_the_task(task: str, finished: Project, params: Params):
+def test_the_report_uses_the_words_of_the_task(task: str, finished: Project, params: Params):
     found = report(params, finished)
     metric = Dataset.open(finished.data).task.primary
     page = re.sub(r"<style>.*?</style>|<details>.*", "", found.page.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -195,7 +195,7 @@ def test_settings_of_the_labels_are_checked_first(tmp_path: Path):
             check_params(Params(values | {"dataset": values["dataset"] | changed}))
 
 
-def test_a_label_that_is_no_number_is_one_line_with_its_row(tmp_path: Path):
+def test_a_label_that_is_not_a_number_is_one_line_with_its_row(tmp_path: Path):
     for cell in ("4 stars", "nan", "inf"):
         write_table(tmp_path / "raw" / "reviews.csv", Case(lambda kind, noise, cell=cell: cell))
         with pytest.raises(UserError, match=rf"^row r0001 \(line 3\): label '{cell}' is not a") as caught:

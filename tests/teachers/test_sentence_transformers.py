@@ -156,7 +156,7 @@ def test_the_length_is_read_from_each_of_the_files_that_may_hold_it(folder: Path
         ({"kind": "Normalize", "module_input_name": "token_embeddings"}, "works on tokens"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_done_is_refused_in_one_line(folder: Path, change: dict[str, Any], line: str) -> None:
+def test_what_is_not_supported_is_refused_in_one_line(folder: Path, change: dict[str, Any], line: str) -> None:
     say(folder, change, pooling_mode_mean_tokens=True)
     with pytest.raises(UserError, match=line) as failure:
         load(folder)
@@ -177,7 +177,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(folder: Path, change: dict[s
         ("sentence_bert_config.json", '{"transformer_task": "fill-mask"}', "it does more than turn texts"),
     ],
 )  # fmt: skip
-def test_files_that_say_what_is_not_known_are_refused(folder: Path, file: str, text: str, line: str) -> None:
+def test_files_with_unknown_settings_are_refused(folder: Path, file: str, text: str, line: str) -> None:
     (folder / file).write_text(text)
     with pytest.raises(UserError, match=line) as failure:
         load(folder)

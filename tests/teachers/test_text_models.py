@@ -82,7 +82,7 @@ QUICK = ("bert", "fnet", "llama", "gpt2", "bart", "t5")
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow) for kind in ENCODERS + DECODERS + BOTH]
 )
-def test_equals_the_plain_recipe_whatever_shares_a_batch(kind: str, tmp_path: Path) -> None:
+def test_equals_the_plain_recipe_in_any_batch(kind: str, tmp_path: Path) -> None:
     write_model(tmp_path, kind)
     found = features_of(load(tmp_path, heads=["pooled", "tokens"]))
     states = plain_states(tmp_path)
@@ -116,9 +116,7 @@ def test_pooling_equals_its_formula_with_padding_on_either_side(mode: Pooling, f
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_a_decoders_last_token_is_found_whatever_side_its_tokenizer_pads(
-    llama: Path, tmp_path: Path, side: str
-) -> None:
+def test_a_decoders_last_token_is_found_with_padding_on_either_side(llama: Path, tmp_path: Path, side: str) -> None:
     shutil.copytree(llama, tmp_path / "m")
     change_json(tmp_path / "m" / "tokenizer_config.json", padding_side=side)
     expected = plain_states(tmp_path / "m")
@@ -135,7 +133,7 @@ def test_the_first_token_of_a_decoder_is_refused(llama: Path, bert: Path, settin
     load(bert, **settings)
 
 
-def test_a_decoder_keeps_nothing_for_a_next_token(llama: Path) -> None:
+def test_a_decoder_runs_without_a_cache(llama: Path) -> None:
     assert json.loads((llama / "config.json").read_text())["use_cache"]
     assert load(llama).model.model.config.use_cache is False
 

@@ -260,7 +260,7 @@ def test_the_class_token_is_a_head_where_there_is_one(tiny_vit: Path, tmp_path: 
         load("test_resnet", tmp_path / "w.safetensors", heads=["cls"])
 
 
-def test_a_size_of_its_own_that_is_costly_is_said(tmp_path: Path) -> None:
+def test_a_costly_default_size_is_noted(tmp_path: Path) -> None:
     torch.manual_seed(0)
     small = {"depth": 1, "embed_dim": 32, "num_heads": 2}
     model: Any = library.create_model("vit_small_patch14_dinov2", **small)
@@ -270,7 +270,7 @@ def test_a_size_of_its_own_that_is_costly_is_said(tmp_path: Path) -> None:
     assert load(f"local-dir:{tmp_path}", "pretrained", size=224).notes == ()
 
 
-def test_a_precision_that_changes_the_features_is_said(tmp_path: Path, tiny_vit: Path) -> None:
+def test_a_precision_that_changes_the_features_is_noted(tmp_path: Path, tiny_vit: Path) -> None:
     assert load("test_vit", tiny_vit, "bfloat16").notes == ()
     # A large constant in the middle leaves bfloat16 no bits for what differs.
     state = load_file(tiny_vit)

@@ -49,7 +49,7 @@ FORMS: dict[str, Callable[[State], Any]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_teacher_is_the_same_whatever_its_weights_are_wrapped_in(form: str, tiny_vit: Path, tmp_path: Path) -> None:
+def test_a_teacher_is_the_same_for_every_layout_of_its_checkpoint(form: str, tiny_vit: Path, tmp_path: Path) -> None:
     torch.save(FORMS[form](load_file(tiny_vit)), tmp_path / "checkpoint.pth")
     teacher = load(tmp_path / "checkpoint.pth")
     assert teacher.recipe == load(tiny_vit).recipe

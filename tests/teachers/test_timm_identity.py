@@ -133,7 +133,7 @@ def test_a_damaged_configuration_next_to_weights_is_refused(folder: Path, tmp_pa
         load("test_vit", weights=str(tmp_path / "model.safetensors"))
 
 
-def test_a_configuration_of_another_library_says_nothing(folder: Path, tmp_path: Path) -> None:
+def test_a_configuration_of_another_library_is_ignored(folder: Path, tmp_path: Path) -> None:
     model = library.create_model("test_vit", img_size=64)
     library.models.save_for_hf(model, tmp_path, safe_serialization=True)
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')

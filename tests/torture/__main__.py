@@ -1,6 +1,6 @@
 """Rounds of random faults on a small project, until the time is over: `make torture`.
 
-    python -m tests.torture [--minutes 60] [--folder .aft/torture] [--rounds N] [--seed N] [--kind NAME]
+    python -m tests.torture [--minutes 60] [--folder .aft/torture] [--rounds N] [--first N] [--seed N] [--kind NAME]
 
 Everything is kept in the folder, and the next call goes on with the next seed. `--seed N` repeats one round; `--kind`
 makes it a round of that kind. It ends with a table of what was injected and what happened, and with code 1 if a round
@@ -53,6 +53,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=float(os.environ.get("TORTURE_MINUTES", "60")))
     parser.add_argument("--folder", type=Path, default=Path(".aft/torture"))
     parser.add_argument("--rounds", type=int, help="how many at most")
+    parser.add_argument("--first", type=int, default=int(os.environ.get("TORTURE_FIRST", "0")), help="first seed")
     parser.add_argument("--seed", type=int, help="repeat this one round")
     parser.add_argument("--kind", choices=[*KINDS, *ONCE], help="only rounds of this kind")
     options = parser.parse_args()
@@ -66,7 +67,7 @@ def main() -> int:
     done = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
     first = len(done)
     while time.monotonic() < deadline and len(done) - first != options.rounds:
-        found = one(len(done), bench, {entry["kind"] for entry in done}, options.kind)
+        found = one(options.first + len(done), bench, {entry["kind"] for entry in done}, options.kind)
         done.append(found)
         with kept.open("a") as file:
             file.write(json.dumps(found) + "\n")

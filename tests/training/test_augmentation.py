@@ -56,7 +56,7 @@ def same(one: TrialResult, other: TrialResult) -> bool:
 
 
 @pytest.mark.parametrize(("run", "candidate"), [("none", Candidate(())), ("aft", AFT)])
-def test_a_training_that_was_left_goes_on_with_the_same_bits(
+def test_an_interrupted_training_continues_with_the_same_bits(
     pictures: Path, tmp_path: Path, run: str, candidate: Candidate
 ):
     session = session_of(pictures, of_pictures(augment=AUGMENT), run)

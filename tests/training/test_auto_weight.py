@@ -30,7 +30,7 @@ def test_at_the_even_weight_both_pull_alike(features: torch.Tensor):
     )
 
 
-def test_a_penalty_that_starts_blind_is_weighed_by_its_size(features: torch.Tensor):
+def test_a_penalty_without_initial_gradient_is_weighted_by_its_size(features: torch.Tensor):
     blind = (features @ torch.zeros(4, 2) - 3).square().mean()
     assert auto_weight.equal_weight(
         features.square().sum() / features.numel() * 0 + 18.0, blind, features

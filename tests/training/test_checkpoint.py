@@ -80,7 +80,7 @@ print([path.name for path in (root / "trials").iterdir() if path.name.startswith
 """
 
 
-def test_killed_at_any_moment_a_training_goes_on_with_the_same_bits(project: Path, params: Params):
+def test_killed_at_any_moment_a_training_continues_with_the_same_bits(project: Path, params: Params):
     (project / "params.yaml").write_text(yaml.safe_dump(params.values))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", SCRIPT, str(project)]
@@ -110,7 +110,9 @@ def same(one: TrialResult, other: TrialResult) -> bool:
 
 
 @pytest.mark.parametrize("steps", [1, 7, STEPS])
-def test_a_training_that_was_left_goes_on_with_the_same_bits(project: Path, params: Params, tmp_path: Path, steps: int):
+def test_an_interrupted_training_continues_with_the_same_bits(
+    project: Path, params: Params, tmp_path: Path, steps: int
+):
     whole = run(project, params)
     assert run(project, params, Checkpoint(tmp_path / "here", "name", 0.0), steps) is None
     again = Checkpoint(tmp_path / "here", "name", 0.0)

@@ -33,7 +33,7 @@ def test_it_is_the_penalty_with_every_row_given_its_neighbours_teachers(case: Ca
 
 
 @pytest.mark.parametrize("name", plugins("methods"))
-def test_to_look_at_it_changes_nothing(name: str, case: Case) -> None:
+def test_measuring_it_changes_nothing(name: str, case: Case) -> None:
     transfer = plugin("methods", name).Settings().build(case.context).double()
     signals = case.signals()
     state = {key: value.clone() for key, value in transfer.state_dict().items()}

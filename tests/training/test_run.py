@@ -414,14 +414,14 @@ def test_a_diverging_candidate_does_not_end_the_search(project: Path, params: Pa
     ]
 
 
-def test_a_weight_too_large_for_its_numbers_stands_aside(project: Path, params: Params):
+def test_a_weight_that_diverges_is_not_chosen(project: Path, params: Params):
     with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": [0.0, 1e39]}], train={"steps": 3})
     result = train("trial", params, project)
     assert result.chosen == Candidate((0.0,)) and result.candidates["1e+39"] is None
 
 
 @pytest.mark.parametrize("rates", [[1e30], [1e30, 1e31]])
-def test_where_no_candidate_is_left_the_first_loss_is_told(project: Path, params: Params, rates: list[float]):
+def test_if_no_candidate_is_left_the_first_divergence_is_reported(project: Path, params: Params, rates: list[float]):
     with_run(params, search={"train.learning_rate": rates}, train={"steps": 3})
     with pytest.raises(UserError, match=r"trial: seed 0.*not finite; lower train.learning_rate") as caught:
         train("trial", params, project)
@@ -459,7 +459,7 @@ def test_linear_algebra_that_fails_on_the_way_is_divergence(
     assert "seed 0, step 2: linalg.eigh: the input is not finite; lower train.learning_rate" in result.warnings[0]
 
 
-def test_every_method_is_logged_beside_its_chance_level(project: Path, params: Params):
+def test_every_method_is_logged_with_its_chance_level(project: Path, params: Params):
     methods = [{"name": "aft", "weight": 3.0}, {"name": "logit_kd", "weight": 1.0}]
     with_run(params, teachers=["wise"], methods=methods)
     train("trial", params, project)
@@ -585,7 +585,7 @@ def test_a_searched_setting_of_a_method_that_is_wrong_is_refused_before_training
     assert not list(project.glob("trials/*"))
 
 
-def test_an_automatic_weight_tries_the_settings_that_its_method_says_are_worth_it(project: Path, params: Params):
+def test_an_automatic_weight_tries_the_settings_that_its_method_lists(project: Path, params: Params):
     """Each at weights of its own, because another penalty pulls otherwise."""
     with_run(params, teachers=["wise"], methods=[{"name": "aft_plus", "weight": "auto"}], train={"steps": 3})
     tried = [label.partition(", ") for label in train("trial", params, project).candidates]
@@ -621,7 +621,7 @@ def test_an_automatic_weight_is_measured_and_nothing_is_among_what_it_tries(proj
 
 
 @pytest.mark.parametrize("method", ["aft", "logit_kd", "aft_plus"])
-def test_an_automatic_weight_does_not_hang_on_the_size_of_the_first_head(
+def test_an_automatic_weight_does_not_depend_on_the_size_of_the_initial_head(
     project: Path, params: Params, monkeypatch: pytest.MonkeyPatch, method: str
 ):
     """Some students of timm start with a last layer of zeros, or nearly: through it the task does not pull."""
@@ -777,7 +777,7 @@ def test_a_head_must_be_right_more_often_than_one_that_always_says_the_same(
         (lambda p: p.values["train"].update(learning_rate=1e30), "not finite"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(project: Path, params: Params, change: Any, message: str):
+def test_what_is_wrong_is_reported_in_one_line(project: Path, params: Params, change: Any, message: str):
     if "GPU" in message and torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     change(params)

@@ -129,7 +129,7 @@ def test_features_that_live_on_the_device_train_the_same_student_bit_for_bit(
         assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def test_a_store_that_exceeds_the_memory_is_said_to_be_slow(
+def test_a_store_that_exceeds_the_memory_is_reported_as_slow(
     project: Path, params: Params, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("pipeline.store.choice.available_memory", lambda: 100)

@@ -186,7 +186,7 @@ def test_other_views_of_a_name_are_extracted_and_never_mixed(
     for wanted in (other, views_of("ngrams", 3)):
         with pytest.raises(UserError, match=r"run `aft extract t` and then `aft probe t`"):
             source.check_views([wanted.record(number, texts) for number in range(1, wanted.count + 1)])
-    # One new view, of other settings, beside an old one of the same name: the old one counts no more.
+    # One new view with other settings, alongside an old one of the same name: the old one counts no more.
     assert run(texts, text_teacher, out, views_of("ngrams", 1, **change)).written == n
     assert source.open(project, source.source).kept_views() == {"ngrams": ("pooled@ngrams:1",)}
     assert run(texts, text_teacher, out, other).written == n

@@ -292,7 +292,7 @@ def test_a_probe_has_outputs_of_every_head_with_views(seen: tuple[Params, Projec
     assert [found.name for found in SourceFeatures.all_of(project, "wise")] == ["wise"]
 
 
-def test_a_training_on_views_goes_on_with_the_same_bits(seen: tuple[Params, Project], tmp_path: Path):
+def test_a_training_on_views_continues_with_the_same_bits(seen: tuple[Params, Project], tmp_path: Path):
     params, project = seen
     session = Session(Plan.read("views", params, project))
 

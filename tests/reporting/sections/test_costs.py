@@ -18,7 +18,7 @@ def project(tmp_path):
     return made
 
 
-def test_the_student_and_the_teacher_are_set_against_each_other(project):
+def test_the_student_and_the_teacher_are_compared(project):
     told = project.section(costs, stores=STORES).told
     assert "student bag 612,345 parameters, 2 kB on disk; one training takes 3.1 s to 6.2 s." in told
     assert "teacher minilm 6.67 ms per row, 1 min 00 s in all; 7 MB of stored features, 778 bytes per row." in told
@@ -35,7 +35,7 @@ def test_time_and_bytes_are_those_of_the_stages(project):
     assert "A dash stands" not in told
 
 
-def test_trainings_that_were_found_are_told_from_those_that_were_done(project):
+def test_trainings_that_were_found_are_counted_apart_from_those_that_were_done(project):
     project.run("kd", KD, trained=4)
     project.run("known", KD, trained=0)
     told = project.section(costs).told

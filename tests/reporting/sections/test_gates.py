@@ -7,7 +7,7 @@ from pipeline.reporting.sections import gates
 from ..records import AFT, Workspace
 
 
-def test_seeds_that_agree_on_the_gates_are_told_from_those_that_do_not(tmp_path):
+def test_seeds_that_agree_on_the_gates_are_distinguished_from_those_that_do_not(tmp_path):
     project = Workspace(tmp_path)
     project.run("aft", AFT)
     assert "Learned gates" not in project.section(gates).told

@@ -175,7 +175,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_disk_that_fills_up_is_told_and_freed_of_the_torn_file(small_disk: Path):
+def test_a_disk_that_fills_up_is_reported_and_the_torn_file_removed(small_disk: Path):
     LocalBackend(small_disk).put("fits", [bytes(100_000)])
     with pytest.raises(UserError, match="the disk is full"):
         LocalBackend(small_disk).put("large", [bytes(200_000)])

@@ -1,0 +1,203 @@
+"""What was trained, as tables for a terminal: runs, the points of a sweep, and the trials of the ledger."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import tasks
+from pipeline.conditions import conditions, selected
+from pipeline.errors import UserError, listed, suggestion
+from pipeline.files import file_exists
+from pipeline.params import Params
+from pipeline.project import Project
+from pipeline.records import EvaluationRecord, RunRecord, SweepRecord, TrialRecord, mean_score
+from pipeline.reporting.chart import chart
+from pipeline.reporting.inputs import read_curve
+from pipeline.runs import label, value_label
+from pipeline.verified import VerifiedFiles
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Rows of a table; all have the same keys. None is what is not known, or not there yet."""
+
+    rows: tuple[Row, ...]
+
+    def __str__(self) -> str:
+        if not self.rows:
+            return "nothing to list"
+        columns = list(self.rows[0])
+        cells = [columns, *([_cell(row[column]) for column in columns] for row in self.rows)]
+        widths = [max(len(line[position]) for line in cells) for position in range(len(columns))]
+        numbers = [all(isinstance(row[column], int | float | None) for row in self.rows) for column in columns]
+        return "\n".join(
+            "  ".join(
+                cell.rjust(width) if right else cell.ljust(width)
+                for cell, width, right in zip(line, widths, numbers, strict=True)
+            ).rstrip()
+            for line in cells
+        )
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def list_runs(params: Params, project: Project = Project(), where: str = "", sort: str = "") -> Overview:
+    """The runs of params.yaml: what they are, and their mean scores on validation and test rows.
+
+    Args:
+        params: all settings.
+        project: where the records are.
+        where: conditions on the columns.
+        sort: a column; from the largest if a `-` is in front.
+
+    Raises:
+        UserError: a condition or column is wrong.
+    """
+    return _listing([_run(name, project) for name in params.section("runs")], where, sort)
+
+
+def _run(name: str, project: Project) -> Row:
+    row: Row = dict.fromkeys(
+        ("run", "student", "teachers", "methods", "chosen", "validation", "test", "seeds", "trials", "state")
+    )
+    row |= {"run": name, "state": "not trained"}
+    path = project.run(name) / "run.json"
+    if not file_exists(path):
+        return row
+    try:
+        run = RunRecord.read(path, name)
+    except UserError as error:
+        return row | {"state": str(error)}
+    chosen = next(c for c in run.candidates if (c.weights, c.settings) == (run.chosen, run.chosen_settings))
+    row |= {
+        "student": run.student.name,
+        "teachers": "+".join(run.sources) or None,
+        "methods": "+".join(method.name for method in run.methods) or "none",
+        "chosen": label(run.chosen, run.chosen_settings),
+        "validation": sum(chosen.finite) / len(chosen.finite),
+        "seeds": len(run.seeds),
+        "trials": run.trainings,
+        "state": "trained",
+    }
+    with suppress(UserError):
+        tested = EvaluationRecord.read(project.evaluation(name), name)
+        if tested.students == run.students_digest:
+            scores = (result.scores for result in tested.results)
+            row |= {"test": mean_score(scores, tested.primary.name), "state": "evaluated"}
+    return row
+
+
+def list_points(sweep: str, project: Project = Project(), where: str = "", sort: str = "") -> Overview:
+    """The points of a finished sweep, each with its number, for `aft compare`. Arguments and errors as `list_runs`."""
+    record = SweepRecord.read(project.sweep(sweep), sweep)
+    keys = dict.fromkeys(key for point in record.points for key in point.values)
+    rows = []
+    for number, point in enumerate(record.points):
+        row: Row = {"point": f"{sweep}/{number}"}
+        row |= {key: value_label(point.values[key]) if key in point.values else None for key in keys}
+        rows.append(row | {"validation": point.mean, "seeds": len(point.val_scores), "outcome": point.outcome})
+    return _listing(rows, where, sort, [point.values for point in record.points])
+
+
+def list_trials(project: Project = Project(), where: str = "", sort: str = "") -> Overview:
+    """All finished trials of the ledger. Arguments and errors as `list_runs`."""
+    return _listing(list(_trials(project)), where, sort)
+
+
+def _trials(project: Project) -> Iterator[Row]:
+    for path in sorted(project.trials.glob("*/trial.json")) if project.trials.is_dir() else []:
+        if path.parent.name.startswith("."):
+            continue
+        try:
+            trial = TrialRecord.read(path)
+        except UserError:
+            # The ledger trains it again when a run needs it.
+            continue
+        found = trial.inputs
+        methods = found.get("methods", [])
+        yield {
+            "trial": path.parent.name,
+            "student": found["student"]["family"],
+            "teachers": "+".join(source["name"] for source in found.get("sources", [])) or None,
+            "methods": "+".join(method["name"] for method in methods) or "none",
+            "weight": "+".join(f"{method['weight']:g}" for method in methods) or None,
+            "seed": found["seed"],
+            "steps": found["train"]["steps"],
+            "validation": trial.scores.get(tasks.build(found["task"], ()).primary.name),
+            "seconds": trial.seconds,
+            "state": "diverged" if trial.diverged else "done",
+        }
+
+
+def _listing(rows: Sequence[Row], where: str, sort: str, values: Sequence[Row] | None = None) -> Overview:
+    """The rows that meet the conditions, in order; `values` are those to compare, where rows only show them."""
+    columns = list(rows[0]) if rows else []
+    wanted = conditions(where, columns) if rows else []
+    compared = [row | more for row, more in zip(rows, values or rows, strict=True)]
+    kept = [(row, of) for row, of in zip(rows, compared, strict=True) if selected(_numbers(of), wanted)]
+    if sort:
+        column, last = sort.removeprefix("-"), sort.startswith("-")
+        if rows and column not in columns:
+            raise UserError(f"--sort {sort}: no `{column}`{suggestion(column, columns)}; there are {listed(columns)}")
+        known = [pair for pair in kept if pair[1].get(column) is not None]
+        texts = any(isinstance(of[column], str | list | dict) for _, of in known)
+        known.sort(key=lambda pair: str(pair[1][column]) if texts else pair[1][column], reverse=last)
+        kept = known + [pair for pair in kept if pair[1].get(column) is None]
+    return Overview(tuple(row for row, _ in kept))
+
+
+def _numbers(row: Row) -> Row:
+    """A row with texts that are numbers as numbers: one weight is one, `10+1` is not."""
+    found = dict(row)
+    for key, value in row.items():
+        if isinstance(value, str):
+            with suppress(ValueError):
+                found[key] = float(value)
+    return found
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The curves of a run.
+
+    Attributes:
+        run: its name.
+        columns: by name of the column, steps and values of the chosen candidate, averaged over seeds.
+    """
+
+    run: str
+    title: str
+    columns: dict[str, tuple[tuple[int, float], ...]]
+
+    def __str__(self) -> str:
+        return "\n\n".join([self.title, *(chart(name, points) for name, points in self.columns.items())])
+
+
+def show_run(name: str, project: Project = Project()) -> Curves:
+    """The curves of the chosen candidate of a run: its validation score, and its losses.
+
+    Raises:
+        UserError: the run is not trained, or its files are damaged.
+    """
+    folder: Path = project.run(name)
+    run = RunRecord.read(folder / "run.json", name)
+    VerifiedFiles(folder, {"curves.csv": run.files["curves.csv"]}, f"run `aft train {name}` again").finish()
+    columns = {}
+    for column, title in (
+        (f"val_{run.metric.name}", f"validation {run.metric.label}"),
+        ("task_loss", "loss on labels"),
+        ("penalty", "penalty, weighted"),
+    ):
+        found = tuple((point.step, point.mean) for point in read_curve(folder / "curves.csv", run, column))
+        if column != "penalty" or any(run.chosen):
+            columns[title] = found
+    seeds = "1 seed" if len(run.seeds) == 1 else f"mean of {len(run.seeds)} seeds"
+    return Curves(name, f"{name}: {label(run.chosen, run.chosen_settings)}, {seeds}, by step", columns)

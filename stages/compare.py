@@ -1,0 +1,25 @@
+"""`aft compare`: two runs, seed by seed."""
+
+from typing import Annotated
+
+import typer
+
+from stages import command
+
+Side = Annotated[str, typer.Argument(help="A run, or a point of a sweep, such as sizes/3.")]
+
+
+def main(
+    one: Side,
+    other: Side,
+    params: command.File = command.PARAMS,
+    overrides: command.Set = None,
+    as_json: command.Json = False,
+) -> None:
+    """Compare two runs seed by seed.
+
+    On test rows if both are evaluated, otherwise on validation rows.
+    """
+    from pipeline.reporting import pair_runs
+
+    command.show(pair_runs(one, other, command.settings(params, overrides), command.PROJECT), as_json)
