@@ -75,7 +75,7 @@ def run_trial(
     forward = torch.compile(supervised) if settings.compile else supervised
     done = checkpoint.load(trial.state) if checkpoint else 0
     processes = Group.current()
-    spread, shared = processes.spread(trial.student), data.shared(processes)
+    spread, shared = processes.spread(trial.student, settings.compile), data.shared(processes)
     yield done
     # The rows of the steps that are done are drawn once more, so that those of the next are what they would have been.
     steps = islice(enumerate(batches(data.split, seed, settings, bool(penalties), data.strata)), done, end)

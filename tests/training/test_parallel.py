@@ -165,7 +165,7 @@ def test_processes_share_all_rows_of_a_batch(count: int, size: int):
     assert all((np.diff(share) >= 0).all() for share in shares)
 
 
-def test_a_student_with_batchnorm_is_refused_in_one_line():
+def test_students_that_cannot_be_spread_are_refused_in_one_line():
     class Normed(Student):
         def __init__(self) -> None:
             super().__init__()
@@ -176,6 +176,8 @@ def test_a_student_with_batchnorm_is_refused_in_one_line():
 
     with pytest.raises(UserError, match=r"^2 processes: the student has BatchNorm.*train it in one process"):
         Group(0, 2).spread(Normed())
+    with pytest.raises(UserError, match=r"^train.compile: true, and 2 processes train together; set it to false"):
+        Group(0, 2).spread(Normed(), compiled=True)
     assert isinstance(Group().spread(student := Normed()), Normed) and Group().spread(student) is student
 
 
