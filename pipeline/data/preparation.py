@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -36,7 +36,7 @@ from pipeline.data.dataset import (
 )
 from pipeline.data.duplicates import CONFLICT, DUPLICATE, KEPT, merged, near_key, repeats, resolve, words_digest
 from pipeline.data.scan import Scan, row_hash, scan, tidied
-from pipeline.data.sources import read_sources
+from pipeline.data.sources import Sources, read_sources
 from pipeline.data.splits import Amount, apportion, assign, choose, sort_keys
 from pipeline.datasets import Kind, Row, parts_of, rows_called
 from pipeline.errors import UserError, count
@@ -163,14 +163,7 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
     """
     start = time.perf_counter()
     out = Path(out)
-    sources = read_sources(settings.source, settings.unlabelled)
-    if settings.deduplicate == "near" and sources.kind != "image":
-        raise UserError(
-            f"dataset.deduplicate: near compares images, and the source holds {rows_called(sources.kind)}; write exact "
-            "or token_set"
-        )
-    given, key = settings.task or sources.task, KEYS.get(settings.deduplicate, content_digest)
-    table = scan(sources.rows(), given, settings.classes, settings.no_label, settings.unit, key)
+    sources, table = scan_sources(settings)
     fate, partner = _fates(table, settings)
     if len(table.problems) > settings.tolerance * (len(fate) - len(table.skipped)):
         _refuse_unreadable(table, fate, out)
@@ -240,6 +233,29 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
         seconds=time.perf_counter() - start,
         notes=tuple(notes),
     )
+
+
+def scan_sources(
+    settings: PrepareSettings, watched: Callable[[Iterator[Row]], Iterator[Row]] = lambda rows: rows
+) -> tuple[Sources, Scan]:
+    """The sources that `settings` describe, and what a pass over their rows finds.
+
+    Args:
+        settings: of the dataset.
+        watched: gets the rows of the pass, and yields the same.
+
+    Raises:
+        UserError: as `prepare`, before anything is decided.
+    """
+    sources = read_sources(settings.source, settings.unlabelled)
+    if settings.deduplicate == "near" and sources.kind != "image":
+        raise UserError(
+            f"dataset.deduplicate: near compares images, and the source holds {rows_called(sources.kind)}; write exact "
+            "or token_set"
+        )
+    given, key = settings.task or sources.task, KEYS.get(settings.deduplicate, content_digest)
+    rows = watched(sources.rows())
+    return sources, scan(rows, given, settings.classes, settings.no_label, settings.unit, key)
 
 
 def _fates(table: Scan, settings: PrepareSettings) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:

@@ -1,7 +1,7 @@
-"""What a run tries: its candidates, each with a weight for each method and the settings that the run searches.
+"""The candidates of a run: each has a weight for every method, and the settings that the run searches.
 
-Here every method is built once before anything is trained, so that what is wrong is found first, and each
-`weight: auto` becomes a list.
+Every method is built once before anything is trained, so that errors are found first, and each `weight: auto` becomes a
+list.
 """
 
 from dataclasses import replace
@@ -27,7 +27,7 @@ def trials_of(session: Session) -> list[Trial]:
     """All trials of a run: seed by seed, candidates with the smallest weights first.
 
     Raises:
-        UserError: a method misses something, or a candidate's settings are wrong.
+        UserError: a method lacks something that it needs, or a candidate's settings are wrong.
     """
     candidates = find_candidates(session)
     return [
@@ -38,10 +38,10 @@ def trials_of(session: Session) -> list[Trial]:
 
 
 def find_candidates(session: Session) -> list[Candidate]:
-    """What to try. Every method is built once, so that what is wrong is found now, and each `auto` becomes a list.
+    """The candidates. Every method is built once, so that errors are found now, and each `auto` becomes a list.
 
     Raises:
-        UserError: a method misses something, or a candidate's settings are wrong.
+        UserError: a method lacks something that it needs, or a candidate's settings are wrong.
     """
     session.check_own_outputs()
     run, seed = session.run, session.plan.settings({}).seeds[0]

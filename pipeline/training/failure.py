@@ -172,18 +172,16 @@ def replay(session: Session, seed: int, candidate: Candidate, failure: Failure) 
 
 
 def described(session: Session, seed: int, candidate: Candidate, failure: Failure) -> str:
-    """A failure in one line: its step, what is not finite when it is done again, and rows."""
+    """A failure in one line: its step, what is not finite when it is done again, and rows; empty if all is finite."""
     try:
         replayed = replay(session, seed, candidate, failure)
     except (np.linalg.LinAlgError, torch.linalg.LinAlgError) as error:
         return f"step {failure.step}: {' '.join(str(error).split())[:200]}; rows {_some(failure.ids)}"
     what = [name for name, value in replayed.losses.items() if not np.isfinite(value)]
-    if not what:
-        what = [name for name, names in (("a gradient", replayed.gradients), ("a weight", replayed.weights)) if names][
-            :1
-        ]
+    others = ("a gradient", replayed.gradients), ("an output", replayed.outputs), ("a weight", replayed.weights)
+    what = what or [name for name, found in others if found][:1]
     rows = replayed.outputs or failure.ids
-    return f"step {failure.step}: {listed(what or ['an output'])} is not finite; rows {_some(rows)}"
+    return f"step {failure.step}: {listed(what)} is not finite; rows {_some(rows)}" if what else ""
 
 
 class _Recorder(Checkpoint):

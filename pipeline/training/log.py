@@ -18,7 +18,7 @@ from pipeline.training.auto_weight import gradient_norm
 from pipeline.training.session import TrialData
 
 LINES = 20
-"""Lines per trial in the log. A line waits for the device and runs the student on validation rows."""
+"""The number of lines in the log of a trial. A line waits for the device and runs the student on validation rows."""
 
 
 class Diverged(Exception):
@@ -175,11 +175,11 @@ class TrialLog:
         return DiagnosticsRecord(**self._diagnostics)
 
     def kept(self) -> dict[str, Any]:
-        """What `restore` takes, as JSON-like data."""
+        """The state for `restore`, as JSON-like data."""
         return {"lines": self.lines, "diagnostics": self._diagnostics}
 
     def restore(self, kept: Mapping[str, Any]) -> None:
-        """Go on from what `kept` gave."""
+        """Continue from the state that `kept` returned."""
         self.lines, self._diagnostics = list(kept["lines"]), dict(kept["diagnostics"])
 
     @property

@@ -1,4 +1,4 @@
-"""All trials of a run: what to try, what is found in the ledger, what is missing, and the choice.
+"""All trials of a run: the candidates, the trials found in the ledger, the missing ones, and the choice.
 
 A run is trained once per seed and per candidate: a weight for each method, and the settings that the run searches.
 Validation rows choose the candidate, and its students become the run's. A candidate that diverges on any seed is
@@ -26,7 +26,7 @@ def train(
 ) -> Training:
     """Train what is missing of the run `name`; write its students, curves and record to `runs/<name>/`.
 
-    What was there before stays until the new result is whole.
+    An earlier result stays until the new one is complete.
 
     Args:
         name: a key of `runs`.
@@ -54,7 +54,7 @@ def train(
             say(f"train {name}: {count(len(trials), 'trial')}, {len(found)} found, {len(missing)} to train")
             if missing:
                 session.verify_in_background()
-            # Once, as a rule: what is dropped on the way is passed over.
+            # Usually once: trials of candidates that are dropped on the way are skipped.
             while missing:
                 before = len(results)
                 train_missing(session, trials, missing)

@@ -3,8 +3,8 @@
     data -> forward -> penalties -> step -> log
 
 Trials with the same seed share the split of the rows, the student's initial weights, its dropout and the order of the
-labelled batches, whatever their methods are, so differences between them are paired. A method of weight 0 is not built
-at all: a trial without methods is plain training exactly, and shares its result with every run that contains it.
+labelled batches for any methods, so differences between them are paired. A method of weight 0 is not built at all: a
+trial without methods is exactly plain training, and shares its result with every run that contains it.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -134,8 +134,8 @@ def start(session: Session, seed: int, candidate: Candidate) -> Started:
     if settings.channels_last:
         student.to(memory_format=torch.channels_last)  # the first convolution arranges its input likewise
     penalties = build_penalties(session, data, student, candidate)
-    # Methods have used random numbers to build themselves. Start again, so that dropout is the same with any methods;
-    # with another seed, so that it does not repeat the numbers that made the initial weights.
+    # Building methods has used random numbers. Seed again, so that dropout is the same with any methods; with another
+    # seed, so that it does not repeat the numbers of the initial weights.
     torch.manual_seed(seed + 1)
     student.train()
     freeze(student, settings.trained_layers)

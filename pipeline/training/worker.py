@@ -1,4 +1,4 @@
-"""The missing trials of a run are trained, in one process or several, and committed to the ledger."""
+"""Trains the missing trials of a run, in one process or several, and commits them to the ledger."""
 
 import time
 from collections import deque
@@ -66,7 +66,7 @@ class TrialWorker:
         self.session = session
         self.ledger = Ledger(session.plan.project)
         self.race = Race(session.plan, trials, self.ledger, session.task.primary)
-        # If the only candidate diverges, there is no other to choose, and no need to go on.
+        # If the only candidate diverges, there is no other to choose, so nothing more is trained.
         self.single = len({trial.candidate for trial in trials}) == 1
 
     def __call__(self, trials: Iterable[Trial]) -> Iterator[int]:
@@ -123,8 +123,8 @@ class TrialWorker:
                 # Several processes train together only once: their steps wait for one another.
                 alone = Group.current().size == 1
                 failure = find_failure(session, trial.seed, trial.candidate, checkpoint, sound) if alone else None
-                if failure:
-                    diverged = f"seed {trial.seed}, {described(session, trial.seed, trial.candidate, failure)}"
+                if failure and (line := described(session, trial.seed, trial.candidate, failure)):
+                    diverged = f"seed {trial.seed}, {line}"
                 record = TrialRecord(inputs=inputs, diverged=diverged, seconds=seconds)
                 self.ledger.commit(trial.digest, record, failure=failure)
                 checkpoint.remove()

@@ -192,7 +192,7 @@ def test_processes_that_nobody_started_are_refused_in_one_line(monkeypatch: pyte
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     with (
-        pytest.raises(UserError, match=r"^2 processes: they do not find one another .*start them with torchrun"),
+        pytest.raises(UserError, match=r"^2 processes: they cannot connect to one another .*start them with torchrun"),
         joined(),
     ):
         pass

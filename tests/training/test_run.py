@@ -423,7 +423,9 @@ def test_a_weight_that_diverges_is_not_chosen(project: Path, params: Params):
 @pytest.mark.parametrize("rates", [[1e30], [1e30, 1e31]])
 def test_if_no_candidate_is_left_the_first_divergence_is_reported(project: Path, params: Params, rates: list[float]):
     with_run(params, search={"train.learning_rate": rates}, train={"steps": 3})
-    with pytest.raises(UserError, match=r"trial: seed 0.*not finite; lower train.learning_rate") as caught:
+    with pytest.raises(
+        UserError, match=r"trial: seed 0, step \d+: .*not finite; rows .*; lower train.learning_rate"
+    ) as caught:
         train("trial", params, project)
     assert "\n" not in str(caught.value)
 
