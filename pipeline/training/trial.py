@@ -25,7 +25,7 @@ from pipeline.tasks import Task
 from pipeline.training.batches import batches, parts
 from pipeline.training.checkpoint import Checkpoint, State
 from pipeline.training.kept import Kept
-from pipeline.training.log import TrialLog, WeightedPenalty
+from pipeline.training.log import Line, TrialLog, WeightedPenalty
 from pipeline.training.optimisation import Optimisation, freeze
 from pipeline.training.parallel import Group
 from pipeline.training.prefetch import Ready, get_ready, prefetched
@@ -55,7 +55,12 @@ class TrialResult:
 
 
 def run_trial(
-    session: Session, seed: int, candidate: Candidate, checkpoint: Checkpoint | None = None, end: int | None = None
+    session: Session,
+    seed: int,
+    candidate: Candidate,
+    checkpoint: Checkpoint | None = None,
+    end: int | None = None,
+    tell: Callable[[Line], None] = lambda line: None,
 ) -> Generator[int, None, TrialResult]:
     """Train one student; yields the number of steps done, 1 after every step, and returns the result.
 
@@ -64,6 +69,7 @@ def run_trial(
         seed, candidate: of the trial.
         checkpoint: where an earlier call may have left a part of the work, and this one leaves what it does.
         end: steps to do, where they are fewer than those that the learning rate follows.
+        tell: takes each line of the log.
 
     Raises:
         Diverged: a loss, gradient, weight or output is NaN or infinite.
@@ -72,6 +78,7 @@ def run_trial(
     trial = start(session, seed, candidate)
     data, settings, penalties = trial.data, trial.data.settings, trial.penalties
     optimisation, kept, log = trial.optimisation, trial.kept, trial.log
+    log.tell = tell
     forward = torch.compile(supervised) if settings.compile else supervised
     done = checkpoint.load(trial.state) if checkpoint else 0
     processes = Group.current()
