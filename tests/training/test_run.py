@@ -37,11 +37,12 @@ from pipeline.store import FeatureStore
 from pipeline.students import Blueprint, load_student
 from pipeline.students.bag_of_words import BagOfWords
 from pipeline.training import Training, auto_weight, candidates, trial, worker
-from pipeline.training.batches import Part, batches, shuffled
+from pipeline.training.batches import batches, shuffled
 from pipeline.training.choice import choose
 from pipeline.training.config import Plan, TrainSettings
 from pipeline.training.ledger import Trial
 from pipeline.training.optimisation import rate
+from pipeline.training.prefetch import Ready
 from pipeline.training.session import Session, TrialData
 
 from ..conftest import class_logits, flip_a_bit, write_store
@@ -683,9 +684,9 @@ def test_the_logits_of_a_head_are_those_of_the_rows_that_the_student_saw(
         seen.append(signals)
         return penalty(module, signals)
 
-    def keep_rows(data: TrialData, student: Any, penalties: Any, part: Part, *others: Any) -> Any:
-        batches.append(data.stand_in[part.rows[part.labelled :]])
-        return losses(data, student, penalties, part, *others)
+    def keep_rows(data: TrialData, student: Any, penalties: Any, ready: Ready, *others: Any) -> Any:
+        batches.append(data.stand_in[ready.part.rows[ready.part.labelled :]])
+        return losses(data, student, penalties, ready, *others)
 
     wise = follow_heads(project, params, train={"seeds": [1], "steps": 3}, shuffle_teachers=shuffle)
     loud = FeatureStore.open(project / "features" / "loud.zarr")
