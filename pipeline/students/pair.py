@@ -107,6 +107,13 @@ class Pairs:
         """The batch of each side; pairs have neither views nor augmentations."""
         return tuple(side.batch(rows, device=device) for side in self.sides)
 
+    def keep_on(self, device: torch.device, budget: int) -> int:
+        """Each side, as long as there is room."""
+        taken = 0
+        for side in self.sides:
+            taken += side.keep_on(device, budget - taken)
+        return taken
+
 
 class BothSides:
     """New pairs, as `students.Preprocessing`."""

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -120,8 +120,7 @@ class Group:
             yield told[0]
 
 
-@dataclass(frozen=True)
-class PartOfBatch:
+class PartOfBatch(NamedTuple):
     """The part of a batch that one process reads; the whole batch has `count` rows."""
 
     inputs: Any
