@@ -108,7 +108,7 @@ class Pairs:
         return tuple(side.batch(rows, device=device) for side in self.sides)
 
     def keep_on(self, device: torch.device, budget: int) -> int:
-        """Each side, as long as there is room."""
+        """The bytes that both sides take; the first one has the whole budget."""
         taken = 0
         for side in self.sides:
             taken += side.keep_on(device, budget - taken)
