@@ -1475,10 +1475,10 @@ CASES = [
     ),
     Case(
         "Imports",
-        "HDF5 that says of itself what is no JSON",
+        "HDF5 whose description is not JSON",
         hdf5(lambda file: (file.update(features=np.ones((2, 2))), file.attrs.update(feature_store="{"))),
         "features import x.h5 --store x.zarr",
-        "x.h5: what it says of its features is damaged; remove it from the file, or export again",
+        "x.h5: the description of its features is damaged; remove it from the file, or export again",
     ),
     Case(
         "Imports",

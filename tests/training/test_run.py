@@ -40,8 +40,9 @@ from pipeline.training.choice import choose
 from pipeline.training.config import Plan, TrainSettings
 from pipeline.training.ledger import Trial
 from pipeline.training.optimisation import rate
+from pipeline.training.prefetch import Ready, get_ready
 from pipeline.training.session import Session, TrialData
-from pipeline.training.trial import build_penalties, losses
+from pipeline.training.trial import build_penalties, losses, reads_of
 
 from ..conftest import class_logits, flip_a_bit, write_store
 
@@ -422,7 +423,9 @@ def test_a_weight_that_diverges_is_not_chosen(project: Path, params: Params):
 @pytest.mark.parametrize("rates", [[1e30], [1e30, 1e31]])
 def test_if_no_candidate_is_left_the_first_divergence_is_reported(project: Path, params: Params, rates: list[float]):
     with_run(params, search={"train.learning_rate": rates}, train={"steps": 3})
-    with pytest.raises(UserError, match=r"trial: seed 0.*not finite; lower train.learning_rate") as caught:
+    with pytest.raises(
+        UserError, match=r"trial: seed 0, step \d+: .*not finite; rows .*; lower train.learning_rate"
+    ) as caught:
         train("trial", params, project)
     assert "\n" not in str(caught.value)
 
@@ -517,7 +520,8 @@ def test_a_step_does_not_wait_for_the_gpu(project: Path, params: Params):
     optimizer = torch.optim.AdamW([*student.parameters(), *own], 0.01, fused=True)
     try:
         for step, (rows, labelled) in enumerate(batches(draw.split, 0, draw.settings, True)):
-            task, penalties, _, _ = losses(draw, student, pulls, Part(rows, labelled), 0.5)
+            ready = get_ready(draw, Part(rows, labelled), reads_of(pulls))
+            task, penalties, _, _ = losses(draw, student, pulls, ready, 0.5)
             optimizer.zero_grad(set_to_none=True)
             sum(penalties.values(), start=task).backward()
             optimizer.step()
@@ -670,9 +674,9 @@ def test_the_logits_of_a_head_are_those_of_the_rows_that_the_student_saw(
         seen.append(signals)
         return penalty(module, signals)
 
-    def keep_rows(data: TrialData, student: Any, penalties: Any, part: Part, *others: Any) -> Any:
-        batches.append(data.stand_in[part.rows[part.labelled :]])
-        return losses(data, student, penalties, part, *others)
+    def keep_rows(data: TrialData, student: Any, penalties: Any, ready: Ready, *others: Any) -> Any:
+        batches.append(data.stand_in[ready.part.rows[ready.part.labelled :]])
+        return losses(data, student, penalties, ready, *others)
 
     wise = follow_heads(project, params, train={"seeds": [1], "steps": 3}, shuffle_teachers=shuffle)
     loud = FeatureStore.open(project / "features" / "loud.zarr")
