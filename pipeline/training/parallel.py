@@ -121,10 +121,10 @@ class Group:
 
 
 class PartOfBatch(NamedTuple):
-    """The part of a batch that one process reads; the whole batch has `count` rows."""
+    """The part of a batch that one process reads; the whole batch has `total` rows."""
 
     inputs: Any
-    count: int
+    total: int
 
 
 class SharedInputs:
@@ -162,7 +162,7 @@ class SpreadStudent(Student):
         """Of the whole batch, in its order."""
         with self._own_numbers() if self.training else nullcontext():
             features, outputs = self.student(share.inputs)
-        return _Gather.apply(features, self.group, share.count), _Gather.apply(outputs, self.group, share.count)
+        return _Gather.apply(features, self.group, share.total), _Gather.apply(outputs, self.group, share.total)
 
     @contextmanager
     def _own_numbers(self) -> Iterator[None]:

@@ -46,7 +46,7 @@ def test_all_tensors_of_a_part_are_known(project: Path, params: Params):
     assert [id(tensor) for tensor in found] == [id(tensor) for tensor in expected]
     assert ready.mixed is None and ready.start == labelled
     shared = get_ready(data.shared(Group(1, 2)), Part(rows, labelled), frozenset())
-    assert len(list(shared.tensors())) == 3 and shared.inputs.count == len(rows)
+    assert len(list(shared.tensors())) == 3 and shared.inputs.total == len(rows)
 
 
 def test_on_a_cpu_a_step_is_made_when_it_is_needed():
