@@ -11,6 +11,7 @@ from pipeline.errors import UserError, count
 from pipeline.files import Lock
 from pipeline.params import Params
 from pipeline.project import Project
+from pipeline.trackers import tracker
 from pipeline.training.candidates import trials_of
 from pipeline.training.config import Plan
 from pipeline.training.failure import Replay, replay
@@ -39,6 +40,8 @@ def train(
             training the run, or every candidate diverged.
     """
     session = Session(Plan.read(name, params, project))
+    if track := session.plan.machine.track:
+        tracker(track)
     trials = trials_of(session)
     for line in session.reading:
         say(f"train {name}: {line}")
