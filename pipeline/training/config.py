@@ -218,7 +218,8 @@ def check_student(run: Run, family: str, where: str) -> None:
         )
     if views := {source.view for source in run.sources} - {""}:
         raise UserError(
-            f"{where}: a {family} student learns from clean rows; write its teachers without `@{min(views)}`"
+            f"{where}: a {family} student reads {'features of ' if features else ''}clean rows; write its teachers "
+            f"without `@{min(views)}`"
         )
     searched = (key.removeprefix("train.") for key in run.search if key.startswith("train."))
     if solved and (idle := sorted({*run.train, *searched} - set(FOR_SOLVED))):
