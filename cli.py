@@ -17,6 +17,7 @@ from stages import (
     command,
     compare,
     cost,
+    doctor,
     evaluate,
     export,
     extract,
@@ -47,8 +48,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 STAGES = (
-    init, check, run_stage, code, prepare, extract, probe, assess, join, train, sweep, evaluate, report, export,
-    predict, cost, trials, replay, runs, compare, show,
+    init, check, doctor, run_stage, code, prepare, extract, probe, assess, join, train, sweep, evaluate, report,
+    export, predict, cost, trials, replay, runs, compare, show,
 )  # fmt: skip
 for stage in STAGES:
     app.command(stage.__name__.rpartition(".")[2])(stage.main)

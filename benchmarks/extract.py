@@ -26,7 +26,7 @@ import transformers
 from torch import Tensor
 
 from pipeline.data import Dataset, PrepareSettings, prepare
-from pipeline.extraction.extractor import ExtractSettings, Loader, extract
+from pipeline.extraction import ExtractSettings, Loader, extract
 from pipeline.params import parse, read_plugin
 from pipeline.pretrained import locate
 from pipeline.store import Shard

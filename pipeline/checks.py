@@ -1,13 +1,10 @@
-"""Checks before anything expensive: whether params.yaml can be run, what there is to do, and what it costs.
+"""Checks before anything expensive: whether params.yaml can be run, and what there is to do.
 
 Nothing here changes a result.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
-from time import perf_counter
 from types import ModuleType
 from typing import Any
 
@@ -33,12 +30,6 @@ from pipeline.training import TrainSettings, count_trials, train_settings
 from pipeline.views import Views, teacher_views
 
 SECTIONS = ("dataset", "extract", "teachers", "probe", "assess", "students", "train", "machine", "runs", "sweep")
-
-ROWS = 32
-"""Rows that a teacher is timed on."""
-
-BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "int8": 1}
-"""Per number, by `extract.dtype`."""
 
 
 def check_params(params: Params) -> None:
@@ -172,9 +163,9 @@ class Check:
 
 
 def check(params: Params, project: Project = Project()) -> Check:
-    """Check params.yaml, and everything that it names: data, packages, weights, and the trials to train.
+    """Check params.yaml, and list what exists and what there is to do, in a second.
 
-    Teachers whose features are missing are loaded, and timed on a few rows.
+    No teacher is loaded and no data read: that is what `aft doctor` does.
 
     Raises:
         UserError: params.yaml cannot be run as it is.
@@ -224,42 +215,32 @@ def _data(params: Params, project: Project) -> Iterator[str]:
 
 
 def _features(params: Params, project: Project, name: str) -> Iterator[str]:
-    """Whether a teacher's features exist; if not, how long extraction takes."""
+    """Whether a teacher's features exist."""
     data, path, views = _prepared(project), project.store(name), teacher_views(params, name)
-    lacking = 1 + (views.count if views else 0)
-    if data is not None and path.exists():
-        try:
-            store = FeatureStore.open(path)
-            store.check(dataset=data.digest, ids=data.ids)
-        except UserError:
-            pass
-        else:
-            lacking = _lacking(store, data, views)
-            if not lacking:
-                yield f"teacher {name}: features of all {count(len(store), 'row')} are there, {_size(store.nbytes)}"
-                return
-    settings, machine = params.read(ExtractSettings, "extract"), params.read(Machine, "machine")
-    family, spec = _teacher(params, name)
-    teacher = family.load(spec, settings.precision, machine.torch_device())
-    row_bytes = BYTES[settings.dtype] * sum(math.prod(shape) for shape in teacher.heads.values())
-    heads = ", ".join(f"{head} {'x'.join(map(str, shape))}" for head, shape in teacher.heads.items())
-    side = params.section(f"teachers.{name}").get("reads")
-    seen = data and data.seen_by(teacher.kind, side, f"{params.source}: teachers.{name}")
-    content = _content(params, seen, teacher.kind, side)
-    examples = [teacher.transform(row) for row in content]
-    for _ in range(2):
-        # The first time is not typical: memory is allocated, kernels are chosen.
-        started = perf_counter()
-        batch = {key: value.to(teacher.device) for key, value in teacher.collate(examples).items()}
-        for values in teacher.forward(batch).values():
-            values.float().cpu()
-        seconds = (perf_counter() - started) / len(examples)
-    amount = f"about {1 / seconds:,.0f} rows/s on {machine.device_name()}, {row_bytes:,} bytes per row"
-    if data is not None:
-        rows = len(data) * lacking
-        of_each = f", {lacking} times (clean, or one of {views})" if views else ""
-        amount += f"; all {len(data):,} rows{of_each}: {duration(rows * seconds)}, {_size(rows * row_bytes)}"
-    yield f"teacher {name}: can be loaded ({heads}); {amount}"
+    missing = 1 if data is None else missing_views(project, name, data, views)
+    if not missing:
+        store = FeatureStore.open(path)
+        yield f"teacher {name}: features of all {count(len(store), 'row')} are there, {size(store.nbytes)}"
+        return
+    of_each = f", {missing} times (clean, or one of {views})" if views and data is not None else ""
+    rows = "all rows" if data is None else f"all {count(len(data), 'row')}{of_each}"
+    yield (
+        f"teacher {name}: features of {rows} are to be extracted; `aft doctor` loads it, and "
+        f"`aft extract {name} --dry-run` measures what that costs"
+    )
+
+
+def missing_views(project: Project, name: str, data: Dataset, views: Views | None) -> int:
+    """How many times the rows of a dataset are to be computed by a teacher: clean, and for each of its views."""
+    all_of_them = 1 + (views.count if views else 0)
+    if not project.store(name).exists():
+        return all_of_them
+    try:
+        store = FeatureStore.open(project.store(name))
+        store.check(dataset=data.digest, ids=data.ids)
+    except UserError:
+        return all_of_them
+    return _lacking(store, data, views)
 
 
 def _lacking(store: FeatureStore, data: Dataset, views: Views | None) -> int:
@@ -272,18 +253,6 @@ def _lacking(store: FeatureStore, data: Dataset, views: Views | None) -> int:
         return name in store.heads and store.heads[name].view == record
 
     return sum(not all(there(head, record) for head in clean) for record in records)
-
-
-def _content(params: Params, data: Dataset | None, kind: str, side: str | None) -> list[Any]:
-    """A few rows as a teacher reads them: of the prepared dataset, spread over it, or the first of the source."""
-    ids = kind == "id"
-    if data is not None:
-        rows = np.unique(np.linspace(0, len(data) - 1, ROWS).astype(int))
-        return data.ids[rows].tolist() if ids else data.content(rows)
-    first = [row for row in islice(_sources(params).rows(), ROWS) if row.problem is None]
-    parts = parts_of(_sources(params).kind)
-    at = SIDES.index(side) if side else parts.index(kind) if kind in parts else 0
-    return [row.id if ids else row.content[at] if isinstance(row.content, tuple) else row.content for row in first]
 
 
 def _trials(params: Params, project: Project, name: str) -> Iterator[str]:
@@ -311,5 +280,6 @@ def _log(project: Project, run: str) -> LogRecord | None:
         return None
 
 
-def _size(size: int | float) -> str:
-    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+def size(number: int | float) -> str:
+    """Bytes as text: `1.2 MB`, `34.0 GB`."""
+    return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.1f} MB"

@@ -28,6 +28,8 @@ NO_RESULT_DEPENDS_ON = frozenset(
         "pipeline/__init__.py",
         # Refuses settings, but changes none.
         "pipeline/checks.py",
+        # Measures, and keeps nothing.
+        "pipeline/estimate.py",
         # This file decides when stages run again.
         "pipeline/code.py",
         # Messages.

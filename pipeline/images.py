@@ -116,6 +116,14 @@ def remarks(content: bytes) -> set[str]:
     return {name for name, holds in found.items() if holds}
 
 
+def pixels(content: bytes) -> tuple[int, int] | None:
+    """Width and height of an image as it is stored, from its header; None if it cannot be read."""
+    try:
+        return _open(content).size
+    except Exception:  # as above
+        return None
+
+
 def is_image(path: Path) -> bool:
     """Whether a file begins like an image of `FORMATS`; its name does not matter."""
     try:

@@ -9,6 +9,10 @@ from pydantic import Field, field_validator
 from pipeline.errors import UserError, count
 from pipeline.params import Settings
 
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
+"""What messages of torch hold where memory was not to be had, and it raises no class of its own: on a CPU, on an Apple
+GPU, and in the libraries of CUDA."""
+
 
 class Machine(Settings):
     """The `machine` section.
@@ -62,6 +66,13 @@ class Machine(Settings):
         """The device's name in logs: `cpu`, `mps`, or the name of the GPU. Raises `UserError` as `torch_device`."""
         device = self.torch_device()
         return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that the memory of the machine or of its GPU is full."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def cores() -> int:

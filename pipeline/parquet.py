@@ -1,4 +1,4 @@
-"""Untrusted Parquet files: read in batches, and refused if a few bytes claim to be very many.
+"""Untrusted Parquet files: read in batches, and refused if a few bytes claim to hold very many.
 
 A page of a kilobyte may stand for a billion equal values, or for a text of a gigabyte. So, before anything is decoded:
 

@@ -1,9 +1,10 @@
 """Progress for people: a live line on a terminal, a plain line now and then in a log."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -11,6 +12,13 @@ from rich.text import Text
 
 EVERY = 10.0
 """Seconds between two lines in a log. Shorter work prints none."""
+
+
+@runtime_checkable
+class Advance(Protocol):
+    """Adds finished units to a progress; the note is shown after the rate."""
+
+    def __call__(self, done: int, note: str = "") -> None: ...
 
 
 class _Rate(ProgressColumn):
@@ -24,10 +32,11 @@ class _Done(ProgressColumn):
 
 
 @contextmanager
-def progress(what: str, total: int | None, unit: str, start: int = 0) -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int | None, unit: str, start: int = 0) -> Iterator[Advance]:
     """Show the progress of `what` from `start` to `total`; yields a function that adds finished units.
 
-    With an unknown total, None, no remaining time is shown.
+    With an unknown total, None, no remaining time is shown. The function also takes a note, which is shown until the
+    next one.
 
     Writes to stderr: a bar with rate and remaining time on a terminal; otherwise, as for a pipe or a file, a line with
     the same every ten seconds.
@@ -37,25 +46,31 @@ def progress(what: str, total: int | None, unit: str, start: int = 0) -> Iterato
         return
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(bar_width=28), _Done(),
-        _Rate(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True),
+        _Rate(), TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        console=Console(stderr=True),
     )  # fmt: skip
     with bar:
-        task = bar.add_task(what, total=total, completed=start, unit=unit)
-        yield lambda done: bar.advance(task, done)
+        task = bar.add_task(what, total=total, completed=start, unit=unit, note="")
+
+        def advance(done: int, note: str = "") -> None:
+            bar.update(task, advance=done, note=note)
+
+        yield advance
 
 
-def _lines(what: str, total: int | None, unit: str, start: int) -> Callable[[int], None]:
+def _lines(what: str, total: int | None, unit: str, start: int) -> Advance:
     began = printed = monotonic()
     completed = start
 
-    def advance(done: int) -> None:
+    def advance(done: int, note: str = "") -> None:
         nonlocal completed, printed
         completed += done
         now = monotonic()
         if now - printed >= EVERY and completed > start:
             rate = (completed - start) / (now - began)
             left = "" if total is None else f", {duration((total - completed) / rate)} left"
-            print(f"{what}: {_of(completed, total)}, {_rate(rate)} {unit}/s{left}", file=sys.stderr, flush=True)
+            shown = f" ({note})" if note else ""
+            print(f"{what}: {_of(completed, total)}, {_rate(rate)} {unit}/s{shown}{left}", file=sys.stderr, flush=True)
             printed = now
 
     return advance

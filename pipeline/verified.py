@@ -88,7 +88,7 @@ class VerifiedFiles:
         for name, checksum in self._checksums.items():
             path = self._folder / name
             try:
-                os.close(open_regular(path))  # also where nothing is compared: a pipe would hang whoever reads it
+                os.close(open_regular(path))  # even if nothing is compared: a pipe would hang the reader
                 state = _state(path, checksum)
                 if verifying() and known.get(name) != state and file_checksum(path) != checksum:
                     raise UserError(f"{path}: damaged; {self._remedy}")

@@ -1,4 +1,4 @@
-"""`aft check`: whether everything that params.yaml needs exists, and how long the work takes."""
+"""`aft check`: whether params.yaml can be run, and what there is to do."""
 
 import typer
 
@@ -7,9 +7,9 @@ from stages import command
 
 
 def main(params: command.File = command.PARAMS, overrides: command.Set = None, as_json: command.Json = False) -> None:
-    """Check settings, data and weights; list what there is to do.
+    """Check settings, and list what is there and what there is to do, in a second.
 
-    Teachers without features are loaded and timed on a few rows. Nothing is trained.
+    `aft doctor` looks at the machine, the weights and the data.
     """
     from pipeline.checks import check
 

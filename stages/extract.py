@@ -1,5 +1,9 @@
 """Stage `extract`: data/ and one teacher -> features/<teacher>.zarr; continues after an interruption."""
 
+from typing import Annotated
+
+import typer
+
 from stages import command
 
 
@@ -7,6 +11,9 @@ def main(
     teacher: command.Teacher,
     params: command.File = command.PARAMS,
     overrides: command.Set = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Measure a few batches, and say what it would cost; keep nothing.")
+    ] = False,
     as_json: command.Json = False,
 ) -> None:
     """Run one frozen teacher over the data, once.
@@ -21,6 +28,11 @@ def main(
     from pipeline.views import teacher_views
 
     loaded, project = command.settings(params, overrides), command.PROJECT
+    if dry_run:
+        from pipeline.estimate import estimate
+
+        command.show(estimate(teacher, loaded, project), as_json)
+        return
     settings, machine = loaded.read(ExtractSettings, "extract"), loaded.read(Machine, "machine")
     family, spec = loaded.plugin("teachers", f"teachers.{teacher}", also=BESIDES)
     views = teacher_views(loaded, teacher)

@@ -59,6 +59,8 @@ ROOMS = [
     "predict",
     "serving",
     "checks",
+    "estimate",
+    "doctor",
     "reference",
 ]
 ORDER = [*HALL, *ROOMS, "stages", "cli"]

@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.project import Project
 
-from .conftest import PARAMS, WORDS, write_encoder
+from .conftest import PARAMS
 
 ROOT = Path(__file__).parent.parent
 
@@ -109,20 +109,15 @@ def test_check_says_what_is_there_and_what_there_is_to_do(project: Path, monkeyp
     assert "run aft: 6 trials, 0 found, 6 to train" in text
 
 
-def test_check_times_a_teacher_whose_features_are_missing_and_goes_on_after_a_problem(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_check_names_teachers_without_features_and_loads_none(project: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(project)
     params = Params.load(project / "params.yaml")
-    params.values["teachers"]["third"] = {"family": "transformers", "model": str(write_encoder(project / "m", WORDS))}
-    params.values["teachers"]["gone"] = {"family": "transformers", "model": str(project / "nothing")}
+    params.values["teachers"]["third"] = {"family": "transformers", "model": str(project / "nothing")}
     found = check(params, Project(project))
     (line,) = [line for line in found.found if line.startswith("teacher third")]
-    assert "can be loaded (pooled 32)" in line
-    # 32 numbers of 2 bytes.
-    assert "64 bytes per row; all 240 rows: " in line
-    assert len(found.problems) == 1
-    assert "nothing" in found.problems[0]
+    assert "features of all 240 rows are to be extracted" in line
+    assert "`aft extract third --dry-run`" in line
+    assert found.problems == []
     assert "run both:" in str(found)
 
 
@@ -131,8 +126,6 @@ def test_before_the_data_is_prepared_trials_are_counted(project: Path, monkeypat
     params = Params.load(project / "params.yaml")
     for name in ("data", "features", "probes"):
         (project / name).rename(project / f"{name}-away")
-    for teacher in params.values["teachers"].values():
-        teacher["model"] = str(write_encoder(project / "m", WORDS))
     found = check(params, Project(project))
     assert found.problems == []
     assert "data: the source can be read" in str(found)

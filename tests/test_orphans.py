@@ -53,15 +53,15 @@ def end(line: str, project: Path, number: int, begun: str, processes: int = 1) -
             # A parent that ignores a signal, as `nohup` does, would hand that down.
             preexec_fn=lambda: [signal.signal(each, signal.SIG_DFL) for each in (signal.SIGINT, signal.SIGHUP)],
         )
-    deadline = time.monotonic() + LONG
-    while begun not in said.read_text() or len(session(running.pid)) < processes:
-        assert running.poll() is None and time.monotonic() < deadline, said.read_text()
-        time.sleep(0.05)
-    # A terminal sends Ctrl-C to all processes; the others are for the command alone.
-    (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
-    running.wait(LONG)
-    deadline = time.monotonic() + LONG
     try:
+        deadline = time.monotonic() + LONG
+        while begun not in said.read_text() or len(session(running.pid)) < processes:
+            assert running.poll() is None and time.monotonic() < deadline, said.read_text()
+            time.sleep(0.05)
+        # A terminal sends Ctrl-C to all processes; the others are for the command alone.
+        (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
+        running.wait(LONG)
+        deadline = time.monotonic() + LONG
         while left := session(running.pid):
             assert time.monotonic() < deadline, left
             time.sleep(0.05)

@@ -1,7 +1,19 @@
 """One canonical local copy of a dataset: scanned, without duplicates, with all splits."""
 
 from pipeline.data.dataset import Dataset, Role, Split
-from pipeline.data.preparation import Preparation, PrepareSettings, prepare
+from pipeline.data.preparation import Preparation, PrepareSettings, prepare, scan_sources
+from pipeline.data.scan import Scan
 from pipeline.data.sources import Sources, read_sources
 
-__all__ = ["Dataset", "Preparation", "PrepareSettings", "Role", "Sources", "Split", "prepare", "read_sources"]
+__all__ = [
+    "Dataset",
+    "Preparation",
+    "PrepareSettings",
+    "Role",
+    "Scan",
+    "Sources",
+    "Split",
+    "prepare",
+    "read_sources",
+    "scan_sources",
+]

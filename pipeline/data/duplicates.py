@@ -5,13 +5,22 @@ from collections import Counter
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt8
+import scipy.fft
+import scipy.sparse
+from jaxtyping import Bool, Int64, UInt8, UInt64
+from PIL import Image
+from scipy.sparse.csgraph import connected_components
 
+from pipeline import images
 from pipeline.data.dataset import Role, content_digest
 from pipeline.datasets import RowContent
 
 KEPT, DUPLICATE, CONFLICT = range(3)
 """Kept; dropped because a duplicate is kept; dropped because at least as many duplicates have another label."""
+
+
+MARK = np.frombuffer(b"NEARHASH", "<u8")[0]
+"""The second half of keys that hold a perceptual hash."""
 
 
 def words_digest(content: RowContent) -> bytes:
@@ -27,6 +36,56 @@ def words_digest(content: RowContent) -> bytes:
 def _words_digest(text: str) -> bytes:
     words = sorted(set(re.findall(r"\w+", text.lower())))
     return content_digest("\n".join(words) if words else text)
+
+
+def image_hash(content: bytes) -> int | None:
+    """The perceptual hash of an image, 64 bits, of which few change with its size, compression or brightness.
+
+    After Zauner 2010: the 8 x 8 lowest frequencies of the cosine transform of 32 x 32 grey pixels, each compared with
+    their median. None for an image of one colour, which has no such frequencies.
+    """
+    image = images.decode(content).convert("L").resize((32, 32), Image.Resampling.LANCZOS)
+    pixels = np.asarray(image, np.float64)
+    if np.ptp(pixels) == 0:
+        return None
+    lowest = scipy.fft.dctn(pixels)[:8, :8].ravel()
+    return int.from_bytes(np.packbits(lowest > np.median(lowest)).tobytes(), "big")
+
+
+def near_key(content: RowContent) -> bytes:
+    """16 bytes: the perceptual hash of an image and a mark, or its digest if it has no hash."""
+    assert isinstance(content, bytes)
+    found = image_hash(content)
+    return content_digest(content) if found is None else found.to_bytes(8, "little") + MARK.tobytes()
+
+
+def merged(keys: UInt8[np.ndarray, "n 16"], bits: int) -> UInt8[np.ndarray, "n 16"]:
+    """Keys of `near_key`, made equal for images whose hashes are near; see `near_keys`."""
+    halves = np.ascontiguousarray(keys).view("<u8").copy()
+    hashed = halves[:, 1] == MARK
+    halves[hashed, 0] = near_keys(halves[hashed, 0], bits)
+    return halves.view(np.uint8)
+
+
+def near_keys(hashes: UInt64[np.ndarray, " n"], bits: int) -> Int64[np.ndarray, " n"]:
+    """Numbers that hashes share which differ in at most `bits` bits, or of which each is that near to the next.
+
+    If two hashes differ in `bits` bits, they are equal in one of `bits` + 1 parts: only those are compared.
+    """
+    values, inverse = np.unique(hashes, return_inverse=True)
+    edges = [np.empty((2, 0), np.int64)]
+    for part in np.array_split(np.arange(64, dtype=np.uint64), bits + 1):
+        piece = (values >> part[0]) & np.uint64((1 << len(part)) - 1)
+        order = np.argsort(piece, kind="stable")
+        sorted_piece, away = piece[order], 1
+        while (same := np.flatnonzero(sorted_piece[away:] == sorted_piece[:-away])).size:
+            one, other = order[same], order[same + away]
+            near = np.bitwise_count(values[one] ^ values[other]) <= bits
+            edges.append(np.stack([one[near], other[near]]))
+            away += 1
+    one, other = np.concatenate(edges, axis=1)
+    graph = scipy.sparse.coo_array((np.ones(len(one), np.int8), (one, other)), (len(values), len(values)))
+    return connected_components(graph, directed=False)[1][inverse].astype(np.int64)
 
 
 def resolve(

@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -34,9 +34,9 @@ from pipeline.data.dataset import (
     content_digest,
     role_column,
 )
-from pipeline.data.duplicates import CONFLICT, DUPLICATE, KEPT, repeats, resolve
+from pipeline.data.duplicates import CONFLICT, DUPLICATE, KEPT, merged, near_key, repeats, resolve, words_digest
 from pipeline.data.scan import Scan, row_hash, scan, tidied
-from pipeline.data.sources import read_sources
+from pipeline.data.sources import Sources, read_sources
 from pipeline.data.splits import Amount, apportion, assign, choose, sort_keys
 from pipeline.datasets import Kind, Row, parts_of, rows_called
 from pipeline.errors import UserError, count
@@ -48,6 +48,9 @@ from pipeline.verified import checksums
 
 BATCH_ROWS, BATCH_BYTES = 1 << 16, 1 << 26
 """A batch of `content.arrow` ends at either."""
+
+KEYS = {"token_set": words_digest, "near": near_key}
+"""By `dataset.deduplicate`, what makes the key that duplicates share; content_digest for the others."""
 
 UNREADABLE, SKIPPED, SEPARATED, LIMIT = 3, 4, 5, 6
 REASONS = {
@@ -85,7 +88,10 @@ class PrepareSettings(Settings):
             a class that looks like no label is refused.
         unit: of labels that are numbers, such as `kWh`, for the report.
         deduplicate: which rows are duplicates, of which one is kept: `exact`, the same content; `token_set`, for text
-            the same set of words in lower case (which includes the former), for images the same bytes.
+            the same set of words in lower case (which includes the former), for images the same bytes; `near`, for
+            images that look alike: photos at another size, quality or brightness.
+        near_bits: by how many of 64 bits the perceptual hashes of such images may differ. Drawings and digits on plain
+            ground differ by few; 0 is the strictest.
         limit: keep so many rows, a stratified subset.
         splits: how many independent splits to make.
         val, test: rows, or a share of the rows to choose from, where the source does not fix them.
@@ -100,7 +106,8 @@ class PrepareSettings(Settings):
     classes: tuple[str, ...] | None = Field(default=None, strict=False)
     no_label: tuple[str | int | float, ...] | None = Field(default=None, strict=False)
     unit: str = ""
-    deduplicate: Literal["none", "exact", "token_set"] = "exact"
+    deduplicate: Literal["none", "exact", "token_set", "near"] = "exact"
+    near_bits: int = Field(default=4, ge=0, le=8)
     limit: int | None = Field(default=None, gt=0)
     splits: int = Field(default=1, gt=0, le=1000)
     val: _Amount = 0.1
@@ -156,9 +163,7 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
     """
     start = time.perf_counter()
     out = Path(out)
-    sources = read_sources(settings.source, settings.unlabelled)
-    given, by_words = settings.task or sources.task, settings.deduplicate == "token_set"
-    table = scan(sources.rows(), given, settings.classes, settings.no_label, settings.unit, by_words)
+    sources, table = scan_sources(settings)
     fate, partner = _fates(table, settings)
     if len(table.problems) > settings.tolerance * (len(fate) - len(table.skipped)):
         _refuse_unreadable(table, fate, out)
@@ -230,6 +235,29 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
     )
 
 
+def scan_sources(
+    settings: PrepareSettings, watched: Callable[[Iterator[Row]], Iterator[Row]] = lambda rows: rows
+) -> tuple[Sources, Scan]:
+    """The sources that `settings` describe, and what a pass over their rows finds.
+
+    Args:
+        settings: of the dataset.
+        watched: gets the rows of the pass, and yields the same.
+
+    Raises:
+        UserError: as `prepare`, before anything is decided.
+    """
+    sources = read_sources(settings.source, settings.unlabelled)
+    if settings.deduplicate == "near" and sources.kind != "image":
+        raise UserError(
+            f"dataset.deduplicate: near compares images, and the source holds {rows_called(sources.kind)}; write exact "
+            "or token_set"
+        )
+    given, key = settings.task or sources.task, KEYS.get(settings.deduplicate, content_digest)
+    rows = watched(sources.rows())
+    return sources, scan(rows, given, settings.classes, settings.no_label, settings.unit, key)
+
+
 def _fates(table: Scan, settings: PrepareSettings) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
     """What becomes of every row: KEPT or a key of `REASONS`; and the duplicate for which it is dropped, or -1."""
     fate, partner = np.full(len(table.codes), KEPT), np.full(len(table.codes), -1)
@@ -240,6 +268,7 @@ def _fates(table: Scan, settings: PrepareSettings) -> tuple[Int64[np.ndarray, " 
     if settings.deduplicate == "none":
         fate[readable], other = repeats(keys, table.further[readable])
     else:
+        keys = merged(keys, settings.near_bits) if settings.deduplicate == "near" else keys
         fate[readable], other = resolve(keys, table.codes[readable], table.splits[readable])
     partner[readable] = np.where(other < 0, -1, readable[other])
     held_out = table.units[(fate == KEPT) & (table.splits > Role.LABELLED)]

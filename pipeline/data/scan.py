@@ -5,9 +5,10 @@ Some 100 bytes per row stay in memory, and each distinct label, but no content.
 
 import unicodedata
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from itertools import islice
 from math import isfinite
@@ -19,9 +20,8 @@ from jaxtyping import Bool, Int64, UInt8, UInt64
 
 from pipeline import images, tasks
 from pipeline.data.dataset import Role, content_digest
-from pipeline.data.duplicates import words_digest
 from pipeline.data.splits import FREE
-from pipeline.datasets import Row, place, split_of
+from pipeline.datasets import Row, RowContent, place, split_of
 from pipeline.errors import UserError
 from pipeline.files import is_utf8
 from pipeline.progress import progress
@@ -104,7 +104,7 @@ def scan(
     names: tuple[str, ...] | None,
     no_label: Sequence[str | int | float] | None,
     unit: str,
-    by_words: bool,
+    key: Callable[[RowContent], bytes],
 ) -> Scan:
     """Look at every row.
 
@@ -114,7 +114,7 @@ def scan(
         names: of the task's outputs, as the user wants them; see `pipeline.tasks.encode`.
         no_label: labels that mean that there is none; None: the user has not said.
         unit: of the labels; empty if they have none.
-        by_words: whether texts with the same set of words are duplicates, or only equal ones.
+        key: makes the 16 bytes that duplicates share of a row's content.
 
     Raises:
         UserError: there are no rows; a label or split that is not allowed; an id twice; a divided group.
@@ -135,8 +135,9 @@ def scan(
     with ThreadPoolExecutor() as pool, progress("look at the data", None, "rows") as advance:
         for chunk in _chunks(tidied(source)):
             ids.append(pa.array([row.id for row in chunk], pa.string()))
-            looked_at = map(_look, chunk) if isinstance(chunk[0].content, str) else pool.map(_look, chunk)
-            for row, (problem, remarked) in zip(chunk, looked_at, strict=True):
+            look = partial(_look, key=key)
+            looked_at = map(look, chunk) if isinstance(chunk[0].content, str) else pool.map(look, chunk)
+            for row, (problem, remarked, key_of_row) in zip(chunk, looked_at, strict=True):
                 if problem:
                     (skipped if row.skipped else problems)[len(codes)] = problem
                 if row.file is not None:
@@ -158,7 +159,7 @@ def scan(
                 rows += hashed
                 units += hashed if row.group is None else _hash(b"group", row.group)
                 digests += digest
-                keys += words_digest(row.content) if by_words and not problem else digest
+                keys += key_of_row
                 codes.append(-1 if label is None else known.setdefault(label, len(known)))
                 splits.append(split)
                 lines.append(row.line or 0)
@@ -290,20 +291,18 @@ def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
         yield chunk
 
 
-def _look(row: Row) -> tuple[str | None, set[str]]:
-    """Why a row cannot be used, or None; and the remarks on an image that can."""
-    if row.problem is not None:
-        return row.problem, set()
-    problem, remarks = None, set[str]()
+def _look(row: Row, key: Callable[[RowContent], bytes]) -> tuple[str | None, set[str], bytes]:
+    """Why a row cannot be used, or None; the remarks on an image that can; and its key, zeros if it cannot."""
+    problem, remarks = row.problem, set[str]()
     for part in row.content if isinstance(row.content, tuple) else (row.content,):
-        if isinstance(part, bytes):
+        if problem is None and isinstance(part, bytes):
             try:
                 remarks |= images.remarks(part)
             except ValueError as error:
-                problem = problem or str(error)
-        else:
-            problem = problem or _text_problem(part)
-    return problem, remarks
+                problem = str(error)
+        elif problem is None and isinstance(part, str):
+            problem = _text_problem(part)
+    return problem, remarks, bytes(16) if problem else key(row.content)
 
 
 def _text_problem(text: str) -> str | None:

@@ -1,5 +1,9 @@
 """Stage one: run a frozen teacher over a dataset once, and write its features to a feature store."""
 
-from pipeline.extraction.extractor import Extraction, ExtractSettings, extract, recipe_of
+from pipeline.extraction.extractor import Extraction, extract
+from pipeline.extraction.loader import Batch, Loader
+from pipeline.extraction.settings import ExtractSettings
+from pipeline.extraction.speed import MODEL_BOUND
+from pipeline.extraction.worker import recipe_of
 
-__all__ = ["ExtractSettings", "Extraction", "extract", "recipe_of"]
+__all__ = ["MODEL_BOUND", "Batch", "ExtractSettings", "Extraction", "Loader", "extract", "recipe_of"]

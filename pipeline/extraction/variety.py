@@ -1,4 +1,4 @@
-"""Features that do not tell rows apart: found in the first rows of an extraction, before a store holds more of them."""
+"""Detects features that do not distinguish rows, in the first rows of an extraction."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -8,28 +8,28 @@ import numpy as np
 from pipeline.errors import UserError
 
 FEWEST = 8
-"""Rows that differ, before anything is concluded from their features."""
+"""The number of different rows before anything is concluded from their features."""
 
 ENOUGH = 1024
-"""Rows that differ, after which no more are looked at."""
+"""The number of different rows after which no more are checked."""
 
 NUMBERS = 1 << 22
-"""Of a head that are compared at most; fewer rows where each has many."""
+"""The most numbers of a head that are compared: fewer rows if each has many."""
 
 SAME = 0.5
-"""The share of rows that may have one and the same features."""
+"""The largest share of rows that may have the same features."""
 
 DISTINCT = 0.1
-"""Distinct features per row that differs, at least: those of a tokenizer that only counts words are few."""
+"""The least number of distinct features per different row; a tokenizer that only counts words gives few."""
 
 SPREAD = 1e-3
-"""A feature's deviation over the rows as a share of its size, at least: about what storing in float16 rounds away."""
+"""The least standard deviation of a feature over rows, relative to its size: about the rounding of float16."""
 
 
 class Variety:
     """Compares the features of rows whose contents differ, head by head.
 
-    Rows that are equal count once, so that a dataset of really equal rows is no fault of the teacher.
+    Equal rows count once, so a dataset with many equal rows is not blamed on the teacher.
 
     Args:
         where: the store, for the message.
@@ -73,25 +73,25 @@ class Variety:
         if same > SAME * len(rows):
             raise UserError(
                 f"{self.where}: head `{head}`: {same} of {len(rows)} rows that differ have the same features, so this "
-                f"teacher does not tell them apart; {advice}"
+                f"teacher does not distinguish them; {advice}"
             )
         if len(counts) < DISTINCT * len(rows):
             raise UserError(
-                f"{self.where}: head `{head}`: {len(rows)} rows that differ have {len(counts)} different features, so "
-                f"this teacher hardly tells them apart; {advice}"
+                f"{self.where}: head `{head}`: {len(rows)} rows that differ have only {len(counts)} different "
+                f"features, so this teacher hardly distinguishes them; {advice}"
             )
         size = np.sqrt(np.square(wide).mean(0))
-        # The median: a few features of large models are a thousand times the others, and nearly constant.
+        # The median: a few features of large models are a thousand times larger than the others, and nearly constant.
         spread = float(np.median(wide.std(0)[size > 0] / size[size > 0]))
         if spread < SPREAD:
             raise UserError(
-                f"{self.where}: head `{head}`: the features of {len(rows)} rows that differ are equal but for "
-                f"{spread:.1e} of their size, so this teacher hardly tells them apart; {advice}"
+                f"{self.where}: head `{head}`: the features of {len(rows)} rows that differ are equal up to "
+                f"{spread:.1e} of their size, so this teacher hardly distinguishes them; {advice}"
             )
 
 
 def _wide(values: np.ndarray) -> np.ndarray:
-    """As float64, from the bits of bfloat16 too."""
+    """As float64; uint16 holds the bits of bfloat16."""
     if values.dtype == np.uint16:
         values = (values.astype(np.uint32) << 16).view(np.float32)
     return values.astype(np.float64)

@@ -1,7 +1,7 @@
 """Random numbers that are a function of what they are for: Philox4x32-10 of Salmon et al. (2011), for arrays.
 
 A generator with a state gives other numbers when rows come in another order or from another process. This one has none:
-the numbers of a row in an epoch are a hash of a key, the row and the epoch, whoever asks, and together with which rows.
+the numbers of a row in an epoch are a hash of a key, the row and the epoch, in any process and with any other rows.
 """
 
 from hashlib import blake2b

@@ -33,7 +33,7 @@ from pipeline.store import Reader, SourceFeatures
 from pipeline.verified import checksums
 
 BLOCK = 8192
-"""Rows whose features are in memory at a time while outputs are computed."""
+"""The number of rows whose features are in memory at a time while outputs are computed."""
 
 KINDS: tuple[ProbeKind, ...] = ("linear", "kernel")
 

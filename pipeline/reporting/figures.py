@@ -24,7 +24,7 @@ PANEL = (340, 210)
 """Width and height of a small figure, in CSS pixels at its natural size: it fits a phone."""
 
 _DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
-"""Of the lines in one figure, which have one colour."""
+"""Dash patterns of the lines in one figure, which have one colour."""
 
 _MOST_POINTS = 300
 """Points kept of a long line: about one a pixel."""

@@ -63,7 +63,7 @@ class ReportInputs:
         assessment: of the teachers; None where `aft assess` was not run.
         stores: the feature stores that are there.
         logs: by stage and name; those that are there.
-        student_files: by run, the files of one student and their bytes; those that are there.
+        student_files: by run, the files of one student and their bytes, as far as they exist.
     """
 
     params: Params
@@ -203,7 +203,7 @@ def _check(run: RunRecord, evaluation: EvaluationRecord, path: Path) -> None:
 
 @dataclass(frozen=True)
 class Now:
-    """Digests of what there is now, to compare with those in records of what was made of it.
+    """Digests of the current data, features and probes, to compare with those in records.
 
     Attributes:
         manifest: of the prepared dataset; None where it is not known.
@@ -215,7 +215,7 @@ class Now:
     probes: Mapping[str, str] = field(default_factory=dict)
 
     def others(self, data: str, features: Mapping[str, str], probes: Mapping[str, str] = MappingProxyType({})) -> str:
-        """What a record was made of that is not there any more, such as `data, probes of `bert``; empty if nothing."""
+        """What a record was made from that has changed since, such as `data, probes of `bert``; empty if nothing."""
         found = ["data"] if self.manifest is not None and self.manifest.files_digest != data else []
         for what, made_of, there in (("features", features, self.features), ("probes", probes, self.probes)):
             for source, digest in made_of.items():

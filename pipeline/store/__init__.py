@@ -15,11 +15,12 @@ imported for compressed heads. Tools around stores are in the modules `cache`, `
 
 from pipeline.store.changes import differences
 from pipeline.store.format import Head, Shard
+from pipeline.store.memory import available_memory
 from pipeline.store.reader import Reader, Together
 from pipeline.store.rows import RowIndex
 from pipeline.store.source import SourceFeatures
 from pipeline.store.store import FeatureStore
-from pipeline.store.writer import StoreWriter
+from pipeline.store.writer import StoreWriter, Widened
 
 __all__ = [
     "FeatureStore",
@@ -30,6 +31,8 @@ __all__ = [
     "SourceFeatures",
     "StoreWriter",
     "Together",
+    "Widened",
+    "available_memory",
     "cache",
     "differences",
     "inspection",

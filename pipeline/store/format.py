@@ -46,7 +46,7 @@ _FILE = (
     rf"|(?!rows/){HEAD_NAME.pattern}(\.scale)?/(zarr\.json|c\.[0-9]+(\.0)*|c\.[0-9]+\.json)"
 )
 STORE_FILE = re.compile(
-    rf"({_FILE})(\.partial)?|{LOCKS}/(setup|writers|create|shard-[0-9]+)"
+    rf"({_FILE})(\.partial)?|{LOCKS}/(setup|writers|create|shard-[0-9]+|wider-{HEAD_NAME.pattern}\.json)(\.partial)?"
     rf"|{REPLACED}/[0-9]{{1,9}}/(({_FILE})(\.partial)?|{MOVED})"
 )
 """The names that files of a store can have."""
@@ -72,20 +72,24 @@ class Head:
             shard, as for sparse features, else raw).
         view: how the rows were changed before the teacher saw them, if at all, as JSON. A head of a view
             is named `<head>@<view>`, such as `pooled@flip`.
+        asked: the dtype that was asked for and is too narrow for some values, if `dtype` stands in for it. Which of
+            the two was asked for makes no difference to what is stored.
     """
 
     shape: tuple[int, ...]
     dtype: Dtype = "float16"
     codec: Codec = "raw"
     view: Mapping[str, Any] | None = None
+    asked: Dtype | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
         sizes = all(type(size) is int and size > 0 for size in self.shape)
         if not sizes or len(self.shape) > MOST_DIMENSIONS or math.prod(self.shape) > MOST_BYTES:
             raise UserError(f"a head's shape must be positive whole numbers, found {shortened(self.shape)}")
-        if self.dtype not in get_args(Dtype):
-            raise UserError(f"a head's dtype is one of {', '.join(get_args(Dtype))}, found {self.dtype!r}")
+        for dtype in (self.dtype, self.asked or self.dtype):
+            if dtype not in get_args(Dtype):
+                raise UserError(f"a head's dtype is one of {', '.join(get_args(Dtype))}, found {dtype!r}")
         if self.codec not in get_args(Codec):
             raise UserError(f"a head's codec is one of {', '.join(get_args(Codec))}, found {self.codec!r}")
         if self.dtype == "int8" and not self.shape:
@@ -94,16 +98,17 @@ class Head:
     def record(self) -> dict[str, Any]:
         """The head as JSON-like data; `Head.read` is its inverse."""
         view = None if self.view is None else dict(self.view)
-        return {"shape": list(self.shape), "dtype": self.dtype, "codec": self.codec, "view": view}
+        asked = {"asked": self.asked} if self.asked else {}
+        return {"shape": list(self.shape), "dtype": self.dtype, "codec": self.codec, "view": view, **asked}
 
     @classmethod
     def read(cls, record: Mapping[str, Any]) -> "Head":
         shape, dtype, codec, view = (record[key] for key in ("shape", "dtype", "codec", "view"))
-        return cls(tuple(shape), dtype, codec, view)
+        return cls(tuple(shape), dtype, codec, view, record.get("asked"))
 
     def values(self) -> dict[str, Any]:
         """The fields that affect the head's values, and not only how they are stored."""
-        return {key: value for key, value in self.record().items() if key != "codec"}
+        return {key: value for key, value in self.record().items() if key not in ("codec", "asked")}
 
     def arrays(self, name: str) -> dict[str, tuple[tuple[int, ...], str]]:
         """The Zarr arrays that hold the head called `name`: per array, the shape of one row and the dtype."""

@@ -14,19 +14,24 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.files import PARTIAL
+from pipeline.provenance import digest_of
 from pipeline.store.backends import Backend, Claim, WritableBackend, backend_at
 from pipeline.store.changes import differences
 from pipeline.store.format import (
     LOCKS,
     ROWS_METADATA,
     STORE_FILE,
+    Dtype,
     Head,
     Layout,
     Marker,
     Shard,
     default_shard_rows,
     flat_metadata,
+    is_signed,
     marker_name,
+    signed,
+    written,
 )
 from pipeline.store.memory import page_aligned
 from pipeline.store.reuse import Earlier, earlier_stores, recover, refuse_other_files, replaced_folders, set_aside
@@ -37,6 +42,14 @@ from pipeline.store.values import NotFinite, encode
 # Seconds to wait for another process that sets the layout, and for one that must end before it changes.
 PATIENCE = 10.0
 NAMED_ROWS = 3
+
+
+WIDENING: tuple[Dtype, ...] = ("float16", "bfloat16", "float32")
+"""From the smallest range of values to the largest."""
+
+
+class Widened(Exception):
+    """A head is to be stored in a wider dtype: its writers close the store and open it again."""
 
 
 class StoreWriter:
@@ -128,24 +141,27 @@ class StoreWriter:
             raise UserError(f"{path}: shard_rows must be at least 1, found {shard_rows}")
         store.prepare()
         refuse_other_files(store)
+        wanted = Layout(
+            rows=len(rows),
+            rows_digest=rows.digest(),
+            dataset=dataset,
+            recipe=json.loads(json.dumps(recipe)),
+            shard_rows=shard_rows or default_shard_rows(len(rows), max(head.row_bytes for head in heads.values())),
+            heads={name: Head.read(json.loads(json.dumps(head.record()))) for name, head in heads.items()},
+            created_by=json.loads(json.dumps(created_by or {})),
+        )
+        # Where a dtype became wider, the others end as soon as they have finished their shard.
+        wider = any(_wider(store, wanted, name) for name in heads)
+        patience = float("inf") if wider else PATIENCE
         setup, life = store.claim("setup"), store.claim("writers")
-        if not setup.acquire(patience=PATIENCE):
+        if not setup.acquire(patience=patience):
             raise UserError(f"{path}: {setup.owner()} has been setting it up for a long time; wait for it or stop it")
         try:
             recover(store)
             text = store.read("zarr.json")
             current = None if text is None else Layout.read(text, f"{path}/zarr.json")
-            wanted = Layout(
-                rows=len(rows),
-                rows_digest=rows.digest(),
-                dataset=dataset,
-                recipe=json.loads(json.dumps(recipe)),
-                shard_rows=shard_rows or default_shard_rows(len(rows), max(head.row_bytes for head in heads.values())),
-                heads={name: Head.read(json.loads(json.dumps(head.record()))) for name, head in heads.items()},
-                created_by=json.loads(json.dumps(created_by or {})),
-            )
-            layout, notes, replaces = _resolve(current, wanted, shard_rows is not None)
-            if replaces and not life.acquire(patience=PATIENCE):
+            layout, notes, replaces = _resolve(current, _widened(store, current, wanted), shard_rows is not None)
+            if replaces and not life.acquire(patience=patience):
                 raise UserError(f"{path}: {life.owner()} is writing it with other settings; wait for it or stop it")
             if replaces and current is not None:
                 set_aside(store)
@@ -201,6 +217,9 @@ class StoreWriter:
         Args:
             shards: numbers of the shards to consider; all if None.
             heads: heads to compute now; each shard lists those that it lacks; all if None.
+
+        Raises:
+            Widened: another process found values too large for a head's dtype.
         """
         waiting = list(range(self.layout.shards) if shards is None else shards)
         pause = 0.02
@@ -220,6 +239,7 @@ class StoreWriter:
                     continue
                 with self._claims_guard:
                     self._claims[index] = claim
+                self._check_dtypes()
                 shard = self._reuse(index, wanting)
                 if shard is not None:
                     self._unwritten.add(index)
@@ -273,6 +293,30 @@ class StoreWriter:
             encoded[name] = arrays
         self._enqueue(shard.index, encoded)
         self._unwritten.discard(shard.index)
+
+    def widen(self, dtypes: Mapping[str, Dtype]) -> None:
+        """Have heads stored in wider dtypes, by every process that writes this store: each opens it again.
+
+        Their finished shards are computed again then, as all rows of a head have one dtype, rounded once. This outlives
+        the process, and a store keeps a wider dtype as long as its recipe and the dtype that is asked for stay.
+
+        Args:
+            dtypes: by head.
+
+        Raises:
+            Widened: always.
+        """
+        for name, dtype in dtypes.items():
+            dtype = max(dtype, _wider(self._store, self.layout, name) or dtype, key=WIDENING.index)
+            record = {"head": _asked(self.layout, name), "dtype": dtype}
+            self._store.put(_wider_file(name), [written(signed(record))])
+        raise Widened
+
+    def _check_dtypes(self) -> None:
+        """Raise `Widened` if a head has a wider dtype than when this writer opened the store."""
+        for name in self.heads:
+            if _wider(self._store, self.layout, name) not in (None, self.layout.heads[name].dtype):
+                raise Widened
 
     def rows_missing(self, heads: Collection[str] | None = None) -> int:
         """How many rows are still to compute, by any process; reusable ones and finished shards do not count.
@@ -427,6 +471,41 @@ class StoreWriter:
         if error.overflow:
             return f"{where}: values too large for {self.layout.heads[head].dtype}; store bfloat16 or float32"
         return f"{where}: the model gave NaN or infinity; try precision float32, or remove the rows"
+
+
+def _widened(store: Backend, current: Layout | None, wanted: Layout) -> Layout:
+    """The layout with the dtypes that its values turned out to need, where those asked for are too narrow."""
+    same_recipe = current is not None and current.recipe_digest == wanted.recipe_digest
+    heads = {}
+    for name, head in wanted.heads.items():
+        before = current.heads.get(name) if current is not None and same_recipe else None
+        kept = before.dtype if before is not None and before.asked == head.dtype else None
+        dtype = _wider(store, wanted, name) or kept
+        heads[name] = replace(head, dtype=dtype, asked=head.dtype) if dtype else head
+    return replace(wanted, heads=heads)
+
+
+def _wider(store: Backend, layout: Layout, head: str) -> Dtype | None:
+    """The dtype that a writer of this store has found to be needed for a head, if one has."""
+    try:
+        record = json.loads(store.read(_wider_file(head)) or b"null")
+    except (ValueError, RecursionError):
+        return None
+    # A file that was left behind may be about another recipe, or another dtype that was asked for.
+    if not is_signed(record) or record.get("head") != _asked(layout, head) or record.get("dtype") not in WIDENING:
+        return None
+    dtype: Dtype = record["dtype"]
+    return dtype
+
+
+def _asked(layout: Layout, head: str) -> str:
+    """A digest of a head as it was asked for."""
+    values = layout.heads[head].values()
+    return digest_of({"recipe": layout.recipe_digest, **values, "dtype": layout.heads[head].asked or values["dtype"]})
+
+
+def _wider_file(head: str) -> str:
+    return f"{LOCKS}/wider-{head}.json"
 
 
 def _resolve(current: Layout | None, wanted: Layout, fixed: bool) -> tuple[Layout, list[str], bool]:

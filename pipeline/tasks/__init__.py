@@ -186,7 +186,7 @@ class Task(ABC):
 
     @abstractmethod
     def predictions(self, outputs: Float[np.ndarray, "n c"]) -> list[Any]:
-        """What the outputs say of every row, in words or as a number."""
+        """The prediction for every row, as text, labels or a number."""
 
     def probabilities(self, outputs: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"] | None:
         """The probability of every class, float64; None for a task without classes."""

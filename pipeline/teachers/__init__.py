@@ -32,6 +32,7 @@ class Teacher(ABC):
         device: where the model is; `forward` takes batches that are there.
         notes: what a user should know about the model before it runs, one line each.
         uniform: whether all rows cost the same, as images of one size do, so that they need not be sorted into batches.
+        longest: the greatest `cost` of a row, to which longer ones are cut; None if none is cut.
     """
 
     kind: Kind | Literal["id"]
@@ -40,6 +41,7 @@ class Teacher(ABC):
     device: torch.device
     notes: tuple[str, ...] = ()
     uniform: bool
+    longest: int | None = None
 
     @abstractmethod
     def transform(self, content: str | bytes | Image.Image) -> Any:
@@ -58,7 +60,10 @@ class Teacher(ABC):
 
     @abstractmethod
     def collate(self, examples: Sequence[Any]) -> Mapping[str, Tensor]:
-        """Put transformed rows into one batch on the CPU, padded if necessary; called like `transform`."""
+        """Put transformed rows into one batch on the CPU, padded if necessary; called like `transform`.
+
+        The first dimension of every tensor is the rows, so that a batch can be divided.
+        """
 
     @abstractmethod
     @torch.inference_mode()

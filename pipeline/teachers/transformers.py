@@ -154,7 +154,7 @@ class TextEncoder(Teacher):
         self.recipe = dict(recipe)
         self.device = device
         self.notes = tuple(notes)
-        self.length: int = recipe["max_length"]
+        self.longest = self.length = int(recipe["max_length"])
         self.pad = tokenizer.pad if tokenizer.pad < body.rows else 0
         self.padded = True
         with torch.inference_mode():

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -316,7 +317,7 @@ def test_a_log_gets_a_line_with_rate_and_time_left(
     extract(texts, Made(), tmp_path / "s.zarr", settings(batch_size=256), name="made")
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(",")[0] for line in lines] == ["made: 256/700", "made: 512/700", "made: 700/700"]
-    assert all(" texts/s, " in line and line.endswith(" left") for line in lines)
+    assert all(re.search(r" texts/s \(\d+% of the bare model, held up by .+\), .* left$", line) for line in lines)
 
 
 def test_the_result_says_what_was_done(tmp_path: Path) -> None:
@@ -334,21 +335,6 @@ def test_a_gpu_gives_the_features_of_a_cpu(texts: Dataset, tiny_encoder: Path, t
     rows = np.arange(700)
     cpu, cuda = (FeatureStore.open(tmp_path / f"{device}.zarr")[rows] for device in ("cpu", "cuda"))
     np.testing.assert_allclose(cuda, cpu, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize(("dtype", "factor"), [("float16", 1e5), ("bfloat16", 1e5), ("float32", 1e5), ("float16", 1.0)])
-def test_values_too_large_for_float16_are_counted_and_a_dtype_is_named(
-    texts: Dataset, tmp_path: Path, dtype: str, factor: float
-) -> None:
-    teacher = Made()
-    plain = teacher.forward
-    teacher.forward = lambda batch: {"pooled": plain(batch)["pooled"] * factor}  # type: ignore[method-assign]
-    if (dtype, factor) != ("float16", 1e5):
-        extract(texts, teacher, tmp_path / "s.zarr", settings(dtype=dtype))
-        assert np.isfinite(FeatureStore.open(tmp_path / "s.zarr")[np.arange(700)]).all()
-        return
-    with pytest.raises(UserError, match=r"`pooled`: 256 of 256 rows have values too large for float16, .*to bfloat16"):
-        extract(texts, teacher, tmp_path / "s.zarr", settings(dtype=dtype))
 
 
 def test_notes_of_a_teacher_and_the_size_are_printed_first(texts: Dataset, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def _facts(inputs: ReportInputs) -> list[tuple[str, str]]:
             parts.append(
                 f"{size(store.bytes)} of stored features, {count(round(store.bytes / store.rows))} bytes per row"
             )
-        text = "; ".join(parts) or "no log of its extraction here"
+        text = "; ".join(parts) or "no log of its extraction"
         facts.append((f"teacher {teacher}", f"{text}. It runs once; every training reads its stored features."))
     return facts
 

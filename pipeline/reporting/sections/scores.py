@@ -1,4 +1,4 @@
-"""More scores: what nothing is chosen by, of every run; and of the best one each class and the confusion."""
+"""More scores, by which nothing is chosen: of every run, and for the best run of each class and the confusion."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from pipeline.reporting.inputs import ReportInputs
 from pipeline.reporting.text import count, heading, percent, score
 
 MOST_CLASSES = 30
-"""Classes that are shown: those with the lowest F1."""
+"""How many classes are shown: those with the lowest F1."""
 
 NAMES = {"rows": "test rows", "average_precision": "average precision", "f1": "F1"}
-"""How scores of classes are shown where it is not by their own name."""
+"""The names of class scores in the table, where they differ from those in records."""
 
 
 def context(inputs: ReportInputs) -> dict[str, Any] | None:
@@ -59,7 +59,7 @@ def _value(name: str, value: float | None) -> str:
 
 
 def _confusion(outcome: Outcome) -> dict[str, Any] | None:
-    """Rows of each class by prediction, added up over seeds; None where there is none, or it is too wide for a page."""
+    """Rows of each class by prediction, summed over seeds; None if there is none, or it is too wide for a page."""
     details = outcome.evaluation.details
     if not details[0].confusion or len(details[0].confusion) > MOST_CLASSES:
         return None

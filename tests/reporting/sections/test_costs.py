@@ -32,7 +32,7 @@ def test_time_and_bytes_are_those_of_the_stages(project):
     assert "evaluate none 5 students on 3,000 rows 2.1 s" in told
     # 60 + 1.2 + 2 * 31.2 + 2 * 2.1 seconds
     assert "All stages with a time took 2 min 08 s together." in told
-    assert "A dash stands" not in told
+    assert "A dash means" not in told
 
 
 def test_trainings_that_were_found_are_counted_apart_from_those_that_were_done(project):
@@ -48,7 +48,7 @@ def test_without_logs_there_is_no_time_and_the_page_says_why(project):
         path.unlink()
     told = project.section(costs, stores=STORES).told
     assert "extract minilm 9,000 rows of 384 numbers — 7 MB" in told
-    assert "A dash stands for a stage without a log here." in told
+    assert "A dash means that there is no log of the stage." in told
     assert "All stages" not in told
     assert project.report().metrics["aft"]["seconds"] is None
 

@@ -31,4 +31,4 @@ def test_runs_of_two_commits_are_remarked(project):
 
 def test_a_run_without_a_log_is_named(project):
     project.project.log("train", "kd").unlink()
-    assert "No training log here: kd." in project.section(provenance).told
+    assert "Without a training log: kd." in project.section(provenance).told

@@ -1,0 +1,263 @@
+"""What an extraction costs, measured on a few batches: `aft extract NAME --dry-run`. Nothing of it is kept."""
+
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+
+from pipeline.checks import missing_views, size
+from pipeline.data import Dataset
+from pipeline.errors import UserError, count
+from pipeline.extraction import MODEL_BOUND, Batch, ExtractSettings, Loader
+from pipeline.machine import Machine, is_out_of_memory
+from pipeline.params import BESIDES, Params
+from pipeline.progress import duration
+from pipeline.project import Project
+from pipeline.runs import read_run
+from pipeline.store import Head, Shard
+from pipeline.teachers import Teacher
+from pipeline.training import TrainSettings, train_settings
+from pipeline.views import teacher_views
+
+SECONDS = 12.0
+"""For the measurements of the model, about."""
+
+BATCHES = 8
+"""That are measured at most."""
+
+WRITTEN = 64 << 20
+"""Bytes that the disk is measured with at most, in a file without a name."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an extraction would cost.
+
+    Attributes:
+        teacher: its name in params.yaml.
+        device, precision: where and in what it would be computed.
+        batch_size: rows in a batch; fewer than were asked for if these do not fit the memory.
+        rows: to compute, each view counted.
+        rows_per_second: from reading to writing.
+        bare: rows per second of the model alone, on batches that are in memory.
+        reading: rows per second of reading and preprocessing alone.
+        writing: rows per second that the disk takes; None if it cannot be written.
+        share: of the bare rate.
+        bottleneck: `the model`, `reading rows` or `the disk`.
+        seconds: for all rows.
+        bytes: of the store, for the rows to compute, uncompressed.
+        row_bytes: by head.
+        free: bytes on the disk of the store.
+        run: a run that reads the teacher, if there is one.
+        rows_of_training: rows that the teacher would compute for one training of that run, if it ran alongside.
+        students: from how many trainings on the store costs less time than running the teacher in each.
+    """
+
+    teacher: str
+    device: str
+    precision: str
+    batch_size: int
+    rows: int
+    rows_per_second: float
+    bare: float
+    reading: float
+    writing: float | None
+    share: float
+    bottleneck: str
+    seconds: float
+    bytes: int
+    row_bytes: dict[str, int]
+    free: int
+    run: str | None
+    rows_of_training: int
+    students: int
+
+    def __str__(self) -> str:
+        heads = ", ".join(f"{head} {number:,} B a row" for head, number in self.row_bytes.items())
+        disk = "the disk cannot be written" if self.writing is None else f"the disk takes {self.writing:,.0f} rows/s"
+        train = f"a training of run {self.run}" if self.run else "a training with the section train"
+        online = duration(self.rows_of_training / self.bare)
+        lines = [
+            f"{self.teacher}: {count(self.rows, 'row')} to compute, {self.precision} on {self.device}, by "
+            f"{self.batch_size}",
+            f"speed: {self.rows_per_second:,.0f} rows/s, {self.share:.0%} of the bare model ({self.bare:,.0f} rows/s); "
+            f"held up by {self.bottleneck} (reading alone gives {self.reading:,.0f} rows/s, {disk})",
+            f"time: {duration(self.seconds)}",
+            f"size: {size(self.bytes)} ({heads}); {size(self.free)} are free",
+            f"students: {train} would have the teacher compute {self.rows_of_training:,} rows, {online} each time; the "
+            f"store pays from {'the first' if self.students == 1 else f'{self.students:,}'} on",
+        ]
+        if self.bytes > self.free:
+            lines.append("warning: the store does not fit on the disk; free some space, or keep fewer heads or views")
+        return "\n".join(lines)
+
+
+def estimate(name: str, params: Params, project: Project = Project()) -> Estimate:
+    """Measure what the extraction of the teacher `name` costs.
+
+    The rows are spread over the dataset. Reading, model and both together are measured in turns on the same batches, so
+    that what else the machine does meets them alike.
+
+    Raises:
+        UserError: there is no prepared dataset, or the teacher cannot be loaded or reads other rows.
+    """
+    settings, machine = params.read(ExtractSettings, "extract"), params.read(Machine, "machine")
+    family, spec = params.plugin("teachers", f"teachers.{name}", also=BESIDES)
+    data, views = Dataset.open(project.data), teacher_views(params, name)
+    teacher = family.load(spec, settings.precision, machine.torch_device())
+    data = data.seen_by(
+        teacher.kind, params.section(f"teachers.{name}").get("reads"), f"{params.source}: teachers.{name}"
+    )
+    if teacher.kind not in (data.kind, "id"):
+        raise UserError(f"extract {name}: this teacher reads {teacher.kind} rows, and the dataset holds {data.kind}")
+    rate = _measure(data, teacher, settings, machine)
+    heads = {head: Head(shape, settings.dtype, settings.codec) for head, shape in teacher.heads.items()}
+    row_bytes = {head: kept.row_bytes for head, kept in heads.items()}
+    lacking = missing_views(project, name, data, views)
+    rows, bytes_ = len(data) * lacking, len(data) * lacking * sum(row_bytes.values())
+    place = next(folder for folder in (project.features, *project.features.absolute().parents) if folder.is_dir())
+    disk = _disk(place, min(WRITTEN, max(bytes_, 1 << 20)))
+    writing = None if disk is None else disk / sum(row_bytes.values())
+    overall = min(rate.whole, writing or math.inf)
+    if overall < rate.whole:
+        bottleneck = "the disk"
+    else:
+        bottleneck = "the model" if rate.whole >= MODEL_BOUND * rate.bare else "reading rows"
+    run, online = _training(name, params, data)
+    return Estimate(
+        teacher=name,
+        device=machine.device_name(),
+        precision=settings.precision,
+        batch_size=rate.batch_size,
+        rows=rows,
+        rows_per_second=overall,
+        bare=rate.bare,
+        reading=rate.reading,
+        writing=writing,
+        share=overall / rate.bare,
+        bottleneck=bottleneck,
+        seconds=rows / overall,
+        bytes=bytes_,
+        row_bytes=row_bytes,
+        free=shutil.disk_usage(place).free,
+        run=run,
+        rows_of_training=online,
+        students=max(1, math.ceil(rows / overall / (online / rate.bare))),
+    )
+
+
+@dataclass(frozen=True)
+class _Rates:
+    """Rows per second."""
+
+    batch_size: int
+    reading: float
+    bare: float
+    whole: float
+
+
+def _measure(data: Dataset, teacher: Teacher, settings: ExtractSettings, machine: Machine) -> _Rates:
+    batch_size, forward = min(settings.batch_rows(teacher.device), len(data)), _forward(teacher)
+    while True:
+        with Loader(data, teacher, batch_size, machine.workers) as loader:
+            (batch,) = _batches(loader, _spread(data, batch_size))
+            try:
+                forward(batch)  # the first one allocates, and chooses kernels
+                seconds = _timed(partial(forward, batch))
+            except Exception as error:
+                if not is_out_of_memory(error) or batch_size == 1:
+                    raise
+            else:
+                break
+        batch_size = (batch_size + 1) // 2
+    number = max(1, min(BATCHES, int(SECONDS / 4 / seconds), len(data) // batch_size))
+    rows = _spread(data, number * batch_size)
+    with Loader(data, teacher, batch_size, machine.workers) as loader:
+        batches = list(_batches(loader, rows))
+
+        def read() -> None:
+            for _ in _batches(loader, rows):
+                pass
+
+        def bare() -> None:
+            for batch in batches:
+                forward(batch)
+
+        def whole() -> None:
+            for batch in _batches(loader, rows):
+                forward(batch)
+
+        actions: tuple[Callable[[], None], ...] = (read, bare, whole)
+        rounds = [[_timed(action) for action in actions] for _ in range(2)]
+    return _Rates(batch_size, *(len(rows) / min(times) for times in zip(*rounds, strict=True)))
+
+
+def _batches(loader: Loader, rows: np.ndarray) -> Iterator[Batch]:
+    """Batches of rows, as an extraction makes them of the rows of a shard."""
+    for _, batches in loader.shards([Shard(0, 0, len(rows), rows, ())]):
+        yield from batches
+
+
+def _forward(teacher: Teacher) -> Callable[[Batch], None]:
+    def forward(batch: Batch) -> None:
+        for values in teacher.forward({key: tensor.to(teacher.device) for key, tensor in batch[1].items()}).values():
+            values.cpu()
+
+    return forward
+
+
+def _timed(action: Callable[[], None]) -> float:
+    began = perf_counter()
+    action()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return perf_counter() - began
+
+
+def _spread(data: Dataset, number: int) -> np.ndarray:
+    """Rows spread over a dataset."""
+    edges = np.linspace(0, len(data), number + 1).astype(int)
+    return np.array([(start + stop) // 2 for start, stop in pairwise(edges.tolist())])
+
+
+def _disk(folder: Path, number: int) -> float | None:
+    """Bytes per second that a disk takes, flushed, by a file that has no name and is gone when it is closed."""
+    content = os.urandom(number)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            began = perf_counter()
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            return number / (perf_counter() - began)
+    except OSError:
+        return None
+
+
+def _training(name: str, params: Params, data: Dataset) -> tuple[str | None, int]:
+    """The run that has the teacher compute the fewest rows, and how many; those of the section `train` if none has."""
+    found: list[tuple[int, str]] = []
+    section = params.section("train")
+    for key in params.section("runs"):
+        run = read_run(params, key)
+        if any(source.teacher == name for source in run.reads):
+            settings = train_settings(f"{params.source}: train (for {key})", section, run.train)
+            found.append((_rows(settings, data), key))
+    if not found:
+        return None, _rows(params.read(TrainSettings, "train"), data)
+    rows, of = min(found, key=lambda pair: pair[0])
+    return of, rows
+
+
+def _rows(settings: TrainSettings, data: Dataset) -> int:
+    transfer = settings.unlabelled and len(data.split(0).unlabelled) > 0
+    return settings.steps * (settings.transfer_batch_size if transfer else settings.batch_size)

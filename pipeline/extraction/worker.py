@@ -1,0 +1,353 @@
+"""Running a teacher over shards of a store, and writing them."""
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.data import Dataset
+from pipeline.errors import UserError
+from pipeline.extraction.loader import Batch, Loader, slices
+from pipeline.extraction.settings import ExtractSettings
+from pipeline.extraction.variety import Variety
+from pipeline.machine import is_out_of_memory
+from pipeline.provenance import versions
+from pipeline.sources import view_head
+from pipeline.store import Head, RowIndex, Shard, StoreWriter, Widened
+from pipeline.teachers import Teacher
+from pipeline.views import Views
+
+LARGEST = {"float16": 65520.0, "bfloat16": (2 - 2**-8) * 2.0**127}
+"""From here on, a number is rounded to infinity."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a worker has done since it last said so.
+
+    Attributes:
+        rows: that were computed.
+        seconds: that it took.
+        reading, writing: of these, seconds that it waited for rows, and for the disk.
+        computing: seconds that the model took; on a GPU, it may compute while the worker waits for rows.
+        missing: how many rows are missing now, where rows that were there have to be computed again.
+        notes: for the user, a line each.
+    """
+
+    rows: int = 0
+    seconds: float = 0.0
+    reading: float = 0.0
+    computing: float = 0.0
+    writing: float = 0.0
+    missing: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+def recipe_of(teacher: Teacher, data: Dataset) -> dict[str, Any]:
+    """The recipe of a teacher's features of a dataset: its own, and the side of pairs that it reads."""
+    return {**teacher.recipe, **({"reads": data.side} if data.side else {})}
+
+
+class ShardWorker:
+    """Runs a teacher over shards of a store and writes them. A pickled copy opens the same store in another process.
+
+    A batch that does not fit the memory is computed in parts: of half the rows, or half of that, as they are in the
+    batch, padding included. So a row has the same bits as in the whole batch, wherever the kernels of the model work
+    row by row. Which batches are divided depends on the batch and the memory alone, and not on what was done before.
+
+    Values too large for the dtype of their head have the store opened again with a wider one, by every process that
+    writes it, and the head's shards computed again.
+
+    Args:
+        data, teacher, out, settings: as in `extract`.
+        threads: that read ahead of the teacher.
+        views: as in `extract`.
+    """
+
+    writer: StoreWriter
+
+    def __init__(
+        self,
+        data: Dataset,
+        teacher: Teacher,
+        out: Path,
+        settings: ExtractSettings,
+        threads: int | None = None,
+        views: Views | None = None,
+    ):
+        self._arguments = (data, teacher, out, settings, threads, views)
+        self.teacher = teacher
+        self._asked = {head: Head(shape, settings.dtype, settings.codec) for head, shape in teacher.heads.items()}
+        # By view, the heads of the store that hold its features, and the teacher's heads that they come from.
+        self.heads_of = {0: {head: head for head in self._asked}}
+        if views:
+            for number in range(1, views.count + 1):
+                names = {view_head(head, views.family, number): head for head in teacher.heads}
+                record = views.record(number, data)
+                self._asked |= {name: replace(self._asked[head], view=record) for name, head in names.items()}
+                self.heads_of[number] = names
+        self._open()
+        self.loader = Loader(data, teacher, settings.batch_rows(teacher.device), threads, views)
+        self._too_large: set[tuple[int, int]] = set()
+
+    def _open(self) -> None:
+        data, teacher, out, settings, _, _ = self._arguments
+        self.writer = StoreWriter.open(
+            out,
+            rows=RowIndex(data.ids, data.row_digests),
+            dataset=data.digest,
+            recipe=recipe_of(teacher, data),
+            heads=self._asked,
+            shard_rows=settings.shard_rows,
+            created_by=versions("aft-pipeline", "torch", "timm", "transformers", "tokenizers", "pillow", "numpy"),
+        )
+        self.variety = Variety(str(out))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ShardWorker, self._arguments
+
+    def __enter__(self) -> "ShardWorker":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.loader.__exit__(*error)
+        self.writer.__exit__(*error)
+
+    def __call__(self, shards: Iterable[int]) -> Iterator[Done]:
+        """Compute shards that are missing; says what it has done after every batch and every shard."""
+        numbers = list(shards)
+        self._lapped = perf_counter()
+        progressed = True
+        # Another pass waits until all these shards are on the disk, and takes over those of a process that died.
+        while progressed:
+            try:
+                progressed = yield from self._pass(numbers)
+            except Widened:
+                self.writer.__exit__(None, None, None)
+                self._open()
+                yield Done(missing=self.rows_missing(), notes=self.notes())
+
+    def notes(self) -> tuple[str, ...]:
+        """What was found in the store, a line each."""
+        heads = self.writer.layout.heads
+        wider = [name for name in self._asked if heads[name].asked]
+        return (
+            *self.writer.notes,
+            *(f"head `{name}` has values too large for {heads[name].asked}: {heads[name].dtype}" for name in wider),
+        )
+
+    def rows_missing(self) -> int:
+        """How many rows are still to compute, by any process, each view counted."""
+        return sum(self.writer.rows_missing(self._heads(view)) for view in self.heads_of)
+
+    def size(self) -> str:
+        """What the store takes on the disk, uncompressed, and how much of it each head of a row."""
+        heads = self.writer.layout.heads
+        total = sum(head.row_bytes for head in heads.values()) * len(self.loader.data)
+        size = f"{total / 1e9:,.1f} GB" if total >= 1e9 else f"{total / 1e6:,.1f} MB"
+        return f"{size} ({', '.join(f'{head} {heads[head].row_bytes:,} B a row' for head in self.teacher.heads)})"
+
+    def _heads(self, view: int) -> set[str]:
+        """The heads of the store that are written with a view: with the clean rows, also those kept from before."""
+        if view:
+            return set(self.heads_of[view])
+        return set(self.writer.heads) - {name for number, names in self.heads_of.items() if number for name in names}
+
+    def _pass(self, numbers: list[int]) -> Generator[Done, None, bool]:
+        """Compute those of the shards that are missing; returns whether there were any.
+
+        One view after the other, the clean rows first: so that a worker holds one view of a shard at a time.
+        """
+        progressed = False
+        for view, names in self.heads_of.items():
+            for shard, batches in self.loader.shards(self.writer.missing(numbers, self._heads(view)), view):
+                features = yield from self._compute(shard, batches, names)
+                began = perf_counter()
+                self.variety.check(self.loader.data.row_digests[shard.rows], features)
+                self.writer.write(shard, features)
+                progressed = True
+                yield Done(seconds=self._lap(), writing=perf_counter() - began)
+        return progressed
+
+    def _lap(self) -> float:
+        """Seconds since the last time."""
+        before, self._lapped = self._lapped, perf_counter()
+        return self._lapped - before
+
+    def _compute(
+        self, shard: Shard, batches: Iterator[Batch], names: Mapping[str, str]
+    ) -> Generator[Done, None, dict[str, np.ndarray]]:
+        """The features of one shard in row order, by head of the store.
+
+        Nothing waits for the device until the shard is done: batches go there asynchronously, results are put in their
+        places there, and come back in one copy.
+
+        Args:
+            shard, batches: from the loader.
+            names: by head of the store, the teacher's head.
+
+        Raises:
+            Widened: values are too large for the dtype of a head.
+        """
+        device, rows = self.teacher.device, len(shard.rows)
+        heads = {name: self.writer.layout.heads[name] for name in names}
+        try:
+            features = {
+                name: torch.empty((rows, *head.shape), dtype=_torch_dtype(head), device=device)
+                for name, head in heads.items()
+            }
+            highest = {name: torch.zeros(rows, device=device) for name, head in heads.items() if head.dtype in LARGEST}
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise UserError(
+                    f"{self.writer.path}: the features of one shard, {rows:,} rows, do not fit the memory; set "
+                    "extract.shard_rows to fewer"
+                ) from None
+            raise
+
+        def put(places: np.ndarray, outputs: Mapping[str, Tensor]) -> None:
+            at = _to(device, torch.from_numpy(places))
+            for name in heads:
+                values = outputs[names[name]]
+                features[name].index_copy_(0, at, values.to(features[name].dtype))
+                if name in highest:
+                    highest[name].index_copy_(0, at, values.flatten(1).abs().amax(1).float())
+
+        clock, batches, began = _Clock(device), iter(batches), perf_counter()
+        while (found := next(batches, None)) is not None:
+            reading = perf_counter() - began
+            with clock:
+                notes = self._forward(shard, *found, put)
+            began = perf_counter()
+            yield Done(len(found[0]), self._lap(), reading, clock.seconds(), notes=notes)
+        arrays = {name: _array(values.cpu()) for name, values in features.items()}
+        if wider := self._too_narrow({name: values.cpu().numpy() for name, values in highest.items()}):
+            yield Done(notes=tuple(note for _, note in wider.values()))
+            self.writer.widen({name: dtype for name, (dtype, _) in wider.items()})
+        yield Done(seconds=self._lap(), computing=clock.seconds(wait=True))
+        return arrays
+
+    def _forward(
+        self,
+        shard: Shard,
+        places: np.ndarray,
+        batch: Mapping[str, Tensor],
+        put: Callable[[np.ndarray, Mapping[str, Tensor]], None],
+    ) -> tuple[str, ...]:
+        """Run the teacher on a batch and `put` its outputs into their places; in parts where it does not fit.
+
+        Returns:
+            What the user should know.
+
+        Raises:
+            UserError: a single row does not fit.
+        """
+        rows, numbers = len(places), max(tensor.numel() for tensor in batch.values()) // len(places)
+        if not any(rows >= more and numbers >= longer for more, longer in self._too_large):
+            try:
+                put(places, self.teacher.forward({key: _to(self.teacher.device, part) for key, part in batch.items()}))
+                return ()
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Not in the handler: its traceback holds on to what the model had computed.
+            self._too_large.add((rows, numbers))
+            if self.teacher.device.type == "cuda":
+                torch.cuda.empty_cache()
+            notes: tuple[str, ...] = ()
+            if rows > 1:
+                notes = (f"a batch of {rows} rows (of {numbers:,} numbers) does not fit the memory: computed in parts",)
+        else:
+            notes = ()
+        if rows == 1:
+            raise UserError(
+                f"{self.loader.data.path}: row {self.loader.data.ids[shard.rows[places[0]]]} does not fit the memory "
+                "even alone; give the teacher a smaller size or max_length, or use another machine.device"
+            )
+        # Half a power of two, also of the last batch of a shard, so that parts are those of a smaller batch_size.
+        part = 1 << ((rows - 1).bit_length() - 1)
+        for at in slices(np.arange(rows), part):
+            some = {key: tensor[at[0] : at[-1] + 1] for key, tensor in batch.items()}
+            notes += self._forward(shard, places[at], some, put)
+        return notes
+
+    def _too_narrow(self, highest: Mapping[str, np.ndarray]) -> dict[str, tuple[Any, str]]:
+        """The heads with finite values too large for their dtype: a wider one, and a line about it.
+
+        Args:
+            highest: by head, the largest size of a value, by row.
+        """
+        found: dict[str, tuple[Any, str]] = {}
+        for name, sizes in highest.items():
+            dtype = self.writer.layout.heads[name].dtype
+            large = sizes[(sizes >= LARGEST[dtype]) & np.isfinite(sizes)]
+            if not large.size:
+                continue
+            wider = "bfloat16" if large.max() < LARGEST["bfloat16"] else "float32"
+            cost = "as many bytes and fewer digits" if wider == "bfloat16" else "twice the bytes"
+            line = (
+                f"head `{name}`: {large.size:,} of {sizes.size:,} rows have values too large for {dtype}, up to "
+                f"{_plain(float(large.max()))}; all rows are stored as {wider}, with {cost}"
+            )
+            found[name] = wider, line
+        return found
+
+
+class _Clock:
+    """Seconds that a model computes, by the clock of its device: on a GPU nothing waits for it."""
+
+    def __init__(self, device: torch.device):
+        self.on_gpu = device.type == "cuda"
+        self._began = self._seconds = 0.0
+        self._events: list[Any] = []
+
+    def __enter__(self) -> None:
+        if self.on_gpu:
+            self._mark()
+        else:
+            self._began = perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        if self.on_gpu:
+            self._mark()
+        else:
+            self._seconds += perf_counter() - self._began
+
+    def seconds(self, wait: bool = False) -> float:
+        """Since the last time; those of a GPU once it is waited for."""
+        if self._events and wait:
+            self._events[-1].synchronize()
+            pairs = zip(self._events[::2], self._events[1::2], strict=True)
+            self._seconds, self._events = sum(one.elapsed_time(two) for one, two in pairs) / 1000, []
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+    def _mark(self) -> None:
+        self._events.append(torch.cuda.Event(enable_timing=True))
+        self._events[-1].record()
+
+
+def _plain(value: float) -> str:
+    return f"{value:,.0f}" if value < 1e12 else f"{value:.3g}"
+
+
+def _torch_dtype(head: Head) -> torch.dtype:
+    """What a head's values are rounded to on the device; int8 is made of float32 by the store."""
+    return torch.float32 if head.dtype == "int8" else getattr(torch, head.dtype)
+
+
+def _to(device: torch.device, tensor: Tensor) -> Tensor:
+    """On the device, without waiting: only from pinned memory does a copy run while the model does."""
+    if device.type == "cpu":
+        return tensor
+    return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
+
+
+def _array(values: Tensor) -> np.ndarray:
+    """numpy has no bfloat16: its bits go to the store as uint16."""
+    return values.view(torch.uint16).numpy() if values.dtype == torch.bfloat16 else values.numpy()

@@ -1,0 +1,18 @@
+"""`aft doctor`: a look at the machine, the weights and the data."""
+
+import typer
+
+from stages import command
+
+
+def main(params: command.File = command.PARAMS, overrides: command.Set = None, as_json: command.Json = False) -> None:
+    """Look at the machine, load every teacher and read every row; exit code 1 if there are problems.
+
+    Each line says ok, warning or problem, and what to do. Nothing is written.
+    """
+    from pipeline.doctor import doctor
+
+    found = doctor(command.settings(params, overrides), command.PROJECT)
+    command.show(found, as_json)
+    if not found.sound:
+        raise typer.Exit(1)

@@ -1,0 +1,80 @@
+"""`aft extract NAME --dry-run`: figures that fit together, and nothing that is kept."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline import estimate as module
+
+from .conftest import WORDS, write_encoder
+
+
+@pytest.fixture
+def third(project: Path, tmp_path: Path) -> Path:
+    """A project with a teacher that has no features yet."""
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["teachers"]["third"] = {"family": "transformers", "model": str(write_encoder(tmp_path / "m", WORDS))}
+    params["runs"]["third"] = {"student": "bag", "teachers": ["third"], "methods": {"aft": {"weight": 1.0}}}
+    params["runs"]["long"] = params["runs"]["third"] | {"train": {"steps": 3000}}
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    return project
+
+
+def files(folder: Path) -> dict[Path, int]:
+    """All files below a folder, and when they changed."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_a_dry_run_measures_and_keeps_nothing(third: Path, aft: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "WRITTEN", 1 << 20)
+    before = files(third)
+    done = aft("extract", "third", "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    assert files(third) == before
+    found = json.loads(done.stdout)
+    assert (found["rows"], found["batch_size"], found["device"], found["row_bytes"]) == (240, 16, "cpu", {"pooled": 64})
+    assert found["bytes"] == 240 * 64
+    assert min(found["rows_per_second"], found["bare"], found["reading"], found["writing"]) > 0
+    assert found["share"] == pytest.approx(found["rows_per_second"] / found["bare"])
+    assert found["seconds"] == pytest.approx(240 / found["rows_per_second"])
+    # The run that reads it with the fewest rows: 30 steps of 32 rows, labelled and unlabelled together.
+    assert (found["run"], found["rows_of_training"]) == ("third", 960)
+    online = 960 / found["bare"]
+    assert found["students"] == max(1, math.ceil(found["seconds"] / online))
+
+
+def test_it_says_so_in_five_lines(third: Path, aft: Callable[..., Any]):
+    lines = aft("extract", "third", "--dry-run").stdout.splitlines()
+    assert lines[0] == "third: 240 rows to compute, float32 on cpu, by 16"
+    assert [line.partition(":")[0] for line in lines[1:]] == ["speed", "time", "size", "students"]
+    assert "pays from " in lines[4]
+
+
+def test_a_batch_that_does_not_fit_is_measured_in_halves(
+    third: Path, aft: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    plain = module._forward
+
+    def small(teacher: Any) -> Callable[[Any], None]:
+        def forward(batch: Any) -> None:
+            if len(batch[0]) > 5:
+                raise MemoryError
+            plain(teacher)(batch)
+
+        return forward
+
+    monkeypatch.setattr(module, "_forward", small)
+    assert json.loads(aft("extract", "third", "--dry-run", "--json").stdout)["batch_size"] == 4
+
+
+def test_what_is_there_already_costs_nothing(third: Path, aft: Callable[..., Any]):
+    params = yaml.safe_load((third / "params.yaml").read_text())
+    params["teachers"]["wise"] = params["teachers"]["third"]
+    (third / "params.yaml").write_text(yaml.safe_dump(params))
+    found = json.loads(aft("extract", "wise", "--dry-run", "--json").stdout)
+    assert (found["rows"], found["bytes"], found["seconds"], found["students"]) == (0, 0, 0.0, 1)
