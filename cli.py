@@ -68,6 +68,7 @@ class Kind(StrEnum):
     methods = "methods"
     engines = "engines"
     exports = "exports"
+    trackers = "trackers"
 
 
 @app.command("list")

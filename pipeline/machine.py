@@ -28,6 +28,7 @@ class Machine(Settings):
         checkpoint_minutes: between two checkpoints of a training, from which it continues after a kill, with the same
             result; 0 writes one after every step, null none. A kill loses all of a training that takes less.
         engine: where extraction and training run; a file in pipeline/engines/.
+        track: tell each training to a tracker of experiments as well; a file in pipeline/trackers/, null for none.
     """
 
     device: str = "auto"
@@ -36,6 +37,7 @@ class Machine(Settings):
     device_memory: float = Field(default=2.0, ge=0)
     checkpoint_minutes: float | None = Field(default=10.0, ge=0)
     engine: str = "local"
+    track: str | None = None
 
     @field_validator("device")
     @classmethod

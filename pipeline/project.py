@@ -114,6 +114,11 @@ class Project:
         return self.root / "evaluations" / f"{run}.parquet"
 
     @property
+    def tracking(self) -> Path:
+        """The files of trackers of experiments, if `machine.track` names one; not part of results."""
+        return self.root / "tracking"
+
+    @property
     def report(self) -> Path:
         """The folder of the report."""
         return self.root / "report"

@@ -7,9 +7,9 @@ from stages import command
 
 
 def main(params: command.File = command.PARAMS, overrides: command.Set = None, as_json: command.Json = False) -> None:
-    """Check settings, and list what is there and what there is to do, in a second.
+    """Check settings and list what there is to do.
 
-    `aft doctor` looks at the machine, the weights and the data.
+    Takes about a second, and also lists what exists already. `aft doctor` checks the machine, the weights and the data.
     """
     from pipeline.checks import check
 

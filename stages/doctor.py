@@ -6,9 +6,10 @@ from stages import command
 
 
 def main(params: command.File = command.PARAMS, overrides: command.Set = None, as_json: command.Json = False) -> None:
-    """Look at the machine, load every teacher and read every row; exit code 1 if there are problems.
+    """Check the machine, every teacher and every row.
 
-    Each line says ok, warning or problem, and what to do. Nothing is written.
+    Loads the teachers and reads the data. Each line says ok, warning or problem, and what to do; the exit code is 1 if
+    there are problems. Nothing is written.
     """
     from pipeline.doctor import doctor
 

@@ -16,8 +16,9 @@ def main(
     overrides: command.Set = None,
     as_json: command.Json = False,
 ) -> None:
-    """Do the step at which a training diverged again, and say what is not finite.
+    """Repeat the step at which a training diverged.
 
+    Prints losses, outputs, gradients and weights that are not finite.
     Settings, data and code must be those of the training.
     """
     from pipeline.training import replay_trial

@@ -13,8 +13,9 @@ def main(
     overrides: command.Set = None,
     as_json: command.Json = False,
 ) -> None:
-    """List finished trainings that no run and no sweep of params.yaml uses.
+    """List finished trainings that are no longer used.
 
+    That is, by no run and no sweep of params.yaml.
     Once deleted, they are trained again if params.yaml is changed back.
     """
     from pipeline.sweeping import trials_of_sweeps

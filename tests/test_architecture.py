@@ -52,6 +52,7 @@ ROOMS = [
     "probing",
     "methods",
     "runs",
+    "trackers",
     "training",
     "sweeping",
     "reporting",
@@ -66,7 +67,18 @@ ROOMS = [
 ORDER = [*HALL, *ROOMS, "stages", "cli"]
 """From the bottom up: a file imports from its own place and from those before it."""
 
-PLUGINS = ["tasks", "datasets", "views", "augmentations", "engines", "teachers", "students", "methods", "exports"]
+PLUGINS = [
+    "tasks",
+    "datasets",
+    "views",
+    "augmentations",
+    "engines",
+    "teachers",
+    "students",
+    "methods",
+    "exports",
+    "trackers",
+]
 """Rooms whose files are plug-ins, but for those that start with an underscore."""
 
 SHARED = {"tasks", "datasets", "views", "augmentations"}

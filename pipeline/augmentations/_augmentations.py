@@ -1,4 +1,4 @@
-"""The augmentations of a training, and what they make of the rows of one step."""
+"""The augmentations of a training, applied to the rows of one step."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

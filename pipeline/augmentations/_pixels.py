@@ -1,4 +1,4 @@
-"""What augmentations of images share: numbers for each row on the images' device, and boxes as masks."""
+"""Shared by augmentations of images: numbers for each row on the images' device, and boxes as masks."""
 
 from typing import Any
 

@@ -260,7 +260,11 @@ def _json(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wanted)
 def _parsed(text: str, place: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_object)
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise UserError(f"{place} has lists or objects nested too deep; flatten them, or leave the key out") from None
+    except ValueError as error:
+        if "integer string conversion" in str(error):  # Python's limit, with advice for programmers
+            raise UserError(f"{place} has a number of thousands of digits; write it as a text") from None
         raise UserError(f"{place} is not valid JSON: {error}") from None
 
 

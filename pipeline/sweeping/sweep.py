@@ -20,7 +20,8 @@ from pipeline.sweeping.planning import PlannedPoint, Planner, plan_grids
 from pipeline.sweeping.search import Proposer
 from pipeline.sweeping.slots import default_jobs
 from pipeline.sweeping.worker import train_jobs
-from pipeline.training import FEWEST_SEEDS, Ledger, Race, choose, clearly_worse, scores_of
+from pipeline.trackers import tracker
+from pipeline.training import FEWEST_SEEDS, Group, Ledger, Race, choose, clearly_worse, scores_of
 
 LISTED = 10
 """The best points that are printed."""
@@ -106,6 +107,10 @@ def sweep(
         UserError: the sweep or a point of it is wrong, another process runs it, no point meets the conditions, or not
             one could be trained.
     """
+    if (processes := Group.current().size) > 1:
+        raise UserError(
+            f"aft sweep: started as {processes} processes that train one student together; start it once, with --jobs"
+        )
     settings = read_sweep(params, name)
     keys = dict.fromkeys(key for grid in settings.over for key in grid)
     wanted = conditions(where, list(keys))
@@ -135,6 +140,8 @@ class _Sweep:
     ):
         self.name, self.params, self.project, self.settings, self.say = name, params, project, settings, say
         self.planner, self.ledger = Planner(params, project), Ledger(project)
+        if track := self.planner.machine.track:
+            tracker(track)
         self.jobs = jobs or default_jobs(self.planner.machine)
         self.trained: set[str] = set()
         self.failed: dict[str, str] = {}

@@ -7,7 +7,7 @@ from pipeline.training.evaluation import evaluate
 from pipeline.training.failure import Replay
 from pipeline.training.ledger import Ledger, Trial
 from pipeline.training.outputs import SavedOutputs, read_outputs
-from pipeline.training.parallel import joined
+from pipeline.training.parallel import Group, joined
 from pipeline.training.race import FEWEST_SEEDS, Race, clearly_worse
 from pipeline.training.refit import refit
 from pipeline.training.result import Training
@@ -17,6 +17,7 @@ from pipeline.training.worker import TrialWorker, follow
 
 __all__ = [
     "FEWEST_SEEDS",
+    "Group",
     "Ledger",
     "Plan",
     "Race",

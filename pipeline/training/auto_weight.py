@@ -1,10 +1,10 @@
-"""`weight: auto`: a range of weights for a method, from how strong its gradient is compared with that of the task.
+"""`weight: auto`: a range of weights for a method, from the size of its gradient compared with that of the task.
 
 Before training, the norms of both gradients with respect to the student's features are measured. The weights to try
-are multiples of that at which the two are equal. 0 is among them, so a method that does not help is left out.
+are multiples of the one at which the two are equal. 0 is among them, so a method that does not help is left out.
 
-The task's gradient passes through the student's last layer. Where that layer starts at zero, or nearly, its gradient
-does not show how strong it is once the layer has grown; then both are measured through a new layer of ordinary size.
+The task's gradient passes through the student's last layer. If that layer starts at or near zero, the gradient is too
+small to represent the rest of training; then both are measured through a new layer of ordinary size.
 """
 
 import math
@@ -23,7 +23,7 @@ RATIOS = (0.0, 1.0, 10.0, 100.0, 1000.0)
 """The candidates: the norm of the penalty's gradient over that of the task's, at the first step."""
 
 BATCHES = 5
-"""Batches that are measured."""
+"""The number of batches that are measured."""
 
 SMALL = 0.1
 """Below this share of the gradient through an ordinary last layer, the layer is taken to have started at zero. Usual
@@ -31,7 +31,7 @@ initial weights, such as a normal distribution with standard deviation 0.02, are
 
 
 def gradient_norm(loss: Float[Tensor, ""], features: Float[Tensor, "n d"]) -> float:
-    """The norm of a loss's gradient with respect to the student's features; 0 where it does not depend on them."""
+    """The norm of a loss's gradient with respect to the student's features; 0 if it does not depend on them."""
     (gradient,) = torch.autograd.grad(loss, features, retain_graph=True, allow_unused=True)
     return 0.0 if gradient is None else float(gradient.norm())
 
@@ -77,7 +77,7 @@ def weights_to_try(ratios: Sequence[float], where: str) -> list[float]:
     """The weights that `auto` tries, to two digits, smallest first.
 
     Args:
-        ratios: per batch, the weight at which both gradients are equally strong; their median counts.
+        ratios: per batch, the weight at which both gradients have the same norm; their median is used.
         where: the method, for messages.
 
     Raises:
@@ -88,6 +88,6 @@ def weights_to_try(ratios: Sequence[float], where: str) -> list[float]:
     if len(set(weights)) < len(RATIOS) or not all(map(math.isfinite, weights)):
         raise UserError(
             f"{where}: weight: auto cannot be measured, because the task or the penalty has no finite gradient with "
-            "respect to the untrained student's features; give weights by hand, such as weight: [0.0, 1.0, 10.0]"
+            "respect to the untrained student's features; list the weights, such as weight: [0.0, 1.0, 10.0]"
         )
     return weights

@@ -17,9 +17,9 @@ def batches(
 ) -> Iterator[tuple[np.ndarray, int]]:
     """The rows of every step, and how many of them, at the start, are the labelled batch.
 
-    Where methods see unlabelled rows, a transfer batch follows, of labelled and unlabelled training rows. It has random
-    numbers of its own, so the labelled batches are the same with and without it. Where methods see the labelled batch,
-    and it is augmented, it follows once more, for them: what teachers know is of clean rows, or of views.
+    If methods see unlabelled rows, a transfer batch of labelled and unlabelled training rows follows. It has its own
+    random numbers, so the labelled batches are the same with and without it. If methods see the labelled batch and it
+    is augmented, it follows a second time for them, because teachers know only clean rows and views.
 
     Args:
         split: whose rows these are.
@@ -52,9 +52,9 @@ def shuffled(rows: np.ndarray, size: int, random: np.random.Generator) -> Iterat
 
 
 def balanced(rows: np.ndarray, strata: np.ndarray, size: int, random: np.random.Generator) -> Iterator[np.ndarray]:
-    """Batches without end, of equally many rows of each class; where they do not divide, which has one more is drawn.
+    """Endless batches with equally many rows of each class; if they do not divide, random classes have one row more.
 
-    The rows of a class come in an order of their own, a new one each time all have come; a batch may have a row twice.
+    The rows of each class are shuffled separately, again each time all were used; a batch may have a row twice.
 
     Args:
         rows: labelled [n].
@@ -85,7 +85,7 @@ class Part:
         labelled: how many these are.
         views: of each row [n], or None.
         first: of its step.
-        task_share, penalty_share: what the losses of this part count in those of the step.
+        task_share, penalty_share: the weights of this part's losses in those of the step.
     """
 
     rows: np.ndarray
@@ -96,7 +96,7 @@ class Part:
     penalty_share: float = 1.0
 
     def loss(self, task_loss: Float[Tensor, ""], penalties: Iterable[Float[Tensor, ""]] = ()) -> Float[Tensor, ""]:
-        """What this part adds to the loss of the step."""
+        """This part's contribution to the loss of the step."""
         return sum((self.penalty_share * each for each in penalties), start=self.task_share * task_loss)
 
 

@@ -1,7 +1,7 @@
-"""What a run tries: its candidates, each with a weight for each method and the settings that the run searches.
+"""The candidates of a run: each has a weight for every method, and the settings that the run searches.
 
-Here every method is built once before anything is trained, so that what is wrong is found first, and each
-`weight: auto` becomes a list.
+Every method is built once before anything is trained, so that errors are found first, and each `weight: auto` becomes a
+list.
 """
 
 from dataclasses import replace
@@ -18,15 +18,16 @@ from pipeline.training import auto_weight
 from pipeline.training.batches import Part, batches
 from pipeline.training.ledger import Trial, inputs_of
 from pipeline.training.log import WeightedPenalty
+from pipeline.training.prefetch import get_ready
 from pipeline.training.session import Session, TrialData
-from pipeline.training.trial import build_penalties, losses
+from pipeline.training.trial import build_penalties, losses, reads_of
 
 
 def trials_of(session: Session) -> list[Trial]:
     """All trials of a run: seed by seed, candidates with the smallest weights first.
 
     Raises:
-        UserError: a method misses something, or a candidate's settings are wrong.
+        UserError: a method lacks something that it needs, or a candidate's settings are wrong.
     """
     candidates = find_candidates(session)
     return [
@@ -37,10 +38,10 @@ def trials_of(session: Session) -> list[Trial]:
 
 
 def find_candidates(session: Session) -> list[Candidate]:
-    """What to try. Every method is built once, so that what is wrong is found now, and each `auto` becomes a list.
+    """The candidates. Every method is built once, so that errors are found now, and each `auto` becomes a list.
 
     Raises:
-        UserError: a method misses something, or a candidate's settings are wrong.
+        UserError: a method lacks something that it needs, or a candidate's settings are wrong.
     """
     session.check_own_outputs()
     run, seed = session.run, session.plan.settings({}).seeds[0]
@@ -87,7 +88,8 @@ def _equal_weights(
         steps = batches(data.split, data.seed, data.settings, bool(penalties), data.strata)
         for step, (rows, labelled) in enumerate(islice(steps, auto_weight.BATCHES)):
             views = data.draw_views(rows, labelled, step, bool(penalties))
-            task_loss, unweighted, features, _ = losses(data, student, penalties, Part(rows, labelled, views), 0.0)
+            ready = get_ready(data, Part(rows, labelled, views), reads_of(penalties))
+            task_loss, unweighted, features, _ = losses(data, student, penalties, ready, 0.0)
             at_outputs = data.task.initial_gradient(data.labels[rows[:labelled]])
             ordinary = auto_weight.ordinary_gradient(at_outputs)
             shares.append(auto_weight.gradient_norm(task_loss, features) / ordinary)

@@ -1,4 +1,4 @@
-"""Checkpoints inside a trial: a training that was killed goes on where it was, and ends with the same bits.
+"""Checkpoints inside a trial: a training that was killed continues where it was, and ends with the same bits.
 
     trials/.<digest>/state.safetensors
 
@@ -95,7 +95,7 @@ class Checkpoint:
         self._began = self._written = perf_counter()
 
     def load(self, state: State) -> int:
-        """Take up what an earlier call left; how many steps are done, 0 where it left nothing, or it is damaged."""
+        """Restore what an earlier call left; returns the number of finished steps, 0 if it is missing or damaged."""
         try:
             tensors = load(read_regular(self.folder / STATE))
             checksum = tensors.pop(CHECKSUM)
@@ -127,7 +127,7 @@ class Checkpoint:
         self._written = perf_counter()
 
     def remove(self) -> None:
-        """Forget it, because the trial is finished."""
+        """Delete it, because the trial is finished."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

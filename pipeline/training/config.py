@@ -1,4 +1,4 @@
-"""The `train` section of params.yaml, and a run with all that its trainings need to know."""
+"""The `train` section of params.yaml, and a run with everything that its trainings need to know."""
 
 import os
 import sys
@@ -19,45 +19,46 @@ from pipeline.runs import Run, read_run
 from pipeline.tasks import Task
 
 FEWEST_ROWS = 3
-"""Rows that methods must see at a time. Two rows, once centred, are opposite whatever they are."""
+"""The least number of rows that methods must see at a time: any two rows, once centred, are opposite."""
 
 
 class TrainSettings(Settings):
     """The `train` section.
 
     Attributes:
-        steps: of the optimiser, AdamW.
+        steps: number of steps of the optimiser, AdamW.
         epochs: the length of the training in passes over the labelled rows, instead of `steps`; such as 0.5 or 30.
-        batch_size: labelled rows per step; at least 3 where the methods see these.
+        batch_size: labelled rows per step; at least 3 if the methods see these.
         transfer_batch_size: rows per step that the methods see, sampled from labelled and unlabelled training rows
-            together. Where all training rows have labels, the methods see the labelled batch instead.
+            together. If all training rows have labels, the methods see the labelled batch instead.
         unlabelled: whether methods see unlabelled rows at all; if not, they see the labelled batch.
         augment: random changes of the labelled batch, by name, each with its settings, such as
             `{crop: {}, flip: {}, mixup: {alpha: 0.2}}`; see `pipeline.augmentations`. Methods see clean rows, or views.
-        labelled_views: whether the labelled batch, too, consists of views, where the run's teachers have views. Rows
-            that the methods see are views in any case.
-        accumulate: parts that the rows of a step are cut into, which go through the student one after another; their
-            gradients add up to that of the step, so a large batch needs the memory of a part. A method, and a
-            BatchNorm, sees the rows of one part at a time.
-        sampling: of labelled batches: `uniform` takes every row once an epoch, `balanced` takes equally many rows of
+        labelled_views: whether the labelled batch also consists of views, if the run's teachers have views. Rows that
+            the methods see are views in any case.
+        accumulate: number of parts into which the rows of a step are divided. They go through the student one after
+            another, and their gradients are summed, so a large batch only needs the memory of a part. A method or a
+            BatchNorm sees the rows of one part at a time.
+        sampling: of labelled batches: `uniform` takes every row once per epoch, `balanced` takes equally many rows of
             each class.
-        learning_rate: of the student, at its peak; it then falls to 0 as a cosine.
+        learning_rate: the peak learning rate of the student; it then falls to 0 as a cosine.
         layer_decay: for pretrained students: the learning rate of a layer is that of the layer above times this.
-        trained_layers: for pretrained students: train the last so many layers and the new head, and leave the layers
-            below as they are; 0 trains the head alone, null all.
-        weight_decay: of the student.
-        decayed: which of its weights decay: `all`, or `matrices`, which leaves biases and norms out.
-        clip: the largest norm of the student's gradient; a longer one is scaled down to it. null does not.
-        average: the decay, such as 0.999, of a moving average of the student's weights, which is what is validated and
+        trained_layers: for pretrained students: train only this many layers, the last ones, and the new head; 0 trains
+            only the head, null all layers.
+        weight_decay: weight decay of the student.
+        decayed: which of its weights decay: `all`, or `matrices`, which excludes biases and norms.
+        clip: the largest norm of the student's gradient; longer gradients are scaled down to it. null does not clip.
+        average: the decay, such as 0.999, of a moving average of the student's weights, which is then validated and
             kept; 0 keeps the weights themselves.
         label_smoothing: share of each label that is spread evenly over the classes, or over yes and no.
-        class_weights: of the classes in the loss on labels: `balanced` gives each class the same sum of weights, a
-            mapping such as `{rare: 5.0}` weights by name, 1 where there is none; probes and scores have no weights.
+        class_weights: weights of the classes in the loss on labels: `balanced` gives each class the same sum of
+            weights; a mapping such as `{rare: 5.0}` gives weights by name, 1 by default. Probes and scores are not
+            weighted.
         warmup: share of the steps on which the learning rate rises.
-        val: the score on validation rows that chooses and stops, such as `macro_f1`; the task's first one if null.
-            Candidates race by the first one alone.
-        early_stopping: end a training when so many validations in a row, of about 20, were no better than the best
-            one, and keep the student of that one; null trains to the end and keeps the last.
+        val: the score on validation rows that chooses candidates and stops trainings, such as `macro_f1`; the task's
+            first one if null. Candidates always race by the first one.
+        early_stopping: end a training after this many consecutive validations, of about 20, that were no better than
+            the best one, and keep the student of the best; null trains to the end and keeps the last.
         seeds: one training each; seed k uses split k modulo `dataset.splits`.
         race: whether a candidate of a search that is clearly worse than the best one, by the validation rows of two
             seeds or more, is not trained on the rest of the seeds. The choice is among those trained on all.
@@ -165,7 +166,7 @@ class TrainSettings(Settings):
         task.metric(self.val)
 
     def with_length(self, labelled: int) -> "TrainSettings":
-        """The same with `steps` in the place of `epochs`.
+        """The same settings with `steps` instead of `epochs`.
 
         Args:
             labelled: rows of an epoch; one that is no multiple of a batch leaves some out, as every epoch does.
@@ -177,7 +178,7 @@ class TrainSettings(Settings):
 
 
 def train_settings(where: str, *layers: Mapping[str, Any]) -> TrainSettings:
-    """The settings that several layers give, the last one first: `train`, a run's own, and those of a candidate.
+    """The settings from several layers, of which later ones override: `train`, a run's own, and those of a candidate.
 
     Raises:
         UserError: a setting is wrong.

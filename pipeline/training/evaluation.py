@@ -23,7 +23,7 @@ from pipeline.training.outputs import Part, SavedOutputs, read_outputs, write_ou
 from pipeline.verified import VerifiedFiles
 
 MOST_CLASSES = 100
-"""More of them make no table that anybody reads; with the outputs that are saved it can be made."""
+"""With more classes, no confusion is recorded; it can be computed from the saved outputs."""
 
 
 def evaluate(name: str, params: Params, project: Project = Project()) -> EvaluationRecord:
@@ -90,7 +90,7 @@ def evaluate(name: str, params: Params, project: Project = Project()) -> Evaluat
 def _outputs(
     folder: Path, record: RunRecord, data: Dataset, sources: Sequence[SourceFeatures], device: torch.device
 ) -> Iterator[SavedOutputs]:
-    """What the run's students give for the validation and test rows of their splits."""
+    """The outputs of the run's students for the validation and test rows of their splits."""
     for seed in record.seeds:
         split = data.split(seed % data.splits)
         blueprint, student = load_student(folder / "students" / str(seed), data.task.outputs)

@@ -25,8 +25,9 @@ from pipeline.runs import Candidate
 from pipeline.training.batches import batches, parts
 from pipeline.training.checkpoint import Checkpoint, State
 from pipeline.training.log import Diverged
+from pipeline.training.prefetch import get_ready
 from pipeline.training.session import Session
-from pipeline.training.trial import Started, losses, run_trial, start
+from pipeline.training.trial import Started, losses, reads_of, run_trial, start
 
 FAILURE = "failure.safetensors"
 NOTES = "notes"
@@ -153,8 +154,8 @@ def replay(session: Session, seed: int, candidate: Candidate, failure: Failure) 
     trial.optimisation.begin(step)
     ordered = []
     for part in parts(data.task, data.labels[rows[:labelled]], rows, labelled, views, data.settings.accumulate):
-        augmented = data.augmented(part.rows, part.labelled, step)
-        task_loss, unweighted, _, _ = losses(data, trial.student, penalties, part, progress, augmented)
+        ready = get_ready(data, part, reads_of(penalties), data.augmented(part.rows, part.labelled, step))
+        task_loss, unweighted, _, _ = losses(data, trial.student, penalties, ready, progress)
         weighted = {name: penalties[name].at(progress) * loss for name, loss in unweighted.items()}
         trial.optimisation.backward(part.loss(task_loss, weighted.values()))
         ordered.append(part.rows)
@@ -171,18 +172,16 @@ def replay(session: Session, seed: int, candidate: Candidate, failure: Failure) 
 
 
 def described(session: Session, seed: int, candidate: Candidate, failure: Failure) -> str:
-    """A failure in one line: its step, what is not finite when it is done again, and rows."""
+    """A failure in one line: its step, what is not finite when it is done again, and rows; empty if all is finite."""
     try:
         replayed = replay(session, seed, candidate, failure)
     except (np.linalg.LinAlgError, torch.linalg.LinAlgError) as error:
         return f"step {failure.step}: {' '.join(str(error).split())[:200]}; rows {_some(failure.ids)}"
     what = [name for name, value in replayed.losses.items() if not np.isfinite(value)]
-    if not what:
-        what = [name for name, names in (("a gradient", replayed.gradients), ("a weight", replayed.weights)) if names][
-            :1
-        ]
+    others = ("a gradient", replayed.gradients), ("an output", replayed.outputs), ("a weight", replayed.weights)
+    what = what or [name for name, found in others if found][:1]
     rows = replayed.outputs or failure.ids
-    return f"step {failure.step}: {listed(what or ['an output'])} is not finite; rows {_some(rows)}"
+    return f"step {failure.step}: {listed(what)} is not finite; rows {_some(rows)}" if what else ""
 
 
 class _Recorder(Checkpoint):

@@ -53,10 +53,10 @@ class Kept:
                     average.copy_(value)
 
     def over(self, scores: list[float]) -> bool:
-        """Whether to stop after a validation; the student of the best one is put aside.
+        """Whether to stop after a validation; the student of the best one is kept in memory.
 
         Args:
-            scores: of all validations so far, the one of `student` as it is now being the last.
+            scores: of all validations so far; the last is that of the current `student`.
         """
         if self._best is None or self._patience is None:
             return False
@@ -66,13 +66,13 @@ class Kept:
         return len(scores) - 1 - best >= self._patience
 
     def best(self, scores: list[float]) -> int:
-        """Which validation counts: the best one, the first of those that tie; without early stopping the last."""
+        """The validation that is used: the best, the first among ties; without early stopping the last."""
         if self._patience is None:
             return len(scores) - 1
         return max(range(len(scores)), key=lambda place: self._sign * scores[place])
 
     def settle(self) -> None:
-        """Make `student` that of the best validation."""
+        """Set `student` to the one of the best validation."""
         if self._best is not None:
             self.student.load_state_dict(self._best.state_dict())
 

@@ -1,6 +1,6 @@
-"""The ledger of trials: every finished training of a project, by a digest of all that its result depends on.
+"""The ledger of trials: every finished training of a project, by a digest of everything that its result depends on.
 
-    trials/<digest>/trial.json            what it depended on and what came of it
+    trials/<digest>/trial.json            what it depended on, and its result
     trials/<digest>/student.json          the student, unless the training diverged; see `pipeline.students`
     trials/<digest>/weights.safetensors
     trials/<digest>/rows.safetensors      its score on each validation row
@@ -8,9 +8,9 @@
     trials/<digest>/SHA256SUMS            digests of these files; `sha256sum -c` checks them
     trials/.<digest>/                     a checkpoint of a trial that is not finished; see `checkpoint.py`
 
-A trial is written into a folder of another name and renamed when it is whole, so one that has its name is finished.
-All runs share the ledger. A run looks its trials up and trains what is missing: one that was killed continues, a
-grid that grew trains only what is new, and a trial that two runs share, such as plain training, is trained once.
+A trial is written to a temporary folder and renamed when it is complete, so a folder with its name is finished.
+All runs share the ledger. A run looks up its trials and trains what is missing: a run that was killed continues, a
+larger grid trains only what is new, and a trial that two runs share, such as plain training, is trained once.
 """
 
 import json
@@ -53,7 +53,7 @@ RECORD, ROWS, SUMS = "trial.json", "rows.safetensors", "SHA256SUMS"
 STUDENT = ("student.json", "weights.safetensors")
 
 ONLY_WITH_METHODS = ("transfer_batch_size", "unlabelled")
-"""Settings of `train` that change nothing where no method is at work."""
+"""Settings of `train` that have no effect without methods."""
 
 
 NOT_IN_A_TRIAL = ("seeds", "race", "epochs")
@@ -174,11 +174,11 @@ class Ledger:
         self._lock = Lock(project.lock("trials"))
 
     def __contains__(self, digest: str) -> bool:
-        """Whether the trial is finished. Its files are not looked at; see `read`."""
+        """Whether the trial is finished. Its files are not checked; see `read`."""
         return (self.folder / digest / SUMS).is_file()
 
     def read(self, digest: str) -> TrialRecord | None:
-        """What came of a trial; None if it is not finished. A damaged one is removed, so that it is trained again."""
+        """The record of a trial; None if it is not finished. A damaged one is removed, so that it is trained again."""
         folder = self.folder / digest
         try:
             lines = read_regular(folder / SUMS).decode("utf-8").splitlines()
@@ -196,7 +196,7 @@ class Ledger:
     def commit(
         self, digest: str, record: TrialRecord, result: TrialResult | None = None, failure: Failure | None = None
     ) -> None:
-        """Keep a finished trial: all of it or nothing. If another process has committed it first, that one is kept.
+        """Keep a finished trial, atomically. If another process has committed it first, that one is kept.
 
         Args:
             digest: its name.
@@ -224,7 +224,7 @@ class Ledger:
             try:
                 os.rename(partial, self.folder / digest)
             except OSError:
-                # A folder that is there and not empty: another process was first.
+                # The folder exists and is not empty: another process was first.
                 if digest not in self:
                     raise
             sync_folder(self.folder)
@@ -238,7 +238,7 @@ class Ledger:
         return self.folder / f".{digest}"
 
     def row_scores(self, digest: str) -> np.ndarray | None:
-        """What each validation row adds to the score of a finished trial [val]; None if it diverged."""
+        """The contribution of each validation row to the score of a finished trial [val]; None if it diverged."""
         path = self.folder / digest / ROWS
         return load_file(path)["scores"] if path.is_file() else None
 
@@ -258,7 +258,7 @@ class Ledger:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Inside, `remove_unused` waits: what was found here stays. Any number of processes may be inside."""
+        """While it is active, no trial is deleted. Any number of processes may be inside."""
         self._lock.acquire(exclusive=False, patience=inf)
         try:
             yield
@@ -266,7 +266,7 @@ class Ledger:
             self._lock.release()
 
     def unused(self, used: Collection[str], delete: bool = False) -> Unused:
-        """Trials other than `used`, and what killed processes left of trials that were not finished.
+        """Trials other than `used`, and unfinished trials of killed processes.
 
         Args:
             used: digests to keep.
@@ -287,7 +287,7 @@ class Ledger:
         return Unused(tuple(folders), size, delete)
 
     def _remove(self, folder: Path) -> None:
-        """Delete a trial. It loses its name first: a kill on the way must not leave half of it under that."""
+        """Delete a trial. It is renamed first: a kill must not leave half of it under its name."""
         gone = self.folder / f".{uuid4().hex}"
         try:
             folder.rename(gone)

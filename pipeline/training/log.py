@@ -1,6 +1,6 @@
 """The log of one trial: losses, validation score, and diagnostics that show a student collapsing or diverging."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Any, NoReturn
@@ -18,7 +18,11 @@ from pipeline.training.auto_weight import gradient_norm
 from pipeline.training.session import TrialData
 
 LINES = 20
-"""Lines per trial in the log. A line waits for the device and runs the student on validation rows."""
+"""The number of lines in the log of a trial. A line waits for the device and runs the student on validation rows."""
+
+
+Line = dict[str, int | float]
+"""A line of the log: its step, and losses, scores and diagnostics by column."""
 
 
 class Diverged(Exception):
@@ -69,6 +73,7 @@ class TrialLog:
 
     Attributes:
         lines: by column, for curves.csv.
+        tell: takes each of them as soon as it is there.
         scores: the validation scores of the last look.
     """
 
@@ -79,7 +84,8 @@ class TrialLog:
         self.data, self.student, self.penalties = data, student, penalties
         self.steps = data.settings.steps
         self.every = max(1, self.steps // LINES)
-        self.lines: list[dict[str, int | float]] = []
+        self.lines: list[Line] = []
+        self.tell: Callable[[Line], None] = lambda line: None
         self._diagnostics: dict[str, Any] = {"seed": data.seed}
         self._sum = torch.zeros((), device=data.session.device)
 
@@ -139,7 +145,7 @@ class TrialLog:
             self._diagnostics["penalties"] = {
                 name: {"end": line[f"penalty_{name}"], "chance": line[f"chance_{name}"]} for name in penalties
             }
-        self.lines.append(line | self._validate(f"step {step}"))
+        self._add(line | self._validate(f"step {step}"))
 
     def last(self, step: int) -> None:
         """Add the line after the last step.
@@ -147,7 +153,11 @@ class TrialLog:
         Raises:
             Diverged: an output is not finite.
         """
-        self.lines.append({"step": step} | self._validate("after the last step"))
+        self._add({"step": step} | self._validate("after the last step"))
+
+    def _add(self, line: Line) -> None:
+        self.lines.append(line)
+        self.tell(line)
 
     def finish(self, kept: int) -> DiagnosticsRecord:
         """Sum the trial up.
@@ -175,11 +185,11 @@ class TrialLog:
         return DiagnosticsRecord(**self._diagnostics)
 
     def kept(self) -> dict[str, Any]:
-        """What `restore` takes, as JSON-like data."""
+        """The state for `restore`, as JSON-like data."""
         return {"lines": self.lines, "diagnostics": self._diagnostics}
 
     def restore(self, kept: Mapping[str, Any]) -> None:
-        """Go on from what `kept` gave."""
+        """Continue from the state that `kept` returned."""
         self.lines, self._diagnostics = list(kept["lines"]), dict(kept["diagnostics"])
 
     @property

@@ -1,4 +1,4 @@
-"""How the weights move: groups of parameters with their learning rates, clipping, and the scaled loss of float16.
+"""The optimiser: groups of parameters with their learning rates, clipping, and the scaled loss of float16.
 
 Nothing here waits for the device.
 """
@@ -17,11 +17,11 @@ from pipeline.training.config import TrainSettings
 
 
 class Optimisation:
-    """The optimiser of one trial, and what is done to gradients and learning rates.
+    """The optimiser of one trial, with its learning rates and the treatment of gradients.
 
     Args:
         student: in training mode; its frozen layers are in evaluation mode, see `freeze`.
-        methods: modules with parameters of their own, which are trained at a rate of their own, without decay.
+        methods: modules whose parameters are trained at their own learning rate, without decay.
         settings: of the trial.
         device: that trains.
 
@@ -58,7 +58,7 @@ class Optimisation:
         self.scaler.scale(loss).backward()
 
     def end(self) -> None:
-        """Move the weights. In float16 a step whose gradients overflow moves none, and lowers the scale."""
+        """Update the weights. In float16, a step whose gradients overflow changes none, and lowers the scale."""
         if self.settings.clip is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self._student, self.settings.clip)
@@ -118,7 +118,7 @@ def parameter_groups(student: Student, settings: TrainSettings) -> list[dict[str
 
 
 def freeze(student: Student, trained_layers: int | None) -> None:
-    """Leave all layers but the last so many and the head as they are, in evaluation mode: no dropout, fixed BatchNorm.
+    """Freeze all layers except the last `trained_layers` and the head, in evaluation mode: no dropout, fixed BatchNorm.
 
     Raises:
         UserError: the student has fewer layers.
@@ -128,7 +128,7 @@ def freeze(student: Student, trained_layers: int | None) -> None:
     depths = student.depths()
     top = max(depths.values())
     if trained_layers > top:
-        raise UserError(f"train.trained_layers: {trained_layers}, and the student has {top} below its head; set fewer")
+        raise UserError(f"train.trained_layers: {trained_layers}, but the student has {top} below its head; set fewer")
     for name, parameter in student.named_parameters():
         parameter.requires_grad_(depths[name] >= top - trained_layers)
     for module in student.modules():

@@ -1,4 +1,4 @@
-"""What the students of a run give for validation and test rows, kept so that a new score needs no student.
+"""The outputs of a run's students for validation and test rows, kept so that a new score needs no student.
 
 `evaluations/<run>.parquet`, one row group for each seed and part, in the order of the run's seeds:
 
@@ -61,7 +61,7 @@ def write_outputs(path: Path, blocks: Iterable[SavedOutputs]) -> None:
 
 
 def read_outputs(path: Path) -> Iterator[SavedOutputs]:
-    """What `write_outputs` wrote, block by block.
+    """Read what `write_outputs` wrote, block by block.
 
     Raises:
         UserError: it is missing or damaged.

@@ -2,12 +2,12 @@
 
     torchrun --nproc-per-node 2 --no-python aft train RUN
 
-All processes draw the same batch and run the student on every `size`-th row of it. The features and outputs of all rows
-are then gathered, so that each computes the losses of the whole batch: a kernel sees all pairs of rows, as in one
-process. Backwards, each carries the gradient of its own rows through the student, and the sum over processes is the
-gradient of the batch. Nothing else in the training differs, but for dropout, which each process draws for its rows.
+All processes sample the same batch and run the student on every `size`-th row of it. The features and outputs of all
+rows are then gathered, so that each process computes the losses of the whole batch: a kernel sees all pairs of rows, as
+in one process. In the backward pass, each process computes the gradient of its own rows, and the sum over processes is
+the gradient of the batch. Nothing else in the training differs, except dropout, which each process draws for its rows.
 
-The first process alone decides what is trained, and writes. The others follow it trial by trial, and end with it.
+Only the first process decides what is trained, and writes. The others follow it trial by trial, and end with it.
 """
 
 import os
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ class Group:
 
     @classmethod
     def current(cls) -> "Group":
-        """That of this process, which is alone unless it has `joined`."""
+        """The group of this process, which has one member unless it has `joined`."""
         if not distributed.is_available() or not distributed.is_initialized():
             return cls()
         return cls(distributed.get_rank(), distributed.get_world_size())
@@ -73,14 +73,20 @@ class Group:
         """Inputs whose batches are the rows of this process alone, for a student that `spread` returned."""
         return inputs if self.size == 1 else SharedInputs(inputs, self)
 
-    def spread(self, student: Student) -> Student:
+    def spread(self, student: Student, compiled: bool = False) -> Student:
         """A student that takes such batches, and gives features and outputs of the rows of all processes, in order.
 
+        Args:
+            student: of one process.
+            compiled: whether its forward pass is compiled.
+
         Raises:
-            UserError: it has BatchNorm, whose statistics would be those of a part of the batch.
+            UserError: it has BatchNorm, whose statistics would be those of a part of the batch, or is compiled.
         """
         if self.size == 1:
             return student
+        if compiled:
+            raise UserError(f"train.compile: true, and {self.size} processes train together; set it to false")
         if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules()):
             raise UserError(
                 f"{self.size} processes: the student has BatchNorm, whose statistics would be those of a part of the "
@@ -90,7 +96,7 @@ class Group:
 
     @contextmanager
     def led(self) -> Iterator[None]:
-        """In the first process: the others follow inside, and are told when it ends."""
+        """In the first process: while it is active the others follow, and at its end they are told to stop."""
         try:
             yield
         finally:
@@ -104,7 +110,7 @@ class Group:
                 distributed.broadcast_object_list([task], 0)
 
     def announced(self) -> Iterator[Any]:
-        """In the others: what the first one tells, one after another."""
+        """In the other processes: the announcements of the first one, in order."""
         while True:
             told: list[Any] = [None]
             with _all_there():
@@ -114,16 +120,15 @@ class Group:
             yield told[0]
 
 
-@dataclass(frozen=True)
-class PartOfBatch:
-    """The part of a batch that one process reads; `count` rows are in the whole."""
+class PartOfBatch(NamedTuple):
+    """The part of a batch that one process reads; the whole batch has `total` rows."""
 
     inputs: Any
-    count: int
+    total: int
 
 
 class SharedInputs:
-    """A dataset, of whose batches one process reads its rows."""
+    """Inputs from which one process reads its rows of each batch."""
 
     def __init__(self, inputs: Inputs, group: Group):
         self.inputs, self.group = inputs, group
@@ -157,7 +162,7 @@ class SpreadStudent(Student):
         """Of the whole batch, in its order."""
         with self._own_numbers() if self.training else nullcontext():
             features, outputs = self.student(share.inputs)
-        return _Gather.apply(features, self.group, share.count), _Gather.apply(outputs, self.group, share.count)
+        return _Gather.apply(features, self.group, share.total), _Gather.apply(outputs, self.group, share.total)
 
     @contextmanager
     def _own_numbers(self) -> Iterator[None]:
@@ -207,7 +212,7 @@ def joined() -> Iterator[Group]:
         distributed.init_process_group(backend, timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"{os.environ['WORLD_SIZE']} processes: they do not find one another "
+            f"{os.environ['WORLD_SIZE']} processes: they cannot connect to one another "
             f"({' '.join(str(error).split())[:160]}); start them with torchrun or accelerate launch"
         ) from None
     try:

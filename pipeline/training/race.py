@@ -1,7 +1,7 @@
 """Racing: a candidate that is clearly worse than the best one is not trained on the rest of the seeds.
 
 As in F-Race (Birattari et al., 2002), all candidates are trained on the same seeds in the same order, and after each
-seed they are compared on the same rows. What is dropped follows from scores alone, whatever was trained where and when.
+seed they are compared on the same rows. What is dropped depends on scores only, not on where and when trials ran.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,13 +15,13 @@ from pipeline.training.config import Plan
 from pipeline.training.ledger import Ledger, Trial
 
 ERRORS = 2.0
-"""A candidate is dropped where it is worse by more than so many standard errors of the paired difference."""
+"""A candidate is dropped if it is worse by more than this many standard errors of the paired difference."""
 
 FEWEST_SEEDS = 2
-"""One seed says nothing of how much a training varies."""
+"""The least number of seeds: one seed does not show how much trainings vary."""
 
 Scores = Mapping[Candidate, Mapping[int, np.ndarray | None]]
-"""By candidate and seed, what each validation row adds to the primary score; None where the training diverged."""
+"""By candidate and seed, each validation row's contribution to the primary score; None if the training diverged."""
 
 
 def dropped(scores: Scores, seeds: Sequence[int], higher_is_better: bool = True) -> dict[Candidate, int]:
@@ -30,7 +30,7 @@ def dropped(scores: Scores, seeds: Sequence[int], higher_is_better: bool = True)
     A candidate that diverged cannot be chosen, so it is dropped at once.
 
     Args:
-        scores: as far as they are known. What is not known yet cannot drop a candidate, nor be dropped.
+        scores: as far as they are known. An unknown score neither drops another candidate nor is dropped.
         seeds: in the order in which they are trained.
         higher_is_better: of the score.
     """
@@ -56,8 +56,8 @@ def dropped(scores: Scores, seeds: Sequence[int], higher_is_better: bool = True)
 def clearly_worse(one: Sequence[np.ndarray], best: Sequence[np.ndarray]) -> bool:
     """Whether the mean of `one` is below that of `best` by more than `ERRORS` standard errors of the difference.
 
-    There are two estimates of that error, from all rows together and from the means of the seeds. The first does not
-    know that trainings vary, the second has few values to go by: the larger one counts.
+    There are two estimates of that error, from all rows together and from the means of the seeds. The first ignores
+    that trainings vary, the second is based on few values: the larger one is used.
 
     Args:
         one, best: per seed, the scores of the same validation rows [val]; two seeds or more.
@@ -73,7 +73,7 @@ def _mean(scores: Sequence[np.ndarray]) -> float:
 
 
 class Race:
-    """What a run needs of its trials, as far as the ledger has them.
+    """Decides which trials a run needs, from those in the ledger.
 
     Args:
         plan: of the run.
@@ -101,7 +101,7 @@ class Race:
         return dropped(self._scores, self.seeds, self._higher_is_better)
 
     def needed(self) -> list[Trial]:
-        """The trials that the run's result is made of, by what is known now."""
+        """The trials that the run's result consists of, as far as is known now."""
         last = self.dropped()
         return [
             trial for trial in self.trials if self.seeds.index(trial.seed) < last.get(trial.candidate, len(self.seeds))

@@ -1,7 +1,7 @@
 """A chosen candidate, trained once more on the labels of training and validation rows together.
 
-Validation rows have chosen the candidate, and are of no more use for that. The probes of teachers stay those that were
-fitted without them: their outputs for these rows are therefore outputs for rows that they did not see.
+After the choice, validation rows are free for training. The probes of teachers stay those that were fitted without
+them, so their outputs for these rows are those for unseen rows.
 """
 
 from pipeline.errors import UserError

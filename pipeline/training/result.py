@@ -72,7 +72,7 @@ class Training:
 
 
 def write_run(session: Session, race: Race, known: Mapping[Trial, TrialRecord], found: set[Trial]) -> Training:
-    """Choose, and write the run: the same trials give the same bytes, whatever more the ledger has.
+    """Choose, and write the run. The same trials give the same bytes; other trials in the ledger do not matter.
 
     Raises:
         UserError: every candidate diverged.

@@ -1,4 +1,4 @@
-"""All trials of a run: what to try, what is found in the ledger, what is missing, and the choice.
+"""All trials of a run: the candidates, the trials found in the ledger, the missing ones, and the choice.
 
 A run is trained once per seed and per candidate: a weight for each method, and the settings that the run searches.
 Validation rows choose the candidate, and its students become the run's. A candidate that diverges on any seed is
@@ -11,6 +11,7 @@ from pipeline.errors import UserError, count
 from pipeline.files import Lock
 from pipeline.params import Params
 from pipeline.project import Project
+from pipeline.trackers import tracker
 from pipeline.training.candidates import trials_of
 from pipeline.training.config import Plan
 from pipeline.training.failure import Replay, replay
@@ -26,7 +27,7 @@ def train(
 ) -> Training:
     """Train what is missing of the run `name`; write its students, curves and record to `runs/<name>/`.
 
-    What was there before stays until the new result is whole.
+    An earlier result stays until the new one is complete.
 
     Args:
         name: a key of `runs`.
@@ -39,6 +40,8 @@ def train(
             training the run, or every candidate diverged.
     """
     session = Session(Plan.read(name, params, project))
+    if track := session.plan.machine.track:
+        tracker(track)
     trials = trials_of(session)
     for line in session.reading:
         say(f"train {name}: {line}")
@@ -54,7 +57,7 @@ def train(
             say(f"train {name}: {count(len(trials), 'trial')}, {len(found)} found, {len(missing)} to train")
             if missing:
                 session.verify_in_background()
-            # Once, as a rule: what is dropped on the way is passed over.
+            # Usually once: trials of candidates that are dropped on the way are skipped.
             while missing:
                 before = len(results)
                 train_missing(session, trials, missing)

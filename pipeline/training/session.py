@@ -1,4 +1,4 @@
-"""What the trials of a run share: the dataset, the stores of its teachers, and one split of the rows at a time."""
+"""The data that the trials of a run share: the dataset, the stores of its teachers, and one split at a time."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -28,7 +28,7 @@ from pipeline.training.config import FEWEST_ROWS, Plan, TrainSettings
 from pipeline.training.parallel import Group
 
 BLOCK = 8192
-"""Rows of teachers' logits held at a time while they are compared with labels."""
+"""The number of rows of teachers' logits in memory while they are compared with labels."""
 
 
 class Session:
@@ -101,7 +101,7 @@ class Session:
         return Session, (self.plan, self.refit)
 
     def split(self, number: int) -> Split:
-        """The rows of each role in a split. In a refit the validation rows are labelled training rows, too."""
+        """The rows of each role in a split. In a refit, validation rows are also labelled training rows."""
         split = self.data.split(number)
         if not self.refit:
             return split
@@ -118,7 +118,7 @@ class Session:
         return settings.model_copy(update={"early_stopping": None}) if self.refit else settings
 
     def verify_in_background(self) -> None:
-        """Begin what `verified` waits for, in threads of their own."""
+        """Start the comparison that `verified` waits for, in background threads."""
         for reader in chain(*self.readers.values()):
             reader.verify_in_background()
 
@@ -133,7 +133,7 @@ class Session:
 
     @property
     def reading(self) -> list[str]:
-        """Where each teacher's features are read, and why, a line each."""
+        """Where each teacher's features are read, and why, one line each."""
         lines = []
         for source, (reader, *_) in self.readers.items():
             slow = "; steps take rows in random order, so the disk sets the pace" if reader.mode == "window" else ""
@@ -146,7 +146,7 @@ class Session:
         Each row with its own label, even where the run shuffles teachers.
 
         Raises:
-            UserError: a head scores no better than the same outputs for every row would.
+            UserError: a head scores no better than constant outputs.
         """
         if not self.output_readers:
             return
@@ -357,7 +357,7 @@ class TrialData:
         """A view for each row of a step, the clean row being one of them; None where all are clean.
 
         Rows that methods see have views; those of the labelled batch, if methods do not see it, with `labelled_views`.
-        A view that is made of two rows gives way to the clean row where the other is no training row.
+        A view of two rows is replaced by the clean row if the other one is not a training row.
 
         Args:
             rows: of the step [n], the labelled batch first.
@@ -405,7 +405,7 @@ class TrialData:
         return features, {kind: tuple(self.teacher_outputs(kind, k, rows, views) for k in numbers) for kind in kinds}
 
     def context(self, student: Student) -> Context:
-        """What methods may look at before training."""
+        """Everything that methods may use before training."""
 
         def student_features(rows: np.ndarray) -> Tensor:
             batches = student_outputs(student, self.inputs, rows, self.session.device)

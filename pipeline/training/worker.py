@@ -1,4 +1,4 @@
-"""The missing trials of a run are trained, in one process or several, and committed to the ledger."""
+"""Trains the missing trials of a run, in one process or several, and commits them to the ledger."""
 
 import time
 from collections import deque
@@ -26,6 +26,7 @@ from pipeline.training.log import Diverged
 from pipeline.training.parallel import Group
 from pipeline.training.race import Race
 from pipeline.training.session import Session
+from pipeline.training.tracking import Tracked
 from pipeline.training.trial import run_trial
 
 
@@ -66,7 +67,7 @@ class TrialWorker:
         self.session = session
         self.ledger = Ledger(session.plan.project)
         self.race = Race(session.plan, trials, self.ledger, session.task.primary)
-        # If the only candidate diverges, there is no other to choose, and no need to go on.
+        # If the only candidate diverges, there is no other to choose, so nothing more is trained.
         self.single = len({trial.candidate for trial in trials}) == 1
 
     def __call__(self, trials: Iterable[Trial]) -> Iterator[int]:
@@ -98,7 +99,8 @@ class TrialWorker:
             minutes = session.plan.machine.checkpoint_minutes
             checkpoint = Checkpoint(self.ledger.checkpoint(trial.digest), trial.digest, minutes)
             Group.current().announce(trial)
-            training = run_trial(session, trial.seed, trial.candidate, checkpoint)
+            tracked = Tracked(session.plan, trial, inputs)
+            training = run_trial(session, trial.seed, trial.candidate, checkpoint, tell=tracked)
             result, diverged, sound = None, "", 0
             try:
                 while result is None:
@@ -117,14 +119,16 @@ class TrialWorker:
                 if left == steps:
                     raise
                 diverged = f"seed {trial.seed}, step {steps - left}: {' '.join(str(error).split())[:200]}"
+            finally:
+                tracked.close()
             session.verified()
             seconds = checkpoint.seconds + time.perf_counter() - started
             if result is None:
                 # Several processes train together only once: their steps wait for one another.
                 alone = Group.current().size == 1
                 failure = find_failure(session, trial.seed, trial.candidate, checkpoint, sound) if alone else None
-                if failure:
-                    diverged = f"seed {trial.seed}, {described(session, trial.seed, trial.candidate, failure)}"
+                if failure and (line := described(session, trial.seed, trial.candidate, failure)):
+                    diverged = f"seed {trial.seed}, {line}"
                 record = TrialRecord(inputs=inputs, diverged=diverged, seconds=seconds)
                 self.ledger.commit(trial.digest, record, failure=failure)
                 checkpoint.remove()

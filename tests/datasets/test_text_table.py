@@ -150,8 +150,12 @@ def test_a_line_that_is_not_json_is_named_by_number(tmp_path: Path):
         ("t.csv", 'text,mood\n"a\nb",a\nbroken\n', "line 4 has 1 cell, but the header has 2"),
         ("t.csv", "text,mood,text\na,b,c\n", "2 columns are called 'text'; rename all but one"),
         ("t.csv", "", "empty; its first line must be the names of the columns"),
-        ("t.jsonl", '{"text": "x", "more": ' + "[" * 100_000 + "]" * 100_000 + "}", "line 1 is not valid JSON"),
-        ("t.jsonl", '\n{"text": "x", "n": ' + "9" * 5000 + "}", "line 2 is not valid JSON"),
+        (
+            "t.jsonl",
+            '{"text": "x", "more": ' + "[" * 100_000 + "]" * 100_000 + "}",
+            "line 1 has lists or objects nested",
+        ),
+        ("t.jsonl", '\n{"text": "x", "n": ' + "9" * 5000 + "}", "line 2 has a number of thousands of digits"),
         ("t.jsonl", '\n{"txt": "fine"}\n', "no column 'text'; there are 'txt'"),
     ],
 )

@@ -139,3 +139,20 @@ def test_weights_are_those_of_the_file(pictures: Dataset, tmp_path: Path):
 def test_settings_are_strict():
     with pytest.raises(UserError, match="size: should be greater than or equal to 8"):
         parse(family.Settings, {"model": "test_vit", "size": 4}, "students.x")
+
+
+@pytest.mark.parametrize(
+    ("model", "layers"), [("resnet10t", 4), ("vit_tiny_patch16_224", 12), ("deit_tiny_distilled_patch16_224", 12)]
+)
+def test_layers_are_numbered_from_the_input_to_the_new_head(model: str, layers: int):
+    with torch.device("meta"):
+        student = family.TimmStudent(family.TimmModel(model, model, None, {}, {}), 3, 0.0)
+    depths = student.depths()
+    assert depths.keys() == dict(student.named_parameters()).keys()
+    top = max(depths.values())
+    assert top == layers + 1 and set(depths.values()) == set(range(top + 1))
+    head = student.head or student.model.get_classifier()
+    own = {id(parameter) for parameter in head.parameters()}
+    assert {name for name, depth in depths.items() if depth == top} == {
+        name for name, parameter in student.named_parameters() if id(parameter) in own
+    }

@@ -159,3 +159,15 @@ def test_a_model_without_its_tokenizer_is_refused(copy: Path, texts: Dataset) ->
         file.unlink()
     with pytest.raises(UserError, match="knows 0 words"):
         of(copy, texts)
+
+
+def test_layers_are_numbered_from_the_embeddings_to_the_new_head(encoder: Path, texts: Dataset) -> None:
+    _, student = of(encoder, texts)
+    depths = student.depths()
+    assert depths.keys() == dict(student.named_parameters()).keys()
+    assert set(depths.values()) == {0, 1, 2, 3, 4}
+    for name, depth in depths.items():
+        expected = 4 if name.startswith("head.") else 0 if ".embeddings." in name else None
+        if ".layer." in name:
+            expected = 1 + int(name.partition(".layer.")[2].partition(".")[0])
+        assert depth == (3 if expected is None else expected), name  # what follows the layers belongs to the last one

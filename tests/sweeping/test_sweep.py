@@ -224,11 +224,11 @@ def go(stop):
     child = os.fork()
     if not child:
         commit, calls = ledger.Ledger.commit, []
-        def counting(*args):
+        def counting(*args, **options):
             calls.append(1)
             if len(calls) == 3 and stop:
                 os.kill(os.getpid(), stop)
-            commit(*args)
+            commit(*args, **options)
         ledger.Ledger.commit = counting
         try:
             swept = sweep("mine", Params.load(root / "params.yaml"), Project(root), jobs=1)

@@ -158,3 +158,25 @@ def test_losses_of_mixtures_are_their_definition(task: tasks.Task, weights: task
             mass += share * of_class[label]
     tensors = [torch.from_numpy(each) for each in (outputs, labels, others, shares)]
     assert task.fitted(labels, weights).mixed_loss(*tensors).item() == pytest.approx(total / mass)
+
+
+@pytest.mark.parametrize("weights", [None, {"plain": 5.0}])
+def test_smoothed_losses_are_their_definition(task: tasks.Task, weights: tasks.ClassWeights | None):
+    labels, smoothing = np.array([0, 1, 2, 2, 2, 1]), 0.3
+    of_class = [1.0, 1.0, 5.0] if weights else [1.0, 1.0, 1.0]
+    outputs = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    total = 0.0
+    for row, y in zip(outputs.tolist(), labels.tolist(), strict=True):
+        logs = log_softmax(row)
+        total -= (1 - smoothing) * of_class[y] * logs[y]
+        total -= smoothing * sum(w * log for w, log in zip(of_class, logs, strict=True)) / 3
+    smoothed = task.fitted(labels, weights, smoothing)
+    rows = torch.from_numpy(labels)
+    mean = total / sum(of_class[y] for y in labels)
+    assert smoothed.loss(outputs, rows).item() == pytest.approx(mean)
+    whole = torch.ones(6, dtype=torch.float64)
+    assert smoothed.mixed_loss(outputs, rows, rows.flip(0), whole).item() == pytest.approx(mean)
+    start = torch.zeros(6, 3, requires_grad=True)
+    smoothed.loss(start, rows).backward()
+    assert start.grad is not None
+    assert smoothed.initial_gradient(labels) == pytest.approx(start.grad.norm().item())

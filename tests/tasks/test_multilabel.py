@@ -131,3 +131,19 @@ def test_a_label_that_is_in_one_fold_only_is_learned_from_it():
 def test_the_same_logits_for_all_rows_are_a_collapse(task: tasks.Task):
     assert task.collapsed(np.tile([1.0, -2, 0], (4, 1)))
     assert not task.collapsed(np.array([[1.0, -2, 0], [1, -2, 1]]))
+
+
+def test_smoothed_losses_are_their_definition(task: tasks.Task, labels: np.ndarray):
+    smoothed = task.fitted(labels, smoothing=0.2)
+    outputs = torch.randn(*labels.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    total = 0.0
+    for row, marks in zip(outputs.tolist(), labels.tolist(), strict=True):
+        for logit, mark in zip(row, marks, strict=True):
+            target = 0.9 if mark else 0.1
+            yes = 1 / (1 + math.exp(-logit))
+            total -= target * math.log(yes) + (1 - target) * math.log(1 - yes)
+    assert smoothed.loss(outputs, torch.from_numpy(labels)).item() == pytest.approx(total / labels.size)
+    start = torch.zeros(*labels.shape, requires_grad=True)
+    smoothed.loss(start, torch.from_numpy(labels)).backward()
+    assert start.grad is not None
+    assert smoothed.initial_gradient(labels) == pytest.approx(start.grad.norm().item())

@@ -83,7 +83,7 @@ def test_frozen_layers_stay_as_they_are(trained: int):
 
 
 def test_more_layers_than_there_are_are_refused():
-    with pytest.raises(UserError, match=r"train.trained_layers: 4, and the student has 3 below its head; set fewer"):
+    with pytest.raises(UserError, match=r"train.trained_layers: 4, but the student has 3 below its head; set fewer"):
         freeze(Deep(), 4)
 
 

@@ -1,0 +1,107 @@
+"""Options of a training through `train`: what they do to the record, the choice, and the identity of trials."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import UserError
+from pipeline.params import Params
+from pipeline.project import Project
+from pipeline.records import RunRecord, TrialRecord
+from pipeline.runs import Candidate
+from pipeline.students import load_student
+from pipeline.training import train, trial
+from pipeline.training.config import Plan
+from pipeline.training.session import Session
+
+
+def trained(project: Path, params: Params, run: str, **settings: Any) -> RunRecord:
+    params.values["runs"][run]["train"] = {"seeds": [0], "steps": 8, **settings}
+    if "epochs" in settings:
+        del params.values["runs"][run]["train"]["steps"]
+    train(run, params, Project(project))
+    return RunRecord.read(Project(project).run(run) / "run.json")
+
+
+def trials(project: Path) -> int:
+    return len(list(Project(project).trials.glob("*/trial.json")))
+
+
+def test_epochs_are_the_trial_of_as_many_steps(project: Path, params: Params):
+    assert trained(project, params, "none", epochs=3.0).steps == 3  # 30 labelled rows are one batch of 16
+    assert trials(project) == 1
+    trained(project, params, "none", steps=3)
+    assert trials(project) == 1
+
+
+def test_another_score_chooses_among_the_same_trials(project: Path, params: Params):
+    first = trained(project, params, "aft", seeds=[0, 1], race=False)
+    count = trials(project)
+    second = trained(project, params, "aft", seeds=[0, 1], val="log_loss")
+    assert trials(project) == count
+    assert (first.metric.name, second.metric.name) == ("accuracy", "log_loss")
+    records = [TrialRecord.read(path) for path in Project(project).trials.glob("*/trial.json")]
+    means = sorted(np.mean(c.finite) for c in second.candidates)
+    assert {round(score, 6) for c in second.candidates for score in c.finite} == {
+        round(record.scores["log_loss"] or 0.0, 6) for record in records
+    }
+    chosen = next(c for c in second.candidates if (c.weights, c.settings) == (second.chosen, second.chosen_settings))
+    assert np.mean(chosen.finite) == pytest.approx(means[0])  # the lowest
+
+
+def test_a_score_that_is_not_computed_otherwise_is_recorded(project: Path, params: Params):
+    record = trained(project, params, "none", val="balanced_accuracy")
+    (path,) = Project(project).trials.glob("*/trial.json")
+    assert record.candidates[0].val_scores[0] == TrialRecord.read(path).scores["balanced_accuracy"]
+
+
+def test_options_that_are_off_are_no_other_trial(project: Path, params: Params):
+    trained(project, params, "none")
+    off = {"accumulate": 1, "average": 0.0, "clip": None, "label_smoothing": 0.0, "sampling": "uniform"}
+    trained(project, params, "none", **off)
+    assert trials(project) == 1
+    trained(project, params, "none", label_smoothing=0.1)
+    assert trials(project) == 2
+
+
+def test_parts_of_a_step_give_the_student_of_the_whole(project: Path, params: Params):
+    params.values["students"]["bag"]["dropout"] = 0.0
+    weights = []
+    for parts in (1, 4):
+        params.values["runs"]["none"]["train"] = {"accumulate": parts, "class_weights": "balanced", "steps": 8}
+        session = Session(Plan.read("none", params, Project(project)))
+        training = trial.run_trial(session, 0, Candidate(()))
+        with pytest.raises(StopIteration) as end:
+            while True:
+                next(training)
+        weights.append(end.value.value.student.state_dict())
+    for name, value in weights[0].items():
+        assert torch.allclose(value, weights[1][name], atol=1e-6), name
+
+
+def test_the_average_is_what_is_kept(project: Path, params: Params):
+    trained(project, params, "none")
+    _, last = load_student(project / "runs" / "none" / "students" / "0")
+    trained(project, params, "none", average=0.9)
+    _, average = load_student(project / "runs" / "none" / "students" / "0")
+    assert not torch.equal(last.state_dict()["words.weight"], average.state_dict()["words.weight"])
+    assert not any(parameter.isnan().any() for parameter in average.parameters())
+
+
+def test_parts_too_small_for_a_method_are_refused(project: Path, params: Params):
+    with pytest.raises(UserError, match=r"transfer_batch_size: 32 in 16 parts: methods learn nothing from so few"):
+        trained(project, params, "aft", accumulate=16)
+
+
+@pytest.mark.slow
+def test_a_compiled_training_learns_the_same(project: Path, params: Params):
+    plain = trained(project, params, "both")
+    _, one = load_student(project / "runs" / "both" / "students" / "0")
+    compiled = trained(project, params, "both", compile=True)
+    _, other = load_student(project / "runs" / "both" / "students" / "0")
+    assert compiled.settings["compile"] and not plain.settings["compile"]
+    for name, value in one.state_dict().items():
+        assert torch.allclose(value, other.state_dict()[name], atol=1e-3), name
