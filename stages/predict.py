@@ -56,7 +56,8 @@ def main(
     predictor = Predictor(path, seed, device, batch_size, trust)
     if predictor.kind == "image+text":
         raise UserError(f"{student}: reads pairs of image and text, as `Predictor` does in Python, and no files")
-    table = {"text_column": text_column} if text_column else predictor.table
+    second = {key: column for key, column in predictor.table.items() if key == "second_column"}
+    table = {"text_column": text_column, **second} if text_column else predictor.table
     rows: TextInputs | ImageInputs = (
         TextInputs(inputs, table | {"id_column": id_column, "encoding": encoding}, lines(sys.stdin))
         if "image" not in predictor.kind

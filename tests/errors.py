@@ -5,6 +5,7 @@ A row is added here and nowhere else.
 """
 
 import fcntl
+import gzip
 import io
 import json
 import os
@@ -12,7 +13,7 @@ import pickle
 import shutil
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -284,6 +285,87 @@ def at_work(name: str) -> Change:
         HELD.append(file)
 
     return change
+
+
+def table(text: str | bytes, name: str = "reviews.csv", dataset: dict[str, Any] | None = None, **source: Any) -> Change:
+    """Write a table, and have params.yaml read it; with other settings of the dataset and its source."""
+
+    def edit(values: dict[str, Any]) -> None:
+        values["dataset"] |= {"test": 2, "val": 2, "labelled": None, "splits": 1} | (dataset or {})
+        values["dataset"]["source"] |= {"path": f"raw/{name}", "id_column": None} | source
+
+    return both(write(f"raw/{name}", text), params(edit))
+
+
+def source(family: str, dataset: dict[str, Any] | None = None, **keys: Any) -> Change:
+    """Have params.yaml read another source of images, with a student of images."""
+    settings = {
+        "dataset": {"source": {"family": family, **keys}} | (dataset or {}),
+        "students": {"cnn": {"family": "compact_cnn"}},
+        "teachers": {"dino": {"family": "timm", "model": "m"}},
+        "runs": {"none": {"student": "cnn"}},
+    }
+    return params(lambda values: values.update(settings))
+
+
+def array(name: str, values: np.ndarray) -> Change:
+    """Write an array of pixels or labels."""
+    return lambda project: np.save(project / "raw" / name, values)
+
+
+def teacher(**section: Any) -> Change:
+    """Give the teacher `wise` other settings."""
+    return params(lambda values: values["teachers"].update(wise=section))
+
+
+def many(number: int, labels: Sequence[object], header: str = "text,mood") -> str:
+    """A table of different texts; row n has label n of `labels`, again and again."""
+    return "\n".join([header, *(f"text {n},{labels[n % len(labels)]}" for n in range(number))]) + "\n"
+
+
+def tiny_vit(project: Path) -> None:
+    """Write random weights of timm's smallest ViT."""
+    import timm
+
+    safetensors.torch.save_file(timm.create_model("test_vit").state_dict(), project / "raw/w.safetensors")
+
+
+def tiny_text(project: Path) -> None:
+    """Write a small text encoder with random weights."""
+    from tests.conftest import WORDS, write_encoder
+
+    write_encoder(project / "raw/m", WORDS)
+
+
+def without_tokenizer(project: Path) -> None:
+    """Remove all files of its tokenizer."""
+    for path in (project / "raw/m").glob("*token*"):
+        path.unlink()
+
+
+def features(values: np.ndarray, ids: Sequence[str] | None = None) -> Change:
+    """Have the teacher `wise` read features from a file, with ids of its rows."""
+
+    def change(project: Path) -> None:
+        np.save(project / "raw/f.npy", values.astype(np.float32))
+        if ids is not None:
+            (project / "raw/ids.txt").write_text("".join(f"{name}\n" for name in ids))
+        teacher(family="features", path="raw/f.npy", **({} if ids is None else {"ids": "raw/ids.txt"}))(project)
+
+    return change
+
+
+def compressed(project: Path) -> None:
+    """Write a table of a megabyte that becomes 300."""
+    table("", name="r.csv.gz")(project)
+    (project / "raw/r.csv.gz").write_bytes(gzip.compress(b"0" * (300 << 20), 1))
+
+
+ALL = [f"r{n:04}" for n in range(240)]
+"""The ids of the small project's rows."""
+
+GREY = np.arange(12 * 8 * 8, dtype=np.uint8).reshape(12, 8, 8)
+"""Twelve small images."""
 
 
 HELD: list[TextIO] = []
@@ -622,6 +704,584 @@ CASES = [
         "writes the shard again",
     ),
     *(
+        Case("Tables", wrong, change, command, answer)
+        for wrong, change, command, answer in (
+            (
+                "an empty file",
+                table(""),
+                "prepare",
+                "raw/reviews.csv: empty; its first line must be the names of the columns",
+            ),
+            (
+                "a header and no rows",
+                table("text,mood\n"),
+                "prepare",
+                "dataset.source: it has no rows with these settings",
+            ),
+            (
+                "a column that is not there",
+                table("texts,mood\na,b\n"),
+                "prepare",
+                "raw/reviews.csv: no column 'text'; there are 'texts', 'mood'",
+            ),
+            (
+                "two columns of one name",
+                table("text,mood,text\na,b,c\n"),
+                "prepare",
+                "raw/reviews.csv: 2 columns are called 'text'; rename all but one",
+            ),
+            (
+                "a row with more cells than the header",
+                table("text,mood\na,b\nc,d,e\n"),
+                "prepare",
+                "raw/reviews.csv: line 3 has 3 cells, but the header has 2",
+            ),
+            (
+                "a quote that is never closed",
+                table('text,mood\n"a,b\nc,d\n'),
+                "prepare",
+                "raw/reviews.csv: line 2: <details>; write a quote twice inside a cell in quotes, or set "
+                'dataset.source.quotes: `none` if quotes belong to the texts, `backslash` if \\" stands '
+                "for one",
+            ),
+            (
+                "quotes behind a backslash",
+                table('text,mood\n"a \\"b\\" c",x\nd,y\n'),
+                "prepare",
+                "raw/reviews.csv: line 2: <details>; write a quote twice inside a cell in quotes, or set "
+                'dataset.source.quotes: `none` if quotes belong to the texts, `backslash` if \\" stands '
+                "for one",
+            ),
+            (
+                "a suffix of no table",
+                table("text,mood\na,b\n", name="reviews.xlsx"),
+                "prepare",
+                "raw/reviews.xlsx: not a table; its name must end in .csv, .tsv, .json, .jsonl, .ndjson, "
+                ".txt, .parquet, .arrow, .feather, of which .csv, .tsv, .json, .jsonl, .ndjson, .txt may "
+                "be compressed (.gz, .zst, .xz, .bz2)",
+            ),
+            (
+                "text called .gz",
+                table("text,mood\na,b\n", name="reviews.csv.gz"),
+                "prepare",
+                "raw/reviews.csv.gz: cannot be read: Not a gzipped file <details>",
+            ),
+            (
+                "text called .parquet",
+                table("text", name="reviews.parquet"),
+                "prepare",
+                "raw/reviews.parquet: cannot be read: <details>",
+            ),
+            (
+                "UTF-16 without a mark",
+                table("text,mood\na,b\n".encode("utf-16-le")),
+                "prepare",
+                "raw/reviews.csv: byte 2 is zero, as in UTF-16 without a byte order mark; set "
+                "dataset.source.encoding: utf-16-le, or save it as utf-8",
+            ),
+            (
+                "an encoding that does not exist",
+                table("text,mood\na,b\n", encoding="utf-9"),
+                "prepare",
+                "raw/reviews.csv: no encoding is called 'utf-9'; write one such as utf-8 or latin-1",
+            ),
+            (
+                "a pattern that no file matches",
+                table("", path="raw/*.jsonl"),
+                "prepare",
+                "raw/*.jsonl: no file matches this pattern; check dataset.source.path",
+            ),
+            (
+                "a line of JSON that is no object",
+                table('{"text": "a", "mood": "b"}\n[1]\n', name="r.jsonl"),
+                "prepare",
+                "raw/r.jsonl: line 2 is not a JSON object",
+            ),
+            (
+                "a line that is no JSON",
+                table('{"text": "a", "mood": "b"}\n{"text": \n', name="r.jsonl"),
+                "prepare",
+                "raw/r.jsonl: line 2 is not valid JSON: <details>",
+            ),
+            (
+                "JSON nested 100,000 deep",
+                table("[" * 100_000, name="r.jsonl"),
+                "prepare",
+                "raw/r.jsonl: line 1 is not valid JSON: <details>",
+            ),
+            (
+                "JSON that is one object",
+                table('{"text": "a"}', name="r.json"),
+                "prepare",
+                "raw/r.json: not a list of objects, such as [{...}, {...}]; for one object per line call it .jsonl",
+            ),
+            (
+                "half a character in a label",
+                table('{"text": "a", "mood": "\\ud800"}\n', name="r.jsonl"),
+                "prepare",
+                "row '40f89e395b66422f' (line 1): its label '\\ud800' holds half a character, as left by "
+                "programs that cut texts; correct it",
+            ),
+            (
+                "a list as text",
+                table('{"text": ["a"], "mood": "b"}\n', name="r.jsonl"),
+                "prepare",
+                "raw/r.jsonl: line 1: column 'text' holds a list; a cell must be a text or a number",
+            ),
+            (
+                "an id that occurs twice",
+                table("text,mood,id\na,x,1\nb,y,1\n", id_column="id"),
+                "prepare",
+                "dataset.source: line 2 and line 3 have the same id, 1; ids must be unique",
+            ),
+            (
+                "a row without an id",
+                table("text,mood,id\na,x,1\nb,y,\n", id_column="id"),
+                "prepare",
+                "raw/reviews.csv: line 3 has nothing in column 'id'; every row needs an id",
+            ),
+            (
+                "a split of an unknown name",
+                table("text,mood,part\na,x,train\nb,y,holdout\n", split_column="part"),
+                "prepare",
+                "row 8472c2e34d854f75 (line 3): no split is called 'holdout'; write train, val or test",
+            ),
+            (
+                "a group in two splits",
+                table("text,mood,part,who\na,x,train,1\nb,y,test,1\n", split_column="part", group_column="who"),
+                "prepare",
+                "dataset.source: row 40f89e395b66422f (line 2) and row 8472c2e34d854f75 (line 3) are of "
+                "one group, but in different splits; put the group into one",
+            ),
+            (
+                "text that is not UTF-8",
+                table(many(20, "ab").encode() + b"caf\xe9,a\n"),
+                "prepare",
+                "dataset.source: 1 of 21 rows cannot be read, the first is row 10b08566c680d67a (line "
+                "22): byte 0xe9 at character 4 is not utf-8; set dataset.source.encoding to what the "
+                "file is in, such as latin-1; correct them, or raise dataset.tolerance (all are listed "
+                "in data.quarantine.csv)",
+            ),
+            (
+                "a megabyte that becomes 300",
+                compressed,
+                "prepare",
+                "raw/r.csv.gz: <some> bytes that expand to <many> or more; a file may expand to 100 "
+                "times its size; save it without compression",
+            ),
+        )
+    ),
+    *(
+        Case("Labels and tasks", wrong, change, command, answer)
+        for wrong, change, command, answer in (
+            (
+                "labels that are numbers, and no task",
+                table(many(20, [1, 2])),
+                "prepare",
+                "dataset.task: the labels are numbers, such as 1, 2: write `task: regression` to predict "
+                "amounts, or `task: classification` to tell them apart as classes",
+            ),
+            (
+                "a label that looks like none",
+                table(many(20, ["a", "-1"])),
+                "prepare",
+                "row bcda0a8474f20b86 (line 3): the label '-1' looks like none; write dataset.no_label: "
+                "['-1'] if such rows have no label, or [] if it is a class",
+            ),
+            (
+                "a text as the label of a regression",
+                table(many(20, [1, "two"]), dataset={"task": "regression"}),
+                "prepare",
+                "row bcda0a8474f20b86 (line 3): label 'two' is not a number",
+            ),
+            (
+                "the same amount everywhere",
+                table(many(20, [3]), dataset={"task": "regression"}),
+                "prepare",
+                "dataset: all rows have the label 3; there is nothing to learn",
+            ),
+            (
+                "classes of a regression",
+                table(many(20, [1, 2]), dataset={"task": "regression", "classes": ["a", "b"]}),
+                "prepare",
+                "dataset.classes: a regression has no classes; remove it, or set dataset.task: classification",
+            ),
+            (
+                "a unit of classes",
+                table(many(20, "ab"), dataset={"unit": "kWh"}),
+                "prepare",
+                "dataset.unit: 'kWh': classes have no unit; remove it, or set dataset.task: regression",
+            ),
+            (
+                "one class",
+                table(many(20, "a")),
+                "prepare",
+                "dataset: all rows have the label 'a'; there is nothing to tell apart",
+            ),
+            (
+                "a class that no row has",
+                table(many(20, "ab"), dataset={"classes": ["a", "b", "c"]}),
+                "prepare",
+                "dataset.classes: no row has the label 'c'; add some, or remove it",
+            ),
+            (
+                "a label that is not in the list of classes",
+                table(many(20, "abc"), dataset={"classes": ["a", "b"]}),
+                "prepare",
+                "row 0dff437947acd09e (line 4): label 'c' is not in dataset.classes: a, b",
+            ),
+            (
+                "a class named twice",
+                table(many(20, "ab"), dataset={"classes": ["a", "a"]}),
+                "prepare",
+                "dataset.classes: a name occurs twice",
+            ),
+            (
+                "a task that does not exist",
+                table(many(20, "ab"), dataset={"task": "ranking"}),
+                "prepare",
+                "dataset.task: no 'ranking' in pipeline/tasks/; there are classification, multilabel, regression",
+            ),
+            (
+                "a class with one row",
+                table(many(20, "ab") + "rare text,c\nrare words,c\n"),
+                "prepare",
+                "dataset.test: class 'c' has 2 rows to choose from and needs 3 to be in train, val and "
+                "test; add rows, or leave these out",
+            ),
+            (
+                "more test rows than there are",
+                table(many(20, "ab"), dataset={"test": 100}),
+                "prepare",
+                "dataset.test: 100 of 20 rows to choose from is 100; for every class to be in train, val "
+                "and test it must be from 2 to 16",
+            ),
+            (
+                "a limit below the number of classes",
+                table(many(21, "abc"), dataset={"limit": 2}),
+                "prepare",
+                "dataset.limit: 2 rows are too few to have every class in every part; raise it to 3 or more",
+            ),
+            (
+                "a label column that is neither 0 nor 1",
+                table("text,x,y\na,1,0\nb,0,2\n", dataset={"task": "multilabel"}, label_column=["x", "y"]),
+                "prepare",
+                "raw/reviews.csv: line 3: column 'y' has '2'; label columns hold 0 or 1, or are all empty",
+            ),
+            (
+                "a method for other tasks",
+                both(
+                    table(many(20, [1.5, 2.5]), dataset={"task": "regression"}),
+                    params(
+                        lambda values: values["runs"]["both"].update(methods={"logit_standardisation": {"weight": 1.0}})
+                    ),
+                ),
+                "prepare",
+                "params.yaml: runs.both.methods: `logit_standardisation` is for classification, and the "
+                "task is regression; drop it, or take another method, such as logit_kd",
+            ),
+            (
+                "weights of classes that a regression does not have",
+                both(
+                    table(many(20, [1.5, 2]), dataset={"task": "regression"}),
+                    params(
+                        lambda values: (values["runs"].pop("both"), values["train"].update(class_weights="balanced"))
+                    ),
+                ),
+                "prepare",
+                "params.yaml: train (for none): class_weights: regression has no classes to weight; remove it",
+            ),
+        )
+    ),
+    *(
+        Case("Images and other sources", wrong, change, command, answer)
+        for wrong, change, command, answer in (
+            (
+                "a folder of images that is not there",
+                source("image_folder", path="raw/photos"),
+                "prepare",
+                "raw/photos: no such folder; check dataset.source.path",
+            ),
+            (
+                "images without folders of classes",
+                both(source("image_folder", path="raw/photos"), write("raw/photos/1.png", "x")),
+                "prepare",
+                "raw/photos/1.png: an image outside the folders of the classes; put it into one",
+            ),
+            (
+                "a file that is no image",
+                images(write("raw/images/a/3.png", "three")),
+                "prepare",
+                "dataset.source: 3 of 3 rows cannot be read, the first is row a/1.png: not an image: "
+                "none of <formats>; correct them, or raise dataset.tolerance (all are listed in "
+                "data.quarantine.csv)",
+            ),
+            (
+                "splits among classes",
+                images(write("raw/images/train/a/1.png", "x"), write("raw/images/test/a/1.png", "x")),
+                "prepare",
+                "raw/images: 'test', 'train' look like splits, and 'a', 'b' not; write "
+                "dataset.source.splits, such as {a: train, b: train, test: test, train: train}, or {} if "
+                "all folders are classes",
+            ),
+            (
+                "a column of paths that are not there",
+                both(
+                    source("image_table", path="raw/list.csv", label_column="mood"),
+                    write("raw/list.csv", "image,mood\nno.png,a\n"),
+                ),
+                "prepare",
+                "dataset.source: 1 of 1 rows cannot be read, the first is row no.png (line 2): cannot be "
+                "read: No such file or directory; correct them, or raise dataset.tolerance (all are "
+                "listed in data.quarantine.csv)",
+            ),
+            (
+                "pixels that are floats",
+                both(source("arrays", path="raw/x.npy"), array("x.npy", GREY / 255)),
+                "prepare",
+                "raw/x.npy: pixels are uint8, or uint16 for grey, not float64; scale them to 0-255, and "
+                "save them as uint8",
+            ),
+            (
+                "pixels of an odd shape",
+                both(source("arrays", path="raw/x.npy"), array("x.npy", GREY[0])),
+                "prepare",
+                "raw/x.npy: images are [n, h, w], [n, h, w, 3] or [n, 3, h, w], not [8, 8]",
+            ),
+            (
+                "fewer labels than images",
+                both(
+                    source("arrays", path="raw/x.npy", labels="raw/y.npy"),
+                    array("x.npy", GREY),
+                    array("y.npy", np.arange(3)),
+                ),
+                "prepare",
+                "raw/x.npy: 12 images need as many labels, not an array of [3]",
+            ),
+            (
+                "an array in a format that is not known",
+                source("arrays", path="raw/x.mat"),
+                "prepare",
+                "raw/x.mat: not an array of pixels; its name must end in .npy, .h5, .hdf5, .zarr",
+            ),
+            (
+                "a shard that is no archive",
+                both(source("webdataset", path="raw/x.tar"), write("raw/x.tar", "text")),
+                "prepare",
+                "raw/x.tar: cannot be read: damaged, or cut off: <details>",
+            ),
+            (
+                "a dataset of Hugging Face with two columns of content",
+                source("hugging_face", path="raw/saved", image_column="a", text_column="b"),
+                "prepare",
+                "dataset.source: write one of text_column, template and image_column",
+            ),
+            (
+                "a folder that `save_to_disk` did not write",
+                source("hugging_face", path="raw", image_column="image"),
+                "prepare",
+                "raw: not a folder of `save_to_disk`: no state.json; see dataset.source",
+            ),
+            (
+                "a function that is not there",
+                source("python", factory="nowhere:rows", kind="image"),
+                "prepare",
+                "dataset.source.factory: no module 'nowhere'; put it into the project's folder, or install its package",
+            ),
+            (
+                "a factory that is no name",
+                source("python", factory="rows", kind="image"),
+                "prepare",
+                "dataset.source.factory: 'rows': write it as package.module:function",
+            ),
+            (
+                "a family of sources that does not exist",
+                source("image_foldr", path="raw"),
+                "prepare",
+                "params.yaml: dataset.source.family: no 'image_foldr' in pipeline/datasets/ (did you "
+                "mean `image_folder`?); there are <names>",
+            ),
+        )
+    ),
+    *(
+        Case("Teachers", wrong, change, command, answer)
+        for wrong, change, command, answer in (
+            (
+                "a folder of a model that is not there",
+                teacher(family="transformers", model="./nothing"),
+                "extract wise",
+                "./nothing: no such folder",
+            ),
+            (
+                "a folder without a model",
+                teacher(family="transformers", model="./raw"),
+                "extract wise",
+                "raw: no model here: config.json is missing",
+            ),
+            (
+                "a teacher of images on texts",
+                both(teacher(family="timm", model="test_vit", weights="raw/w.safetensors"), tiny_vit),
+                "extract wise",
+                "extract wise: this teacher reads image rows, and the dataset data holds text",
+            ),
+            (
+                "a model of timm that does not exist",
+                teacher(family="timm", model="vit_smal_patch16_224"),
+                "extract wise",
+                "timm has no model 'vit_smal_patch16_224'; the nearest names are <names>",
+            ),
+            (
+                "a tag of weights that does not exist",
+                teacher(family="timm", model="vit_small_patch16_224.augreg_in99"),
+                "extract wise",
+                "timm has no weights 'vit_small_patch16_224.augreg_in99'; for vit_small_patch16_224 there are <names>",
+            ),
+            (
+                "weights that are not there",
+                teacher(family="timm", model="test_vit", weights="raw/w.safetensors"),
+                "extract wise",
+                "raw/w.safetensors: no such file of weights",
+            ),
+            (
+                "weights that are text",
+                both(
+                    teacher(family="timm", model="test_vit", weights="raw/w.safetensors"),
+                    write("raw/w.safetensors", "text and text"),
+                ),
+                "extract wise",
+                "raw/w.safetensors: these weights cannot be read (<details>); save them again, as .safetensors",
+            ),
+            (
+                "weights that are a pickle",
+                both(
+                    teacher(family="timm", model="test_vit", weights="raw/w.pth"),
+                    write("raw/w.pth", pickle.dumps({"w": print})),
+                ),
+                "extract wise",
+                "raw/w.pth: damaged, or more than tensors, which might run code when loaded; save the "
+                "model's state_dict",
+            ),
+            (
+                "a size that the model cannot take",
+                both(teacher(family="timm", model="test_vit", weights="raw/w.safetensors", size=33), tiny_vit),
+                "extract wise",
+                "test_vit: images of 33 x 33 do not fit it (<details>); set another `size`, such as a "
+                "multiple of 32, or leave it out for the model's own 160",
+            ),
+            (
+                "a layer that the model does not have",
+                both(
+                    teacher(family="timm", model="test_vit", weights="raw/w.safetensors", heads=["layer:99"]), tiny_vit
+                ),
+                "extract wise",
+                "test_vit: it has layers 1 to 6, so it has no head `layer:99`",
+            ),
+            (
+                "`max_length` above the model's positions",
+                both(teacher(family="transformers", model="raw/m", max_length=500), tiny_text),
+                "extract wise",
+                "raw/m: max_length: 500 is more than the model's 48 positions; set that or less",
+            ),
+            (
+                "`max_length` that leaves nothing of a text",
+                both(teacher(family="transformers", model="raw/m", max_length=2), tiny_text),
+                "extract wise",
+                "raw/m: max_length: 2 leaves nothing of a text, as 2 special tokens are added to each; set more than 2",
+            ),
+            (
+                "a prompt that the model does not have",
+                both(teacher(family="transformers", model="raw/m", prompt="query"), tiny_text),
+                "extract wise",
+                "raw/m: no prompt named 'query'; there are none; a prompt of your own is written in "
+                "full, such as `prompt: 'query: '`",
+            ),
+            (
+                "a model without its tokenizer",
+                both(teacher(family="transformers", model="raw/m"), tiny_text, without_tokenizer),
+                "extract wise",
+                "raw/m: its tokenizer knows 0 words besides special tokens and does not tell texts "
+                "apart; save the model's own tokenizer next to its weights",
+            ),
+            (
+                "a model whose weights are cut short",
+                both(teacher(family="transformers", model="raw/m"), tiny_text, cut("raw/m/model.safetensors")),
+                "extract wise",
+                "raw/m: cannot load it: <details>",
+            ),
+            (
+                "a package that is not installed",
+                teacher(family="transformers", model="package:minillm/model"),
+                "extract wise",
+                "package:minillm/model: the package minillm is not installed; check the name, or install "
+                "what contains it",
+            ),
+            (
+                "features without ids",
+                features(np.ones((240, 4))),
+                "extract wise",
+                "raw/f.npy: no ids of rows there; write them to a file, one id per line, and set `ids` to it",
+            ),
+            (
+                "features with too few ids",
+                features(np.ones((240, 4)), "ab"),
+                "extract wise",
+                "raw/ids.txt: 2 ids, and raw/f.npy has 240 rows; make them fit",
+            ),
+            (
+                "features of other rows",
+                features(np.ones((2, 4)), "ab"),
+                "extract wise",
+                "extract wise: 240 of 240 rows have no features: r0000, r0001, r0002, r0003, r0004 ...; "
+                "raw/f.npy has no features for it; its ids look like 'a', 'b'",
+            ),
+            (
+                "features that are all the same",
+                features(np.ones((240, 4)), ALL),
+                "extract wise",
+                "features/wise.zarr: head `pooled`: 30 of 30 rows that differ have the same features, so "
+                "this teacher does not tell them apart; check its weights, its tokenizer and its pooling",
+            ),
+            (
+                "features that are not finite",
+                features(np.full((240, 4), np.nan), ALL),
+                "extract wise",
+                "features/wise.zarr: head `pooled`, shard 0, 30 rows (r0000, r0001, r0002 and 27 more): "
+                "the model gave NaN or infinity; try precision float32, or remove the rows",
+            ),
+            (
+                "views for another kind of rows",
+                teacher(family="transformers", model="m", views={"family": "crops", "count": 2}),
+                "check",
+                "params.yaml: teachers.wise.views: `crops` changes images, and the dataset holds texts; take <names>",
+            ),
+            (
+                "a head that the run reads and the teacher does not keep",
+                params(lambda values: values["runs"]["aft"].update(teachers=["wise/cls"])),
+                "check",
+                "params.yaml: runs.aft reads head `cls` of `wise`, and teachers.wise.heads has pooled; "
+                "add it there, or write another head, such as wise/pooled",
+            ),
+            (
+                "a dry run before the data is prepared",
+                file("data"),
+                "extract wise --dry-run",
+                "data: no prepared dataset there; run `aft prepare` first",
+            ),
+            (
+                "a device that is not there",
+                nothing,
+                "extract wise -S machine.device=cuda:7",
+                "machine.device: cuda:7, but torch finds no GPU here; set it to cpu or auto",
+            ),
+            (
+                "a device of an unknown name",
+                nothing,
+                "extract wise -S machine.device=gpu",
+                "params.yaml: machine.device: should be auto, cpu, cuda, cuda:N (a number from 0) or mps, found 'gpu'",
+            ),
+        )
+    ),
+    *(
         Case("Exports", wrong, change, command, answer)
         for wrong, change, command, answer in (
             (
@@ -820,10 +1480,10 @@ CASES = [
     ),
     Case(
         "Imports",
-        "HDF5 that says of itself what is no JSON",
+        "HDF5 whose description is not JSON",
         hdf5(lambda file: (file.update(features=np.ones((2, 2))), file.attrs.update(feature_store="{"))),
         "features import x.h5 --store x.zarr",
-        "x.h5: what it says of its features is damaged; remove it from the file, or export again",
+        "x.h5: the description of its features is damaged; remove it from the file, or export again",
     ),
     Case(
         "Imports",

@@ -127,6 +127,9 @@ def test_predictions_of_a_table_an_export_and_python_are_the_same(finished: Path
     with (finished / "found.csv").open(newline="") as file:
         found = [row["prediction"] for row in csv.DictReader(file)]
     assert found == predict(rows).predictions
+    (finished / "other.csv").write_text((finished / "new.csv").read_text().replace("premise", "said", 1))
+    again = aft("predict exported other.csv --text-column said --output again.csv", finished)
+    assert again.code == 0 and (finished / "again.csv").read_text() == (finished / "found.csv").read_text()
     with pytest.raises(UserError, match="reads pairs of texts; a pair is a tuple of two"):
         predict(["alone"])
     refused = aft("export aft --output graph --format torch-export", finished)

@@ -78,26 +78,26 @@ class PrepareSettings(Settings):
 
     Attributes:
         source: a family of `pipeline/datasets/` and its settings.
-        unlabelled: further sources, one or a list, whose rows have no label: they train by transfer alone, and are in
-            no val or test. Labels that they have are not read; ids begin with `unlabelled:`. A row that is also in
-            `source` is left out, whatever `deduplicate` says.
-        task: what a label is: `classification`, `regression` or `multilabel`, or another file in `pipeline/tasks/`;
-            None takes what the labels show plainly, and asks where they are numbers.
+        unlabelled: further sources, one or a list, of rows without labels: they are used for transfer only, and never
+            in val or test. Labels that they have are not read; ids begin with `unlabelled:`. A row that is also in
+            `source` is left out, for any `deduplicate`.
+        task: what a label is: `classification`, `regression` or `multilabel`, or another file in `pipeline/tasks/`.
+            None: found from the labels, unless they are numbers, which is refused.
         classes: the names of the classes, in order; None takes those that occur, sorted.
-        no_label: labels that mean that there is none, such as `[-1, "?"]`; `[]` if all are classes. None: all are, but
-            a class that looks like no label is refused.
-        unit: of labels that are numbers, such as `kWh`, for the report.
+        no_label: labels that mean "no label", such as `[-1, "?"]`; `[]` if all are classes. None: all are classes, but
+            one that may mean "no label" is refused.
+        unit: the unit of labels that are numbers, such as `kWh`, for the report.
         deduplicate: which rows are duplicates, of which one is kept: `exact`, the same content; `token_set`, for text
             the same set of words in lower case (which includes the former), for images the same bytes; `near`, for
             images that look alike: photos at another size, quality or brightness.
-        near_bits: by how many of 64 bits the perceptual hashes of such images may differ. Drawings and digits on plain
-            ground differ by few; 0 is the strictest.
-        limit: keep so many rows, a stratified subset.
-        splits: how many independent splits to make.
-        val, test: rows, or a share of the rows to choose from, where the source does not fix them.
-        labelled: training rows whose label may be used, or a share of those that have one; None: all of them.
+        near_bits: the number of bits, of 64, by which the perceptual hashes of such images may differ. Drawings and
+            digits on a plain background differ by few; 0 is the strictest.
+        limit: keep only this many rows, a stratified subset.
+        splits: number of independent splits.
+        val, test: number of rows, or share of the rows to choose from, if the source does not fix them.
+        labelled: number of training rows whose label may be used, or share of those that have one; None: all of them.
         tolerance: the share of rows that may be unreadable.
-        seed: of all that is random.
+        seed: seed of everything random.
     """
 
     source: dict[str, Any]

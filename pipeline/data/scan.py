@@ -66,7 +66,7 @@ class Scan:
         splits: the role that the source fixes, LABELLED standing for train, or `splits.FREE`. A source that fixes any
             leaves none free, and a row without a label is in train.
         problems: by row number, why the content cannot be read.
-        skipped: by row number, what a row is that is no example.
+        skipped: by row number, what a row is if it is not an example.
         remarks: what people should know of rows: how many it holds for, and the first of them.
         task: with the names of its outputs.
         moved: how many rows without a label the source had in val or test.
@@ -94,7 +94,7 @@ class Scan:
         return place(self.ids[row].as_py(), int(self.lines[row]), self.file(int(row)))
 
     def file(self, row: int) -> str | None:
-        """The file of a row, None where the source is no table of several files."""
+        """The file of a row; None if the source is not a table of several files."""
         return _file(self.files, row)
 
 

@@ -1,14 +1,14 @@
-"""Sources of data, one file a family. The file name is the name: `family: text_table` is `text_table.py`.
+"""Sources of data, one file per family. The file name is the name: `family: text_table` is `text_table.py`.
 
 A family offers
 
-- `KIND`: a `Kind`, what its rows hold; None where `kind` of its settings says it;
+- `KIND`: a `Kind`, what its rows hold; None if it depends on the settings, which then have a property `kind`;
 - `Settings`: its keys in the `dataset` section of params.yaml;
-- `rows(settings)`: yields every `Row`, in an order that does not change between calls. What cannot be read, or is no
-  example at all, is yielded too and says so, so that nothing disappears without being counted;
-- `TASK`: the task in `pipeline/tasks/` where its labels can be of one only; left out where the labels decide.
+- `rows(settings)`: yields every `Row`, in an order that does not change between calls. Rows that cannot be read, and
+  files that are not examples, are yielded as well and marked, so that nothing disappears without being counted;
+- `TASK`: the task in `pipeline/tasks/` if its labels are always of one task; left out if the labels decide.
 
-A family only reads. Splits, duplicates and rows that are left out are the business of `pipeline.data`.
+A family only reads. `pipeline.data` makes splits, removes duplicates and leaves out rows.
 """
 
 import re
@@ -61,18 +61,18 @@ class Row:
     """One example as its source has it.
 
     Attributes:
-        id: names the row for good; unique in the dataset.
-        content: as its kind has it.
-        label: a text, or the names of all labels that the row has, or None for a row whose label is not known.
-        split: a name that `split_of` knows, where the source fixes it, else None.
+        id: permanent, and unique in the dataset.
+        content: of the type that belongs to its kind.
+        label: a text, or the names of all labels of the row, or None if the label is not known.
+        split: a name that `split_of` knows, if the source fixes it, else None.
         group: rows of one group are never in different splits (one author, one photo), or None.
         line: where the row begins in a file of lines, from 1, for messages; None for other sources.
-        problem: why the source cannot read the row; its content is then empty. None: it can.
-        skipped: whether this is no example, such as a file of notes among images; `problem` then says what it is. It is
-            counted and listed, and no reason to stop.
-        file: which of several files the line is of, for messages.
-        remarks: what people should know of how the row was read; the rows with each are counted.
-        further: whether it is of a further source, of rows without labels; set by `pipeline.data`.
+        problem: why the source cannot read the row, whose content is then empty; None if it can.
+        skipped: whether this is not an example, such as a file of notes among images; `problem` then says what it is.
+            It is counted and listed, and does not stop anything.
+        file: the file of the line, if there are several, for messages.
+        remarks: notes for the user on how the row was read; the rows with each remark are counted.
+        further: whether it is from a further source of rows without labels; set by `pipeline.data`.
     """
 
     id: str

@@ -1,11 +1,12 @@
 """A folder of images by class, `path/<class>/**/*.jpg`, or by split and class, `path/train/<class>/**/*.jpg`.
 
 The second applies if every folder in `path` has the name of a split (`train`, `training_set`, `val`, `valid`,
-`validation`, `dev`, `test`, `Testing`, `val2017` ...); where only some have, the setting `splits` says which. The
-id of an image is its path below `path`. The encoded bytes stay as they are. With `labels: false` folders mean nothing.
+`validation`, `dev`, `test`, `Testing`, `val2017` ...). If only some have such names, the setting `splits` lists the
+split folders. The id of an image is its path below `path`. The encoded bytes are kept. With `labels: false`, folders
+have no meaning.
 
-Every file is accounted for. An image is what begins like one, whatever its name is. Hidden files, thumbnails of other
-programs and files that are not images are skipped, and listed; images that cannot be read are listed as such.
+Every file is accounted for. Images are recognised by their first bytes, not by their names. Hidden files, thumbnails of
+other programs and files that are not images are skipped and listed; images that cannot be read are listed as such.
 """
 
 import os
@@ -43,12 +44,12 @@ class Settings(Section):
     """Keys of a folder of images.
 
     Attributes:
-        path: the folder; or several, whose classes are put together. An id then begins with the name of its folder.
+        path: the folder; or several, whose classes are merged. An id then begins with the name of its folder.
         unlabelled: the name of a folder, among those of the classes, whose images have no label.
         labels: whether its folders are classes. False: every image below `path`, at any depth, without a label.
         splits: the folders in `path` that are splits, such as `{train: train, extra: train, evaluation: test}`; `{}` if
             all are classes. None: found by their names.
-        exclude: patterns of ids that are left out, such as `thumbs/*` or `*_mask.png`; `*` stands for slashes, too.
+        exclude: patterns of ids that are left out, such as `thumbs/*` or `*_mask.png`; `*` also matches slashes.
     """
 
     path: str | list[str]
@@ -105,7 +106,7 @@ def _rows(root: Path, settings: Settings) -> Iterator[Row]:
 
 
 def images_below(folder: Path) -> Iterator[tuple[Path, bool]]:
-    """Every file below a folder, sorted within each, and whether it is an image; but for what belongs to the system.
+    """Every file below a folder, sorted within each folder, and whether it is an image; without files of the system.
 
     Raises:
         UserError: a folder cannot be read, or links to one that it is in.
@@ -139,7 +140,7 @@ def _splits(root: Path, folders: list[str], settings: Settings) -> dict[str, str
     found = {name: split for name in names if (split := split_of(name))}
     if len(found) == len(names):
         return found
-    # A class, too, may be called `train`; then it holds images.
+    # A class may also be called `train`; then it holds images.
     seem = [
         name
         for name in names

@@ -119,7 +119,7 @@ class ShardWorker:
         self.writer.__exit__(*error)
 
     def __call__(self, shards: Iterable[int]) -> Iterator[Done]:
-        """Compute shards that are missing; says what it has done after every batch and every shard."""
+        """Compute shards that are missing; reports after every batch and every shard."""
         numbers = list(shards)
         self._lapped = perf_counter()
         progressed = True

@@ -3,6 +3,6 @@
 The modules of timm and of transformers are imported by name, because each takes seconds and needs its library.
 """
 
-from pipeline.pretrained.weights import digest, locate, misfit, read_weights, without_prefix
+from pipeline.pretrained.weights import digest, hub_problem, locate, misfit, read_weights, without_prefix
 
-__all__ = ["digest", "locate", "misfit", "read_weights", "without_prefix"]
+__all__ = ["digest", "hub_problem", "locate", "misfit", "read_weights", "without_prefix"]

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pipeline.errors import UserError, listed
 from pipeline.pretrained import _efficientnet as efficientnet
-from pipeline.pretrained import locate, misfit, read_weights, without_prefix
+from pipeline.pretrained import hub_problem, locate, misfit, read_weights, without_prefix
 
 FOLDER, HUB = "local-dir:", "hf-hub:"
 """Prefixes of names that are not in timm's own list."""
@@ -133,9 +133,9 @@ class TimmModel:
             try:
                 return self._create(pretrained=True, **options), ()
             except Exception as error:  # whatever stops a download: no network, no permission, no space
-                line = " ".join(str(error).split())[:300]
+                line = hub_problem(error, f"timm/{self.name}")
                 raise UserError(
-                    f"{self.name}: its weights cannot be loaded: {line}; set `weights` to a local file"
+                    f"{self.name}: its weights cannot be loaded: {line}; or set `weights` to a file"
                 ) from None
         return self._load_file(self.weights, options)
 
@@ -251,8 +251,7 @@ def _folder(name: str) -> Path:
         if not any((folder / file).is_file() for file in FILES):
             snapshot_download(repository, revision=revision or None, allow_patterns=[*FILES[2:]])
     except Exception as error:  # whatever stops a download: no network, no such name, no permission, no space
-        line = " ".join(str(error).split())[:300]
-        raise UserError(f"{name}: its weights cannot be loaded: {line}; set `model` to a local folder") from None
+        raise UserError(f"{name}: it cannot be fetched from the hub: {hub_problem(error, repository)}") from None
     return folder
 
 

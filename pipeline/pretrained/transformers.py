@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from pipeline.errors import UserError
-from pipeline.pretrained import locate
+from pipeline.pretrained import hub_problem, locate
 from pipeline.provenance import digest_files
 
 TOKENIZER_FILES = (
@@ -86,7 +86,7 @@ def fetch(name: str, revision: str | None = None, pickles: bool = False, code: b
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=others))
     except Exception as error:  # whatever stops a download: no network, no such name, no permission, no space
         raise UserError(
-            f"{name}: no such folder here, and it cannot be fetched from the hub: {one_line(error)}"
+            f"{name}: no such folder here, and it cannot be fetched from the hub: {hub_problem(error, name)}"
         ) from None
 
 

@@ -2,12 +2,21 @@
 
 import argparse
 import hashlib
+import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -70,16 +79,44 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         # Checkpoints of timm's and many other training scripts hold their command line.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that torch did not write, which are then refused
             state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError:  # its message advises to run whatever the file holds
+        raise UserError(
+            f"{path}: damaged, or more than tensors, which might run code when loaded; save the model's state_dict"
+        ) from None
     except Exception as error:  # each format raises different errors for a damaged file
         line = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: these weights cannot be read safely ({line}); save them as .safetensors") from None
+        raise UserError(f"{path}: these weights cannot be read ({line}); save them again, as .safetensors") from None
     while isinstance(state, Mapping) and (inner := [n for n in WRAPPERS if isinstance(state.get(n), Mapping)]):
         state = state[inner[0]]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path}: it holds more than tensors; save the model's state_dict")
     return dict(state)
+
+
+def hub_problem(error: BaseException, name: str) -> str:
+    """Why the hub does not give a model, and what to do.
+
+    Args:
+        error: of huggingface_hub, or of what is below it.
+        name: of the model on the hub.
+    """
+    match error:
+        case GatedRepoError():
+            where = f"https://huggingface.co/{name}"
+            return f"it is gated: accept its terms at {where}, then run `hf auth login`, or set HF_TOKEN"
+        case RepositoryNotFoundError():
+            return "the hub has no model of this name, or it is private: check the name, or run `hf auth login`"
+        case RevisionNotFoundError():
+            return "the hub has the model, but no such revision: check the branch, tag or commit"
+        case LocalEntryNotFoundError() | OfflineModeIsEnabled():
+            return (
+                "the hub cannot be reached, or HF_HUB_OFFLINE is set: download it elsewhere and name its folder, or "
+                "set HF_ENDPOINT to a mirror"
+            )
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def without_prefix(state: Mapping[str, Tensor], names: Collection[str], where: str) -> tuple[dict[str, Tensor], str]:

@@ -188,7 +188,7 @@ def fit(data: Dataset, number: int, reader: Callable[[np.ndarray], np.ndarray], 
         raise UserError(f"{data.path}: no validation rows in split {number} to choose a probe by; set dataset.val")
     mean, std, row_norm = statistics(split.train, reader)
     if row_norm == 0:
-        raise UserError("the features are the same for every training row; look at the teacher and its preprocessing")
+        raise UserError("the features are the same for every training row; check the teacher and its preprocessing")
     labels, val_labels = training_labels(data, number), data.labels[split.val]
     train, val = ((reader(rows).astype(np.float32) - mean) / std for rows in (split.labelled, split.val))
     strata = task.strata(labels)

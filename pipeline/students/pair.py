@@ -107,6 +107,13 @@ class Pairs:
         """The batch of each side; pairs have neither views nor augmentations."""
         return tuple(side.batch(rows, device=device) for side in self.sides)
 
+    def keep_on(self, device: torch.device, budget: int) -> int:
+        """The bytes that both sides take; the first one has the whole budget."""
+        taken = 0
+        for side in self.sides:
+            taken += side.keep_on(device, budget - taken)
+        return taken
+
 
 class BothSides:
     """New pairs, as `students.Preprocessing`."""

@@ -44,7 +44,7 @@ def encode(
     """The numbers.
 
     Raises:
-        LabelError: a label is no finite number that float32 holds.
+        LabelError: a label is not a finite number that float32 can hold.
         UserError: there are names of classes.
     """
     if names is not None:

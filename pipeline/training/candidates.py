@@ -18,8 +18,9 @@ from pipeline.training import auto_weight
 from pipeline.training.batches import Part, batches
 from pipeline.training.ledger import Trial, inputs_of
 from pipeline.training.log import WeightedPenalty
+from pipeline.training.prefetch import get_ready
 from pipeline.training.session import Session, TrialData
-from pipeline.training.trial import build_penalties, losses
+from pipeline.training.trial import build_penalties, losses, reads_of
 
 
 def trials_of(session: Session) -> list[Trial]:
@@ -87,7 +88,8 @@ def _equal_weights(
         steps = batches(data.split, data.seed, data.settings, bool(penalties), data.strata)
         for step, (rows, labelled) in enumerate(islice(steps, auto_weight.BATCHES)):
             views = data.draw_views(rows, labelled, step, bool(penalties))
-            task_loss, unweighted, features, _ = losses(data, student, penalties, Part(rows, labelled, views), 0.0)
+            ready = get_ready(data, Part(rows, labelled, views), reads_of(penalties))
+            task_loss, unweighted, features, _ = losses(data, student, penalties, ready, 0.0)
             at_outputs = data.task.initial_gradient(data.labels[rows[:labelled]])
             ordinary = auto_weight.ordinary_gradient(at_outputs)
             shares.append(auto_weight.gradient_norm(task_loss, features) / ordinary)

@@ -25,8 +25,9 @@ from pipeline.runs import Candidate
 from pipeline.training.batches import batches, parts
 from pipeline.training.checkpoint import Checkpoint, State
 from pipeline.training.log import Diverged
+from pipeline.training.prefetch import get_ready
 from pipeline.training.session import Session
-from pipeline.training.trial import Started, losses, run_trial, start
+from pipeline.training.trial import Started, losses, reads_of, run_trial, start
 
 FAILURE = "failure.safetensors"
 NOTES = "notes"
@@ -153,8 +154,8 @@ def replay(session: Session, seed: int, candidate: Candidate, failure: Failure) 
     trial.optimisation.begin(step)
     ordered = []
     for part in parts(data.task, data.labels[rows[:labelled]], rows, labelled, views, data.settings.accumulate):
-        augmented = data.augmented(part.rows, part.labelled, step)
-        task_loss, unweighted, _, _ = losses(data, trial.student, penalties, part, progress, augmented)
+        ready = get_ready(data, part, reads_of(penalties), data.augmented(part.rows, part.labelled, step))
+        task_loss, unweighted, _, _ = losses(data, trial.student, penalties, ready, progress)
         weighted = {name: penalties[name].at(progress) * loss for name, loss in unweighted.items()}
         trial.optimisation.backward(part.loss(task_loss, weighted.values()))
         ordered.append(part.rows)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -73,14 +73,20 @@ class Group:
         """Inputs whose batches are the rows of this process alone, for a student that `spread` returned."""
         return inputs if self.size == 1 else SharedInputs(inputs, self)
 
-    def spread(self, student: Student) -> Student:
+    def spread(self, student: Student, compiled: bool = False) -> Student:
         """A student that takes such batches, and gives features and outputs of the rows of all processes, in order.
 
+        Args:
+            student: of one process.
+            compiled: whether its forward pass is compiled.
+
         Raises:
-            UserError: it has BatchNorm, whose statistics would be those of a part of the batch.
+            UserError: it has BatchNorm, whose statistics would be those of a part of the batch, or is compiled.
         """
         if self.size == 1:
             return student
+        if compiled:
+            raise UserError(f"train.compile: true, and {self.size} processes train together; set it to false")
         if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules()):
             raise UserError(
                 f"{self.size} processes: the student has BatchNorm, whose statistics would be those of a part of the "
@@ -114,12 +120,11 @@ class Group:
             yield told[0]
 
 
-@dataclass(frozen=True)
-class PartOfBatch:
-    """The part of a batch that one process reads; the whole batch has `count` rows."""
+class PartOfBatch(NamedTuple):
+    """The part of a batch that one process reads; the whole batch has `total` rows."""
 
     inputs: Any
-    count: int
+    total: int
 
 
 class SharedInputs:
@@ -157,7 +162,7 @@ class SpreadStudent(Student):
         """Of the whole batch, in its order."""
         with self._own_numbers() if self.training else nullcontext():
             features, outputs = self.student(share.inputs)
-        return _Gather.apply(features, self.group, share.count), _Gather.apply(outputs, self.group, share.count)
+        return _Gather.apply(features, self.group, share.total), _Gather.apply(outputs, self.group, share.total)
 
     @contextmanager
     def _own_numbers(self) -> Iterator[None]:

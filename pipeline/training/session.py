@@ -101,7 +101,7 @@ class Session:
         return Session, (self.plan, self.refit)
 
     def split(self, number: int) -> Split:
-        """The rows of each role in a split. In a refit the validation rows are labelled training rows, too."""
+        """The rows of each role in a split. In a refit, validation rows are also labelled training rows."""
         split = self.data.split(number)
         if not self.refit:
             return split
@@ -357,7 +357,7 @@ class TrialData:
         """A view for each row of a step, the clean row being one of them; None where all are clean.
 
         Rows that methods see have views; those of the labelled batch, if methods do not see it, with `labelled_views`.
-        A view that is made of two rows gives way to the clean row where the other is no training row.
+        A view of two rows is replaced by the clean row if the other one is not a training row.
 
         Args:
             rows: of the step [n], the labelled batch first.
@@ -405,7 +405,7 @@ class TrialData:
         return features, {kind: tuple(self.teacher_outputs(kind, k, rows, views) for k in numbers) for kind in kinds}
 
     def context(self, student: Student) -> Context:
-        """What methods may look at before training."""
+        """Everything that methods may use before training."""
 
         def student_features(rows: np.ndarray) -> Tensor:
             batches = student_outputs(student, self.inputs, rows, self.session.device)

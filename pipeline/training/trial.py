@@ -7,7 +7,7 @@ labelled batches for any methods, so differences between them are paired. A meth
 trial without methods is exactly plain training, and shares its result with every run that contains it.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -17,18 +17,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.augmentations import Augmented
 from pipeline.methods import Reads, Signals
 from pipeline.records import DiagnosticsRecord
 from pipeline.runs import Candidate
-from pipeline.students import Blueprint, Student, place
+from pipeline.students import Blueprint, Student
 from pipeline.tasks import Task
-from pipeline.training.batches import Part, batches, parts
+from pipeline.training.batches import batches, parts
 from pipeline.training.checkpoint import Checkpoint, State
 from pipeline.training.kept import Kept
 from pipeline.training.log import Line, TrialLog, WeightedPenalty
 from pipeline.training.optimisation import Optimisation, freeze
 from pipeline.training.parallel import Group
+from pipeline.training.prefetch import Ready, get_ready, prefetched
 from pipeline.training.session import Session, TrialData
 
 
@@ -82,36 +82,33 @@ def run_trial(
     forward = torch.compile(supervised) if settings.compile else supervised
     done = checkpoint.load(trial.state) if checkpoint else 0
     processes = Group.current()
-    spread, shared = processes.spread(trial.student), data.shared(processes)
+    spread, shared = processes.spread(trial.student, settings.compile), data.shared(processes)
     yield done
     # The rows of the steps that are done are drawn once more, so that those of the next are what they would have been.
-    steps = enumerate(batches(data.split, seed, settings, bool(penalties), data.strata))
-    for step, (rows, labelled) in islice(steps, done, end):
-        progress = step / settings.steps
-        views = data.draw_views(rows, labelled, step, bool(penalties))
-        optimisation.begin(step)
-        for part in parts(data.task, data.labels[rows[:labelled]], rows, labelled, views, settings.accumulate):
-            augmented = data.augmented(part.rows, part.labelled, step)
-            task_loss, unweighted, features, signals = losses(
-                shared, spread, penalties, part, progress, augmented, forward
-            )
-            weighted = {name: penalties[name].at(progress) * loss for name, loss in unweighted.items()}
-            loss = part.loss(task_loss, weighted.values())  # []
-            log.watch(loss)
-            if part.first and log.due(step):
-                log.line(step, task_loss, unweighted, weighted, features, signals)  # waits for the device
-            optimisation.backward(loss)
-        if log.due(step) and kept.over(log.history):
-            break
-        processes.reduce(list(trial.student.parameters()))
-        optimisation.end()
-        kept.update(step)
-        if checkpoint:
-            checkpoint.save(trial.state, step + 1)
-        yield 1
-    else:
-        log.last(end or settings.steps)
-        kept.over(log.history)
+    steps = islice(enumerate(batches(data.split, seed, settings, bool(penalties), data.strata)), done, end)
+    with prefetched(ready_parts(shared, steps, penalties), session.device) as ready:
+        for step in range(done, end or settings.steps):
+            progress = step / settings.steps
+            optimisation.begin(step)
+            for each in islice(ready, settings.accumulate):
+                task_loss, unweighted, features, signals = losses(data, spread, penalties, each, progress, forward)
+                weighted = {name: penalties[name].at(progress) * loss for name, loss in unweighted.items()}
+                loss = each.part.loss(task_loss, weighted.values())  # []
+                log.watch(loss)
+                if each.part.first and log.due(step):
+                    log.line(step, task_loss, unweighted, weighted, features, signals)  # waits for the device
+                optimisation.backward(loss)
+            if log.due(step) and kept.over(log.history):
+                break
+            processes.reduce(list(trial.student.parameters()))
+            optimisation.end()
+            kept.update(step)
+            if checkpoint:
+                checkpoint.save(trial.state, step + 1)
+            yield 1
+        else:
+            log.last(end or settings.steps)
+            kept.over(log.history)
     kept.settle()
     diagnostics = log.finish(kept.best(log.history))  # waits for the device
     gates = learned_gates(penalties)
@@ -186,51 +183,61 @@ def supervised(
     return features, outputs, task.mixed_loss(of_labels, labels, *mixed) if mixed else task.loss(of_labels, labels)
 
 
+def ready_parts(
+    data: TrialData, steps: Iterator[tuple[int, tuple[np.ndarray, int]]], penalties: dict[str, WeightedPenalty]
+) -> Iterator[Ready]:
+    """The parts of steps, one after another, ready for the student and the methods.
+
+    Args:
+        data: the split and its features.
+        steps: numbers, and the rows of each step and how many of these are labelled.
+        penalties: the methods; none for plain training.
+    """
+    for step, (rows, labelled) in steps:
+        views = data.draw_views(rows, labelled, step, bool(penalties))
+        for part in parts(data.task, data.labels[rows[:labelled]], rows, labelled, views, data.settings.accumulate):
+            yield get_ready(data, part, reads_of(penalties), data.augmented(part.rows, part.labelled, step))
+
+
+def reads_of(penalties: dict[str, WeightedPenalty]) -> frozenset[Reads]:
+    """What the methods read of teachers."""
+    return frozenset[Reads]().union(*(penalty.transfer.reads for penalty in penalties.values()))
+
+
 def losses(
     data: TrialData,
     student: Student,
     penalties: dict[str, WeightedPenalty],
-    part: Part,
+    ready: Ready,
     progress: float,
-    augmented: Augmented | None = None,
     forward: Callable[..., Any] = supervised,
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]], Float[Tensor, "n d"], Signals | None]:
     """The losses of one part of a step: of the task, and of each method, unweighted.
 
-    Everything is copied to the device before the student runs, and nothing here waits for the device.
+    Nothing here waits for the device.
 
     Args:
-        data: the split and its features.
+        data: of the trial.
         student: in training mode.
         penalties: the methods; none for plain training.
-        part: rows, and the number of the view of each, for student and teachers alike.
+        ready: the part.
         progress: how far training is, from 0 to 1.
-        augmented: what augmentations make of the labelled rows; they stay as they are if None.
         forward: `supervised`, or its compiled form.
 
     Returns:
         The task's loss, the penalties by method, the student's features of all rows, and the methods' input (None
         without methods).
     """
-    session, rows, labelled, views = data.session, part.rows, part.labelled, part.views
-    inputs = data.inputs.batch(rows, views, augmented, session.device)  # [n, ...], or a tuple of such
-    labels = place(torch.from_numpy(data.labels[rows]), session.device)  # [n, ...]
-    mixed = None
-    if augmented and augmented.mixed:
-        others = place(torch.from_numpy(data.labels[augmented.partners]), session.device)  # [labelled, ...]
-        mixed = others, place(torch.from_numpy(augmented.shares.astype(np.float32)), session.device)  # [labelled]
-    # The methods see the rows after the labelled batch; where there are none, the labelled batch itself.
-    start = labelled if labelled < len(rows) else 0
-    reads = frozenset[Reads]().union(*(penalty.transfer.reads for penalty in penalties.values()))
-    of_rows = None if views is None else views[start:]
-    teachers, teacher_outputs = data.teachers(rows[start:], reads, of_rows)  # [m, D_k] and [m, c] of each source
+    start, labels, labelled = ready.start, ready.labels, ready.part.labelled
     # Labelled and unlabelled rows in one forward pass: two would cost more, and BatchNorm would see two kinds of batch.
     features, outputs, task_loss = forward(
-        student, data.task, inputs, labels[:labelled], data.settings.precision, mixed
+        student, data.task, ready.inputs, labels[:labelled], data.settings.precision, ready.mixed
     )
     if not penalties:
         return task_loss, {}, features, None
-    signals = Signals(features[start:], outputs[start:], labels[start:], teachers, teacher_outputs, progress)
+    signals = Signals(
+        features[start:], outputs[start:], labels[start:], ready.teachers, ready.teacher_outputs, progress
+    )
     return task_loss, {name: penalty.transfer(signals) for name, penalty in penalties.items()}, features, signals
 
 

@@ -10,22 +10,22 @@ import torch
 
 from pipeline.checks import check_params
 from pipeline.code import digests
-from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.params import Params
-from pipeline.probing import ProbeSettings, probe
 from pipeline.project import Project
 from pipeline.records import RunRecord
 from pipeline.runs import Candidate
 from pipeline.training import train
+from pipeline.training.batches import Part, batches
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.config import Plan
 from pipeline.training.ledger import inputs_of
+from pipeline.training.prefetch import get_ready
 from pipeline.training.session import Session
-from pipeline.training.trial import TrialResult, batches, build_penalties, losses, run_trial
+from pipeline.training.trial import TrialResult, build_penalties, losses, reads_of, run_trial
 
 from ..conftest import PARAMS
-from ..students.conftest import write_pictures
+from .pictures import of_pictures, write_project
 
 AUGMENT = {"crop": {}, "flip": {}, "trivial_augment": {}, "mixup": {"share": 0.5}, "cutmix": {}}
 AFT = Candidate((3.0,))
@@ -33,34 +33,7 @@ AFT = Candidate((3.0,))
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project of pictures with the features of a made-up teacher, as that of texts."""
-    root = tmp_path_factory.mktemp("pictures")
-    data = write_pictures(root, 60)
-    write_features(data, root / "features" / "wise.zarr")
-    probe("wise", Params(PARAMS).read(ProbeSettings, "probe"), Project(root))
-    return root
-
-
-def write_features(data: Dataset, path: Path) -> None:
-    from pipeline.store import Head, RowIndex, StoreWriter
-
-    features = np.random.default_rng(1).normal(size=(len(data), 12))
-    rows = RowIndex(ids=data.ids, digests=data.row_digests)
-    heads = {"pooled": Head(shape=(12,), dtype="float16")}
-    with StoreWriter.open(path, rows=rows, dataset=data.digest, recipe={}, heads=heads) as writer:
-        for shard in writer.missing():
-            writer.write(shard, {"pooled": features[shard.start : shard.stop]})
-
-
-def of_pictures(**keys: Any) -> Params:
-    values = copy.deepcopy(PARAMS)
-    values["students"] = {"cnn": {"family": "compact_cnn", "width": 16, "size": 16}}
-    values["train"] = {"steps": 8, "batch_size": 12, "learning_rate": 0.01, "seeds": [0]} | keys
-    values["runs"] = {
-        "none": {"student": "cnn"},
-        "aft": {"student": "cnn", "teachers": ["wise"], "methods": {"aft": {"weight": 3.0}}},
-    }
-    return Params(values)
+    return write_project(tmp_path_factory.mktemp("pictures"))
 
 
 def session_of(root: Path, params: Params, run: str) -> Session:
@@ -109,11 +82,13 @@ def test_methods_see_clean_rows_and_labels_are_augmented(pictures: Path):
     torch.manual_seed(0)
     student = data.blueprint.build().eval()
     penalties = build_penalties(session, data, student, AFT)
-    _, unweighted, features, signals = losses(data, student, penalties, rows, labelled, 0.0, None, augmented)
+    part, reads = Part(rows, labelled), reads_of(penalties)
+    ready = get_ready(data, part, reads, augmented)
+    _, unweighted, features, signals = losses(data, student, penalties, ready, 0.0)
     assert signals is not None and torch.equal(signals.features, features[12:])
     torch.testing.assert_close(signals.features, student(clean[12:])[0])
     assert signals.labels.tolist() == data.labels[rows[:12]].tolist()
-    _, without, _, _ = losses(data, student, penalties, rows, labelled, 0.0)
+    _, without, _, _ = losses(data, student, penalties, get_ready(data, part, reads), 0.0)
     torch.testing.assert_close(unweighted["aft"], without["aft"])
 
 
@@ -125,7 +100,7 @@ def test_the_loss_of_mixtures_has_both_labels(pictures: Path):
     assert augmented is not None
     torch.manual_seed(0)
     student = data.blueprint.build().eval()
-    loss, _, _, _ = losses(data, student, {}, rows, 12, 0.0, None, augmented)
+    loss, _, _, _ = losses(data, student, {}, get_ready(data, Part(rows, 12), frozenset(), augmented), 0.0)
     logs = student(data.inputs.batch(rows, augmented=augmented))[1].log_softmax(1)
     expected = 0.0
     for place, row in enumerate(rows):
@@ -177,7 +152,7 @@ def test_words_are_dropped_from_the_labelled_batch_of_texts(project: Path, param
     )
     assert numbers[offsets[16] :].tolist() == clean[starts[16] :].tolist()
     assert 0.3 < offsets[16] / starts[16] < 0.7
-    assert np.isfinite(trained(session, AFT).score)
+    assert all(np.isfinite(list(trained(session, AFT).scores.values())))
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,9 @@ from pipeline.training import trial
 from pipeline.training.config import Plan
 from pipeline.training.parallel import Group, joined
 from pipeline.training.session import Session
-from pipeline.training.trial import batches, build_penalties, losses
+from pipeline.training.batches import Part, batches
+from pipeline.training.prefetch import get_ready
+from pipeline.training.trial import build_penalties, losses, reads_of
 from stages import command
 
 torch.set_num_threads(1)
@@ -63,7 +65,8 @@ def one_step(rank):
         penalties = build_penalties(session, data, student, Candidate((3.0,)))
         rows, labelled = next(batches(data.split, 0, data.settings, True))
         rows, augmented = rows[:-1], data.augmented(rows[:-1], labelled, 0)  # 47 do not divide
-        found = losses(data.shared(group), group.spread(student), penalties, rows, labelled, 0.0, None, augmented)
+        ready = get_ready(data.shared(group), Part(rows, labelled), reads_of(penalties), augmented)
+        found = losses(data, group.spread(student), penalties, ready, 0.0)
         loss = found[0] + sum(found[1].values())
         loss.backward()
         group.reduce(list(student.parameters()))
@@ -90,10 +93,15 @@ def typed(folder, dies=None, call=0):
         except SystemExit as end:
             return end.code
     return work
+"""
 
+ONE_STEP_AND_A_KILL = """
 together(1, one_step)
 together(2, one_step)
-print(json.dumps(together(2, typed(root, dies=1, call=4))))
+print(json.dumps(together(2, typed(root, dies=1, call=3))))
+"""
+
+WHOLE_TRAININGS = """
 print(json.dumps(together(2, typed(root, dies=0, call=3))))
 print(json.dumps((root / "err1").read_text()))
 print(json.dumps([path.name for path in (root / "trials").iterdir() if not path.name.startswith(".")]))
@@ -104,48 +112,43 @@ print(json.dumps(together(1, typed(root))))
 """
 
 
-@pytest.fixture(scope="module")
-def two(made_project: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """The small project, trained by two processes, which were killed before, and by one; what the script printed."""
-    root = Path(shutil.copytree(made_project, tmp_path_factory.mktemp("two") / "project"))
+def run(made_project: Path, root: Path, script: str) -> list[str]:
+    """Do this with a copy of the small project; what is printed."""
+    shutil.copytree(made_project, root)
     params = Params.load(root / "params.yaml")
     params.values["students"]["bag"]["dropout"] = 0.0
     params.values["train"] |= {"steps": 12, "seeds": [0], "augment": {"word_dropout": {}}}
     params.values["runs"]["aft"]["methods"] = [{"name": "aft", "weight": 3.0}]
     params.values["machine"]["checkpoint_minutes"] = 0.0
     (root / "params.yaml").write_text(yaml.safe_dump(params.values))
-    command = [sys.executable, "-c", SCRIPT, str(root)]
+    command = [sys.executable, "-c", SCRIPT + script, str(root)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    return root, ended.stdout.splitlines()
+    return ended.stdout.splitlines()
 
 
-def test_losses_and_gradients_are_those_of_one_process(two: tuple[Path, list[str]]):
-    root, _ = two
+def test_losses_and_gradients_are_those_of_one_process_and_one_kill_ends_both(made_project: Path, tmp_path: Path):
+    root = tmp_path / "project"
+    (ended,) = run(made_project, root, ONE_STEP_AND_A_KILL)
     one, both = torch.load(root / "1.pt"), torch.load(root / "2.pt")
     assert len(one) == len(both) > 8 and all(tensor.abs().max() > 0 for tensor in one)
     for alone, together in zip(one, both, strict=True):
         torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+    assert ended == "[2, -9]"
+    assert not any((root / "trials").glob("*/SHA256SUMS"))
+    assert "Traceback" not in (root / "err0").read_text()
 
 
-def test_where_one_is_killed_the_other_ends_with_one_line(two: tuple[Path, list[str]]):
-    _, (first, second, said, finished, *_) = two
-    assert (first, second, finished) == ("[2, -9]", "[-9, 2]", "[]")
+@pytest.mark.slow
+def test_two_processes_train_as_one_does_and_the_first_one_alone_writes(made_project: Path, tmp_path: Path):
+    root = tmp_path / "project"
+    killed, said, finished, trained, alone = run(made_project, root, WHOLE_TRAININGS)
+    assert (killed, finished, trained, alone) == ("[-9, 2]", "[]", "[0, 0]", "[0]")
     assert said.count("\\n") == 1 and "process 1 of 2: another one ended" in said and "Traceback" not in said
-
-
-def test_two_processes_write_one_run_and_one_of_them_speaks(two: tuple[Path, list[str]]):
-    root, (*_, trained, alone) = two
-    assert (trained, alone) == ("[0, 0]", "[0]")
     assert "aft: validation accuracy" in (root / "out0").read_text()
-    trials = [path for path in (root / "trials of two").iterdir() if (path / "SHA256SUMS").is_file()]
-    assert len(trials) == 1 and len(list((root / "trials of two").iterdir())) == 1
-    assert (root / "trials" / trials[0].name).is_dir(), "the same trial, whoever trains it"
-
-
-def test_a_training_of_two_ends_as_that_of_one(two: tuple[Path, list[str]]):
-    root, _ = two
+    (trial,) = (root / "trials of two").iterdir()
+    assert (root / "trials" / trial.name).is_dir(), "the same trial, whoever trains it"
     texts = [(root / name / "aft" / "curves.csv").read_text() for name in ("two", "runs")]
     curves = [list(csv.DictReader(text.splitlines())) for text in texts]
     losses = [np.array([float(line["task_loss"] or 0) for line in lines]) for lines in curves]
@@ -162,7 +165,7 @@ def test_processes_share_all_rows_of_a_batch(count: int, size: int):
     assert all((np.diff(share) >= 0).all() for share in shares)
 
 
-def test_a_student_with_batchnorm_is_refused_in_one_line():
+def test_students_that_cannot_be_spread_are_refused_in_one_line():
     class Normed(Student):
         def __init__(self) -> None:
             super().__init__()
@@ -173,6 +176,8 @@ def test_a_student_with_batchnorm_is_refused_in_one_line():
 
     with pytest.raises(UserError, match=r"^2 processes: the student has BatchNorm.*train it in one process"):
         Group(0, 2).spread(Normed())
+    with pytest.raises(UserError, match=r"^train.compile: true, and 2 processes train together; set it to false"):
+        Group(0, 2).spread(Normed(), compiled=True)
     assert isinstance(Group().spread(student := Normed()), Normed) and Group().spread(student) is student
 
 

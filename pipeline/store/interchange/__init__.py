@@ -88,7 +88,7 @@ def about_in(text: str | bytes, path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         sound = False
     if not sound:
-        raise UserError(f"{path}: what it says of its features is damaged; remove it from the file, or export again")
+        raise UserError(f"{path}: the description of its features is damaged; remove it from the file, or export again")
     return dict(about)
 
 

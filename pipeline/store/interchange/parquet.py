@@ -100,7 +100,7 @@ def _columns(file: pq.ParquetFile, name: str) -> list[pq.ColumnChunkMetaData]:
 
 
 def _name(value: object, path: Path) -> str:
-    """The id of a row. Raises `UserError` if it is no text and no number."""
+    """The id of a row. Raises `UserError` if it is neither a text nor a number."""
     try:
         if isinstance(value, str | int | bytes):
             return value.decode() if isinstance(value, bytes) else str(value)
