@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 STEPS = 1_000_000
 """So many that no training ends by itself."""
 
-LONG = 120.0
+LONG = 600.0
 """Seconds that a busy machine may need to begin, or to end."""
 
 
