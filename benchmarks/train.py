@@ -6,8 +6,8 @@
 Two measurements, on projects of made-up texts and JPEG pictures:
 
 - **A step.** Milliseconds of processor time by what they were spent on, for the students of a CPU and a ResNet-18 at 96
-  pixels, plain and with AFT. What is neither the student's forward pass, nor the penalties, the backward pass or the
-  optimiser should be at most 10 % of a step. Lines of the log, about twenty a training, are counted apart.
+  pixels, plain and with AFT. What is neither the student's forward pass and loss, nor the penalties, the backward pass
+  or the optimiser should be at most 10 % of a step. Lines of the log, about twenty a training, are counted apart.
 - **Twelve students**, four seeds of three weights of AFT, as one run, against the same twelve by a plain script that is
   correct and does what scripts do: it decodes its pictures in every step, has the teacher's features in memory,
   computes in float32, and asks for the loss in every step. The run comes between two halves of the script's students,
@@ -89,6 +89,7 @@ def spent(session: Session, seed: int, candidate: Candidate) -> tuple[dict[str, 
             ("student", type(student), "forward"),
             ("backward", torch.Tensor, "backward"),
         ]
+        places += [("loss", type(data.task), "loss")]
         places += [("optimiser", torch.optim.AdamW, name) for name in ("step", "zero_grad")]
         places += [("penalties", method, "forward") for method in methods]
         places += [("log", TrialLog, name) for name in ("line", "last", "finish")]

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -120,12 +120,11 @@ class Group:
             yield told[0]
 
 
-@dataclass(frozen=True)
-class PartOfBatch:
-    """The part of a batch that one process reads; the whole batch has `count` rows."""
+class PartOfBatch(NamedTuple):
+    """The part of a batch that one process reads; the whole batch has `total` rows."""
 
     inputs: Any
-    count: int
+    total: int
 
 
 class SharedInputs:
@@ -163,7 +162,7 @@ class SpreadStudent(Student):
         """Of the whole batch, in its order."""
         with self._own_numbers() if self.training else nullcontext():
             features, outputs = self.student(share.inputs)
-        return _Gather.apply(features, self.group, share.count), _Gather.apply(outputs, self.group, share.count)
+        return _Gather.apply(features, self.group, share.total), _Gather.apply(outputs, self.group, share.total)
 
     @contextmanager
     def _own_numbers(self) -> Iterator[None]:

@@ -108,5 +108,3 @@ def _tensors(of: Any) -> Iterator[Tensor]:
     elif isinstance(of, tuple):
         for each in of:
             yield from _tensors(each)
-    else:
-        yield from _tensors(tuple(vars(of).values()))

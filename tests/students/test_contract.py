@@ -236,3 +236,14 @@ def test_the_other_kind_of_rows_is_refused(case, texts: Dataset, pictures: Datas
         case._replace(data=other).blueprint(other.split(0).train)
     with pytest.raises(UserError, match=message):
         blueprint.inputs(other, case.stores)
+
+
+def test_what_it_keeps_on_a_device_is_within_the_budget(case):
+    _, _, inputs = made(case)
+    before = inputs.batch(np.arange(4))
+    assert isinstance(inputs, Inputs)
+    assert inputs.keep_on(torch.device("meta"), 0) == 0
+    assert 0 <= inputs.keep_on(torch.device("meta"), 10**6) <= 10**6
+    after = inputs.batch(np.arange(4))
+    flat = [[batch] if isinstance(batch, torch.Tensor) else list(batch) for batch in (before, after)]
+    assert all(str(one) == str(other) for one, other in zip(*flat, strict=True))

@@ -11,6 +11,7 @@ from pipeline.project import Project
 from pipeline.runs import Candidate
 from pipeline.training.batches import Part, batches
 from pipeline.training.config import Plan
+from pipeline.training.parallel import Group
 from pipeline.training.prefetch import Ready, get_ready, prefetched
 from pipeline.training.session import Session, TrialData
 from pipeline.training.trial import ready_parts
@@ -44,6 +45,8 @@ def test_all_tensors_of_a_part_are_known(project: Path, params: Params):
     expected = [numbers, offsets, ready.labels, *ready.teachers, *ready.teacher_outputs["linear"]]
     assert [id(tensor) for tensor in found] == [id(tensor) for tensor in expected]
     assert ready.mixed is None and ready.start == labelled
+    shared = get_ready(data.shared(Group(1, 2)), Part(rows, labelled), frozenset())
+    assert len(list(shared.tensors())) == 3 and shared.inputs.total == len(rows)
 
 
 def test_on_a_cpu_a_step_is_made_when_it_is_needed():
