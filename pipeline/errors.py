@@ -3,6 +3,7 @@
 import difflib
 import errno
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,6 +48,14 @@ def system_error(error: OSError, path: Any = None) -> UserError:
     where = f"{os.fsdecode(path) if isinstance(path, bytes) else path}: " if path not in (None, -1) else ""
     meaning = _SYSTEM.get(error.errno or 0, f"{error.strerror}; see to that, and run it again")
     return UserError(where + meaning)
+
+
+def behind(error: BaseException) -> OSError | None:
+    """The error of the operating system behind that of a library in Rust, such as safetensors, by its number."""
+    number, path = (re.search(pattern, str(error)) for pattern in (r"\(os error (\d+)\)", r'at path "([^"]+)"'))
+    if number is None or isinstance(error, UserError):
+        return None
+    return OSError(int(number[1]), os.strerror(int(number[1])), path and path[1])
 
 
 def printable(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import io
 import os
 import shutil
 import socket
@@ -10,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from pipeline.errors import UserError, system_error
 
@@ -57,6 +58,42 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         sync_folder(path.parent)
     except OSError as error:
         raise explained(error, path) from error
+
+
+@contextmanager
+def patient(path: Path) -> Iterator[io.FileIO]:
+    """A file for libraries that crash when they cannot write, as HDF5 and torch do: they are told of it at the end.
+
+    Raises:
+        OSError: the first error.
+    """
+    with _Patient(path, "w+b") as file:
+        yield file
+    if file.error is not None:
+        raise file.error
+
+
+class _Patient(io.FileIO):
+    """A file that keeps an error for later."""
+
+    error: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        left = memoryview(content).cast("B")
+        size = len(left)
+        try:
+            while left:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.error = self.error or error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+        return size or 0
 
 
 def cell(value: object) -> str:

@@ -22,7 +22,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from pipeline.errors import UserError, printable, system_error
+from pipeline.errors import UserError, behind, printable, system_error
 from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.verified import NO_VERIFY
@@ -246,6 +246,7 @@ def _end(error: BaseException, debug: bool) -> None:
         return
     if isinstance(error, MemoryError):
         error = UserError("not enough memory; close other programs, or lower machine.workers and the batch size")
+    error = behind(error) or error
     # An OSError without a number is not from the operating system: a download that failed, say.
     if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno):
         _close_stdout()

@@ -207,6 +207,11 @@ def params(edit: Callable[[dict[str, Any]], object]) -> Change:
     return change
 
 
+def swept(over: Any) -> Change:
+    """Add a sweep to params.yaml."""
+    return params(lambda values: values.update(sweep={"mine": {"over": over}}))
+
+
 def named(section: str, name: str) -> Change:
     """Give the first teacher, student or run another name."""
 
@@ -1556,6 +1561,58 @@ CASES = [
         pipe("x.npy"),
         "features import x.npy --store x.zarr",
         "x.npy: is a pipe, and a file is needed there; move it away",
+    ),
+    Case(
+        "Sweeps",
+        "a grid of nothing",
+        swept({"student": []}),
+        "sweep mine",
+        "params.yaml: sweep.mine.over: student: no values, so there is nothing to train; list some",
+    ),
+    Case(
+        "Sweeps",
+        "two points that are the same",
+        swept([{"student": "bag"}, {"student": "bag", "train.batch_size": 16}]),
+        "sweep mine",
+        "params.yaml: sweep.mine.over: two points are the same training: `student=bag` and "
+        "`student=bag, train.batch_size=16`; drop one",
+    ),
+    Case(
+        "Sweeps",
+        "a student that is not there",
+        swept({"student": ["bag", "bgg"]}),
+        "sweep mine",
+        "params.yaml: sweep.mine: student=bgg: no section `students.bgg` (did you mean `bag`?); `students` has bag",
+    ),
+    Case(
+        "Sweeps",
+        "a setting that earlier stages read",
+        swept({"student": "bag", "dataset.labelled": [10, 20]}),
+        "sweep mine",
+        "params.yaml: sweep.mine.over: dataset.labelled: stages before the training read it; queue an "
+        "experiment for each value: dvc exp run --queue -S dataset.labelled=VALUE",
+    ),
+    Case(
+        "Sweeps",
+        "a condition on a key that it does not have",
+        swept({"student": "bag"}),
+        "sweep mine --where 'weight>0'",
+        "--where weight>0: no `weight`; there are student",
+    ),
+    Case(
+        "Sweeps",
+        "a point of a sweep that was not run",
+        nothing,
+        "compare mine/0 none",
+        "sweeps/mine.json: no such file; run `aft sweep mine`",
+    ),
+    Case(
+        "Sweeps",
+        "a tracker that is not there",
+        params(lambda values: values["machine"].update(track="tensorbord")),
+        "train none",
+        "machine.track: no 'tensorbord' in pipeline/trackers/ (did you mean `tensorboard`?); there are "
+        "dvclive, mlflow, tensorboard, wandb",
     ),
 ]
 

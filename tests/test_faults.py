@@ -76,6 +76,15 @@ def test_where_no_file_may_grow_a_command_says_so_and_completes_later(finished: 
         shutil.rmtree(project)
 
 
+@pytest.mark.parametrize("suffix", [".h5", ".npy", ".parquet", ".pt", ".safetensors"])
+def test_features_that_cannot_be_written_leave_nothing(finished: Path, suffix: str):
+    """Libraries may crash where they cannot write, at the start, in between or when they close the file."""
+    line = f"features export features/wise.zarr written{suffix}"
+    for size in (0, 40, 600, 4000):
+        assert refused(line, finished, largest_file(size), TOO_LARGE), size
+    assert not [path for path in finished.iterdir() if "written" in path.name]
+
+
 @pytest.fixture
 def mounted(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of the finished project, and the user's cache, on a disk of their own."""

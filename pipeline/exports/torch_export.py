@@ -10,6 +10,7 @@ import torch
 from pipeline.errors import UserError
 from pipeline.exports import Model
 from pipeline.exports._graphs import graph_of, traced
+from pipeline.files import patient
 from pipeline.students import Blueprint, Student, place
 
 PACKAGES: tuple[str, ...] = ()
@@ -36,7 +37,8 @@ def write(folder: Path, blueprint: Blueprint, student: Student, rows: Sequence[A
     except Exception as error:  # the tracer fails in many ways
         line = " ".join(str(error).split())[:160]
         raise UserError(f"--format torch-export: cannot trace this student ({line}); use --format native") from None
-    torch.export.save(program, folder / MODEL)
+    with patient(folder / MODEL) as file:
+        torch.export.save(program, file)
 
 
 def load(folder: Path, blueprint: Blueprint, device: torch.device) -> Model:

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from transformers import AutoModel
 
 from pipeline.exports import Model
 from pipeline.exports._encoders import head, refused, save_encoder
+from pipeline.files import write_atomically
 from pipeline.students import STUDENT, Blueprint, Scaled, Student, place
 
 PACKAGES: tuple[str, ...] = ()
@@ -33,7 +34,7 @@ def write(folder: Path, blueprint: Blueprint, student: Student, rows: Sequence[A
     blueprint.write(folder / STUDENT)
     save_encoder(folder, blueprint, student)
     weight, bias = head(student)
-    save_file({"weight": weight.contiguous(), "bias": bias.contiguous()}, folder / HEAD)
+    write_atomically(folder / HEAD, save({"weight": weight.contiguous(), "bias": bias.contiguous()}))
 
 
 def load(folder: Path, blueprint: Blueprint, device: torch.device) -> Model:

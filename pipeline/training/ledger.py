@@ -27,11 +27,20 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from pipeline.code import Code
 from pipeline.errors import UserError, count
-from pipeline.files import Lock, explained, make_folder, open_regular, read_regular, sync_folder, sync_path
+from pipeline.files import (
+    Lock,
+    explained,
+    make_folder,
+    open_regular,
+    read_regular,
+    sync_folder,
+    sync_path,
+    write_atomically,
+)
 from pipeline.project import Project
 from pipeline.records import TrialRecord
 from pipeline.runs import Candidate
@@ -207,7 +216,7 @@ class Ledger:
             record.write(partial / RECORD)
             if result is not None:
                 save_student(partial, result.blueprint, result.student)
-                save_file({"scores": result.row_scores}, partial / ROWS)
+                write_atomically(partial / ROWS, save({"scores": result.row_scores}))
             if failure is not None:
                 failure.write(partial)
             names = sorted(path.name for path in partial.iterdir())

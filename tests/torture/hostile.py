@@ -1,6 +1,7 @@
 """Input from elsewhere with something wrong in it: tables, settings, models, images, feature stores, imports."""
 
 import io
+import multiprocessing
 import os
 import resource
 import shutil
@@ -10,12 +11,16 @@ from typing import Any
 
 import numpy as np
 import yaml
+from hypothesis import given, seed, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.store.interchange import suffixes
+from tests.memory import at_most
+from tests.nearly_valid import PROPERTIES
 from tests.store.hostile import STORES, rewrite
 
-from .bench import INPUTS, Bench, check, remove, run
+from .bench import INPUTS, LIMIT, Bench, check, remove, run
 from .made import EXPORT, SOURCES, sign_again, write_rows
 
 ODD = (None, True, -1, 0, 0.5, 1e300, 10**12, 10**30, "", "x" * 10_000, "\x1b[2J", "../../up", [], {}, [[]], {"": {}})
@@ -164,6 +169,34 @@ def hostile_prediction(random: Random, bench: Bench) -> tuple[str, str]:
     bench.same(project)
     what = f"new rows ({table.suffix})" if target == table else f"an export ({target.name})"
     return f"mutated {what}", ("predicted", "predicted, some rows listed", "refused in one line")[code]
+
+
+def nearly_sound(random: Random, bench: Bench) -> tuple[str, str]:
+    """Input of one kind that hypothesis makes."""
+    name, number, said = random.choice(list(PROPERTIES)), random.getrandbits(32), bench.folder / "said"
+    process = multiprocessing.get_context("fork").Process(target=_examples, args=(name, number, said))
+    process.start()
+    process.join(LIMIT)
+    if process.is_alive():
+        process.kill()
+    check(process.exitcode == 0, f"{name}, of seed {number}: {process.exitcode}\n{said.read_text()[-3000:]}")
+    return f"{name} that is nearly sound, {EXAMPLES} times", "read, or refused in one line"
+
+
+EXAMPLES = 200
+
+
+def _examples(name: str, number: int, said: Path) -> None:
+    os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), 2)
+
+    @seed(number)
+    @settings(max_examples=EXAMPLES, database=None, deadline=None)
+    @given(data=st.data())
+    def all_hold(data: st.DataObject) -> None:
+        PROPERTIES[name](said.parent, data)
+
+    with at_most(MEMORY):
+        all_hold()
 
 
 def _bounded() -> dict[int, int]:

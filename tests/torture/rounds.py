@@ -24,6 +24,7 @@ from .hostile import (
     hostile_source,
     hostile_store,
     hostile_table,
+    nearly_sound,
 )
 
 Kind = Callable[[Random, Bench], tuple[str, str]]
@@ -194,6 +195,7 @@ KINDS: dict[str, tuple[Kind, int]] = {
     "hostile_import": (hostile_import, 10),
     "hostile_source": (hostile_source, 10),
     "hostile_prediction": (hostile_prediction, 10),
+    "nearly_sound": (nearly_sound, 15),
 }
 """Kinds of rounds by name, and how often each comes up."""
 

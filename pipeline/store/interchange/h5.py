@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from pipeline import hdf5
+from pipeline import files, hdf5
 from pipeline.errors import UserError
 from pipeline.files import refuse_bomb
 from pipeline.store.interchange import Table, about_in, dtype_in
@@ -20,7 +20,7 @@ ATTRIBUTE = "feature_store"
 
 def write(path: Path, table: Table) -> None:
     """One chunk per block of rows, so that slices read little."""
-    with h5py.File(path, "w") as file:
+    with files.patient(path) as kept, h5py.File(kept, "w") as file:
         dtype = np.float16 if table.dtype == "float16" else np.float32
         chunk = (max(1, min(table.count, 256)), *table.shape)
         features = file.create_dataset("features", (table.count, *table.shape), dtype, chunks=chunk)

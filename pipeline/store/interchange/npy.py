@@ -1,7 +1,6 @@
 """npy: the array alone, which numpy can map; ids and metadata in `<name>.rows.npz`."""
 
 import json
-import os
 import zipfile
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 
 from pipeline.checksum import file_checksum
 from pipeline.errors import UserError
+from pipeline.files import replacing
 from pipeline.store.interchange import Table, about_in, dtype_in, refuse_inflated
 from pipeline.store.rows import RowIndex
 
@@ -28,10 +28,8 @@ def write(path: Path, table: Table) -> None:
     array.flush()
     index = RowIndex(table.ids, np.ascontiguousarray(table.digests))
     about = np.frombuffer(json.dumps({**(table.about or {}), "array": file_checksum(path)}).encode(), np.uint8)
-    partial = rows_file(path).with_suffix(".partial")
-    with partial.open("wb") as file:
+    with replacing(rows_file(path)) as file:
         np.savez(file, id_bytes=index.id_bytes, id_ends=index.id_ends, digests=index.digests, about=about)
-    os.replace(partial, rows_file(path))
 
 
 def read(path: Path) -> Table:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import UserError
+from pipeline.files import patient
 from pipeline.store.interchange import Table, about_in, refuse_inflated
 
 PARTS = ("train", "test")
@@ -32,7 +33,8 @@ def write(path: Path, table: Table) -> None:
         "digests": torch.from_numpy(np.array(table.digests)),
         "about": json.dumps(about),
     }
-    torch.save(record, path)
+    with patient(path) as file:
+        torch.save(record, file)
 
 
 def read(path: Path) -> Table:
