@@ -8,6 +8,7 @@ completely or refused: no part of a model stays random.
 import difflib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,6 @@ FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin"
 
 CROPS, INTERPOLATIONS = ("center", "squash", "border"), ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 """The crops and interpolations of timm, except random ones."""
-
-
-DEPTHS = ("depth", "num_blocks")
-"""What constructors call the number of blocks."""
 
 
 @dataclass(frozen=True)
@@ -139,13 +136,10 @@ class TimmModel:
             own = _blocks(self.create())
             if layers > own > 0:
                 raise UserError(f"{self.name}: layers: {layers}, and it has {own}; set fewer")
-            for key in DEPTHS:
-                try:
-                    cut = self.create(**{key: layers})
-                except Exception:  # each architecture refuses what it does not know in its own way
-                    continue
-                if _blocks(cut) == layers:
-                    return {key: layers}
+            # Each architecture refuses what it does not know in its own way.
+            with suppress(Exception):
+                if _blocks(self.create(depth=layers)) == layers:
+                    return {"depth": layers}
         raise UserError(
             f"{self.name}: cannot be cut to {layers} layers: it is no stack of equal blocks, as vision transformers "
             "are; leave `layers` out"

@@ -6,7 +6,7 @@ The reference is the plain script of the library: `model(**tokenizer(text, trunc
 import inspect
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -273,10 +273,29 @@ class TextBody(nn.Module):
 
     def forward(self, ids: Int[Tensor, "n l"], types: Int[Tensor, "n l"], mask: Int[Tensor, "n l"]) -> Tensor:
         """States of the last layer [n, l, d]; those of padding are undefined."""
-        more = {"attention_mask": mask} if self.takes_mask else {}
+        return self.with_layers(ids, types, mask, ())[0]
+
+    def with_layers(
+        self, ids: Int[Tensor, "n l"], types: Int[Tensor, "n l"], mask: Int[Tensor, "n l"], layers: Sequence[int]
+    ) -> tuple[Tensor, ...]:
+        """States of the last layer, and of each of some layers, counted from 1, [n, l, d]; one pass for all."""
+        more: dict[str, Any] = {"attention_mask": mask} if self.takes_mask else {}
         more |= {"token_type_ids": types} if self.takes_types else {}
-        states: Tensor = self.model(input_ids=ids, **more).last_hidden_state
-        return states
+        more |= {"output_hidden_states": True} if layers else {}
+        result = self.model(input_ids=ids, **more)
+        # The first of the hidden states are the embeddings.
+        return (result.last_hidden_state, *(result.hidden_states[layer] for layer in layers))
+
+    @torch.inference_mode()
+    def depth(self) -> int:
+        """The number of layers that give one state per token; 0 if the architecture does not give its layers."""
+        ids = torch.full((1, 4), 3)
+        more = {"output_hidden_states": True}
+        try:
+            states = self.model(input_ids=ids, **more).hidden_states
+        except Exception:  # architectures without this option fail in many ways
+            return 0
+        return len(states) - 1 if states and all(state.shape[:2] == ids.shape for state in states) else 0
 
     @property
     def rows(self) -> int:

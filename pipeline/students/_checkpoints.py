@@ -268,7 +268,8 @@ def _source(reads: Kind, who: str, data: Dataset, sources: Mapping[str, SourceFe
     """What a family reads: the dataset, or readers of its features."""
     if reads != "features":
         if reads not in (data.kind, "pair") or (reads == "pair" and len(parts_of(data.kind)) == 1):
-            raise UserError(f"{who} reads {reads}; the dataset holds {data.kind}")
+            reads_rows = f"{reads}s" if reads == "pair" else reads
+            raise UserError(f"{who} reads {reads_rows}; the dataset holds {data.kind}")
         return data
     if not sources:
         raise UserError(f"{who} reads the features of its run's teachers; add `teachers: [...]` to the run")

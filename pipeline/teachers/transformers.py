@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, StringConstraints
 from torch import Tensor, nn
 
 from pipeline import params, pretrained
@@ -31,7 +31,9 @@ from pipeline.teachers._sentence_transformers import Modules, choose_prompt, rea
 VERSION = 2
 """Increased whenever this file gives other features for the same recipe."""
 
-Head = Literal["pooled", "cls", "tokens"]
+Head = Literal["pooled", "cls", "tokens"] | Annotated[str, StringConstraints(pattern="^layer:[1-9][0-9]*$")]
+
+LAYER = "layer:"
 
 VOLATILE = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures", "use_cache"}
 """Keys of a config.json that do not change what an encoder computes."""
@@ -58,7 +60,8 @@ class Settings(params.Settings):
             empty for nothing. The model's default prompt if None.
         max_length: in tokens; longer texts are cut. The model's own limit if None.
         truncation: where they are cut; `left` keeps the end. What the tokenizer's files say if None.
-        heads: which to keep; `tokens` is every token's state, followed by zeros.
+        heads: which to keep; `tokens` is every token's state, followed by zeros; `layer:N` the states after layer N,
+            counted from 1, pooled like those of the last one, without the layers of a sentence-transformers folder.
         trust_remote_code: run the model's own Python code from the hub or the folder.
         safetensors_only: false also accepts `.bin` files, from which only tensors are read.
     """
@@ -117,6 +120,7 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Tex
         "precision": precision,
         **({"truncation": settings.truncation} if settings.truncation else {}),
     }
+    _check_layers(settings, body)
     body = body.to(dtype=getattr(torch, precision), device=device)
     teacher = TextEncoder(body, tokenizer, modules, prompt, recipe, settings.heads, device, notes)
     teacher.try_out(settings.model)
@@ -157,17 +161,22 @@ class TextEncoder(Teacher):
         self.longest = self.length = int(recipe["max_length"])
         self.pad = tokenizer.pad if tokenizer.pad < body.rows else 0
         self.padded = True
+        # The layers in their order in `heads`.
+        self.numbers = [int(head.removeprefix(LAYER)) for head in heads if head.startswith(LAYER)]
         with torch.inference_mode():
-            states = self._states(
+            states, *layers = self._states(
                 {key: value.to(device) for key, value in self.collate([tokenizer(tokenizer.samples[-1])]).items()}
             )
-            pooled = self.layers(
-                pool(states, torch.ones(states.shape[:2], dtype=torch.long, device=device), self.pooling)
-            )
+            mask = torch.ones(states.shape[:2], dtype=torch.long, device=device)
+            pooled = self.layers(pool(states, mask, self.pooling))
         shapes: dict[str, tuple[int, ...]] = {
             "pooled": pooled.shape[1:],
             "cls": states.shape[2:],
             "tokens": (self.length, states.shape[2]),
+            **{
+                f"{LAYER}{number}": pool(layer, mask, self.pooling).shape[1:]
+                for number, layer in zip(self.numbers, layers, strict=True)
+            },
         }
         self.heads = {head: tuple(shapes[head]) for head in heads}
 
@@ -190,14 +199,17 @@ class TextEncoder(Teacher):
 
     @torch.inference_mode()
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """States of the last layer, pooled in float32: pooled [n, p], cls [n, d], tokens [n, max_length, d]."""
-        states, mask = self._states(batch), batch["attention_mask"]
+        """States in float32: pooled [n, p], cls [n, d], tokens [n, max_length, d], and pooled layers [n, d]."""
+        states, *layers = self._states(batch)
+        of_layer, mask = dict(zip(self.numbers, layers, strict=True)), batch["attention_mask"]
         outputs = {}
         for head in self.heads:
             if head == "tokens":
                 outputs[head] = nn.functional.pad(states, (0, 0, 0, self.length - states.shape[1]))
             elif head == "cls":
                 outputs[head] = states[:, 0]
+            elif head.startswith(LAYER):
+                outputs[head] = pool(of_layer[int(head.removeprefix(LAYER))], self._pooled(mask), self.pooling)
             else:
                 outputs[head] = self.layers(pool(states, self._pooled(mask), self.pooling))
         return outputs
@@ -241,21 +253,21 @@ class TextEncoder(Teacher):
                 "`pooling: last` or `pooling: mean`"
             )
 
-    def _states(self, batch: Mapping[str, Tensor]) -> Float[Tensor, "n l d"]:
-        """States of every token in float32, zeros for padding."""
+    def _states(self, batch: Mapping[str, Tensor]) -> list[Float[Tensor, "n l d"]]:
+        """States of every token after the last layer, and after each kept layer: float32, zeros for padding."""
         ids, types, mask = batch["input_ids"], batch["token_type_ids"], batch["attention_mask"]
         if self.padded:
-            return self.model(ids, types, mask).float().masked_fill(mask[..., None] == 0, 0.0)
+            found = self.model.with_layers(ids, types, mask, self.numbers)
+            return [states.float().masked_fill(mask[..., None] == 0, 0.0) for states in found]
         lengths = mask.sum(1)
-        parts = []
+        whole: list[Tensor] = []
         for length in lengths.unique().tolist():
             rows = (lengths == length).nonzero()[:, 0]
-            part = self.model(ids[rows, :length], types[rows, :length], mask[rows, :length]).float()
-            parts.append((rows, nn.functional.pad(part, (0, 0, 0, ids.shape[1] - length))))
-        states = parts[0][1].new_empty((len(ids), *parts[0][1].shape[1:]))
-        for rows, part in parts:
-            states[rows] = part
-        return states
+            parts = self.model.with_layers(ids[rows, :length], types[rows, :length], mask[rows, :length], self.numbers)
+            whole = whole or [part.new_zeros((*ids.shape, part.shape[2]), dtype=torch.float32) for part in parts]
+            for states, part in zip(whole, parts, strict=True):
+                states[rows, :length] = part.float()
+        return whole
 
     def _pooled(self, mask: Tensor) -> Tensor:
         """The mask of the tokens that are pooled: all except padding, or those after the prompt."""
@@ -270,7 +282,7 @@ class TextEncoder(Teacher):
     def _run(self, examples: Sequence[np.ndarray]) -> list[Tensor]:
         """The states of each example's tokens [l, d]."""
         batch = {key: value.to(self.device) for key, value in self.collate(examples).items()}
-        states = self._states(batch)
+        states = self._states(batch)[0]
         return [states[row, : example.shape[1]] for row, example in enumerate(examples)]
 
     def _differ(self, one: Tensor, other: Tensor) -> bool:
@@ -305,6 +317,14 @@ def _length(settings: Settings, modules: Modules, body: TextBody, tokenizer: Tex
             "that or less"
         )
     return greatest
+
+
+def _check_layers(settings: Settings, body: TextBody) -> None:
+    """Refuse a head of a layer that the model does not have."""
+    numbers = [int(head.removeprefix(LAYER)) for head in settings.heads if head.startswith(LAYER)]
+    if numbers and max(numbers) > (depth := body.depth()):
+        found = f"it has layers 1 to {depth}" if depth else "transformers does not give its layers"
+        raise UserError(f"{settings.model}: {found}, so it has no head `{LAYER}{max(numbers)}`")
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 import inspect
 import json
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import transformers
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, StringConstraints
 from torch import Tensor, nn
 
 from pipeline import images, params, pretrained
@@ -22,7 +22,10 @@ VERSION = 1
 """Increased whenever this file gives other features for the same recipe."""
 
 Pooling = Literal["pooler", "cls", "mean"]
-Head = Literal["pooled", "projected", "cls", "tokens"]
+Head = (
+    Literal["pooled", "projected", "cls", "tokens"] | Annotated[str, StringConstraints(pattern="^layer:[1-9][0-9]*$")]
+)
+LAYER = "layer:"
 
 VOLATILE = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures"}
 """Keys of a config.json that do not change what a model computes."""
@@ -42,7 +45,8 @@ class Settings(params.Settings):
             `mean` over the positions other than class and register tokens. If None, the first of these that the weights
             have.
         heads: which to keep; `projected` is the image's embedding in the space that it shares with texts; `tokens` are
-            the states of all positions, class and register tokens first.
+            the states of all positions, class and register tokens first; `layer:N` the mean after layer N, counted from
+            1, over the positions other than class and register tokens.
     """
 
     model: str
@@ -117,6 +121,7 @@ class ImageTower(Teacher):
         self.device = device
         self.dtype = next(model.parameters()).dtype
         self.patch = getattr(config, "patch_size", None)
+        self.numbers = [int(head.removeprefix(LAYER)) for head in settings.heads if head.startswith(LAYER)]
         blank = self.transform(Image.new("RGB", (64, 48)))
         try:
             self._interpolates = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
@@ -142,6 +147,9 @@ class ImageTower(Teacher):
             raise UserError(
                 f"{settings.model}: it has no projection, so it has no head `projected`; `pooled` is its embedding"
             )
+        if self.numbers and max(self.numbers) > (depth := len(outputs.get("hidden_states") or ()) - 1):
+            known = f"it has layers 1 to {depth}" if depth > 0 else "transformers does not give its layers"
+            raise UserError(f"{settings.model}: {known}, so it has no head `{LAYER}{max(self.numbers)}`")
         self.recipe = {**recipe, "pooling": self.pooling}
         self.heads: Mapping[str, tuple[int, ...]] = dict.fromkeys(settings.heads, ())
         self.heads = {
@@ -166,13 +174,16 @@ class ImageTower(Teacher):
 
     @torch.inference_mode()
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Pooled, projected and cls [n, d] in float32; tokens [n, positions, d] in the model's precision."""
+        """Pooled, projected, cls and layers [n, d] in float32; tokens [n, positions, d] in the model's precision."""
         outputs = self._run(batch["pixels"].to(self.dtype))
-        states = _positions(outputs["last_hidden_state"])
+        states, prefix = _positions(outputs["last_hidden_state"]), self._prefix(outputs, batch["pixels"].shape[1:])
         found: dict[str, Tensor] = {}
         for head in self.heads:
             if head == "tokens":
                 found[head] = states
+            elif head.startswith(LAYER):
+                layer = _positions(outputs["hidden_states"][int(head.removeprefix(LAYER))])
+                found[head] = layer[:, prefix:].float().mean(1)
             elif head == "projected":
                 assert self.projection is not None
                 found[head] = self.projection(outputs["pooler_output"]).float()
@@ -181,12 +192,13 @@ class ImageTower(Teacher):
             elif self.pooling == "pooler":
                 found[head] = outputs["pooler_output"].flatten(1).float()
             else:
-                found[head] = states[:, self._prefix(outputs, batch["pixels"].shape[1:]) :].float().mean(1)
+                found[head] = states[:, prefix:].float().mean(1)
         return found
 
     def _run(self, pixels: Tensor) -> Any:
         # Positions are interpolated if the processor's images do not have the size that the model was trained with.
         options = {"interpolate_pos_encoding": True} if self._interpolates else {}
+        options |= {"output_hidden_states": True} if self.numbers else {}
         return self.model(pixel_values=pixels, return_dict=True, **options)
 
     def _prefix(self, outputs: Any, shape: Sequence[int]) -> int:

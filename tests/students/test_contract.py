@@ -233,7 +233,8 @@ def test_a_checkpoint_gives_the_same_predictions_without_any_other_file(case, tm
 
 def test_the_other_kind_of_rows_is_refused(case, texts: Dataset, pictures: Dataset):
     other = texts if case.data is pictures else pictures
-    message = f"reads {case.data.kind}; the dataset holds {other.kind}"
+    reads = "pairs" if case.module.KIND == "pair" else case.data.kind
+    message = f"reads {reads}; the dataset holds {other.kind}"
     if case.module.KIND == "features":
         message = "features of another dataset"
     blueprint = case.blueprint(case.data.split(0).train)

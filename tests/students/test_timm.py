@@ -136,7 +136,7 @@ def test_weights_are_those_of_the_file(pictures: Dataset, tmp_path: Path):
     assert loaded["head.weight"].shape == (2, student.width)
 
 
-@pytest.mark.parametrize("model", ["test_vit", "test_eva", "deit_tiny_distilled_patch16_224", "mixer_s32_224"])
+@pytest.mark.parametrize("model", ["test_vit", "eva02_tiny_patch14_224", "deit_tiny_distilled_patch16_224"])
 def test_the_first_layers_of_a_model_are_kept_with_their_weights(pictures: Dataset, tmp_path: Path, model: str):
     torch.manual_seed(5)
     state = library.create_model(model).state_dict()

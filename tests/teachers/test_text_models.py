@@ -294,11 +294,15 @@ def test_a_model_that_depends_on_its_batch_or_on_chance_is_refused(
     monkeypatch.setattr(
         transformers.TextEncoder,
         "_states",
-        lambda self, batch: run(self, batch) + len(batch["input_ids"]) * torch.arange(32),
+        lambda self, batch: [states + len(batch["input_ids"]) * torch.arange(32) for states in run(self, batch)],
     )
     with pytest.raises(UserError, match=r"depend on the texts that share its batch.*LlamaModel"):
         load(llama)
-    monkeypatch.setattr(transformers.TextEncoder, "_states", lambda self, batch: run(self, batch) + torch.randn(32))
+    monkeypatch.setattr(
+        transformers.TextEncoder,
+        "_states",
+        lambda self, batch: [states + torch.randn(32) for states in run(self, batch)],
+    )
     with pytest.raises(UserError, match="the features of a text change from call to call"):
         load(llama)
 
@@ -314,6 +318,7 @@ CHANGES: dict[str, Any] = {
     "pooling": "max",
     "prompt": "query: ",
     "max_length": 20,
+    "truncation": "left",
     "heads": None,
     "trust_remote_code": None,
     "safetensors_only": None,

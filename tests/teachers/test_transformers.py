@@ -54,6 +54,34 @@ def test_pooling_cls_takes_the_first_token(tiny_encoder: Path) -> None:
     assert torch.equal(features_of(load(tiny_encoder, pooling="cls"), TEXTS)["pooled"], first)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("padded", [True, False])
+def test_layers_are_the_models_hidden_states_pooled(tiny_encoder: Path, pooling: str, padded: bool) -> None:
+    teacher = load(tiny_encoder, heads=["layer:2", "pooled", "layer:1"], pooling=pooling)
+    teacher.padded = padded
+    outputs = features_of(teacher, TEXTS)
+    assert list(outputs) == list(teacher.heads) == ["layer:2", "pooled", "layer:1"]
+    model = hf.AutoModel.from_pretrained(tiny_encoder).eval()
+    for number, text in enumerate(TEXTS):
+        with torch.no_grad():
+            ids = torch.from_numpy(teacher.transform(text)[:1])
+            _, first, last = model(ids, output_hidden_states=True).hidden_states
+        for head, states in {"layer:1": first[0], "layer:2": last[0], "pooled": last[0]}.items():
+            expected = states[0] if pooling == "cls" else states.mean(0)
+            torch.testing.assert_close(outputs[head][number], expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(outputs["layer:1"], outputs["layer:2"], atol=1e-2)
+
+
+def test_other_heads_have_the_same_bits_with_layers(tiny_encoder: Path) -> None:
+    alone = features_of(load(tiny_encoder, heads=["pooled"]), TEXTS)["pooled"]
+    assert torch.equal(features_of(load(tiny_encoder, heads=["pooled", "layer:1"]), TEXTS)["pooled"], alone)
+
+
+def test_a_layer_that_is_not_there_is_one_line(tiny_encoder: Path) -> None:
+    with pytest.raises(UserError, match="it has layers 1 to 2, so it has no head `layer:3`"):
+        load(tiny_encoder, heads=["layer:1", "layer:3"])
+
+
 def test_long_texts_are_cut_to_max_length(tiny_encoder: Path) -> None:
     teacher = load(tiny_encoder, max_length=8)
     long = teacher.transform("good " * 100)

@@ -130,6 +130,26 @@ def test_the_mean_leaves_class_and_register_tokens_out(tmp_path: Path) -> None:
     torch.testing.assert_close(outputs["cls"], outputs["tokens"][:, 0])
 
 
+@pytest.mark.parametrize(
+    ("name", "first"), [("vit", 1), ("dinov2, registers", 5), ("clip vision", 1), ("siglip", 0), ("convnext", 0)]
+)
+def test_layers_are_the_means_of_the_models_hidden_states(name: str, first: int, tmp_path: Path) -> None:
+    model, processor = MODELS[name]()
+    save(tmp_path, model, processor)
+    picture = noise(40, 60)
+    outputs = features_of(load(tmp_path, heads=["layer:1", "pooled", "layer:2"]), [picture])  # type: ignore[arg-type]
+    pixels = hf.AutoImageProcessor.from_pretrained(tmp_path)(
+        images=Image.open(io.BytesIO(picture)).convert("RGB"), return_tensors="pt"
+    )
+    with torch.no_grad():
+        states = getattr(model, "vision_model", model)(**pixels, output_hidden_states=True).hidden_states
+    for layer in (1, 2):
+        map_ = states[layer] if states[layer].ndim == 3 else states[layer].flatten(2).transpose(1, 2)
+        torch.testing.assert_close(outputs[f"layer:{layer}"], map_[:, first:].mean(1), rtol=1e-3, atol=1e-4)
+    with pytest.raises(UserError, match="it has layers 1 to 2, so it has no head `layer:3`"):
+        load(tmp_path, heads=["layer:3"])
+
+
 def test_weights_without_a_pooler_are_pooled_by_the_class_token(tmp_path: Path) -> None:
     _, processor = MODELS["vit"]()
     save(tmp_path, hf.ViTForImageClassification(hf.ViTConfig(**SQUARE)), processor)
