@@ -1239,7 +1239,7 @@ CASES = [
                 features(np.ones((240, 4)), ALL),
                 "extract wise",
                 "features/wise.zarr: head `pooled`: 30 of 30 rows that differ have the same features, so "
-                "this teacher does not tell them apart; check its weights, its tokenizer and its pooling",
+                "this teacher does not distinguish them; check its weights, its tokenizer and its pooling",
             ),
             (
                 "features that are not finite",

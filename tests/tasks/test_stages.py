@@ -157,7 +157,8 @@ def test_every_run_learns_and_chooses_in_the_right_direction(finished: Project, 
 def test_the_report_uses_the_words_of_the_task(task: str, finished: Project, params: Params):
     found = report(params, finished)
     metric = Dataset.open(finished.data).task.primary
-    page = re.sub(r"<style>.*?</style>|<details>.*?</details>", "", found.page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    page = found.page.read_text(encoding="utf-8")
+    page = re.sub(r"<style>.*?</style>|<details>.*?</details>", "", page, flags=re.DOTALL)
     said = " ".join(re.sub(r"<[^>]*>", " ", page).split())
     assert metric.label in said
     if task == "regression":
