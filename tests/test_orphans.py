@@ -151,8 +151,8 @@ def test_what_gc_deletes_nobody_writes_or_reads(finished: Path):
     for line in lines:
         remove(project, line)
         command = [sys.executable, "-m", "cli", *line.split()]
-        running = subprocess.Popen(command, cwd=project, env=environment, stderr=subprocess.PIPE)
-        while running.poll() is None:
-            assert aft("features gc --delete", project).code == 0
-        assert running.returncode == 0, (running.communicate()[1] or b"").decode()
+        with subprocess.Popen(command, cwd=project, env=environment, stderr=subprocess.PIPE) as running:
+            while running.poll() is None:
+                assert aft("features gc --delete", project).code == 0
+            assert running.stderr is not None and running.returncode == 0, running.stderr.read().decode()
     assert contents(project) == contents(finished)

@@ -120,7 +120,8 @@ def extract(
                 else:
                     written, there = 0, everything - step.missing
                 speed.add(step)
-                advance(there + written - before, str(speed))
+                if there + written != before:
+                    advance(there + written - before, str(speed))
                 done(written, there)
         if left := worker.rows_missing():
             raise UserError(f"{out}: {left:,} rows are still missing; run it again")
