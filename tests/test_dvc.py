@@ -427,16 +427,6 @@ def test_a_sweep_is_a_stage_where_there_is_a_section_and_only_there(project: Pat
     assert "sweep@mine" not in repro(project)
 
 
-@pytest.mark.slow
-def test_queued_experiments_vary_what_a_sweep_cannot(project: Path):
-    for setting in ("train.steps=7", "dataset.labelled=20"):
-        run("dvc", "exp", "run", "--queue", "-S", setting, cwd=project)
-    run("dvc", "exp", "run", "--run-all", cwd=project)
-    shown = run("dvc", "exp", "show", "--csv", "--no-pager", cwd=project)
-    rows = [line for line in shown.splitlines() if ",branch_commit," in line or ",branch_base," in line]
-    assert len(rows) == 2
-
-
 def test_no_name_is_part_of_a_command():
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     commands = [stage["do"]["cmd"] for stage in stages.values() if "do" in stage]
