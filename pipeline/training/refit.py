@@ -33,7 +33,7 @@ def refit(name: str, params: Params, project: Project, record: RunRecord, seed: 
     kept = next((of.kept for of in record.diagnostics if of.seed == seed), None)
     end = max(1, round(steps * kept / record.steps)) if kept is not None else steps
     training = run_trial(session, seed, candidate, end=end)
-    with progress(f"refit {name}", end, "step") as advance:
+    with session.threads(), progress(f"refit {name}", end, "step") as advance:
         while True:
             try:
                 advance(next(training))

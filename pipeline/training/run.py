@@ -87,7 +87,8 @@ def replay_trial(name: str, params: Params, project: Project = Project(), trial:
     for each in trials_of(session):
         record = ledger.read(each.digest) if each.digest.startswith(trial) else None
         if record is not None and record.diverged:
-            return replay(session, each.seed, each.candidate, ledger.failure(each.digest))
+            with session.threads():
+                return replay(session, each.seed, each.candidate, ledger.failure(each.digest))
     raise UserError(
         f"{ledger.folder}: no trial {trial or f'of `{name}`'} that diverged with these settings, data and code; "
         f"to train it, run `aft train {name}`"

@@ -1,7 +1,8 @@
 """The data that the trials of a run share: the dataset, the stores of its teachers, and one split at a time."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from functools import cache, cached_property, lru_cache
@@ -116,6 +117,17 @@ class Session:
         settings = self.plan.settings(changes).with_length(len(labelled))
         # A refit has no rows left to stop by.
         return settings.model_copy(update={"early_stopping": None}) if self.refit else settings
+
+    @contextmanager
+    def threads(self) -> Iterator[None]:
+        """Inside, torch has the threads of a training on a CPU. Their number decides how sums round."""
+        before = torch.get_num_threads()
+        if self.device.type == "cpu":
+            torch.set_num_threads(self.plan.machine.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def verify_in_background(self) -> None:
         """Start the comparison that `verified` waits for, in background threads."""

@@ -158,11 +158,9 @@ def follow(name: str, params: Params, group: Group, project: Project = Project()
         UserError: as `train` does, or another process ended.
     """
     session = Session(Plan.read(name, params, project))
-    if session.device.type == "cpu":
-        torch.set_num_threads(session.plan.machine.threads)
     ledger = Ledger(session.plan.project)
     for trial in group.announced():
         checkpoint = Checkpoint(ledger.checkpoint(trial.digest), trial.digest, None)
         # The first process meets the same, and says so.
-        with suppress(Diverged, np.linalg.LinAlgError, torch.linalg.LinAlgError):
+        with session.threads(), suppress(Diverged, np.linalg.LinAlgError, torch.linalg.LinAlgError):
             deque(run_trial(session, trial.seed, trial.candidate, checkpoint), maxlen=0)

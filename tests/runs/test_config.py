@@ -142,7 +142,7 @@ def test_a_weight_may_be_left_to_be_found():
         ({"search": {"methods.rkd.distance": [0.5]}}, r"methods.<name of one of the run's methods>.<key>"),
         ({"search": {"methods.aft": [0.5]}}, r"methods.<name of one of the run's methods>.<key>"),
         ({"search": {"student.width": [[4], [8]]}}, r"student.width: \[\[4\], \[8\]\]; .* a list of numbers or words"),
-        ({"search": {"train.seeds": [[0], [1]]}}, r"not train.seeds"),
+        ({"search": {"train.seeds": [[0], [1]]}}, r"not seeds, race or val"),
         ({"search": {"student.dropout": []}}, r"and a list of numbers or words"),
         ({"search": {"student.dropout": 0.5}}, r"search.student.dropout: should be a valid list"),
         ({"methods": [{"name": "aft", "weight": "much"}]}, r"methods\[0\]\.weight\[0\]: should be a valid number"),

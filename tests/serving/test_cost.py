@@ -22,7 +22,7 @@ def test_student_and_teacher_take_turns(trained_project: Path, tmp_path: Path, m
     run = RunRecord.read(project.run("none") / "run.json")
     taught = run.model_copy(update={"sources": ("wise", "wise/layer:1")})
     monkeypatch.setattr(cost.RunRecord, "read", classmethod(lambda cls, *arguments: taught))
-    monkeypatch.setattr(cost, "Predictor", lambda *arguments: Reads())
+    monkeypatch.setattr(cost, "Predictor", lambda *arguments, **options: Reads())
     found = measure_cost("none", params, project)
     assert [model.name for model in found.models] == ["student bag", "teacher wise"]
     assert [each.rows for each in found.models[1].batches] == [1, 32, 256]

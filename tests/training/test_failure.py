@@ -69,8 +69,9 @@ def test_the_step_is_named_and_kept_and_diverges_again(
             states.append(state.tensors())
 
     training = trial.run_trial(session, 0, candidate, Looking(project / "none", "", None))
-    for _ in range(BAD + 1):  # the first one is before any step
-        next(training)
+    with session.threads():
+        for _ in range(BAD + 1):  # the first one is before any step
+            next(training)
     assert {name: x for name, x in failure.tensors.items() if not name.startswith("batch/")}.keys() == states[-1].keys()
     differing = [name for name, x in states[-1].items() if not torch.equal(failure.tensors[name], x)]
     assert not differing
