@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +20,9 @@ from pipeline.probing import ProbeSettings, probe
 from pipeline.project import Project
 from pipeline.store import FeatureStore, Head, RowIndex, StoreWriter
 from stages import command
+
+# A parent that ignores Ctrl-C, as a shell does for what it starts in the background, hands that down to all tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CLASSES = ("bad", "good", "plain")
 PARAMS = {

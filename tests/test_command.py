@@ -35,9 +35,6 @@ import os, signal, typer
 from stages import command
 app = typer.Typer()
 
-# A parent that ignores Ctrl-C, as a shell does for what it starts in the background, hands that down.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 @app.command()
 def main(how: str) -> None:
     try:

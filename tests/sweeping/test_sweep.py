@@ -218,8 +218,6 @@ from pipeline.sweeping import sweep
 from pipeline.training import ledger
 
 root = Path(sys.argv[1])
-# A parent that ignores Ctrl-C, as a shell does for what it starts in the background, hands that down.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def go(stop):
     # In a process of its own; nothing was computed before the fork.
