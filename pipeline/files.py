@@ -68,7 +68,12 @@ def patient(path: Path) -> Iterator[io.FileIO]:
         OSError: the first error.
     """
     with _Patient(path, "w+b") as file:
-        yield file
+        try:
+            yield file
+        except Exception:
+            if file.error is None:
+                raise
+            raise file.error from None  # the library failed because its file is not what it wrote
     if file.error is not None:
         raise file.error
 

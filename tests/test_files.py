@@ -13,7 +13,7 @@ import pytest
 
 from pipeline import files
 from pipeline.errors import UserError, printable
-from pipeline.files import Lock, cell, make_folder, write_atomically
+from pipeline.files import Lock, cell, make_folder, patient, write_atomically
 
 
 def test_a_file_is_written_whole_and_a_finished_one_is_never_changed(tmp_path: Path):
@@ -146,3 +146,12 @@ def test_numbers_and_plain_text_stay_cells_as_they_are(value: object):
 def test_what_would_steer_a_terminal_is_printed_as_an_escape():
     assert printable("a\x1b[2J\x07\u202eb\r\nc") == "a\\x1b[2J\\x07\\u202eb\\r\nc"
     assert printable("naïve 東京 🎈") == "naïve 東京 🎈"
+
+
+def test_a_library_that_fails_after_a_write_that_failed_is_the_error_of_the_write(tmp_path: Path):
+    with pytest.raises(OSError, match="No space left") as caught, patient(Path("/dev/full")) as file:
+        assert file.write(b"abc") == 3
+        raise RuntimeError("cannot decrement a counter")
+    assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(RuntimeError, match="of its own"), patient(tmp_path / "x"):
+        raise RuntimeError("of its own")
