@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HALL = [
+BASE = [
     "errors",
     "progress",
     "ahead",
@@ -64,7 +64,7 @@ ROOMS = [
     "doctor",
     "reference",
 ]
-ORDER = [*HALL, *ROOMS, "stages", "cli"]
+ORDER = [*BASE, *ROOMS, "stages", "cli"]
 """From the bottom up: a file imports from its own place and from those before it."""
 
 PLUGINS = [
