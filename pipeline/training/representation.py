@@ -19,7 +19,7 @@ from pipeline.tasks import Task
 MOST_ROWS = 5000
 """Rows of each part whose features are read."""
 
-CKA_ROWS = 2000
+CKA_ROWS = 1000
 """Test rows that CKA compares; its time grows with their square."""
 
 BLOCK = 2048
