@@ -116,8 +116,12 @@ def _environment() -> jinja2.Environment:
 
 
 def _title(inputs: ReportInputs) -> str:
-    students = listed([comparison.student.name for comparison in inputs.comparisons])
-    return f"{students}, taught by {listed(inputs.sources)}" if inputs.sources else f"{students}, plain training"
+    """The students that have teachers, and these; of plain training alone, all students."""
+    every = [(comparison.student.name, comparison.outcomes) for comparison in inputs.comparisons]
+    taught = [name for name, outcomes in every if any(outcome.run.sources for outcome in outcomes)]
+    if not taught:
+        return f"{listed([name for name, _ in every])}, plain training"
+    return f"{listed(taught)}, taught by {listed(inputs.sources)}"
 
 
 def _subtitle(inputs: ReportInputs) -> str:

@@ -188,6 +188,30 @@ def test_the_title_and_subtitle_name_students_teachers_and_data(page, small):
     assert "training rows, 1 seed" in told
 
 
+def test_a_student_that_is_solved_for_has_no_teacher_in_the_title_and_no_curve(small):
+    small.run("none", NONE, methods=[])
+    small.run("aft", AFT)
+    small.run("tfidf", KD, methods=[], student="tfidf")
+    record = small.read("runs/tfidf/run.json")
+    tried = [
+        {"weights": [], "settings": {"student.strength": 1.0}, "val_scores": KD[:2], "dropped": True},
+        {"weights": [], "settings": {"student.strength": 10.0}, "val_scores": KD},
+    ]
+    small.change(
+        "runs/tfidf/run.json",
+        student=record["student"] | {"solved": True},
+        candidates=tried,
+        chosen_settings={"student.strength": 10.0},
+    )
+    curves = small.root / "runs" / "tfidf" / "curves.csv"
+    curves.write_text(curves.read_text().replace(",none,", ',"none, strength 10.0",'))
+    told = page_of(small.report()).told
+    assert told.startswith("bag, taught by minilm Transfer report")
+    assert "Results of tfidf" in told and "Learning curves of bag" in told
+    assert "Learning curves of tfidf" not in told
+    assert "and not compared: strength 1.0 (2 seeds)" in told
+
+
 def test_a_task_without_classes_has_no_word_of_accuracy(tmp_path):
     project = Workspace(tmp_path, REGRESSION)
     manifest = project.read("data/manifest.json")

@@ -10,7 +10,7 @@ from pipeline.reporting.text import heading, scaled
 
 
 def context(inputs: ReportInputs) -> dict[str, Any]:
-    """A panel for each run, by student."""
+    """A panel for each run, by student. A student that is solved for has no steps."""
     several = len(inputs.comparisons) > 1
     blocks = [
         {
@@ -20,6 +20,7 @@ def context(inputs: ReportInputs) -> dict[str, Any]:
             "panels": _panels(comparison, f"s{number}"),
         }
         for number, comparison in enumerate(inputs.comparisons)
+        if not comparison.student.solved
     ]
     return {"blocks": blocks}
 

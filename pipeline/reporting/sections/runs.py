@@ -3,9 +3,10 @@
 from typing import Any
 
 from pipeline.errors import count
+from pipeline.records import CandidateRecord
 from pipeline.reporting.comparison import Comparison, Outcome
 from pipeline.reporting.inputs import ReportInputs
-from pipeline.runs import label
+from pipeline.runs import label, settings_label
 
 
 def context(inputs: ReportInputs) -> dict[str, Any]:
@@ -54,10 +55,17 @@ def tried(outcome: Outcome) -> str:
 def diverged(outcome: Outcome) -> str:
     """The candidates whose training diverged on a seed or more; empty if none did."""
     lost = [candidate for candidate in outcome.run.candidates if not candidate.finite]
-    return " and ".join(label(candidate.weights, candidate.settings) for candidate in lost)
+    return " and ".join(map(_named, lost))
 
 
 def dropped(outcome: Outcome) -> str:
     """The candidates that were clearly worse, and on how many seeds they were trained; empty if there are none."""
     fewer = [candidate for candidate in outcome.run.candidates if candidate.dropped and candidate.finite]
-    return "; ".join(f"{label(c.weights, c.settings)} ({count(len(c.finite), 'seed')})" for c in fewer)
+    return "; ".join(f"{_named(candidate)} ({count(len(candidate.finite), 'seed')})" for candidate in fewer)
+
+
+def _named(candidate: CandidateRecord) -> str:
+    """Its weights and settings; without methods, its settings."""
+    if candidate.weights or not candidate.settings:
+        return label(candidate.weights, candidate.settings)
+    return settings_label(candidate.settings)
