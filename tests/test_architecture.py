@@ -16,6 +16,7 @@ BASE = [
     "ahead",
     "processes",
     "files",
+    "ids",
     "parquet",
     "hdf5",
     "provenance",

@@ -30,6 +30,7 @@ from pipeline import images
 from pipeline.datasets import SIDES, Kind, RowContent, parts_of
 from pipeline.errors import UserError, system_error
 from pipeline.files import file_exists
+from pipeline.ids import Ids
 from pipeline.records import ManifestRecord
 from pipeline.tasks import ClassWeights, Task, build
 from pipeline.verified import VerifiedFiles
@@ -157,16 +158,18 @@ class Dataset:
         return self.of(side or fitting[0])
 
     @cached_property
-    def ids(self) -> np.ndarray:
-        """The ids of all rows, as numpy strings [n]."""
-        return np.array(self._rows["id"].to_pylist(), dtype=np.str_)
+    def ids(self) -> Ids:
+        """The ids of all rows, read from the file as they are needed."""
+        return Ids.of_arrow(self._rows["id"])
 
     @cached_property
     def row_digests(self) -> UInt8[np.ndarray, "n 16"]:
         """The digest of each row's content, `content_digest`; of a side of pairs, that of the side's."""
         if self.side:
-            digests = [content_digest(part.as_py()) for part in self._rows[self._columns[0]]]
-            return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
+            digests = np.empty((len(self), 16), np.uint8)
+            for row, part in enumerate(self._rows[self._columns[0]]):
+                digests[row] = np.frombuffer(content_digest(part.as_py()), np.uint8)
+            return digests
         return _values(self._rows["digest"], np.dtype((np.uint8, 16)))
 
     @cached_property

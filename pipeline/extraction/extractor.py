@@ -139,16 +139,18 @@ def extract(
 
 def _check_ids(data: Dataset, teacher: Teacher, name: str) -> None:
     """Make sure that a teacher knows every id, before the first shard. Raises `UserError` if not."""
-    lacking, why = [], ""
-    for id in data.ids.tolist():
+    lacking, some, why = 0, [], ""
+    for id in data.ids:
         try:
             teacher.transform(id)
         except ValueError as error:
-            lacking.append(id)
+            lacking += 1
+            if lacking <= 5:
+                some.append(id)
             why = why or str(error)
     if lacking:
-        some = listed(lacking[:5]) + (" ..." if len(lacking) > 5 else "")
-        raise UserError(f"{name}: {len(lacking):,} of {len(data):,} rows have no features: {some}; {why}")
+        shown = listed(some) + (" ..." if lacking > 5 else "")
+        raise UserError(f"{name}: {lacking:,} of {len(data):,} rows have no features: {shown}; {why}")
 
 
 def _same(worker: ShardWorker) -> ShardWorker:

@@ -239,7 +239,9 @@ def _write_outputs(
     """
     rows, width = len(data), len(data.task.outputs)
 
-    trained = [np.isin(np.arange(rows), split.train) for split in splits]
+    trained = np.zeros((len(splits), rows), bool)
+    for number, split in enumerate(splits):
+        trained[number, split.labelled] = trained[number, split.unlabelled] = True
     fold_of = [folds(data.task.strata(data.labels[split.labelled]), number) for number, split in enumerate(splits)]
     moments = [{kind: np.zeros((2, width)) for kind in KINDS} for _ in splits]
     with ExitStack() as stack, progress(title, rows, "rows") as advance:

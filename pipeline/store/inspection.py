@@ -231,7 +231,7 @@ def statistics(features: np.ndarray) -> Statistics:
 def diff(first: str | Path | Backend, second: str | Path | Backend, seed: int = 0) -> Difference:
     """How two stores differ. Raises `UserError` as `FeatureStore.open`."""
     one, two = FeatureStore.open(first), FeatureStore.open(second)
-    where = two.rows.positions(list(one.rows.names(0, len(one))))
+    where = two.rows.positions(one.rows.ids)
     both = np.flatnonzero(where >= 0)
     same = both[(one.rows.digests[both] == two.rows.digests[where[both]]).all(axis=1)]
     sample = np.sort(np.random.default_rng(seed).permutation(same)[:SAMPLE])

@@ -2,17 +2,17 @@
 
 import errno
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.ids import BLOCK_ROWS, Ids, Part, Places
 from pipeline.store.backends import Backend
 from pipeline.store.format import Layout
 
 DIGEST_BYTES = 16
-BLOCK_ROWS = 1 << 16
 
 
 class RowIndex:
@@ -25,65 +25,44 @@ class RowIndex:
         ids: a name per row, unique, not empty [n].
         digests: 16 bytes per row that change when its content does; uint8 [n, 16], or n * 16 bytes.
 
+    Attributes:
+        ids: of all rows.
+        id_bytes, id_ends: the same ids as they are stored.
+        digests: of all rows [n, 16].
+
     Raises:
         UserError: there are no rows, an id occurs twice, or the number of digests is wrong.
     """
 
+    ids: Ids
     id_bytes: np.ndarray
     id_ends: np.ndarray
     digests: np.ndarray
-    _where: str = ""
 
     def __init__(self, ids: Sequence[str] | np.ndarray, digests: bytes | np.ndarray):
-        names: list[str] = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
-        if not names:
+        given = Ids.of(ids)
+        if not len(given):
             raise UserError("a store needs rows: the dataset has none")
-        if len(set(names)) < len(names):
-            seen: set[str] = set()
-            twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        if (twice := Places(given).repeated()) is not None:
             raise UserError(f"row ids must be unique: {twice!r} occurs twice")
-        encoded = [name.encode() for name in names]
         values = np.frombuffer(digests, np.uint8) if isinstance(digests, bytes) else np.asarray(digests, np.uint8)
-        if values.size != len(names) * DIGEST_BYTES:
-            raise UserError(f"{len(names)} rows need {DIGEST_BYTES}-byte digests each, found {values.size} bytes")
-        self.id_bytes = np.frombuffer(b"".join(encoded), np.uint8)
-        self.id_ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+        if values.size != len(given) * DIGEST_BYTES:
+            raise UserError(f"{len(given)} rows need {DIGEST_BYTES}-byte digests each, found {values.size} bytes")
+        lengths, self.id_bytes = given.encoded(0, len(given))
+        self.id_ends = np.cumsum(lengths)
         self.digests = values.reshape(-1, DIGEST_BYTES)
+        self.ids = Ids([Part(self.id_bytes, 0, self.id_ends)])
 
     @classmethod
     def of_arrays(cls, id_bytes: np.ndarray, id_ends: np.ndarray, digests: np.ndarray, where: str = "") -> "RowIndex":
         """The index in these arrays, which were read from a store; `where` it is, for messages, ends with a colon."""
         index = cls.__new__(cls)
-        index._where = where
         index.id_bytes, index.id_ends, index.digests = id_bytes, id_ends, digests
+        index.ids = Ids([Part(id_bytes, 0, id_ends)], where)
         return index
 
     def __len__(self) -> int:
         return len(self.id_ends)
-
-    @property
-    def ids(self) -> np.ndarray:
-        """All ids, as strings [n]."""
-        return np.array(list(self.names(0, len(self))))
-
-    def names(self, start: int, stop: int) -> Iterator[str]:
-        """The ids of rows start to stop - 1, a block at a time."""
-        for first in range(start, stop, BLOCK_ROWS):
-            offset, ends = self._span(first, min(first + BLOCK_ROWS, stop))
-            text = self.id_bytes[offset : ends[-1]].tobytes()
-            begin = 0
-            for end in (ends - offset).tolist():
-                try:
-                    yield text[begin:end].decode()
-                except UnicodeDecodeError:
-                    raise UserError(
-                        f"{self._where}the row index is damaged: the id of a row is {text[begin:end]!r}"
-                    ) from None
-                begin = end
-
-    def name(self, row: int) -> str:
-        """The id of one row."""
-        return next(self.names(row, row + 1))
 
     def digest(self, start: int = 0, stop: int | None = None) -> str:
         """A digest of rows start to stop - 1: of their ids, contents and order, but not of their row numbers."""
@@ -91,45 +70,21 @@ class RowIndex:
         hasher = hashlib.sha256(b"%d rows" % (stop - start))
         for first in range(start, stop, BLOCK_ROWS):
             last = min(first + BLOCK_ROWS, stop)
-            offset, ends = self._span(first, last)
-            hasher.update(np.diff(ends, prepend=offset).astype("<i8").data)
-            hasher.update(np.ascontiguousarray(self.id_bytes[offset : ends[-1]]).data)
+            lengths, text = self.ids.encoded(first, last)
+            hasher.update(lengths.astype("<i8").data)
+            hasher.update(np.ascontiguousarray(text).data)
             hasher.update(np.ascontiguousarray(self.digests[first:last]).data)
         return hasher.hexdigest()[:32]
 
-    def positions(self, ids: Sequence[str] | np.ndarray) -> np.ndarray:
+    def positions(self, ids: Sequence[str]) -> np.ndarray:
         """The row of each id, -1 for missing ones; int64 [len(ids)]."""
-        where = {name: row for row, name in enumerate(self.names(0, len(self)))}
-        return np.fromiter((where.get(str(name), -1) for name in ids), np.int64, len(ids))
+        return np.fromiter(map(Places(self.ids).find, ids), np.int64, len(ids))
 
     def locate(self, other: "RowIndex") -> np.ndarray:
         """Positions in this index of the rows of another, by id and content; -1 where missing. int64 [len(other)]."""
-        found = self.positions(list(other.names(0, len(other))))
+        found = self.positions(other.ids)
         same = (self.digests[found] == other.digests).all(axis=1)
         return np.where((found >= 0) & same, found, -1)
-
-    def first_difference(self, ids: Sequence[str] | np.ndarray) -> int | None:
-        """The first row whose id differs from `ids`, None if all agree; a shorter list differs where it ends."""
-        for start in range(0, max(len(self), len(ids)), BLOCK_ROWS):
-            ours = list(self.names(start, min(start + BLOCK_ROWS, len(self))))
-            theirs = [str(name) for name in ids[start : start + BLOCK_ROWS]]
-            if ours != theirs:
-                pairs = zip(ours, theirs, strict=False)
-                return start + next((k for k, (a, b) in enumerate(pairs) if a != b), min(len(ours), len(theirs)))
-        return None
-
-    def _span(self, first: int, last: int) -> tuple[int, np.ndarray]:
-        """Where the id bytes of rows first to last - 1 begin, and where each of them ends.
-
-        Raises:
-            UserError: an end is before a beginning.
-        """
-        offset, ends = (int(self.id_ends[first - 1]) if first else 0), np.asarray(self.id_ends[first:last])
-        if offset < 0 or (np.diff(ends, prepend=offset) < 0).any() or ends[-1] > len(self.id_bytes):
-            raise UserError(
-                f"{self._where}the row index is damaged: ids of rows {first}-{last - 1} end before they begin"
-            )
-        return offset, ends
 
 
 def read_rows(store: Backend, layout: Layout) -> RowIndex:

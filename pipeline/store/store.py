@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.ids import Ids
 from pipeline.provenance import digest_of
 from pipeline.store.backends import Backend, backend_at
 from pipeline.store.choice import choose
@@ -99,9 +100,9 @@ class FeatureStore:
         """Ids and content digests of the rows, in order."""
         return read_rows(self._backend, self.layout)
 
-    @cached_property
-    def ids(self) -> np.ndarray:
-        """The rows' ids, as strings [n]."""
+    @property
+    def ids(self) -> Ids:
+        """The rows' ids, read as they are needed."""
         return self.rows.ids
 
     @property
@@ -136,8 +137,8 @@ class FeatureStore:
             raise UserError(
                 f"{self.path}: features of another dataset ({self.dataset[:8]}, not {dataset[:8]}); extract again"
             )
-        if ids is not None and (row := self.rows.first_difference(ids)) is not None:
-            ours = repr(self.rows.name(row)) if row < len(self) else f"the end after {len(self):,} rows"
+        if ids is not None and (row := self.rows.ids.first_difference(ids)) is not None:
+            ours = repr(self.rows.ids[row]) if row < len(self) else f"the end after {len(self):,} rows"
             theirs = repr(str(ids[row])) if row < len(ids) else f"the end after {len(ids):,} rows"
             raise UserError(
                 f"{self.path}: features of other rows: row {row} is {ours}, expected {theirs}; extract again"

@@ -465,7 +465,7 @@ class StoreWriter:
             raise self._failure
 
     def _not_finite(self, error: NotFinite, head: str, shard: Shard, numbers: np.ndarray) -> str:
-        ids = [self._rows.name(int(row)) for row in numbers[error.rows[:NAMED_ROWS]]]
+        ids = [self._rows.ids[int(row)] for row in numbers[error.rows[:NAMED_ROWS]]]
         more = f" and {len(error.rows) - len(ids)} more" if len(error.rows) > len(ids) else ""
         where = f"{self.path}: head `{head}`, shard {shard.index}, {len(error.rows)} rows ({', '.join(ids)}{more})"
         if error.overflow:

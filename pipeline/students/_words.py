@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from hashlib import blake2b
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipeline.augmentations import Augmented
 from pipeline.data import Dataset
 from pipeline.provenance import digest_of
 from pipeline.students._contract import CPU, place
-from pipeline.students._tokens import Encode, Texts, flatten
+from pipeline.students._tokens import ROWS, Encode, Texts, flatten
 from pipeline.views import Views
 
 VERSION = 1
@@ -40,7 +41,8 @@ def fit_vocabulary(data: Dataset, rows: np.ndarray, size: int, min_count: int, p
         min_count: a word must occur in so many of the rows.
         pairs: also count pairs of neighbouring words.
     """
-    counts = _counts(_Rows((data.digest, data.side, rows.tobytes()), data, rows), pairs)
+    key = (data.digest, data.side, blake2b(np.ascontiguousarray(rows).data, digest_size=16).hexdigest())
+    counts = _counts(_Rows(key, data, rows), pairs)
     frequent = sorted((-count, word) for word, count in counts.items() if count >= min_count)
     kept = frequent[:size]
     weights = [math.log((1 + len(rows)) / (1 - negative)) + 1 for negative, _ in kept]
@@ -51,7 +53,7 @@ def fit_vocabulary(data: Dataset, rows: np.ndarray, size: int, min_count: int, p
 class _Rows:
     """Rows of a dataset, as a cache key: equal if they are the same rows of the same content."""
 
-    key: tuple[str, str, bytes]
+    key: tuple[str, str, str]
     data: Dataset = field(compare=False)
     rows: np.ndarray = field(compare=False)
 
@@ -61,8 +63,9 @@ class _Rows:
 def _counts(rows: _Rows, pairs: bool) -> Counter[str]:
     """In how many of the rows each word occurs."""
     counts: Counter[str] = Counter()
-    for text in rows.data.content(rows.rows):
-        counts.update(set(_words(str(text), pairs)))
+    for start in range(0, len(rows.rows), ROWS):
+        for text in rows.data.content(rows.rows[start : start + ROWS]):
+            counts.update(set(_words(str(text), pairs)))
     return counts
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from pipeline import params
 from pipeline.errors import UserError, listed
 from pipeline.files import read_regular
+from pipeline.ids import Ids, Places
 from pipeline.provenance import digest_files
 from pipeline.store import interchange
 from pipeline.teachers import Precision, Teacher
@@ -66,9 +67,9 @@ class Features(Teacher):
             raise UserError(
                 f"{settings.ids}: {len(ids):,} ids, and {path} has {self.table.count:,} rows; make them fit"
             )
-        self.places = {id: place for place, id in enumerate(ids)}
-        if len(self.places) < len(ids):
-            twice = next(id for place, id in enumerate(ids) if self.places[id] != place)
+        self.ids = Ids.of(ids)
+        self.places = Places(self.ids)
+        if (twice := self.places.repeated()) is not None:
             raise UserError(f"{path}: the id {twice!r} occurs twice; every row needs its own")
         self.heads = {"pooled": self.table.shape}
         self.recipe = {
@@ -84,9 +85,9 @@ class Features(Teacher):
         return Features, (self.settings, self.device)
 
     def transform(self, content: Any) -> int:
-        place = self.places.get(content)
-        if place is None:
-            some = listed([repr(id) for id in list(self.places)[:3]])
+        place = self.places.find(content)
+        if place < 0:
+            some = listed([repr(str(id)) for id in self.ids[:3]])
             raise ValueError(f"{self.path} has no features for it; its ids look like {some}")
         return place
 

@@ -1,6 +1,7 @@
 """Scores of trained students on test rows, and of their teachers' probes on the same rows."""
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -59,11 +60,12 @@ def evaluate(name: str, params: Params, project: Project = Project()) -> Evaluat
     write_outputs(saved, _outputs(folder, record, data, sources, device, read))
     results, details, references, representations = [], [], [], []
     test_rows = 0
-    blocks = {(block.seed, block.part): block for block in read_outputs(saved)}
-    for seed in record.seeds:
+    # One seed at a time: in the file they are in the order of the record.
+    for seed, blocks in groupby(read_outputs(saved), key=lambda block: block.seed):
         number = seed % data.splits
         task = data.split_task(number)
-        test, val = blocks[seed, "test"], blocks.get((seed, "val"))
+        parts = {block.part: block for block in blocks}
+        test, val = parts["test"], parts.get("val")
         results.append(_scores(task, seed, number, test.outputs, test.labels))
         details.append(_details(task, test, val))
         rows = data.split(number).test
@@ -78,9 +80,9 @@ def evaluate(name: str, params: Params, project: Project = Project()) -> Evaluat
                 features.name: (features.reader()(compared).astype(np.float32), outputs)
                 for features, outputs in zip(sources, probes, strict=True)
             }
-            parts = {part: values for part, (_, values) in read[seed].items()}
+            features_of = {part: values for part, (_, values) in read[seed].items()}
             labels = {part: data.labels[some] for part, (some, _) in read[seed].items()}
-            representations.append(representation(task, seed, parts, labels, test.outputs, teachers))
+            representations.append(representation(task, seed, features_of, labels, test.outputs, teachers))
         test_rows = len(test.ids)
     evaluation = EvaluationRecord(
         run=name,
@@ -130,7 +132,7 @@ def _outputs(
                 of_some, outputs = _forward(student, inputs, rows, device)
                 if seed in read:
                     read[seed][part] = rows[sample(len(rows))], of_some
-                yield SavedOutputs(seed, part, data.ids[rows], data.labels[rows], outputs)
+                yield SavedOutputs(seed, part, data.ids.take(rows), data.labels[rows], outputs)
         # Before the file of these outputs gets its name.
         for features in sources if blueprint.reads == "features" else ():
             features.reader().verified()

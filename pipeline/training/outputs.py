@@ -1,6 +1,7 @@
 """The outputs of a run's students for validation and test rows, kept so that a new score needs no student.
 
-`evaluations/<run>.parquet`, one row group for each seed and part, in the order of the run's seeds:
+`evaluations/<run>.parquet`, one row group for each seed and part, or several if it has many rows, in the order of the
+run's seeds:
 
     seed      of the student
     part      `val` or `test`, of the seed's split
@@ -11,8 +12,8 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, replace
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Literal
 
@@ -23,8 +24,13 @@ from jaxtyping import Float
 
 from pipeline.errors import UserError
 from pipeline.files import PARTIAL, explained, make_folder, sync_path
+from pipeline.ids import Ids
 
 Part = Literal["val", "test"]
+
+GROUP_ROWS = 1 << 20
+GROUP_NUMBERS = 1 << 28
+"""The most rows of a row group, and numbers in its outputs: Arrow counts those of a column in 31 bits."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class SavedOutputs:
 
     seed: int
     part: Part
-    ids: np.ndarray
+    ids: Ids
     labels: np.ndarray
     outputs: Float[np.ndarray, "n c"]
 
@@ -46,7 +52,7 @@ def write_outputs(path: Path, blocks: Iterable[SavedOutputs]) -> None:
     """
     make_folder(path.parent)
     partial = path.with_name(path.name + PARTIAL)
-    tables = map(_table, blocks)
+    tables = chain.from_iterable(map(_tables, blocks))
     try:
         first = next(tables)
         with pq.ParquetWriter(partial, first.schema) as writer:
@@ -69,20 +75,30 @@ def read_outputs(path: Path) -> Iterator[SavedOutputs]:
     again = f"run `aft evaluate {path.stem}`"
     try:
         with pq.ParquetFile(path) as file:
-            for number in range(file.num_row_groups):
-                table = file.read_row_group(number)
-                part: Part = table["part"][0].as_py()
-                yield SavedOutputs(
-                    table["seed"][0].as_py(),
-                    part,
-                    np.array(table["id"].to_pylist(), np.str_),
-                    _values(table["label"]),
-                    _values(table["outputs"]),
-                )
+            groups = map(file.read_row_group, range(file.num_row_groups))
+            for (seed, part), tables in groupby(
+                groups, lambda group: (group["seed"][0].as_py(), group["part"][0].as_py())
+            ):
+                table = pa.concat_tables(tables)
+                ids, labels, outputs = (table[name] for name in ("id", "label", "outputs"))
+                yield SavedOutputs(seed, part, Ids.of_arrow(ids), _values(labels), _values(outputs))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; {again}") from None
     except (OSError, KeyError, IndexError, pa.ArrowException) as error:
         raise UserError(f"{path}: damaged ({' '.join(str(error).split())[:160]}); {again} again") from None
+
+
+def _seed_and_part(group: pa.Table) -> tuple[int, Part]:
+    return group["seed"][0].as_py(), group["part"][0].as_py()
+
+
+def _tables(block: SavedOutputs) -> Iterator[pa.Table]:
+    """The row groups of a block."""
+    size = min(GROUP_ROWS, max(1, GROUP_NUMBERS // block.outputs.shape[1]))
+    for start in range(0, len(block.ids), size):
+        rows = slice(start, start + size)
+        ids = block.ids.take(range(len(block.ids))[rows]) if len(block.ids) > size else block.ids
+        yield _table(replace(block, ids=ids, labels=block.labels[rows], outputs=block.outputs[rows]))
 
 
 def _table(block: SavedOutputs) -> pa.Table:
@@ -90,12 +106,18 @@ def _table(block: SavedOutputs) -> pa.Table:
     return pa.table(
         {
             "seed": pa.array(np.full(n, block.seed, np.int64)),
-            "part": pa.array([block.part] * n, pa.string()),
-            "id": pa.array(block.ids.tolist(), pa.string()),
+            "part": pa.repeat(block.part, n),
+            "id": _texts(block.ids),
             "label": _column(block.labels),
             "outputs": _column(block.outputs),
         }
     )
+
+
+def _texts(ids: Ids) -> pa.Array:
+    lengths, text = ids.encoded(0, len(ids))
+    ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.StringArray.from_buffers(len(ids), pa.py_buffer(ends), pa.py_buffer(np.ascontiguousarray(text)))
 
 
 def _column(values: np.ndarray) -> pa.Array:
@@ -107,10 +129,9 @@ def _column(values: np.ndarray) -> pa.Array:
 
 
 def _values(column: pa.ChunkedArray) -> np.ndarray:
-    array = column.combine_chunks()
-    if pa.types.is_list(array.type):
-        return _numbers(array.flatten()).reshape(len(array), -1)
-    return _numbers(array)
+    if pa.types.is_list(column.type):
+        return np.concatenate([_numbers(chunk.flatten()).reshape(len(chunk), -1) for chunk in column.chunks])
+    return np.concatenate(list(map(_numbers, column.chunks)))
 
 
 def _numbers(array: pa.Array) -> np.ndarray:

@@ -99,7 +99,7 @@ def test_one_of_them_is_kept_and_none_is_in_train_and_test(tmp_path: Path, photo
     settings = parse(PrepareSettings, {"source": source, "deduplicate": "near", "val": 2}, "dataset")
     done = prepare(settings, tmp_path / "data")
     data = Dataset.open(tmp_path / "data")
-    kept = data.ids.tolist()
+    kept = list(data.ids)
     assert [id for id in kept if id.startswith("test/")] == [name for name in sorted(contents) if "test" in name]
     assert [id for id in kept if id.startswith("train/")] == [
         "train/a/4-0",

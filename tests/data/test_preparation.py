@@ -67,7 +67,7 @@ def test_a_table_is_copied_with_ids_labels_and_roles(tmp_path: Path, sizes: dict
     data = Dataset.open(tmp_path / "data")
     assert (done.rows, done.classes, done.digest) == (90, ("a", "b", "c"), data.digest)
     assert done.roles == {"labelled": 12, "unlabelled": 54, "val": 9, "test": 15}
-    assert data.ids.tolist() == [row["id"] for row in rows]
+    assert list(data.ids) == [row["id"] for row in rows]
     assert data.content(range(90)) == [row["text"] for row in rows]
     assert data.labels.tolist() == [-1 if n == 4 else n % 3 for n in range(90)]
     assert {path.name for path in (tmp_path / "data").iterdir()} == NAMES
@@ -120,7 +120,7 @@ def test_the_manifest_counts_what_is_there(tmp_path: Path, sizes: dict):
             assert counts == [int((labels == number).sum()) for number in range(3)]
     table = pq.read_table(tmp_path / "data" / "rows.parquet")
     assert table.column_names == ["id", "label", "group", "split_0", "split_1"]
-    assert table["id"].to_pylist() == data.ids.tolist()
+    assert table["id"].to_pylist() == list(data.ids)
 
 
 def test_the_tweets_have_no_duplicates_across_splits(tmp_path: Path):
@@ -174,7 +174,7 @@ def test_every_row_left_out_is_listed_with_its_reason(tmp_path: Path):
         "no label, and its group is in val or test": 0,
         "over the limit": 10,
     }
-    left = Dataset.open(tmp_path / "data").ids.tolist()
+    left = list(Dataset.open(tmp_path / "data").ids)
     assert sorted([*left, *(line[2] for line in listed)]) == sorted(row["id"] for row in rows)
 
 
@@ -207,7 +207,7 @@ def test_a_limit_takes_every_class_of_every_split_in_proportion(tmp_path: Path):
 def test_a_limit_takes_the_same_rows_in_any_order(tmp_path: Path):
     run(tmp_path / "one", write(tmp_path / "t.jsonl", texts()), limit=45)
     run(tmp_path / "two", write(tmp_path / "t.jsonl", texts()[::-1]), limit=45)
-    one, two = (Dataset.open(tmp_path / name).ids.tolist() for name in ("one", "two"))
+    one, two = (list(Dataset.open(tmp_path / name).ids) for name in ("one", "two"))
     assert one == two[::-1]
     assert one != [f"r{n:03}" for n in range(45)]
 

@@ -32,7 +32,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> WritableBackend:
 
 def check(store: FeatureStore | None, ids: list[str], features: Any, head: str = "pooled") -> None:
     """A store has just these rows with just their features, and every byte is as it was written."""
-    assert store is not None and store.ids.tolist() == ids
+    assert store is not None and list(store.ids) == ids
     np.testing.assert_array_equal(store.reader(head)(range(len(ids))), features(ids, store.heads[head].shape))
 
 

@@ -55,7 +55,7 @@ def test_a_round_trip_keeps_ids_values_and_recipe(
     monkeypatch.setattr(interchange, "BLOCK_BYTES", 300)  # several blocks
     file = export(store, tmp_path / f"features{suffix}", head)
     back = import_features(file, tmp_path / "back")
-    assert back.ids.tolist() == store.ids.tolist()
+    assert list(back.ids) == list(store.ids)
     np.testing.assert_array_equal(back.rows.digests, store.rows.digests)
     ours, theirs = store.reader(head)(range(25)), back.reader(head)(range(25))
     assert ours.dtype == theirs.dtype
@@ -69,7 +69,7 @@ def test_a_round_trip_keeps_ids_values_and_recipe(
 def test_some_rows_in_another_order_keep_their_ids(store: FeatureStore, tmp_path: Path, suffix: str):
     rows = np.array([20, 3, 11])
     back = import_features(export(store, tmp_path / f"f{suffix}", "pooled", rows), tmp_path / "back")
-    assert back.ids.tolist() == store.ids[rows].tolist()
+    assert list(back.ids) == store.ids[rows].tolist()
     np.testing.assert_array_equal(back[:], store.reader("pooled")(rows))
 
 
@@ -78,10 +78,10 @@ def test_other_tools_read_what_was_exported(store: FeatureStore, tmp_path: Path)
     np.testing.assert_array_equal(np.load(export(store, tmp_path / "f.npy", "wide")), exact)
     with h5py.File(export(store, tmp_path / "f.h5", "wide")) as file:
         np.testing.assert_array_equal(file["features"][:], exact)
-        assert [name.decode() for name in file["ids"][:]] == store.ids.tolist()
+        assert [name.decode() for name in file["ids"][:]] == list(store.ids)
     table = pq.read_table(export(store, tmp_path / "f.parquet", "wide"))
     np.testing.assert_array_equal(np.array(table["features"].to_pylist(), np.float32), exact)
-    assert table["id"].to_pylist() == store.ids.tolist()
+    assert table["id"].to_pylist() == list(store.ids)
     loaded = safetensors.numpy.load_file(export(store, tmp_path / "f.safetensors", "wide"))
     np.testing.assert_array_equal(loaded["features"], exact)
     tokens = safetensors.torch.load_file(export(store, tmp_path / "t.safetensors", "tokens"))["features"]
@@ -96,7 +96,7 @@ def test_the_published_script_finds_train_and_test_in_a_pt(store: FeatureStore, 
     np.testing.assert_array_equal(found["train"], store.reader("wide")(np.arange(5, 25)))
     np.testing.assert_array_equal(found["test"], store.reader("wide")(np.arange(5)))
     back = import_features(file, tmp_path / "back")
-    assert back.ids.tolist() == store.ids[rows].tolist()
+    assert list(back.ids) == store.ids[rows].tolist()
 
 
 def test_the_published_scripts_own_files_come_in(tmp_path: Path):
@@ -156,7 +156,7 @@ def test_bare_arrays_get_numbers_for_ids_and_digests_of_their_values(tmp_path: P
     values = np.random.default_rng(0).standard_normal((9, 4)).astype(np.float16)
     np.save(tmp_path / "x.npy", values)
     store = import_features(tmp_path / "x.npy", tmp_path / "s", head="cls")
-    assert store.ids.tolist() == [str(row) for row in range(9)] and store.heads == {"cls": Head((4,), "float16")}
+    assert list(store.ids) == [str(row) for row in range(9)] and store.heads == {"cls": Head((4,), "float16")}
     changed = values.copy()
     changed[4] += 1
     np.save(tmp_path / "y.npy", changed)
@@ -179,7 +179,7 @@ def test_parquet_of_others_comes_in(tmp_path: Path):
     lists = pa.array([[1.0, 2.0], [3.0, 4.0]], pa.list_(pa.float64()))
     pq.write_table(pa.table({"id": ["x", "y"], "embedding": lists}), tmp_path / "f.parquet")
     store = import_features(tmp_path / "f.parquet", tmp_path / "s")
-    assert store.ids.tolist() == ["x", "y"] and store[:].tolist() == [[1, 2], [3, 4]]
+    assert list(store.ids) == ["x", "y"] and store[:].tolist() == [[1, 2], [3, 4]]
 
 
 def write_bad(path: Path, what: str) -> None:

@@ -118,7 +118,7 @@ def test_zarr_reads_the_same(store: FeatureStore, make: Any):
     rows = group["rows"]
     ends = rows["id_ends"][:]
     text = rows["id_bytes"][:].tobytes()
-    assert [text[a:b].decode() for a, b in zip([0, *ends], ends, strict=False)] == store.ids.tolist()
+    assert [text[a:b].decode() for a, b in zip([0, *ends], ends, strict=False)] == list(store.ids)
     np.testing.assert_array_equal(rows["digests"][:], store.rows.digests)
 
 

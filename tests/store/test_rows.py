@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import ids as module
 from pipeline.errors import UserError
-from pipeline.store import rows as module
 from pipeline.store.rows import RowIndex, as_rows
 
 IDS = st.lists(st.text(max_size=5), min_size=1, max_size=20, unique=True)
@@ -20,8 +20,8 @@ def index_of(ids: list[str], contents: list[int] | None = None) -> RowIndex:
 @given(IDS)
 def test_ids_come_back_as_they_were(ids: list[str]):
     index = index_of(ids)
-    assert list(index.names(0, len(ids))) == ids
-    assert [index.name(row) for row in range(len(ids))] == ids
+    assert list(index.ids) == ids
+    assert [index.ids[row] for row in range(len(ids))] == ids
     assert index.positions(ids).tolist() == list(range(len(ids)))
 
 
@@ -56,17 +56,17 @@ def test_a_digest_of_some_rows_does_not_depend_on_their_position():
 
 def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch):
     index = index_of([f"name {k}" for k in range(100)])
-    names, difference = list(index.names(3, 97)), index.first_difference(["name 0"])
+    names, difference = list(index.ids.names(3, 97)), index.ids.first_difference(["name 0"])
     monkeypatch.setattr(module, "BLOCK_ROWS", 7)
-    assert list(index.names(3, 97)) == names
-    assert index.first_difference(["name 0"]) == difference == 1
+    assert list(index.ids.names(3, 97)) == names
+    assert index.ids.first_difference(["name 0"]) == difference == 1
 
 
 @pytest.mark.parametrize(
     ("ids", "row"), [(["a", "b"], None), (["a", "x"], 1), (["a"], 1), (["a", "b", "c"], 2), (["z", "b"], 0), ([], 0)]
 )
 def test_the_first_row_that_differs_is_found(ids: list[str], row: int | None):
-    assert index_of(["a", "b"]).first_difference(ids) == row
+    assert index_of(["a", "b"]).ids.first_difference(ids) == row
 
 
 def test_rows_that_cannot_be_told_apart_are_refused():

@@ -35,7 +35,7 @@ def test_rows_are_asked_for_as_of_an_array(make: Any, ids: list[str], features: 
 
 def test_a_store_tells_what_it_is(make: Any, ids: list[str]):
     store = make(ids, recipe={"model": "m"}, dataset="tweets", created_by={"numpy": "2"})
-    assert len(store) == 50 and store.ids.tolist() == ids
+    assert len(store) == 50 and list(store.ids) == ids
     assert (store.recipe, store.dataset, store.created_by) == ({"model": "m"}, "tweets", {"numpy": "2"})
     assert store.heads == {"pooled": Head((6,), "float32")} and store.incomplete == {}
     files = [file for file in (make.path / "pooled").iterdir() if not file.name.endswith(".json")]

@@ -25,7 +25,7 @@ HEADS = {"pooled": Head((6,), "float32")}
 def holds(store: FeatureStore | None, ids: list[str], features: Callable[..., np.ndarray]) -> bool:
     """Whether a store has just these rows with just their features."""
     assert store is not None
-    return store.ids.tolist() == ids and np.array_equal(store[:], features(ids, (6,)))
+    return list(store.ids) == ids and np.array_equal(store[:], features(ids, (6,)))
 
 
 def test_a_store_holds_what_was_written(make: Any, ids: list[str], features: Any):

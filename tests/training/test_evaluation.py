@@ -115,7 +115,7 @@ def test_outputs_of_validation_and_test_rows_are_kept_and_give_the_scores(projec
         split = data.split(block.seed % 2)
         rows = split.val if block.part == "val" else split.test
         blueprint, student = load_student(project / "runs" / "none" / "students" / str(block.seed))
-        assert block.ids.tolist() == data.ids[rows].tolist()
+        assert list(block.ids) == data.ids[rows].tolist()
         assert block.labels.tolist() == data.labels[rows].tolist()
         expected = predict(student, blueprint.inputs(data), rows, torch.device("cpu"))
         assert np.array_equal(block.outputs, expected)

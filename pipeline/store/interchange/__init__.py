@@ -151,7 +151,7 @@ def export(
         stored.shape,
         about["dtype"],
         lambda start, stop: reader(chosen[start:stop]),
-        store.ids[chosen].tolist(),
+        store.ids if rows is None else store.ids[chosen].tolist(),
         store.rows.digests[chosen],
         about,
     )

@@ -49,7 +49,7 @@ def read(path: Path) -> Table:
                 about = about_in(found["about"].tobytes(), rows_file(path))
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
             raise UserError(f"{rows_file(path)}: damaged; delete it to import {path.name} without ids") from None
-        ids, digests = list(index.names(0, len(index))), index.digests
+        ids, digests = index.ids, index.digests
         if about.get("array") != file_checksum(path):
             raise UserError(f"{rows_file(path)}: the ids of another array than {path.name}; delete it or export again")
     rows = lambda start, stop: np.asarray(array[start:stop])  # noqa: E731

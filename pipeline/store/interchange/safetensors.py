@@ -75,7 +75,7 @@ def read(path: Path) -> Table:
         if missing := {"id_bytes", "id_ends", "digests"} - set(names):
             raise UserError(f"{path}: no tensor `{min(missing)}`; remove the metadata to import it without ids")
         index = RowIndex.of_arrays(tensor("id_bytes", "|u1"), tensor("id_ends", "<i8"), tensor("digests", "|u1"))
-        ids, digests = list(index.names(0, len(index))), np.asarray(index.digests)
+        ids, digests = index.ids, np.asarray(index.digests)
 
     def rows(start: int, stop: int) -> np.ndarray:
         return decode({"features": np.asarray(features[start:stop])}, "features", head)
