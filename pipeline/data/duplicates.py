@@ -2,18 +2,22 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
 import scipy.fft
 import scipy.sparse
-from jaxtyping import Bool, Int64, UInt8, UInt64
+from jaxtyping import Bool, Int, Int8, Int64, UInt8, UInt64
 from PIL import Image
 from scipy.sparse.csgraph import connected_components
 
 from pipeline import images
 from pipeline.data.dataset import Role, content_digest
 from pipeline.datasets import RowContent
+
+PARTS = 16
+"""Into how many parts keys are divided to be sorted."""
 
 KEPT, DUPLICATE, CONFLICT = range(3)
 """Kept; dropped because a duplicate is kept; dropped because at least as many duplicates have another label."""
@@ -89,8 +93,8 @@ def near_keys(hashes: UInt64[np.ndarray, " n"], bits: int) -> Int64[np.ndarray, 
 
 
 def resolve(
-    keys: UInt8[np.ndarray, "n 16"], labels: Int64[np.ndarray, " n"], splits: Int64[np.ndarray, " n"]
-) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    keys: UInt8[np.ndarray, "n 16"], labels: Int[np.ndarray, " n"], splits: Int[np.ndarray, " n"]
+) -> tuple[Int8[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
     """Decide which of several duplicates is kept.
 
     All rows that the source puts into test are kept, even duplicates, so that results on them compare with published
@@ -106,7 +110,7 @@ def resolve(
     Returns:
         What becomes of every row, and for a dropped one a duplicate to name as the reason, else -1.
     """
-    fate, partner = np.full(len(keys), KEPT), np.full(len(keys), -1)
+    fate, partner = np.full(len(keys), KEPT, np.int8), np.full(len(keys), -1)
     for members in _families(keys):
         votes = Counter(label for label in labels[members].tolist() if label >= 0)
         best = [label for label, count in votes.items() if count == max(votes.values())]
@@ -125,7 +129,7 @@ def resolve(
 
 def repeats(
     keys: UInt8[np.ndarray, "n 16"], further: Bool[np.ndarray, " n"]
-) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+) -> tuple[Int8[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
     """Drop rows of further sources that are also in a dataset's own, where duplicates are kept otherwise.
 
     A row without a label would be trained on while its duplicate is in val or test.
@@ -137,7 +141,7 @@ def repeats(
     Returns:
         As `resolve`.
     """
-    fate, partner = np.full(len(keys), KEPT), np.full(len(keys), -1)
+    fate, partner = np.full(len(keys), KEPT, np.int8), np.full(len(keys), -1)
     for members in _families(keys) if further.any() else ():
         own = [row for row in members if not further[row]]
         for row in members:
@@ -146,11 +150,18 @@ def repeats(
     return fate, partner
 
 
-def _families(keys: UInt8[np.ndarray, "n 16"]) -> list[list[int]]:
-    """Row numbers, ascending, of each key that more than one row has."""
+def _families(keys: UInt8[np.ndarray, "n 16"]) -> Iterator[list[int]]:
+    """Row numbers, ascending, of each key that more than one row has.
+
+    Keys are sorted a sixteenth at a time, by four of their bits: sorting all would take three times their memory.
+    """
     halves = np.ascontiguousarray(keys).view("<u8")
-    by_key = np.lexsort((halves[:, 1], halves[:, 0]))
-    starts = np.flatnonzero(np.append(True, (np.diff(halves[by_key], axis=0) != 0).any(1)))
-    stops = np.append(starts[1:], len(keys))
-    several = stops - starts > 1
-    return [by_key[a:b].tolist() for a, b in zip(starts[several], stops[several], strict=True)]
+    for bits in range(PARTS):
+        rows = np.flatnonzero(keys[:, 0] % PARTS == bits)
+        some = halves[rows]
+        by_key = np.lexsort((some[:, 1], some[:, 0]))
+        some = some[by_key]
+        starts = np.flatnonzero(np.append(True, (some[1:] != some[:-1]).any(1)))
+        stops = np.append(starts[1:], len(rows))
+        several = stops - starts > 1
+        yield from (rows[by_key[a:b]].tolist() for a, b in zip(starts[several], stops[several], strict=True))

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, Int8, Int64, UInt8
 from pydantic import BeforeValidator, Field
 
 from pipeline import images
@@ -167,14 +167,16 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
     fate, partner = _fates(table, settings)
     if len(table.problems) > settings.tolerance * (len(fate) - len(table.skipped)):
         _refuse_unreadable(table, fate, out)
-    kept = np.flatnonzero(fate == KEPT)
+    kept = _rows_of(fate == KEPT)
     task, labels, known = table.task, table.labels[kept], table.codes[kept] >= 0
+    rows = table.rows[kept]
+    units = table.units[kept] if table.grouped else rows
     if known.any():
         task.check(labels)
     strata = task.strata(labels)
     splits = [
         assign(
-            strata, table.splits[kept], table.rows[kept], table.units[kept], task.stratum,
+            strata, table.splits[kept], rows, units, task.stratum,
             settings.val, settings.test, settings.labelled, settings.seed, split,
         )
         for split in range(settings.splits)
@@ -192,7 +194,7 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
         manifest = ManifestRecord(
             format=FORMAT,
             kind=sources.kind,
-            rows=len(kept),
+            rows=len(rows),
             digest=digest,
             task=task.name,
             outputs=task.outputs,
@@ -225,7 +227,7 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
     return Preparation(
         path=str(out),
         kind=sources.kind,
-        rows=len(kept),
+        rows=len(rows),
         classes=task.classes,
         dropped=dropped,
         roles={role.name.lower(): int((splits[0] == role).sum()) for role in Role},
@@ -258,21 +260,30 @@ def scan_sources(
     return sources, scan(rows, given, settings.classes, settings.no_label, settings.unit, key)
 
 
-def _fates(table: Scan, settings: PrepareSettings) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+def _rows_of(chosen: Bool[np.ndarray, " n"]) -> slice | Int64[np.ndarray, " m"]:
+    """Which rows are chosen, as an index; of all rows a slice, which copies nothing."""
+    return slice(None) if chosen.all() else np.flatnonzero(chosen)
+
+
+def _fates(table: Scan, settings: PrepareSettings) -> tuple[Int8[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
     """What becomes of every row: KEPT or a key of `REASONS`; and the duplicate for which it is dropped, or -1."""
-    fate, partner = np.full(len(table.codes), KEPT), np.full(len(table.codes), -1)
+    fate = np.full(len(table.codes), KEPT, np.int8)
     fate[list(table.problems)] = UNREADABLE
     fate[list(table.skipped)] = SKIPPED
-    readable = np.flatnonzero(fate == KEPT)
+    readable = _rows_of(fate == KEPT)
     keys = table.keys[readable]
     if settings.deduplicate == "none":
         fate[readable], other = repeats(keys, table.further[readable])
     else:
         keys = merged(keys, settings.near_bits) if settings.deduplicate == "near" else keys
         fate[readable], other = resolve(keys, table.codes[readable], table.splits[readable])
-    partner[readable] = np.where(other < 0, -1, readable[other])
-    held_out = table.units[(fate == KEPT) & (table.splits > Role.LABELLED)]
-    fate[(fate == KEPT) & (table.codes < 0) & np.isin(table.units, held_out)] = SEPARATED
+    partner = other
+    if not isinstance(readable, slice):
+        partner = np.full(len(fate), -1)
+        partner[readable] = np.where(other < 0, -1, readable[other])
+    if table.grouped:
+        held_out = table.units[(fate == KEPT) & (table.splits > Role.LABELLED)]
+        fate[(fate == KEPT) & (table.codes < 0) & np.isin(table.units, held_out)] = SEPARATED
     kept = np.flatnonzero(fate == KEPT)
     if settings.limit is not None and settings.limit < len(kept):
         kinds = np.stack([table.task.strata(table.labels[kept]), table.splits[kept]])
@@ -288,7 +299,7 @@ def _fates(table: Scan, settings: PrepareSettings) -> tuple[Int64[np.ndarray, " 
     return fate, partner
 
 
-def _refuse_unreadable(table: Scan, fate: Int64[np.ndarray, " n"], out: Path) -> NoReturn:
+def _refuse_unreadable(table: Scan, fate: Int8[np.ndarray, " n"], out: Path) -> NoReturn:
     row, problem = next(iter(table.problems.items()))
     message = (
         f"dataset.source: {len(table.problems):,} of {len(fate) - len(table.skipped):,} rows cannot be read, the first "
@@ -296,7 +307,9 @@ def _refuse_unreadable(table: Scan, fate: Int64[np.ndarray, " n"], out: Path) ->
     )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _write_quarantine(_listed(out), table, np.where(fate == UNREADABLE, fate, KEPT), np.full(len(fate), -1))
+        _write_quarantine(
+            _listed(out), table, np.where(fate == UNREADABLE, fate, np.int8(KEPT)), np.full(len(fate), -1)
+        )
     except OSError as error:
         raise UserError(f"{message} (no list of them: {_listed(out)} cannot be written: {error.strerror})") from None
     raise UserError(f"{message} (all are listed in {_listed(out)})")
@@ -401,7 +414,7 @@ def _batches(source: Iterable[Row], table: Scan, keep: Bool[np.ndarray, " n"]) -
         yield numbers, batch
 
 
-def _write_quarantine(path: Path, table: Scan, fate: Int64[np.ndarray, " n"], partner: Int64[np.ndarray, " n"]) -> None:
+def _write_quarantine(path: Path, table: Scan, fate: Int8[np.ndarray, " n"], partner: Int64[np.ndarray, " n"]) -> None:
     """List the rows that are left out: their number in the source from 1, line, id, reason, details."""
     with path.open("w", encoding="utf-8", newline="") as file:
         lines = csv.writer(file, lineterminator="\n")
@@ -410,5 +423,5 @@ def _write_quarantine(path: Path, table: Scan, fate: Int64[np.ndarray, " n"], pa
             other = "" if partner[row] < 0 else f"see {table.ids[partner[row]]}"
             line = ":".join(str(part) for part in (table.file(row), table.lines[row]) if part)
             detail = table.problems.get(row) or table.skipped.get(row) or other
-            found = [row + 1, line, table.ids[row], REASONS[fate[row]], detail]
+            found = [row + 1, line, table.ids[row], REASONS[int(fate[row])], detail]
             lines.writerow([cell(value) for value in found])

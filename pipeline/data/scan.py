@@ -1,6 +1,6 @@
 """The first pass over a source: look at every row, refuse what is not allowed, and keep what decisions need.
 
-Some 100 bytes per row stay in memory, and each distinct label, but no content.
+Some 60 bytes per row stay in memory, and each distinct label, but no content.
 """
 
 import unicodedata
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Int64, UInt8, UInt64
+from jaxtyping import Bool, Int8, Int32, Int64, UInt8, UInt64
 
 from pipeline import images, tasks
 from pipeline.data.dataset import Role, content_digest
@@ -57,7 +57,7 @@ class Scan:
         lines: where rows begin in the source's file, from 1; 0 where the source has no lines.
         files: the files of a source of several, each with the number of its first row.
         rows: 64-bit hashes of the ids.
-        units: 64-bit hashes of what is never separated: the row's group, or the row itself.
+        units: 64-bit hashes of what is never separated: the row's group, or the row itself. Without groups, `rows`.
         digests: content digests; zeros where the content cannot be read.
         keys: equal for rows that are duplicates of one another.
         labels: as the task has them, its `missing` for none.
@@ -80,14 +80,19 @@ class Scan:
     digests: UInt8[np.ndarray, "n 16"]
     keys: UInt8[np.ndarray, "n 16"]
     labels: np.ndarray
-    codes: Int64[np.ndarray, " n"]
+    codes: Int32[np.ndarray, " n"]
     further: Bool[np.ndarray, " n"]
-    splits: Int64[np.ndarray, " n"]
+    splits: Int8[np.ndarray, " n"]
     problems: dict[int, str]
     skipped: dict[int, str]
     remarks: dict[str, tuple[int, int]]
     task: Task
     moved: int
+
+    @property
+    def grouped(self) -> bool:
+        """Whether any row has a group."""
+        return self.units is not self.rows
 
     def place(self, row: int | np.int64) -> str:
         """How messages name a row."""
@@ -130,7 +135,10 @@ def scan(
     problems: dict[int, str] = {}
     skipped: dict[int, str] = {}
     remarks: dict[str, tuple[int, int]] = {}
-    rows, units, digests, keys = bytearray(), bytearray(), bytearray(), bytearray()
+    # Where no row has a group, units are rows; where only equal content makes duplicates, keys are digests.
+    rows, digests = bytearray(), bytearray()
+    units = rows
+    keys = digests if key is content_digest else bytearray()
     codes, splits, lines, further = array("i"), array("b"), array("q"), bytearray()
     with ThreadPoolExecutor() as pool, progress("look at the data", None, "rows") as advance:
         for chunk in _chunks(tidied(source)):
@@ -154,12 +162,17 @@ def scan(
                 split = _split(row)
                 if label is None and split > Role.LABELLED:
                     split, moved = Role.LABELLED, moved + 1
-                digest = bytes(16) if problem else content_digest(row.content)
+                exact = key is content_digest or problem is not None
+                digest = key_of_row if exact else content_digest(row.content)
                 hashed = row_hash(row)
+                if row.group is not None and units is rows:
+                    units = rows.copy()
                 rows += hashed
-                units += hashed if row.group is None else _hash(b"group", row.group)
+                if units is not rows:
+                    units += hashed if row.group is None else _hash(b"group", row.group)
                 digests += digest
-                keys += key_of_row
+                if keys is not digests:
+                    keys += key_of_row
                 codes.append(-1 if label is None else known.setdefault(label, len(known)))
                 splits.append(split)
                 lines.append(row.line or 0)
@@ -178,19 +191,20 @@ def scan(
         raise UserError(f"{at}: {error}") from None
     built = tasks.build(task, outputs, unit)
     labels, equal = _labels(np.frombuffer(codes, np.int32), values, built)
-    fixed = np.frombuffer(splits, np.int8).astype(np.int64)
+    fixed = np.frombuffer(splits, np.int8)
+    by_hash = np.frombuffer(rows, "<u8")
     table = Scan(
         ids=pa.chunked_array(ids),
         lines=np.frombuffer(lines, np.int64),
         files=files,
-        rows=np.frombuffer(rows, "<u8"),
-        units=np.frombuffer(units, "<u8"),
+        rows=by_hash,
+        units=by_hash if units is rows else np.frombuffer(units, "<u8"),
         digests=np.frombuffer(digests, np.uint8).reshape(-1, 16),
         keys=np.frombuffer(keys, np.uint8).reshape(-1, 16),
         labels=labels,
         codes=equal,
         further=np.frombuffer(further, np.bool_),
-        splits=np.maximum(fixed, Role.LABELLED) if fixed.max() > Role.LABELLED else fixed,
+        splits=np.maximum(fixed, np.int8(Role.LABELLED)) if fixed.max() > Role.LABELLED else fixed,
         problems=problems,
         skipped=skipped,
         remarks=remarks,
@@ -238,17 +252,13 @@ def _check_label(row: Row, task: str, names: tuple[str, ...] | None, doubt: str 
         raise UserError(f"{row.place}: {error}") from None
 
 
-def _labels(codes: np.ndarray, values: np.ndarray, task: Task) -> tuple[np.ndarray, Int64[np.ndarray, " n"]]:
+def _labels(codes: np.ndarray, values: np.ndarray, task: Task) -> tuple[np.ndarray, Int32[np.ndarray, " n"]]:
     """Labels of all rows, from numbers of distinct labels and the value of each; and codes that equal labels share."""
-    labels: np.ndarray[Any, Any] = np.full((len(codes), *values.shape[1:]), task.missing, task.dtype)
-    known = codes >= 0
-    labels[known] = values[codes[known]]
-    equal = np.full(len(codes), -1)
-    if known.any():
-        # Two texts may be one label, such as 1 and 1.0.
-        _, same = np.unique(values, axis=0, return_inverse=True)
-        equal[known] = same.reshape(-1)[codes[known]]
-    return labels, equal
+    # A code of -1 stands for the last one.
+    none: np.ndarray[Any, Any] = np.full((1, *values.shape[1:]), task.missing, task.dtype)
+    # Two texts may be one label, such as 1 and 1.0.
+    same = np.unique(values, axis=0, return_inverse=True)[1].reshape(-1) if len(values) else np.zeros(0, np.int64)
+    return np.concatenate([values.astype(task.dtype), none])[codes], np.append(same, -1).astype(np.int32)[codes]
 
 
 def tidied(rows: Iterable[Row]) -> Iterator[Row]:
@@ -324,10 +334,10 @@ def _split(row: Row) -> int:
 
 
 def _refuse_repeated_ids(table: Scan) -> None:
-    by_hash = np.argsort(table.rows, kind="stable")
-    same = np.flatnonzero(table.rows[by_hash[1:]] == table.rows[by_hash[:-1]])
+    hashes = np.sort(table.rows)
+    same = np.flatnonzero(hashes[1:] == hashes[:-1])
     if same.size:
-        first, second = by_hash[same[0]], by_hash[same[0] + 1]
+        first, second = np.flatnonzero(table.rows == hashes[same[0]])[:2]
         one, other = (_number(table, int(row)) for row in (first, second))
         raise UserError(f"dataset.source: {one} and {other} have the same id, {table.ids[first]}; ids must be unique")
 
@@ -339,6 +349,8 @@ def _number(table: Scan, row: int) -> str:
 
 def _refuse_divided_groups(table: Scan) -> None:
     """Rows with a label that are in one group must be in one split, if the source has splits."""
+    if not table.grouped:
+        return
     rows = np.flatnonzero(table.codes >= 0)
     rows = rows[np.argsort(table.units[rows], kind="stable")]
     divided = (np.diff(table.units[rows]) == 0) & (np.diff(np.maximum(table.splits[rows], Role.LABELLED)) != 0)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from hashlib import blake2b
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt8, UInt64
+from jaxtyping import Bool, Int, Int64, UInt8, UInt64
 
 from pipeline.data.dataset import Role
 from pipeline.errors import UserError
@@ -23,8 +23,8 @@ Amount = int | float
 
 
 def assign(
-    strata: Int64[np.ndarray, " n"],
-    splits: Int64[np.ndarray, " n"],
+    strata: Int[np.ndarray, " n"],
+    splits: Int[np.ndarray, " n"],
     rows: UInt64[np.ndarray, " n"],
     units: UInt64[np.ndarray, " n"],
     name: Callable[[int], str],
@@ -40,7 +40,8 @@ def assign(
         strata: the stratum of every row, -1 for a row without a label, which is in train.
         splits: LABELLED (train), VAL or TEST where the source fixes it, else FREE.
         rows: 64-bit hashes of the row ids.
-        units: 64-bit hashes of what is never divided between train, val and test: a group, or the row itself.
+        units: 64-bit hashes of what is never divided between train, val and test: a group, or the row itself. `rows`
+            itself if there are no groups.
         name: gives the name of a stratum for messages.
         val, test: how much to sample, if the source fixes none.
         labelled: how many training rows keep their label; all if None.
@@ -52,15 +53,18 @@ def assign(
     if (strata < 0).all():
         return roles
     # The numbers of strata may have gaps.
-    present, numbers = np.unique(strata, return_inverse=True)
-    present, strata = present[present >= 0], numbers - int((strata < 0).any())
+    occurs = np.bincount(strata[strata >= 0]) > 0
+    present = np.flatnonzero(occurs)
+    strata = np.where(strata < 0, np.int32(-1), (np.cumsum(occurs, dtype=np.int32) - np.int32(1))[strata])
     number = len(present)
 
     def name_of(number: int) -> str:
         return name(int(present[number]))
 
-    # A group with a row that has no label is in train, because that row is.
-    movable = (roles == Role.LABELLED) & ~np.isin(units, units[strata < 0])
+    movable = roles == Role.LABELLED
+    if units is not rows:
+        # A group with a row that has no label is in train, because that row is.
+        movable &= ~np.isin(units, units[strata < 0])
     # The text is part of the hash: changing a word in it would change the roles of all rows.
     salt = f"draw {split}"
     keys = sort_keys(units, seed, salt)
@@ -74,7 +78,8 @@ def assign(
         raise UserError(f"dataset: no row of {missing} is left for training; add some, or leave these rows out")
     if labelled is not None:
         train = roles == Role.LABELLED
-        chosen = _sample(Role.LABELLED, labelled, train, strata, sort_keys(rows, seed, salt), name_of, 0)
+        keys = keys if units is rows else sort_keys(rows, seed, salt)
+        chosen = _sample(Role.LABELLED, labelled, train, strata, keys, name_of, 0)
         roles[train] = Role.UNLABELLED
         roles[chosen] = Role.LABELLED
     return roles
@@ -84,16 +89,17 @@ def _sample(
     role: Role,
     amount: Amount,
     among: Bool[np.ndarray, " n"],
-    strata: Int64[np.ndarray, " n"],
+    strata: Int[np.ndarray, " n"],
     keys: UInt64[np.ndarray, " n"],
     name: Callable[[int], str],
     leave: int,
 ) -> Int64[np.ndarray, " m"]:
     """A stratified sample for `role` of the rows `among`, which leaves at least `leave` rows of every stratum."""
     setting = f"dataset.{role.name.lower()}"
-    rows = np.flatnonzero(among)
     number = int(strata.max()) + 1
-    counts = np.bincount(strata[rows], minlength=number)
+    rows = np.flatnonzero(among)
+    strata, keys = (strata, keys) if len(rows) == len(among) else (strata[rows], keys[rows])
+    counts = np.bincount(strata, minlength=number)
     if counts.min() <= leave:
         few = int(counts.argmin())
         raise UserError(
@@ -107,12 +113,12 @@ def _sample(
             f"{setting}: {amount} of {len(rows):,} rows to choose from is {total:,}; for every "
             f"{name(0).partition(' ')[0]} to be in train, val and test it must be from {number:,} to {most:,}"
         )
-    chosen = rows[choose(apportion(total, counts, counts - leave), strata[rows], keys[rows])]
-    found = np.bincount(strata[chosen], minlength=number)
+    taken = choose(apportion(total, counts, counts - leave), strata, keys)
+    found = np.bincount(strata[taken], minlength=number)
     if found.min() == 0:
         missing = name(int(found.argmin()))
         raise UserError(f"{setting}: no group of {missing} is small enough for {total:,} rows; ask for more")
-    return chosen
+    return rows[taken]
 
 
 def sort_keys(units: UInt64[np.ndarray, " n"], seed: int, salt: str) -> UInt64[np.ndarray, " n"]:
@@ -154,7 +160,7 @@ def apportion(
 
 def choose(
     quota: Int64[np.ndarray, " strata"],
-    strata: Int64[np.ndarray, " n"],
+    strata: Int[np.ndarray, " n"],
     keys: UInt64[np.ndarray, " n"],
 ) -> Bool[np.ndarray, " n"]:
     """Which rows are a sample with `quota` rows of each stratum, units whole.
@@ -169,11 +175,14 @@ def choose(
         these are not enough, units of several rows are added as long as this reduces the squared distance to the quota.
     """
     chosen = np.zeros(len(strata), dtype=bool)
-    _, unit, sizes = np.unique(keys, return_inverse=True, return_counts=True)
-    single = sizes[unit] == 1
     left = quota.copy()
     later = []
-    if not single.all():
+    alone: slice | np.ndarray = slice(None)
+    ordered = np.sort(keys)
+    if (ordered[1:] == ordered[:-1]).any():
+        _, unit, sizes = np.unique(keys, return_inverse=True, return_counts=True)
+        single = sizes[unit] == 1
+        alone = np.flatnonzero(single)
         several = np.flatnonzero(~single)
         several = several[np.argsort(unit[several], kind="stable")]
         groups = np.split(several, np.cumsum(sizes[sizes > 1])[:-1])
@@ -186,11 +195,11 @@ def choose(
                 budget -= len(rows)
             else:
                 later.append((rows, need))
-    alone = np.flatnonzero(single)
-    alone = alone[np.lexsort((keys[alone], strata[alone]))]
+    order = np.lexsort((keys[alone], strata[alone]))
     per_stratum = np.bincount(strata[alone], minlength=len(quota))
-    rank = np.arange(len(alone)) - np.repeat(np.cumsum(per_stratum) - per_stratum, per_stratum)
-    taken = alone[rank < left[strata[alone]]]
+    starts = np.cumsum(per_stratum) - per_stratum
+    first = [order[a : a + n] for a, n in zip(starts, np.minimum(left, per_stratum), strict=True)]
+    taken = np.concatenate(first) if isinstance(alone, slice) else alone[np.concatenate(first)]
     chosen[taken] = True
     left -= np.bincount(strata[taken], minlength=len(quota))
     for rows, need in later:
