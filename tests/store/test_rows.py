@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import ids as module
@@ -17,6 +17,7 @@ def index_of(ids: list[str], contents: list[int] | None = None) -> RowIndex:
     return RowIndex(ids, np.array([[content] * 16 for content in contents], np.uint8))
 
 
+@settings(deadline=None)
 @given(IDS)
 def test_ids_come_back_as_they_were(ids: list[str]):
     index = index_of(ids)
@@ -25,6 +26,7 @@ def test_ids_come_back_as_they_were(ids: list[str]):
     assert index.positions(ids).tolist() == list(range(len(ids)))
 
 
+@settings(deadline=None)
 @given(IDS, st.data())
 def test_rows_are_found_by_id_and_content_at_any_position(ids: list[str], data: st.DataObject):
     chosen = data.draw(st.lists(st.sampled_from(ids), unique=True, min_size=1))
