@@ -25,6 +25,7 @@ from stages import (
     host,
     init,
     join,
+    plan,
     predict,
     prepare,
     probe,
@@ -49,7 +50,7 @@ app = typer.Typer(
 )
 STAGES = (
     init, check, doctor, run_stage, code, prepare, extract, probe, assess, join, train, sweep, evaluate, report,
-    export, predict, cost, trials, replay, runs, compare, show,
+    export, predict, cost, plan, trials, replay, runs, compare, show,
 )  # fmt: skip
 for stage in STAGES:
     app.command(stage.__name__.rpartition(".")[2])(stage.main)

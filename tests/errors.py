@@ -1268,6 +1268,30 @@ CASES = [
                 "data: no prepared dataset there; run `aft prepare` first",
             ),
             (
+                "a plan for rows that are no number",
+                nothing,
+                "plan --teacher wise --rows many",
+                "--rows many: write a whole number of rows, such as 1000000 or 1e9",
+            ),
+            (
+                "a plan for half a row",
+                nothing,
+                "plan --teacher wise --rows 1.5",
+                "--rows 1.5: write a whole number of rows, such as 1000000 or 1e9",
+            ),
+            (
+                "a plan with a teacher that is not there",
+                nothing,
+                "plan --teacher none --rows 1e9",
+                "params.yaml: no section `teachers.none`; `teachers` has other, wise",
+            ),
+            (
+                "a plan with neither features nor data to measure",
+                file("data"),
+                "plan --teacher wise --rows 1e9",
+                "data: no prepared dataset there; run `aft prepare` first",
+            ),
+            (
                 "a device that is not there",
                 nothing,
                 "extract wise -S machine.device=cuda:7",
