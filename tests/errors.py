@@ -1283,7 +1283,7 @@ CASES = [
                 "a plan with a teacher that is not there",
                 nothing,
                 "plan --teacher none --rows 1e9",
-                "params.yaml: no section `teachers.none`; `teachers` has other, wise",
+                "params.yaml: no section `teachers.none`; `teachers` has loud, wise",
             ),
             (
                 "a plan with neither features nor data to measure",
