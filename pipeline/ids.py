@@ -1,8 +1,10 @@
 """The ids of rows: UTF-8 in arrays that may be mapped from a file, so that no object per row is in memory."""
 
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
+from itertools import accumulate
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -36,8 +38,10 @@ class Ids(Sequence[str]):
     """
 
     def __init__(self, parts: Iterable[Part], where: str = ""):
-        self._parts, self._where = list(parts), where
-        self._stops = np.cumsum([len(part.ends) for part in self._parts], dtype=np.int64)
+        # Slices of plain arrays are made in a fifth of the time of those of `np.memmap`.
+        self._parts = [Part(np.asarray(text), begin, np.asarray(ends)) for text, begin, ends in parts]
+        self._where = where
+        self._stops = list(accumulate(len(part.ends) for part in self._parts))
 
     @classmethod
     def of_arrow(cls, column: Any) -> "Ids":
@@ -54,7 +58,7 @@ class Ids(Sequence[str]):
         return cls([Part(text, 0, np.cumsum([len(name) for name in encoded], dtype=np.int64))])
 
     def __len__(self) -> int:
-        return int(self._stops[-1]) if len(self._stops) else 0
+        return self._stops[-1] if self._stops else 0
 
     def __iter__(self) -> Iterator[str]:
         return self.names(0, len(self))
@@ -91,8 +95,8 @@ class Ids(Sequence[str]):
     def encoded(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """The lengths of the ids of rows start to stop - 1 in bytes, int64, and the bytes themselves."""
         lengths, texts = [], []
-        first = int(np.searchsorted(self._stops, start, "right"))
-        for part, end in zip(self._parts[first:], self._stops[first:].tolist(), strict=True):
+        first = bisect_right(self._stops, start)
+        for part, end in zip(self._parts[first:], self._stops[first:], strict=True):
             at = end - len(part.ends)
             if at >= stop:
                 break
@@ -116,11 +120,13 @@ class Ids(Sequence[str]):
         return None
 
     def _name(self, row: int) -> str:
-        number = int(np.searchsorted(self._stops, row, "right"))
-        part = self._parts[number]
-        at = int(self._stops[number]) - len(part.ends)
-        begin, ends = self._span(part, at, row - at, row - at + 1)
-        return self._decoded(part.text[begin : ends[-1]].tobytes())
+        number = bisect_right(self._stops, row)
+        text, begin, ends = self._parts[number]
+        at = row - self._stops[number] + len(ends)
+        begin, end = ends.item(at - 1) if at else begin, ends.item(at)
+        if not 0 <= begin <= end <= len(text):
+            raise self._damaged(row, row)
+        return self._decoded(text[begin:end].tobytes())
 
     def _span(self, part: Part, at: int, first: int, last: int) -> tuple[int, np.ndarray]:
         """Where the bytes of rows first to last - 1 of a part begin, and where each of them ends, int64.
@@ -131,10 +137,11 @@ class Ids(Sequence[str]):
         begin = int(part.ends[first - 1]) if first else part.begin
         ends = np.asarray(part.ends[first:last], np.int64)
         if begin < 0 or (np.diff(ends, prepend=begin) < 0).any() or ends[-1] > len(part.text):
-            raise UserError(
-                f"{self._where}the row index is damaged: ids of rows {at + first}-{at + last - 1} end before they begin"
-            )
+            raise self._damaged(at + first, at + last - 1)
         return begin, ends
+
+    def _damaged(self, first: int, last: int) -> UserError:
+        return UserError(f"{self._where}the row index is damaged: ids of rows {first}-{last} end before they begin")
 
     def _decoded(self, name: bytes) -> str:
         try:
@@ -164,13 +171,13 @@ class Places:
 
     def find(self, id: str) -> int:
         """The first place of an id, -1 if it is not there."""
-        key = hash(id)
-        for at in range(int(np.searchsorted(self._hashes, key)), len(self._hashes)):
-            if self._hashes[at] != key:
-                break
-            place = int(self._order[at])
+        key, hashes = hash(id), memoryview(self._hashes)
+        at = bisect_left(hashes, key)
+        while at < len(hashes) and hashes[at] == key:
+            place = self._order.item(at)
             if self._ids[place] == id:
-                return place
+                return int(place)
+            at += 1
         return -1
 
     def repeated(self) -> str | None:
