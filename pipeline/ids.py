@@ -171,7 +171,7 @@ class Places:
 
     def find(self, id: str) -> int:
         """The first place of an id, -1 if it is not there."""
-        key, hashes = hash(id), memoryview(self._hashes)
+        key, hashes = hash(id), self._hashes.data
         at = bisect_left(hashes, key)
         while at < len(hashes) and hashes[at] == key:
             place = self._order.item(at)
