@@ -76,11 +76,19 @@ def test_places_are_the_first_ones(names: list[str], others: list[str]) -> None:
     assert places.repeated() == repeated
 
 
+class Same(str):
+    """A name with the hash that all such names have."""
+
+    def __hash__(self) -> int:
+        return 7
+
+
 def test_places_tell_ids_of_one_hash_apart() -> None:
-    names = [f"name {row}" for row in range(20)] + ["name 3"]
+    names = [Same(f"name {row}") for row in range(20)]
     places = Places(names)
-    places._hashes[:], places._order[:] = hash("name 3"), np.arange(21)
-    assert places.find("name 3") == 3 and places.repeated() == "name 3"
+    assert [places.find(name) for name in names] == list(range(20)) and places.find(Same("other")) == -1
+    assert places.repeated() is None
+    assert Places([*names, Same("name 3"), Same("name 1")]).repeated() == "name 3"
 
 
 def test_repeats_are_counted() -> None:
