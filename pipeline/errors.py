@@ -75,5 +75,5 @@ def suggestion(name: str, names: Sequence[str]) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """A number and its noun, in the singular or plural: `1 seed`, `12,000 rows`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    """A number and its noun, in the singular or plural: `1 seed`, `12,000 rows`, `2 classes`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"

@@ -20,7 +20,7 @@ from tokenizers import normalizers
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.pretrained import hub_problem, locate
 from pipeline.provenance import digest_files
 
@@ -165,8 +165,8 @@ class TextTokenizer:
         beyond = {word for word, number in self.library.get_vocab().items() if number >= rows}
         if beyond := beyond - {self.library.pad_token}:
             raise UserError(
-                f"{self.name}: its tokenizer has {min(beyond)!r} and {len(beyond) - 1} other words beyond the {rows} "
-                "rows of the model's embedding; save the tokenizer that belongs to the model"
+                f"{self.name}: its tokenizer has {min(beyond)!r} and {count(len(beyond) - 1, 'other word')} beyond the "
+                f"{rows} rows of the model's embedding; save the tokenizer that belongs to the model"
             )
 
     def prompt_length(self, prompt: str) -> int:
@@ -201,8 +201,8 @@ class TextTokenizer:
         """
         if length <= self.special:
             raise UserError(
-                f"{self.name}: max_length: {length} leaves nothing of a text, as {self.special} special tokens are "
-                f"added to each; set more than {self.special}"
+                f"{self.name}: max_length: {length} leaves nothing of a text, beside its "
+                f"{count(self.special, 'special token')}; set more than {self.special}"
             )
         self.length = length
         self.library.truncation_side = side or self.library.truncation_side
@@ -247,8 +247,8 @@ class TextTokenizer:
         told = {tuple(ids) for ids in map(self._plain, samples) if any(number not in special for number in ids)}
         if len(words) < 2 or len(told) < 2:
             raise UserError(
-                f"{self.name}: its tokenizer knows {len(words)} words besides special tokens and does not tell texts "
-                "apart; save the model's own tokenizer next to its weights"
+                f"{self.name}: its tokenizer knows {count(len(words), 'word')} besides special tokens and does not "
+                "tell texts apart; save the model's own tokenizer next to its weights"
             )
         return samples
 
@@ -320,7 +320,8 @@ class TextBody(nn.Module):
                     f"{name}: {type(self.model).__name__} gives no states of a text alone: {one_line(error)}"
                 ) from None
         if shape[:2] != ids.shape:
-            raise UserError(f"{name}: {type(self.model).__name__} gives {shape[1]} states for {ids.shape[1]} tokens")
+            states, tokens = count(shape[1], "state"), count(ids.shape[1], "token")
+            raise UserError(f"{name}: {type(self.model).__name__} gives {states} for {tokens}")
         return int(shape[2])
 
     @torch.inference_mode()
@@ -451,8 +452,8 @@ def load_body(
     # Only states are read here. The pooler is a layer on top of them, which many checkpoints lack.
     if missing := sorted(key for key in absent if not key.startswith("pooler.")):
         raise UserError(
-            f"{name}: its weights lack {len(missing)} of the model's {len(own)} tensors, such as {missing[0]!r}; save "
-            "them under the names of transformers"
+            f"{name}: its weights lack {len(missing)} of the model's {count(len(own), 'tensor')}, such as "
+            f"{missing[0]!r}; save them under the names of transformers"
         )
     made_up = {id(whole[key]) for key in absent}
     state = body.model.state_dict(keep_vars=True).items()

@@ -12,7 +12,7 @@ from pydantic import Field, StringConstraints
 from torch import Tensor, nn
 
 from pipeline import params, pretrained
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.pretrained.transformers import (
     Side,
     TextBody,
@@ -313,8 +313,8 @@ def _length(settings: Settings, modules: Modules, body: TextBody, tokenizer: Tex
     greatest = body.greatest(tokenizer(tokenizer.samples[-1]), wanted)
     if settings.max_length and greatest < settings.max_length:
         raise UserError(
-            f"{settings.model}: max_length: {settings.max_length} is more than the model's {greatest} positions; set "
-            "that or less"
+            f"{settings.model}: max_length: {settings.max_length} is more than the model's "
+            f"{count(greatest, 'position')}; set that or less"
         )
     return greatest
 
