@@ -1186,7 +1186,7 @@ CASES = [
                 "`max_length` that leaves nothing of a text",
                 both(teacher(family="transformers", model="raw/m", max_length=2), tiny_text),
                 "extract wise",
-                "raw/m: max_length: 2 leaves nothing of a text, as 2 special tokens are added to each; set more than 2",
+                "raw/m: max_length: 2 leaves nothing of a text beside its 2 special tokens; set more than 2",
             ),
             (
                 "a prompt that the model does not have",

@@ -201,7 +201,7 @@ class TextTokenizer:
         """
         if length <= self.special:
             raise UserError(
-                f"{self.name}: max_length: {length} leaves nothing of a text, beside its "
+                f"{self.name}: max_length: {length} leaves nothing of a text beside its "
                 f"{count(self.special, 'special token')}; set more than {self.special}"
             )
         self.length = length
