@@ -5,10 +5,12 @@ Nothing here changes a result.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import inf
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import yaml
 
 from pipeline import tasks
 from pipeline.augmentations import check_kind, read_augmentations
@@ -169,6 +171,9 @@ def check(params: Params, project: Project = Project()) -> Check:
     """
     check_params(params)
     found: list[str] = [f"{params.source}: {count(len(params.section('runs')), 'run')}, all settings are valid"]
+    found += [
+        f"{section}: {text} stands for {_flow(params.section(section))}" for section, text in params.short.items()
+    ]
     problems: list[str] = []
 
     def attempt(lines: Callable[[], Iterator[str]]) -> None:
@@ -183,6 +188,11 @@ def check(params: Params, project: Project = Project()) -> Check:
     for name in params.section("runs"):
         attempt(lambda name=name: _trials(params, project, name))  # type: ignore[misc]
     return Check(found, problems)
+
+
+def _flow(section: dict[str, Any]) -> str:
+    """A section in one line, as it could be written in params.yaml."""
+    return yaml.safe_dump(section, default_flow_style=True, sort_keys=False, width=inf).strip()
 
 
 def _sources(params: Params) -> Sources:

@@ -50,11 +50,15 @@ class Params:
     Args:
         values: the parsed file.
         source: its name in messages, usually the file's path.
+
+    Attributes:
+        short: by section, such as `teachers.dino`, the short form that was written there.
     """
 
     def __init__(self, values: Mapping[str, Any], source: str = "params.yaml"):
         self.values = dict(values)
         self.source = source
+        self.short: dict[str, str] = {}
 
     @classmethod
     def load(cls, path: str | Path = "params.yaml", overrides: Sequence[str] = ()) -> "Params":
@@ -91,6 +95,7 @@ class Params:
             for name, value in named.items() if isinstance(named, dict) else ():
                 if isinstance(value, str):
                     where = f"{self.source}: {section}.{name}"
+                    self.short[f"{section}.{name}"] = value
                     kind = "" if value.startswith("timm:") else self._kind()
                     self.values[section] = self.values[section] | {name: specs.expand(value, section, kind, where)}
 

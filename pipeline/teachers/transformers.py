@@ -18,6 +18,7 @@ from pipeline.pretrained.text_tokenizer import Side, TextTokenizer
 from pipeline.pretrained.transformers import fetch, read_config, read_json
 from pipeline.provenance import digest_files, digest_of
 from pipeline.teachers import Precision, Teacher
+from pipeline.teachers._batches import ROUNDING
 from pipeline.teachers._pooling import Pooling, pool
 from pipeline.teachers._sentence_transformers import Modules, choose_prompt, read_modules
 
@@ -33,9 +34,6 @@ VOLATILE = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "ar
 
 TRIED = 768
 """Tokens of the longest text that a model is tested with on loading: BigBird changes its attention at 704."""
-
-ROUNDING = {"float32": 1e-5, "float16": 1e-4, "bfloat16": 2e-3}
-"""States count as equal if 1 - cosine is at most this."""
 
 
 class Settings(params.Settings):
