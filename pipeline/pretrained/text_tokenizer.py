@@ -166,8 +166,8 @@ class TextTokenizer:
         told = {tuple(ids) for ids in map(self._plain, samples) if any(number not in special for number in ids)}
         if len(words) < 2 or len(told) < 2:
             raise UserError(
-                f"{self.name}: its tokenizer knows {count(len(words), 'word')} besides special tokens and does not tell "
-                "texts apart; save the model's own tokenizer next to its weights"
+                f"{self.name}: its tokenizer knows {count(len(words), 'word')} besides special tokens and does not "
+                "tell texts apart; save the model's own tokenizer next to its weights"
             )
         return samples
 
