@@ -174,7 +174,8 @@ class Downloads:
             session.mount("https://", HTTPAdapter(max_retries=RETRY))
             session.max_redirects = REDIRECTS
             session.auth = lambda request: request  # no passwords of ~/.netrc
-            session.headers = {"User-Agent": f"aft/{__version__}", "Accept": "image/*, */*;q=0.5"}
+            asks = {"User-Agent": f"aft/{__version__}", "Accept": "image/*, */*;q=0.5", "Accept-Encoding": "identity"}
+            session.headers.update(asks)
             self._own.session = session
         found: requests.Session = self._own.session
         return found
