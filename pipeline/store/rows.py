@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.ids import BLOCK_ROWS, Ids, Part, Places
 from pipeline.store.backends import Backend
 from pipeline.store.format import Layout
@@ -47,7 +47,7 @@ class RowIndex:
             raise UserError(f"row ids must be unique: {twice!r} occurs twice")
         values = np.frombuffer(digests, np.uint8) if isinstance(digests, bytes) else np.asarray(digests, np.uint8)
         if values.size != len(given) * DIGEST_BYTES:
-            raise UserError(f"{len(given)} rows need {DIGEST_BYTES}-byte digests each, found {values.size} bytes")
+            raise UserError(f"{len(given)} x {DIGEST_BYTES} bytes of digests are needed, found {values.size}")
         lengths, self.id_bytes = given.encoded(0, len(given))
         self.id_ends = np.cumsum(lengths)
         self.digests = values.reshape(-1, DIGEST_BYTES)
@@ -124,7 +124,8 @@ def claim_of_rows(store: Backend, layout: Layout) -> None:
     """
     there = store.size("rows/id_ends/c.0")
     if there != 8 * layout.rows:
-        found = "is missing" if there is None else f"has {there:,} bytes, and not 8 for each of {layout.rows:,} rows"
+        rows = count(layout.rows, "row")
+        found = "is missing" if there is None else f"has {there:,} bytes, and not 8 for each of {rows}"
         raise UserError(f"{store.name}/rows/id_ends/c.0: {found}; restore it or extract again")
 
 
