@@ -50,7 +50,7 @@ SLOW = ("extract_texts",)
 ROWS = [10_000, 100_000, 1_000_000]
 WIDTH = 64
 WORDS = 1000
-EVERY = 0.01
+EVERY = 0.02
 """Seconds between two looks at the memory."""
 
 PARAMS = """
@@ -201,19 +201,15 @@ def _stage(arguments: Sequence[str], folder: Path, output: Path) -> NoReturn:
         os._exit(code if isinstance(code, int) else 0)
 
 
-def memory(session: int) -> int:
-    """Bytes that the processes of a session hold besides mapped files."""
-    found = 0
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdecimal():
-            continue
-        try:
-            if int((folder / "stat").read_text().rpartition(")")[2].split()[3]) == session:
-                lines = re.findall(r"^Rss(?:Anon|Shmem):\s+(\d+)", (folder / "status").read_text(), re.MULTILINE)
-                found += sum(map(int, lines)) * 1024
-        except OSError:  # it has ended meanwhile
-            continue
-    return found
+def memory(process: int) -> int:
+    """Bytes that a process and those that it started hold besides mapped files."""
+    folder = Path("/proc") / str(process)
+    try:
+        lines = re.findall(r"^Rss(?:Anon|Shmem):\s+(\d+)", (folder / "status").read_text(), re.MULTILINE)
+        children = " ".join(path.read_text() for path in folder.glob("task/*/children")).split()
+    except OSError:  # it has ended meanwhile
+        return 0
+    return sum(map(int, lines)) * 1024 + sum(map(memory, map(int, children)))
 
 
 def table(found: Mapping[str, Mapping[int, Mapping[str, float]]]) -> list[dict[str, Any]]:
