@@ -12,7 +12,7 @@ from pipeline.students import _tokens, bag_of_words
 from pipeline.training.outputs import SavedOutputs, write_outputs
 from tests.memory import bytes_a_row
 
-FEW, MANY = 4_000, 12_000
+FEW, MANY = 1_500, 4_500
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def dataset(table: Callable[[int], Path]) -> Callable[[int], Path]:
 def test_preparing_takes_a_hundred_bytes_a_row(
     table: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ids: dict[str, str]
 ) -> None:
-    monkeypatch.setattr(preparation, "BATCH_ROWS", 512)
+    monkeypatch.setattr(preparation, "BATCH_ROWS", 256)
     assert bytes_a_row(lambda rows: prepare(settings(table(rows), **ids), tmp_path / "data"), FEW, MANY) < 140
 
 
@@ -80,8 +80,8 @@ def test_ids_of_a_dataset_take_nothing_and_those_of_a_store_their_own_bytes(
 def test_words_are_counted_and_encoded_block_by_block(
     dataset: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_tokens, "ROWS", 512)
-    monkeypatch.setattr("pipeline.students._words.ROWS", 512)
+    monkeypatch.setattr(_tokens, "ROWS", 256)
+    monkeypatch.setattr("pipeline.students._words.ROWS", 256)
     opened = {rows: Dataset.open(dataset(rows)) for rows in (FEW, MANY)}
     fitting = bag_of_words.Settings(vocabulary=100)
 
