@@ -92,7 +92,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path):
         load(path=settings["path"], ids=str(tmp_path / "none.txt"))
     for ids, message in (
         (["a"] * 9, "the id 'a' occurs twice"),
-        (["a"], r"ids.txt: 1 ids, and .*own.npy has 9 rows"),
+        (["a"], r"ids.txt: 1 id, and .*own.npy has 9 rows"),
     ):
         (tmp_path / "ids.txt").write_text("\n".join(ids))
         with pytest.raises(UserError, match=message):
