@@ -62,8 +62,10 @@ DATA, FEATURES, PARAMS = PROJECT.data, PROJECT.features, PROJECT.params
 
 
 def settings(path: Path, overrides: list[str] | None) -> Params:
-    """All settings: the file, then the overrides."""
-    return Params.load(path, overrides or ())
+    """All settings: the file, then the overrides. Raises `UserError` if a section is misspelt."""
+    params = Params.load(path, overrides or ())
+    params.check_sections()
+    return params
 
 
 def show(result: Any, as_json: bool) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.errors import count
 from stages import command
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def export_features(
         test = prepared.split(split).test
         train = np.setdiff1d(np.arange(len(opened)), test)
         rows, parts = np.concatenate([train, test]), {"train": len(train), "test": len(test)}
-    print(f"{len(opened):,} rows -> {interchange.export(opened, target, head, rows, parts)}")
+    print(f"{count(len(opened), 'row')} -> {interchange.export(opened, target, head, rows, parts)}")
 
 
 @app.command("import")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import typer
 import yaml
 
 import cli
@@ -62,6 +63,9 @@ RUNS = {
     "aft": {"student": "bag", "teachers": ["wise"], "methods": {"aft": {"weight": [0.0, 3.0]}}},
 }
 
+AFT = typer.main.get_command(cli.app)
+"""The commands, made once: that takes as long as a small command."""
+
 LIMIT = 180.0
 """Seconds after which a command counts as hung; none of them needs more than a few."""
 
@@ -104,7 +108,7 @@ class Running:
         self._line, self._started = line, time.monotonic()
         self._errors = Path(tempfile.gettempdir()) / f"aft-torture-{os.getpid()}-{time.monotonic_ns()}"
         self._process = multiprocessing.get_context("fork").Process(
-            target=_aft, args=(line, folder, self._errors, limits)
+            target=aft_in, args=(folder, line, self._errors, Path(os.devnull), limits)
         )
         self._process.start()
 
@@ -144,16 +148,19 @@ def run(line: str, folder: Path, codes: Iterable[int] = (0,), limits: dict[int, 
     return start(line, folder, limits).end(codes)
 
 
-def _aft(line: str, folder: Path, errors: Path, limits: dict[int, int]) -> None:
+def aft_in(folder: Path, line: str, errors: Path, out: Path, limits: dict[int, int], user: int = 0) -> None:
+    """Be `aft LINE` in a folder: in a forked process, in a session of its own, as another user if not 0."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), 2)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), 1)
     for limit, value in limits.items():
         resource.setrlimit(limit, (value, value))
+    if user:
+        os.setresuid(user, user, user)
     os.chdir(folder)
     sys.argv = ["aft", *shlex.split(line)]
-    command.run(cli.app, "aft")
+    command.run(AFT, "aft")
 
 
 def _session(leader: int) -> list[int]:
@@ -194,7 +201,7 @@ class Bench:
         if not complete.exists() or complete.read_text() != code:
             shutil.rmtree(self.reference, ignore_errors=True)
             self.folder.mkdir(parents=True, exist_ok=True)
-            _apart(_make, self.reference)
+            apart(_make, self.reference)
             self.finish(self.reference)
             for line in OTHERS:
                 run(line, self.reference)
@@ -234,7 +241,7 @@ def remove(folder: Path, line: str) -> None:
             path.unlink(missing_ok=True)
 
 
-def _apart(work: Callable[..., object], *arguments: object) -> None:
+def apart(work: Callable[..., object], *arguments: object) -> None:
     """Do something in a process of its own: what starts threads here must not be forked."""
     process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
     process.start()
