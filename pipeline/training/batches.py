@@ -97,6 +97,8 @@ class Part:
 
     def loss(self, task_loss: Float[Tensor, ""], penalties: Iterable[Float[Tensor, ""]] = ()) -> Float[Tensor, ""]:
         """This part's contribution to the loss of the step."""
+        if self.task_share == self.penalty_share == 1:  # a step in one part
+            return sum(penalties, start=task_loss)
         return sum((self.penalty_share * each for each in penalties), start=self.task_share * task_loss)
 
 

@@ -8,6 +8,7 @@ trial without methods is exactly plain training, and shares its result with ever
 """
 
 from collections.abc import Callable, Generator, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -103,7 +104,7 @@ def run_trial(
                 optimisation.backward(loss)
             if log.due(step) and kept.over(log.history):
                 break
-            processes.reduce(list(trial.student.parameters()))
+            processes.reduce(optimisation.trained)
             optimisation.end()
             kept.update(step)
             if checkpoint:
@@ -179,7 +180,7 @@ def supervised(
         mixed: where these are mixed with other rows, the labels of those, and the share of each row's own.
     """
     lower = getattr(torch, precision)
-    with torch.autocast(labels.device.type, lower, enabled=lower != torch.float32):
+    with torch.autocast(labels.device.type, lower) if lower != torch.float32 else nullcontext():
         features, outputs = student(inputs)  # [n, d], [n, c]
     features, outputs = features.float(), outputs.float()
     of_labels = outputs[: len(labels)]
