@@ -87,10 +87,9 @@ class Texts:
 
     def _rows(self, rows: np.ndarray, view: int) -> tuple[np.ndarray, np.ndarray]:
         numbers, offsets = self.kept[view]["numbers"], self.kept[view]["offsets"]
-        starts = offsets.take(rows)
-        lengths = offsets.take(rows + 1) - starts
-        ends = lengths.cumsum()
-        at = (starts - ends + lengths).repeat(lengths)
+        stops = offsets.take(rows + 1)
+        lengths = stops - offsets.take(rows)
+        at = (stops - lengths.cumsum()).repeat(lengths)
         at += np.arange(len(at))
         return numbers.take(at).astype(np.int64), lengths
 

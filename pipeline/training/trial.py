@@ -211,10 +211,11 @@ def ready_parts(
         steps: numbers, and the rows of each step and how many of these are labelled.
         penalties: the methods; none for plain training.
     """
+    reads = reads_of(penalties)
     for step, (rows, labelled) in steps:
         views = data.draw_views(rows, labelled, step, bool(penalties))
-        for part in parts(data.task, data.labels[rows[:labelled]], rows, labelled, views, data.settings.accumulate):
-            yield get_ready(data, part, reads_of(penalties), data.augmented(part.rows, part.labelled, step))
+        for part in parts(data.task, data.labels, rows, labelled, views, data.settings.accumulate):
+            yield get_ready(data, part, reads, data.augmented(part.rows, part.labelled, step))
 
 
 def reads_of(penalties: dict[str, WeightedPenalty]) -> frozenset[Reads]:
