@@ -327,6 +327,9 @@ class Lock:
             os.close(self._handle)
             self._handle = None
 
+    def confirm(self) -> None:
+        """Nothing: the kernel does not take a lock away."""
+
     def owner(self) -> str:
         """The holder of the lock, as far as known from the file."""
         try:
@@ -372,7 +375,7 @@ class Lock:
             self._handle = handle
             try:
                 os.truncate(handle, 0)
-                os.pwrite(handle, _myself().encode(), 0)
+                os.pwrite(handle, myself().encode(), 0)
             except OSError as error:
                 os.close(handle)
                 self._handle = None
@@ -380,7 +383,7 @@ class Lock:
             return True
 
 
-def _myself() -> str:
+def myself() -> str:
     """This process, for messages of other processes."""
     return f"process {os.getpid()} on {socket.gethostname()} (since {time.strftime('%Y-%m-%d %H:%M:%S')})"
 

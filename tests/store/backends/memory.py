@@ -92,6 +92,9 @@ class MemoryClaim:
         with self.guard:
             self.holders.pop(id(self), None)
 
+    def confirm(self) -> None:
+        pass
+
     def owner(self) -> str:
         return "another thread"
 
