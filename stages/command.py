@@ -127,6 +127,7 @@ class StageLog:
         if self.continued and self._earlier:
             if not rows:
                 # Everything existed already: the time of this call is not that of the result.
+                self._earlier.write(self._path)
                 return
             seconds += self._earlier.seconds
             rows += self._earlier.rows or 0

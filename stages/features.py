@@ -78,8 +78,8 @@ def gc(
 ) -> None:
     """List leftovers of interrupted work, with sizes; --delete deletes them.
 
-    These are replaced features, locks and temporary files in stores that are not being written, and raw copies of
-    deleted stores of the folder that are not in use.
+    These are replaced features, locks and temporary files in stores that are not being written, raw copies of
+    deleted stores of the folder that are not in use, and unfinished raw copies.
     """
     from pipeline.store import inspection
     from pipeline.verified import default_cache

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.files import PARTIAL, Lock
+from pipeline.files import PARTIAL, Lock, abandoned
 from pipeline.store.backends import Backend
 from pipeline.store.backends.local import LocalBackend
 from pipeline.store.cache import lock_file, users
@@ -266,7 +266,8 @@ def leftovers(folder: Path, cache: Path, delete: bool = False) -> Leftovers:
     Args:
         folder: of the stores. Features that a store replaced (other rows, another recipe) are leftovers too: work that
             was interrupted would reuse them.
-        cache: of the raw copies. Those that stores in `folder` were read through, and that no store uses any more.
+        cache: of the raw copies. Those that stores in `folder` were read through, and that no store uses any more; and
+            those that killed processes have not finished.
         delete: also delete what was found.
     """
     found: dict[str, int] = {}
@@ -274,8 +275,12 @@ def leftovers(folder: Path, cache: Path, delete: bool = False) -> Leftovers:
         store = LocalBackend(path)
         if path.is_dir() and _is_store(store):
             found |= _leftovers_of(store, delete)
+    for left in _unfinished_copies(cache):
+        found[str(left)] = _bytes(left)
+        if delete:
+            LocalBackend(cache).delete(left.name)
     for copy in sorted(cache.iterdir()) if cache.is_dir() else []:
-        if _is_raw_copy(copy) and _is_unused(copy, folder):
+        if copy.is_dir() and _is_digest(copy.name) and _is_unused(copy, folder):
             lock = Lock(lock_file(copy))
             if lock.acquire():
                 found[str(copy)] = _bytes(copy)
@@ -331,9 +336,15 @@ def _has_layout(store: LocalBackend, file: str) -> bool:
     return True
 
 
-def _is_raw_copy(path: Path) -> bool:
+def _unfinished_copies(cache: Path) -> list[Path]:
+    """What killed processes left when they made raw copies."""
+    names = sorted({path.name[1:33] for path in cache.glob(f".*{PARTIAL}")})
+    return [left for name in names if _is_digest(name) for left in abandoned(cache / name)]
+
+
+def _is_digest(name: str) -> bool:
     """Whether a name in the cache is a digest, as the store names copies."""
-    return path.is_dir() and len(path.name) == 32 and set(path.name) <= set("0123456789abcdef")
+    return len(name) == 32 and set(name) <= set("0123456789abcdef")
 
 
 def _is_unused(copy: Path, folder: Path) -> bool:

@@ -25,7 +25,7 @@ from typing import Any, get_args
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.files import explained, is_utf8, open_regular
+from pipeline.files import explained, is_utf8, open_regular, scratch_folder
 from pipeline.provenance import digest_files
 from pipeline.store.backends import Backend, backend_at
 from pipeline.store.format import SHARD_BYTES, Dtype, Head, Layout, shortened
@@ -156,17 +156,16 @@ def export(
         about,
     )
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".partial-{target.name}")
     try:
-        module.write(partial, table)
-        reader.verified()
-        os.replace(partial, target)
+        with scratch_folder(target) as scratch:
+            module.write(scratch / target.name, table)
+            reader.verified()
+            for path in sorted(scratch.iterdir()):  # npy also writes ids, to a second file
+                os.replace(path, target.with_name(path.name))
     except UserError as error:
         raise error if store.path in str(error) else UserError(f"{store.path}: {error}") from None
     except OSError as error:
         raise explained(error, target) from error
-    finally:
-        partial.unlink(missing_ok=True)
     return target
 
 
