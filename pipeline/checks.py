@@ -15,7 +15,7 @@ from pipeline.augmentations import check_kind, read_augmentations
 from pipeline.data import Dataset, PrepareSettings, Sources, read_sources
 from pipeline.datasets import SIDES, parts_of, rows_called
 from pipeline.errors import UserError, count, listed, suggestion
-from pipeline.extraction import ExtractSettings
+from pipeline.extraction import ExtractSettings, place_of_features
 from pipeline.machine import Machine
 from pipeline.params import BESIDES, Params, parse, read_plugin
 from pipeline.plugins import plugin
@@ -30,7 +30,19 @@ from pipeline.students import kind_of
 from pipeline.training import TrainSettings, check_student, count_trials, train_settings
 from pipeline.views import Views, teacher_views
 
-SECTIONS = ("dataset", "extract", "teachers", "probe", "assess", "students", "train", "machine", "runs", "sweep")
+SECTIONS = (
+    "dataset",
+    "extract",
+    "teachers",
+    "probe",
+    "assess",
+    "students",
+    "train",
+    "machine",
+    "runs",
+    "sweep",
+    "features",
+)
 
 
 def check_params(params: Params) -> None:
@@ -46,6 +58,7 @@ def check_params(params: Params) -> None:
                 f"{params.source}: unknown section `{name}`{suggestion(str(name), SECTIONS)}; allowed are "
                 f"{listed(SECTIONS)}"
             )
+    place_of_features(params)
     dataset = params.read(PrepareSettings, "dataset")
     sources = read_sources(dataset.source, dataset.unlabelled, f"{params.source}: dataset")
     kind = sources.kind

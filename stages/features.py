@@ -1,4 +1,4 @@
-"""Tools for feature stores: `aft features ls | info | verify | diff | gc | export | import`."""
+"""Tools for feature stores: `aft features ls | info | verify | diff | copy | pull | gc | export | import`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,6 +68,26 @@ def diff(first: Store, second: Store, as_json: command.Json = False) -> None:
     from pipeline.store import inspection
 
     command.show(inspection.diff(first, second), as_json)
+
+
+@app.command("copy")
+def copy_store(
+    store: Store,
+    target: Annotated[str, typer.Argument(help="A new folder, or s3://, gs:// or az:// with BUCKET/PREFIX.")],
+    as_json: command.Json = False,
+) -> None:
+    """Copy a store to object storage, from there, or to another folder; an interrupted copy continues."""
+    from pipeline.store import copying
+
+    command.show(copying.copy_store(store, target), as_json)
+
+
+@app.command()
+def pull(store: Store, as_json: command.Json = False) -> None:
+    """Copy a store on object storage into this machine's cache, from which training reads it then."""
+    from pipeline.store import copying
+
+    command.show(copying.pull(store), as_json)
 
 
 @app.command()

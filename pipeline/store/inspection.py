@@ -10,12 +10,13 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.files import PARTIAL, Lock, abandoned
-from pipeline.store.backends import Backend
+from pipeline.store.backends import Backend, WritableBackend, backend_at
 from pipeline.store.backends.local import LocalBackend
 from pipeline.store.cache import lock_file, users
 from pipeline.store.changes import differences
 from pipeline.store.format import LOCKS, STORE_FILE, Layout
 from pipeline.store.reader import Reader
+from pipeline.store.remote import POINTER
 from pipeline.store.reuse import replaced_folders
 from pipeline.store.store import FeatureStore
 from pipeline.store.verification import Agreement, compare
@@ -172,7 +173,8 @@ def list_stores(folder: Path) -> Listing:
     """The stores directly in a folder, by name."""
     stores: list[dict[str, Any]] = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if not os.path.lexists(path / "zarr.json"):  # also a pipe or a broken link, which is told
+        # Also a pipe or a broken link, which is told.
+        if not os.path.lexists(path / "zarr.json") and not os.path.lexists(path / POINTER):
             continue
         try:
             store = FeatureStore.open(path)
@@ -272,8 +274,8 @@ def leftovers(folder: Path, cache: Path, delete: bool = False) -> Leftovers:
     """
     found: dict[str, int] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        store = LocalBackend(path)
-        if path.is_dir() and _is_store(store):
+        store = backend_at(path) if path.is_dir() else None
+        if isinstance(store, WritableBackend) and _is_store(store):
             found |= _leftovers_of(store, delete)
     for left in _unfinished_copies(cache):
         found[str(left)] = _bytes(left)
@@ -292,7 +294,7 @@ def leftovers(folder: Path, cache: Path, delete: bool = False) -> Leftovers:
     return Leftovers(found, delete)
 
 
-def _leftovers_of(store: LocalBackend, delete: bool) -> dict[str, int]:
+def _leftovers_of(store: WritableBackend, delete: bool) -> dict[str, int]:
     """Files of one store that are not needed; none if it is being written."""
     there = store.files()
     names = [*_replaced(store), *(file for file in there if file.endswith(PARTIAL) and "/" in file)]
@@ -307,7 +309,7 @@ def _leftovers_of(store: LocalBackend, delete: bool) -> dict[str, int]:
     try:
         if not (setup.acquire() and writers.acquire()):
             return {}
-        found = {str(store.folder / name): _bytes(store.folder / name) for name in names}
+        found = {f"{store.name}/{name}": _bytes_in(store, name) for name in names}
         for name in names if delete else []:
             store.delete(name)
         if delete or not locks:
@@ -318,17 +320,17 @@ def _leftovers_of(store: LocalBackend, delete: bool) -> dict[str, int]:
         setup.release()
 
 
-def _is_store(store: LocalBackend) -> bool:
+def _is_store(store: Backend) -> bool:
     """Whether a folder is a feature store, complete or not."""
     return _has_layout(store, "zarr.json") or bool(_replaced(store))
 
 
-def _replaced(store: LocalBackend) -> list[str]:
+def _replaced(store: Backend) -> list[str]:
     """The folders of replaced stores in a store, without others of such names."""
     return [name for name in replaced_folders(store) if _has_layout(store, f"{name}/zarr.json")]
 
 
-def _has_layout(store: LocalBackend, file: str) -> bool:
+def _has_layout(store: Backend, file: str) -> bool:
     try:
         Layout.read(store.read(file) or b"", store.name)
     except UserError:
@@ -367,6 +369,11 @@ def _is_unused(copy: Path, folder: Path) -> bool:
 def _elsewhere(reader: Reader, where: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """A reader that takes the row numbers of another store."""
     return lambda rows: reader(where[rows])
+
+
+def _bytes_in(store: Backend, name: str) -> int:
+    """Bytes of a file of a store, or of all files below a folder of it."""
+    return sum(store.size(file) or 0 for file in store.files(name) or [name])
 
 
 def _bytes(path: Path) -> int:

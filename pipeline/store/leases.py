@@ -1,10 +1,10 @@
 """Claims on object storage, where there are no locks: leases, which their holder renews.
 
 A lease is an object. Its holder writes it again every few seconds; one that is older than `LEASE`, by the clock of the
-service, is nobody's. Every write is conditional on the version that was read before, so of several that want a lease one
-gets it. Those that share a claim have an object each: one that wants it alone first takes the lease and then looks for
-them, and one that wants to share it first leaves its object and then looks at the lease. So at least one of them sees the
-other.
+service, is nobody's. Every write is conditional on the version that was read before, so one of several that want a
+lease gets it. Those that share a claim have an object each: one that wants it alone first takes the lease and then
+looks for them, and one that wants to share it first leaves its object and then looks at the lease. So at least one of
+them sees the other.
 
 A process that slept may have lost a lease. So `confirm` comes before anything is written that it protects.
 """
@@ -122,7 +122,9 @@ class Lease:
                 return self._share()
             if self._name not in held and not self._take():
                 return False
-            if any(age <= LEASE for file, age in self._objects.ages(f"{self._name}.shared").items() if file != self._mine):
+            if any(
+                age <= LEASE for file, age in self._objects.ages(f"{self._name}.shared").items() if file != self._mine
+            ):
                 self._drop(self._name)
                 return False
             self._drop(self._mine)
@@ -133,7 +135,7 @@ class Lease:
         found = self._objects.find(self._name)
         if found is not None and found.age <= LEASE and _read(found).get("owner"):
             return False
-        return self._write(self._name, found and found.version)
+        return self._write(self._name, None if found is None else found.version)
 
     def _share(self) -> bool:
         """Leave this holder's own object, unless another process has the lease."""

@@ -67,6 +67,6 @@ def stand_for(folder: Path, url: str | None) -> None:
         if (folder / "zarr.json").exists():
             raise UserError(
                 f"{folder}: holds a store, and `features` in params.yaml says {url}; copy it there by "
-                f"`aft features push {folder} {url}` and delete the folder, or delete it alone"
+                f"`aft features copy {folder} {url}` and delete the folder, or delete it alone"
             )
         Pointer(url, None).write(folder)

@@ -170,7 +170,8 @@ class FeatureStore:
         - `mapped`: directly from the files' pages. Chosen for local, uncompressed shards.
         - `window`: the same, with epochs that read the disk sequentially. Chosen if they exceed the free memory.
         - `resident`: all rows in memory. Chosen for compressed or remote shards that fit `memory`.
-        - `cache`: mapped from a raw copy on the local disk, made in one pass. Chosen for larger ones.
+        - `cache`: mapped from a raw copy on the local disk, made in one pass. Chosen for larger ones, and for remote
+          ones of which there is a copy already.
 
         Args:
             head: its name; the store's only head, or `pooled`, if None.

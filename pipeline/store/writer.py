@@ -345,9 +345,7 @@ class StoreWriter:
         if known.any() and done < self.layout.shards:
             self.notes.append(f"{known.sum():,} of {self.layout.rows:,} rows are known from before; new are the others")
 
-    def _wanting(
-        self, index: int, of: Collection[str] | None = None, store: Backend | None = None
-    ) -> tuple[str, ...]:
+    def _wanting(self, index: int, of: Collection[str] | None = None, store: Backend | None = None) -> tuple[str, ...]:
         """The heads that still lack a shard. A shard that contradicts its marker is written again.
 
         Args:

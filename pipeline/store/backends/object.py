@@ -4,7 +4,7 @@ There are no folders and no locks there, and nothing can be renamed. But an obje
 complete, and a write can be made conditional: on there being no such object, or on its version. A move is a copy and a
 deletion, and a claim is a lease, which rests on these conditions. Services that ignore conditions are refused.
 
-Credentials come from the environment, from the machine's role, or, for S3, from the profiles of boto3; never from a URL.
+Credentials come from the environment, the machine's role or, for S3, the profiles of boto3; never from a URL.
 """
 
 import os
@@ -24,8 +24,7 @@ from pipeline.errors import UserError
 from pipeline.store.backends import JSON_BYTES, Backend, Bytes, WritableBackend
 from pipeline.store.format import LOCKS, REPLACED
 from pipeline.store.leases import Found, Lease, Version
-
-SCHEMES = ("s3", "gs", "az")
+from pipeline.store.remote import SCHEMES as SCHEMES
 
 BLOCK = 8 << 20
 """Bytes of a part of a large object."""
@@ -290,7 +289,9 @@ def open(url: str) -> ObjectBackend:
         from obstore.exceptions import BaseError
         from obstore.store import from_url
     except ModuleNotFoundError:
-        raise UserError(f"{url}: the package obstore is not installed; run pip install 'aft-pipeline[object]'") from None
+        raise UserError(
+            f"{url}: the package obstore is not installed; run pip install 'aft-pipeline[object]'"
+        ) from None
     parts = urlsplit(url)
     if parts.username or parts.password or parts.query:
         raise UserError(

@@ -1,25 +1,31 @@
 """Object storage: the contract, whole stores, and the faults that a network and its services have."""
 
 import json
+import os
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 pytest.importorskip("obstore")
 pytest.importorskip("moto")
 
+from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.store import FeatureStore, Head, StoreWriter, leases
 from pipeline.store.backends import backend_at, object
 from pipeline.store.backends.object import ObjectBackend
+from pipeline.store.copying import copy_store, pull
 from pipeline.store.format import Marker
+from pipeline.store.inspection import leftovers, list_stores
+from pipeline.store.remote import Pointer, stand_for
 from pipeline.store.verification import verify
 from tests.store.backends.contract import BackendContract
 from tests.store.backends.s3 import BUCKET, Service
@@ -55,7 +61,7 @@ def running() -> Iterator[Service]:
 @pytest.fixture
 def service(running: Service, monkeypatch: pytest.MonkeyPatch) -> Service:
     for name, value in {
-        "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "never-in-a-file", "AWS_REGION": "us-east-1",
         "AWS_ENDPOINT_URL": running.url,
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
@@ -96,7 +102,7 @@ def test_a_store_is_continued_changed_and_reused_like_a_local_one(make: Maker, u
     make(others, path=url, recipe={"model": "another"})
     assert make.computed == others
     assert verify(url).sound
-    assert contents(url) == tree((make(others, recipe={"model": "another"}) and make.path))
+    assert contents(url) == tree(make(others, recipe={"model": "another"}) and make.path)
 
 
 def test_large_shards_are_sent_in_parts(make: Maker, url: str, monkeypatch: pytest.MonkeyPatch):
@@ -156,7 +162,7 @@ def test_a_service_that_fails_now_and_then_does_no_harm(
     with service.with_rule(now_and_then):
         store = make(ids, path=url)
         np.testing.assert_array_equal(store[:], features_of(ids, (6,)))
-    assert contents(url) == tree((make(ids) and make.path))
+    assert contents(url) == tree(make(ids) and make.path)
 
 
 def test_a_service_that_ignores_conditions_is_refused(make: Maker, service: Service, url: str, ids: list[str]):
@@ -222,9 +228,10 @@ def test_a_place_that_cannot_be_is_refused(service: Service, place: str, line: s
 
 @pytest.mark.parametrize("status", ["401", "403"])
 def test_access_that_is_denied_is_said(make: Maker, service: Service, url: str, ids: list[str], status: str):
-    with service.with_rule(lambda request: status if request["REQUEST_METHOD"] == "PUT" else None):
-        with pytest.raises(UserError, match=rf"access is denied \(the service answers {status}.* to a PUT") as found:
-            make(ids, path=url)
+    line = rf"access is denied \(the service answers {status}.* to a PUT"
+    denying = service.with_rule(lambda request: status if request["REQUEST_METHOD"] == "PUT" else None)
+    with denying, pytest.raises(UserError, match=line) as found:
+        make(ids, path=url)
     assert "\n" not in str(found.value)
 
 
@@ -247,7 +254,7 @@ def test_a_marker_without_its_shard_and_a_shard_without_its_marker_are_written_a
         FeatureStore.open(url)
     make(ids, path=url)
     assert make.computed == [*ids[8:16], *ids[24:32]]
-    assert contents(url) == tree((make(ids) and make.path))
+    assert contents(url) == tree(make(ids) and make.path)
 
 
 def test_damage_is_found(make: Maker, url: str, ids: list[str]):
@@ -354,3 +361,133 @@ def test_markers_say_which_files_belong_to_them(make: Maker, url: str, ids: list
     mark = Marker.read(object.open(url).read("pooled/c.0.json") or b"")
     assert (mark.start, mark.stop) == (0, 8)
     assert json.loads(object.open(url).read("zarr.json") or b"")["zarr_format"] == 3
+
+
+def test_a_copy_has_the_same_files_wherever_it_is(make: Maker, url: str, ids: list[str], tmp_path: Path):
+    make(ids, heads={"a": Head((6,), "int8"), "b": Head((3,), "float16", "zstd")})
+    there = copy_store(make.path, url)
+    assert (there.shards, there.sent) == (14, 14) and contents(url) == tree(make.path)
+    back = copy_store(url, tmp_path / "back")
+    assert back.sent == 14 and tree(tmp_path / "back") == tree(make.path)
+
+
+def test_a_copy_that_was_interrupted_continues(make: Maker, url: str, ids: list[str], monkeypatch: pytest.MonkeyPatch):
+    make(ids)
+    put, files = ObjectBackend.put, []
+
+    def dying(backend: ObjectBackend, file: str, *args: Any, **named: Any) -> str:
+        files.append(file)
+        if len(files) > 16:
+            raise KeyboardInterrupt
+        return put(backend, file, *args, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectBackend, "put", dying)
+        with pytest.raises(KeyboardInterrupt):
+            copy_store(make.path, url)
+    with pytest.raises(UserError, match="no feature store there"):
+        FeatureStore.open(url)
+    again = copy_store(make.path, url)
+    assert 0 < again.sent < again.shards == 7 and contents(url) == tree(make.path)
+
+
+def test_a_copy_of_damage_or_over_another_store_is_refused(make: Maker, url: str, ids: list[str], tmp_path: Path):
+    make(ids)
+    make(ids, path=url, recipe={"model": "another"})
+    before = contents(url)
+    with pytest.raises(UserError, match="another store is there"):
+        copy_store(make.path, url)
+    assert {file: text for file, text in contents(url).items() if not file.startswith("locks/")} == before
+    data = bytearray((make.path / "pooled" / "c.2.0").read_bytes())
+    data[7] ^= 1
+    (make.path / "pooled" / "c.2.0").write_bytes(bytes(data))
+    with pytest.raises(UserError, match=r"c\.2\.0 \(rows 16-23\): damaged"):
+        copy_store(make.path, tmp_path / "copy")
+    assert not (tmp_path / "copy" / "zarr.json").exists()
+    with pytest.raises(UserError, match=r"can only be read there"):
+        copy_store(url, "https://example.org/store.zarr")
+
+
+def test_what_was_pulled_is_read_from_the_cache(make: Maker, service: Service, url: str, ids: list[str]):
+    make(ids, path=url)
+    assert FeatureStore.open(url).reader().mode == "resident"
+    assert "raw copy in" in str(pull(url))
+    service.requests.clear()
+    reader = FeatureStore.open(url).reader()
+    assert reader.mode == "cache"
+    np.testing.assert_array_equal(reader(range(50)), features_of(ids, (6,)))
+    assert not [path for _, path in service.requests if path.endswith(".0") and "/pooled/" in path]
+
+
+def test_leftovers_of_replaced_features_are_found_and_deleted(make: Maker, url: str, ids: list[str], tmp_path: Path):
+    make(ids, path=url)
+    assert make(ids, path=url, recipe={"model": "another"}, stop_after=2) is None
+    stand_for(tmp_path / "features" / "x.zarr", url)
+    listed = leftovers(tmp_path / "features", tmp_path / "cache")
+    assert f"{url}/replaced/1" in listed.found and object.open(url).files("replaced")
+    leftovers(tmp_path / "features", tmp_path / "cache", delete=True)
+    assert not object.open(url).files("replaced") and not object.open(url).files("locks")
+    make(ids, path=url, recipe={"model": "another"})
+    assert make.computed == ids[16:]
+
+
+def test_a_folder_stands_for_a_store(make: Maker, url: str, ids: list[str], tmp_path: Path):
+    folder = tmp_path / "features" / "x.zarr"
+    stand_for(folder, url)
+    store = make(ids, path=folder)
+    assert store.path == url and tree(folder).keys() == {"remote.json"}
+    Pointer(url, store.content_digest).write(folder)
+    assert FeatureStore.open(folder).content_digest == store.content_digest
+    assert verify(folder).sound
+    assert list_stores(tmp_path / "features").stores[0]["state"] == "complete"
+    make(ids[:-1], path=url)
+    with pytest.raises(UserError, match=f"x.zarr: {url} does not hold the features that this project extracted"):
+        FeatureStore.open(folder)
+    stand_for(folder, None)
+    with pytest.raises(UserError, match="no feature store there"):
+        FeatureStore.open(folder)
+    make(ids, path=folder)
+    with pytest.raises(UserError, match=r"x.zarr: holds a store, and `features` in params.yaml says s3://"):
+        stand_for(folder, url)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"url": "file:///etc", "content": null}', '{"url": 3, "content": null}',
+             '{"url": "s3://b/c", "content": 3}', "[" * 5000],
+)  # fmt: skip
+def test_a_damaged_pointer_is_said(text: str, tmp_path: Path):
+    (tmp_path / "remote.json").write_text(text)
+    with pytest.raises(UserError, match=r"remote\.json: damaged or changed by hand; delete it"):
+        FeatureStore.open(tmp_path)
+
+
+def test_a_project_keeps_its_features_there(
+    aft: Callable[..., Any], project: Path, service: Service, url: str, monkeypatch: pytest.MonkeyPatch
+):
+    data, place = Dataset.open(project / "data"), url.rpartition("/")[0]
+    np.save(project / "raw" / "known.npy", features_of(data.ids.tolist(), (6,)))
+    (project / "raw" / "ids.txt").write_text("\n".join(data.ids) + "\n")
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    known = {"family": "features", "path": "raw/known.npy", "ids": "raw/ids.txt"}
+    params |= {"features": place, "teachers": params["teachers"] | {"known": known}}
+    params["runs"] = {"kd": {"student": "bag", "teachers": ["known"], "methods": {"kd": {"weight": 1.0}}}}
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+
+    assert aft("extract", "known").returncode == 0
+    assert tree(project / "features" / "known.zarr").keys() == {"remote.json"}
+    assert object.open(f"{place}/known.zarr").read("zarr.json")
+    secrets = os.environ["AWS_SECRET_ACCESS_KEY"]
+    for typed in ("probe known", "join", "train kd -S train.steps=3 -S train.seeds=[0]", "features ls",
+                  "features verify features/known.zarr", "features info features/known.zarr"):  # fmt: skip
+        done = aft(*typed.split())
+        assert done.returncode == 0, done.stderr
+        assert f"{secrets}" not in done.stdout + done.stderr
+    assert not [path for path in project.rglob("*") if path.is_file() and secrets.encode() in path.read_bytes()]
+    known_there = aft("extract", "known")
+    assert known_there.returncode == 0 and "complete, all" in known_there.stdout
+
+    del params["features"]
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    assert aft("extract", "known").returncode == 0
+    assert (project / "features" / "known.zarr" / "zarr.json").is_file()
+    assert not (project / "features" / "known.zarr" / "remote.json").exists()
