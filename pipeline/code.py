@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pipeline.params import Params
+from pipeline.params import PLACE, Params
 from pipeline.plugins import LIBRARY, plugins
 from pipeline.provenance import digest_of
 from pipeline.sources import POOLED, Source
@@ -232,7 +232,7 @@ def digests(params: Params, code: Code | None = None) -> dict[str, str]:
 
 def _extract(params: Params, code: Code, teacher: dict[str, Any]) -> str:
     """Of the extraction of a teacher. It also depends on `features`, which not every params.yaml has."""
-    digest, place = code.digest("stages.extract", *_extraction(teacher)), params.values.get("features")
+    digest, place = code.digest("stages.extract", *_extraction(teacher)), params.values.get(PLACE)
     return digest_of([digest, place]) if place else digest
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.errors import count
 from stages import command
 
 if TYPE_CHECKING:
@@ -14,12 +15,12 @@ app = typer.Typer(help="Inspect, verify, clean, export and import feature stores
 
 Store = Annotated[str, typer.Argument(help="A store, such as features/minilm.zarr, or its URL.")]
 HeadName = Annotated[str | None, typer.Option("--head", help="Which head, if the store has several.")]
-Folder = Annotated[Path, typer.Argument(help="The folder of the stores.")]
+Folder = Annotated[str, typer.Argument(help="The folder of the stores, or its URL.")]
 Data = Annotated[Path | None, typer.Option("--data", help="The prepared dataset of the rows.")]
 
 
 @app.command("ls")
-def list_stores(folder: Folder = command.FEATURES, as_json: command.Json = False) -> None:
+def list_stores(folder: Folder = str(command.FEATURES), as_json: command.Json = False) -> None:
     """List the stores in a folder."""
     from pipeline.store import inspection
 
@@ -92,7 +93,7 @@ def pull(store: Store, as_json: command.Json = False) -> None:
 
 @app.command()
 def gc(
-    folder: Folder = command.FEATURES,
+    folder: Folder = str(command.FEATURES),
     delete: Annotated[bool, typer.Option("--delete", help="Delete them instead of only listing them.")] = False,
     as_json: command.Json = False,
 ) -> None:
@@ -129,7 +130,7 @@ def export_features(
         test = prepared.split(split).test
         train = np.setdiff1d(np.arange(len(opened)), test)
         rows, parts = np.concatenate([train, test]), {"train": len(train), "test": len(test)}
-    print(f"{len(opened):,} rows -> {interchange.export(opened, target, head, rows, parts)}")
+    print(f"{count(len(opened), 'row')} -> {interchange.export(opened, target, head, rows, parts)}")
 
 
 @app.command("import")

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 
 from pipeline.errors import UserError
-from pipeline.params import Params, Settings
+from pipeline.params import PLACE, Params, Settings
 from pipeline.store.remote import SCHEMES, is_remote
 from pipeline.teachers import Precision
 
@@ -41,10 +41,10 @@ def place_of_features(params: Params) -> str | None:
     Raises:
         UserError: it is no such URL, or has credentials in it.
     """
-    place = params.values.get("features")
+    place = params.values.get(PLACE)
     if place is None:
         return None
-    where = f"{params.source}: features"
+    where = f"{params.source}: {PLACE}"
     if not is_remote(place):
         raise UserError(
             f"{where}: expected {', '.join(f'{each}://' for each in SCHEMES)}BUCKET/PREFIX, found {place!r}"

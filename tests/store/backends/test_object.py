@@ -419,13 +419,18 @@ def test_what_was_pulled_is_read_from_the_cache(make: Maker, service: Service, u
     assert not [path for _, path in service.requests if path.endswith(".0") and "/pooled/" in path]
 
 
-def test_leftovers_of_replaced_features_are_found_and_deleted(make: Maker, url: str, ids: list[str], tmp_path: Path):
+def test_stores_are_listed_and_leftovers_deleted_below_a_url(make: Maker, url: str, ids: list[str], tmp_path: Path):
+    place = url.rpartition("/")[0]
     make(ids, path=url)
     assert make(ids, path=url, recipe={"model": "another"}, stop_after=2) is None
+    make(ids, path=f"{place}/other.zarr")
+    listed = list_stores(place)
+    assert [store["path"] for store in listed.stores] == [f"{place}/other.zarr", url]
+    assert [store["state"].partition(",")[0] for store in listed.stores] == ["complete", "not complete"]
     stand_for(tmp_path / "features" / "x.zarr", url)
-    listed = leftovers(tmp_path / "features", tmp_path / "cache")
-    assert f"{url}/replaced/1" in listed.found and object.open(url).files("replaced")
-    leftovers(tmp_path / "features", tmp_path / "cache", delete=True)
+    assert not leftovers(tmp_path / "features", tmp_path / "cache", delete=True).found, "only where it was asked to"
+    assert f"{url}/replaced/1" in leftovers(place, tmp_path / "cache").found and object.open(url).files("replaced")
+    leftovers(place, tmp_path / "cache", delete=True)
     assert not object.open(url).files("replaced") and not object.open(url).files("locks")
     make(ids, path=url, recipe={"model": "another"})
     assert make.computed == ids[16:]
