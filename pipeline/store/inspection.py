@@ -276,8 +276,8 @@ def leftovers(folder: Path | str, cache: Path, delete: bool = False) -> Leftover
     Only files that a store has written are listed, and nothing that a running writer or reader uses.
 
     Args:
-        folder: of the stores, or a URL of object storage, which has no raw copies. Features that a store replaced (other
-            rows, another recipe) are leftovers too: work that was interrupted would reuse them.
+        folder: of the stores, or a URL of object storage, which has no raw copies. Features that a store replaced (of
+            other rows, another recipe) are leftovers too: work that was interrupted would reuse them.
         cache: of the raw copies. Those that stores in `folder` were read through, and that no store uses any more; and
             those that killed processes have not finished.
         delete: also delete what was found.
