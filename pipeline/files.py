@@ -366,6 +366,8 @@ class Lock:
     messages.
     """
 
+    lingers = 0.0
+
     def __init__(self, path: Path):
         self.path = path
         self._handle: int | None = None

@@ -24,8 +24,7 @@ def main(
     from pipeline.extraction import ExtractSettings, extract, place_of_features
     from pipeline.machine import Machine
     from pipeline.params import BESIDES
-    from pipeline.store import FeatureStore
-    from pipeline.store.remote import Pointer, stand_for
+    from pipeline.store import FeatureStore, Pointer, stand_for
     from pipeline.views import teacher_views
 
     loaded, project = command.settings(params, overrides), command.PROJECT

@@ -1415,7 +1415,7 @@ CASES = [
             (
                 "`features` in params.yaml is a folder",
                 "features",
-                "params.yaml: features: expected s3://, gs://, az://BUCKET/PREFIX, found 'features'",
+                "params.yaml: features: write s3://BUCKET/PREFIX, or a URL with gs:// or az://, not 'features'",
             ),
             (
                 "`features` in params.yaml has credentials in it",

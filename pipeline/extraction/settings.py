@@ -7,7 +7,7 @@ from pydantic import Field
 
 from pipeline.errors import UserError
 from pipeline.params import PLACE, Params, Settings
-from pipeline.store.remote import SCHEMES, is_remote
+from pipeline.store import is_remote
 from pipeline.teachers import Precision
 
 
@@ -46,9 +46,7 @@ def place_of_features(params: Params) -> str | None:
         return None
     where = f"{params.source}: {PLACE}"
     if not is_remote(place):
-        raise UserError(
-            f"{where}: expected {', '.join(f'{each}://' for each in SCHEMES)}BUCKET/PREFIX, found {place!r}"
-        )
+        raise UserError(f"{where}: write s3://BUCKET/PREFIX, or a URL with gs:// or az://, not {place!r}")
     if "@" in place.partition("://")[2].partition("/")[0] or "?" in place:
         raise UserError(f"{where}: a URL with credentials would end up in logs; set them in the environment")
     return str(place).rstrip("/")

@@ -77,6 +77,10 @@ class Lease:
         self._renewed = 0.0
         self._guard = threading.RLock()
 
+    @property
+    def lingers(self) -> float:
+        return LEASE
+
     def acquire(self, exclusive: bool = True, patience: float = 0.0) -> bool:
         deadline = time.monotonic() + patience
         pause, longest = PAUSE

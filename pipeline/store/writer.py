@@ -153,8 +153,8 @@ class StoreWriter:
         )
         # Where a dtype became wider, the others end as soon as they have finished their shard.
         wider = any(_wider(store, wanted, name) for name in heads)
-        patience = float("inf") if wider else PATIENCE
         setup, life = store.claim("setup"), store.claim("writers")
+        patience = float("inf") if wider else PATIENCE + life.lingers
         if not setup.acquire(patience=patience):
             raise UserError(f"{path}: {setup.owner()} has been setting it up for a long time; wait for it or stop it")
         try:
@@ -463,7 +463,7 @@ class StoreWriter:
         """If the store is complete and no other process is writing it, delete what only writing needs."""
         setup, store = self._store.claim("setup"), self._store.snapshot()
         unfinished = any(self._wanting(index, store=store) for index in range(self.layout.shards))
-        if unfinished or not setup.acquire(patience=PATIENCE):
+        if unfinished or not setup.acquire(patience=PATIENCE + setup.lingers):
             return
         try:
             if self._life.acquire():

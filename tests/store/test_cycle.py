@@ -146,6 +146,7 @@ def test_cut_short_at_any_write_a_change_resumes_and_computes_no_row_twice(
                 cuts += 1
         # Claims of a process that died are free; in memory no process dies.
         getattr(backend, "holders", {}).clear()
+        backend.delete("locks")
         store = make(changed, heads=heads, path=backend)
         assert set(make.computed) <= {"new"}
         check(store, changed, features)

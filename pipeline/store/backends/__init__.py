@@ -119,10 +119,11 @@ class WritableBackend(Backend):
 
 @runtime_checkable
 class Claim(Protocol):
-    """A lock that one process holds exclusively, or several share.
+    """A lock that one process holds exclusively, or several share. It ends with its process, even if that is killed."""
 
-    It ends with its process, even if that is killed: at once on a local disk, after a minute on object storage.
-    """
+    @property
+    def lingers(self) -> float:
+        """For how many seconds it may be held after its process was killed."""
 
     def acquire(self, exclusive: bool = True, patience: float = 0.0) -> bool:
         """Try for `patience` seconds; returns whether it is held now. Acquiring a held claim changes its kind.
