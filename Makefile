@@ -21,7 +21,7 @@ test: .venv/installed lint
 	$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist worksteal
 
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow -n 2 --dist worksteal
 
 # Random faults for TORTURE_MINUTES (60); the next call goes on where this one ended. The last lines are a table of what happened.
 torture: .venv/installed

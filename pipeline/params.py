@@ -226,6 +226,7 @@ def _explain(cls: type[Settings], problem: Any) -> str:
         case "missing":
             return f": missing key `{place.lstrip('.')}`"
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    message = message.replace("a valid dictionary", "a mapping")
     if isinstance(found, str) and (spelling := _spelling(found)):
         return f"{place}: {found!r} is text to YAML; write {spelling}"
     return f"{place}: {message}, found {found!r}" if place else f": {message}"

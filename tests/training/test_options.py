@@ -97,11 +97,14 @@ def test_parts_too_small_for_a_method_are_refused(project: Path, params: Params)
 
 
 @pytest.mark.slow
+# torch looks for `.grad` where the checks of types interrupt what it compiles.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_compiled_training_learns_the_same(project: Path, params: Params):
+    params.values["students"]["bag"]["dropout"] = 0.0  # of which compiled code draws others
     plain = trained(project, params, "both")
     _, one = load_student(project / "runs" / "both" / "students" / "0")
     compiled = trained(project, params, "both", compile=True)
     _, other = load_student(project / "runs" / "both" / "students" / "0")
     assert compiled.settings["compile"] and not plain.settings["compile"]
     for name, value in one.state_dict().items():
-        assert torch.allclose(value, other.state_dict()[name], atol=1e-3), name
+        assert torch.allclose(value, other.state_dict()[name], atol=1e-5), name
