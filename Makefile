@@ -62,12 +62,10 @@ lock: .venv/installed
 audit: .venv/installed
 	$(PYTHON) -m venv .aft/audit
 	.aft/audit/bin/pip install --disable-pip-version-check --quiet pip-audit
-	.aft/audit/bin/pip-audit --disable-pip --no-deps --requirement requirements.lock > .aft/audit/found 2>&1; code=$$?; \
-	  skipped=$$(grep -c "could not be audited" .aft/audit/found); \
-	  if test $$skipped -ge $$(grep -c "==" requirements.lock); \
-	  then echo "audit: NOTHING was audited: this package index has no vulnerability data"; \
-	  else grep -v "could not be audited" .aft/audit/found; echo "audit: $$skipped packages could not be audited"; \
-	  fi; exit $$code
+	rm -f .aft/audit/found.json
+	-.aft/audit/bin/pip-audit --progress-spinner off --disable-pip --no-deps --requirement requirements.lock \
+	  --format json --output .aft/audit/found.json
+	$(BIN)/python -m tests.audit .aft/audit/found.json
 
 clean:
-	rm -rf .venv .aft digests data features probes bundles trials runs evaluations assessments logs report images dvc.lock
+	rm -rf .venv .aft digests data features probes bundles trials runs sweeps evaluations assessments logs report tracking images dvc.lock

@@ -17,6 +17,8 @@ from pipeline.training import train, trial
 from pipeline.training.config import Plan
 from pipeline.training.session import Session
 
+from .pictures import of_pictures, write_project
+
 
 def trained(project: Path, params: Params, run: str, **settings: Any) -> RunRecord:
     params.values["runs"][run]["train"] = {"seeds": [0], "steps": 8, **settings}
@@ -94,6 +96,22 @@ def test_the_average_is_what_is_kept(project: Path, params: Params):
 def test_parts_too_small_for_a_method_are_refused(project: Path, params: Params):
     with pytest.raises(UserError, match=r"transfer_batch_size: 32 in 16 parts: methods learn nothing from so few"):
         trained(project, params, "aft", accumulate=16)
+
+
+def test_channels_last_trains_the_same_student(tmp_path: Path):
+    root, weights = write_project(tmp_path), []
+    for last in (False, True):
+        session = Session(Plan.read("none", of_pictures(channels_last=last), Project(root)))
+        student = trial.start(session, 0, Candidate(())).student
+        filters = [x for x in student.parameters() if x.ndim == 4 and min(x.shape) > 1]
+        assert filters and all(x.is_contiguous(memory_format=torch.channels_last) == last for x in filters)
+        training = trial.run_trial(session, 0, Candidate(()))
+        with pytest.raises(StopIteration) as end:
+            while True:
+                next(training)
+        weights.append(end.value.value.student.state_dict())
+    for name, value in weights[0].items():
+        assert torch.allclose(value, weights[1][name], atol=1e-4), name
 
 
 @pytest.mark.slow
