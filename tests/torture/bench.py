@@ -34,14 +34,28 @@ STAGES = {
     "join": ("bundles",),
     "train none": ("runs/none", "trials"),
     "train aft": ("runs/aft", "trials"),
+    "sweep small": ("sweeps", "trials"),
     "evaluate none": ("evaluations/none.json", "evaluations/none.parquet"),
     "evaluate aft": ("evaluations/aft.json", "evaluations/aft.parquet"),
     "report": ("report",),
 }
 """The stages in their order, and what each writes."""
 
-RESULTS = ("assessments", "bundles", "data", "evaluations", "features", "probes", "runs")
-"""The folders whose files are the same whenever they are made. The ledger and the report also hold times."""
+OTHERS = {
+    "export aft --output exported": ("exported",),
+    "predict exported raw/reviews.csv --output predicted.csv": ("predicted.csv",),
+    "features export features/wise.zarr exported.npy": ("exported.npy", "exported.rows.npz"),
+    "features import exported.npy --store copied.zarr": ("copied.zarr",),
+}
+"""Other commands that write. No stage needs what they write."""
+
+COMMANDS = STAGES | OTHERS
+
+RESULTS = (
+    *("assessments", "bundles", "data", "evaluations", "features", "probes", "runs", "sweeps"),
+    *(name for names in OTHERS.values() for name in names),
+)
+"""What is the same whenever it is made. The ledger and the report also hold times."""
 
 INPUTS = ("dvc.yaml", "models", "params.yaml", "raw")
 RUNS = {
@@ -162,11 +176,11 @@ def _session(leader: int) -> list[int]:
 
 def contents(folder: Path) -> dict[str, str]:
     """A digest of each file with a result. Locks and unfinished files are none."""
-    files = [path for name in RESULTS for path in (folder / name).rglob("*") if path.is_file()]
+    paths = [path for name in RESULTS for path in (folder / name, *(folder / name).rglob("*"))]
     return {
         path.relative_to(folder).as_posix(): hashlib.blake2b(path.read_bytes()).hexdigest()
-        for path in sorted(files)
-        if "locks" not in path.parts and path.suffix != ".partial"
+        for path in sorted(paths)
+        if path.is_file() and "locks" not in path.parts and path.suffix != ".partial"
     }
 
 
@@ -189,6 +203,8 @@ class Bench:
             self.folder.mkdir(parents=True, exist_ok=True)
             apart(_make, self.reference)
             self.finish(self.reference)
+            for line in OTHERS:
+                run(line, self.reference)
             complete.write_text(code)
         self.expected = contents(self.reference)
 
@@ -210,14 +226,14 @@ class Bench:
 
 
 def after(first: str) -> list[str]:
-    """A stage and all after it."""
+    """A stage and all after it; another command alone."""
     names = list(STAGES)
-    return names[names.index(first) :]
+    return names[names.index(first) :] if first in STAGES else [first]
 
 
-def remove(folder: Path, stage: str) -> None:
-    """Delete what a stage wrote."""
-    for name in STAGES[stage]:
+def remove(folder: Path, line: str) -> None:
+    """Delete what a command wrote."""
+    for name in COMMANDS[line]:
         path = folder / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -240,5 +256,6 @@ def _make(folder: Path) -> None:
         write_encoder(folder / "models" / name, WORDS, width, layers=1)
     teachers = {name: {"family": "transformers", "model": f"models/{name}"} for name in ("wise", "loud")}
     train: dict[str, Any] = PARAMS["train"] | {"steps": 5, "seeds": [0, 1]}  # type: ignore[operator]
-    values = PARAMS | {"teachers": teachers, "train": train, "runs": RUNS}
+    sweeps = {"small": {"over": {"student": "bag", "train.learning_rate": [0.01, 0.02]}}}
+    values = PARAMS | {"teachers": teachers, "train": train, "runs": RUNS, "sweep": sweeps}
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
