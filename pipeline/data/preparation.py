@@ -173,7 +173,7 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
     task, labels, known = table.task, table.labels[kept], table.codes[kept] >= 0
     rows = table.rows[kept]
     units = table.units[kept] if table.grouped else rows
-    if known.any():
+    if known.any() or not labels.nbytes:  # labels of which there is no name at all
         task.check(labels)
     strata = task.strata(labels)
     splits = [

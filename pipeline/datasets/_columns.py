@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pipeline.datasets import Kind, Row, RowContent
-from pipeline.datasets._tables import TableRow, Wanted
+from pipeline.datasets._rows import TableRow, Wanted
 from pipeline.errors import UserError
 from pipeline.ids import Repeats
 from pipeline.params import Settings as Section

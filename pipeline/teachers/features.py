@@ -69,7 +69,7 @@ class Features(Teacher):
         self.ids = Ids.of(ids)
         self.places = Places(self.ids)
         if (twice := self.places.repeated()) is not None:
-            raise UserError(f"{path}: the id {twice!r} occurs twice; every row needs its own")
+            raise UserError(f"{path}: the id {listed([repr(twice)])} occurs twice; every row needs its own")
         self.heads = {"pooled": self.table.shape}
         self.recipe = {
             "family": "features",
