@@ -470,7 +470,7 @@ def test_a_project_keeps_its_features_there(
     aft: Callable[..., Any], project: Path, service: Service, url: str, monkeypatch: pytest.MonkeyPatch
 ):
     data, place = Dataset.open(project / "data"), url.rpartition("/")[0]
-    np.save(project / "raw" / "known.npy", features_of(data.ids.tolist(), (6,)))
+    np.save(project / "raw" / "known.npy", features_of(list(data.ids), (6,)))
     (project / "raw" / "ids.txt").write_text("\n".join(data.ids) + "\n")
     params = yaml.safe_load((project / "params.yaml").read_text())
     known = {"family": "features", "path": "raw/known.npy", "ids": "raw/ids.txt"}
