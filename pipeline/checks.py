@@ -16,8 +16,8 @@ from pipeline import tasks
 from pipeline.augmentations import check_kind, read_augmentations
 from pipeline.data import Dataset, PrepareSettings, Sources, read_sources
 from pipeline.datasets import SIDES, parts_of, rows_called
-from pipeline.errors import UserError, count, listed, suggestion
-from pipeline.extraction import ExtractSettings
+from pipeline.errors import UserError, count, listed
+from pipeline.extraction import ExtractSettings, place_of_features
 from pipeline.machine import Machine
 from pipeline.params import BESIDES, Params, parse, read_plugin
 from pipeline.plugins import plugin
@@ -32,8 +32,6 @@ from pipeline.students import kind_of
 from pipeline.training import TrainSettings, check_student, count_trials, train_settings
 from pipeline.views import Views, teacher_views
 
-SECTIONS = ("dataset", "extract", "teachers", "probe", "assess", "students", "train", "machine", "runs", "sweep")
-
 
 def check_params(params: Params) -> None:
     """Read every section of params.yaml with its settings class, and every run with all settings that it searches.
@@ -42,12 +40,8 @@ def check_params(params: Params) -> None:
         UserError: the first problem, as one line.
     """
     params.check_names()
-    for name in params.values:
-        if name not in SECTIONS:
-            raise UserError(
-                f"{params.source}: unknown section `{name}`{suggestion(str(name), SECTIONS)}; allowed are "
-                f"{listed(SECTIONS)}"
-            )
+    params.check_sections()
+    place_of_features(params)
     dataset = params.read(PrepareSettings, "dataset")
     sources = read_sources(dataset.source, dataset.unlabelled, f"{params.source}: dataset")
     kind = sources.kind
@@ -187,7 +181,8 @@ def check(params: Params, project: Project = Project()) -> Check:
         try:
             found.extend(lines())
         except UserError as error:
-            problems.append(str(error))
+            if str(error) not in problems:  # features that cannot be read are in the way of every run that reads them
+                problems.append(str(error))
 
     attempt(lambda: _data(params, project))
     for name in params.section("teachers"):

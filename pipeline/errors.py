@@ -5,7 +5,8 @@ import errno
 import os
 import re
 from collections.abc import Sequence
-from typing import Any
+from operator import index
+from typing import Any, SupportsIndex
 
 
 class UserError(Exception):
@@ -63,9 +64,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
+LISTED, LETTERS = 40, 60
+"""The most names of a list, and letters of a name, in a message: those in a file from elsewhere may be any number."""
+
+
 def listed(names: Sequence[str]) -> str:
-    """Names with commas; `none` if there are none."""
-    return ", ".join(names) if names else "none"
+    """Names with commas, as far as they fit into a line; `none` if there are none."""
+    shown = [name if len(name) <= LETTERS else f"{name[:LETTERS]}..." for name in names[:LISTED]]
+    more = [f"... ({len(names) - LISTED:,} more)"] if len(names) > LISTED else []
+    return ", ".join(shown + more) if names else "none"
 
 
 def suggestion(name: str, names: Sequence[str]) -> str:
@@ -74,6 +81,7 @@ def suggestion(name: str, names: Sequence[str]) -> str:
     return f" (did you mean `{close[0]}`?)" if close else ""
 
 
-def count(number: int, noun: str) -> str:
-    """A number and its noun, in the singular or plural: `1 seed`, `12,000 rows`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+def count(number: SupportsIndex, noun: str) -> str:
+    """A number and its noun, in the singular or plural: `1 seed`, `12,000 rows`, `2 classes`."""
+    ending = "" if index(number) == 1 else "es" if noun.endswith("s") else "s"
+    return f"{index(number):,} {noun}{ending}"

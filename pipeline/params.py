@@ -20,6 +20,10 @@ from pipeline.plugins import plugin, plugins
 
 S = TypeVar("S", bound="Settings")
 
+SECTIONS = ("dataset", "extract", "teachers", "probe", "assess", "students", "train", "machine", "runs", "sweep")
+"""The sections of params.yaml. All except `dataset` may be left out: their keys have defaults, or there are none."""
+PLACE = "features"
+"""The key that says where features are, if not in the project's folder."""
 NAMED = ("teachers", "students", "runs", "sweep")
 """Sections with keys that the user chooses."""
 SHORT = ("teachers", "students")
@@ -114,13 +118,22 @@ class Params:
                         "-, the first a letter or digit"
                     )
 
+    def check_sections(self) -> None:
+        """Refuse sections that no command reads, which would be taken for left out."""
+        for name in self.values:
+            if name not in (*SECTIONS, PLACE):
+                raise UserError(
+                    f"{self.source}: unknown section `{name}`{suggestion(str(name), (*SECTIONS, PLACE))}; allowed "
+                    f"are {listed([*SECTIONS, PLACE])}"
+                )
+
     def section(self, name: str) -> dict[str, Any]:
-        """The mapping at a dotted name such as `teachers.minilm`.
+        """The mapping at a dotted name such as `teachers.minilm`; an empty one for a section that is left out.
 
         Raises:
             UserError: there is no such section, or it is not a mapping; the message lists what there is.
         """
-        here: Any = self.values
+        here: Any = {section: {} for section in SECTIONS[1:]} | self.values
         walked = ""
         for key in name.split("."):
             if not isinstance(here, dict) or key not in here:
@@ -179,6 +192,8 @@ def _override(values: dict[str, Any], override: str) -> None:
     if not equals or not sections or not all([*sections, key]):
         raise UserError(f"-S {override}: write it as section.key=value, such as -S train.steps=500")
     here: Any = values
+    if sections[0] in SECTIONS:
+        here.setdefault(sections[0], {})
     for depth, section in enumerate(sections):
         if not isinstance(here, dict) or not isinstance(here.get(section), dict):
             there = sorted(map(str, here)) if isinstance(here, dict) else []
@@ -211,6 +226,7 @@ def _explain(cls: type[Settings], problem: Any) -> str:
         case "missing":
             return f": missing key `{place.lstrip('.')}`"
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    message = message.replace("a valid dictionary", "a mapping")
     if isinstance(found, str) and (spelling := _spelling(found)):
         return f"{place}: {found!r} is text to YAML; write {spelling}"
     return f"{place}: {message}, found {found!r}" if place else f": {message}"

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from pipeline.data import Dataset
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.exports import export_format
 from pipeline.files import explained, replace_folder, scratch_folder, write_atomically
 from pipeline.params import Params
@@ -62,8 +62,8 @@ class Export:
         record = self.record
         student = f"{record.run}, seed {record.seed}{', refit' if record.refit else ''}, as {record.format}"
         return (
-            f"{self.path}: {student}, {self.bytes:,} bytes; {record.compared} rows in a fresh process differ by "
-            f"{record.largest_difference:.2g} at most"
+            f"{self.path}: {student}, {self.bytes:,} bytes; {count(record.compared, 'row')} in a fresh process differ "
+            f"by {record.largest_difference:.2g} at most"
         )
 
 

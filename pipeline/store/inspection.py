@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.files import PARTIAL, Lock, abandoned
-from pipeline.store.backends import Backend
+from pipeline.store.backends import Backend, WritableBackend, backend_at
 from pipeline.store.backends.local import LocalBackend
 from pipeline.store.cache import lock_file, users
 from pipeline.store.changes import differences
 from pipeline.store.format import LOCKS, STORE_FILE, Layout
 from pipeline.store.reader import Reader
+from pipeline.store.remote import POINTER, is_remote
 from pipeline.store.reuse import replaced_folders
 from pipeline.store.store import FeatureStore
 from pipeline.store.verification import Agreement, compare
@@ -47,7 +48,8 @@ class Statistics:
     def __str__(self) -> str:
         return (
             f"mean {self.mean:.4g}, std {self.std:.4g}, from {self.least:.4g} to {self.largest:.4g}, row norm "
-            f"{self.norm:.4g}, {self.zeros:.1%} zeros, {self.constant} constant numbers ({self.sample:,} rows)"
+            f"{self.norm:.4g}, {self.zeros:.1%} zeros, {count(self.constant, 'constant number')} "
+            f"({count(self.sample, 'row')})"
         )
 
 
@@ -67,7 +69,7 @@ class HeadInfo:
     statistics: Statistics | None
 
     def __str__(self) -> str:
-        state = "" if self.complete else f" (not complete: {self.shards} shards are there)"
+        state = "" if self.complete else f" (not complete: has {count(self.shards, 'shard')})"
         lines = [f"{self.name}: {self.shape} {self.dtype}{state}"]
         if self.complete:
             lines.append(f"  {self.bytes_per_row:,.1f} bytes per row, {self.share_of_float32:.2f} of float32")
@@ -94,7 +96,8 @@ class StoreInfo:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.path}: {self.rows:,} rows in {self.shards} shards of {self.shard_rows:,}, {self.nbytes:,} bytes",
+            f"{self.path}: {count(self.rows, 'row')} in {count(self.shards, 'shard')} of {self.shard_rows:,}, "
+            f"{self.nbytes:,} bytes",
             f"created by {_flat(self.created_by)}",
             f"dataset {self.dataset}",
             f"content {self.content_digest}",
@@ -150,7 +153,7 @@ class Difference:
         for name, found in self.features.items():
             lines.append(
                 f"{name}: least cosine {found.cosine:.6f}, largest difference {found.difference:.2e} of the largest "
-                f"value ({found.rows:,} rows)"
+                f"value ({count(found.rows, 'row')})"
             )
         return "\n".join(lines)
 
@@ -165,15 +168,13 @@ class Leftovers:
     def __str__(self) -> str:
         what = "deleted" if self.deleted else "would be deleted with --delete"
         lines = [f"{path}: {size:,} bytes" for path, size in self.found.items()]
-        return "\n".join([*lines, f"{len(self.found)} leftovers, {sum(self.found.values()):,} bytes, {what}"])
+        return "\n".join([*lines, f"{count(len(self.found), 'leftover')}, {sum(self.found.values()):,} bytes, {what}"])
 
 
-def list_stores(folder: Path) -> Listing:
-    """The stores directly in a folder, by name."""
+def list_stores(folder: Path | str) -> Listing:
+    """The stores directly in a folder, or below a URL of object storage, by name."""
     stores: list[dict[str, Any]] = []
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if not os.path.lexists(path / "zarr.json"):  # also a pipe or a broken link, which is told
-            continue
+    for path in _places(folder):
         try:
             store = FeatureStore.open(path)
         except UserError as error:
@@ -258,19 +259,36 @@ def diff(first: str | Path | Backend, second: str | Path | Backend, seed: int = 
     )
 
 
-def leftovers(folder: Path, cache: Path, delete: bool = False) -> Leftovers:
+def _places(folder: Path | str) -> list[Path | str]:
+    """What is a store, directly in a folder or below a URL, or seems to be one."""
+    if is_remote(str(folder)):
+        files = (file.split("/") for file in backend_at(folder).files())
+        return sorted({f"{folder}/{parts[0]}" for parts in files if parts[1:] == ["zarr.json"]})
+    folder = Path(folder)
+    there = sorted(folder.iterdir()) if folder.is_dir() else []
+    # Also a pipe or a broken link, which is told.
+    return [path for path in there if any(os.path.lexists(path / name) for name in ("zarr.json", POINTER))]
+
+
+def leftovers(folder: Path | str, cache: Path, delete: bool = False) -> Leftovers:
     """Leftovers of interrupted work: earlier features and temporary files in stores, and raw copies of deleted stores.
 
     Only files that a store has written are listed, and nothing that a running writer or reader uses.
 
     Args:
-        folder: of the stores. Features that a store replaced (other rows, another recipe) are leftovers too: work that
-            was interrupted would reuse them.
+        folder: of the stores, or a URL of object storage, which has no raw copies. Features that a store replaced (of
+            other rows, another recipe) are leftovers too: work that was interrupted would reuse them.
         cache: of the raw copies. Those that stores in `folder` were read through, and that no store uses any more; and
             those that killed processes have not finished.
         delete: also delete what was found.
     """
     found: dict[str, int] = {}
+    if is_remote(str(folder)):
+        for place in _places(folder):
+            store = backend_at(place)
+            found |= _leftovers_of(store, delete) if isinstance(store, WritableBackend) else {}
+        return Leftovers(found, delete)
+    folder = Path(folder)
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         store = LocalBackend(path)
         if path.is_dir() and _is_store(store):
@@ -292,7 +310,7 @@ def leftovers(folder: Path, cache: Path, delete: bool = False) -> Leftovers:
     return Leftovers(found, delete)
 
 
-def _leftovers_of(store: LocalBackend, delete: bool) -> dict[str, int]:
+def _leftovers_of(store: WritableBackend, delete: bool) -> dict[str, int]:
     """Files of one store that are not needed; none if it is being written."""
     there = store.files()
     names = [*_replaced(store), *(file for file in there if file.endswith(PARTIAL) and "/" in file)]
@@ -307,7 +325,7 @@ def _leftovers_of(store: LocalBackend, delete: bool) -> dict[str, int]:
     try:
         if not (setup.acquire() and writers.acquire()):
             return {}
-        found = {str(store.folder / name): _bytes(store.folder / name) for name in names}
+        found = {f"{store.name}/{name}": _bytes_in(store, name) for name in names}
         for name in names if delete else []:
             store.delete(name)
         if delete or not locks:
@@ -318,17 +336,17 @@ def _leftovers_of(store: LocalBackend, delete: bool) -> dict[str, int]:
         setup.release()
 
 
-def _is_store(store: LocalBackend) -> bool:
+def _is_store(store: Backend) -> bool:
     """Whether a folder is a feature store, complete or not."""
     return _has_layout(store, "zarr.json") or bool(_replaced(store))
 
 
-def _replaced(store: LocalBackend) -> list[str]:
+def _replaced(store: Backend) -> list[str]:
     """The folders of replaced stores in a store, without others of such names."""
     return [name for name in replaced_folders(store) if _has_layout(store, f"{name}/zarr.json")]
 
 
-def _has_layout(store: LocalBackend, file: str) -> bool:
+def _has_layout(store: Backend, file: str) -> bool:
     try:
         Layout.read(store.read(file) or b"", store.name)
     except UserError:
@@ -369,6 +387,11 @@ def _elsewhere(reader: Reader, where: np.ndarray) -> Callable[[np.ndarray], np.n
     return lambda rows: reader(where[rows])
 
 
+def _bytes_in(store: Backend, name: str) -> int:
+    """Bytes of a file of a store, or of all files below a folder of it."""
+    return sum(store.size(file) or 0 for file in store.files(name) or [name])
+
+
 def _bytes(path: Path) -> int:
     """Bytes of a file, or of all files below a folder."""
     files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
@@ -376,7 +399,7 @@ def _bytes(path: Path) -> int:
 
 
 def _holds(store: dict[str, Any]) -> str:
-    return f"{store['rows']:,} rows, {store['heads']}, {store['nbytes']:,} bytes, " if "rows" in store else ""
+    return f"{count(store['rows'], 'row')}, {store['heads']}, {store['nbytes']:,} bytes, " if "rows" in store else ""
 
 
 def _flat(record: Any, name: str = "") -> str:

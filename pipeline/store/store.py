@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.provenance import digest_of
 from pipeline.store.backends import Backend, backend_at
 from pipeline.store.choice import choose
 from pipeline.store.format import Head, Layout, Marker
 from pipeline.store.reader import Mode, Reader
+from pipeline.store.remote import Pointer
 from pipeline.store.rows import RowIndex, claim_of_rows, read_rows
 from pipeline.store.shards import Damaged, marker
 
@@ -52,12 +53,12 @@ class FeatureStore:
         """Open a store, after checking its metadata and that every shard has its marker and its size.
 
         Args:
-            place: a folder, or a URL that fsspec understands, such as s3://bucket/minilm.zarr; or a backend.
+            place: a folder, or a URL such as s3://bucket/minilm.zarr; or a backend.
 
         Raises:
             UserError: there is no store, its metadata is damaged, or no head of it is complete.
         """
-        backend = backend_at(place)
+        backend = backend_at(place).snapshot()
         path = backend.name
         text = backend.read("zarr.json")
         if text is None:
@@ -83,16 +84,22 @@ class FeatureStore:
                 incomplete[head] = len(whole)
         if not complete:
             there = max(incomplete.values())
-            state = f"not complete, {there} of {layout.shards} shards are there"
+            state = f"not complete, {there} of {count(layout.shards, 'shard')} are there"
             raise UserError(f"{path}: {state}; run the extraction again; it continues")
-        return cls(backend, layout, complete, incomplete)
+        opened = cls(backend, layout, complete, incomplete)
+        pointer = None if isinstance(place, Backend) or "://" in str(place) else Pointer.of(Path(place))
+        if pointer is not None and pointer.content not in (None, opened.content_digest):
+            raise UserError(
+                f"{place}: {path} does not hold the features that this project extracted; run the extraction again"
+            )
+        return opened
 
     def __len__(self) -> int:
         return self.layout.rows
 
     def __repr__(self) -> str:
         heads = ", ".join(f"{name} {head.shape} {head.dtype}" for name, head in self.heads.items())
-        return f"FeatureStore({str(self.path)!r}: {len(self):,} rows; {heads})"
+        return f"FeatureStore({str(self.path)!r}: {count(len(self), 'row')}; {heads})"
 
     @cached_property
     def rows(self) -> RowIndex:
@@ -137,8 +144,8 @@ class FeatureStore:
                 f"{self.path}: features of another dataset ({self.dataset[:8]}, not {dataset[:8]}); extract again"
             )
         if ids is not None and (row := self.rows.first_difference(ids)) is not None:
-            ours = repr(self.rows.name(row)) if row < len(self) else f"the end after {len(self):,} rows"
-            theirs = repr(str(ids[row])) if row < len(ids) else f"the end after {len(ids):,} rows"
+            ours = repr(self.rows.name(row)) if row < len(self) else f"the end after {count(len(self), 'row')}"
+            theirs = repr(str(ids[row])) if row < len(ids) else f"the end after {count(len(ids), 'row')}"
             raise UserError(
                 f"{self.path}: features of other rows: row {row} is {ours}, expected {theirs}; extract again"
             )
@@ -163,7 +170,8 @@ class FeatureStore:
         - `mapped`: directly from the files' pages. Chosen for local, uncompressed shards.
         - `window`: the same, with epochs that read the disk sequentially. Chosen if they exceed the free memory.
         - `resident`: all rows in memory. Chosen for compressed or remote shards that fit `memory`.
-        - `cache`: mapped from a raw copy on the local disk, made in one pass. Chosen for larger ones.
+        - `cache`: mapped from a raw copy on the local disk, made in one pass. Chosen for larger ones, and for remote
+          ones of which there is a copy already.
 
         Args:
             head: its name; the store's only head, or `pooled`, if None.
@@ -196,7 +204,7 @@ class FeatureStore:
         rows = np.asarray(rows)
         if rows.dtype == bool:
             if rows.shape != (len(self),):
-                raise IndexError(f"a mask needs {len(self)} rows, found shape {rows.shape}")
+                raise IndexError(f"a mask needs {count(len(self), 'row')}, found shape {rows.shape}")
             rows = np.flatnonzero(rows)
         return self._default(rows)
 
@@ -213,7 +221,7 @@ class FeatureStore:
         if head is None:
             head = next(iter(self.heads)) if len(self.heads) == 1 else "pooled"
         if head in self.incomplete:
-            there = f"{self.incomplete[head]} of {self.layout.shards} shards are there"
+            there = f"{self.incomplete[head]} of {count(self.layout.shards, 'shard')} are there"
             raise UserError(f"{self.path}: head `{head}` is not complete, {there}; run the extraction again with it")
         if head not in self.heads:
             raise UserError(f"{self.path}: no head `{head}`; there are {', '.join(self.heads)}")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from pipeline import students
 from pipeline.data import Dataset
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.params import Settings as Base
 from pipeline.plugins import function, in_user_code
 from pipeline.pretrained.text_tokenizer import TextTokenizer
@@ -145,7 +145,7 @@ class OwnStudent(students.Student):
         shapes = [tuple(part.shape) for part in given] if isinstance(given, tuple) else type(given).__name__
         if shapes != expected:
             raise UserError(
-                f"{self.factory}: gives {shapes} for {n} rows; it must give features and outputs, {expected}"
+                f"{self.factory}: gives {shapes} for {count(n, 'row')}; it must give features and outputs, {expected}"
             )
         return given
 

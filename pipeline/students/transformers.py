@@ -13,11 +13,12 @@ from transformers import AutoConfig
 
 from pipeline import students
 from pipeline.data import Dataset
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.params import Settings as Base
 from pipeline.pretrained.text_body import TextBody, load_body, untrained_body
 from pipeline.pretrained.text_tokenizer import Side, TextTokenizer
 from pipeline.pretrained.transformers import fetch, one_line, read_config
+from pipeline.provenance import digest_files
 from pipeline.students._tokens import Tokenization, Tokens
 from pipeline.views import Views
 
@@ -55,7 +56,7 @@ class Settings(Base):
 
 
 def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
-    """The model's configuration and tokenizer, so that a checkpoint needs nothing else.
+    """The model's configuration and tokenizer, so that a checkpoint needs nothing else, and a digest of its weights.
 
     Raises:
         UserError: the model or its tokenizer cannot be loaded, it has too few layers or positions, its features depend
@@ -77,7 +78,8 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
     length = body.greatest(tokenizer(tokenizer.samples[-1]), wanted)
     if settings.max_length and length < wanted:
         raise UserError(
-            f"{settings.model}: max_length: {wanted} is more than the model's {length} positions; set that or less"
+            f"{settings.model}: max_length: {wanted} is more than the model's {count(length, 'position')}; set that "
+            "or less"
         )
     tokenizer.cut(length, settings.truncation)
     short, long = (tokenizer(text) for text in tokenizer.samples[-2:])
@@ -92,12 +94,14 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
             f"({type(body.model).__name__}) cannot be a student; choose another model"
         )
     pad = tokenizer.pad if tokenizer.pad < body.rows else 0
+    weights = [path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".bin")]
     return {
         "config": config.to_dict(),
         "tokenizer": tokenizer.fast.to_str(),
         "max_length": length,
         "pad": pad,
         "width": width,
+        "weights": digest_files(folder, weights) if settings.pretrained else "",
     }
 
 
@@ -190,4 +194,5 @@ def _config(settings: Settings, config: Any) -> Any:
     try:
         return AutoConfig.for_model(values.pop("model_type"), **values)
     except Exception as error:  # architectures whose layers differ from one another check it in their own ways
-        raise UserError(f"{settings.model}: cannot be cut to {settings.layers} layers: {one_line(error)}") from None
+        layers = count(settings.layers, "layer")
+        raise UserError(f"{settings.model}: cannot be cut to {layers}: {one_line(error)}") from None

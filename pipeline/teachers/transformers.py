@@ -12,7 +12,7 @@ from pydantic import Field, StringConstraints
 from torch import Tensor, nn
 
 from pipeline import params, pretrained
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.pretrained.text_body import TextBody, load_body, own_length
 from pipeline.pretrained.text_tokenizer import Side, TextTokenizer
 from pipeline.pretrained.transformers import fetch, read_config, read_json
@@ -304,8 +304,8 @@ def _length(settings: Settings, modules: Modules, body: TextBody, tokenizer: Tex
     greatest = body.greatest(tokenizer(tokenizer.samples[-1]), wanted)
     if settings.max_length and greatest < settings.max_length:
         raise UserError(
-            f"{settings.model}: max_length: {settings.max_length} is more than the model's {greatest} positions; set "
-            "that or less"
+            f"{settings.model}: max_length: {settings.max_length} is more than the model's "
+            f"{count(greatest, 'position')}; set that or less"
         )
     return greatest
 

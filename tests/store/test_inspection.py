@@ -39,7 +39,7 @@ def test_a_store_is_described_with_its_heads(make: Any):
     assert pooled.share_of_float32 <= 0.51 and small.share_of_float32 <= 0.26
     assert not tokens.complete and tokens.shards == 3
     text = str(info)
-    for line in ("deep.x 1, model m", "not complete: 3 shards are there", "mapped: local and uncompressed", "row norm"):
+    for line in ("deep.x 1, model m", "not complete: has 3 shards", "mapped: local and uncompressed", "row norm"):
         assert line in text
 
 

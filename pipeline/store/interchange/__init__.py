@@ -24,11 +24,11 @@ from typing import Any, get_args
 
 import numpy as np
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.files import explained, is_utf8, open_regular, scratch_folder
 from pipeline.provenance import digest_files
 from pipeline.store.backends import Backend, backend_at
-from pipeline.store.format import SHARD_BYTES, Dtype, Head, Layout, shortened
+from pipeline.store.format import SHARD_BYTES, Dtype, Head, Layout, check_head_name, shortened
 from pipeline.store.rows import DIGEST_BYTES, RowIndex
 from pipeline.store.store import FeatureStore
 from pipeline.store.writer import StoreWriter
@@ -72,7 +72,7 @@ def dtype_in(about: Mapping[str, Any] | None, found: np.dtype) -> Dtype:
     return dtype
 
 
-def about_in(text: str | bytes, path: Path) -> dict[str, Any]:
+def about_in(text: Any, path: Path) -> dict[str, Any]:
     """The metadata in an exported file. Raises `UserError` if `write` cannot have written it."""
     types = {
         "dataset": str, "recipe": dict, "head": str, "view": dict | None, "created_by": dict, "shard_rows": int | None,
@@ -203,14 +203,14 @@ def import_features(
     tables = []
     for file in files:
         tables.append(read_table(file))
-    first, count = tables[0], sum(table.count for table in tables)
+    first, total = tables[0], sum(table.count for table in tables)
     for file, table in zip(files, tables, strict=True):
         if table.shape != first.shape:
             raise UserError(f"{file}: rows of shape {table.shape}, but {files[0]} has {first.shape}")
     about = first.about if len(files) == 1 and first.about else {}
     name = head or about.get("head") or "pooled"
-    if rows is not None and len(rows) != count:
-        raise UserError(f"{files[0]}: {count:,} rows of features for {len(rows):,} rows of the dataset")
+    if rows is not None and len(rows) != total:
+        raise UserError(f"{files[0]}: {count(total, 'row')} of features for {count(len(rows), 'row')} of the dataset")
     for file in files:
         if not is_utf8(file.name):
             raise UserError(f"{file}: the name is not in UTF-8; rename it")
@@ -218,8 +218,11 @@ def import_features(
         index = rows or RowIndex(_ids(files, tables), np.concatenate([_digests(table) for table in tables]))
     except UserError as error:
         raise UserError(f"{files[0]}: {error}") from None
-    digests = {file.name: digest_files(file) for file in files} if not about else {}
-    keep = dtype or first.dtype
+    try:
+        heads = {name: Head(first.shape, dtype or first.dtype, view=about.get("view"))}
+        check_head_name(name)
+    except UserError as error:
+        raise UserError(f"{files[0]}: {error}") from None
     starts = np.cumsum([0, *(table.count for table in tables)])
 
     def read(start: int, stop: int) -> np.ndarray:
@@ -230,7 +233,7 @@ def import_features(
         ]
         return found[0] if len(found) == 1 else np.concatenate(found)
 
-    recipe = about.get("recipe") or {"imported": digests}
+    recipe = about.get("recipe") or {"imported": {file.name: digest_files(file) for file in files}}
     place = backend_at(target)
     metadata = place.read("zarr.json")
     if metadata is not None and Layout.read(metadata, f"{place.name}/zarr.json").recipe != recipe:
@@ -240,7 +243,7 @@ def import_features(
         rows=index,
         dataset=dataset or about.get("dataset") or index.digest(),
         recipe=recipe,
-        heads={name: Head(first.shape, keep, view=about.get("view"))},
+        heads=heads,
         shard_rows=about.get("shard_rows"),
         created_by=about.get("created_by") or {"imported_from": [file.name for file in files]},
     ) as writer:
@@ -293,16 +296,16 @@ def _check(table: Table) -> None:
     if 4 * math.prod(table.shape) > ROW_BYTES:
         raise ValueError(f"a row of shape {table.shape} is larger than {ROW_BYTES >> 30} GiB")
     if table.ids is not None and len(table.ids) != table.count:
-        raise ValueError(f"{len(table.ids):,} ids for {table.count:,} rows")
+        raise ValueError(f"{count(len(table.ids), 'id')} for {count(table.count, 'row')}")
     for name in table.ids or ():
         if not isinstance(name, str) or not is_utf8(name):
             raise ValueError(f"the id {shortened(name)} is not text")
     shard_rows = (table.about or {}).get("shard_rows") or 1
     if shard_rows > max(table.count, SHARD_BYTES // (4 * math.prod(table.shape))):
-        raise ValueError(f"shards of {shard_rows:,} rows for {table.count:,} rows")
+        raise ValueError(f"shards of {count(shard_rows, 'row')} for {count(table.count, 'row')}")
     digests = table.digests
     if digests is not None and (digests.shape != (table.count, DIGEST_BYTES) or digests.dtype != np.uint8):
-        raise ValueError(f"digests of shape {digests.shape} for {table.count:,} rows")
+        raise ValueError(f"digests of shape {digests.shape} for {count(table.count, 'row')}")
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
