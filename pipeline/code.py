@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pipeline.params import Params
+from pipeline.params import PLACE, Params
 from pipeline.plugins import LIBRARY, plugins
 from pipeline.provenance import digest_of
 from pipeline.sources import POOLED, Source
@@ -217,7 +217,7 @@ def digests(params: Params, code: Code | None = None) -> dict[str, str]:
     heads = sorted({source.name for source in named if source.head != POOLED})
     return {
         "prepare": code.digest("stages.prepare", *task, *_modules("datasets", sources)),
-        **{f"extract/{name}": code.digest("stages.extract", *_extraction(values)) for name, values in teachers.items()},
+        **{f"extract/{name}": _extract(params, code, values) for name, values in teachers.items()},
         "probe": code.digest("stages.probe", *task),
         # It also depends on the heads that runs name as teachers, which no key in dvc.yaml can express.
         "assess": digest_of([code.digest("stages.assess", *task, *_modules("students", students)), heads]),
@@ -226,8 +226,20 @@ def digests(params: Params, code: Code | None = None) -> dict[str, str]:
         **{f"evaluate/{run}": code.digest("stages.evaluate", *task, *_student(params, run)) for run in runs},
         # The bundle of a sweep has the code of the plug-ins of its points.
         **{f"sweep/{name}": code.digest("stages.sweep", *task) for name in params.values.get("sweep") or {}},
-        "report": code.digest("stages.report", *task),
+        "report": _report(params, code, task),
     }
+
+
+def _report(params: Params, code: Code, task: Sequence[str]) -> str:
+    """Of `report`. It also shows sweeps, which not every project has, so no path in dvc.yaml can name them."""
+    digest = code.digest("stages.report", *task)
+    return digest_of([digest, code.digest("stages.sweep", *task)]) if params.values.get("sweep") else digest
+
+
+def _extract(params: Params, code: Code, teacher: dict[str, Any]) -> str:
+    """Of the extraction of a teacher. It also depends on `features`, which not every params.yaml has."""
+    digest, place = code.digest("stages.extract", *_extraction(teacher)), params.values.get(PLACE)
+    return digest_of([digest, place]) if place else digest
 
 
 def _join(params: Params, code: Code, plugins: Iterable[str]) -> str:

@@ -1491,6 +1491,47 @@ CASES = [
             ),
         )
     ),
+    *(
+        Case(
+            "Object storage", wrong, params(lambda values, place=place: values.update(features=place)), "check", answer
+        )
+        for wrong, place, answer in (
+            (
+                "`features` in params.yaml is a folder",
+                "features",
+                "params.yaml: features: write s3://BUCKET/PREFIX, or a URL with gs:// or az://, not 'features'",
+            ),
+            (
+                "`features` in params.yaml has credentials in it",
+                "s3://key:secret@bucket/features",
+                "params.yaml: features: a URL with credentials would end up in logs; set them in the environment",
+            ),
+        )
+    ),
+    *(
+        Case("Object storage", wrong, nothing, command, answer)
+        for wrong, command, answer in (
+            ("a URL without a prefix", "features info s3://bucket", "s3://bucket: write s3://BUCKET/PREFIX"),
+            (
+                "a URL with credentials in it",
+                "features info s3://key:secret@bucket/x.zarr",
+                "s3://bucket: a URL with credentials would end up in logs; set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (which needs the package boto3)",
+            ),
+            (
+                "a copy over another store",
+                "features copy features/wise.zarr features/loud.zarr",
+                "features/loud.zarr: another store is there; delete it, or copy to another place",
+            ),
+        )
+    ),
+    Case(
+        "Object storage",
+        "a file that stands for a store, and is damaged",
+        write("features/wise.zarr/remote.json", "{}"),
+        "features info features/wise.zarr",
+        "features/wise.zarr/remote.json: damaged or changed by hand; delete it and run the extraction again",
+    ),
     Case(
         "Imports",
         "a file of no known format",
