@@ -34,7 +34,7 @@ def plugin(kind: str, name: Any, where: str = "") -> ModuleType:
     if name not in names:
         place = f"{where}: " if where else ""
         raise UserError(
-            f"{place}no {name!r} in pipeline/{kind}/{suggestion(str(name), names)}; there are {listed(names)}"
+            f"{place}no {listed([repr(name)])} in pipeline/{kind}/{suggestion(str(name), names)}; there are {listed(names)}"
         )
     return import_module(f"pipeline.{kind}.{name}")
 
