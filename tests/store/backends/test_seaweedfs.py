@@ -50,9 +50,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder: Path = tmp_path_factory.mktemp("weed")
     identity = {"name": "t", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]}
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     server = subprocess.Popen(
         ["weed", "server", "-ip=127.0.0.1", f"-dir={folder}", "-s3", f"-s3.port={port}",
          f"-s3.config={folder / 's3.json'}", "-master.volumeSizeLimitMB=64"],
@@ -64,6 +62,15 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         server.kill()
         server.wait()
+
+
+def _free_port() -> int:
+    """A port that is free; the server also takes the one that is 10,000 higher."""
+    for port in range(20_000, 40_000, 7):
+        with socket.socket() as tried:
+            if tried.connect_ex(("127.0.0.1", port)):
+                return port
+    raise OSError("no port is free")
 
 
 def _create_bucket(endpoint: str) -> None:
