@@ -36,6 +36,10 @@ class TrainSettings(Settings):
         unlabelled: whether methods see unlabelled rows at all; if not, they see the labelled batch.
         augment: random changes of the labelled batch, by name, each with its settings, such as
             `{crop: {}, flip: {}, mixup: {alpha: 0.2}}`; see `pipeline.augmentations`. Methods see clean rows, or views.
+        augment_transfer: whether the student also sees the rows for methods augmented, but never mixed, while teachers'
+            features and outputs stay those of the clean row or the view.
+        views: how many of the views that the run's teachers have of each row are used, the first ones; null uses all,
+            0 clean rows alone. A search over it says how many pay.
         labelled_views: whether the labelled batch also consists of views, if the run's teachers have views. Rows that
             the methods see are views in any case.
         accumulate: number of parts into which the rows of a step are divided. They go through the student one after
@@ -76,6 +80,8 @@ class TrainSettings(Settings):
     transfer_batch_size: int = Field(default=256, ge=FEWEST_ROWS)
     unlabelled: bool = True
     augment: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    augment_transfer: bool = False
+    views: int | None = Field(default=None, ge=0)
     labelled_views: bool = False
     accumulate: int = Field(default=1, ge=1)
     sampling: Literal["uniform", "balanced"] = "uniform"

@@ -162,7 +162,7 @@ def test_a_trial_depends_on_views_where_it_sees_them(seen: tuple[Params, Project
         return inputs_of(Session(Plan.read(run, of, project)), 0, Candidate(weights))
 
     plain = digest("none", ())
-    assert "labelled_views" not in plain["train"] and "views" not in plain
+    assert not {"labelled_views", "views"} & plain["train"].keys() and "views" not in plain
     assert digest("clean", (0.0, 0.0)) == plain == digest("views", (0.0, 0.0))
     assert digest("none", (), labelled_views=True) == plain  # no views, so it changes nothing
     assert digest("clean", (1.0, 1.0), labelled_views=True) == digest("clean", (1.0, 1.0))
@@ -170,6 +170,23 @@ def test_a_trial_depends_on_views_where_it_sees_them(seen: tuple[Params, Project
     assert found["views"]["count"] == 2 and found["code"] != digest("clean", (1.0, 1.0))["code"]
     assert found != digest("views", (1.0, 1.0), labelled_views=True)
     assert "views" in digest("views", (0.0, 0.0), labelled_views=True)
+    assert digest("views", (1.0, 1.0), views=2) == found != digest("views", (1.0, 1.0), views=1)
+    assert digest("clean", (1.0, 1.0), views=1) == digest("clean", (1.0, 1.0))
+
+
+def test_a_training_may_use_fewer_of_the_views(seen: tuple[Params, Project]):
+    params, project = seen
+    rows = np.concatenate([trial(params, project).split.train] * 3)
+
+    def drawn(**train: Any) -> set[int]:
+        found = trial(params, project, **train).draw_views(rows, 10, 0, True)
+        assert found is not None
+        return set(found[10:].tolist())
+
+    assert (drawn(), drawn(views=2), drawn(views=1), drawn(views=0)) == ({0, 1, 2}, {0, 1, 2}, {0, 1}, {0})
+    with pytest.raises(UserError, match=r"train\.views \(for views\): 3 views, and the teachers have 2; write 2"):
+        trial(params, project, views=3)
+    trial(params, project, "clean", views=3)  # of the runs with views
 
 
 def test_code_digests_follow_the_family_of_views(seen: tuple[Params, Project], monkeypatch):
