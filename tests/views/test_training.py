@@ -13,9 +13,10 @@ from pipeline.code import digests
 from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.extraction import ExtractSettings, extract
+from pipeline.functional.spread import spread_of_means
 from pipeline.machine import Machine
 from pipeline.params import Params
-from pipeline.probing import ProbeSettings, assess, probe
+from pipeline.probing import ProbeSettings, SavedProbe, assess, probe
 from pipeline.project import Project
 from pipeline.records import BundleRecord, RunRecord
 from pipeline.reporting import report
@@ -98,6 +99,31 @@ def test_every_stage_takes_a_source_with_views(seen: tuple[Params, Project]):
     assert records["views"].files != records["clean"].files
     assert "wise@word_dropout" in report(params, project).page.read_text()
     assert all("there" in line for line in check(params, project).found if line.startswith("teacher"))
+
+
+def test_assess_ranks_views_from_cached_outputs(seen: tuple[Params, Project]):
+    params, project = seen
+    found = assess(params, project)
+    assert {views.name: views.count for views in found.views} == {"wise": 0, "wise@word_dropout": 2}
+    assert [views.mean_spread for views in found.views] == sorted(views.mean_spread for views in found.views)
+    data = Dataset.open(project.data)
+    features = SourceFeatures.open(project, Source.parse("wise"))
+    ranked = next(views for views in found.views if views.family)
+    for number in range(data.splits):
+        split, probe = (
+            data.split(number),
+            SavedProbe(project, features, number, data, features.kept_views()["word_dropout"]),
+        )
+        rows, val = split.train, split.val
+        assert found.cka_rows == len(rows)  # all of them are compared here
+        of = np.stack([probe.outputs(rows, "linear_crossfit", np.full(len(rows), view)) for view in range(3)])
+        shares = np.exp(of.astype(np.float64))
+        shares /= shares.sum(2, keepdims=True)
+        assert ranked.spread[number] == pytest.approx(spread_of_means(shares, len(rows) // 4, number))
+        right = [probe.outputs(val, views=np.full(len(val), view)).argmax(1) == data.labels[val] for view in (1, 2)]
+        assert ranked.val[number] == pytest.approx(np.mean(right))
+    assert "views of wise, by the spread of its mean prediction, smaller is better: " in str(found)
+    assert 'data-run="views wise@word_dropout"' in report(params, project).page.read_text()
 
 
 def test_a_row_of_a_step_is_one_view_for_student_features_and_outputs(seen: tuple[Params, Project]):
