@@ -19,6 +19,7 @@ from pipeline.project import Project
 from pipeline.runs import Run, read_run
 from pipeline.students import is_solved
 from pipeline.tasks import Task
+from pipeline.views import Views
 
 FEWEST_ROWS = 3
 """The least number of rows that methods must see at a time: any two rows, once centred, are opposite."""
@@ -156,6 +157,18 @@ class TrainSettings(Settings):
             raise UserError(f"{where}: channels_last: is for students that read images; remove it")
         if self.compile and which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")) is None:
             raise UserError(f"{where}: compile: torch.compile needs a C++ compiler; install g++, set CXX, or remove it")
+
+    def check_views(self, where: str, made: Views | None) -> None:
+        """Make sure that the teachers of a run have the views that are asked for; without any, none are.
+
+        Raises:
+            UserError: they have fewer.
+        """
+        if made and (self.views or 0) > made.count:
+            raise UserError(
+                f"{where}: views: {self.views}, and the run's teachers have {made.count} of each row; write "
+                f"{made.count} or fewer, or a larger `count` in their `views`"
+            )
 
     def check_task(self, where: str, task: Task) -> None:
         """Make sure that the settings fit the task.

@@ -243,11 +243,7 @@ class Session:
         settings, where = self._settings(seed, json.loads(train)), f"{self.plan.params.source}: train"
         settings.check(f"{where} (for {self.plan.name})", blueprint.reads, blueprint.settings, bool(self.run.methods))
         settings.check_task(f"{where} (for {self.plan.name})", self.task)
-        if self.views and (settings.views or 0) > self.views.count:
-            raise UserError(
-                f"{where}.views (for {self.plan.name}): {settings.views} views, and the teachers have "
-                f"{self.views.count}; write {self.views.count} or fewer, or set `count` in the teachers' `views`"
-            )
+        settings.check_views(f"{where} (for {self.plan.name})", self.views)
         return TrialData(self, seed, blueprint, settings)
 
     def _with_auto_settings(self) -> Run:

@@ -210,7 +210,7 @@ def test_a_training_may_use_fewer_of_the_views(seen: tuple[Params, Project]):
         return set(found[10:].tolist())
 
     assert (drawn(), drawn(views=2), drawn(views=1), drawn(views=0)) == ({0, 1, 2}, {0, 1, 2}, {0, 1}, {0})
-    with pytest.raises(UserError, match=r"train\.views \(for views\): 3 views, and the teachers have 2; write 2"):
+    with pytest.raises(UserError, match=r"train \(for views\): views: 3, and the run's teachers have 2 of each row"):
         trial(params, project, views=3)
     trial(params, project, "clean", views=3)  # of the runs with views
 
