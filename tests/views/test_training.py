@@ -13,6 +13,7 @@ from pipeline.code import digests
 from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.extraction import ExtractSettings, extract
+from pipeline.functional.linear import folds
 from pipeline.functional.spread import spread_of_means
 from pipeline.machine import Machine
 from pipeline.params import Params
@@ -23,6 +24,7 @@ from pipeline.reporting import report
 from pipeline.runs import Candidate, join
 from pipeline.sources import Source
 from pipeline.store import FeatureStore, SourceFeatures
+from pipeline.teachers import Teacher
 from pipeline.training import evaluate, train
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.config import Plan
@@ -67,11 +69,15 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Params, Project]:
 
 
 def extract_wise(params: Params, project: Project) -> None:
-    settings = params.read(ExtractSettings, "extract")
+    settings, views = params.read(ExtractSettings, "extract"), teacher_views(params, "wise")
+    data, teacher = Dataset.open(project.data), load_wise(params)
+    extract(data, teacher, project.store("wise"), settings, Machine(workers=1), views=views)
+
+
+def load_wise(params: Params) -> Teacher:
     family, spec = params.plugin("teachers", "teachers.wise", also=["views"])
-    teacher = family.load(spec, settings.precision, torch.device("cpu"))
-    views = teacher_views(params, "wise")
-    extract(Dataset.open(project.data), teacher, project.store("wise"), settings, Machine(workers=1), views=views)
+    teacher: Teacher = family.load(spec, params.read(ExtractSettings, "extract").precision, torch.device("cpu"))
+    return teacher
 
 
 def changed(params: Params, **sections: Any) -> Params:
@@ -161,6 +167,58 @@ def test_cross_fitted_outputs_of_a_view_come_from_the_fit_without_its_row(seen: 
         others = np.setdiff1d(data.split.train, rows)[:10]
         views = np.full(len(others), number)
         assert np.array_equal(*(data.probes[0].outputs(others, kind, views) for kind in ("linear", "linear_crossfit")))
+
+
+@pytest.mark.parametrize("replays", [True, False])
+def test_an_epoch_with_the_teacher_in_the_loop_is_that_of_the_store(
+    seen: tuple[Params, Project], monkeypatch: pytest.MonkeyPatch, replays: bool
+):
+    """The same losses on features and outputs that the teacher computes in each step, of the texts of that step.
+
+    Batches differ from those of extraction, so features differ by rounding, and nothing else may. If the teacher does
+    not replay the views, the training is another one.
+    """
+    params, project = seen
+    store = trial(params, project)
+    steps = len(store.split.train) // store.settings.transfer_batch_size
+    params = changed(params, train={**params.values["train"], "steps": steps})
+    teacher, folds_of, calls = load_wise(params), np.full(len(store.labels), -1), []
+    data, views, labelled = store.session.data, store.session.views, store.split.labelled
+    assert views is not None
+    folds_of[labelled] = folds(data.task.strata(data.labels[labelled]), 0)
+
+    def features(self: TrialData, number: int, rows: np.ndarray, seen_as: np.ndarray | None = None) -> torch.Tensor:
+        numbers = np.zeros(len(rows), int) if seen_as is None or not replays else seen_as
+        texts = [views.text(data, row, view) for row, view in zip(rows.tolist(), numbers.tolist(), strict=True)]
+        calls.append(len(texts))
+        stored = store.session.features[store.session.plan.run.sources[0]].store.heads["pooled"].dtype
+        return (
+            teacher.forward(teacher.collate([teacher.transform(text) for text in texts]))["pooled"]
+            .to(getattr(torch, stored))
+            .float()
+        )
+
+    def outputs(self: TrialData, kind: str, number: int, rows: np.ndarray, seen_as: np.ndarray | None = None) -> Any:
+        base, _, crossed = kind.partition("_")
+        fold = torch.from_numpy(folds_of[rows]) if crossed else None
+        return self.probes[number].module(features(self, number, rows, seen_as), base, fold)
+
+    def trained() -> tuple[dict[str, torch.Tensor], list[dict[str, int | float]]]:
+        training = run_trial(Session(Plan.read("views", params, project)), 0, Candidate((10.0, 10.0)))
+        while True:
+            try:
+                next(training)
+            except StopIteration as stop:
+                return stop.value.student.state_dict(), stop.value.curve
+
+    cached, curve = trained()
+    monkeypatch.setattr(TrialData, "teacher_features", features)
+    monkeypatch.setattr(TrialData, "teacher_outputs", outputs)
+    live, of_live = trained()
+    assert len(calls) >= 2 * steps >= 4
+    close = all(torch.allclose(cached[name], live[name], rtol=1e-3, atol=1e-5) for name in cached)
+    assert close is replays
+    assert ([*curve[-1].values()] == pytest.approx([*of_live[-1].values()], rel=1e-3)) is replays
 
 
 def test_which_rows_of_a_step_are_views(seen: tuple[Params, Project]):
