@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 
 from pipeline.data import Dataset, Split
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.files import explained, make_folder, replace_folder
 from pipeline.functional import kernel_probe
 from pipeline.functional.linear import Linear, folds
@@ -294,5 +294,5 @@ def _sample(strata: np.ndarray, most: int, seed: int) -> np.ndarray:
 def _line(record: ProbeRecord) -> str:
     score = mean_score((split.test or split.val for split in record.splits), record.primary.name)
     rows = "test" if record.splits[0].test else "validation"
-    count = "1 split" if len(record.splits) == 1 else f"{len(record.splits)} splits"
-    return f"probe of {record.source}: {rows} {record.primary.label} {score:.4f}, {count}"
+    splits = count(len(record.splits), "split")
+    return f"probe of {record.source}: {rows} {record.primary.label} {score:.4f}, {splits}"

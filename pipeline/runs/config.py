@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from pipeline.data import Dataset
-from pipeline.errors import UserError, listed
+from pipeline.errors import UserError, count, listed
 from pipeline.functional.schedules import Schedule
 from pipeline.params import Params, Settings
 from pipeline.plugins import plugin, plugins
@@ -246,8 +246,8 @@ def _check_own_outputs(project: Project, source: Source, outputs: int) -> None:
     shape = store.heads[store.head_name(source.head)].shape
     if shape != (outputs,):
         raise UserError(
-            f"{store.path}: head `{source.head}` has {' x '.join(map(str, shape))} columns and the task {outputs} "
-            "outputs; take a teacher that was trained for this task, or set `logits: probe`"
+            f"{store.path}: head `{source.head}` has {' x '.join(map(str, shape))} columns and the task "
+            f"{count(outputs, 'output')}; take a teacher that was trained for this task, or set `logits: probe`"
         )
 
 
