@@ -5,6 +5,8 @@ teacher repeats itself (see `pipeline.functional.spread`). The measure does not 
 row shows, and rates an empty picture best. So the probe's score on views of validation rows stands next to it.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from pipeline.data import Dataset
@@ -37,9 +39,10 @@ def rank_views(
         return []
     found = []
     for family, heads in {"": (), **kept}.items():
+        seen = replace(features, source=replace(features.source, view=family))
         spreads, scores = [], []
         for number, rows in enumerate(compared):
-            probe, task = SavedProbe(project, features, number, data, heads), data.split_task(number)
+            probe, task = SavedProbe(project, seen, number, data, heads), data.split_task(number)
             # Clean rows are one of the views, as in training; a labelled row's outputs come from the fit without it.
             outputs = [
                 probe.outputs(rows, "linear_crossfit", np.full(len(rows), view)) for view in range(len(heads) + 1)
