@@ -21,7 +21,7 @@ def test_the_settings_of_a_study_are_valid(path: Path):
     check_params(params)
     assert set(REFERENCES) <= params.section("runs").keys()
     # Files that no source reads by itself come from a function of the same name.
-    assert ("arrays" == params.section("dataset")["source"]["family"]) == (path.stem in SETS)
+    assert (params.section("dataset")["source"]["family"] == "arrays") == (path.stem in SETS)
 
 
 def test_a_table_is_what_the_records_say(tmp_path: Path):
