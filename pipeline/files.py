@@ -21,6 +21,9 @@ SMALL = 256 << 20
 TIMES = 100
 """See `refuse_bomb`."""
 
+FORMULA = re.compile(r"[\t\r\n]|[\s\0\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+"""How a text begins that a spreadsheet may run, also after space and in full-width letters; after OWASP."""
+
 PARTIAL = ".partial"
 """Suffix of a file that is being written."""
 
@@ -106,7 +109,7 @@ class _Patient(io.FileIO):
 def cell(value: object) -> str:
     """A value for a table, quoted if a spreadsheet would run it as a formula."""
     text = str(value)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) and not _is_number(text) else text
+    return f"'{text}" if FORMULA.match(text) and not _is_number(text) else text
 
 
 def is_utf8(name: str) -> bool:
@@ -366,6 +369,8 @@ class Lock:
     messages.
     """
 
+    lingers = 0.0
+
     def __init__(self, path: Path):
         self.path = path
         self._handle: int | None = None
@@ -385,6 +390,9 @@ class Lock:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+    def confirm(self) -> None:
+        """Nothing: the kernel does not take a lock away."""
 
     def owner(self) -> str:
         """The holder of the lock, as far as known from the file."""
@@ -431,7 +439,7 @@ class Lock:
             self._handle = handle
             try:
                 os.truncate(handle, 0)
-                os.pwrite(handle, _myself().encode(), 0)
+                os.pwrite(handle, myself().encode(), 0)
             except OSError as error:
                 os.close(handle)
                 self._handle = None
@@ -439,7 +447,7 @@ class Lock:
             return True
 
 
-def _myself() -> str:
+def myself() -> str:
     """This process, for messages of other processes."""
     return f"process {os.getpid()} on {socket.gethostname()} (since {time.strftime('%Y-%m-%d %H:%M:%S')})"
 

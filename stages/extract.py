@@ -21,10 +21,10 @@ def main(
     Writes its features to features/<teacher>.zarr; continues after an interruption.
     """
     from pipeline.data import Dataset
-    from pipeline.extraction import ExtractSettings, extract
+    from pipeline.extraction import ExtractSettings, extract, place_of_features
     from pipeline.machine import Machine
     from pipeline.params import BESIDES
-    from pipeline.store import FeatureStore
+    from pipeline.store import FeatureStore, Pointer, stand_for
     from pipeline.views import teacher_views
 
     loaded, project = command.settings(params, overrides), command.PROJECT
@@ -33,6 +33,7 @@ def main(
 
         command.show(estimate(teacher, loaded, project), as_json)
         return
+    folder, place = project.store(teacher), place_of_features(loaded)
     settings, machine = loaded.read(ExtractSettings, "extract"), loaded.read(Machine, "machine")
     family, spec = loaded.plugin("teachers", f"teachers.{teacher}", also=BESIDES)
     views = teacher_views(loaded, teacher)
@@ -47,11 +48,13 @@ def main(
         model = family.load(spec, settings.precision, machine.torch_device())
         reads = loaded.section(f"teachers.{teacher}").get("reads")
         data = data.seen_by(model.kind, reads, f"{params}: teachers.{teacher}")
-        extraction = extract(
-            data, model, project.store(teacher), settings, machine, f"extract {teacher}", command.say, done, views
-        )
+        stand_for(folder, place and f"{place}/{teacher}.zarr")
+        extraction = extract(data, model, folder, settings, machine, f"extract {teacher}", command.say, done, views)
         done(extraction.written, extraction.reused)
-    command.write_digest(project.store_digest(teacher), FeatureStore.open(project.store(teacher)).content_digest)
+        digest = FeatureStore.open(pointer.url if (pointer := Pointer.of(folder)) else folder).content_digest
+        if pointer:
+            Pointer(pointer.url, digest).write(folder)
+    command.write_digest(project.store_digest(teacher), digest)
     command.show(extraction, as_json)
 
 

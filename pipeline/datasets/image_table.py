@@ -17,7 +17,8 @@ from pipeline.datasets import Kind, Row
 from pipeline.datasets._columns import Columns, SecondColumn, examples
 from pipeline.datasets._downloads import Downloads, is_url
 from pipeline.datasets._images import image_content, image_path
-from pipeline.datasets._tables import TableFiles, TableRow, Wanted, files, records
+from pipeline.datasets._rows import TableRow, Wanted
+from pipeline.datasets._tables import TableFiles, files, records
 from pipeline.datasets._texts import paired
 from pipeline.project import Project
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from pipeline.datasets import Kind, Row
 from pipeline.datasets._columns import Columns, SecondColumn, examples, text
-from pipeline.datasets._tables import TableFiles, Wanted, files, records
+from pipeline.datasets._rows import Wanted
+from pipeline.datasets._tables import TableFiles, files, records
 from pipeline.datasets._texts import paired, text_content
 from pipeline.errors import UserError
 

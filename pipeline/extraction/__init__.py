@@ -2,8 +2,17 @@
 
 from pipeline.extraction.extractor import Extraction, extract
 from pipeline.extraction.loader import Batch, Loader
-from pipeline.extraction.settings import ExtractSettings
+from pipeline.extraction.settings import ExtractSettings, place_of_features
 from pipeline.extraction.speed import MODEL_BOUND
 from pipeline.extraction.worker import recipe_of
 
-__all__ = ["MODEL_BOUND", "Batch", "ExtractSettings", "Extraction", "Loader", "extract", "recipe_of"]
+__all__ = [
+    "MODEL_BOUND",
+    "Batch",
+    "ExtractSettings",
+    "Extraction",
+    "Loader",
+    "extract",
+    "place_of_features",
+    "recipe_of",
+]

@@ -46,7 +46,8 @@ _FILE = (
     rf"|(?!rows/){HEAD_NAME.pattern}(\.scale)?/(zarr\.json|c\.[0-9]+(\.0)*|c\.[0-9]+\.json)"
 )
 STORE_FILE = re.compile(
-    rf"({_FILE})(\.partial)?|{LOCKS}/(setup|writers|create|shard-[0-9]+|wider-{HEAD_NAME.pattern}\.json)(\.partial)?"
+    rf"({_FILE})(\.partial)?"
+    rf"|{LOCKS}/((setup|writers|create|shard-[0-9]+)(\.shared/[0-9a-f]{{32}})?|wider-{HEAD_NAME.pattern}\.json)(\.partial)?"
     rf"|{REPLACED}/[0-9]{{1,9}}/(({_FILE})(\.partial)?|{MOVED})"
 )
 """The names that files of a store can have."""
@@ -276,8 +277,7 @@ class Layout:
 
     def __post_init__(self) -> None:
         for name in self.heads:
-            if not HEAD_NAME.fullmatch(name) or name in RESERVED:
-                raise UserError(f"{name!r} cannot be a head's name: use letters, digits, _ : @ and -")
+            check_head_name(name)
 
     @cached_property
     def recipe_digest(self) -> str:
@@ -357,6 +357,12 @@ class Layout:
             return False
         largest = max(head.row_bytes for head in self.heads.values())
         return max(self.rows, self.shard_rows) * largest < MOST_BYTES
+
+
+def check_head_name(name: str) -> None:
+    """Raises `UserError` if a head cannot have this name, which is that of its folder."""
+    if not HEAD_NAME.fullmatch(name) or name in RESERVED:
+        raise UserError(f"{shortened(name)} cannot be a head's name: use letters, digits, _ : @ and -")
 
 
 @dataclass(frozen=True)
