@@ -102,8 +102,9 @@ def test_views_are_listed_with_their_spread_and_score(project):
         ViewsRecord(source="wide", family=family, count=count, spread=(spread,) * 5, val=(val,) * 5)
         for family, count, spread, val in (("crops", 4, 0.011, 0.68), ("", 0, 0.012, 0.7))
     )
-    row = show(project, assessment(views=views)).rows["wide@crops"]
-    assert row[1:3] == ["4", "0.011"] and points(row[4]) == pytest.approx(68)
+    row = show(project, assessment(views=views)).rows["views wide@crops"]
+    assert row[:2] == ["wide@crops", "4"]
+    assert float(row[2]) == pytest.approx(0.011) and points(row[4]) == pytest.approx(68)
     assert "clean 0.012" in str(assessment(views=views)) and "crops 0.011" in str(assessment(views=views))
 
 
