@@ -39,7 +39,17 @@ def cifar10(downloads: Path) -> tuple[np.ndarray, list[str]]:
 
 def patches(downloads: Path) -> tuple[np.ndarray, list[str]]:
     """Squares of 32 pixels, cut without overlap from sixteen photos of scikit-image; the class is the photo."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "scikit-image==0.26.0", "-d", downloads]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--quiet",
+        "scikit-image==0.26.0",
+        "-d",
+        str(downloads),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     images, labels = [], []
     with zipfile.ZipFile(next(downloads.glob("*.whl"))) as wheel:
