@@ -144,7 +144,18 @@ def doctor(params: Params, project: Project = Project()) -> Health:
 
 
 def _versions() -> Iterator[Finding]:
-    found = versions("aft-pipeline", "torch", "timm", "transformers", "tokenizers", "pillow", "numpy", "zarr")
+    found = versions(
+        "aft-pipeline",
+        "torch",
+        "timm",
+        "transformers",
+        "torchvision",
+        "tokenizers",
+        "onnxruntime",
+        "pillow",
+        "numpy",
+        "zarr",
+    )
     on = f"{platform.system()} {platform.machine()}"
     yield Finding("versions", "ok", ", ".join(f"{name} {version}" for name, version in found.items()) + f"; {on}")
 
