@@ -6,7 +6,7 @@ BIN := .venv/bin
 # The commands in dvc.yaml say `aft`; here that is the environment's.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo demo-images test test-slow torture gpu-check lint docs lock audit clean
+.PHONY: demo demo-images evidence test test-slow torture gpu-check lint docs lock audit clean matrix
 
 demo: .venv/installed .dvc/tmp
 	$(BIN)/aft run
@@ -17,6 +17,10 @@ demo-images: .venv/installed .dvc/tmp
 	cd images && aft run
 	@echo "report: $(CURDIR)/images/report/index.html"
 
+# The studies in experiments/, in hours; SETS="digits patches" and SEEDS="0 1" for a part, TABLES=1 for tables alone. Done work stays done.
+evidence: .venv/installed
+	$(BIN)/python -m experiments.evidence $(if $(SETS),--sets $(SETS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(TABLES),--tables)
+
 test: .venv/installed lint
 	$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist worksteal
 
@@ -26,6 +30,10 @@ test-slow: .venv/installed
 # Random faults for TORTURE_MINUTES (60); the next call goes on where this one ended. The last lines are a table of what happened.
 torture: .venv/installed
 	$(BIN)/python -m tests.torture
+
+# Every hostile input under every command that reads it: some ten thousand pairs. The next call tries those that are left or failed.
+matrix: .venv/installed
+	$(BIN)/python -m tests.torture.matrix
 
 # Where there is a GPU: its tests and benchmarks, in 8 minutes at most; figures as JSON in gpu-check/.
 gpu-check: .venv/installed

@@ -48,7 +48,10 @@ def check_params(params: Params) -> None:
     params.read(ExtractSettings, "extract")
     params.read(ProbeSettings, "probe")
     params.read(AssessSettings, "assess")
-    params.read(Machine, "machine")
+    machine = params.read(Machine, "machine")
+    plugin("engines", machine.engine, f"{params.source}: machine.engine")
+    if machine.track is not None:
+        plugin("trackers", machine.track, f"{params.source}: machine.track")
     params.read(TrainSettings, "train")
     teachers = {name: _teacher(params, name)[1] for name in params.section("teachers")}
     for name, settings in teachers.items():
@@ -138,6 +141,7 @@ def _check_candidates(params: Params, name: str, run: Run) -> None:
         where = f"{params.source}: train (for {name})"
         settings = train_settings(where, params.section("train"), run.train, candidate.of("train"))
         settings.check(where, reads, student.model_dump(), bool(run.methods))
+        settings.check_views(where, run_views(params, name, run))
         where = f"{params.source}: train.augment (for {name})"
         check_kind(read_augmentations(settings.augment, where), reads, where)
         for term in run.methods:
