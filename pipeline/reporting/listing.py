@@ -12,6 +12,7 @@ from pipeline.errors import UserError, count, listed, suggestion
 from pipeline.files import file_exists
 from pipeline.params import Params
 from pipeline.project import Project
+from pipeline.provenance import digest_of
 from pipeline.records import EvaluationRecord, RunRecord, SweepRecord, TrialRecord, mean_score
 from pipeline.reporting.chart import chart
 from pipeline.reporting.inputs import read_curve
@@ -120,6 +121,8 @@ def _trials(project: Project) -> Iterator[Row]:
             trial = TrialRecord.read(path)
         except UserError:
             # The ledger trains it again when a run needs it.
+            continue
+        if digest_of(trial.inputs) != path.parent.name:  # changed by hand
             continue
         found = trial.inputs
         methods = found.get("methods", [])
