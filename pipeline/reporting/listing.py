@@ -129,7 +129,8 @@ def _trials(project: Project) -> Iterator[Row]:
         yield {
             "trial": path.parent.name,
             "student": found["student"]["family"],
-            "teachers": "+".join(source["name"] for source in found.get("sources", [])) or None,
+            # Of a student that reads features, they are the digests by name.
+            "teachers": "+".join(s if isinstance(s, str) else s["name"] for s in found.get("sources", [])) or None,
             "methods": "+".join(method["name"] for method in methods) or "none",
             "weight": "+".join(f"{method['weight']:g}" for method in methods) or None,
             "seed": found["seed"],
