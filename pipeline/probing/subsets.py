@@ -27,6 +27,7 @@ from pipeline.functional.knn import unit, vote
 from pipeline.functional.logme import logme
 from pipeline.machine import Machine
 from pipeline.params import Params, Settings
+from pipeline.probing.policies import rank_views
 from pipeline.probing.probes import ProbeSettings, training_labels
 from pipeline.probing.recommendation import ranking_key, recommend
 from pipeline.probing.saved import SavedProbe
@@ -195,6 +196,11 @@ def assess(params: Params, project: Project = Project()) -> AssessmentRecord:
         subsets=subsets,
         pairs=pairs,
         starts=starts,
+        views=tuple(
+            record
+            for features in sources.values()
+            for record in rank_views(features, data, project, [split.compared for split in splits])
+        ),
         recommended=chosen.sources,
         reasons=reasons,
     )
