@@ -28,6 +28,7 @@ from pipeline.progress import duration
 from pipeline.project import Project
 from pipeline.provenance import versions
 from pipeline.store import Head, available_memory
+from pipeline.tasks import Task
 from pipeline.teachers import Teacher
 from pipeline.views import teacher_views
 
@@ -102,11 +103,13 @@ class _Seen:
         rows: how many there were.
         texts: a random sample of them.
         sizes: width and height of every image.
+        task: what the labels are, once it is known.
     """
 
     rows: int = 0
     texts: list[str] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
+    task: Task | None = None
 
 
 def doctor(params: Params, project: Project = Project()) -> Health:
@@ -132,7 +135,7 @@ def doctor(params: Params, project: Project = Project()) -> Health:
     attempt("limits", lambda: _limits(project))
     attempt("data", lambda: _data(params, seen))
     for name in params.section("teachers"):
-        attempt(f"teacher {name}", lambda name=name: _teacher(params, name, teachers))  # type: ignore[misc]
+        attempt(f"teacher {name}", lambda name=name: _teacher(params, name, teachers, seen))  # type: ignore[misc]
         if name in teachers:
             attempt(f"teacher {name}", lambda name=name: _lengths(name, teachers[name], seen))  # type: ignore[misc]
     attempt("disk", lambda: _disk(params, project, teachers, seen))
@@ -220,6 +223,7 @@ def _file_system(folder: Path) -> str | None:
 def _data(params: Params, seen: _Seen) -> Iterator[Finding]:
     settings = params.read(PrepareSettings, "dataset")
     sources, table = scan_sources(settings, lambda rows: _watched(rows, seen))
+    seen.task = table.task
     rows, labelled = len(table.codes) - len(table.skipped), int((table.codes >= 0).sum())
     yield Finding("data", "ok", f"{rows:,} {rows_called(sources.kind)}, {labelled:,} with a label ({table.task.name})")
     yield from _unreadable(table, rows, settings.tolerance)
@@ -317,11 +321,14 @@ def _sizes(seen: _Seen) -> Iterator[Finding]:
         yield Finding("images", "ok", found)
 
 
-def _teacher(params: Params, name: str, loaded: dict[str, Teacher]) -> Iterator[Finding]:
+def _teacher(params: Params, name: str, loaded: dict[str, Teacher], seen: _Seen) -> Iterator[Finding]:
     settings, machine = params.read(ExtractSettings, "extract"), params.read(Machine, "machine")
     family, spec = params.plugin("teachers", f"teachers.{name}", also=BESIDES)
     began = perf_counter()
-    teacher = loaded[name] = family.load(spec, settings.precision, machine.torch_device())
+    teacher: Teacher = family.load(spec, settings.precision, machine.torch_device())
+    if seen.task is not None:
+        teacher.name_classes(seen.task)
+    loaded[name] = teacher
     heads = ", ".join(f"{head} {'x'.join(map(str, shape))}" for head, shape in teacher.heads.items())
     yield Finding(
         f"teacher {name}", "ok", f"its weights are there, loaded in {duration(perf_counter() - began)}: {heads}"

@@ -21,9 +21,8 @@ def main(
     Writes its features to features/<teacher>.zarr; continues after an interruption.
     """
     from pipeline.data import Dataset
-    from pipeline.extraction import ExtractSettings, extract
+    from pipeline.extraction import ExtractSettings, extract, load_teacher
     from pipeline.machine import Machine
-    from pipeline.params import BESIDES
     from pipeline.store import FeatureStore
     from pipeline.views import teacher_views
 
@@ -34,7 +33,6 @@ def main(
         command.show(estimate(teacher, loaded, project), as_json)
         return
     settings, machine = loaded.read(ExtractSettings, "extract"), loaded.read(Machine, "machine")
-    family, spec = loaded.plugin("teachers", f"teachers.{teacher}", also=BESIDES)
     views = teacher_views(loaded, teacher)
     data = Dataset.open(project.data)
     with command.log("extract", teacher) as log:
@@ -44,9 +42,7 @@ def main(
             log.rows, log.continued = written, reused > 0
             log.save()
 
-        model = family.load(spec, settings.precision, machine.torch_device())
-        reads = loaded.section(f"teachers.{teacher}").get("reads")
-        data = data.seen_by(model.kind, reads, f"{params}: teachers.{teacher}")
+        model, data = load_teacher(loaded, teacher, data)
         extraction = extract(
             data, model, project.store(teacher), settings, machine, f"extract {teacher}", command.say, done, views
         )

@@ -4,6 +4,7 @@ from pipeline.extraction.extractor import Extraction, extract
 from pipeline.extraction.loader import Batch, Loader
 from pipeline.extraction.settings import ExtractSettings
 from pipeline.extraction.speed import MODEL_BOUND
+from pipeline.extraction.teacher import load_teacher
 from pipeline.extraction.worker import recipe_of
 
-__all__ = ["MODEL_BOUND", "Batch", "ExtractSettings", "Extraction", "Loader", "extract", "recipe_of"]
+__all__ = ["MODEL_BOUND", "Batch", "ExtractSettings", "Extraction", "Loader", "extract", "load_teacher", "recipe_of"]

@@ -82,7 +82,10 @@ class ShardWorker:
     ):
         self._arguments = (data, teacher, out, settings, threads, views)
         self.teacher = teacher
-        self._asked = {head: Head(shape, settings.dtype, settings.codec) for head, shape in teacher.heads.items()}
+        self._asked = {
+            head: Head(shape, settings.dtype, settings.codec, recipe=teacher.head_recipes.get(head))
+            for head, shape in teacher.heads.items()
+        }
         # By view, the heads of the store that hold its features, and the teacher's heads that they come from.
         self.heads_of = {0: {head: head for head in self._asked}}
         if views:

@@ -74,6 +74,8 @@ class Head:
             is named `<head>@<view>`, such as `pooled@flip`.
         asked: the dtype that was asked for and is too narrow for some values, if `dtype` stands in for it. Which of
             the two was asked for makes no difference to what is stored.
+        recipe: what determines the values of this head and of no other, besides the store's recipe, as JSON; None for
+            nothing.
     """
 
     shape: tuple[int, ...]
@@ -81,6 +83,7 @@ class Head:
     codec: Codec = "raw"
     view: Mapping[str, Any] | None = None
     asked: Dtype | None = field(default=None, compare=False)
+    recipe: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
@@ -98,13 +101,14 @@ class Head:
     def record(self) -> dict[str, Any]:
         """The head as JSON-like data; `Head.read` is its inverse."""
         view = None if self.view is None else dict(self.view)
-        asked = {"asked": self.asked} if self.asked else {}
-        return {"shape": list(self.shape), "dtype": self.dtype, "codec": self.codec, "view": view, **asked}
+        more = {"asked": self.asked} if self.asked else {}
+        more |= {"recipe": dict(self.recipe)} if self.recipe else {}
+        return {"shape": list(self.shape), "dtype": self.dtype, "codec": self.codec, "view": view, **more}
 
     @classmethod
     def read(cls, record: Mapping[str, Any]) -> "Head":
         shape, dtype, codec, view = (record[key] for key in ("shape", "dtype", "codec", "view"))
-        return cls(tuple(shape), dtype, codec, view, record.get("asked"))
+        return cls(tuple(shape), dtype, codec, view, record.get("asked"), record.get("recipe"))
 
     def values(self) -> dict[str, Any]:
         """The fields that affect the head's values, and not only how they are stored."""
