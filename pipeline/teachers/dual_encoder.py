@@ -20,6 +20,7 @@ from pipeline import images, params, pretrained
 from pipeline.errors import UserError, suggestion
 from pipeline.pretrained.transformers import TextTokenizer, fetch, one_line, own_length, quiet, read_config
 from pipeline.provenance import digest_of
+from pipeline.sources import ZERO_SHOT
 from pipeline.tasks import Task
 from pipeline.teachers import Precision, Teacher
 from pipeline.teachers._configuration import plain
@@ -28,7 +29,6 @@ VERSION = 1
 """Increased whenever this file gives other features for the same recipe."""
 
 Head = Literal["pooled", "projected", "zero_shot"]
-ZERO_SHOT = "zero_shot"
 
 TOWERS = {"image": "vision_model", "text": "text_model"}
 PROJECTIONS = {"image": "visual_projection", "text": "text_projection"}

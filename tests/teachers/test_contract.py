@@ -42,6 +42,7 @@ def section(request: pytest.FixtureRequest, tiny_encoder: Path, tiny_vit: Path, 
             "heads": ["pooled", "cls", "tokens", "layer:2", "logits"],
         },
         "transformers_vision": {"model": str(tiny_tower), "heads": ["pooled", "projected", "cls", "tokens"]},
+        "dual_encoder": {"model": str(tiny_tower), "heads": ["pooled", "projected"]},
     }
     if request.param == "features":
         tmp_path = request.getfixturevalue("tmp_path")
