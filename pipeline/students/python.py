@@ -24,7 +24,8 @@ from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.params import Settings as Base
 from pipeline.plugins import function
-from pipeline.pretrained.transformers import TextTokenizer, fetch, one_line
+from pipeline.pretrained.text_tokenizer import TextTokenizer
+from pipeline.pretrained.transformers import fetch, one_line
 from pipeline.provenance import digest_files
 from pipeline.students._images import Images, ImageTransform, statistics
 from pipeline.students._tokens import Tokenization, Tokens

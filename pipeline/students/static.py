@@ -31,7 +31,9 @@ from pipeline import students
 from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.params import Settings as Base
-from pipeline.pretrained.transformers import TextTokenizer, fetch, load_body, read_config
+from pipeline.pretrained.text_body import load_body
+from pipeline.pretrained.text_tokenizer import TextTokenizer
+from pipeline.pretrained.transformers import fetch, read_config
 from pipeline.progress import progress
 from pipeline.provenance import digest_files, digest_of, versions
 from pipeline.students._cache import Chunk, arrays_at

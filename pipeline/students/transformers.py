@@ -15,16 +15,9 @@ from pipeline import students
 from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.params import Settings as Base
-from pipeline.pretrained.transformers import (
-    Side,
-    TextBody,
-    TextTokenizer,
-    fetch,
-    load_body,
-    one_line,
-    read_config,
-    untrained_body,
-)
+from pipeline.pretrained.text_body import TextBody, load_body, untrained_body
+from pipeline.pretrained.text_tokenizer import Side, TextTokenizer
+from pipeline.pretrained.transformers import fetch, one_line, read_config
 from pipeline.students._tokens import Tokenization, Tokens
 from pipeline.views import Views
 

@@ -13,16 +13,9 @@ from torch import Tensor, nn
 
 from pipeline import params, pretrained
 from pipeline.errors import UserError
-from pipeline.pretrained.transformers import (
-    Side,
-    TextBody,
-    TextTokenizer,
-    fetch,
-    load_body,
-    own_length,
-    read_config,
-    read_json,
-)
+from pipeline.pretrained.text_body import TextBody, load_body, own_length
+from pipeline.pretrained.text_tokenizer import Side, TextTokenizer
+from pipeline.pretrained.transformers import fetch, read_config, read_json
 from pipeline.provenance import digest_files, digest_of
 from pipeline.teachers import Precision, Teacher
 from pipeline.teachers._pooling import Pooling, pool
