@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from pipeline import images, params, pretrained
 from pipeline.errors import UserError, suggestion
-from pipeline.pretrained.transformers import TextTokenizer, fetch, one_line, own_length, quiet, read_config
+from pipeline.pretrained.text_body import own_length
+from pipeline.pretrained.text_tokenizer import TextTokenizer
+from pipeline.pretrained.transformers import fetch, one_line, quiet, read_config
 from pipeline.provenance import digest_of
 from pipeline.sources import ZERO_SHOT
 from pipeline.tasks import Task
@@ -114,7 +116,6 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> Teac
                 folder, config=config, local_files_only=True, use_safetensors=True, dtype="auto",
                 output_loading_info=True,
             )  # fmt: skip
-            processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # damaged files fail in many ways
         raise UserError(f"{name}: cannot load it: {one_line(error)}") from None
     if not all(hasattr(model, part) for part in (*TOWERS.values(), *METHODS.values(), "logit_scale")):
@@ -139,15 +140,19 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> Teac
     }
     model = model.float().eval().requires_grad_(False)
     texts = Texts(folder, name, model) if settings.tower == "text" or ZERO_SHOT in settings.heads else None
-    if ZERO_SHOT in settings.heads:
-        assert texts is not None
-        _check_logits(model, texts, processor, name)
-    model = model.to(dtype=getattr(torch, precision), device=device)
+    dtype = getattr(torch, precision)
     if settings.tower == "text":
         assert texts is not None
-        return TextTower(model, texts, recipe | texts.recipe, settings, device)
+        return TextTower(model.to(dtype=dtype, device=device), texts, recipe | texts.recipe, settings, device)
+    try:
+        with quiet():
+            processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # damaged files fail in many ways
+        raise UserError(f"{name}: cannot load its image processor: {one_line(error)}") from None
+    if texts is not None:
+        _check_logits(model, texts, processor, name)
     recipe |= {"decoder": images.VERSION, "processor": plain(processor.to_dict())}
-    return ImageTower(model, texts, processor, recipe, settings, device)
+    return ImageTower(model.to(dtype=dtype, device=device), texts, processor, recipe, settings, device)
 
 
 class Texts:
