@@ -189,7 +189,7 @@ class Texts:
 
     def fits(self, text: str) -> bool:
         """Whether nothing of a text is cut off."""
-        return len(self.tokenizer.library(text, truncation=False)["input_ids"]) <= self.length
+        return len(self.tokenizer.library(text, truncation=False, verbose=False)["input_ids"]) <= self.length
 
     def collate(self, examples: Sequence[np.ndarray]) -> dict[str, Tensor]:
         """Token numbers and, for a model that is given it, which are not padding [n, longest], int64."""
