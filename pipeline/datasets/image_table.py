@@ -7,11 +7,12 @@ Without an `id_column`, a row's id is its path, or the digest of its bytes.
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pipeline.datasets import Kind, Row
-from pipeline.datasets._columns import Columns, SecondColumn, examples
+from pipeline.datasets._columns import Columns, Content, SecondColumn, examples, new_rows
 from pipeline.datasets._images import image_content
-from pipeline.datasets._tables import TableFiles, files, records
+from pipeline.datasets._tables import TableFiles, files, is_table, records
 from pipeline.datasets._texts import paired
 
 KIND = None
@@ -36,7 +37,20 @@ class Settings(Columns, SecondColumn, TableFiles):
 
 def rows(settings: Settings) -> Iterator[Row]:
     """The rows of the table, in its order."""
-    images = image_content(settings.image_column, Path(settings.root) if settings.root else None)
-    columns, content = paired(images, settings.second_column)
+    columns, content = _content(settings)
     several = len(files(settings.path)) > 1
     yield from examples(settings, partial(records, settings), columns, content, several)
+
+
+def contents(settings: Settings) -> Iterator[tuple[str, Any, str]]:
+    """Only the images of the table, or its pairs; see `new_rows`."""
+    yield from new_rows(settings, partial(records, settings), *_content(settings))
+
+
+def _content(settings: Settings) -> tuple[list[str], Content]:
+    """The columns to read, and what makes an image or a pair of a record."""
+    images = image_content(settings.image_column, Path(settings.root) if settings.root else None)
+    return paired(images, settings.second_column)
+
+
+__all__ = ["KIND", "Settings", "contents", "is_table", "rows"]
