@@ -311,6 +311,8 @@ def test_what_does_not_fit_pairs_is_refused(finished: Path, tmp_path: Path) -> N
         data.seen_by("text", None, "t")
     with pytest.raises(UserError, match=r"t.reads: first: the dataset holds text rows, not pairs; remove it"):
         data.of("first").seen_by("text", "first", "t")
+    refused = aft("extract one -S 'teachers.one.views={family: word_dropout, count: 1}'", finished)
+    assert refused.code == 2 and "the dataset holds pairs of texts; remove it" in refused.errors, refused.errors
     for change, message in [
         ({"teachers": {"one": {"family": "transformers", "model": "m", "reads": "third"}}}, "write first or second"),
         ({"students": {"both": {"family": "bag_of_words"}}}, "reads text, and the dataset holds text+text"),
