@@ -21,13 +21,13 @@ from pipeline.checks import check_params, missing_views, size
 from pipeline.data import Dataset, PrepareSettings, Scan, scan_sources
 from pipeline.datasets import Row, rows_called
 from pipeline.errors import UserError, count, listed
-from pipeline.extraction import ExtractSettings
+from pipeline.extraction import ExtractSettings, stored_heads
 from pipeline.machine import Machine, cores
 from pipeline.params import BESIDES, Params
 from pipeline.progress import duration
 from pipeline.project import Project
 from pipeline.provenance import versions
-from pipeline.store import Head, available_memory
+from pipeline.store import available_memory
 from pipeline.tasks import Task
 from pipeline.teachers import Teacher
 from pipeline.views import teacher_views
@@ -365,8 +365,8 @@ def _disk(params: Params, project: Project, teachers: dict[str, Teacher], seen: 
     for name, teacher in teachers.items():
         views = teacher_views(params, name)
         times = 1 + (views.count if views else 0) if data is None else missing_views(project, name, data, views)
-        heads = [Head(shape, settings.dtype, settings.codec) for shape in teacher.heads.values()]
-        more = times * (seen.rows if data is None else len(data)) * sum(head.row_bytes for head in heads)
+        row_bytes = sum(head.row_bytes for head in stored_heads(teacher, settings).values())
+        more = times * (seen.rows if data is None else len(data)) * row_bytes
         wanted += more
         if more:
             parts.append(f"{name} {size(more)}")

@@ -161,7 +161,8 @@ def _again(
         examples = [model.transform(content) for content in data.content(rows)]
         parts = [examples[at : at + 32] for at in range(0, len(examples), 32)]
         batches = ({k: v.to(model.device) for k, v in model.collate(part).items()} for part in parts)
-        return np.concatenate([model.forward(batch)[name].float().cpu().numpy() for batch in batches])
+        found = np.concatenate([model.forward(batch)[name].float().cpu().numpy() for batch in batches])
+        return store.as_stored(found, name) if store.heads[name].largest else found
 
     rows = np.sort(np.random.default_rng(seed).permutation(len(store))[:count])
     return verification.compare(store.reader(name), fresh, rows, tolerance)

@@ -1150,6 +1150,22 @@ CASES = [
                 "raw: no model here: config.json is missing",
             ),
             (
+                "the largest of logits that are not kept",
+                teacher(family="timm", model="m", top=50),
+                "check",
+                "params.yaml: teachers.wise: top keeps the largest logits, and heads has no `logits`; add it, or drop "
+                "top",
+            ),
+            (
+                "so many of the largest logits that nothing is saved",
+                both(
+                    teacher(family="timm", model="test_vit", weights="raw/w.safetensors", heads=["logits"], top=400),
+                    tiny_vit,
+                ),
+                "extract wise",
+                "test_vit: top: 400 of 1,000 logits takes no less room than all; drop it",
+            ),
+            (
                 "an encoder of texts as a dual encoder",
                 both(teacher(family="dual_encoder", model="raw/m"), tiny_text),
                 "extract wise",

@@ -5,6 +5,16 @@ from pipeline.extraction.loader import Batch, Loader
 from pipeline.extraction.settings import ExtractSettings
 from pipeline.extraction.speed import MODEL_BOUND
 from pipeline.extraction.teacher import load_teacher
-from pipeline.extraction.worker import recipe_of
+from pipeline.extraction.worker import recipe_of, stored_heads
 
-__all__ = ["MODEL_BOUND", "Batch", "ExtractSettings", "Extraction", "Loader", "extract", "load_teacher", "recipe_of"]
+__all__ = [
+    "MODEL_BOUND",
+    "Batch",
+    "ExtractSettings",
+    "Extraction",
+    "Loader",
+    "extract",
+    "load_teacher",
+    "recipe_of",
+    "stored_heads",
+]

@@ -14,7 +14,7 @@ imported for compressed heads. Tools around stores are in the modules `cache`, `
 """
 
 from pipeline.store.changes import differences
-from pipeline.store.format import Head, Shard
+from pipeline.store.format import Dtype, Head, Shard
 from pipeline.store.memory import available_memory
 from pipeline.store.reader import Reader, Together
 from pipeline.store.rows import RowIndex
@@ -23,6 +23,7 @@ from pipeline.store.store import FeatureStore
 from pipeline.store.writer import StoreWriter, Widened
 
 __all__ = [
+    "Dtype",
     "FeatureStore",
     "Head",
     "Reader",

@@ -31,6 +31,7 @@ class Teacher(ABC):
             pooling, preprocessing, precision, and the version of the family's code. JSON-like; its digest is a store's
             identity. Which heads are asked for is not part of it: a head's values do not depend on the others.
         head_recipes: by head, what determines its values besides that, such as the names of classes; JSON-like.
+        largest: by head with a value for each class, how many of the largest to keep; all without an entry.
         device: where the model is; `forward` takes batches that are there.
         notes: what a user should know about the model before it runs, one line each.
         uniform: whether all rows cost the same, as images of one size do, so that they need not be sorted into batches.
@@ -41,6 +42,7 @@ class Teacher(ABC):
     heads: Mapping[str, tuple[int, ...]]
     recipe: Mapping[str, Any]
     head_recipes: Mapping[str, Mapping[str, Any]] = {}
+    largest: Mapping[str, int] = {}
     device: torch.device
     notes: tuple[str, ...] = ()
     uniform: bool
