@@ -5,16 +5,18 @@ Nothing here changes a result.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import inf
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import yaml
 
 from pipeline import tasks
 from pipeline.augmentations import check_kind, read_augmentations
 from pipeline.data import Dataset, PrepareSettings, Sources, read_sources
 from pipeline.datasets import SIDES, parts_of, rows_called
-from pipeline.errors import UserError, count, listed, suggestion
+from pipeline.errors import UserError, count, listed
 from pipeline.extraction import ExtractSettings
 from pipeline.machine import Machine
 from pipeline.params import BESIDES, Params, parse, read_plugin
@@ -30,8 +32,6 @@ from pipeline.students import kind_of
 from pipeline.training import TrainSettings, check_student, count_trials, train_settings
 from pipeline.views import Views, teacher_views
 
-SECTIONS = ("dataset", "extract", "teachers", "probe", "assess", "students", "train", "machine", "runs", "sweep")
-
 
 def check_params(params: Params) -> None:
     """Read every section of params.yaml with its settings class, and every run with all settings that it searches.
@@ -40,12 +40,7 @@ def check_params(params: Params) -> None:
         UserError: the first problem, as one line.
     """
     params.check_names()
-    for name in params.values:
-        if name not in SECTIONS:
-            raise UserError(
-                f"{params.source}: unknown section `{name}`{suggestion(str(name), SECTIONS)}; allowed are "
-                f"{listed(SECTIONS)}"
-            )
+    params.check_sections()
     dataset = params.read(PrepareSettings, "dataset")
     sources = read_sources(dataset.source, dataset.unlabelled, f"{params.source}: dataset")
     kind = sources.kind
@@ -176,6 +171,9 @@ def check(params: Params, project: Project = Project()) -> Check:
     """
     check_params(params)
     found: list[str] = [f"{params.source}: {count(len(params.section('runs')), 'run')}, all settings are valid"]
+    found += [
+        f"{section}: {text} stands for {_flow(params.section(section))}" for section, text in params.short.items()
+    ]
     problems: list[str] = []
 
     def attempt(lines: Callable[[], Iterator[str]]) -> None:
@@ -190,6 +188,11 @@ def check(params: Params, project: Project = Project()) -> Check:
     for name in params.section("runs"):
         attempt(lambda name=name: _trials(params, project, name))  # type: ignore[misc]
     return Check(found, problems)
+
+
+def _flow(section: dict[str, Any]) -> str:
+    """A section in one line, as it could be written in params.yaml."""
+    return yaml.safe_dump(section, default_flow_style=True, sort_keys=False, width=inf).strip()
 
 
 def _sources(params: Params) -> Sources:

@@ -1,6 +1,7 @@
 """Checks of the machine, the weights and the data before anything expensive: `aft doctor`.
 
-`aft check` tells in a second whether params.yaml can be run. This loads every teacher and reads every row.
+`aft check` tells in a second whether params.yaml can be run. This loads every teacher, builds every student and reads
+every row.
 """
 
 import os
@@ -28,6 +29,7 @@ from pipeline.progress import duration
 from pipeline.project import Project
 from pipeline.provenance import versions
 from pipeline.store import available_memory
+from pipeline.students import kind_of, student_blueprint
 from pipeline.tasks import Task
 from pipeline.teachers import Teacher
 from pipeline.views import teacher_views
@@ -138,6 +140,8 @@ def doctor(params: Params, project: Project = Project()) -> Health:
         attempt(f"teacher {name}", lambda name=name: _teacher(params, name, teachers, seen))  # type: ignore[misc]
         if name in teachers:
             attempt(f"teacher {name}", lambda name=name: _lengths(name, teachers[name], seen))  # type: ignore[misc]
+    for name in params.section("students"):
+        attempt(f"student {name}", lambda name=name: _student(params, project, name))  # type: ignore[misc]
     attempt("disk", lambda: _disk(params, project, teachers, seen))
     return Health(tuple(findings))
 
@@ -193,9 +197,9 @@ def _memory() -> Iterator[Finding]:
 def _limits(project: Project) -> Iterator[Finding]:
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if 0 <= files < FILES:
-        yield Finding("limits", "warning", f"{files:,} open files a process", f"raise it: `ulimit -n {FILES}`")
+        yield Finding("limits", "warning", f"{count(files, 'open file')} a process", f"raise it: `ulimit -n {FILES}`")
     else:
-        yield Finding("limits", "ok", f"{files:,} open files a process")
+        yield Finding("limits", "ok", f"{count(files, 'open file')} a process")
     for name, what, flag in ((resource.RLIMIT_FSIZE, "size of a file", "f"), (resource.RLIMIT_AS, "memory", "v")):
         limit = resource.getrlimit(name)[0]
         if limit != resource.RLIM_INFINITY:
@@ -277,7 +281,7 @@ def _classes(table: Scan) -> Iterator[Finding]:
     if not numbers:
         return
     rarest, largest = min(numbers, key=lambda name: numbers[name]), max(numbers, key=lambda name: numbers[name])
-    found = f"{len(numbers):,}, from {numbers[rarest]:,} rows ({rarest}) to {numbers[largest]:,} ({largest})"
+    found = f"{len(numbers):,}, from {count(numbers[rarest], 'row')} ({rarest}) to {numbers[largest]:,} ({largest})"
     if numbers[rarest] < RARE:
         advice = "label more of them, join classes, or list those to keep in dataset.classes"
         yield Finding("classes", "warning", f"{found}: fewer than {RARE} are too few for every part of a split", advice)
@@ -295,9 +299,9 @@ def _duplicates(table: Scan, deduplicate: str) -> Iterator[Finding]:
     pairs = np.unique(np.stack([same, table.splits[readable]]), axis=1)
     across = int((np.bincount(pairs[0]) > 1).sum()) if len(readable) else 0
     if across:
-        found = f"{extra:,} rows repeat others; {across:,} contents are in more than one split of the source"
+        found = f"{count(extra, 'repeated row')}; {count(across, 'content')} in more than one split of the source"
     else:
-        found = f"{extra:,} rows repeat others" if extra else "none"
+        found = count(extra, "repeated row") if extra else "none"
     if not extra:
         yield Finding("duplicates", "ok", found)
     elif deduplicate == "none":
@@ -337,6 +341,22 @@ def _teacher(params: Params, name: str, loaded: dict[str, Teacher], seen: _Seen)
         yield Finding(f"teacher {name}", "warning", note, "see docs/teachers.md")
 
 
+def _student(params: Params, project: Project, name: str) -> Iterator[Finding]:
+    """Build a student as a training does, with its pretrained weights if it starts from any."""
+    where = f"students.{name}"
+    if kind_of(*params.plugin("students", where)) == "features":
+        return  # those of its teachers, which may not be extracted yet; it has no weights of its own
+    if not project.data.exists():
+        advice = "run `aft prepare`, and then this again"
+        yield Finding(f"student {name}", "warning", "not built, as it learns from the prepared data", advice)
+        return
+    data, began = Dataset.open(project.data), perf_counter()
+    student = student_blueprint(params.section(where), f"{params.source}: {where}", data, data.split(0).train).build()
+    parameters = sum(parameter.numel() for parameter in student.parameters())
+    found = f"built in {duration(perf_counter() - began)}: {count(parameters, 'parameter')}"
+    yield Finding(f"student {name}", "ok", found)
+
+
 def _lengths(name: str, teacher: Teacher, seen: _Seen) -> Iterator[Finding]:
     """How many texts a teacher cuts."""
     if teacher.longest is None or not seen.texts:
@@ -351,7 +371,7 @@ def _lengths(name: str, teacher: Teacher, seen: _Seen) -> Iterator[Finding]:
         return
     cut = sum(length >= teacher.longest for length in lengths) / len(lengths)
     middle, high = (int(np.quantile(lengths, share)) for share in (0.5, 0.95))
-    found = f"texts have {middle:,} tokens, 95 % of them up to {high:,}; max_length {teacher.longest:,}"
+    found = f"texts have {count(middle, 'token')}, 95 % of them up to {high:,}; max_length {teacher.longest:,}"
     if cut > CUT:
         advice = "raise max_length if the model has more positions, or shorten the texts"
         yield Finding(f"teacher {name}", "warning", f"{found} cuts {cut:.0%} of them", advice)

@@ -5,7 +5,8 @@ import errno
 import os
 import re
 from collections.abc import Sequence
-from typing import Any
+from operator import index
+from typing import Any, SupportsIndex
 
 
 class UserError(Exception):
@@ -74,6 +75,7 @@ def suggestion(name: str, names: Sequence[str]) -> str:
     return f" (did you mean `{close[0]}`?)" if close else ""
 
 
-def count(number: int, noun: str) -> str:
-    """A number and its noun, in the singular or plural: `1 seed`, `12,000 rows`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+def count(number: SupportsIndex, noun: str) -> str:
+    """A number and its noun, in the singular or plural: `1 seed`, `12,000 rows`, `2 classes`."""
+    ending = "" if index(number) == 1 else "es" if noun.endswith("s") else "s"
+    return f"{index(number):,} {noun}{ending}"

@@ -93,8 +93,8 @@ class Estimate:
             f"held up by {self.bottleneck} (reading alone gives {self.reading:,.0f} rows/s, {disk})",
             f"time: {duration(self.seconds)}",
             f"size: {size(self.bytes)} ({heads}); {size(self.free)} are free",
-            f"students: {train} would have the teacher compute {self.rows_of_training:,} rows, {online} each time; the "
-            f"store pays from {'the first' if self.students == 1 else f'{self.students:,}'} on",
+            f"students: {train} would have the teacher compute {count(self.rows_of_training, 'row')}, {online} each "
+            f"time; the store pays from {'the first' if self.students == 1 else f'{self.students:,}'} on",
         ]
         if self.bytes > self.free:
             lines.append("warning: the store does not fit on the disk; free some space, or keep fewer heads or views")

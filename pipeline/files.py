@@ -4,9 +4,11 @@ import errno
 import fcntl
 import io
 import os
+import re
 import shutil
 import socket
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -283,6 +285,63 @@ def make_folder(folder: Path, sync_name: bool = True) -> None:
             raise explained(error, folder) from error
         if sync_name:
             sync_folder(folder.parent)
+
+
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """A new folder next to `path`, for what is to get that name; only this user can enter it. It is removed at the end.
+
+    What killed processes left there for the same path is removed too. Several processes may work for one path.
+
+    Raises:
+        UserError: the disk is full, or nothing can be written there.
+    """
+    for left in abandoned(path):
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        folder, handle = _folder_alone(path)
+    except OSError as error:
+        raise explained(error, path) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def abandoned(path: Path) -> list[Path]:
+    """The folders that killed processes left when they made something for a path; see `scratch_folder`."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}{re.escape(PARTIAL)}")
+    return [other for other in sorted(path.parent.glob(".*")) if name.fullmatch(other.name) and _is_unlocked(other)]
+
+
+def _folder_alone(path: Path) -> tuple[Path, int]:
+    """A new folder next to a path, and the handle of its lock, which says that its process is at work."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent))
+        # Between the two lines another process may have taken it for abandoned.
+        with suppress(FileNotFoundError):
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            with suppress(OSError):  # a file system without locks: nothing there counts as abandoned
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if _same_file(handle, folder):
+                return folder, handle
+            os.close(handle)
+
+
+def _is_unlocked(folder: Path) -> bool:
+    """Whether a folder of this user can be locked, so that no process is at work in it."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return True
 
 
 def replace_folder(new: Path, folder: Path) -> None:

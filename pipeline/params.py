@@ -20,6 +20,8 @@ from pipeline.plugins import plugin, plugins
 
 S = TypeVar("S", bound="Settings")
 
+SECTIONS = ("dataset", "extract", "teachers", "probe", "assess", "students", "train", "machine", "runs", "sweep")
+"""The sections of params.yaml. All except `dataset` may be left out: their keys have defaults, or there are none."""
 NAMED = ("teachers", "students", "runs", "sweep")
 """Sections with keys that the user chooses."""
 SHORT = ("teachers", "students")
@@ -48,11 +50,15 @@ class Params:
     Args:
         values: the parsed file.
         source: its name in messages, usually the file's path.
+
+    Attributes:
+        short: by section, such as `teachers.dino`, the short form that was written there.
     """
 
     def __init__(self, values: Mapping[str, Any], source: str = "params.yaml"):
         self.values = dict(values)
         self.source = source
+        self.short: dict[str, str] = {}
 
     @classmethod
     def load(cls, path: str | Path = "params.yaml", overrides: Sequence[str] = ()) -> "Params":
@@ -89,6 +95,7 @@ class Params:
             for name, value in named.items() if isinstance(named, dict) else ():
                 if isinstance(value, str):
                     where = f"{self.source}: {section}.{name}"
+                    self.short[f"{section}.{name}"] = value
                     kind = "" if value.startswith("timm:") else self._kind()
                     self.values[section] = self.values[section] | {name: specs.expand(value, section, kind, where)}
 
@@ -109,13 +116,22 @@ class Params:
                         "-, the first a letter or digit"
                     )
 
+    def check_sections(self) -> None:
+        """Refuse sections that no command reads, which would be taken for left out."""
+        for name in self.values:
+            if name not in SECTIONS:
+                raise UserError(
+                    f"{self.source}: unknown section `{name}`{suggestion(str(name), SECTIONS)}; allowed are "
+                    f"{listed(SECTIONS)}"
+                )
+
     def section(self, name: str) -> dict[str, Any]:
-        """The mapping at a dotted name such as `teachers.minilm`.
+        """The mapping at a dotted name such as `teachers.minilm`; an empty one for a section that is left out.
 
         Raises:
             UserError: there is no such section, or it is not a mapping; the message lists what there is.
         """
-        here: Any = self.values
+        here: Any = {section: {} for section in SECTIONS[1:]} | self.values
         walked = ""
         for key in name.split("."):
             if not isinstance(here, dict) or key not in here:
@@ -174,6 +190,8 @@ def _override(values: dict[str, Any], override: str) -> None:
     if not equals or not sections or not all([*sections, key]):
         raise UserError(f"-S {override}: write it as section.key=value, such as -S train.steps=500")
     here: Any = values
+    if sections[0] in SECTIONS:
+        here.setdefault(sections[0], {})
     for depth, section in enumerate(sections):
         if not isinstance(here, dict) or not isinstance(here.get(section), dict):
             there = sorted(map(str, here)) if isinstance(here, dict) else []

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.files import refuse_bomb
 
 BATCH_ROWS = 1 << 16
@@ -38,7 +38,7 @@ def opened(path: Path, memory_map: bool = False) -> pq.ParquetFile:
     with pq.ParquetFile(path) as file:
         claims, schema = file.metadata, file.schema
     if claims.num_rows > size:
-        raise UserError(f"{path}: claims {claims.num_rows:,} rows, but has only {size:,} bytes; write it again")
+        raise UserError(f"{path}: claims {count(claims.num_rows, 'row')}, but has only {size:,} bytes; write it again")
     texts = set()
     for group in map(claims.row_group, range(claims.num_row_groups)):
         for number in range(group.num_columns):

@@ -6,6 +6,7 @@ Files whose name starts with `_` are shared machinery of the folder, not plug-in
 import ast
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -46,7 +47,7 @@ def function(factory: str, where: str) -> Callable[..., Any]:
         where: the place of the name, for messages.
 
     Raises:
-        UserError: there is no such module, or no such function in it.
+        UserError: there is no such module, it cannot be imported, or has no such function.
     """
     module, _, name = factory.partition(":")
     if not module or not name:
@@ -59,6 +60,8 @@ def function(factory: str, where: str) -> Callable[..., Any]:
         raise UserError(
             f"{where}: no module {error.name!r}; put it into the project's folder, or install its package"
         ) from None
+    except Exception as error:  # it may be any code
+        raise UserError(f"{where}: {factory}: {in_user_code(error, module)}") from error
     finally:
         sys.path.remove(here)
     named = getattr(found, name, None)
@@ -66,6 +69,23 @@ def function(factory: str, where: str) -> Callable[..., Any]:
         raise UserError(f"{where}: {module} has no function {name!r}{suggestion(name, dir(found))}")
     made: Callable[..., Any] = named
     return made
+
+
+def in_user_code(error: BaseException, module: str) -> str:
+    """An error of a user's code in one line, with its place: the last one in the user's module, if there is one.
+
+    Args:
+        error: as it was raised.
+        module: the name of the user's module.
+    """
+    file = getattr(sys.modules.get(module), "__file__", None)
+    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename:  # the module was not imported
+        frames, message = [(error.filename, error.lineno)], error.msg
+    else:
+        message = " ".join(str(error).split())[:300]
+    name, line = ([frame for frame in frames if frame[0] == file] or frames or [("?", None)])[-1]
+    return f"{type(error).__name__}: {message} ({Path(name).name}, line {line})"
 
 
 def describe(kind: str) -> dict[str, str]:

@@ -133,6 +133,11 @@ class Project:
         """A cache of decoded images and token numbers for students; safe to delete."""
         return self.root / ".aft" / "inputs"
 
+    @property
+    def downloads(self) -> Path:
+        """Images that were fetched from URLs; safe to delete, and then fetched again."""
+        return self.root / ".aft" / "downloads"
+
     def log(self, stage: str, name: str = "") -> Path:
         """When, where and how long a stage ran; not part of results, so that the same inputs give the same results."""
         return self.root / "logs" / stage / f"{name or stage}.json"

@@ -86,7 +86,8 @@ def _page() -> Iterator[str]:
     yield "# params.yaml"
     yield ""
     yield (
-        "Every key of every section, written by `python -m pipeline.reference` from the docstrings. "
+        "Every key of every section, written by `python -m pipeline.reference` from the docstrings. A section that is "
+        "left out has its defaults, except `dataset`; `dvc repro` needs each of them, if only as `probe: {}`. "
         "`aft list KIND NAME` prints the keys of one plug-in. A number with an exponent needs a point and a sign, as "
         "in `1.0e-4`: YAML reads `1e-4` as text."
     )

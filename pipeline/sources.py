@@ -44,7 +44,7 @@ class Source:
         Raises:
             UserError: it has another form.
         """
-        found = re.fullmatch(r"([A-Za-z0-9_.-]+)(?:/([a-z_]+(?::[0-9]+)?))?(?:@([a-z_]+))?", text)
+        found = re.fullmatch(r"([A-Za-z0-9_.-]+)(?:/([a-z_]+(?::[A-Za-z0-9_.]+)?))?(?:@([a-z_]+))?", text)
         if found is None:
             place = f"{where}: " if where else ""
             raise UserError(

@@ -49,12 +49,23 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
 
+KEPT = {
+    "extract": "finished shards",
+    "features import": "finished shards",
+    "run": "finished stages, shards and trainings",
+    "sweep": "finished trainings and the last checkpoints",
+    "train": "finished trainings and the last checkpoints",
+}
+"""What a command keeps when it is interrupted; the others keep nothing, and change nothing."""
+
 DATA, FEATURES, PARAMS = PROJECT.data, PROJECT.features, PROJECT.params
 
 
 def settings(path: Path, overrides: list[str] | None) -> Params:
-    """All settings: the file, then the overrides."""
-    return Params.load(path, overrides or ())
+    """All settings: the file, then the overrides. Raises `UserError` if a section is misspelt."""
+    params = Params.load(path, overrides or ())
+    params.check_sections()
+    return params
 
 
 def show(result: Any, as_json: bool) -> None:
@@ -127,6 +138,7 @@ class StageLog:
         if self.continued and self._earlier:
             if not rows:
                 # Everything existed already: the time of this call is not that of the result.
+                self._earlier.write(self._path)
                 return
             seconds += self._earlier.seconds
             rows += self._earlier.rows or 0
@@ -186,6 +198,7 @@ def run(app: Callable[..., Any], name: str | None = None) -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     # At its end Python looks for unused objects among all that torch and others have made, for a second or more.
     atexit.register(gc.freeze)
+    typed = [name or Path(sys.argv[0]).name, *sys.argv[1:]]
     debug = "--debug" in sys.argv
     if "--no-verify" in sys.argv:
         os.environ[NO_VERIFY] = "1"
@@ -200,7 +213,7 @@ def run(app: Callable[..., Any], name: str | None = None) -> None:
             # typer turns a `KeyboardInterrupt` into a `SystemExit`. Others catch it, as imports do, and raise errors.
             code = error.code if isinstance(error, SystemExit) else 1
             if isinstance(error, KeyboardInterrupt) or code == INTERRUPTED or (interrupts and code):
-                _end_interrupted(shlex.join([name or Path(sys.argv[0]).name, *sys.argv[1:]]), debug)
+                _end_interrupted(typed, debug)
             _end(error, debug)
             raise
 
@@ -226,11 +239,14 @@ def _interrupts() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _end_interrupted(again: str, debug: bool) -> NoReturn:
-    """End after Ctrl-C, and say how to go on."""
+def _end_interrupted(typed: list[str], debug: bool) -> NoReturn:
+    """End after Ctrl-C; say what is kept, and how to go on."""
     if debug:
         traceback.print_exc()
-    say(f"interrupted; finished shards and trials are kept, other results are as before; run `{again}` to continue")
+    words = " ".join(typed[1:])
+    kept = [what for command, what in KEPT.items() if f"{words} ".startswith(f"{command} ")]
+    found = f"{kept[0]} are kept, other results are as before" if kept else "results are as before"
+    say(f"interrupted; {found}; run `{shlex.join(typed)}` {'to continue' if kept else 'again'}")
     # Python ends by SIGINT, whatever the exit code, if the interrupt came through an `exec` of a string, as while
     # dataclasses are imported. The next such `exec` clears that.
     exec("")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.errors import count
 from stages import command
 
 if TYPE_CHECKING:
@@ -78,8 +79,8 @@ def gc(
 ) -> None:
     """List leftovers of interrupted work, with sizes; --delete deletes them.
 
-    These are replaced features, locks and temporary files in stores that are not being written, and raw copies of
-    deleted stores of the folder that are not in use.
+    These are replaced features, locks and temporary files in stores that are not being written, raw copies of
+    deleted stores of the folder that are not in use, and unfinished raw copies.
     """
     from pipeline.store import inspection
     from pipeline.verified import default_cache
@@ -109,7 +110,7 @@ def export_features(
         test = prepared.split(split).test
         train = np.setdiff1d(np.arange(len(opened)), test)
         rows, parts = np.concatenate([train, test]), {"train": len(train), "test": len(test)}
-    print(f"{len(opened):,} rows -> {interchange.export(opened, target, head, rows, parts)}")
+    print(f"{count(len(opened), 'row')} -> {interchange.export(opened, target, head, rows, parts)}")
 
 
 @app.command("import")

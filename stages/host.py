@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from pipeline.files import scratch_folder
 from pipeline.processes import end_with
 
 ADDRESS = "AFT_HOST"
@@ -71,9 +72,10 @@ def repro(command: list[str], environment: Mapping[str, str], main: Callable[[],
     Raises:
         KeyboardInterrupt: a stage was interrupted.
     """
-    # A folder that only this user can enter.
-    with tempfile.TemporaryDirectory(prefix="aft-") as folder, socket.socket(socket.AF_UNIX) as host:
-        path = str(Path(folder) / "host")
+    # A folder that only this user can enter. Not in the project: the path of a socket must be short.
+    name = Path(tempfile.gettempdir()) / f"aft-{os.getuid()}"
+    with scratch_folder(name) as folder, socket.socket(socket.AF_UNIX) as host:
+        path = str(folder / "host")
         host.bind(path)
         host.listen()
         host.settimeout(POLL)

@@ -991,7 +991,7 @@ CASES = [
                 "a limit below the number of classes",
                 table(many(21, "abc"), dataset={"limit": 2}),
                 "prepare",
-                "dataset.limit: 2 rows are too few to have every class in every part; raise it to 3 or more",
+                "dataset.limit: 2 rows for every class in every part are too few; raise it to 3 or more",
             ),
             (
                 "a label column that is neither 0 nor 1",
@@ -1062,7 +1062,7 @@ CASES = [
                     write("raw/list.csv", "image,mood\nno.png,a\n"),
                 ),
                 "prepare",
-                "dataset.source: 1 of 1 rows cannot be read, the first is row no.png (line 2): cannot be "
+                "dataset.source: 1 of 1 row cannot be read, the first is row no.png (line 2): cannot be "
                 "read: No such file or directory; correct them, or raise dataset.tolerance (all are "
                 "listed in data.quarantine.csv)",
             ),
@@ -1087,7 +1087,7 @@ CASES = [
                     array("y.npy", np.arange(3)),
                 ),
                 "prepare",
-                "raw/x.npy: 12 images need as many labels, not an array of [3]",
+                "raw/x.npy: 12 images and labels of shape [3]; give each one label",
             ),
             (
                 "an array in a format that is not known",
@@ -1292,7 +1292,7 @@ CASES = [
                 "`max_length` that leaves nothing of a text",
                 both(teacher(family="transformers", model="raw/m", max_length=2), tiny_text),
                 "extract wise",
-                "raw/m: max_length: 2 leaves nothing of a text, as 2 special tokens are added to each; set more than 2",
+                "raw/m: max_length: 2 leaves nothing of a text beside its 2 special tokens; set more than 2",
             ),
             (
                 "a prompt that the model does not have",

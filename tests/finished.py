@@ -14,6 +14,8 @@ RUNS = {
     "aft": {"student": "bag", "teachers": ["wise"], "methods": {"aft": {"weight": 3.0}}},
 }
 
+SWEEPS = {"small": {"over": {"student": "bag", "train.learning_rate": [0.01, 0.02]}}}
+
 STAGES = {
     "code": ("digests",),
     "prepare": ("data",),
@@ -24,6 +26,7 @@ STAGES = {
     "train none": ("runs/none", "trials"),
     "train probe": ("runs/probe", "trials"),
     "train aft": ("runs/aft", "trials"),
+    "sweep small": ("sweeps", "trials"),
     "evaluate none": ("evaluations/none.json", "evaluations/none.parquet"),
     "evaluate probe": ("evaluations/probe.json", "evaluations/probe.parquet"),
     "evaluate aft": ("evaluations/aft.json", "evaluations/aft.parquet"),
@@ -33,7 +36,9 @@ STAGES = {
 
 COMMANDS = {
     **STAGES,
-    "features export features/wise.zarr exported.npy": ("exported.npy",),
+    "export aft --output exported": ("exported",),
+    "predict exported raw/reviews.csv --output predicted.csv": ("predicted.csv",),
+    "features export features/wise.zarr exported.npy": ("exported.npy", "exported.rows.npz"),
     "features import exported.npy --store features/imported.zarr": ("features/imported.zarr",),
     "init new": ("new",),
     "run --direct": (
@@ -45,11 +50,31 @@ COMMANDS = {
         "bundles",
         "trials",
         "runs",
+        "sweeps",
         "evaluations",
         "report",
     ),
 }
 """All commands that write, and what."""
+
+READING = (
+    "check",
+    "compare none aft",
+    "cost aft",
+    "doctor",
+    "features diff features/wise.zarr features/wise.zarr",
+    "features gc",
+    "features info features/wise.zarr",
+    "features ls",
+    "features verify features/wise.zarr",
+    "list methods",
+    "predict aft raw/reviews.csv",
+    "runs",
+    "runs --sweep small",
+    "show aft",
+    "sweep small --watch",
+)
+"""Commands that only read. `aft trials` takes a lock."""
 
 RESULTS = (
     "assessments",
@@ -57,11 +82,15 @@ RESULTS = (
     "data",
     "digests",
     "evaluations",
+    "exported",
     "exported.npy",
+    "exported.rows.npz",
     "features",
     "new",
+    "predicted.csv",
     "probes",
     "runs",
+    "sweeps",
 )
 """What is the same whenever it is made. The ledger and the report also hold times."""
 
@@ -76,7 +105,8 @@ def finish(root: Path) -> Path:
     teachers = {"wise": {"family": "transformers", "model": "models/wise"}}
     students = PARAMS["students"] | {"reader": {"family": "linear_probe"}}
     values = PARAMS | {
-        "dataset": dataset, "teachers": teachers, "students": students, "train": train, "runs": RUNS
+        "dataset": dataset, "teachers": teachers, "students": students, "train": train, "runs": RUNS,
+        "sweep": SWEEPS,
     }  # fmt: skip
     (root / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     for line in COMMANDS:

@@ -32,6 +32,15 @@ def changed(name: str, value: Any) -> Params:
     return Params(values)
 
 
+def test_a_section_that_is_left_out_has_its_defaults():
+    check_params(Params({"dataset": PARAMS["dataset"]}))
+    without = changed("machine", None)
+    assert "machine" not in without.values
+    check_params(without)
+    with pytest.raises(UserError, match="no section `dataset`"):
+        check_params(changed("dataset", None))
+
+
 def test_what_is_shipped_is_valid():
     check_params(Params.load(ROOT / "params.yaml"))  # those of params/ are in test_presets.py
 
@@ -68,7 +77,6 @@ def test_what_is_shipped_is_valid():
         ("train/seeds", [0, 0], r"seeds: should be different numbers >= 0"),
         ("train/seeds", [-1], r"seeds: should be different numbers >= 0"),
         ("machine/device", "gpu", "should be auto, cpu, cuda, cuda:N"),
-        ("machine", None, "no section `machine`"),
         ("trian", {}, "unknown section `trian` .did you mean `train`"),
         ("runs/aft/student", "bog", "no section `students.bog`"),
         ("runs/aft/teachers", ["wize"], "no section `teachers.wize`"),

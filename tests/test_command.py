@@ -1,9 +1,12 @@
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from stages import command
 
 SHOW = """
 import os, sys, typer
@@ -59,6 +62,37 @@ def test_an_interrupt_that_became_another_error_is_an_interrupt(how: str) -> Non
     assert said.stderr.startswith("interrupted; ") and said.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("extract wise", "finished shards are kept, other results are as before; run `aft extract wise` to continue"),
+        (
+            "train aft -S 'train.seeds=[0, 1]' --no-verify",
+            "finished trainings and the last checkpoints are kept, other results are as before; "
+            "run `aft train aft -S 'train.seeds=[0, 1]' --no-verify` to continue",
+        ),
+        (
+            "features import a.npy",
+            "finished shards are kept, other results are as before; run `aft features import a.npy` to",
+        ),
+        ("features verify a.zarr", "results are as before; run `aft features verify a.zarr` again"),
+        ("probe extract", "results are as before; run `aft probe extract` again"),
+    ],
+)
+def test_after_an_interrupt_a_command_says_what_is_kept_and_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str, message: str
+) -> None:
+    def interrupted(prog_name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["aft", *shlex.split(line)])
+    monkeypatch.setenv("AFT_NO_VERIFY", "")
+    with pytest.raises(SystemExit) as end:
+        command.run(interrupted, "aft")
+    assert end.value.code == 130
+    assert f"interrupted; {message}" in capsys.readouterr().err
+
+
 def test_a_command_that_ends_well_despite_an_interrupt_ends_well() -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     said = subprocess.run([sys.executable, "-c", INTERRUPTED, "ignore"], env=environment, capture_output=True)
@@ -82,8 +116,9 @@ command.run(app, "aft")
 def test_a_full_memory_is_one_line(debug: bool) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     options = ["--debug"] if debug else []
-    command = [sys.executable, "-c", OUT_OF_MEMORY, *options]
-    said = subprocess.run(command, env=environment, capture_output=True, text=True)
+    said = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY, *options], env=environment, capture_output=True, text=True
+    )
     assert said.returncode == (1 if debug else 2)
     line = "error: not enough memory; close other programs, or lower machine.workers and the batch size\n"
     assert "Traceback" in said.stderr if debug else said.stderr == line

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -134,11 +135,35 @@ def test_images_that_cannot_be_read_and_their_sizes(pictures: Path, aft: Aft):
     assert diagnose(aft)["unreadable rows"][0][0] == "warning"
 
 
+def test_weights_of_students_are_looked_at(healthy: Path, aft: Aft, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = healthy / "m"
+    write_encoder(folder, WORDS)
+    students = {
+        "there": {"family": "transformers", "model": str(folder)},
+        "far": {"family": "transformers", "model": "nobody/has-this"},
+        "probe": {"family": "linear_probe"},
+    }
+    edit(healthy, lambda values: values["students"].update(students))
+    found = diagnose(aft, exit_code=1)
+    for name in ("bag", "there"):
+        level, line, _ = found[f"student {name}"][0]
+        assert level == "ok" and re.fullmatch(r"built in \d+ s: [\d,]+ parameters", line)
+    level, line, _ = found["student far"][0]
+    assert level == "problem" and "nobody/has-this" in line and "HF_HUB_OFFLINE" in line
+    assert "student probe" not in found
+    (folder / "model.safetensors").unlink()
+    (healthy / "data").rename(healthy / "away")
+    assert diagnose(aft)["student there"][0][:2] == ("warning", "not built, as it learns from the prepared data")
+    (healthy / "away").rename(healthy / "data")
+    assert diagnose(aft, exit_code=1)["student there"][0][0] == "problem"
+
+
 def test_duplicates_across_splits(pictures: Path, aft: Aft):
     folder = pictures / "raw" / "images"
     (folder / "test" / "a" / "again.png").write_bytes((folder / "train" / "a" / "3.png").read_bytes())
     level, line, _ = diagnose(aft)["duplicates"][0]
-    assert (level, line) == ("warning", "1 rows repeat others; 1 contents are in more than one split of the source")
+    assert (level, line) == ("warning", "1 repeated row; 1 content in more than one split of the source")
     edit(pictures, lambda values: values["dataset"].update(deduplicate="none"))
     assert diagnose(aft, exit_code=1)["duplicates"][0][0] == "problem"
 

@@ -15,19 +15,10 @@ import pytest
 from pipeline.verified import checksums
 from tests.commands import aft
 from tests.disks import NOBODY, disk, fill, mount, unprivileged
-from tests.finished import COMMANDS, STAGES, contents, remove
+from tests.finished import COMMANDS, READING, STAGES, contents, remove
 
 ROOT = Path(__file__).parent.parent
 TOO_LARGE = "a file as large as this is not allowed"
-READING = (
-    "check",
-    "features ls",
-    "features info features/wise.zarr",
-    "features verify features/wise.zarr",
-    "features diff features/wise.zarr features/wise.zarr",
-    "features gc",
-)
-"""Commands that write nothing."""
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline import files
 from pipeline.errors import UserError, printable
-from pipeline.files import Lock, cell, make_folder, patient, write_atomically
+from pipeline.files import Lock, abandoned, cell, make_folder, patient, scratch_folder, write_atomically
 
 
 def test_a_file_is_written_whole_and_a_finished_one_is_never_changed(tmp_path: Path):
@@ -155,3 +155,29 @@ def test_a_library_that_fails_after_a_write_that_failed_is_the_error_of_the_writ
     assert caught.value.errno == errno.ENOSPC
     with pytest.raises(RuntimeError, match="of its own"), patient(tmp_path / "x"):
         raise RuntimeError("of its own")
+
+
+def test_a_scratch_folder_is_removed_by_the_next_one_unless_somebody_works_in_it(tmp_path: Path):
+    def left(name: str) -> Path:
+        (tmp_path / name / "half").mkdir(parents=True)
+        return tmp_path / name
+
+    dead = left(".out.abcd_123.partial")
+    names = (".out.mine.partial", ".out.partial", "out.abcd_123.partial", ".o.abcd_123.partial")
+    others = [left(name) for name in names]
+    (tmp_path / ".out.file_123.partial").write_text("no folder")
+    (tmp_path / ".out.link_123.partial").symlink_to(others[0])
+    with scratch_folder(tmp_path / "out") as first:
+        assert not dead.exists() and first.stat().st_mode & 0o777 == 0o700
+        (first / "half").mkdir()
+        with scratch_folder(tmp_path / "out") as second:
+            assert second != first and (first / "half").is_dir()
+            assert abandoned(tmp_path / "out") == []
+    assert not first.exists() and not second.exists()
+    assert all((other / "half").is_dir() for other in others)
+    assert (tmp_path / ".out.file_123.partial").exists()
+
+
+def test_a_scratch_folder_that_cannot_be_made_is_one_line(tmp_path: Path):
+    with pytest.raises(UserError, match=r"/no/out: no such file"), scratch_folder(tmp_path / "no" / "out"):
+        pass

@@ -30,6 +30,17 @@ from pipeline.specs import expand
             "image",
             {"family": "timm", "model": "local-dir:models/mine", "weights": "models/mine/model.safetensors"},
         ),
+        ("torchvision:resnet50", "image", {"family": "torchvision", "model": "resnet50"}),
+        (
+            "torchvision:resnet50@IMAGENET1K_V1",
+            "image",
+            {"family": "torchvision", "model": "resnet50", "weights": "IMAGENET1K_V1"},
+        ),
+        ("onnx:models/enc.onnx", "text", {"family": "onnx", "model": "models/enc.onnx"}),
+        ("file:models/enc.onnx", "image", {"family": "onnx", "model": "models/enc.onnx"}),
+        ("package:words/enc.onnx", "text", {"family": "onnx", "model": "package:words/enc.onnx"}),
+        ("file:raw/features.npy", "image", {"family": "features", "path": "raw/features.npy"}),
+        ("python:my.teachers:encoder", "text", {"family": "python", "factory": "my.teachers:encoder"}),
         ("package:words/model", "text", {"family": "transformers", "model": "package:words/model"}),
         ("package:eyes/model", "image", {"family": "timm", "model": "local-dir:package:eyes/model"}),
     ],
@@ -41,10 +52,16 @@ def test_a_short_form_stands_for_a_mapping(text: str, kind: str, expected: dict[
 @pytest.mark.parametrize(
     ("text", "section", "answer"),
     [
-        ("resnet18", "teachers", "here: 'resnet18' is not a short form; write one of timm:NAME, hf:NAME, file:NAME"),
+        (
+            "resnet18",
+            "teachers",
+            "here: 'resnet18' is not a short form; write one of timm:NAME, hf:NAME, torchv",
+        ),
         ("tim:resnet18", "teachers", r"is not a short form \(did you mean `timm`\?\)"),
         ("timm:", "teachers", "'timm:' names no model; write timm:NAME"),
         ("hf:  ", "teachers", "names no model"),
+        ("onnx:a.onnx", "students", "'onnx:a.onnx' cannot be trained; write timm:NAME"),
+        ("file:a.npy", "students", "'file:a.npy' cannot be trained"),
         ("hf:me/mine", "students", "students of images come from timm; write timm:NAME"),
     ],
 )

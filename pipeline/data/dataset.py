@@ -28,7 +28,7 @@ from PIL import Image
 
 from pipeline import images
 from pipeline.datasets import SIDES, Kind, RowContent, parts_of
-from pipeline.errors import UserError, system_error
+from pipeline.errors import UserError, count, system_error
 from pipeline.files import file_exists
 from pipeline.records import ManifestRecord
 from pipeline.tasks import ClassWeights, Task, build
@@ -115,7 +115,7 @@ class Dataset:
             VerifiedFiles(path, manifest.files, "run `aft prepare` again").finish()
             rows = pa.ipc.open_file(pa.memory_map(str(path / CONTENT))).read_all()
             if len(rows) != manifest.rows:
-                raise ValueError(f"{CONTENT} has {len(rows):,} rows instead of {manifest.rows:,}")
+                raise ValueError(f"{CONTENT} has {count(len(rows), 'row')} instead of {manifest.rows:,}")
             return cls(path, manifest, rows)
         except PermissionError as error:
             raise system_error(error, path / CONTENT) from None
@@ -234,7 +234,8 @@ class Dataset:
             what = " ".join(str(error).split())
             raise UserError(f"{self.path / ROWS}: damaged ({what}); run `aft prepare` again") from None
         if len(column) != len(self):
-            raise UserError(f"{self.path / ROWS}: has {len(column):,} rows, not {len(self):,}; run `aft prepare` again")
+            found = count(len(column), "row")
+            raise UserError(f"{self.path / ROWS}: has {found}, not {len(self):,}; run `aft prepare` again")
         return _values(column, dtype)
 
 

@@ -145,12 +145,14 @@ class Preparation:
 
     def __str__(self) -> str:
         roles = ", ".join(f"{rows:,} {role}" for role, rows in self.roles.items() if rows)
-        classes = f" of {len(self.classes)} classes" if self.classes else ""
+        classes = f" of {count(len(self.classes), 'class')}" if self.classes else ""
         lines = [f"{self.path}: {self.rows:,} {rows_called(self.kind)}{classes}: {roles}"]
         if any(self.dropped.values()):
             seen = self.rows + sum(self.dropped.values())
             reasons = "".join(f" + {rows:,} {reason}" for reason, rows in self.dropped.items() if rows)
-            lines.append(f"{seen:,} rows seen = {self.rows:,} used{reasons} (listed in {self.path}/{QUARANTINE})")
+            lines.append(
+                f"{count(seen, 'row')} seen = {self.rows:,} used{reasons} (listed in {self.path}/{QUARANTINE})"
+            )
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
@@ -280,8 +282,8 @@ def _fates(table: Scan, settings: PrepareSettings) -> tuple[Int64[np.ndarray, " 
         if settings.limit < len(counts):
             noun = table.task.stratum(0).partition(" ")[0]
             raise UserError(
-                f"dataset.limit: {settings.limit} rows are too few to have every {noun} in every part; raise it to "
-                f"{len(counts)} or more"
+                f"dataset.limit: {count(settings.limit, 'row')} for every {noun} in every part are too few; raise "
+                f"it to {len(counts)} or more"
             )
         order = sort_keys(table.rows[kept], settings.seed, "limit")
         fate[kept[~choose(apportion(settings.limit, counts, counts), stratum, order)]] = LIMIT
@@ -290,9 +292,10 @@ def _fates(table: Scan, settings: PrepareSettings) -> tuple[Int64[np.ndarray, " 
 
 def _refuse_unreadable(table: Scan, fate: Int64[np.ndarray, " n"], out: Path) -> NoReturn:
     row, problem = next(iter(table.problems.items()))
+    rows = count(len(fate) - len(table.skipped), "row")
     message = (
-        f"dataset.source: {len(table.problems):,} of {len(fate) - len(table.skipped):,} rows cannot be read, the first "
-        f"is {table.place(row)}: {problem}; correct them, or raise dataset.tolerance"
+        f"dataset.source: {len(table.problems):,} of {rows} cannot be read, the first is {table.place(row)}: {problem}"
+        "; correct them, or raise dataset.tolerance"
     )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -310,9 +313,9 @@ def _listed(out: Path) -> Path:
 def _notes(table: Scan, kept: int) -> list[str]:
     notes = []
     if table.further.any():
-        notes.append(f"{table.further.sum():,} rows seen are of dataset.unlabelled, of which {kept:,} are used")
+        notes.append(f"of dataset.unlabelled: {count(table.further.sum(), 'row')} seen, {kept:,} used")
     if table.moved:
-        notes.append(f"{table.moved:,} rows of val or test have no label; they are training rows without one")
+        notes.append(f"{count(table.moved, 'row')} of val or test without a label: for training, as rows without one")
     if (table.codes < 0).all():
         notes.append("no row has a label; features can be extracted, but nothing can be trained")
     alike: dict[str, str] = {}

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8, UInt64
 
 from pipeline.data.dataset import Role
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 
 FREE = -1
 """The role of a row that the source leaves open. `Role.LABELLED` stands for train."""
@@ -97,21 +97,21 @@ def _sample(
     if counts.min() <= leave:
         few = int(counts.argmin())
         raise UserError(
-            f"{setting}: {name(few)} has {counts[few]} rows to choose from and needs {leave + 1} to be in train, val "
-            f"and test; add rows, or leave these out"
+            f"{setting}: {name(few)} has {count(counts[few], 'row')} to choose from and needs {leave + 1} to be in "
+            "train, val and test; add rows, or leave these out"
         )
     total = amount if isinstance(amount, int) else round(amount * len(rows))
     most = len(rows) - leave * number
     if not number <= total <= most:
         raise UserError(
-            f"{setting}: {amount} of {len(rows):,} rows to choose from is {total:,}; for every "
+            f"{setting}: {amount} of {count(len(rows), 'row')} to choose from is {total:,}; for every "
             f"{name(0).partition(' ')[0]} to be in train, val and test it must be from {number:,} to {most:,}"
         )
     chosen = rows[choose(apportion(total, counts, counts - leave), strata[rows], keys[rows])]
     found = np.bincount(strata[chosen], minlength=number)
     if found.min() == 0:
         missing = name(int(found.argmin()))
-        raise UserError(f"{setting}: no group of {missing} is small enough for {total:,} rows; ask for more")
+        raise UserError(f"{setting}: no group of {missing} is small enough for {count(total, 'row')}; ask for more")
     return chosen
 
 
@@ -142,7 +142,7 @@ def apportion(
         ValueError: `total` rows are not possible within these bounds.
     """
     if not len(counts) <= total <= most.sum() or most.min(initial=1) < 1:
-        raise ValueError(f"no sample of {total} rows, between 1 and {most.tolist()} of each stratum")
+        raise ValueError(f"no sample of {count(total, 'row')}, between 1 and {most.tolist()} of each stratum")
     share = total * counts / counts.sum()
     quota = np.clip(total * counts // counts.sum(), 1, most)
     while gap := total - int(quota.sum()):

@@ -1,6 +1,6 @@
 """Images of sources: encoded files as they are, and raw pixels as netpbm, whose bytes do not depend on a compressor."""
 
-import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +8,7 @@ from jaxtyping import UInt
 
 from pipeline import images
 from pipeline.datasets._columns import Content, digest, name
+from pipeline.datasets._downloads import is_url
 from pipeline.datasets._tables import TableRow
 from pipeline.errors import UserError
 from pipeline.files import read_regular
@@ -20,6 +21,9 @@ UNREAD = (
 
 IMAGE_BYTES = 1 << 30
 """The largest file that is read as an image, in bytes."""
+
+
+Fetched = Callable[[str], tuple[bytes, str | None]]
 
 
 def read_image(path: Path) -> tuple[bytes, str | None]:
@@ -40,25 +44,39 @@ def netpbm(pixels: UInt[np.ndarray, "height width *channels"]) -> bytes:
     return f"{magic} {width} {height} {white}\n".encode() + pixels.astype(pixels.dtype.newbyteorder(">")).tobytes()
 
 
-def image_content(column: str, root: Path | None) -> tuple[list[str], Content]:
+def image_path(row: TableRow, column: str) -> str | bytes:
+    """What a cell of images holds: encoded bytes, or a path, which may be empty.
+
+    Args:
+        row: a record.
+        column: the column of images: encoded bytes, a path, or a struct of both as the package `datasets` writes it.
+    """
+    cell = row.cells.get(column)
+    if isinstance(cell, dict):
+        cell = cell.get("path") if cell.get("bytes") is None else cell["bytes"]
+    if isinstance(cell, bytes):
+        return cell
+    return (name(row._replace(cells={column: cell}), column) or "").strip()
+
+
+def image_content(column: str, root: Path | None, fetched: Fetched | None = None) -> tuple[list[str], Content]:
     """The columns to read, and a function that gives the image of a row.
 
     Args:
-        column: the column of images: encoded bytes, a path, or a struct of both as the package `datasets` writes it.
+        column: the column of images; see `image_path`.
         root: the folder that paths are relative to; the table's own if None.
+        fetched: gives the content of a URL, or why there is none. None: URLs are not read.
     """
 
     def content(row: TableRow) -> tuple[bytes, str, str | None]:
-        cell = row.cells.get(column)
-        if isinstance(cell, dict):
-            cell = cell.get("path") if cell.get("bytes") is None else cell["bytes"]
-        if isinstance(cell, bytes):
-            return cell, digest(cell), None
-        path = (name(row._replace(cells={column: cell}), column) or "").strip()
+        path = image_path(row, column)
+        if isinstance(path, bytes):
+            return path, digest(path), None
         if not path:
             return b"", "no image", f"nothing in column {column!r}"
-        if re.match(r"[a-z][a-z0-9+]+://", path):
-            return b"", path, "a URL; download the images, and write their paths into the table"
+        if is_url(path):
+            found, problem = fetched(path) if fetched else (b"", "a URL, which only the family image_table reads")
+            return found, path, problem
         try:
             found, problem = read_image((root or Path(row.file).parent) / path)
         except UserError as error:

@@ -16,7 +16,7 @@ import numpy as np
 from pipeline import hdf5
 from pipeline.datasets import Row
 from pipeline.datasets._images import IMAGE_BYTES, netpbm
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.files import folder_size, open_regular, refuse_bomb
 from pipeline.params import Settings as Section
 
@@ -53,22 +53,24 @@ def rows(settings: Settings) -> Iterator[Row]:
         raise UserError(f"{path}: not an array of pixels; its name must end in {', '.join(OPENERS)}")
     try:
         images, labels = OPENERS[path.suffix](path, settings)
-        first, count = _channels_first(path, images, settings.channels_first), images.shape[0]
-        if labels is not None and labels.shape != (count,):
-            raise UserError(f"{path}: {count:,} images need as many labels, not an array of {list(labels.shape)}")
-        names: Any = repeat(None, count) if labels is None else map(_label, labels[:])
+        first, number = _channels_first(path, images, settings.channels_first), images.shape[0]
+        if labels is not None and labels.shape != (number,):
+            raise UserError(
+                f"{path}: {count(number, 'image')} and labels of shape {list(labels.shape)}; give each one label"
+            )
+        names: Any = repeat(None, number) if labels is None else map(_label, labels[:])
         size = math.prod(images.shape[1:]) * images.dtype.itemsize
         if size > IMAGE_BYTES:
             raise UserError(f"{path}: an image of {size:,} bytes, and none has more than {IMAGE_BYTES:,}")
         step = max(1, min(BLOCK, BLOCK_BYTES // max(1, size)))
-        for start in range(0, count, step):
+        for start in range(0, number, step):
             block = np.asarray(images[start : start + step])
             if first:
                 block = np.moveaxis(block, 1, -1)
             if block.ndim == 4 and block.shape[-1] == 1:
                 block = block[..., 0]
-            for number, pixels in enumerate(block, start):
-                yield Row(str(number), netpbm(pixels), next(names))
+            for at, pixels in enumerate(block, start):
+                yield Row(str(at), netpbm(pixels), next(names))
     except (UserError, MemoryError):
         raise
     except FileNotFoundError as error:

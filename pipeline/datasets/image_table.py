@@ -1,7 +1,10 @@
-"""A table with a column of images: paths of files next to the table, or the encoded images themselves.
+"""A table with a column of images: paths of files next to the table, URLs, or the encoded images themselves.
 
-Paths may be in any table; encoded images in Parquet and Arrow, as bytes or as the package `datasets` keeps them.
-Without an `id_column`, a row's id is its path, or the digest of its bytes.
+Paths and URLs may be in any table; encoded images in Parquet and Arrow, as bytes or as the package `datasets` keeps
+them. Without an `id_column`, a row's id is its path or URL, or the digest of its bytes.
+
+Images at URLs are fetched once, 16 at a time, over http or https, and kept in `.aft/downloads/`; one that cannot be
+fetched is an unreadable row. Images of more than 64 MiB are refused.
 """
 
 from collections.abc import Iterator
@@ -9,11 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import PrivateAttr
+
 from pipeline.datasets import Kind, Row
 from pipeline.datasets._columns import Columns, Content, SecondColumn, examples, new_rows
-from pipeline.datasets._images import image_content
-from pipeline.datasets._tables import TableFiles, files, is_table, records
+from pipeline.datasets._downloads import Downloads, is_url
+from pipeline.datasets._images import image_content, image_path
+from pipeline.datasets._tables import TableFiles, TableRow, Wanted, files, is_table, records
 from pipeline.datasets._texts import paired
+from pipeline.project import Project
 
 KIND = None
 
@@ -29,6 +36,9 @@ class Settings(Columns, SecondColumn, TableFiles):
     image_column: str = "image"
     root: str | None = None
 
+    # Both passes over the rows share it, so that they agree on what cannot be fetched.
+    _downloads: Downloads = PrivateAttr(default_factory=lambda: Downloads(Project().downloads))
+
     @property
     def kind(self) -> Kind:
         """What the rows hold."""
@@ -39,18 +49,41 @@ def rows(settings: Settings) -> Iterator[Row]:
     """The rows of the table, in its order."""
     columns, content = _content(settings)
     several = len(files(settings.path)) > 1
-    yield from examples(settings, partial(records, settings), columns, content, several)
+    yield from examples(settings, partial(_records, settings), columns, content, several)
 
 
 def contents(settings: Settings) -> Iterator[tuple[str, Any, str]]:
     """Only the images of the table, or its pairs; see `new_rows`."""
-    yield from new_rows(settings, partial(records, settings), *_content(settings))
+    yield from new_rows(settings, partial(_records, settings), *_content(settings))
 
 
 def _content(settings: Settings) -> tuple[list[str], Content]:
     """The columns to read, and what makes an image or a pair of a record."""
-    images = image_content(settings.image_column, Path(settings.root) if settings.root else None)
+    root = Path(settings.root) if settings.root else None
+    images = image_content(settings.image_column, root, settings._downloads.read)
     return paired(images, settings.second_column)
+
+
+def _records(settings: Settings, wanted: Wanted) -> Iterator[TableRow]:
+    """The records of the table; when the first has a URL, the images at all URLs are fetched before."""
+    fetched = False
+    for record in records(settings, wanted):
+        if not fetched and _url(record, settings.image_column):
+            settings._downloads.fetch(lambda: _urls(settings))
+            fetched = True
+        yield record
+
+
+def _urls(settings: Settings) -> Iterator[str]:
+    column = [settings.image_column]
+    for record in records(settings, Wanted(column, column, [])):
+        if url := _url(record, settings.image_column):
+            yield url
+
+
+def _url(record: TableRow, column: str) -> str | None:
+    path = image_path(record, column)
+    return path if isinstance(path, str) and is_url(path) else None
 
 
 __all__ = ["KIND", "Settings", "contents", "is_table", "rows"]

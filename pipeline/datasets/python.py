@@ -12,7 +12,7 @@ from pydantic import Field
 from pipeline.datasets import Kind, Row, parts_of
 from pipeline.errors import UserError
 from pipeline.params import Settings as Section
-from pipeline.plugins import function
+from pipeline.plugins import function, in_user_code
 
 KIND = None
 
@@ -32,10 +32,14 @@ class Settings(Section):
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """The rows that the function yields."""
+    """The rows that the function yields.
+
+    Raises:
+        UserError: there is no such function, it fails, or what it yields are no such rows.
+    """
     expected = [str if part == "text" else bytes for part in parts_of(settings.kind)]
     named = " and ".join(part.__name__ for part in expected)
-    for number, row in enumerate(function(settings.factory, "dataset.source.factory")(**settings.options), start=1):
+    for number, row in enumerate(_yielded(settings), start=1):
         content = getattr(row, "content", None)
         parts = content if isinstance(content, tuple) else (content,)
         fits = len(parts) == len(expected) and all(map(isinstance, parts, expected))
@@ -49,3 +53,12 @@ def rows(settings: Settings) -> Iterator[Row]:
                 f"{settings.factory}: item {number} has the id {row.id!r}; every row needs a text as its id"
             )
         yield row
+
+
+def _yielded(settings: Settings) -> Iterator[Any]:
+    make = function(settings.factory, "dataset.source.factory")
+    try:
+        yield from make(**settings.options)
+    except Exception as error:  # it may be any code
+        line = in_user_code(error, settings.factory.partition(":")[0])
+        raise UserError(f"{settings.factory}: {line}") from error

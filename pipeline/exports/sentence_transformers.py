@@ -3,7 +3,6 @@
 `SentenceTransformer("FOLDER").encode(["a text"])` gives logits, or the value of a regression.
 """
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import nn
 
 from pipeline.exports import Model
 from pipeline.exports._encoders import device_batch, head, refused, save_encoder
+from pipeline.files import scratch_folder
 from pipeline.students import STUDENT, Blueprint, Student
 
 PACKAGES = ("sentence_transformers",)
@@ -31,9 +31,9 @@ def write(folder: Path, blueprint: Blueprint, student: Student, rows: Sequence[A
     from sentence_transformers.models import Dense, Pooling, Transformer
 
     weight, bias = head(student)
-    with tempfile.TemporaryDirectory() as scratch:
-        save_encoder(Path(scratch), blueprint, student)
-        encoder = Transformer(scratch, max_seq_length=blueprint.fitted["max_length"])
+    with scratch_folder(folder) as scratch:
+        save_encoder(scratch, blueprint, student)
+        encoder = Transformer(str(scratch), max_seq_length=blueprint.fitted["max_length"])
         mode = {"last": "lasttoken"}.get(blueprint.settings["pooling"], blueprint.settings["pooling"])
         pooling = Pooling(student.width, pooling_mode=mode)
         dense = Dense(student.width, len(blueprint.classes), activation_function=nn.Identity())

@@ -9,7 +9,7 @@ from time import perf_counter
 from pipeline.data import Dataset
 from pipeline.datasets import rows_called
 from pipeline.engines import engine
-from pipeline.errors import UserError, listed
+from pipeline.errors import UserError, count, listed
 from pipeline.extraction.settings import ExtractSettings
 from pipeline.extraction.speed import Speed
 from pipeline.extraction.worker import ShardWorker
@@ -43,10 +43,10 @@ class Extraction:
 
     def __str__(self) -> str:
         if not self.written:
-            return f"{self.path}: complete, all {self.rows:,} rows were there"
+            return f"{self.path}: complete, nothing to do for {count(self.rows, 'row')}"
         reused = f", {self.reused:,} were there" if self.reused else ""
         return (
-            f"{self.path}: {self.rows:,} rows; {self.written:,} extracted in {duration(self.seconds)}"
+            f"{self.path}: {count(self.rows, 'row')}; {self.written:,} extracted in {duration(self.seconds)}"
             f" ({self.rows_per_second:,.0f} rows/s){reused}"
         )
 
@@ -105,7 +105,7 @@ def extract(
         if missing:
             amount = f"{missing:,} {rows_called(data.kind)}"
             if views:
-                amount += f" ({len(data):,} rows, {views} of each)"
+                amount += f" ({count(len(data), 'row')}, {views} of each)"
             say(
                 f"{name}: {amount}, {teacher.recipe['precision']} on {teacher.device}, by {worker.loader.batch_size}; "
                 f"{worker.size()}"
@@ -125,7 +125,7 @@ def extract(
                     advance(there + written - before, str(speed))
                 done(written, there)
         if left := worker.rows_missing():
-            raise UserError(f"{out}: {left:,} rows are still missing; run it again")
+            raise UserError(f"{out}: {count(left, 'row')} still missing; run it again")
     seconds = perf_counter() - began
     return Extraction(
         path=out,
@@ -149,7 +149,7 @@ def _check_ids(data: Dataset, teacher: Teacher, name: str) -> None:
             why = why or str(error)
     if lacking:
         some = listed(lacking[:5]) + (" ..." if len(lacking) > 5 else "")
-        raise UserError(f"{name}: {len(lacking):,} of {len(data):,} rows have no features: {some}; {why}")
+        raise UserError(f"{name}: {len(lacking):,} of {count(len(data), 'row')} have no features: {some}; {why}")
 
 
 def _same(worker: ShardWorker) -> ShardWorker:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 
 FEWEST = 8
 """The number of different rows before anything is concluded from their features."""
@@ -72,20 +72,20 @@ class Variety:
         advice = "check its weights, its tokenizer and its pooling"
         if same > SAME * len(rows):
             raise UserError(
-                f"{self.where}: head `{head}`: {same} of {len(rows)} rows that differ have the same features, so this "
-                f"teacher does not distinguish them; {advice}"
+                f"{self.where}: head `{head}`: {same} of {count(len(rows), 'row')} that differ have the same features, "
+                f"so this teacher does not distinguish them; {advice}"
             )
         if len(counts) < DISTINCT * len(rows):
             raise UserError(
-                f"{self.where}: head `{head}`: {len(rows)} rows that differ have only {len(counts)} different "
-                f"features, so this teacher hardly distinguishes them; {advice}"
+                f"{self.where}: head `{head}`: {count(len(rows), 'row')} that differ have only "
+                f"{count(len(counts), 'different feature')}, so this teacher hardly distinguishes them; {advice}"
             )
         size = np.sqrt(np.square(wide).mean(0))
         # The median: a few features of large models are a thousand times larger than the others, and nearly constant.
         spread = float(np.median(wide.std(0)[size > 0] / size[size > 0]))
         if spread < SPREAD:
             raise UserError(
-                f"{self.where}: head `{head}`: the features of {len(rows)} rows that differ are equal up to "
+                f"{self.where}: head `{head}`: the features of {count(len(rows), 'row')} that differ are equal up to "
                 f"{spread:.1e} of their size, so this teacher hardly distinguishes them; {advice}"
             )
 

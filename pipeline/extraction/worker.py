@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.data import Dataset
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.extraction.loader import Batch, Loader, slices
 from pipeline.extraction.settings import ExtractSettings
 from pipeline.extraction.variety import Variety
@@ -216,7 +216,7 @@ class ShardWorker:
         except Exception as error:
             if is_out_of_memory(error):
                 raise UserError(
-                    f"{self.writer.path}: the features of one shard, {rows:,} rows, do not fit the memory; set "
+                    f"{self.writer.path}: the features of one shard, {count(rows, 'row')}, do not fit the memory; set "
                     "extract.shard_rows to fewer"
                 ) from None
             raise
@@ -273,7 +273,8 @@ class ShardWorker:
                 torch.cuda.empty_cache()
             notes: tuple[str, ...] = ()
             if rows > 1:
-                notes = (f"a batch of {rows} rows (of {numbers:,} numbers) does not fit the memory: computed in parts",)
+                of = f"{count(rows, 'row')} (of {count(numbers, 'number')})"
+                notes = (f"a batch of {of} does not fit the memory: computed in parts",)
         else:
             notes = ()
         if rows == 1:
@@ -303,7 +304,7 @@ class ShardWorker:
             wider = "bfloat16" if large.max() < LARGEST["bfloat16"] else "float32"
             cost = "as many bytes and fewer digits" if wider == "bfloat16" else "twice the bytes"
             line = (
-                f"head `{name}`: {large.size:,} of {sizes.size:,} rows have values too large for {dtype}, up to "
+                f"head `{name}`: {large.size:,} of {count(sizes.size, 'row')} have values too large for {dtype}, up to "
                 f"{_plain(float(large.max()))}; all rows are stored as {wider}, with {cost}"
             )
             found[name] = wider, line

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.functional.kernels import (
     centre,
     cka,
@@ -98,7 +98,8 @@ class Settings(TargetSettings):
                 f"{ANOTHER}"
             )
         if self.queue > len(context.train_rows):
-            raise UserError(f"aft: queue: {self.queue} exceeds the {len(context.train_rows)} training rows; lower it")
+            there = count(len(context.train_rows), "training row")
+            raise UserError(f"aft: queue: {self.queue} exceeds the {there}; lower it")
         if self.form == "no_kernel":
             return FeatureRegression(targets, context.student_width, self.learning_rate)
         transfer = AdaptiveFeatureTransfer(self, targets, context)

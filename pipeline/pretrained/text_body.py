@@ -15,7 +15,7 @@ import transformers
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.pretrained.text_tokenizer import TextTokenizer
 from pipeline.pretrained.transformers import one_line, quiet
 
@@ -95,7 +95,8 @@ class TextBody(nn.Module):
                     f"{name}: {type(self.model).__name__} gives no states of a text alone: {one_line(error)}"
                 ) from None
         if shape[:2] != ids.shape:
-            raise UserError(f"{name}: {type(self.model).__name__} gives {shape[1]} states for {ids.shape[1]} tokens")
+            states, tokens = count(shape[1], "state"), count(ids.shape[1], "token")
+            raise UserError(f"{name}: {type(self.model).__name__} gives {states} for {tokens}")
         return int(shape[2])
 
     @torch.inference_mode()
@@ -197,8 +198,8 @@ def load_body(
     # Only states are read here. The pooler is a layer on top of them, which many checkpoints lack.
     if missing := sorted(key for key in absent if not key.startswith("pooler.")):
         raise UserError(
-            f"{name}: its weights lack {len(missing)} of the model's {len(own)} tensors, such as {missing[0]!r}; save "
-            "them under the names of transformers"
+            f"{name}: its weights lack {len(missing)} of the model's {count(len(own), 'tensor')}, such as "
+            f"{missing[0]!r}; save them under the names of transformers"
         )
     made_up = {id(whole[key]) for key in absent}
     state = body.model.state_dict(keep_vars=True).items()

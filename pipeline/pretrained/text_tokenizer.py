@@ -7,7 +7,7 @@ import numpy as np
 import transformers
 from tokenizers import normalizers
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.pretrained.transformers import one_line, quiet
 from pipeline.provenance import digest_files
 
@@ -84,8 +84,8 @@ class TextTokenizer:
         beyond = {word for word, number in self.library.get_vocab().items() if number >= rows}
         if beyond := beyond - {self.library.pad_token}:
             raise UserError(
-                f"{self.name}: its tokenizer has {min(beyond)!r} and {len(beyond) - 1} other words beyond the {rows} "
-                "rows of the model's embedding; save the tokenizer that belongs to the model"
+                f"{self.name}: its tokenizer has {min(beyond)!r} and {count(len(beyond) - 1, 'other word')} beyond the "
+                f"{rows} rows of the model's embedding; save the tokenizer that belongs to the model"
             )
 
     def prompt_length(self, prompt: str) -> int:
@@ -120,8 +120,8 @@ class TextTokenizer:
         """
         if length <= self.special:
             raise UserError(
-                f"{self.name}: max_length: {length} leaves nothing of a text, as {self.special} special tokens are "
-                f"added to each; set more than {self.special}"
+                f"{self.name}: max_length: {length} leaves nothing of a text beside its "
+                f"{count(self.special, 'special token')}; set more than {self.special}"
             )
         self.length = length
         self.library.truncation_side = side or self.library.truncation_side
@@ -166,8 +166,8 @@ class TextTokenizer:
         told = {tuple(ids) for ids in map(self._plain, samples) if any(number not in special for number in ids)}
         if len(words) < 2 or len(told) < 2:
             raise UserError(
-                f"{self.name}: its tokenizer knows {len(words)} words besides special tokens and does not tell texts "
-                "apart; save the model's own tokenizer next to its weights"
+                f"{self.name}: its tokenizer knows {count(len(words), 'word')} besides special tokens and does not "
+                "tell texts apart; save the model's own tokenizer next to its weights"
             )
         return samples
 

@@ -22,7 +22,7 @@ from timm.models._hub import load_model_config_from_path
 from timm.models._input import get_model_args
 from torch import Tensor
 
-from pipeline.errors import UserError, listed
+from pipeline.errors import UserError, count, listed
 from pipeline.pretrained import _efficientnet as efficientnet
 from pipeline.pretrained import hub_problem, locate, misfit, read_weights, without_prefix
 
@@ -141,8 +141,8 @@ class TimmModel:
                 if _blocks(self.create(depth=layers)) == layers:
                     return {"depth": layers}
         raise UserError(
-            f"{self.name}: cannot be cut to {layers} layers: it is no stack of equal blocks, as vision transformers "
-            "are; leave `layers` out"
+            f"{self.name}: cannot be cut to {count(layers, 'layer')}: it is no stack of equal blocks, as vision "
+            "transformers are; leave `layers` out"
         )
 
     def load(self, **options: Any) -> tuple[Any, tuple[str, ...]]:
@@ -175,7 +175,7 @@ class TimmModel:
             overlay = efficientnet.NORMALISATION
         channels, classes = _input_channels(state, shape), _classes(state, shape)
         if channels not in (1, 3):
-            raise UserError(f"{path}: these weights take images of {channels} channels; they can have 1 or 3")
+            raise UserError(f"{path}: these weights take images of {count(channels, 'channel')}; they can have 1 or 3")
         if channels != _channels(shape):
             options = options | {"in_chans": channels}
             overlay = overlay | {"input_size": (channels, *shape.pretrained_cfg["input_size"][1:])}
@@ -194,7 +194,7 @@ class TimmModel:
         ):  # the only family for which timm's reader is not strict
             raise UserError(f"{path}: not weights of {self.name}: {misfit(state, model.state_dict())}")
         rest = [name for name in everything if not name.startswith(prefix)]
-        used = f"{path}: used the {len(state)} tensors under {prefix!r}, but not {listed(sorted(rest)[:5])}"
+        used = f"{path}: used the {count(len(state), 'tensor')} under {prefix!r}, but not {listed(sorted(rest)[:5])}"
         return model, (used + (f" and {len(rest) - 5} more" if len(rest) > 5 else ""),) if rest else ()
 
     def _create(self, pretrained: bool = False, overlay: dict[str, Any] | None = None, **options: Any) -> Any:

@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 
 from pipeline.data import Dataset, Split
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.files import explained, make_folder, replace_folder
 from pipeline.functional import kernel_probe
 from pipeline.functional.linear import Linear, folds
@@ -299,8 +299,9 @@ def _sample(strata: np.ndarray, most: int, seed: int) -> np.ndarray:
 def _line(record: ProbeRecord) -> str:
     score = mean_score((split.test or split.val for split in record.splits), record.primary.name)
     rows = "test" if record.splits[0].test else "validation"
-    count = "1 split" if len(record.splits) == 1 else f"{len(record.splits)} splits"
-    line = f"probe of {record.source}: {rows} {record.primary.label} {score:.4f}, {count}"
-    if own := mean_score((split.own_test or split.own_val for split in record.splits), record.primary.name):
+    splits = count(len(record.splits), "split")
+    line = f"probe of {record.source}: {rows} {record.primary.label} {score:.4f}, {splits}"
+    own = mean_score((split.own_test or split.own_val for split in record.splits), record.primary.name)
+    if own is not None:
         line += f"\n{record.source} without a probe or labels: {rows} {record.primary.label} {own:.4f}"
     return line

@@ -5,6 +5,7 @@ Only validation scores and costs count. Test scores are in the same records and 
 
 from collections.abc import Callable, Sequence
 
+from pipeline.errors import count
 from pipeline.functional.statistics import Paired
 from pipeline.records import Metric, PairRecord, SubsetRecord
 
@@ -57,7 +58,7 @@ def _standing(chosen: SubsetRecord, best: SubsetRecord, ranked: Sequence[SubsetR
     text = f"Use {chosen.name}{alone}: the validation {metric.label} of its probe is {score}, "
     if chosen.against_best is not None:
         return f"{text}within the noise of the best, {best.name} ({_points(chosen.against_best, metric)})."
-    text += f"the best of {len(ranked)} subsets"
+    text += f"the best of {count(len(ranked), 'subset')}"
     smaller = [subset for subset in ranked if len(subset.sources) < len(chosen.sources)]
     if not smaller or smaller[0].against_best is None:
         return f"{text}."

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from pipeline.errors import count
 from pipeline.functional.statistics import Paired
 from pipeline.records.record import Metric, Record, Scores, mean_score
 
@@ -147,7 +148,9 @@ class AssessmentRecord(Record):
         return self.metrics[0]
 
     def __str__(self) -> str:
-        subsets = "1 subset" if len(self.subsets) == 1 else f"{len(self.subsets)} subsets"
-        splits = "1 split" if self.splits == 1 else f"{self.splits} splits"
-        sampled = f"neighbours among {self.bank_rows:,} labelled rows, CKA on {self.cka_rows:,} training rows"
+        subsets = count(len(self.subsets), "subset")
+        splits = count(self.splits, "split")
+        sampled = (
+            f"neighbours among {count(self.bank_rows, 'labelled row')}, CKA on {count(self.cka_rows, 'training row')}"
+        )
         return "\n".join([f"assessed {subsets} on {splits} ({sampled})", *self.reasons])

@@ -45,7 +45,7 @@ class CostRecord(Record):
     def __str__(self) -> str:
         lines = [f"{self.run} on {self.device}, {count(self.threads, 'thread')}:"]
         for model in self.models:
-            lines.append(f"{model.name}: {model.parameters:,} parameters, {model.bytes:,} bytes")
+            lines.append(f"{model.name}: {count(model.parameters, 'parameter')}, {model.bytes:,} bytes")
             lines += [
                 f"  batch {each.rows}: {each.rows_per_second:,.0f} rows/s, p50 {each.p50:.3g} ms, p95 {each.p95:.3g} ms"
                 for each in model.batches

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from pipeline.errors import count
 from pipeline.provenance import digest_of
 from pipeline.records.record import Metric, Record, Scores, mean_score
 
@@ -313,6 +314,6 @@ class EvaluationRecord(Record):
             score = mean_score((each.scores for each in of), self.primary.name)
             return "unknown" if score is None else f"{score:.4f}"
 
-        seeds = "1 seed" if len(self.results) == 1 else f"{len(self.results)} seeds"
+        seeds = count(len(self.results), "seed")
         reference = f", the probe of its teachers {mean(self.probe)}" if self.probe else ""
         return f"{self.run}: test {self.primary.label} {mean(self.results)} over {seeds}{reference}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline import tasks
 from pipeline.conditions import conditions, selected
-from pipeline.errors import UserError, listed, suggestion
+from pipeline.errors import UserError, count, listed, suggestion
 from pipeline.files import file_exists
 from pipeline.params import Params
 from pipeline.project import Project
@@ -199,5 +199,5 @@ def show_run(name: str, project: Project = Project()) -> Curves:
         found = tuple((point.step, point.mean) for point in read_curve(folder / "curves.csv", run, column))
         if column != "penalty" or any(run.chosen):
             columns[title] = found
-    seeds = "1 seed" if len(run.seeds) == 1 else f"mean of {len(run.seeds)} seeds"
+    seeds = f"{'mean of ' if len(run.seeds) > 1 else ''}{count(len(run.seeds), 'seed')}"
     return Curves(name, f"{name}: {label(run.chosen, run.chosen_settings)}, {seeds}, by step", columns)

@@ -1,5 +1,6 @@
 """Sentences about runs, which claim no more than their seeds show."""
 
+from pipeline.errors import count
 from pipeline.functional.statistics import Share, standard_error
 from pipeline.reporting.comparison import Comparison, Outcome
 from pipeline.reporting.text import (
@@ -59,7 +60,7 @@ def lead(comparison: Comparison) -> str:
     for verdict, (one, many, rest) in _COUNTED.items():
         if times := verdicts.count(verdict):
             parts.append(f"{times} {one if times == 1 else many} {rest}")
-    return f"{text}. Of {len(verdicts)} runs {kind}, {listed(parts)}."
+    return f"{text}. Of {count(len(verdicts), 'run')} {kind}, {listed(parts)}."
 
 
 def sentence(outcome: Outcome) -> str:

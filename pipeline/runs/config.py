@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from pipeline.data import Dataset
-from pipeline.errors import UserError, listed
+from pipeline.errors import UserError, count, listed
 from pipeline.functional.schedules import Schedule
 from pipeline.params import Params, Settings
 from pipeline.plugins import plugin, plugins
@@ -251,8 +251,8 @@ def _check_own_outputs(project: Project, source: Source, logits: str, outputs: S
     SourceFeatures.open(project, source).check_classes(outputs)
     if shape != (len(outputs),):
         raise UserError(
-            f"{store.path}: head `{source.head}` has {' x '.join(map(str, shape))} columns and the task {len(outputs)} "
-            "outputs; take a teacher that was trained for this task, or set `logits: probe`"
+            f"{store.path}: head `{source.head}` has {' x '.join(map(str, shape))} columns and the task "
+            f"{count(len(outputs), 'output')}; take a teacher that was trained for this task, or set `logits: probe`"
         )
 
 

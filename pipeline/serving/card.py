@@ -26,7 +26,7 @@ def model_card(export: ExportRecord, run: RunRecord, params: Params, project: Pr
     lines = [
         f"# {export.run}: {export.task} of {rows_called(export.kind)}",
         "",
-        f"A {run.student.family} student with {run.student.parameters:,} parameters, trained with aft"
+        f"A {run.student.family} student with {count(run.student.parameters, 'parameter')}, trained with aft"
         + (f" with the help of {', '.join(run.sources)}." if run.sources else "."),
         "",
         "## Use",
@@ -161,7 +161,7 @@ def _training(run: RunRecord, export: ExportRecord) -> list[str]:
     pairs = zip(run.methods, run.chosen, strict=True)
     methods = ", ".join(f"{method.name} of weight {weight:g}" for method, weight in pairs) or "labels alone"
     settings = ", ".join(f"{key} {value}" for key, value in run.chosen_settings.items())
-    steps = "Solved for in one go" if run.student.solved else f"{run.steps:,} steps"
+    steps = "Solved for in one go" if run.student.solved else f"{count(run.steps, 'step')}"
     return [
         f"- Method: {methods}{f'; {settings}' if settings else ''}, chosen on validation rows.",
         f"- {steps}; seed {export.seed} of {', '.join(map(str, run.seeds))}.",
@@ -178,7 +178,7 @@ def _scores(export: ExportRecord, run: RunRecord, project: Project) -> list[str]
     if found is None or found.students != run.students_digest:
         return [f"Not evaluated: run `aft evaluate {export.run}` before the export."]
     lines = [
-        f"On {found.test_rows:,} test rows; mean over seeds with the 95 % interval, and this seed.",
+        f"On {count(found.test_rows, 'test row')}; mean over seeds with the 95 % interval, and this seed.",
         "",
         "| score | mean | this seed |",
         "|---|---|---|",

@@ -11,8 +11,6 @@ the run's student.
 
 import multiprocessing
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -23,9 +21,9 @@ import numpy as np
 import torch
 
 from pipeline.data import Dataset
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.exports import export_format
-from pipeline.files import explained, replace_folder, write_atomically
+from pipeline.files import explained, replace_folder, scratch_folder, write_atomically
 from pipeline.params import Params
 from pipeline.predict import EXPORT, VERSION, Predictor, seed_of, table_of
 from pipeline.processes import end_with, starting_children
@@ -64,8 +62,8 @@ class Export:
         record = self.record
         student = f"{record.run}, seed {record.seed}{', refit' if record.refit else ''}, as {record.format}"
         return (
-            f"{self.path}: {student}, {self.bytes:,} bytes; {record.compared} rows in a fresh process differ by "
-            f"{record.largest_difference:.2g} at most"
+            f"{self.path}: {student}, {self.bytes:,} bytes; {count(record.compared, 'row')} in a fresh process differ "
+            f"by {record.largest_difference:.2g} at most"
         )
 
 
@@ -114,39 +112,39 @@ def export(
     rows = _rows(data, number)
     contents = data.content(rows)
     expected = predict(student, blueprint.inputs(data), rows, torch.device("cpu"))
-    partial = _temporary(output)
     try:
-        example = [data.image(int(row)) for row in rows[:4]] if data.kind == "image" else contents[:4]
-        chosen.write(partial, blueprint, student, example)
-        record = ExportRecord(
-            version=VERSION,
-            format=chosen.__name__.rpartition(".")[2],
-            run=name,
-            seed=seed,
-            refit=again,
-            kind=data.kind,
-            task=data.task.name,
-            outputs=data.task.outputs,
-            unit=data.manifest.unit,
-            table=table_of(data.manifest),
-            compared=len(rows),
-            largest_difference=0.0,
-            versions=versions(*LIBRARIES),
-            files=checksums(partial),
-        )
-        record.write(partial / EXPORT)
-        record = record.model_copy(update={"largest_difference": _difference(partial, contents, expected, format)})
-        write_atomically(partial / "README.md", model_card(record, run, params, project, data.manifest))
-        (partial / EXPORT).unlink()
-        record = record.model_copy(update={"files": checksums(partial)})
-        record.write(partial / EXPORT)
-        size = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
-        _check_output(output)
-        replace_folder(partial, output)
+        with scratch_folder(output) as scratch:
+            partial = scratch / output.name
+            partial.mkdir()
+            example = [data.image(int(row)) for row in rows[:4]] if data.kind == "image" else contents[:4]
+            chosen.write(partial, blueprint, student, example)
+            record = ExportRecord(
+                version=VERSION,
+                format=chosen.__name__.rpartition(".")[2],
+                run=name,
+                seed=seed,
+                refit=again,
+                kind=data.kind,
+                task=data.task.name,
+                outputs=data.task.outputs,
+                unit=data.manifest.unit,
+                table=table_of(data.manifest),
+                compared=len(rows),
+                largest_difference=0.0,
+                versions=versions(*LIBRARIES),
+                files=checksums(partial),
+            )
+            record.write(partial / EXPORT)
+            record = record.model_copy(update={"largest_difference": _difference(partial, contents, expected, format)})
+            write_atomically(partial / "README.md", model_card(record, run, params, project, data.manifest))
+            (partial / EXPORT).unlink()
+            record = record.model_copy(update={"files": checksums(partial)})
+            record.write(partial / EXPORT)
+            size = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
+            _check_output(output)
+            replace_folder(partial, output)
     except OSError as error:
         raise explained(error, output) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return Export(output, record, size)
 
 
@@ -160,18 +158,6 @@ def _check_output(output: Path) -> None:
         raise UserError(f"{output}: no folder {output.parent}; make it first")
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / EXPORT).is_file()):
         raise UserError(f"{output}: holds something other than an export; choose another folder, or remove it")
-
-
-def _temporary(output: Path) -> Path:
-    """A new folder next to the one to be written."""
-    try:
-        partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-        mask = os.umask(0)
-        os.umask(mask)
-        partial.chmod(0o777 & ~mask)
-    except OSError as error:
-        raise explained(error, output) from error
-    return partial
 
 
 def _rows(data: Dataset, number: int) -> np.ndarray:

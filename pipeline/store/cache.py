@@ -3,11 +3,10 @@
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.files import Lock, explained, read_regular, write_atomically
+from pipeline.files import Lock, explained, read_regular, scratch_folder, write_atomically
 from pipeline.provenance import digest_of
 from pipeline.store.backends import Backend
 from pipeline.store.backends.local import LocalBackend
@@ -88,8 +87,7 @@ def _make(target: Path, store: Backend, layout: Layout, head: str) -> dict[str, 
         raise UserError(
             f"{target.parent}: a raw copy needs {needed:,} bytes, {free:,} are free; set AFT_CACHE elsewhere"
         )
-    partial = Path(tempfile.mkdtemp(prefix=f"{target.name}.", suffix=".partial", dir=target.parent))
-    try:
+    with scratch_folder(target) as partial:
         copy, files, checksums = LocalBackend(partial), {}, {}
         for array, grid in layout.grids(head, resolved_codec(store, layout, head) or "raw").items():
             for shard in range(grid.shards):
@@ -101,6 +99,4 @@ def _make(target: Path, store: Backend, layout: Layout, head: str) -> dict[str, 
                 files[name] = {"bytes": size_of(parts), "checksum": checksums[name]}
         copy.put(FILES, [json.dumps(files).encode()])
         os.rename(partial, target)
-        return checksums
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    return checksums

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import UserError
-from pipeline.files import PARTIAL, Lock
+from pipeline.errors import UserError, count
+from pipeline.files import PARTIAL, Lock, abandoned
 from pipeline.store.backends import Backend
 from pipeline.store.backends.local import LocalBackend
 from pipeline.store.cache import lock_file, users
@@ -47,7 +47,8 @@ class Statistics:
     def __str__(self) -> str:
         return (
             f"mean {self.mean:.4g}, std {self.std:.4g}, from {self.least:.4g} to {self.largest:.4g}, row norm "
-            f"{self.norm:.4g}, {self.zeros:.1%} zeros, {self.constant} constant numbers ({self.sample:,} rows)"
+            f"{self.norm:.4g}, {self.zeros:.1%} zeros, {count(self.constant, 'constant number')} "
+            f"({count(self.sample, 'row')})"
         )
 
 
@@ -67,7 +68,7 @@ class HeadInfo:
     statistics: Statistics | None
 
     def __str__(self) -> str:
-        state = "" if self.complete else f" (not complete: {self.shards} shards are there)"
+        state = "" if self.complete else f" (not complete: has {count(self.shards, 'shard')})"
         lines = [f"{self.name}: {self.shape} {self.dtype}{state}"]
         if self.complete:
             lines.append(f"  {self.bytes_per_row:,.1f} bytes per row, {self.share_of_float32:.2f} of float32")
@@ -94,7 +95,8 @@ class StoreInfo:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.path}: {self.rows:,} rows in {self.shards} shards of {self.shard_rows:,}, {self.nbytes:,} bytes",
+            f"{self.path}: {count(self.rows, 'row')} in {count(self.shards, 'shard')} of {self.shard_rows:,}, "
+            f"{self.nbytes:,} bytes",
             f"created by {_flat(self.created_by)}",
             f"dataset {self.dataset}",
             f"content {self.content_digest}",
@@ -150,7 +152,7 @@ class Difference:
         for name, found in self.features.items():
             lines.append(
                 f"{name}: least cosine {found.cosine:.6f}, largest difference {found.difference:.2e} of the largest "
-                f"value ({found.rows:,} rows)"
+                f"value ({count(found.rows, 'row')})"
             )
         return "\n".join(lines)
 
@@ -165,7 +167,7 @@ class Leftovers:
     def __str__(self) -> str:
         what = "deleted" if self.deleted else "would be deleted with --delete"
         lines = [f"{path}: {size:,} bytes" for path, size in self.found.items()]
-        return "\n".join([*lines, f"{len(self.found)} leftovers, {sum(self.found.values()):,} bytes, {what}"])
+        return "\n".join([*lines, f"{count(len(self.found), 'leftover')}, {sum(self.found.values()):,} bytes, {what}"])
 
 
 def list_stores(folder: Path) -> Listing:
@@ -266,7 +268,8 @@ def leftovers(folder: Path, cache: Path, delete: bool = False) -> Leftovers:
     Args:
         folder: of the stores. Features that a store replaced (other rows, another recipe) are leftovers too: work that
             was interrupted would reuse them.
-        cache: of the raw copies. Those that stores in `folder` were read through, and that no store uses any more.
+        cache: of the raw copies. Those that stores in `folder` were read through, and that no store uses any more; and
+            those that killed processes have not finished.
         delete: also delete what was found.
     """
     found: dict[str, int] = {}
@@ -274,8 +277,12 @@ def leftovers(folder: Path, cache: Path, delete: bool = False) -> Leftovers:
         store = LocalBackend(path)
         if path.is_dir() and _is_store(store):
             found |= _leftovers_of(store, delete)
+    for left in _unfinished_copies(cache):
+        found[str(left)] = _bytes(left)
+        if delete:
+            LocalBackend(cache).delete(left.name)
     for copy in sorted(cache.iterdir()) if cache.is_dir() else []:
-        if _is_raw_copy(copy) and _is_unused(copy, folder):
+        if copy.is_dir() and _is_digest(copy.name) and _is_unused(copy, folder):
             lock = Lock(lock_file(copy))
             if lock.acquire():
                 found[str(copy)] = _bytes(copy)
@@ -331,9 +338,15 @@ def _has_layout(store: LocalBackend, file: str) -> bool:
     return True
 
 
-def _is_raw_copy(path: Path) -> bool:
+def _unfinished_copies(cache: Path) -> list[Path]:
+    """What killed processes left when they made raw copies."""
+    names = sorted({path.name[1:33] for path in cache.glob(f".*{PARTIAL}")})
+    return [left for name in names if _is_digest(name) for left in abandoned(cache / name)]
+
+
+def _is_digest(name: str) -> bool:
     """Whether a name in the cache is a digest, as the store names copies."""
-    return path.is_dir() and len(path.name) == 32 and set(path.name) <= set("0123456789abcdef")
+    return len(name) == 32 and set(name) <= set("0123456789abcdef")
 
 
 def _is_unused(copy: Path, folder: Path) -> bool:
@@ -365,7 +378,7 @@ def _bytes(path: Path) -> int:
 
 
 def _holds(store: dict[str, Any]) -> str:
-    return f"{store['rows']:,} rows, {store['heads']}, {store['nbytes']:,} bytes, " if "rows" in store else ""
+    return f"{count(store['rows'], 'row')}, {store['heads']}, {store['nbytes']:,} bytes, " if "rows" in store else ""
 
 
 def _flat(record: Any, name: str = "") -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.store.backends import Backend
 from pipeline.store.format import Layout
 
@@ -45,7 +45,7 @@ class RowIndex:
         encoded = [name.encode() for name in names]
         values = np.frombuffer(digests, np.uint8) if isinstance(digests, bytes) else np.asarray(digests, np.uint8)
         if values.size != len(names) * DIGEST_BYTES:
-            raise UserError(f"{len(names)} rows need {DIGEST_BYTES}-byte digests each, found {values.size} bytes")
+            raise UserError(f"{len(names)} x {DIGEST_BYTES} bytes of digests are needed, found {values.size}")
         self.id_bytes = np.frombuffer(b"".join(encoded), np.uint8)
         self.id_ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
         self.digests = values.reshape(-1, DIGEST_BYTES)
@@ -169,7 +169,8 @@ def claim_of_rows(store: Backend, layout: Layout) -> None:
     """
     there = store.size("rows/id_ends/c.0")
     if there != 8 * layout.rows:
-        found = "is missing" if there is None else f"has {there:,} bytes, and not 8 for each of {layout.rows:,} rows"
+        rows = count(layout.rows, "row")
+        found = "is missing" if there is None else f"has {there:,} bytes, and not 8 for each of {rows}"
         raise UserError(f"{store.name}/rows/id_ends/c.0: {found}; restore it or extract again")
 
 

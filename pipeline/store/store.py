@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.provenance import digest_of
 from pipeline.store.backends import Backend, backend_at
 from pipeline.store.choice import choose
@@ -84,7 +84,7 @@ class FeatureStore:
                 incomplete[head] = len(whole)
         if not complete:
             there = max(incomplete.values())
-            state = f"not complete, {there} of {layout.shards} shards are there"
+            state = f"not complete, {there} of {count(layout.shards, 'shard')} are there"
             raise UserError(f"{path}: {state}; run the extraction again; it continues")
         return cls(backend, layout, complete, incomplete)
 
@@ -93,7 +93,7 @@ class FeatureStore:
 
     def __repr__(self) -> str:
         heads = ", ".join(f"{name} {head.shape} {head.dtype}" for name, head in self.heads.items())
-        return f"FeatureStore({str(self.path)!r}: {len(self):,} rows; {heads})"
+        return f"FeatureStore({str(self.path)!r}: {count(len(self), 'row')}; {heads})"
 
     @cached_property
     def rows(self) -> RowIndex:
@@ -142,8 +142,8 @@ class FeatureStore:
                 f"{self.path}: features of another dataset ({self.dataset[:8]}, not {dataset[:8]}); extract again"
             )
         if ids is not None and (row := self.rows.first_difference(ids)) is not None:
-            ours = repr(self.rows.name(row)) if row < len(self) else f"the end after {len(self):,} rows"
-            theirs = repr(str(ids[row])) if row < len(ids) else f"the end after {len(ids):,} rows"
+            ours = repr(self.rows.name(row)) if row < len(self) else f"the end after {count(len(self), 'row')}"
+            theirs = repr(str(ids[row])) if row < len(ids) else f"the end after {count(len(ids), 'row')}"
             raise UserError(
                 f"{self.path}: features of other rows: row {row} is {ours}, expected {theirs}; extract again"
             )
@@ -201,7 +201,7 @@ class FeatureStore:
         rows = np.asarray(rows)
         if rows.dtype == bool:
             if rows.shape != (len(self),):
-                raise IndexError(f"a mask needs {len(self)} rows, found shape {rows.shape}")
+                raise IndexError(f"a mask needs {count(len(self), 'row')}, found shape {rows.shape}")
             rows = np.flatnonzero(rows)
         return self._default(rows)
 
@@ -218,7 +218,7 @@ class FeatureStore:
         if head is None:
             head = next(iter(self.heads)) if len(self.heads) == 1 else "pooled"
         if head in self.incomplete:
-            there = f"{self.incomplete[head]} of {self.layout.shards} shards are there"
+            there = f"{self.incomplete[head]} of {count(self.layout.shards, 'shard')} are there"
             raise UserError(f"{self.path}: head `{head}` is not complete, {there}; run the extraction again with it")
         if head not in self.heads:
             raise UserError(f"{self.path}: no head `{head}`; there are {', '.join(self.heads)}")

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.store.format import STORED, Head
 from pipeline.store.largest import pack, unpack
 from pipeline.store.memory import page_aligned
@@ -62,7 +62,7 @@ class NotFinite(ValueError):
     """Rows hold NaN or infinity. `rows` are their positions; `overflow` if this comes from rounding."""
 
     def __init__(self, rows: np.ndarray, overflow: bool):
-        super().__init__(f"{len(rows)} rows are not finite")
+        super().__init__(f"{count(len(rows), 'row')} not finite")
         self.rows = rows
         self.overflow = overflow
 

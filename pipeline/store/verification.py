@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.checksum import checksum
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.store.backends import Backend, backend_at
 from pipeline.store.format import LOCKS, REPLACED, ROWS_METADATA, Layout, flat_metadata, marker_name
 from pipeline.store.rows import read_rows
@@ -65,7 +65,9 @@ class Verification:
 
     def __str__(self) -> str:
         lines = [str(fault) for fault in self.faults]
-        lines.append(f"{self.path}: {self.shards} shards, {self.nbytes:,} bytes, {len(self.faults)} faults")
+        lines.append(
+            f"{self.path}: {count(self.shards, 'shard')}, {self.nbytes:,} bytes, {count(len(self.faults), 'fault')}"
+        )
         if self.comparison is not None:
             lines.append(str(self.comparison))
         return "\n".join(lines)
@@ -87,7 +89,8 @@ def verify(place: str | Path | Backend) -> Verification:
     layout = Layout.read(text, f"{store.name}/zarr.json")
     files = len(store.files())
     if layout.shards > files and store.size("rows/id_ends/c.0") != 8 * layout.rows:
-        claim = f"claims {layout.rows:,} rows in {layout.shards:,} shards, and the store has {files:,} files"
+        claimed = f"{count(layout.rows, 'row')} in {count(layout.shards, 'shard')}"
+        claim = f"claims {claimed}, and the store has {count(files, 'file')}"
         return Verification(store.name, 0, 0, (Fault(claim, "zarr.json"),))
     faults = [*_rows(store, layout), *_strays(store, layout)]
     jobs = [(head, shard) for head in layout.heads for shard in range(layout.shards)]
@@ -128,8 +131,8 @@ class Agreement:
     def __str__(self) -> str:
         verdict = "agree" if self.agrees else "DIFFER"
         return (
-            f"{self.rows} rows computed again {verdict}: least cosine {self.cosine:.6f} (row {self.worst}), largest "
-            f"difference {self.difference:.2e} of the largest value; tolerance {self.tolerance:.0e}"
+            f"{count(self.rows, 'row')} computed again {verdict}: least cosine {self.cosine:.6f} (row {self.worst}), "
+            f"largest difference {self.difference:.2e} of the largest value; tolerance {self.tolerance:.0e}"
         )
 
 
@@ -147,7 +150,9 @@ def compare(
     old = stored(rows).reshape(len(rows), -1).astype(np.float64)
     new = fresh(rows).reshape(len(rows), -1).astype(np.float64)
     if old.shape != new.shape:
-        raise UserError(f"stored rows have {old.shape[1]} numbers, computed ones {new.shape[1]}: another model")
+        raise UserError(
+            f"stored rows have {count(old.shape[1], 'number')}, computed ones {new.shape[1]}: another model"
+        )
     norms = np.linalg.norm(old, axis=1) * np.linalg.norm(new, axis=1)
     both_zero = ~old.any(axis=1) & ~new.any(axis=1)
     cosine = np.where(both_zero, 1.0, (old * new).sum(axis=1) / np.where(norms > 0, norms, 1.0))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.files import PARTIAL
 from pipeline.provenance import digest_of
 from pipeline.store.backends import Backend, Claim, WritableBackend, backend_at
@@ -275,9 +275,8 @@ class StoreWriter:
                 raise UserError(f"{self.path}: head `{name}` is missing from the features of shard {shard.index}")
             values = features[name]
             if len(values) not in (len(shard.rows), whole):
-                raise UserError(
-                    f"{self.path}: shard {shard.index} needs {len(shard.rows)} rows of `{name}`, found {len(values)}"
-                )
+                rows = count(len(shard.rows), "row")
+                raise UserError(f"{self.path}: shard {shard.index} needs {rows} of `{name}`, found {len(values)}")
             try:
                 arrays = encode(values, name, self.layout.heads[name])
             except NotFinite as error:
@@ -335,13 +334,14 @@ class StoreWriter:
         done = sum(not self._wanting(index) for index in range(self.layout.shards))
         if continued is not None:
             state = "complete" if done == self.layout.shards else "continuing"
-            self.notes.append(f"{state}: {done} of {self.layout.shards} shards are there")
+            self.notes.append(f"{state}: {done} of {count(self.layout.shards, 'shard')} are there")
         known = np.zeros(self.layout.rows, bool)
         for earlier in self._earlier:
             if earlier.heads:
                 known |= earlier.positions >= 0
         if known.any() and done < self.layout.shards:
-            self.notes.append(f"{known.sum():,} of {self.layout.rows:,} rows are known from before; new are the others")
+            rows = count(self.layout.rows, "row")
+            self.notes.append(f"{known.sum():,} of {rows} are known from before; new are the others")
 
     def _wanting(self, index: int, of: Collection[str] | None = None) -> tuple[str, ...]:
         """The heads that still lack a shard. A shard that contradicts its marker is written again."""
@@ -467,7 +467,8 @@ class StoreWriter:
     def _not_finite(self, error: NotFinite, head: str, shard: Shard, numbers: np.ndarray) -> str:
         ids = [self._rows.name(int(row)) for row in numbers[error.rows[:NAMED_ROWS]]]
         more = f" and {len(error.rows) - len(ids)} more" if len(error.rows) > len(ids) else ""
-        where = f"{self.path}: head `{head}`, shard {shard.index}, {len(error.rows)} rows ({', '.join(ids)}{more})"
+        rows = f"{count(len(error.rows), 'row')} ({', '.join(ids)}{more})"
+        where = f"{self.path}: head `{head}`, shard {shard.index}, {rows}"
         if error.overflow:
             return f"{where}: values too large for {self.layout.heads[head].dtype}; store bfloat16 or float32"
         return f"{where}: the model gave NaN or infinity; try precision float32, or remove the rows"

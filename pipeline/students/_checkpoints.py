@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pipeline.data import Dataset
 from pipeline.datasets import parts_of
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.files import write_atomically
 from pipeline.params import parse
 from pipeline.plugins import plugin
@@ -221,7 +221,7 @@ def load_student(folder: Path, classes: tuple[str, ...] | None = None) -> tuple[
     blueprint = Blueprint.read(folder / STUDENT)
     if classes is not None and blueprint.classes != tuple(classes):
         raise UserError(
-            f"{folder}: a student of {len(blueprint.classes)} other outputs; train it again on this dataset"
+            f"{folder}: a student of {count(len(blueprint.classes), 'other output')}; train it again on this dataset"
         )
     try:
         weights = load_file(folder / WEIGHTS)

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from pipeline import students
 from pipeline.data import Dataset
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.params import Settings as Base
-from pipeline.plugins import function
+from pipeline.plugins import function, in_user_code
 from pipeline.pretrained.text_tokenizer import TextTokenizer
-from pipeline.pretrained.transformers import fetch, one_line
+from pipeline.pretrained.transformers import fetch
 from pipeline.provenance import digest_files
 from pipeline.students._images import Images, ImageTransform, statistics
 from pipeline.students._tokens import Tokenization, Tokens
@@ -80,7 +80,13 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
     row = data.content(rows[:1]) if settings.kind == "text" else [data.image(int(rows[0]))]
     with torch.random.fork_rng(devices=[]):  # random weights here change none of those of a training
         student = build(settings, fitted, len(data.task.outputs)).eval()
-        student(preprocessing(settings, fitted)(row))
+        batch = preprocessing(settings, fitted)(row)
+        try:
+            student(batch)
+        except UserError:
+            raise
+        except Exception as error:  # it may be any code
+            raise _fault(settings, error) from error
     path = sys.modules[settings.factory.partition(":")[0]].__file__
     return fitted | {"code": digest_files(Path(path)) if path else ""}
 
@@ -108,13 +114,17 @@ def build(settings: Settings, fitted: dict[str, Any], classes: int, pretrained: 
     try:
         model = make(classes=classes, inputs=fitted["inputs"], **settings.options)
     except Exception as error:  # it may be any code
-        raise UserError(f"{settings.factory}: {type(error).__name__}: {one_line(error)}") from error
+        raise _fault(settings, error) from error
     if not isinstance(model, nn.Module) or not isinstance(getattr(model, "width", None), int):
         raise UserError(
             f"{settings.factory}: made {type(model).__name__}; it must be a torch.nn.Module with an attribute `width`, "
             "a whole number"
         )
     return OwnStudent(model, settings.factory, settings.kind, classes)
+
+
+def _fault(settings: Settings, error: Exception) -> UserError:
+    return UserError(f"{settings.factory}: {in_user_code(error, settings.factory.partition(':')[0])}")
 
 
 class OwnStudent(students.Student):
@@ -135,7 +145,7 @@ class OwnStudent(students.Student):
         shapes = [tuple(part.shape) for part in given] if isinstance(given, tuple) else type(given).__name__
         if shapes != expected:
             raise UserError(
-                f"{self.factory}: gives {shapes} for {n} rows; it must give features and outputs, {expected}"
+                f"{self.factory}: gives {shapes} for {count(n, 'row')}; it must give features and outputs, {expected}"
             )
         return given
 

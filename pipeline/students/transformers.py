@@ -13,7 +13,7 @@ from transformers import AutoConfig
 
 from pipeline import students
 from pipeline.data import Dataset
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.params import Settings as Base
 from pipeline.pretrained.text_body import TextBody, load_body, untrained_body
 from pipeline.pretrained.text_tokenizer import Side, TextTokenizer
@@ -77,7 +77,8 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
     length = body.greatest(tokenizer(tokenizer.samples[-1]), wanted)
     if settings.max_length and length < wanted:
         raise UserError(
-            f"{settings.model}: max_length: {wanted} is more than the model's {length} positions; set that or less"
+            f"{settings.model}: max_length: {wanted} is more than the model's {count(length, 'position')}; set that "
+            "or less"
         )
     tokenizer.cut(length, settings.truncation)
     short, long = (tokenizer(text) for text in tokenizer.samples[-2:])
@@ -190,4 +191,5 @@ def _config(settings: Settings, config: Any) -> Any:
     try:
         return AutoConfig.for_model(values.pop("model_type"), **values)
     except Exception as error:  # architectures whose layers differ from one another check it in their own ways
-        raise UserError(f"{settings.model}: cannot be cut to {settings.layers} layers: {one_line(error)}") from None
+        layers = count(settings.layers, "layer")
+        raise UserError(f"{settings.model}: cannot be cut to {layers}: {one_line(error)}") from None

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline import params
-from pipeline.errors import UserError, listed
+from pipeline.errors import UserError, count, listed
 from pipeline.files import read_regular
 from pipeline.provenance import digest_files
 from pipeline.store import interchange
@@ -63,9 +63,8 @@ class Features(Teacher):
         if ids is None:
             raise UserError(f"{path}: no ids of rows there; write them to a file, one id per line, and set `ids` to it")
         if len(ids) != self.table.count:
-            raise UserError(
-                f"{settings.ids}: {len(ids):,} ids, and {path} has {self.table.count:,} rows; make them fit"
-            )
+            there = count(self.table.count, "row")
+            raise UserError(f"{settings.ids}: {count(len(ids), 'id')}, and {path} has {there}; make them fit")
         self.places = {id: place for place, id in enumerate(ids)}
         if len(self.places) < len(ids):
             twice = next(id for place, id in enumerate(ids) if self.places[id] != place)

@@ -12,12 +12,13 @@ from pydantic import Field, StringConstraints
 from torch import Tensor, nn
 
 from pipeline import params, pretrained
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.pretrained.text_body import TextBody, load_body, own_length
 from pipeline.pretrained.text_tokenizer import Side, TextTokenizer
 from pipeline.pretrained.transformers import fetch, read_config, read_json
 from pipeline.provenance import digest_files, digest_of
 from pipeline.teachers import Precision, Teacher
+from pipeline.teachers._batches import ROUNDING
 from pipeline.teachers._pooling import Pooling, pool
 from pipeline.teachers._sentence_transformers import Modules, choose_prompt, read_modules
 
@@ -33,9 +34,6 @@ VOLATILE = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "ar
 
 TRIED = 768
 """Tokens of the longest text that a model is tested with on loading: BigBird changes its attention at 704."""
-
-ROUNDING = {"float32": 1e-5, "float16": 1e-4, "bfloat16": 2e-3}
-"""States count as equal if 1 - cosine is at most this."""
 
 
 class Settings(params.Settings):
@@ -306,8 +304,8 @@ def _length(settings: Settings, modules: Modules, body: TextBody, tokenizer: Tex
     greatest = body.greatest(tokenizer(tokenizer.samples[-1]), wanted)
     if settings.max_length and greatest < settings.max_length:
         raise UserError(
-            f"{settings.model}: max_length: {settings.max_length} is more than the model's {greatest} positions; set "
-            "that or less"
+            f"{settings.model}: max_length: {settings.max_length} is more than the model's "
+            f"{count(greatest, 'position')}; set that or less"
         )
     return greatest
 

@@ -12,7 +12,7 @@ from pydantic import Field, StringConstraints
 from torch import Tensor, nn
 
 from pipeline import images, params, pretrained
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.pretrained.transformers import fetch, one_line, quiet
 from pipeline.provenance import digest_of
 from pipeline.teachers import Precision, Teacher
@@ -74,8 +74,8 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Ima
     lacking = _lacking(model, tower, projection, found["missing_keys"])
     if missing := [key for key in lacking if not key.startswith(POOLERS)]:
         raise UserError(
-            f"{name}: its weights lack {len(missing)} of the model's {len(tower.state_dict())} tensors, such as "
-            f"{min(missing)!r}; are their names those of transformers?"
+            f"{name}: its weights lack {len(missing)} of the model's {count(len(tower.state_dict()), 'tensor')}, such "
+            f"as {min(missing)!r}; are their names those of transformers?"
         )
     state = {key: value for key, value in tower.state_dict().items() if key not in lacking}
     if projection is not None:

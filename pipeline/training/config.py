@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.augmentations import Augmentation, read_augmentations
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.machine import Machine
 from pipeline.params import Params, Settings, parse
 from pipeline.plugins import plugin
@@ -116,7 +116,7 @@ class TrainSettings(Settings):
         if {"steps", "epochs"} <= self.model_fields_set and self.epochs is not None:
             raise ValueError("give `steps` or `epochs`, not both")
         if self.accumulate > self.batch_size:
-            raise ValueError(f"accumulate: {self.accumulate} parts of a batch of {self.batch_size}; set fewer")
+            raise ValueError(f"accumulate: {count(self.accumulate, 'part')} of a batch of {self.batch_size}; set fewer")
         if self.sampling == self.class_weights == "balanced":
             raise ValueError("class_weights and sampling are both `balanced`, which would balance twice; drop one")
         if self.decayed == "matrices" and not self.weight_decay:

@@ -25,7 +25,6 @@ from itertools import chain
 from math import inf
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 from safetensors.numpy import load_file, save
@@ -38,6 +37,7 @@ from pipeline.files import (
     make_folder,
     open_regular,
     read_regular,
+    scratch_folder,
     sync_folder,
     sync_path,
     write_atomically,
@@ -211,31 +211,31 @@ class Ledger:
         Raises:
             UserError: the disk is full, or the folder cannot be written.
         """
-        partial = self.folder / f".{uuid4().hex}"
-        make_folder(partial)
+        make_folder(self.folder)
         try:
-            record.write(partial / RECORD)
-            if result is not None:
-                save_student(partial, result.blueprint, result.student)
-                write_atomically(partial / ROWS, save({"scores": result.row_scores}))
-            if failure is not None:
-                failure.write(partial)
-            names = sorted(path.name for path in partial.iterdir())
-            (partial / SUMS).write_text("".join(f"{_sha256(partial / name)}  {name}\n" for name in names))
-            for name in (*names, SUMS):
-                sync_path(partial / name)
-            sync_folder(partial)
-            try:
-                os.rename(partial, self.folder / digest)
-            except OSError:
-                # The folder exists and is not empty: another process was first.
-                if digest not in self:
-                    raise
-            sync_folder(self.folder)
+            with scratch_folder(self.folder / digest) as scratch:
+                partial = scratch / digest
+                partial.mkdir()
+                record.write(partial / RECORD)
+                if result is not None:
+                    save_student(partial, result.blueprint, result.student)
+                    write_atomically(partial / ROWS, save({"scores": result.row_scores}))
+                if failure is not None:
+                    failure.write(partial)
+                names = sorted(path.name for path in partial.iterdir())
+                (partial / SUMS).write_text("".join(f"{_sha256(partial / name)}  {name}\n" for name in names))
+                for name in (*names, SUMS):
+                    sync_path(partial / name)
+                sync_folder(partial)
+                try:
+                    os.rename(partial, self.folder / digest)
+                except OSError:
+                    # The folder exists and is not empty: another process was first.
+                    if digest not in self:
+                        raise
+                sync_folder(self.folder)
         except OSError as error:
             raise explained(error, self.folder) from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
     def checkpoint(self, digest: str) -> Path:
         """The folder for the checkpoint of a trial that is not finished; `unused` finds those that are left."""
@@ -283,7 +283,7 @@ class Ledger:
             raise UserError(f"{self.folder}: a training is running ({self._lock.owner()}); try again when it is done")
         try:
             folders = sorted(path for path in self.folder.glob("*") if path.is_dir() and path.name not in used)
-            size = sum(file.stat().st_size for folder in folders for file in folder.iterdir())
+            size = sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
             for folder in folders if delete else ():
                 self._remove(folder)
         finally:
@@ -292,14 +292,13 @@ class Ledger:
 
     def _remove(self, folder: Path) -> None:
         """Delete a trial. It is renamed first: a kill must not leave half of it under its name."""
-        gone = self.folder / f".{uuid4().hex}"
         try:
-            folder.rename(gone)
+            with scratch_folder(folder) as scratch:
+                folder.rename(scratch / folder.name)
         except FileNotFoundError:
             return
         except OSError as error:
             raise explained(error, folder) from error
-        shutil.rmtree(gone, ignore_errors=True)
 
 
 def _sha256(path: Path) -> str:

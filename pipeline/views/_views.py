@@ -64,8 +64,8 @@ class Views:
         asked = parse(ViewSettings, common, where)
         if module.MOST is not None and asked.count > module.MOST:
             raise UserError(
-                f"{where}.count: {asked.count} views, and `{own['family']}` makes {module.MOST} that differ; write "
-                f"count: {module.MOST}"
+                f"{where}.count: {count(asked.count, 'view')}, and `{own['family']}` makes {module.MOST} that differ; "
+                f"write count: {module.MOST}"
             )
         return cls(own["family"], settings, asked.count, asked.seed)
 

@@ -225,7 +225,7 @@ def test_official_test_rows_without_a_label_become_training_rows_and_a_note(tmp_
     rows = texts(split=["test" if n < 15 else "train" for n in range(90)])
     rows[0]["label"] = rows[1]["label"] = None
     done = run(tmp_path / "data", write(tmp_path / "t.jsonl", rows), val=6)
-    assert done.notes == ("2 rows of val or test have no label; they are training rows without one",)
+    assert done.notes == ("2 rows of val or test without a label: for training, as rows without one",)
     assert Dataset.open(tmp_path / "data").split(0).unlabelled.tolist() == [0, 1]
 
 
@@ -508,7 +508,7 @@ BAD = {
         r"row r0.. \(line \d+\) and row r0.. \(line \d+\) are of one group, but in different splits",
     ),
     "too few for a class": (texts(7), {}, r"dataset\.test: class 'b' has 2 rows to choose from and needs 3"),
-    "limit too small": (texts(), {"limit": 2}, r"dataset\.limit: 2 rows are too few .* raise it to 3"),
+    "limit too small": (texts(), {"limit": 2}, r"dataset\.limit: 2 rows for every .* raise it to 3"),
     "sizes too large": (texts(), {"val": 80, "test": 20}, r"dataset\.val: 80 of 70 rows to choose from"),
     "too many unreadable": (texts(text=["", *"x" * 89]), {"deduplicate": "none"}, "1 of 90 rows cannot be read"),
 }

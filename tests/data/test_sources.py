@@ -66,7 +66,7 @@ def test_a_row_of_the_source_never_enters_again(tmp_path: Path, deduplicate: str
     assert {row["detail"].removeprefix("see ") for row in listed} == set(data.ids[:40])
     seen = len(data) + sum(data.manifest.dropped.values())
     assert seen == 40 + 65
-    assert any("65 rows seen are of dataset.unlabelled, of which 25 are used" in note for note in data.manifest.notes)
+    assert any("of dataset.unlabelled: 65 rows seen, 25 used" in note for note in data.manifest.notes)
 
 
 def test_several_further_sources_may_hold_the_same_names(tmp_path: Path):

@@ -157,7 +157,7 @@ def test_a_complete_store_is_left_as_it_is(texts: Dataset, encoder: Load, tmp_pa
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "s.zarr").rglob("*") if path.is_file()}
     again = extract(texts, encoder(), tmp_path / "s.zarr", settings())
     assert (again.written, again.reused) == (0, 700)
-    assert "all 700 rows were there" in str(again)
+    assert "complete, nothing to do for 700 rows" in str(again)
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "s.zarr").rglob("*") if path.is_file()}
 
 
@@ -235,7 +235,7 @@ def test_killed_in_the_middle_it_continues_to_the_very_same_store(tiny_encoder: 
             said[name], wrong = process.communicate()
         assert process.returncode == 0, wrong
     assert "1,000 extracted" in said["undisturbed"]
-    assert "were there" in said["killed"]
+    assert "nothing to do" in said["killed"]
     assert bits(tmp_path / "killed.zarr") == bits(tmp_path / "undisturbed.zarr")
 
 

@@ -39,7 +39,7 @@ def test_a_store_is_described_with_its_heads(make: Any):
     assert pooled.share_of_float32 <= 0.51 and small.share_of_float32 <= 0.26
     assert not tokens.complete and tokens.shards == 3
     text = str(info)
-    for line in ("deep.x 1, model m", "not complete: 3 shards are there", "mapped: local and uncompressed", "row norm"):
+    for line in ("deep.x 1, model m", "not complete: has 3 shards", "mapped: local and uncompressed", "row norm"):
         assert line in text
 
 
@@ -93,8 +93,9 @@ def test_leftovers_are_listed_first_and_deleted_on_request(make: Any, ids: list[
     make(ids, path=folder / "half", recipe={"model": "n"}, stop_after=2)
     (folder / "half" / "pooled" / "c.2.0.partial").write_bytes(bytes(10))
     (cache / "mine").mkdir()
+    (cache / f".{'0' * 32}.abcd_123.partial" / "pooled").mkdir(parents=True)
     told = leftovers(folder, cache)
-    assert not told.deleted and len(told.found) == 4 and "4 leftovers" in str(told)
+    assert not told.deleted and len(told.found) == 5 and "5 leftovers" in str(told)
     assert (folder / "half" / "replaced").exists()
     done = leftovers(folder, cache, delete=True)
     assert done.deleted and done.found.keys() == told.found.keys()
@@ -125,7 +126,13 @@ def test_folders_that_merely_have_the_names_of_leftovers_are_not_touched(make: A
     make(ids, path=home / "s.zarr")
     fill(home / "s.zarr", "replaced/1/thesis.txt", "replaced/2/zarr.json", "locks/keys.txt", "notes/x.partial")
     fill(home / "s.zarr", "pooled/thesis.partial", "notes.txt.partial")
-    fill(cache, "0" * 32 + "/mine.txt", "photos/mine.txt")
+    fill(
+        cache,
+        "0" * 32 + "/mine.txt",
+        "photos/mine.txt",
+        "." + "0" * 32 + ".mine.partial/mine.txt",
+        ".x.partial/mine.txt",
+    )
     before = everything(tmp_path)
     assert leftovers(home, cache, delete=True).found == {}
     assert leftovers(home / "s.zarr", cache, delete=True).found == {}

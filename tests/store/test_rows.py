@@ -74,7 +74,7 @@ def test_rows_that_cannot_be_told_apart_are_refused():
         index_of(["a", "b", "b"])
     with pytest.raises(UserError, match="needs rows"):
         index_of([])
-    with pytest.raises(UserError, match="2 rows need 16-byte digests each, found 16 bytes"):
+    with pytest.raises(UserError, match="2 x 16 bytes of digests are needed, found 16"):
         RowIndex(["a", "b"], np.zeros((1, 16), np.uint8))
 
 

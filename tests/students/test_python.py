@@ -122,7 +122,7 @@ def test_it_reads_images(project: Path, pictures: Dataset):
         ({"options": {"depth": 3}}, "my_models:Mean: TypeError: .* unexpected keyword argument 'depth'"),
         (
             {"factory": "my_models:Wrong"},
-            r"my_models:Wrong: gives Tensor for 1 rows; it must give feat",
+            r"my_models:Wrong: gives Tensor for 1 row; it must give feat",
         ),
         ({"tokenizer": None}, "my_models:Mean: `kind: text` needs a `tokenizer`"),
         ({"kind": "image"}, "a python student reads image; the dataset holds text"),

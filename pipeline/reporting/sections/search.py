@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pipeline.errors import count
 from pipeline.reporting import figures
 from pipeline.reporting.comparison import Comparison, Outcome
 from pipeline.reporting.inputs import ReportInputs
@@ -81,8 +82,9 @@ def _note(outcome: Outcome) -> str:
         if 0 not in weights:
             notes.append(f"Weight 0 was not tried for {method.name}, so plain training could not be selected.")
     if fewer := dropped(outcome):
+        seeds = count(len(outcome.run.seeds), "seed")
         notes.append(
-            f"Crosses were clearly worse on the first of {len(outcome.run.seeds)} seeds and not trained on the others; "
+            f"Crosses were clearly worse on the first of {seeds} and not trained on the others; "
             f"they are means of those seeds alone, and not compared: {fewer}."
         )
     if lost := diverged(outcome):

@@ -24,8 +24,8 @@ from typing import Any, get_args
 
 import numpy as np
 
-from pipeline.errors import UserError
-from pipeline.files import explained, is_utf8, open_regular
+from pipeline.errors import UserError, count
+from pipeline.files import explained, is_utf8, open_regular, scratch_folder
 from pipeline.provenance import digest_files
 from pipeline.store.backends import Backend, backend_at
 from pipeline.store.format import SHARD_BYTES, Dtype, Head, Layout, shortened
@@ -156,17 +156,16 @@ def export(
         about,
     )
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".partial-{target.name}")
     try:
-        module.write(partial, table)
-        reader.verified()
-        os.replace(partial, target)
+        with scratch_folder(target) as scratch:
+            module.write(scratch / target.name, table)
+            reader.verified()
+            for path in sorted(scratch.iterdir()):  # npy also writes ids, to a second file
+                os.replace(path, target.with_name(path.name))
     except UserError as error:
         raise error if store.path in str(error) else UserError(f"{store.path}: {error}") from None
     except OSError as error:
         raise explained(error, target) from error
-    finally:
-        partial.unlink(missing_ok=True)
     return target
 
 
@@ -204,14 +203,14 @@ def import_features(
     tables = []
     for file in files:
         tables.append(read_table(file))
-    first, count = tables[0], sum(table.count for table in tables)
+    first, total = tables[0], sum(table.count for table in tables)
     for file, table in zip(files, tables, strict=True):
         if table.shape != first.shape:
             raise UserError(f"{file}: rows of shape {table.shape}, but {files[0]} has {first.shape}")
     about = first.about if len(files) == 1 and first.about else {}
     name = head or about.get("head") or "pooled"
-    if rows is not None and len(rows) != count:
-        raise UserError(f"{files[0]}: {count:,} rows of features for {len(rows):,} rows of the dataset")
+    if rows is not None and len(rows) != total:
+        raise UserError(f"{files[0]}: {count(total, 'row')} of features for {count(len(rows), 'row')} of the dataset")
     for file in files:
         if not is_utf8(file.name):
             raise UserError(f"{file}: the name is not in UTF-8; rename it")
@@ -294,16 +293,16 @@ def _check(table: Table) -> None:
     if 4 * math.prod(table.shape) > ROW_BYTES:
         raise ValueError(f"a row of shape {table.shape} is larger than {ROW_BYTES >> 30} GiB")
     if table.ids is not None and len(table.ids) != table.count:
-        raise ValueError(f"{len(table.ids):,} ids for {table.count:,} rows")
+        raise ValueError(f"{count(len(table.ids), 'id')} for {count(table.count, 'row')}")
     for name in table.ids or ():
         if not isinstance(name, str) or not is_utf8(name):
             raise ValueError(f"the id {shortened(name)} is not text")
     shard_rows = (table.about or {}).get("shard_rows") or 1
     if shard_rows > max(table.count, SHARD_BYTES // (4 * math.prod(table.shape))):
-        raise ValueError(f"shards of {shard_rows:,} rows for {table.count:,} rows")
+        raise ValueError(f"shards of {count(shard_rows, 'row')} for {count(table.count, 'row')}")
     digests = table.digests
     if digests is not None and (digests.shape != (table.count, DIGEST_BYTES) or digests.dtype != np.uint8):
-        raise ValueError(f"digests of shape {digests.shape} for {table.count:,} rows")
+        raise ValueError(f"digests of shape {digests.shape} for {count(table.count, 'row')}")
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

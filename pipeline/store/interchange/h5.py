@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from pipeline import files, hdf5
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.files import refuse_bomb
 from pipeline.store.interchange import Table, about_in, dtype_in
 
@@ -56,7 +56,7 @@ def read(path: Path) -> Table:
         digests = np.asarray(file["digests"][:])
     # Some tools keep the batch dimension of their model.
     slide = about is None and features.ndim == 3 and features.shape[0] == 1
-    count, *shape = features.shape[1:] if slide else features.shape
+    total, *shape = features.shape[1:] if slide else features.shape
     if ids is None and "coords" in file:
         if file["coords"].ndim < 2 or file["coords"].dtype.kind not in "iuf":
             raise UserError(f"{path}: `coords` is not an array of numbers [rows, 2]; rename it")
@@ -66,11 +66,11 @@ def read(path: Path) -> Table:
             raise UserError(f"{path}: `coords` holds NaN or infinity; rename it")
         places = found.reshape(-1, found.shape[-1]).astype(np.int64)
         ids = [",".join(map(str, place)) for place in places.tolist()]
-        if len(ids) != count:
-            raise UserError(f"{path}: {count:,} features, but {len(ids):,} coords")
+        if len(ids) != total:
+            raise UserError(f"{path}: {count(total, 'feature')}, but {count(len(ids), 'coord')}")
 
     def rows(start: int, stop: int) -> np.ndarray:
         return np.asarray(features[0, start:stop] if slide else features[start:stop])
 
     dtype = dtype_in(about, features.dtype)
-    return Table(int(count), tuple(map(int, shape)), dtype, rows, ids, digests, about)
+    return Table(int(total), tuple(map(int, shape)), dtype, rows, ids, digests, about)

@@ -15,7 +15,7 @@ from pipeline.store.rows import RowIndex
 
 def rows_file(path: Path) -> Path:
     """The file with the ids."""
-    return path.with_name(path.name.removeprefix(".partial-").removesuffix(".npy") + ".rows.npz")
+    return path.with_name(path.name.removesuffix(".npy") + ".rows.npz")
 
 
 def write(path: Path, table: Table) -> None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import parquet
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.store.format import shortened
 from pipeline.store.interchange import Table, about_in, dtype_in
 
@@ -70,10 +70,10 @@ def read(path: Path) -> Table:
     largest = max((column.num_values for column in _columns(file, name)), default=0)
     if 4 * largest > GROUP_BYTES:
         raise UserError(
-            f"{path}: a row group of {largest:,} numbers; write row groups of {GROUP_BYTES >> 30} GiB at most"
+            f"{path}: a row group of {count(largest, 'number')}; write row groups of {GROUP_BYTES >> 30} GiB at most"
         )
-    count = file.metadata.num_rows
-    if not count or not hasattr(schema.field(name).type, "value_type"):
+    total = file.metadata.num_rows
+    if not total or not hasattr(schema.field(name).type, "value_type"):
         raise UserError(f"{path}: column `{name}` must hold lists of floats, and some")
     shape: tuple[int, ...] = (-1,)
     first_row = rows(0, 1)
@@ -84,7 +84,7 @@ def read(path: Path) -> Table:
     digests = None
     if about is not None:
         digests = np.frombuffer(b"".join(_column(path, file, "digest")), np.uint8).reshape(-1, 16)
-    return Table(count, shape, dtype_in(about, first_row.dtype), rows, ids, digests, about)
+    return Table(total, shape, dtype_in(about, first_row.dtype), rows, ids, digests, about)
 
 
 def _column(path: Path, file: pq.ParquetFile, name: str) -> list[Any]:
