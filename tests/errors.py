@@ -1197,7 +1197,7 @@ CASES = [
                 teacher(family="dual_encoder", model="m", heads=["zero_shot"], zero_shot={"template": "a photo"}),
                 "check",
                 "params.yaml: teachers.wise.zero_shot.template: should hold {} once, where the name of the class goes, "
-                "as in 'a photo of a {}'",
+                "as in 'a photo of a {}', found 'a photo'",
             ),
             (
                 "words for a class that the dataset does not have",
