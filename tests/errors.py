@@ -1215,7 +1215,7 @@ CASES = [
                 "a name of a class that is longer than the texts of the model",
                 dual(zero_shot={"template": "a photo of {}" + " to a fox" * 4}),
                 "extract wise",
-                "raw/m: zero_shot: <the text> is longer than the 12 tokens of the text tower",
+                "raw/m: zero_shot: <the text> is longer than the 16 tokens of the text tower",
             ),
             (
                 "zero-shot outputs of other classes than the dataset's",

@@ -232,6 +232,7 @@ def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_pairs_of_an_image_and_a_text_are_predicted_from_tables(captioned: Path) -> None:
     data = Dataset.open(captioned / "data")
     expected = Predictor(captioned / "runs" / "aft")(data.content(np.arange(60)))
+    assert expected.probabilities is not None
     for where in ("aft", "exported"):
         done = aft(f"predict {where} raw/list.csv --output found.csv", captioned)
         assert done.code == 0, done.errors

@@ -225,7 +225,8 @@ class ShardWorker:
             at = _to(device, torch.from_numpy(places))
             for name in heads:
                 values = outputs[names[name]]
-                kept = values if heads[name].largest is None else _packed(values.float(), heads[name].largest)
+                largest = heads[name].largest
+                kept = values if largest is None else _packed(values.float(), largest)
                 features[name].index_copy_(0, at, kept.to(features[name].dtype))
                 if name in highest:
                     highest[name].index_copy_(0, at, values.flatten(1).abs().amax(1).float())

@@ -37,6 +37,7 @@ from pipeline.records import (
     AssessmentRecord,
     Metric,
     PairRecord,
+    Scores,
     SourceRecord,
     StartRecord,
     SubsetRecord,
@@ -212,7 +213,7 @@ def _zero_shot(project: Project, teachers: Iterable[str], data: Dataset) -> list
     sentences = []
     for features in (features for teacher in teachers for features in SourceFeatures.all_of(project, teacher)):
         if features.has_outputs:
-            scores = [own_scores(features, data, split)[0] for split in range(data.splits)]
+            scores: list[Scores] = [{**own_scores(features, data, split)[0]} for split in range(data.splits)]
             sentences.append(zero_shot(features.name, mean_score(scores, data.task.primary.name), data.task.primary))
     return sentences
 

@@ -76,7 +76,8 @@ def test_written_and_read_as_every_other_head(tmp_path: Path, dtype: str, codec:
     found = store.reader("logits")(np.array([4, 29, 4, 0]))
     expected = there_and_back(values, 6)[[4, 29, 4, 0]]
     assert found.dtype == np.float32 and found.shape == (4, WIDTH)
-    np.testing.assert_allclose(found, expected, rtol={"bfloat16": 1e-2}.get(dtype, 2e-3), atol=1e-3)
+    # The logsumexp, of about 12, is rounded too: to eight bits in bfloat16.
+    np.testing.assert_allclose(found, expected, rtol=1e-2, atol={"bfloat16": 0.1, "float16": 1e-2}.get(dtype, 1e-5))
     np.testing.assert_array_equal(store.reader("packed")(np.array([4, 29, 4, 0])), found)
     device = DeviceReader(backend_at(tmp_path / "s"), store.layout, "logits", "a test", "cpu")
     np.testing.assert_allclose(device(torch.tensor([4, 29, 4, 0])).numpy(), found, rtol=1e-6, atol=1e-6)

@@ -45,7 +45,7 @@ WORDS = [
     "two",
     "to",
 ]
-LONGEST = 12
+LONGEST = 16
 TEXT = {**SIZES, "vocab_size": len(WORDS), "max_position_embeddings": LONGEST}
 TEXTS = ["a cat", "a photo of a hot dog", "fox", "a sketch of two cat to one fox " * 3]
 
@@ -216,7 +216,7 @@ def test_other_names_templates_or_order_are_another_recipe_of_this_head_alone(tm
         ({"heads": ["zero_shot"], "zero_shot": {"template": []}}, r"should hold {} once"),
         ({"heads": ["zero_shot"], "zero_shot": {"names": {"n1": "cat"}}}, r"the dataset has no class 'n1'"),
         ({"heads": ["zero_shot"], "zero_shot": {"names": {"dog": "cat"}}}, r"two classes are named 'cat'"),
-        ({"heads": ["zero_shot"], "zero_shot": {"template": "{}" + " of a" * 9}}, r"longer than the 12 tokens"),
+        ({"heads": ["zero_shot"], "zero_shot": {"template": "{}" + " of a" * 9}}, r"longer than the 16 tokens"),
     ],
 )
 def test_what_makes_no_sense_is_refused(tiny_dual: Path, settings: dict[str, Any], message: str) -> None:
