@@ -180,7 +180,8 @@ def check(params: Params, project: Project = Project()) -> Check:
         try:
             found.extend(lines())
         except UserError as error:
-            problems.append(str(error))
+            if str(error) not in problems:  # features that cannot be read are in the way of every run that reads them
+                problems.append(str(error))
 
     attempt(lambda: _data(params, project))
     for name in params.section("teachers"):

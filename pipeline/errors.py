@@ -64,9 +64,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
+LISTED, LETTERS = 40, 60
+"""The most names of a list, and letters of a name, in a message: those in a file from elsewhere may be any number."""
+
+
 def listed(names: Sequence[str]) -> str:
-    """Names with commas; `none` if there are none."""
-    return ", ".join(names) if names else "none"
+    """Names with commas, as far as they fit into a line; `none` if there are none."""
+    shown = [name if len(name) <= LETTERS else f"{name[:LETTERS]}..." for name in names[:LISTED]]
+    more = [f"... ({len(names) - LISTED:,} more)"] if len(names) > LISTED else []
+    return ", ".join(shown + more) if names else "none"
 
 
 def suggestion(name: str, names: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.checksum import file_checksum
 from pipeline.errors import UserError, system_error
-from pipeline.files import open_regular, read_regular, write_atomically
+from pipeline.files import PARTIAL, open_regular, read_regular, write_atomically
 from pipeline.provenance import digest_of
 
 NO_VERIFY = "AFT_NO_VERIFY"
@@ -102,7 +102,8 @@ class VerifiedFiles:
                 self._damage = str(system_error(error, path))
                 break
             seen[name] = state
-        if verifying() and seen != known:
+        unfinished = any(part.endswith(PARTIAL) for part in self._folder.resolve().parts)  # soon of another name
+        if verifying() and seen != known and not unfinished:
             # A failure only costs time: the files are read again next time.
             with suppress(UserError, OSError):
                 write_atomically(self._record, json.dumps(seen))

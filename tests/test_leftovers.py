@@ -19,8 +19,8 @@ WRITES = {"os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "shutil.r
 
 CLEANING = ("features gc --delete", "trials --delete")
 
-MOMENTS = 12
-"""At how many moments each command is killed."""
+MOMENTS = 8
+"""At how many moments each command is ended; half of them if it starts a process."""
 
 
 def end_at(moment: int, number: int, folder: Path) -> None:
@@ -77,7 +77,11 @@ class Bench:
 
 
 QUICK = [("extract wise", 2), ("train aft", 3), ("features export features/wise.zarr exported.npy", 2)]
-SLOW = [pytest.param(line, MOMENTS, marks=pytest.mark.slow) for line in COMMANDS if not line.startswith("run")]
+SLOW = [
+    pytest.param(line, MOMENTS // 2 if line.startswith(("export", "init")) else MOMENTS, marks=pytest.mark.slow)
+    for line in COMMANDS
+    if not line.startswith("run")
+]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])

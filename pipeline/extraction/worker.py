@@ -229,7 +229,7 @@ class ShardWorker:
                 kept = values if largest is None else _packed(values.float(), largest)
                 features[name].index_copy_(0, at, kept.to(features[name].dtype))
                 if name in highest:
-                    highest[name].index_copy_(0, at, values.flatten(1).abs().amax(1).float())
+                    highest[name].index_copy_(0, at, values.reshape(len(values), -1).abs().amax(1).float())
 
         clock, batches, began = _Clock(device), iter(batches), perf_counter()
         while (found := next(batches, None)) is not None:

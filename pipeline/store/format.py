@@ -297,8 +297,7 @@ class Layout:
 
     def __post_init__(self) -> None:
         for name in self.heads:
-            if not HEAD_NAME.fullmatch(name) or name in RESERVED:
-                raise UserError(f"{name!r} cannot be a head's name: use letters, digits, _ : @ and -")
+            check_head_name(name)
 
     @cached_property
     def recipe_digest(self) -> str:
@@ -378,6 +377,12 @@ class Layout:
             return False
         largest = max(head.row_bytes for head in self.heads.values())
         return max(self.rows, self.shard_rows) * largest < MOST_BYTES
+
+
+def check_head_name(name: str) -> None:
+    """Raises `UserError` if a head cannot have this name, which is that of its folder."""
+    if not HEAD_NAME.fullmatch(name) or name in RESERVED:
+        raise UserError(f"{shortened(name)} cannot be a head's name: use letters, digits, _ : @ and -")
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class Features(Teacher):
         self.places = {id: place for place, id in enumerate(ids)}
         if len(self.places) < len(ids):
             twice = next(id for place, id in enumerate(ids) if self.places[id] != place)
-            raise UserError(f"{path}: the id {twice!r} occurs twice; every row needs its own")
+            raise UserError(f"{path}: the id {listed([repr(twice)])} occurs twice; every row needs its own")
         self.heads = {"pooled": self.table.shape}
         self.recipe = {
             "family": "features",

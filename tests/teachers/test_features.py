@@ -57,6 +57,15 @@ def test_rows_get_the_features_of_their_ids(tmp_path: Path, data: Dataset, writt
     assert (store[np.arange(30)] == VALUES[:30]).all()
 
 
+def test_a_number_a_row_is_a_feature(tmp_path: Path, data: Dataset):
+    np.save(tmp_path / "own.npy", VALUES[ORDER][:, 0])
+    (tmp_path / "ids.txt").write_text("".join(f"r{n}\n" for n in ORDER))
+    teacher = load(path=str(tmp_path / "own.npy"), ids=str(tmp_path / "ids.txt"))
+    extract(data, teacher, tmp_path / "own.zarr", parse(ExtractSettings, {"dtype": "float16"}, "extract"))
+    found = FeatureStore.open(tmp_path / "own.zarr")[np.arange(30)]
+    assert found.tolist() == VALUES[:30, 0].astype(np.float16).tolist()
+
+
 def test_ids_without_features_are_named_before_the_first_shard(tmp_path: Path, data: Dataset):
     teacher = load(**parquet(tmp_path, [f"r{n}" if n % 4 else f"other {n}" for n in ORDER]))
     with pytest.raises(
@@ -83,7 +92,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path):
         load(path=settings["path"], ids=str(tmp_path / "none.txt"))
     for ids, message in (
         (["a"] * 9, "the id 'a' occurs twice"),
-        (["a"], r"ids.txt: 1 ids, and .*own.npy has 9 rows"),
+        (["a"], r"ids.txt: 1 id, and .*own.npy has 9 rows"),
     ):
         (tmp_path / "ids.txt").write_text("\n".join(ids))
         with pytest.raises(UserError, match=message):

@@ -18,30 +18,7 @@ from collections import Counter
 from pathlib import Path
 from random import Random
 
-# Forked commands must find no threads, and two of them share few cores.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-# All that commands import, and some of it late: imported once here, and not in each of them.
-import joblib.externals.loky  # noqa: F401
-import pandas  # noqa: F401
-import torchvision  # noqa: F401
-from transformers import AutoConfig, AutoModel, AutoTokenizer, BertModel  # noqa: F401
-
-import pipeline.datasets.arrays
-import pipeline.datasets.hugging_face
-import pipeline.datasets.image_folder
-import pipeline.datasets.text_table
-import pipeline.datasets.webdataset
-import pipeline.engines.local
-import pipeline.extraction
-import pipeline.methods.aft
-import pipeline.probing
-import pipeline.reporting
-import pipeline.serving
-import pipeline.students.bag_of_words
-import pipeline.students.compact_cnn
-import pipeline.teachers.transformers
-import pipeline.training  # noqa: F401
+import tests.torture.preloaded  # noqa: F401
 
 from .bench import Bench
 from .rounds import KINDS, ONCE, Skipped

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import typer
 import yaml
 
 import cli
@@ -33,20 +34,37 @@ STAGES = {
     "join": ("bundles",),
     "train none": ("runs/none", "trials"),
     "train aft": ("runs/aft", "trials"),
+    "sweep small": ("sweeps", "trials"),
     "evaluate none": ("evaluations/none.json", "evaluations/none.parquet"),
     "evaluate aft": ("evaluations/aft.json", "evaluations/aft.parquet"),
     "report": ("report",),
 }
 """The stages in their order, and what each writes."""
 
-RESULTS = ("assessments", "bundles", "data", "evaluations", "features", "probes", "runs")
-"""The folders whose files are the same whenever they are made. The ledger and the report also hold times."""
+OTHERS = {
+    "export aft --output exported": ("exported",),
+    "predict exported raw/reviews.csv --output predicted.csv": ("predicted.csv",),
+    "features export features/wise.zarr exported.npy": ("exported.npy", "exported.rows.npz"),
+    "features import exported.npy --store copied.zarr": ("copied.zarr",),
+}
+"""Other commands that write. No stage needs what they write."""
+
+COMMANDS = STAGES | OTHERS
+
+RESULTS = (
+    *("assessments", "bundles", "data", "evaluations", "features", "probes", "runs", "sweeps"),
+    *(name for names in OTHERS.values() for name in names),
+)
+"""What is the same whenever it is made. The ledger and the report also hold times."""
 
 INPUTS = ("dvc.yaml", "models", "params.yaml", "raw")
 RUNS = {
     "none": {"student": "bag"},
     "aft": {"student": "bag", "teachers": ["wise"], "methods": {"aft": {"weight": [0.0, 3.0]}}},
 }
+
+AFT = typer.main.get_command(cli.app)
+"""The commands, made once: that takes as long as a small command."""
 
 LIMIT = 180.0
 """Seconds after which a command counts as hung; none of them needs more than a few."""
@@ -90,7 +108,7 @@ class Running:
         self._line, self._started = line, time.monotonic()
         self._errors = Path(tempfile.gettempdir()) / f"aft-torture-{os.getpid()}-{time.monotonic_ns()}"
         self._process = multiprocessing.get_context("fork").Process(
-            target=_aft, args=(line, folder, self._errors, limits)
+            target=aft_in, args=(folder, line, self._errors, Path(os.devnull), limits)
         )
         self._process.start()
 
@@ -130,16 +148,19 @@ def run(line: str, folder: Path, codes: Iterable[int] = (0,), limits: dict[int, 
     return start(line, folder, limits).end(codes)
 
 
-def _aft(line: str, folder: Path, errors: Path, limits: dict[int, int]) -> None:
+def aft_in(folder: Path, line: str, errors: Path, out: Path, limits: dict[int, int], user: int = 0) -> None:
+    """Be `aft LINE` in a folder: in a forked process, in a session of its own, as another user if not 0."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), 2)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), 1)
     for limit, value in limits.items():
         resource.setrlimit(limit, (value, value))
+    if user:
+        os.setresuid(user, user, user)
     os.chdir(folder)
     sys.argv = ["aft", *shlex.split(line)]
-    command.run(cli.app, "aft")
+    command.run(AFT, "aft")
 
 
 def _session(leader: int) -> list[int]:
@@ -155,11 +176,11 @@ def _session(leader: int) -> list[int]:
 
 def contents(folder: Path) -> dict[str, str]:
     """A digest of each file with a result. Locks and unfinished files are none."""
-    files = [path for name in RESULTS for path in (folder / name).rglob("*") if path.is_file()]
+    paths = [path for name in RESULTS for path in (folder / name, *(folder / name).rglob("*"))]
     return {
         path.relative_to(folder).as_posix(): hashlib.blake2b(path.read_bytes()).hexdigest()
-        for path in sorted(files)
-        if "locks" not in path.parts and path.suffix != ".partial"
+        for path in sorted(paths)
+        if path.is_file() and "locks" not in path.parts and path.suffix != ".partial"
     }
 
 
@@ -180,8 +201,10 @@ class Bench:
         if not complete.exists() or complete.read_text() != code:
             shutil.rmtree(self.reference, ignore_errors=True)
             self.folder.mkdir(parents=True, exist_ok=True)
-            _apart(_make, self.reference)
+            apart(_make, self.reference)
             self.finish(self.reference)
+            for line in OTHERS:
+                run(line, self.reference)
             complete.write_text(code)
         self.expected = contents(self.reference)
 
@@ -203,14 +226,14 @@ class Bench:
 
 
 def after(first: str) -> list[str]:
-    """A stage and all after it."""
+    """A stage and all after it; another command alone."""
     names = list(STAGES)
-    return names[names.index(first) :]
+    return names[names.index(first) :] if first in STAGES else [first]
 
 
-def remove(folder: Path, stage: str) -> None:
-    """Delete what a stage wrote."""
-    for name in STAGES[stage]:
+def remove(folder: Path, line: str) -> None:
+    """Delete what a command wrote."""
+    for name in COMMANDS[line]:
         path = folder / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -218,7 +241,7 @@ def remove(folder: Path, stage: str) -> None:
             path.unlink(missing_ok=True)
 
 
-def _apart(work: Callable[..., object], *arguments: object) -> None:
+def apart(work: Callable[..., object], *arguments: object) -> None:
     """Do something in a process of its own: what starts threads here must not be forked."""
     process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
     process.start()
@@ -233,5 +256,6 @@ def _make(folder: Path) -> None:
         write_encoder(folder / "models" / name, WORDS, width, layers=1)
     teachers = {name: {"family": "transformers", "model": f"models/{name}"} for name in ("wise", "loud")}
     train: dict[str, Any] = PARAMS["train"] | {"steps": 5, "seeds": [0, 1]}  # type: ignore[operator]
-    values = PARAMS | {"teachers": teachers, "train": train, "runs": RUNS}
+    sweeps = {"small": {"over": {"student": "bag", "train.learning_rate": [0.01, 0.02]}}}
+    values = PARAMS | {"teachers": teachers, "train": train, "runs": RUNS, "sweep": sweeps}
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))

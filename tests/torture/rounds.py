@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
-from .bench import INPUTS, STAGES, Bench, after, check, contents, remove, run, start
+from .bench import COMMANDS, INPUTS, OTHERS, STAGES, Bench, after, check, contents, remove, run, start
 from .hostile import (
     damaged,
     hostile_checkpoint,
@@ -38,7 +38,7 @@ class Skipped(Exception):
 
 def kill(random: Random, bench: Bench) -> tuple[str, str]:
     """End a stage at a random moment, up to three times."""
-    project, stage = bench.copy(), random.choice(list(STAGES))
+    project, stage = bench.copy(), random.choice(list(COMMANDS))
     remove(project, stage)
     number = random.choice([signal.SIGKILL] * 4 + [signal.SIGTERM, signal.SIGINT])
     workers = " -S machine.workers=2" if stage.startswith("train") and random.random() < 0.3 else ""
@@ -54,11 +54,11 @@ def kill(random: Random, bench: Bench) -> tuple[str, str]:
 
 def full(random: Random, bench: Bench) -> tuple[str, str]:
     """A disk with little space left, in bytes or in files."""
-    stage = random.choice(list(STAGES))
+    stage = random.choice(list(COMMANDS))
     with _disk(bench.work) as mounted:
         project = mounted / "project"
         shutil.copytree(bench.reference, project, symlinks=True)
-        files = [path for name in STAGES[stage] for path in (project / name, *(project / name).rglob("*"))]
+        files = [path for name in COMMANDS[stage] for path in (project / name, *(project / name).rglob("*"))]
         needed = sum(path.stat().st_size for path in files if path.is_file()) + 4096 * len(files)
         remove(project, stage)
         used = os.statvfs(mounted)
@@ -77,9 +77,9 @@ def full(random: Random, bench: Bench) -> tuple[str, str]:
 
 def too_large(random: Random, bench: Bench) -> tuple[str, str]:
     """A limit on the size of files, as `ulimit -f` sets it."""
-    project, stage = bench.copy(), random.choice(list(STAGES))
+    project, stage = bench.copy(), random.choice(list(COMMANDS))
     largest = max(
-        path.stat().st_size for name in STAGES[stage] for path in (project / name, *(project / name).rglob("*"))
+        path.stat().st_size for name in COMMANDS[stage] for path in (project / name, *(project / name).rglob("*"))
     )
     remove(project, stage)
     ended = run(stage, project, (0, 2), {resource.RLIMIT_FSIZE: random.randint(1, largest)})
@@ -90,7 +90,7 @@ def too_large(random: Random, bench: Bench) -> tuple[str, str]:
 
 def read_only(random: Random, bench: Bench) -> tuple[str, str]:
     """A file system that cannot be written."""
-    stage = random.choice(list(STAGES))
+    stage = random.choice(list(COMMANDS))
     with _disk(bench.work) as mounted:
         project = mounted / "project"
         shutil.copytree(bench.reference, project, symlinks=True)
@@ -109,7 +109,8 @@ def read_only(random: Random, bench: Bench) -> tuple[str, str]:
 def damage(random: Random, bench: Bench) -> tuple[str, str]:
     """Damage one file with a result, then run what comes after the stage that wrote it."""
     project = bench.copy()
-    name = random.choice(sorted(bench.expected))
+    others = tuple(name for names in OTHERS.values() for name in names)
+    name = random.choice([name for name in sorted(bench.expected) if not name.startswith(others)])
     how = damaged(random, project / name)
     stage = next(stage for stage, outputs in STAGES.items() if name.startswith(outputs))
     refused = False
@@ -131,7 +132,7 @@ def damage(random: Random, bench: Bench) -> tuple[str, str]:
 
 def twice(random: Random, bench: Bench) -> tuple[str, str]:
     """Two of a stage at once."""
-    project, stage = bench.copy(), random.choice(list(STAGES))
+    project, stage = bench.copy(), random.choice(list(COMMANDS))
     remove(project, stage)
     first = start(stage, project)
     time.sleep(random.random() * 0.5)
@@ -174,6 +175,8 @@ def push_and_pull(random: Random, bench: Bench) -> tuple[str, str]:
         copy(project / name, there / name)
     shutil.copytree(project / ".dvc", there / ".dvc", ignore=lambda *_: ["cache", "tmp"], dirs_exist_ok=True)
     _call("dvc", "pull", folder=there)
+    for line in OTHERS:
+        run(line, there)
     bench.same(there)
     ran = _call("aft", "run", folder=there).count("Running stage")
     check(ran == 1, f"{ran} stages ran after `dvc pull`; only `code` should")

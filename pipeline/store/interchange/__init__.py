@@ -28,7 +28,7 @@ from pipeline.errors import UserError, count
 from pipeline.files import explained, is_utf8, open_regular, scratch_folder
 from pipeline.provenance import digest_files
 from pipeline.store.backends import Backend, backend_at
-from pipeline.store.format import SHARD_BYTES, Dtype, Head, Layout, shortened
+from pipeline.store.format import SHARD_BYTES, Dtype, Head, Layout, check_head_name, shortened
 from pipeline.store.rows import DIGEST_BYTES, RowIndex
 from pipeline.store.store import FeatureStore
 from pipeline.store.writer import StoreWriter
@@ -72,7 +72,7 @@ def dtype_in(about: Mapping[str, Any] | None, found: np.dtype) -> Dtype:
     return dtype
 
 
-def about_in(text: str | bytes, path: Path) -> dict[str, Any]:
+def about_in(text: Any, path: Path) -> dict[str, Any]:
     """The metadata in an exported file. Raises `UserError` if `write` cannot have written it."""
     types = {
         "dataset": str, "recipe": dict, "head": str, "view": dict | None, "created_by": dict, "shard_rows": int | None,
@@ -218,8 +218,11 @@ def import_features(
         index = rows or RowIndex(_ids(files, tables), np.concatenate([_digests(table) for table in tables]))
     except UserError as error:
         raise UserError(f"{files[0]}: {error}") from None
-    digests = {file.name: digest_files(file) for file in files} if not about else {}
-    keep = dtype or first.dtype
+    try:
+        heads = {name: Head(first.shape, dtype or first.dtype, view=about.get("view"))}
+        check_head_name(name)
+    except UserError as error:
+        raise UserError(f"{files[0]}: {error}") from None
     starts = np.cumsum([0, *(table.count for table in tables)])
 
     def read(start: int, stop: int) -> np.ndarray:
@@ -230,7 +233,7 @@ def import_features(
         ]
         return found[0] if len(found) == 1 else np.concatenate(found)
 
-    recipe = about.get("recipe") or {"imported": digests}
+    recipe = about.get("recipe") or {"imported": {file.name: digest_files(file) for file in files}}
     place = backend_at(target)
     metadata = place.read("zarr.json")
     if metadata is not None and Layout.read(metadata, f"{place.name}/zarr.json").recipe != recipe:
@@ -240,7 +243,7 @@ def import_features(
         rows=index,
         dataset=dataset or about.get("dataset") or index.digest(),
         recipe=recipe,
-        heads={name: Head(first.shape, keep, view=about.get("view"))},
+        heads=heads,
         shard_rows=about.get("shard_rows"),
         created_by=about.get("created_by") or {"imported_from": [file.name for file in files]},
     ) as writer:

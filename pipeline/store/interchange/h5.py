@@ -11,8 +11,7 @@ import h5py
 import numpy as np
 
 from pipeline import files, hdf5
-from pipeline.errors import UserError, count
-from pipeline.files import refuse_bomb
+from pipeline.errors import UserError, count, listed
 from pipeline.store.interchange import Table, about_in, dtype_in
 
 ATTRIBUTE = "feature_store"
@@ -38,29 +37,30 @@ def read(path: Path) -> Table:
         hdf5.refuse_other_files(path, file, name)
     features = file.get("features")
     if not isinstance(features, h5py.Dataset) or features.ndim < 1 or features.dtype.kind != "f":
-        raise UserError(f"{path}: no dataset `features` of floats [rows, ...]; there are {', '.join(file) or 'none'}")
-    text = file.attrs.get(ATTRIBUTE)
-    about = about_in(text, path) if isinstance(text, str) else None
+        raise UserError(f"{path}: no dataset `features` of floats [rows, ...]; there are {listed([*file])}")
+    about = about_in(file.attrs[ATTRIBUTE], path) if ATTRIBUTE in file.attrs else None
+    if about and (missing := {"ids", "digests"} - set(file)):
+        raise UserError(f"{path}: no `{min(missing)}`; remove the attribute `{ATTRIBUTE}` to import it without")
     hdf5.refuse_claims(path, "features", features)
-    for name in ("ids", "coords"):
-        if name in file and not isinstance(file[name], h5py.Dataset):
+    for name in ("ids", "coords", "digests"):
+        if name not in file or (name == "digests" and not about):
+            continue
+        if not isinstance(file[name], h5py.Dataset):
             raise UserError(f"{path}: `{name}` is a group; rename it, or make it an array of a value for each row")
+        if file[name].size:
+            hdf5.refuse_claims(path, name, file[name])
     ids = None
     if "ids" in file:
         if h5py.check_string_dtype(file["ids"].dtype) is None or file["ids"].ndim != 1:
             raise UserError(f"{path}: `ids` are not texts [rows] but {file['ids'].dtype}; save them as UTF-8 strings")
         ids = hdf5.texts(path, file["ids"])
-    digests = None
-    if about is not None and "digests" in file:
-        refuse_bomb(path, file["digests"].size * file["digests"].dtype.itemsize)
-        digests = np.asarray(file["digests"][:])
+    digests = np.asarray(file["digests"][:]) if about else None
     # Some tools keep the batch dimension of their model.
     slide = about is None and features.ndim == 3 and features.shape[0] == 1
     total, *shape = features.shape[1:] if slide else features.shape
     if ids is None and "coords" in file:
         if file["coords"].ndim < 2 or file["coords"].dtype.kind not in "iuf":
             raise UserError(f"{path}: `coords` is not an array of numbers [rows, 2]; rename it")
-        refuse_bomb(path, file["coords"].size * file["coords"].dtype.itemsize)
         found = np.asarray(file["coords"][:])
         if not np.isfinite(found).all():
             raise UserError(f"{path}: `coords` holds NaN or infinity; rename it")

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.checksum import file_checksum
 from pipeline.errors import UserError
-from pipeline.files import replacing
+from pipeline.files import file_exists, replacing
 from pipeline.store.interchange import Table, about_in, dtype_in, refuse_inflated
 from pipeline.store.rows import RowIndex
 
@@ -38,10 +38,12 @@ def read(path: Path) -> Table:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError):
         raise UserError(f"{path}: not an npy file of numbers, or damaged") from None
-    if not isinstance(array, np.ndarray) or array.ndim < 1 or array.dtype.kind != "f":
+    if not isinstance(array, np.memmap) or array.ndim < 1 or array.dtype.kind != "f":
         raise UserError(f"{path}: features are floats [rows, ...], this is something else")
+    if path.stat().st_size != array.offset + array.nbytes:
+        raise UserError(f"{path}: bytes after those of its array, or too few; save one array, again")
     ids = digests = about = None
-    if rows_file(path).is_file():
+    if file_exists(rows_file(path)):
         try:
             refuse_inflated(rows_file(path))
             with np.load(rows_file(path), allow_pickle=False) as found:

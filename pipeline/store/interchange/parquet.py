@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import parquet
-from pipeline.errors import UserError, count
+from pipeline.errors import UserError, count, listed
 from pipeline.store.format import shortened
 from pipeline.store.interchange import Table, about_in, dtype_in
 
@@ -49,9 +49,11 @@ def read(path: Path) -> Table:
     schema = file.schema_arrow
     name = next((name for name in NAMES if name in schema.names), None)
     if name is None:
-        raise UserError(f"{path}: no column `features` or `embedding`; there are {', '.join(schema.names)}")
+        raise UserError(f"{path}: no column `features` or `embedding`; there are {listed(schema.names)}")
     text = (schema.metadata or {}).get(KEY)
-    about = about_in(text, path) if text else None
+    about = None if text is None else about_in(text, path)
+    if about and (missing := {"id", "digest"} - set(schema.names)):
+        raise UserError(f"{path}: no column `{min(missing)}`; remove the metadata to import it without")
     ends = np.cumsum([0, *(file.metadata.row_group(k).num_rows for k in range(file.num_row_groups))])
 
     def rows(start: int, stop: int) -> np.ndarray:
@@ -82,7 +84,7 @@ def read(path: Path) -> Table:
     if "id" in schema.names:
         ids = [_name(value, path) for value in _column(path, file, "id")]
     digests = None
-    if about is not None:
+    if about:
         digests = np.frombuffer(b"".join(_column(path, file, "digest")), np.uint8).reshape(-1, 16)
     return Table(total, shape, dtype_in(about, first_row.dtype), rows, ids, digests, about)
 

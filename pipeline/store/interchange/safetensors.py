@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, listed
 from pipeline.store.format import Head
 from pipeline.store.interchange import Table, about_in
 from pipeline.store.rows import RowIndex
@@ -59,7 +59,7 @@ def read(path: Path) -> Table:
         header = json.loads(raw.read(size))
     name = "features" if "features" in names else names[0] if len(names) == 1 else None
     if name is None or header[name]["dtype"] not in STORED or len(header[name]["shape"]) < 1:
-        raise UserError(f"{path}: no tensor `features` of float16, bfloat16 or float32; there are {', '.join(names)}")
+        raise UserError(f"{path}: no tensor `features` of float16, bfloat16 or float32; there are {listed(names)}")
     code, (count, *shape) = header[name]["dtype"], header[name]["shape"]
 
     def tensor(which: str, dtype: str) -> np.ndarray:
