@@ -199,8 +199,9 @@ def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "raw").mkdir()
     for n in range(60):
         (folder / "raw" / f"{n}.png").write_bytes(png(n))
-    words = ["a cat", "a hot dog", "one fox"]
-    lines = [f"{n}.png,{words[n % 3]} of {n // 3} photo,{'ab'[(n + n % 3) % 2]}" for n in range(60)]
+    words = ["cat", "dog", "hot", "fox", "sketch", "one", "two"]
+    texts = [f"a {words[n % 7]} {words[n // 7 % 7]} to {words[n % 5]}" for n in range(60)]
+    lines = [f"{n}.png,{text},{'ab'[(n + n % 3) % 2]}" for n, text in enumerate(texts)]
     (folder / "raw" / "list.csv").write_text("\n".join(["photo,caption,label", *lines]) + "\n")
     source = {"family": "image_table", "path": "raw/list.csv", "image_column": "photo", "second_column": "caption"}
     teacher = {"family": "dual_encoder", "model": str(folder / "clip"), "heads": ["projected", "pooled"]}
