@@ -21,7 +21,7 @@ test: .venv/installed lint
 	$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist worksteal
 
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow -n 2 --dist worksteal
 
 # Random faults for TORTURE_MINUTES (60); the next call goes on where this one ended. The last lines are a table of what happened.
 torture: .venv/installed
@@ -56,18 +56,16 @@ docs: .venv/installed
 lock: .venv/installed
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate \
-	  --extra demo --extra dev --extra export --extra search --constraint constraints.txt --output-file requirements.lock pyproject.toml
+	  --extra demo --extra dev --extra export --extra object --extra search --constraint constraints.txt --output-file requirements.lock pyproject.toml
 
 # Known vulnerabilities of the packages in the lock end it with code 1. An index that knows of none is said: nothing was looked up then.
 audit: .venv/installed
 	$(PYTHON) -m venv .aft/audit
 	.aft/audit/bin/pip install --disable-pip-version-check --quiet pip-audit
-	.aft/audit/bin/pip-audit --disable-pip --no-deps --requirement requirements.lock > .aft/audit/found 2>&1; code=$$?; \
-	  skipped=$$(grep -c "could not be audited" .aft/audit/found); \
-	  if test $$skipped -ge $$(grep -c "==" requirements.lock); \
-	  then echo "audit: NOTHING was audited: this package index has no vulnerability data"; \
-	  else grep -v "could not be audited" .aft/audit/found; echo "audit: $$skipped packages could not be audited"; \
-	  fi; exit $$code
+	rm -f .aft/audit/found.json
+	-.aft/audit/bin/pip-audit --progress-spinner off --disable-pip --no-deps --requirement requirements.lock \
+	  --format json --output .aft/audit/found.json
+	$(BIN)/python -m tests.audit .aft/audit/found.json
 
 clean:
-	rm -rf .venv .aft digests data features probes bundles trials runs evaluations assessments logs report images dvc.lock
+	rm -rf .venv .aft digests data features probes bundles trials runs sweeps evaluations assessments logs report tracking images dvc.lock

@@ -17,7 +17,7 @@ from pipeline.augmentations import check_kind, read_augmentations
 from pipeline.data import Dataset, PrepareSettings, Sources, read_sources
 from pipeline.datasets import SIDES, parts_of, rows_called
 from pipeline.errors import UserError, count, listed
-from pipeline.extraction import ExtractSettings
+from pipeline.extraction import ExtractSettings, place_of_features
 from pipeline.machine import Machine
 from pipeline.params import BESIDES, Params, parse, read_plugin
 from pipeline.plugins import plugin
@@ -41,6 +41,7 @@ def check_params(params: Params) -> None:
     """
     params.check_names()
     params.check_sections()
+    place_of_features(params)
     dataset = params.read(PrepareSettings, "dataset")
     sources = read_sources(dataset.source, dataset.unlabelled, f"{params.source}: dataset")
     kind = sources.kind

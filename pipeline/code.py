@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pipeline.params import Params
+from pipeline.params import PLACE, Params
 from pipeline.plugins import LIBRARY, plugins
 from pipeline.provenance import digest_of
 from pipeline.sources import POOLED, Source
@@ -217,7 +217,7 @@ def digests(params: Params, code: Code | None = None) -> dict[str, str]:
     heads = sorted({source.name for source in named if source.head != POOLED})
     return {
         "prepare": code.digest("stages.prepare", *task, *_modules("datasets", sources)),
-        **{f"extract/{name}": code.digest("stages.extract", *_extraction(values)) for name, values in teachers.items()},
+        **{f"extract/{name}": _extract(params, code, values) for name, values in teachers.items()},
         "probe": code.digest("stages.probe", *task),
         # It also depends on the heads that runs name as teachers, which no key in dvc.yaml can express.
         "assess": digest_of([code.digest("stages.assess", *task, *_modules("students", students)), heads]),
@@ -228,6 +228,12 @@ def digests(params: Params, code: Code | None = None) -> dict[str, str]:
         **{f"sweep/{name}": code.digest("stages.sweep", *task) for name in params.values.get("sweep") or {}},
         "report": code.digest("stages.report", *task),
     }
+
+
+def _extract(params: Params, code: Code, teacher: dict[str, Any]) -> str:
+    """Of the extraction of a teacher. It also depends on `features`, which not every params.yaml has."""
+    digest, place = code.digest("stages.extract", *_extraction(teacher)), params.values.get(PLACE)
+    return digest_of([digest, place]) if place else digest
 
 
 def _join(params: Params, code: Code, plugins: Iterable[str]) -> str:

@@ -366,6 +366,8 @@ class Lock:
     messages.
     """
 
+    lingers = 0.0
+
     def __init__(self, path: Path):
         self.path = path
         self._handle: int | None = None
@@ -385,6 +387,9 @@ class Lock:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+    def confirm(self) -> None:
+        """Nothing: the kernel does not take a lock away."""
 
     def owner(self) -> str:
         """The holder of the lock, as far as known from the file."""
@@ -431,7 +436,7 @@ class Lock:
             self._handle = handle
             try:
                 os.truncate(handle, 0)
-                os.pwrite(handle, _myself().encode(), 0)
+                os.pwrite(handle, myself().encode(), 0)
             except OSError as error:
                 os.close(handle)
                 self._handle = None
@@ -439,7 +444,7 @@ class Lock:
             return True
 
 
-def _myself() -> str:
+def myself() -> str:
     """This process, for messages of other processes."""
     return f"process {os.getpid()} on {socket.gethostname()} (since {time.strftime('%Y-%m-%d %H:%M:%S')})"
 

@@ -22,6 +22,8 @@ S = TypeVar("S", bound="Settings")
 
 SECTIONS = ("dataset", "extract", "teachers", "probe", "assess", "students", "train", "machine", "runs", "sweep")
 """The sections of params.yaml. All except `dataset` may be left out: their keys have defaults, or there are none."""
+PLACE = "features"
+"""The key that says where features are, if not in the project's folder."""
 NAMED = ("teachers", "students", "runs", "sweep")
 """Sections with keys that the user chooses."""
 SHORT = ("teachers", "students")
@@ -119,10 +121,10 @@ class Params:
     def check_sections(self) -> None:
         """Refuse sections that no command reads, which would be taken for left out."""
         for name in self.values:
-            if name not in SECTIONS:
+            if name not in (*SECTIONS, PLACE):
                 raise UserError(
-                    f"{self.source}: unknown section `{name}`{suggestion(str(name), SECTIONS)}; allowed are "
-                    f"{listed(SECTIONS)}"
+                    f"{self.source}: unknown section `{name}`{suggestion(str(name), (*SECTIONS, PLACE))}; allowed "
+                    f"are {listed([*SECTIONS, PLACE])}"
                 )
 
     def section(self, name: str) -> dict[str, Any]:
@@ -224,6 +226,7 @@ def _explain(cls: type[Settings], problem: Any) -> str:
         case "missing":
             return f": missing key `{place.lstrip('.')}`"
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    message = message.replace("a valid dictionary", "a mapping")
     if isinstance(found, str) and (spelling := _spelling(found)):
         return f"{place}: {found!r} is text to YAML; write {spelling}"
     return f"{place}: {message}, found {found!r}" if place else f": {message}"

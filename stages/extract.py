@@ -21,9 +21,9 @@ def main(
     Writes its features to features/<teacher>.zarr; continues after an interruption.
     """
     from pipeline.data import Dataset
-    from pipeline.extraction import ExtractSettings, extract, load_teacher
+    from pipeline.extraction import ExtractSettings, extract, load_teacher, place_of_features
     from pipeline.machine import Machine
-    from pipeline.store import FeatureStore
+    from pipeline.store import FeatureStore, Pointer, stand_for
     from pipeline.views import teacher_views
 
     loaded, project = command.settings(params, overrides), command.PROJECT
@@ -32,6 +32,7 @@ def main(
 
         command.show(estimate(teacher, loaded, project), as_json)
         return
+    folder, place = project.store(teacher), place_of_features(loaded)
     settings, machine = loaded.read(ExtractSettings, "extract"), loaded.read(Machine, "machine")
     views = teacher_views(loaded, teacher)
     data = Dataset.open(project.data)
@@ -43,11 +44,13 @@ def main(
             log.save()
 
         model, data = load_teacher(loaded, teacher, data)
-        extraction = extract(
-            data, model, project.store(teacher), settings, machine, f"extract {teacher}", command.say, done, views
-        )
+        stand_for(folder, place and f"{place}/{teacher}.zarr")
+        extraction = extract(data, model, folder, settings, machine, f"extract {teacher}", command.say, done, views)
         done(extraction.written, extraction.reused)
-    command.write_digest(project.store_digest(teacher), FeatureStore.open(project.store(teacher)).content_digest)
+        digest = FeatureStore.open(pointer.url if (pointer := Pointer.of(folder)) else folder).content_digest
+        if pointer:
+            Pointer(pointer.url, digest).write(folder)
+    command.write_digest(project.store_digest(teacher), digest)
     command.show(extraction, as_json)
 
 

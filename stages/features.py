@@ -1,4 +1,4 @@
-"""Tools for feature stores: `aft features ls | info | verify | diff | gc | export | import`."""
+"""Tools for feature stores: `aft features ls | info | verify | diff | copy | pull | gc | export | import`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,12 +15,12 @@ app = typer.Typer(help="Inspect, verify, clean, export and import feature stores
 
 Store = Annotated[str, typer.Argument(help="A store, such as features/minilm.zarr, or its URL.")]
 HeadName = Annotated[str | None, typer.Option("--head", help="Which head, if the store has several.")]
-Folder = Annotated[Path, typer.Argument(help="The folder of the stores.")]
+Folder = Annotated[str, typer.Argument(help="The folder of the stores, or its URL.")]
 Data = Annotated[Path | None, typer.Option("--data", help="The prepared dataset of the rows.")]
 
 
 @app.command("ls")
-def list_stores(folder: Folder = command.FEATURES, as_json: command.Json = False) -> None:
+def list_stores(folder: Folder = str(command.FEATURES), as_json: command.Json = False) -> None:
     """List the stores in a folder."""
     from pipeline.store import inspection
 
@@ -71,9 +71,29 @@ def diff(first: Store, second: Store, as_json: command.Json = False) -> None:
     command.show(inspection.diff(first, second), as_json)
 
 
+@app.command("copy")
+def copy_store(
+    store: Store,
+    target: Annotated[str, typer.Argument(help="A new folder, or s3://, gs:// or az:// with BUCKET/PREFIX.")],
+    as_json: command.Json = False,
+) -> None:
+    """Copy a store to object storage, from there, or to another folder; an interrupted copy continues."""
+    from pipeline.store import copying
+
+    command.show(copying.copy_store(store, target), as_json)
+
+
+@app.command()
+def pull(store: Store, as_json: command.Json = False) -> None:
+    """Copy a store on object storage into this machine's cache, from which training reads it then."""
+    from pipeline.store import copying
+
+    command.show(copying.pull(store), as_json)
+
+
 @app.command()
 def gc(
-    folder: Folder = command.FEATURES,
+    folder: Folder = str(command.FEATURES),
     delete: Annotated[bool, typer.Option("--delete", help="Delete them instead of only listing them.")] = False,
     as_json: command.Json = False,
 ) -> None:

@@ -12,6 +12,7 @@ import os
 import pickle
 import shutil
 import struct
+import tarfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -372,6 +373,89 @@ def without_tokenizer(project: Path) -> None:
     """Remove all files of its tokenizer."""
     for path in (project / "raw/m").glob("*token*"):
         path.unlink()
+
+
+def teacher_is(value: object) -> Change:
+    """Replace the teacher `wise` as a whole."""
+    return params(lambda values: values["teachers"].update(wise=value))
+
+
+def student_is(value: object) -> Change:
+    """Replace the student `bag` as a whole."""
+    return params(lambda values: values["students"].update(bag=value))
+
+
+def trains(**keys: object) -> Change:
+    """Set keys of `train`."""
+    return params(lambda values: values["train"].update(keys))
+
+
+def run(**keys: object) -> Change:
+    """Give the run `none` other settings."""
+    return params(lambda values: values["runs"].update(none={"student": "bag", **keys}))
+
+
+def swept_with(more: dict[str, Any], over: Any) -> Change:
+    """Add a sweep to params.yaml, with further keys."""
+    return params(lambda values: values.update(sweep={"mine": {"over": over, **more}}))
+
+
+def images_with(**keys: object) -> Change:
+    """A folder of images of two classes, with further keys of its source."""
+    return both(images(), params(lambda values: values["dataset"]["source"].update(keys)))
+
+
+def marks(cell: str | None = None) -> str:
+    """A table with the label columns a and b; all cells of b may be the same."""
+    rows = (f"text {n},{n % 2},{1 - n % 2 if cell is None else cell}\n" for n in range(20))
+    return "text,a,b\n" + "".join(rows)
+
+
+def tar(*files: tuple[str, bytes]) -> Change:
+    """Write a shard."""
+
+    def change(project: Path) -> None:
+        with tarfile.open(project / "raw/x.tar", "w", format=tarfile.GNU_FORMAT, errors="surrogateescape") as archive:
+            for name, content in files:
+                header = tarfile.TarInfo(name)
+                header.size = len(content)
+                archive.addfile(header, io.BytesIO(content))
+
+    return change
+
+
+def saved_splits(*names: str) -> Change:
+    """Write a dataset as `save_to_disk` does."""
+
+    def change(project: Path) -> None:
+        saved = project / "raw/saved"
+        rows = pa.table({"image": [b"x"]})
+        for name in names:
+            (saved / name).mkdir(parents=True)
+            with pa.ipc.new_stream(saved / name / "data.arrow", rows.schema) as file:
+                file.write_table(rows)
+            (saved / name / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
+        (saved / "dataset_dict.json").write_text(json.dumps({"splits": list(names)}))
+
+    return change
+
+
+def name_in_latin_1(project: Path) -> None:
+    """Write an image whose name is not UTF-8."""
+    with open(os.fsencode(project) + b"/raw/images/a/caf\xe9.png", "wb"):
+        pass
+
+
+def archive_of_arrays(project: Path) -> None:
+    """Write an .npz under the name of an .npy."""
+    np.savez(project / "raw/x.npz", a=GREY)
+    (project / "raw/x.npz").rename(project / "raw/x.npy")
+
+
+def shard_twice(project: Path) -> None:
+    """Put a second archive behind the first."""
+    path = project / "raw/x.tar"
+    path.write_bytes(2 * path.read_bytes())
 
 
 def features(values: np.ndarray, ids: Sequence[str] | None = None) -> Change:
@@ -1513,6 +1597,47 @@ CASES = [
             ),
         )
     ),
+    *(
+        Case(
+            "Object storage", wrong, params(lambda values, place=place: values.update(features=place)), "check", answer
+        )
+        for wrong, place, answer in (
+            (
+                "`features` in params.yaml is a folder",
+                "features",
+                "params.yaml: features: write s3://BUCKET/PREFIX, or a URL with gs:// or az://, not 'features'",
+            ),
+            (
+                "`features` in params.yaml has credentials in it",
+                "s3://key:secret@bucket/features",
+                "params.yaml: features: a URL with credentials would end up in logs; set them in the environment",
+            ),
+        )
+    ),
+    *(
+        Case("Object storage", wrong, nothing, command, answer)
+        for wrong, command, answer in (
+            ("a URL without a prefix", "features info s3://bucket", "s3://bucket: write s3://BUCKET/PREFIX"),
+            (
+                "a URL with credentials in it",
+                "features info s3://key:secret@bucket/x.zarr",
+                "s3://bucket: a URL with credentials would end up in logs; set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (which needs the package boto3)",
+            ),
+            (
+                "a copy over another store",
+                "features copy features/wise.zarr features/loud.zarr",
+                "features/loud.zarr: another store is there; delete it, or copy to another place",
+            ),
+        )
+    ),
+    Case(
+        "Object storage",
+        "a file that stands for a store, and is damaged",
+        write("features/wise.zarr/remote.json", "{}"),
+        "features info features/wise.zarr",
+        "features/wise.zarr/remote.json: damaged or changed by hand; delete it and run the extraction again",
+    ),
     Case(
         "Imports",
         "a file of no known format",
@@ -1719,6 +1844,649 @@ CASES = [
         "train none",
         "machine.track: no 'tensorbord' in pipeline/trackers/ (did you mean `tensorboard`?); there are "
         "dvclive, mlflow, tensorboard, wandb",
+    ),
+    *(
+        Case("params.yaml", wrong, change, command, answer)
+        for wrong, change, command, answer in (
+            (
+                "a section that is no mapping",
+                params(lambda values: values.update(train=[1])),
+                "check",
+                "params.yaml: `train` must be a mapping of settings, found [1]",
+            ),
+            (
+                "a misspelt section",
+                params(lambda values: values.update(trian={})),
+                "check",
+                "params.yaml: unknown section `trian` (did you mean `train`?); allowed are dataset, extract, "
+                "teachers, probe, assess, students, train, machine, runs, sweep",
+            ),
+            (
+                "no params.yaml",
+                gone("params.yaml"),
+                "check",
+                "params.yaml: no such file; run from the project's folder, or pass --params FILE",
+            ),
+            (
+                "an override without a value",
+                nothing,
+                "check -S train.steps",
+                "-S train.steps: write it as section.key=value, such as -S train.steps=500",
+            ),
+            (
+                "an override of a section that does not exist",
+                nothing,
+                "check -S trian.steps=5",
+                "-S trian.steps=5: no section `trian` (did you mean `train`?); there are assess, dataset, "
+                "extract, machine, probe, runs, students, teachers, train",
+            ),
+            (
+                "an override inside a value",
+                nothing,
+                "check -S train.steps.more=5",
+                "-S train.steps.more=5: `train.steps` is 30, not a mapping; set all of it, or write it as a "
+                "mapping in the file",
+            ),
+            (
+                "a teacher that is a number",
+                teacher_is(7),
+                "check",
+                "params.yaml: `teachers.wise` must be a mapping of settings, found 7",
+            ),
+            (
+                "a teacher without a family",
+                teacher(model="m"),
+                "check",
+                "params.yaml: teachers.wise: missing key `family`; one of <names>",
+            ),
+            (
+                "a short form that is not known",
+                teacher_is("tim:resnet18"),
+                "check",
+                "params.yaml: teachers.wise: 'tim:resnet18' is not a short form (did you mean `timm`?); write "
+                "one of <names>, or a mapping with `family`",
+            ),
+            (
+                "a short form without a name",
+                teacher_is("timm:"),
+                "check",
+                "params.yaml: teachers.wise: 'timm:' names no model; write timm:NAME",
+            ),
+            (
+                "a short form of a student that cannot be trained",
+                student_is("features:x.npy"),
+                "check",
+                "params.yaml: students.bag: 'features:x.npy' is not a short form; write one of <names>, or a "
+                "mapping with `family`",
+            ),
+            (
+                "`reads` of a teacher that is no side",
+                teacher(family="transformers", model="m", reads="left"),
+                "check",
+                "params.yaml: teachers.wise.reads: 'left'; write first or second, of a pair",
+            ),
+            (
+                "views that are no mapping",
+                teacher(family="transformers", model="m", views=3),
+                "check",
+                "params.yaml: teachers.wise.views: expected a mapping such as {family: crops, count: 4}, found 3",
+            ),
+            (
+                "no views at all",
+                teacher(family="transformers", model="m", views={"family": "word_dropout", "count": 0}),
+                "check",
+                "params.yaml: teachers.wise.views.count: 0 views; write 1 or more, or drop `views` to keep clean "
+                "rows alone",
+            ),
+            (
+                "an augmentation that is no mapping",
+                trains(augment={"word_dropout": 3}),
+                "check",
+                "params.yaml: train.augment.word_dropout: should be a mapping, found 3",
+            ),
+            (
+                "augmentations of images for a student of texts",
+                trains(augment={"flip": {}}),
+                "check",
+                "params.yaml: train.augment (for none): `flip` changes rows of kind image, and the student reads "
+                "text; take word_dropout",
+            ),
+            (
+                "a student of images on texts",
+                student_is({"family": "compact_cnn"}),
+                "check",
+                "params.yaml: students.bag: this family reads image, and the dataset holds text; choose another family",
+            ),
+            (
+                "a score that the task does not have",
+                trains(val="acuracy"),
+                "prepare",
+                "train.val: classification has no score `acuracy` (did you mean `accuracy`?); <names>",
+            ),
+            (
+                "weights of a class that does not exist",
+                trains(class_weights={"god": 2.0}),
+                "train none",
+                "train.class_weights: no class 'god'; there are bad, good, plain",
+            ),
+            (
+                "methods without teachers",
+                run(methods={"kd": {"weight": 1.0}}),
+                "check",
+                "params.yaml: runs.none: methods without teachers; add `teachers: [...]`, or drop `methods` to "
+                "train plainly",
+            ),
+            (
+                "a teacher that is listed twice",
+                run(teachers=["wise", "wise"]),
+                "check",
+                "params.yaml: runs.none: a teacher or a method is listed twice",
+            ),
+            (
+                "a weight below 0",
+                run(teachers=["wise"], methods={"kd": {"weight": -1.0}}),
+                "check",
+                "params.yaml: runs.none: the weight of `kd` is [-1.0]; give one or more numbers >= 0, or auto",
+            ),
+            (
+                "a search over a setting that is not searched",
+                run(search={"train.val": ["accuracy"]}),
+                "check",
+                "params.yaml: runs.none.search: train.val: ['accuracy']; write student.<key>, train.<key> (not "
+                "seeds, race or val) or methods.<name of one of the run's methods>.<key>, and a list of numbers "
+                "or words, such as student.dropout: [0.3, 0.6]",
+            ),
+            (
+                "views that a teacher does not have",
+                run(teachers=["wise@crops"], methods={"kd": {"weight": 1.0}}),
+                "check",
+                "params.yaml: runs.none.teachers: `wise@crops`: teachers.wise has no views; write `views: "
+                "{family: crops, count: 4}` there, and run `aft extract wise` and `aft probe wise`",
+            ),
+            (
+                "a queue longer than the training rows",
+                run(teachers=["wise"], methods={"aft": {"weight": 1.0, "queue": 100_000}}),
+                "train none",
+                "aft: queue: 100000 exceeds the 150 training rows; lower it",
+            ),
+            (
+                "a product of the features of one teacher",
+                run(teachers=["wise"], methods={"aft": {"weight": 1.0, "combine": "outer_product"}}),
+                "train none",
+                "aft: combine: outer_product needs two teachers or more; add one to the run's `teachers`, then "
+                "run `aft extract NAME` and `aft probe NAME`",
+            ),
+            (
+                "gains of teachers with one teacher",
+                run(teachers=["wise"], methods={"aft": {"weight": 1.0, "form": "teacher_gain"}}),
+                "train none",
+                "aft: form: teacher_gain weighs teachers, and the run has one; use form: fixed, or add one to "
+                "the run's `teachers`, then run `aft extract NAME` and `aft probe NAME`",
+            ),
+        )
+    ),
+    *(
+        Case("Tables", wrong, change, command, answer)
+        for wrong, change, command, answer in (
+            (
+                "near duplicates of texts",
+                table(many(20, "ab"), dataset={"deduplicate": "near"}),
+                "prepare",
+                "dataset.deduplicate: near compares images, and the source holds texts; write exact or token_set",
+            ),
+            (
+                "further rows of another kind",
+                table(many(20, "ab"), dataset={"unlabelled": {"family": "image_folder", "path": "raw"}}),
+                "prepare",
+                "params.yaml: dataset.unlabelled: image_folder holds image rows, and the source text; choose "
+                "another, or remove it",
+            ),
+            (
+                "a list of one label column",
+                table(many(20, "ab"), label_column=["mood"]),
+                "prepare",
+                "dataset.source.label_column: a list must name two or more columns of 0 and 1, without "
+                "label_separator; for one column write its name",
+            ),
+            (
+                "a label column without a 1",
+                table(marks("0"), label_column=["a", "b"]),
+                "prepare",
+                "raw/reviews.csv: column 'b' of dataset.source.label_column has no 1 in any row; remove it",
+            ),
+            (
+                "a label that is not UTF-8",
+                table(b"text,mood\nx,caf\xe9\n"),
+                "prepare",
+                "raw/reviews.csv: line 2: column 'mood': byte 0xe9 at character 4 is not utf-8; set "
+                "dataset.source.encoding to what the file is in, such as latin-1",
+            ),
+            (
+                "an empty label between separators",
+                table("text,mood\n" + "x,a;;b\n", label_separator=";"),
+                "prepare",
+                "raw/reviews.csv: line 2: column 'mood' has an empty label in 'a;;b'; remove it",
+            ),
+            (
+                "a cell that may be several rows",
+                table('text,mood\n"x,a\ny,b\nz",a\n' + many(20, "ab").partition("\n")[2]),
+                "prepare",
+                "raw/reviews.csv: line 2: a cell in quotes spans 3 lines, the first of which reads as a row, "
+                "with the label 'a'; set dataset.source.quotes: `doubled` if quotes stand around cells, `none` "
+                'if they belong to the texts, `backslash` if \\" stands for one',
+            ),
+            (
+                "a file that is listed twice",
+                table(many(20, "ab"), path=["raw/reviews.csv", "raw/reviews.csv"]),
+                "prepare",
+                "raw/reviews.csv: is in dataset.source.path twice; remove one",
+            ),
+            (
+                "an empty list of files",
+                table(many(20, "ab"), path=[]),
+                "prepare",
+                "dataset.source.path: an empty list; name a file",
+            ),
+            (
+                "a table that is not there",
+                table(many(20, "ab"), path="raw/reviws.csv"),
+                "prepare",
+                "raw/reviws.csv: no such file; check dataset.source.path",
+            ),
+            (
+                "a Parquet that is compressed again",
+                table("x", name="t.parquet.gz"),
+                "prepare",
+                "raw/t.parquet.gz: .parquet is compressed by itself; decompress it first",
+            ),
+            (
+                "a text in another encoding than the setting says",
+                table("text,mood\nx,ä\n".encode(), encoding="ascii"),
+                "prepare",
+                "raw/reviews.csv: line 2: column 'mood': byte 0xc3 at character 1 is not ascii; set "
+                "dataset.source.encoding to what the file is in, such as latin-1",
+            ),
+            (
+                "a number of thousands of digits",
+                table('{"text": "x", "mood": ' + "9" * 5000 + "}\n", name="t.jsonl"),
+                "prepare",
+                "raw/t.jsonl: line 1 has a number of thousands of digits; write it as a text",
+            ),
+            (
+                "a template without a column",
+                table(many(20, "ab"), template="say"),
+                "prepare",
+                "dataset.source.template: write names of columns in braces, such as {premise} {hypothesis}",
+            ),
+            (
+                "a template with a lone brace",
+                table(many(20, "ab"), template="{text"),
+                "prepare",
+                "dataset.source.template: expected '}' before end of string; write a brace of the text twice",
+            ),
+            (
+                "a source without rows",
+                table("text,mood\n"),
+                "prepare",
+                "dataset.source: it has no rows with these settings",
+            ),
+            (
+                "several labels with a unit",
+                table(marks(), label_column=["a", "b"], dataset={"unit": "EUR"}),
+                "prepare",
+                "dataset.unit: 'EUR': labels that a row has or has not have no unit; remove it",
+            ),
+            (
+                "no label on any row",
+                table(many(20, [""]), label_separator=";", dataset={"task": "multilabel"}),
+                "prepare",
+                "dataset: no row has any label; there is nothing to learn",
+            ),
+            (
+                "a label that every row has",
+                table(
+                    "text,tags\n" + "".join(f"text {n},a{';b' * (n % 2)}\n" for n in range(20)),
+                    label_column="tags",
+                    label_separator=";",
+                ),
+                "prepare",
+                "dataset: all rows have the label 'a'; remove it",
+            ),
+            (
+                "a label on two rows",
+                table(
+                    "text,tags\n" + "".join(f"text {n},{'ab'[n > 1]}{';c' * (n % 2)}\n" for n in range(20)),
+                    label_column="tags",
+                    label_separator=";",
+                ),
+                "prepare",
+                "dataset: 2 rows with the label 'a', which needs 3 to be in train, val and test; add some, or "
+                "remove the label",
+            ),
+            (
+                "a unit that stands for shares",
+                table(many(20, [1.5, 2]), dataset={"task": "regression", "unit": "%"}),
+                "prepare",
+                "dataset.unit: write percent instead of %, which stands for shares of 1 here",
+            ),
+            (
+                "labels that hardly differ",
+                table(many(20, [1e6, 1e6 + 1]), dataset={"task": "regression"}),
+                "prepare",
+                "dataset: labels are near 1e+06 and differ by 0.5 only, which single precision cannot tell apart "
+                "well; subtract a constant from them",
+            ),
+        )
+    ),
+    *(
+        Case("Images and other sources", wrong, change, command, answer)
+        for wrong, change, command, answer in (
+            (
+                "two folders of one name",
+                source("image_folder", path=["a/photos", "b/photos"]),
+                "prepare",
+                "dataset.source.path: two folders are called 'photos'; rename one",
+            ),
+            (
+                "an empty list of folders",
+                source("image_folder", path=[]),
+                "prepare",
+                "dataset.source.path: an empty list; name a folder",
+            ),
+            (
+                "a folder of unlabelled images that is not there",
+                images_with(unlabelled="rest"),
+                "prepare",
+                "raw/images: no folder 'rest' there; check dataset.source.unlabelled",
+            ),
+            (
+                "splits inside of classes",
+                images(write("raw/images/a/train/1.png", "x"), write("raw/images/a/test/2.png", "x")),
+                "prepare",
+                "raw/images/a: holds the splits test, train; a split comes before the class, as in "
+                "raw/images/test/a; or write `splits: {}` in dataset.source to ignore them",
+            ),
+            (
+                "an empty folder of images",
+                both(source("image_folder", path="raw/photos"), write("raw/photos/note.txt", "x")),
+                "prepare",
+                "raw/photos: no folders of classes there; put the images of each class into a folder of its "
+                "name, or write `labels: false`",
+            ),
+            (
+                "a class without images",
+                images(write("raw/images/c/note.txt", "x")),
+                "prepare",
+                "raw/images/c: no images there; remove the folder, or add some (AVIF, BMP, GIF, JPEG, JPEG2000, "
+                "PNG, PPM, TIFF, WEBP)",
+            ),
+            (
+                "a name that is not UTF-8",
+                both(images(), name_in_latin_1),
+                "prepare",
+                "raw/images: the name b'a/caf\\xe9.png' is not in UTF-8, as in archives of older systems; rename "
+                "it, with `convmv` for instance",
+            ),
+            (
+                "unlabelled images where folders have no meaning",
+                images_with(labels=False, unlabelled="a"),
+                "prepare",
+                "dataset.source: labels: false takes neither `unlabelled` nor `splits`; remove them",
+            ),
+            (
+                "a split that is not there",
+                images_with(splits={"train": "train"}),
+                "prepare",
+                "raw/images: no folder 'train' there; check dataset.source.splits",
+            ),
+            (
+                "a folder that is no split",
+                images_with(splits={"a": "train"}),
+                "prepare",
+                "raw/images: 'b' is not in dataset.source.splits; add it there, or move it out",
+            ),
+            (
+                "a column of images that is missing",
+                both(source("image_table", path="raw/list.csv"), write("raw/list.csv", "file\nx.png\n")),
+                "prepare",
+                "raw/list.csv: no column 'image'; there are 'file'",
+            ),
+            (
+                "URLs of a scheme that is not read",
+                both(
+                    source("image_table", path="raw/list.csv"), write("raw/list.csv", "image\nfile:///etc/hostname\n")
+                ),
+                "prepare",
+                "dataset.source: 1 of 1 row cannot be read, the first is row file:///etc/hostname (line 2): "
+                "leads to a URL that is neither http nor https; correct them, or raise dataset.tolerance (all "
+                "are listed in data.quarantine.csv)",
+            ),
+            (
+                "several arrays in one file",
+                both(source("arrays", path="raw/x.npy"), archive_of_arrays),
+                "prepare",
+                "raw/x.npy: an archive of numpy, and a single array is needed; save it by `numpy.save`",
+            ),
+            (
+                "labels that are no labels",
+                both(
+                    source("arrays", path="raw/x.npy", labels="raw/y.npy"),
+                    array("x.npy", GREY),
+                    array("y.npy", np.zeros(12, complex)),
+                ),
+                "prepare",
+                "raw/x.npy: labels are numbers or texts, not complex128",
+            ),
+            (
+                "channels that may be first or last",
+                both(source("arrays", path="raw/x.npy"), array("x.npy", np.zeros((12, 3, 8, 3), np.uint8))),
+                "prepare",
+                "raw/x.npy: images of shape [3, 8, 3]: set dataset.source.channels_first to true or false",
+            ),
+            (
+                "channels that are not where the setting says",
+                both(
+                    source("arrays", path="raw/x.npy", channels_first=True),
+                    array("x.npy", np.zeros((12, 8, 8, 3), np.uint8)),
+                ),
+                "prepare",
+                "raw/x.npy: dataset.source.channels_first: true does not fit [8, 8, 3]",
+            ),
+            (
+                "an array that is not there",
+                source("arrays", path="raw/x.npy"),
+                "prepare",
+                "raw/x.npy: no such file; check dataset.source",
+            ),
+            (
+                "an array of HDF5 under another name",
+                both(source("arrays", path="x.h5"), hdf5(lambda file: file.create_dataset("pixels", data=GREY))),
+                "prepare",
+                "x.h5: no array 'images'; there are pixels",
+            ),
+            (
+                "a dataset of Hugging Face with a path and a name",
+                source("hugging_face", path="raw", name="x/y", image_column="image"),
+                "prepare",
+                "dataset.source: write either path, a folder of `save_to_disk`, or name",
+            ),
+            (
+                "a record of `save_to_disk` that is damaged",
+                both(source("hugging_face", path="raw", image_column="image"), write("raw/state.json", "{")),
+                "prepare",
+                "raw/state.json: damaged; save the dataset again with `save_to_disk`",
+            ),
+            (
+                "a saved dataset without files",
+                both(
+                    source("hugging_face", path="raw", image_column="image"),
+                    write("raw/state.json", '{"_data_files": []}'),
+                ),
+                "prepare",
+                "raw: it has no data files; save it again with `save_to_disk`",
+            ),
+            (
+                "a split of Hugging Face that is not there",
+                both(
+                    source("hugging_face", path="raw/saved", image_column="image", splits={"dev": "val"}),
+                    saved_splits("train", "test"),
+                ),
+                "prepare",
+                "dataset.source.splits: no split 'dev'; there are train, test",
+            ),
+            (
+                "a split of Hugging Face whose use is not known",
+                both(
+                    source("hugging_face", path="raw/saved", image_column="image"),
+                    saved_splits("train", "unsupervised"),
+                ),
+                "prepare",
+                "dataset.source.splits: the use of split 'unsupervised' is not known; write the splits to read, "
+                "such as {train: train, unsupervised: train}",
+            ),
+            (
+                "rows of your own that are no rows",
+                both(source("python", factory="mine:rows", kind="image"), write("mine.py", "def rows(): return [1]\n")),
+                "prepare",
+                "mine:rows: item 1 is int, not a pipeline.datasets.Row whose content is bytes, as kind: image says",
+            ),
+            (
+                "rows of your own without ids",
+                both(
+                    source("python", factory="mine:rows", kind="image"),
+                    write("mine.py", "from pipeline.datasets import Row\ndef rows(): return [Row('', b'x')]\n"),
+                ),
+                "prepare",
+                "mine:rows: item 1 has the id ''; every row needs a text as its id",
+            ),
+            (
+                "a shard that is not there",
+                source("webdataset", path="raw/x.tar"),
+                "prepare",
+                "raw/x.tar: no such file; check dataset.source.path",
+            ),
+            (
+                "a sample of a shard with two images of one ending",
+                both(source("webdataset", path="raw/x.tar"), tar(("a.png", b"x"), ("a.PNG", b"y"))),
+                "prepare",
+                "raw/x.tar: the sample a has 'png' twice; give each sample its own name",
+            ),
+            (
+                "a label of a shard that is not JSON",
+                both(
+                    source("webdataset", path="raw/x.tar", labels="json:mood"), tar(("a.png", b"x"), ("a.json", b"{"))
+                ),
+                "prepare",
+                "raw/x.tar: sample a: its label is not a JSON object",
+            ),
+            (
+                "a label of a shard that is an object",
+                both(
+                    source("webdataset", path="raw/x.tar", labels="json:mood"),
+                    tar(("a.png", b"x"), ("a.json", b'{"mood": {"a": 1}}')),
+                ),
+                "prepare",
+                "raw/x.tar: sample a: its label {'a': 1} is not a text, a number or a list of them",
+            ),
+            (
+                "a shard with another one behind it",
+                both(source("webdataset", path="raw/x.tar"), tar(("a.png", b"x")), shard_twice),
+                "prepare",
+                "raw/x.tar: has data after its end, such as another archive; split it",
+            ),
+            (
+                "a name in a shard that is not UTF-8",
+                both(source("webdataset", path="raw/x.tar"), tar(("caf\udce9.png", b"x"))),
+                "prepare",
+                "raw/x.tar: the name 'caf\\udce9.png' is not in UTF-8; rename it",
+            ),
+        )
+    ),
+    *(
+        Case("Sweeps", wrong, swept_with(more, over), "check", answer)
+        for wrong, more, over, answer in (
+            (
+                "methods that are a number",
+                {},
+                {"student": "bag", "methods": [3]},
+                "params.yaml: sweep.mine.over: methods: 3; write a method's name, {NAME: {KEY: VALUE}}, or none",
+            ),
+            (
+                "a search over several mappings",
+                {"search": {"points": 4}},
+                [{"student": "bag"}, {"student": "bag"}],
+                "params.yaml: sweep.mine: a search has one mapping `over`, and there are 2; make them sweeps",
+            ),
+            (
+                "more points than are trained",
+                {},
+                {"student": "bag", "train.steps": list(range(1, 102)), "train.batch_size": list(range(1, 101))},
+                "params.yaml: sweep.mine: 10,100 points, more than 10,000; list fewer values, or use `search`",
+            ),
+            (
+                "a key that changes nothing",
+                {},
+                {"student": "bag", "students.other.width": [1, 2]},
+                "params.yaml: sweep.mine.over: students.other.width: changes no point; check its names, or drop it",
+            ),
+            (
+                "no student",
+                {},
+                {"train.steps": [1, 2]},
+                "params.yaml: sweep.mine.over: no student; add `student: [...]`, or start from runs with `run: [...]`",
+            ),
+            (
+                "a key of the machine",
+                {},
+                {"student": "bag", "machine.workers": [1, 2]},
+                "params.yaml: sweep.mine.over: machine.workers: it changes no result; set it in `machine`",
+            ),
+            (
+                "seeds as values",
+                {},
+                {"student": "bag", "train.seeds": [[0], [1]]},
+                "params.yaml: sweep.mine.over: train.seeds: seeds are not compared; write `seeds: [...]` next to "
+                "`over`",
+            ),
+            (
+                "a value that is listed twice",
+                {},
+                {"student": "bag", "train.steps": [1, 1]},
+                "params.yaml: sweep.mine.over: train.steps: 1 is listed twice; drop one",
+            ),
+            (
+                "a range without a search",
+                {},
+                {"student": "bag", "train.learning_rate": {"low": 0.1, "high": 1.0}},
+                "params.yaml: sweep.mine.over: train.learning_rate: a range needs `search: {points: 40}`; or "
+                "list values",
+            ),
+            (
+                "a range that is empty",
+                {"search": {"points": 4}},
+                {"student": "bag", "train.learning_rate": {"low": 1.0, "high": 0.1}},
+                "params.yaml: sweep.mine.over: train.learning_rate: {'low': 1.0, 'high': 0.1}: one range for a "
+                "key, with low < high, and low > 0 with log",
+            ),
+        )
+    ),
+    *(
+        Case("Predictions", wrong, change, command, answer)
+        for wrong, change, command, answer in (
+            (
+                "images for a student of images, by stdin",
+                exported_for_images,
+                "predict student -",
+                "-: this student reads images; give folders or files of images",
+            ),
+            ("a file of rows that is not there", exported, "predict student nowhere.csv", "nowhere.csv: no such file"),
+            (
+                "a folder for the predictions",
+                both(exported, write("in.txt", "good\n"), folder("out.csv")),
+                "predict student in.txt --output out.csv",
+                "--output out.csv: is a folder; choose another name",
+            ),
+        )
     ),
 ]
 

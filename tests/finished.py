@@ -60,7 +60,6 @@ COMMANDS = {
 READING = (
     "check",
     "compare none aft",
-    "cost aft",
     "doctor",
     "features diff features/wise.zarr features/wise.zarr",
     "features gc",
@@ -72,9 +71,8 @@ READING = (
     "runs",
     "runs --sweep small",
     "show aft",
-    "sweep small --watch",
 )
-"""Commands that only read. `aft trials` takes a lock."""
+"""Commands that only read. `aft trials` and `aft sweep --watch` need a lock, and `aft cost` writes a log."""
 
 RESULTS = (
     "assessments",

@@ -171,7 +171,7 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
         _refuse_unreadable(table, fate, out)
     kept = np.flatnonzero(fate == KEPT)
     task, labels, known = table.task, table.labels[kept], table.codes[kept] >= 0
-    if known.any():
+    if known.any() or not labels.nbytes:  # labels of which there is no name at all
         task.check(labels)
     strata = task.strata(labels)
     splits = [

@@ -57,7 +57,8 @@ def read_sources(
         other, its = read_plugin("datasets", values, f"{where}.unlabelled")
         if kind_of(other, its) != kind:
             raise UserError(
-                f"{where}.unlabelled: {values['family']} holds {kind_of(other, its)} rows, and {where}.source {kind}"
+                f"{where}.unlabelled: {values['family']} holds {kind_of(other, its)} rows, and the source {kind}; "
+                "choose another, or remove it"
             )
         further.append((other, its))
     return Sources(

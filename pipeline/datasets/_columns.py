@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pipeline.datasets import Kind, Row, RowContent
-from pipeline.datasets._tables import TableRow, Wanted
+from pipeline.datasets._rows import TableRow, Wanted
 from pipeline.errors import UserError
 from pipeline.params import Settings as Section
 from pipeline.tasks import Label

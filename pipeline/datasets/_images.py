@@ -9,7 +9,7 @@ from jaxtyping import UInt
 from pipeline import images
 from pipeline.datasets._columns import Content, digest, name
 from pipeline.datasets._downloads import is_url
-from pipeline.datasets._tables import TableRow
+from pipeline.datasets._rows import TableRow
 from pipeline.errors import UserError
 from pipeline.files import read_regular
 

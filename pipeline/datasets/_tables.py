@@ -13,16 +13,17 @@ import io
 import json
 import lzma
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 from pydantic import Field
 
-from pipeline import parquet
 from pipeline.datasets import _csv
+from pipeline.datasets._arrow import ARROW, arrow_rows, unreadable
+from pipeline.datasets._rows import TableRow, Wanted, check
 from pipeline.errors import UserError, listed
 from pipeline.files import refuse_bomb, regular_size
 from pipeline.params import Settings as Section
@@ -61,45 +62,6 @@ class TableFiles(Section):
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
 
 
-class TableRow(NamedTuple):
-    """One row of a table.
-
-    Attributes:
-        cells: the cells by column, with the types of the format.
-        file: the file that holds it.
-        number: the line where it begins, or the number of the row in the file, both from 1.
-        in_lines: whether the number is that of a line.
-        remarks: remarks on the row for the user.
-        encoding: the encoding of the texts; None for formats that are not text.
-    """
-
-    cells: Mapping[str, Any]
-    file: str
-    number: int
-    in_lines: bool = False
-    remarks: tuple[str, ...] = ()
-    encoding: str | None = None
-
-    @property
-    def place(self) -> str:
-        """How messages name the row."""
-        return f"{self.file}: {'line' if self.in_lines else 'row'} {self.number}"
-
-
-class Wanted(NamedTuple):
-    """Columns that are read.
-
-    Attributes:
-        columns: all columns to read; a table must have each.
-        always: the columns that every JSON record must have; it may leave out the others.
-        labels: the columns of labels.
-    """
-
-    columns: Sequence[str]
-    always: Sequence[str]
-    labels: Sequence[str]
-
-
 def files(path: str | Sequence[str]) -> list[Path]:
     """The files that a setting names, sorted within each pattern.
 
@@ -133,7 +95,7 @@ def records(settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; check dataset.source.path") from None
         except (OSError, EOFError, pa.ArrowException, UnicodeDecodeError, lzma.LZMAError, zlib.error) as error:
-            raise _unreadable(path, error) from None
+            raise unreadable(path, error) from None
 
 
 def is_table(path: Path) -> bool:
@@ -219,9 +181,6 @@ def _encoding(path: Path, start: bytes) -> str:
 
 def _is_utf8(encoding: str) -> bool:
     return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
-
-
-# Files of text
 
 
 def _delimited(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
@@ -313,132 +272,3 @@ OPENERS: dict[str, Callable[[Path], Any]] = {
     ".xz": lzma.LZMAFile,
     ".bz2": bz2.BZ2File,
 }
-
-
-# Arrow
-
-
-def _parquet(path: Path, wanted: Wanted) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    file = parquet.opened(path)
-    check(str(path), wanted.columns, file.schema_arrow.names)
-    return file.schema_arrow, parquet.batches(path, file, wanted.columns)
-
-
-def _arrow(path: Path, wanted: Wanted) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    schema, batches = arrow(path)
-    check(str(path), wanted.columns, schema.names)
-    return schema, (batch.select(list(wanted.columns)) for batch in batches)
-
-
-def arrow(path: Path) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    """A file of Arrow: its schema and its rows.
-
-    Raises:
-        UserError: it is missing, or no file of Arrow; reading its rows, that it is damaged.
-    """
-    if regular_size(path) is None:
-        raise UserError(f"{path}: no such file")
-    batches: Iterable[pa.RecordBatch]
-    try:
-        source = pa.memory_map(str(path))
-        try:
-            file = pa.ipc.open_file(source)
-            batches = (file.get_batch(number) for number in range(file.num_record_batches))
-        except pa.ArrowInvalid:  # a stream, as the package `datasets` writes
-            source.seek(0)
-            file = batches = pa.ipc.open_stream(source)
-        schema = file.schema
-        schema.names  # noqa: B018, which decodes them
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise _unreadable(path, error) from None
-
-    def checked() -> Iterator[pa.RecordBatch]:
-        try:
-            for batch in batches:
-                for column in batch.columns:
-                    _validate(column)
-                yield batch
-        except (OSError, pa.ArrowException) as error:
-            raise _unreadable(path, error) from None
-
-    return schema, checked()
-
-
-def _validate(column: pa.Array) -> None:
-    """Check that a column stays inside of its bytes: Arrow believes what a file says, and would read other memory.
-
-    Raises:
-        pa.ArrowInvalid: it does not. Texts may hold bytes that are not UTF-8; their rows are told later.
-    """
-    try:
-        column.validate(full=True)
-    except pa.ArrowInvalid:
-        as_bytes = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
-        if column.type not in as_bytes:
-            raise
-        column.view(as_bytes[column.type]).validate(full=True)
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path}: cannot be read: {' '.join(str(error).split())}")
-
-
-ARROW = {".parquet": _parquet, ".arrow": _arrow, ".feather": _arrow}
-
-
-def arrow_rows(table: tuple[pa.Schema, Iterable[pa.RecordBatch]], file: str, wanted: Wanted) -> Iterator[TableRow]:
-    """The rows of Arrow batches; class numbers become names if `datasets` has put the names into the schema.
-
-    Raises:
-        UserError: a cell has a type that Python does not have.
-    """
-    schema, batches = table
-    classes = _class_names(schema)
-    number = 0
-    for batch in batches:
-        columns = {}
-        for name in wanted.columns:
-            cells = _cells(batch.column(name))
-            columns[name] = [_named(cell, classes[name]) for cell in cells] if name in classes else cells
-        for values in zip(*columns.values(), strict=True):
-            number += 1
-            yield TableRow(dict(zip(columns, values, strict=True)), file, number)
-
-
-def _cells(column: pa.Array) -> list[Any]:
-    """A column as Python objects; bytes of text that are not UTF-8 become lone surrogates, as in text files."""
-    return parquet.cells(column, _plain_cells)
-
-
-def _plain_cells(column: pa.Array) -> list[Any]:
-    try:
-        found: list[Any] = column.to_pylist()
-        return found
-    except UnicodeDecodeError:
-        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-            raise UserError(f"a column of type {column.type} holds bytes that are not text in UTF-8") from None
-        raw = column.cast(pa.large_binary()).to_pylist()
-        return [None if cell is None else cell.decode(errors="surrogateescape") for cell in raw]
-
-
-def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
-    """The names of classes by column, as the package `datasets` writes them into a schema."""
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        named = {name: found["names"] for name, found in features.items() if found.get("_type") == "ClassLabel"}
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
-        return {}
-    return {name: list(map(str, found)) for name, found in named.items() if isinstance(found, list)}
-
-
-def _named(cell: Any, names: list[str]) -> Any:
-    return names[cell] if isinstance(cell, int) and 0 <= cell < len(names) else cell
-
-
-def check(path: str, columns: Iterable[str], there: list[str]) -> None:
-    """Make sure that a table has the columns, once each. Raises `UserError` if not."""
-    for name in columns:
-        if name not in there:
-            raise UserError(f"{path}: no column {name!r}; there are {listed([repr(other) for other in there])}")
-        if there.count(name) > 1:
-            raise UserError(f"{path}: {there.count(name)} columns are called {name!r}; rename all but one")

@@ -4,7 +4,7 @@ import string
 
 from pipeline.datasets import RowContent
 from pipeline.datasets._columns import Content, digest, text, undecoded
-from pipeline.datasets._tables import TableRow
+from pipeline.datasets._rows import TableRow
 from pipeline.errors import UserError
 
 

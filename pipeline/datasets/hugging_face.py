@@ -10,9 +10,10 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from pipeline.datasets import Kind, Row, split_of
+from pipeline.datasets._arrow import arrow, arrow_rows
 from pipeline.datasets._columns import Columns, SecondColumn, examples
 from pipeline.datasets._images import image_content
-from pipeline.datasets._tables import TableRow, Wanted, arrow, arrow_rows, check
+from pipeline.datasets._rows import TableRow, Wanted, check
 from pipeline.datasets._texts import paired, text_content
 from pipeline.errors import UserError, listed
 from pipeline.files import file_exists, read_regular

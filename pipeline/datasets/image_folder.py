@@ -65,7 +65,8 @@ def rows(settings: Settings) -> Iterator[Row]:
     names = [root.name for root in roots]
     if not roots or len(set(names)) < len(names):
         twice = next((name for name in names if names.count(name) > 1), "")
-        raise UserError(f"dataset.source.path: {f'two folders are called {twice!r}' if twice else 'an empty list'}")
+        what = f"two folders are called {twice!r}; rename one" if twice else "an empty list; name a folder"
+        raise UserError(f"dataset.source.path: {what}")
     for root in roots:
         for row in _rows(root, settings):
             named = row if len(roots) == 1 else replace(row, id=f"{root.name}/{row.id}")
@@ -208,7 +209,10 @@ def _folders(parent: Path, root: Path) -> Generator[Row, None, list[Path]]:
         else:
             yield _skipped(path, root, "not an image")
     if not folders:
-        raise UserError(f"{parent}: no folders of classes there")
+        raise UserError(
+            f"{parent}: no folders of classes there; put the images of each class into a folder of its name, or write "
+            "`labels: false`"
+        )
     return folders
 
 

@@ -18,7 +18,8 @@ from pipeline.datasets import Kind, Row
 from pipeline.datasets._columns import Columns, Content, SecondColumn, examples, new_rows
 from pipeline.datasets._downloads import Downloads, is_url
 from pipeline.datasets._images import image_content, image_path
-from pipeline.datasets._tables import TableFiles, TableRow, Wanted, files, is_table, records
+from pipeline.datasets._rows import TableRow, Wanted
+from pipeline.datasets._tables import TableFiles, files, is_table, records
 from pipeline.datasets._texts import paired
 from pipeline.project import Project
 

@@ -2,7 +2,7 @@
 
 from pipeline.extraction.extractor import Extraction, extract
 from pipeline.extraction.loader import Batch, Loader
-from pipeline.extraction.settings import ExtractSettings
+from pipeline.extraction.settings import ExtractSettings, place_of_features
 from pipeline.extraction.speed import MODEL_BOUND
 from pipeline.extraction.teacher import load_teacher
 from pipeline.extraction.worker import recipe_of, stored_heads
@@ -15,6 +15,7 @@ __all__ = [
     "Loader",
     "extract",
     "load_teacher",
+    "place_of_features",
     "recipe_of",
     "stored_heads",
 ]

@@ -5,7 +5,9 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from pipeline.params import Settings
+from pipeline.errors import UserError
+from pipeline.params import PLACE, Params, Settings
+from pipeline.store import is_remote
 from pipeline.teachers import Precision
 
 
@@ -31,3 +33,20 @@ class ExtractSettings(Settings):
     def batch_rows(self, device: torch.device) -> int:
         """Rows in a batch on a device."""
         return self.batch_size or (256 if device.type == "cuda" else 32)
+
+
+def place_of_features(params: Params) -> str | None:
+    """The URL below which `features` in params.yaml has the stores; None for the project's folder.
+
+    Raises:
+        UserError: it is no such URL, or has credentials in it.
+    """
+    place = params.values.get(PLACE)
+    if place is None:
+        return None
+    where = f"{params.source}: {PLACE}"
+    if not is_remote(place):
+        raise UserError(f"{where}: write s3://BUCKET/PREFIX, or a URL with gs:// or az://, not {place!r}")
+    if "@" in place.partition("://")[2].partition("/")[0] or "?" in place:
+        raise UserError(f"{where}: a URL with credentials would end up in logs; set them in the environment")
+    return str(place).rstrip("/")

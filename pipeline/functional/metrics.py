@@ -46,6 +46,19 @@ def calibration_error(logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, 
     return float(np.abs(surplus).sum() / len(labels))
 
 
+def label_calibration_error(
+    probabilities: Float[np.ndarray, "n c"], labels: Int[np.ndarray, "n c"], bins: int = 15
+) -> float:
+    """The expected calibration error of the probabilities of labels that a row has or has not, all cells together.
+
+    Cells are sorted into `bins` equally wide intervals ((k-1)/bins, k/bins] of probability; the result is the mean over
+    cells of |share that has the label - mean probability| of their interval.
+    """
+    index = np.clip(np.ceil(probabilities * bins).astype(int) - 1, 0, bins - 1).ravel()
+    surplus = np.bincount(index, weights=(labels - probabilities).ravel(), minlength=bins)
+    return float(np.abs(surplus).sum() / labels.size)
+
+
 def largest_class_share(logits: Float[np.ndarray, "n c"]) -> float:
     """The share of rows with the most frequent prediction; 1 means that the model predicts a single class."""
     return float(np.bincount(logits.argmax(1)).max() / len(logits))

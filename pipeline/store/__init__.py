@@ -9,14 +9,15 @@
 
 A store is plain Zarr v3: any Zarr reader opens it. This package adds what Zarr lacks: a record of which shards are
 complete, of which rows and under which recipe, and reads at the speed of a memory map. It only needs numpy; zarr is
-imported for compressed heads. Tools around stores are in the modules `cache`, `inspection`, `interchange` and
-`verification`, which are imported when needed.
+imported for compressed heads. Tools around stores are in the modules `cache`, `copying`, `inspection`, `interchange`
+and `verification`, which are imported when needed.
 """
 
 from pipeline.store.changes import differences
 from pipeline.store.format import Dtype, Head, Shard
 from pipeline.store.memory import available_memory
 from pipeline.store.reader import Reader, Together
+from pipeline.store.remote import Pointer, is_remote, stand_for
 from pipeline.store.rows import RowIndex
 from pipeline.store.source import SourceFeatures
 from pipeline.store.store import FeatureStore
@@ -26,6 +27,7 @@ __all__ = [
     "Dtype",
     "FeatureStore",
     "Head",
+    "Pointer",
     "Reader",
     "RowIndex",
     "Shard",
@@ -35,8 +37,11 @@ __all__ = [
     "Widened",
     "available_memory",
     "cache",
+    "copying",
     "differences",
     "inspection",
     "interchange",
+    "is_remote",
+    "stand_for",
     "verification",
 ]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.store.backends import Backend
-from pipeline.store.cache import cached
+from pipeline.store.cache import cached, whole_files
 from pipeline.store.format import Layout, Marker
 from pipeline.store.memory import available_memory
 from pipeline.store.reader import WINDOW_BYTES, HostReader, Mode, Reader
@@ -32,15 +32,17 @@ def choose(
     if mode == "device" and device is None:
         raise UserError(f"{store.name}: the mode `device` needs a device; pass device='cuda'")
     why = f"asked for, {_bytes(size)}"
+    place = default_cache() if cache is None else cache
     if mode == "auto":
         mode, why = _automatic(size, obstacle, memory, device, device_memory)
+        if mode == "resident" and store.folder is None and whole_files(place / digest) is not None:
+            mode, why = "cache", f"{obstacle}, {_bytes(size)}"
     if mode == "device":
         from pipeline.store.device import DeviceReader
 
         return DeviceReader(store, layout, name, why, str(device))
     if mode == "resident":
         return HostReader(store, layout, name, mode, why)
-    place = default_cache() if cache is None else cache
     if mode == "cache":
         folder, lock, checksums = cached(store, layout, name, digest, place)
         why += f", raw copy in {folder}"

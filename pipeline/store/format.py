@@ -47,7 +47,8 @@ _FILE = (
     rf"|(?!rows/){HEAD_NAME.pattern}(\.scale|\.index)?/(zarr\.json|c\.[0-9]+(\.0)*|c\.[0-9]+\.json)"
 )
 STORE_FILE = re.compile(
-    rf"({_FILE})(\.partial)?|{LOCKS}/(setup|writers|create|shard-[0-9]+|wider-{HEAD_NAME.pattern}\.json)(\.partial)?"
+    rf"({_FILE})(\.partial)?"
+    rf"|{LOCKS}/((setup|writers|create|shard-[0-9]+)(\.shared/[0-9a-f]{{32}})?|wider-{HEAD_NAME.pattern}\.json)(\.partial)?"
     rf"|{REPLACED}/[0-9]{{1,9}}/(({_FILE})(\.partial)?|{MOVED})"
 )
 """The names that files of a store can have."""

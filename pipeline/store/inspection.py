@@ -10,12 +10,13 @@ import numpy as np
 
 from pipeline.errors import UserError, count
 from pipeline.files import PARTIAL, Lock, abandoned
-from pipeline.store.backends import Backend
+from pipeline.store.backends import Backend, WritableBackend, backend_at
 from pipeline.store.backends.local import LocalBackend
 from pipeline.store.cache import lock_file, users
 from pipeline.store.changes import differences
 from pipeline.store.format import LOCKS, STORE_FILE, Layout
 from pipeline.store.reader import Reader
+from pipeline.store.remote import POINTER, is_remote
 from pipeline.store.reuse import replaced_folders
 from pipeline.store.store import FeatureStore
 from pipeline.store.verification import Agreement, compare
@@ -170,12 +171,10 @@ class Leftovers:
         return "\n".join([*lines, f"{count(len(self.found), 'leftover')}, {sum(self.found.values()):,} bytes, {what}"])
 
 
-def list_stores(folder: Path) -> Listing:
-    """The stores directly in a folder, by name."""
+def list_stores(folder: Path | str) -> Listing:
+    """The stores directly in a folder, or below a URL of object storage, by name."""
     stores: list[dict[str, Any]] = []
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if not os.path.lexists(path / "zarr.json"):  # also a pipe or a broken link, which is told
-            continue
+    for path in _places(folder):
         try:
             store = FeatureStore.open(path)
         except UserError as error:
@@ -260,19 +259,36 @@ def diff(first: str | Path | Backend, second: str | Path | Backend, seed: int = 
     )
 
 
-def leftovers(folder: Path, cache: Path, delete: bool = False) -> Leftovers:
+def _places(folder: Path | str) -> list[Path | str]:
+    """What is a store, directly in a folder or below a URL, or seems to be one."""
+    if is_remote(str(folder)):
+        files = (file.split("/") for file in backend_at(folder).files())
+        return sorted({f"{folder}/{parts[0]}" for parts in files if parts[1:] == ["zarr.json"]})
+    folder = Path(folder)
+    there = sorted(folder.iterdir()) if folder.is_dir() else []
+    # Also a pipe or a broken link, which is told.
+    return [path for path in there if any(os.path.lexists(path / name) for name in ("zarr.json", POINTER))]
+
+
+def leftovers(folder: Path | str, cache: Path, delete: bool = False) -> Leftovers:
     """Leftovers of interrupted work: earlier features and temporary files in stores, and raw copies of deleted stores.
 
     Only files that a store has written are listed, and nothing that a running writer or reader uses.
 
     Args:
-        folder: of the stores. Features that a store replaced (other rows, another recipe) are leftovers too: work that
-            was interrupted would reuse them.
+        folder: of the stores, or a URL of object storage, which has no raw copies. Features that a store replaced (of
+            other rows, another recipe) are leftovers too: work that was interrupted would reuse them.
         cache: of the raw copies. Those that stores in `folder` were read through, and that no store uses any more; and
             those that killed processes have not finished.
         delete: also delete what was found.
     """
     found: dict[str, int] = {}
+    if is_remote(str(folder)):
+        for place in _places(folder):
+            store = backend_at(place)
+            found |= _leftovers_of(store, delete) if isinstance(store, WritableBackend) else {}
+        return Leftovers(found, delete)
+    folder = Path(folder)
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         store = LocalBackend(path)
         if path.is_dir() and _is_store(store):
@@ -294,7 +310,7 @@ def leftovers(folder: Path, cache: Path, delete: bool = False) -> Leftovers:
     return Leftovers(found, delete)
 
 
-def _leftovers_of(store: LocalBackend, delete: bool) -> dict[str, int]:
+def _leftovers_of(store: WritableBackend, delete: bool) -> dict[str, int]:
     """Files of one store that are not needed; none if it is being written."""
     there = store.files()
     names = [*_replaced(store), *(file for file in there if file.endswith(PARTIAL) and "/" in file)]
@@ -309,7 +325,7 @@ def _leftovers_of(store: LocalBackend, delete: bool) -> dict[str, int]:
     try:
         if not (setup.acquire() and writers.acquire()):
             return {}
-        found = {str(store.folder / name): _bytes(store.folder / name) for name in names}
+        found = {f"{store.name}/{name}": _bytes_in(store, name) for name in names}
         for name in names if delete else []:
             store.delete(name)
         if delete or not locks:
@@ -320,17 +336,17 @@ def _leftovers_of(store: LocalBackend, delete: bool) -> dict[str, int]:
         setup.release()
 
 
-def _is_store(store: LocalBackend) -> bool:
+def _is_store(store: Backend) -> bool:
     """Whether a folder is a feature store, complete or not."""
     return _has_layout(store, "zarr.json") or bool(_replaced(store))
 
 
-def _replaced(store: LocalBackend) -> list[str]:
+def _replaced(store: Backend) -> list[str]:
     """The folders of replaced stores in a store, without others of such names."""
     return [name for name in replaced_folders(store) if _has_layout(store, f"{name}/zarr.json")]
 
 
-def _has_layout(store: LocalBackend, file: str) -> bool:
+def _has_layout(store: Backend, file: str) -> bool:
     try:
         Layout.read(store.read(file) or b"", store.name)
     except UserError:
@@ -369,6 +385,11 @@ def _is_unused(copy: Path, folder: Path) -> bool:
 def _elsewhere(reader: Reader, where: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """A reader that takes the row numbers of another store."""
     return lambda rows: reader(where[rows])
+
+
+def _bytes_in(store: Backend, name: str) -> int:
+    """Bytes of a file of a store, or of all files below a folder of it."""
+    return sum(store.size(file) or 0 for file in store.files(name) or [name])
 
 
 def _bytes(path: Path) -> int:

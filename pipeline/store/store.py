@@ -13,6 +13,7 @@ from pipeline.store.backends import Backend, backend_at
 from pipeline.store.choice import choose
 from pipeline.store.format import Head, Layout, Marker
 from pipeline.store.reader import Mode, Reader
+from pipeline.store.remote import Pointer
 from pipeline.store.rows import RowIndex, claim_of_rows, read_rows
 from pipeline.store.shards import Damaged, marker
 from pipeline.store.values import decode, encode
@@ -53,12 +54,12 @@ class FeatureStore:
         """Open a store, after checking its metadata and that every shard has its marker and its size.
 
         Args:
-            place: a folder, or a URL that fsspec understands, such as s3://bucket/minilm.zarr; or a backend.
+            place: a folder, or a URL such as s3://bucket/minilm.zarr; or a backend.
 
         Raises:
             UserError: there is no store, its metadata is damaged, or no head of it is complete.
         """
-        backend = backend_at(place)
+        backend = backend_at(place).snapshot()
         path = backend.name
         text = backend.read("zarr.json")
         if text is None:
@@ -86,7 +87,13 @@ class FeatureStore:
             there = max(incomplete.values())
             state = f"not complete, {there} of {count(layout.shards, 'shard')} are there"
             raise UserError(f"{path}: {state}; run the extraction again; it continues")
-        return cls(backend, layout, complete, incomplete)
+        opened = cls(backend, layout, complete, incomplete)
+        pointer = None if isinstance(place, Backend) or "://" in str(place) else Pointer.of(Path(place))
+        if pointer is not None and pointer.content not in (None, opened.content_digest):
+            raise UserError(
+                f"{place}: {path} does not hold the features that this project extracted; run the extraction again"
+            )
+        return opened
 
     def __len__(self) -> int:
         return self.layout.rows
@@ -168,7 +175,8 @@ class FeatureStore:
         - `mapped`: directly from the files' pages. Chosen for local, uncompressed shards.
         - `window`: the same, with epochs that read the disk sequentially. Chosen if they exceed the free memory.
         - `resident`: all rows in memory. Chosen for compressed or remote shards that fit `memory`.
-        - `cache`: mapped from a raw copy on the local disk, made in one pass. Chosen for larger ones.
+        - `cache`: mapped from a raw copy on the local disk, made in one pass. Chosen for larger ones, and for remote
+          ones of which there is a copy already.
 
         Args:
             head: its name; the store's only head, or `pooled`, if None.

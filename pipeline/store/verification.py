@@ -77,12 +77,12 @@ def verify(place: str | Path | Backend) -> Verification:
     """Read every byte of a store and compare it with its checksum.
 
     Args:
-        place: a folder, or a URL that fsspec understands; every byte of a URL is downloaded once, and not kept.
+        place: a folder, or a URL; every byte of a URL is downloaded once, and not kept.
 
     Raises:
         UserError: there is no store, or the group's metadata is damaged, so nothing else can be checked.
     """
-    store = backend_at(place)
+    store = backend_at(place).snapshot()
     text = store.read("zarr.json")
     if text is None:
         raise UserError(f"{store.name}: no feature store there")

@@ -93,6 +93,7 @@ class StoreWriter:
         self._life = life
         self._earlier = earlier
         self._claims: dict[int, Claim] = {}
+        self._complete: set[tuple[str, int]] = set()
         self._unwritten: set[int] = set()
         self._claims_guard = threading.Lock()
         self._queue: queue.Queue[tuple[int, dict[str, dict[str, np.ndarray]]] | None] = queue.Queue(1)
@@ -152,8 +153,8 @@ class StoreWriter:
         )
         # Where a dtype became wider, the others end as soon as they have finished their shard.
         wider = any(_wider(store, wanted, name) for name in heads)
-        patience = float("inf") if wider else PATIENCE
         setup, life = store.claim("setup"), store.claim("writers")
+        patience = float("inf") if wider else PATIENCE + life.lingers
         if not setup.acquire(patience=patience):
             raise UserError(f"{path}: {setup.owner()} has been setting it up for a long time; wait for it or stop it")
         try:
@@ -323,15 +324,16 @@ class StoreWriter:
         Args:
             heads: for these; all if None.
         """
-        missing = 0
+        missing, store = 0, self._store.snapshot()
         for index in range(self.layout.shards):
-            if wanting := self._wanting(index, heads):
+            if wanting := self._wanting(index, heads, store):
                 missing += int((~self._known(index, wanting)).sum())
         return missing
 
     def _take_stock(self, continued: Layout | None) -> None:
         """Add notes on what is already there."""
-        done = sum(not self._wanting(index) for index in range(self.layout.shards))
+        store = self._store.snapshot()
+        done = sum(not self._wanting(index, store=store) for index in range(self.layout.shards))
         if continued is not None:
             state = "complete" if done == self.layout.shards else "continuing"
             self.notes.append(f"{state}: {done} of {count(self.layout.shards, 'shard')} are there")
@@ -343,14 +345,20 @@ class StoreWriter:
             rows = count(self.layout.rows, "row")
             self.notes.append(f"{known.sum():,} of {rows} are known from before; new are the others")
 
-    def _wanting(self, index: int, of: Collection[str] | None = None) -> tuple[str, ...]:
-        """The heads that still lack a shard. A shard that contradicts its marker is written again."""
+    def _wanting(self, index: int, of: Collection[str] | None = None, store: Backend | None = None) -> tuple[str, ...]:
+        """The heads that still lack a shard. A shard that contradicts its marker is written again.
+
+        Args:
+            index: of the shard.
+            of: heads to consider; all if None.
+            store: where to look: a snapshot, for many shards.
+        """
         heads = []
         for head in self.heads:
-            if of is not None and head not in of:
+            if (of is not None and head not in of) or (head, index) in self._complete:
                 continue
             try:
-                found = marker(self._store, self.layout, head, index)
+                found = marker(store or self._store, self.layout, head, index)
             except Damaged as error:
                 note = f"shard {index} of `{head}` is damaged ({error}): writing it again"
                 if note not in self.notes:
@@ -358,6 +366,8 @@ class StoreWriter:
                 found = None
             if found is None:
                 heads.append(head)
+            else:
+                self._complete.add((head, index))
         return tuple(heads)
 
     def _reuse(self, index: int, wanting: tuple[str, ...]) -> Shard | None:
@@ -435,17 +445,25 @@ class StoreWriter:
         files = {}
         for array, grid in self.layout.grids(head, codec).items():
             parts = pack(grid, index, arrays[array])
+            self._confirm(index)
             check = self._store.put(f"{array}/{grid.key(index)}", parts)
             files[array] = {"bytes": size_of(parts), "checksum": check}
         mark = Marker(start, stop, self._rows.digest(start, stop), self.layout.identity(head), files)
+        self._confirm(index)
         # A power cut may lose or tear a marker, which its digest shows, and then costs its shard; when the store is
         # complete, `_finish` makes all of them durable.
         self._store.put(f"{head}/{marker_name(index)}", [mark.text()], durable=False)
 
+    def _confirm(self, index: int) -> None:
+        """Make sure that nobody else may write a shard, or replace the store. Raises `UserError` if one may."""
+        self._life.confirm()
+        self._claims[index].confirm()
+
     def _finish(self) -> None:
         """If the store is complete and no other process is writing it, delete what only writing needs."""
-        setup = self._store.claim("setup")
-        if any(self._wanting(index) for index in range(self.layout.shards)) or not setup.acquire(patience=PATIENCE):
+        setup, store = self._store.claim("setup"), self._store.snapshot()
+        unfinished = any(self._wanting(index, store=store) for index in range(self.layout.shards))
+        if unfinished or not setup.acquire(patience=PATIENCE + setup.lingers):
             return
         try:
             if self._life.acquire():

@@ -129,8 +129,10 @@ def _open(folder: Path) -> dict[str, np.ndarray] | None:
 
 
 def _map(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    # An empty file cannot be mapped.
-    return np.memmap(path, dtype, "r", shape=shape) if math.prod(shape) else np.empty(shape, dtype)
+    if not math.prod(shape):  # an empty file cannot be mapped
+        return np.empty(shape, dtype)
+    # As a plain array: indexing a `memmap` takes several times as long.
+    return np.memmap(path, dtype, "r", shape=shape).view(np.ndarray)
 
 
 def _write(folder: Path, chunks: Iterable[Chunk]) -> dict[str, np.ndarray]:

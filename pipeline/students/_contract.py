@@ -50,6 +50,8 @@ class Inputs(Protocol):
 def place(inputs: Any, device: torch.device) -> Any:
     """A tensor or a tuple of such, on a device. A copy to a GPU is not waited for, which needs pinned memory."""
     if isinstance(inputs, Tensor):
+        if inputs.device == device:
+            return inputs
         inputs = inputs.pin_memory() if device.type == "cuda" and inputs.device.type == "cpu" else inputs
         return inputs.to(device, non_blocking=True)
     return tuple(place(part, device) for part in inputs)

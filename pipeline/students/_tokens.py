@@ -87,11 +87,11 @@ class Texts:
 
     def _rows(self, rows: np.ndarray, view: int) -> tuple[np.ndarray, np.ndarray]:
         numbers, offsets = self.kept[view]["numbers"], self.kept[view]["offsets"]
-        starts = offsets[rows]
-        lengths = offsets[rows + 1] - starts
-        first = np.cumsum(lengths) - lengths
-        at = np.arange(lengths.sum()) + np.repeat(starts - first, lengths)
-        return numbers[at].astype(np.int64), lengths
+        stops = offsets.take(rows + 1)
+        lengths = stops - offsets.take(rows)
+        at = (stops - lengths.cumsum()).repeat(lengths)
+        at += np.arange(len(at))
+        return numbers.take(at).astype(np.int64), lengths
 
 
 def _encoded(data: Dataset, encode: Encode, views: Views | None = None, view: int = 0) -> Iterator[Chunk]:

@@ -100,7 +100,7 @@ class Vocabulary:
 
 def offsets(numbers: Int[np.ndarray, " numbers"], lengths: Int[np.ndarray, " n"]) -> tuple[Tensor, Tensor]:
     """Word numbers of all rows, concatenated, and where each row starts."""
-    return torch.from_numpy(numbers), torch.from_numpy(np.cumsum(lengths) - lengths)
+    return torch.from_numpy(numbers), torch.from_numpy(lengths.cumsum() - lengths)
 
 
 class Words:

@@ -13,6 +13,7 @@ from pipeline import students
 from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.params import Settings as Base
+from pipeline.pretrained import digest
 from pipeline.pretrained.timm import TimmModel, classifiers, data_configuration
 from pipeline.students._images import Images, ImageTransform
 from pipeline.views import Views
@@ -47,15 +48,18 @@ class Settings(Base):
 def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
     """The architecture, the arguments for timm, and the preprocessing from the model's configuration.
 
-    A file of weights is read here already, so that weights that do not fit are refused before any image is decoded.
+    A file of weights is read here already, so that weights that do not fit are refused before any image is decoded, and
+    other weights under the same name are another student.
     """
     source = TimmModel.find(settings.model, settings.weights)
     options, depth = source.options(settings.size), source.depth(settings.layers)
     if settings.pretrained and source.weights is not None:
         model, _ = source.load(**options)
+        weights = digest(model.state_dict())
     else:
         with torch.device("meta"):
             model = source.create(**options)
+        weights = ""
     config = data_configuration(model, settings.model)
     channels, height, _ = config["input_size"]
     if channels != CHANNELS:
@@ -69,6 +73,7 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
         "size": settings.size or height,
         "mean": list(config["mean"]),
         "std": list(config["std"]),
+        "weights": weights,
     }
 
 

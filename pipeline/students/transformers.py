@@ -18,6 +18,7 @@ from pipeline.params import Settings as Base
 from pipeline.pretrained.text_body import TextBody, load_body, untrained_body
 from pipeline.pretrained.text_tokenizer import Side, TextTokenizer
 from pipeline.pretrained.transformers import fetch, one_line, read_config
+from pipeline.provenance import digest_files
 from pipeline.students._tokens import Tokenization, Tokens
 from pipeline.views import Views
 
@@ -55,7 +56,7 @@ class Settings(Base):
 
 
 def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
-    """The model's configuration and tokenizer, so that a checkpoint needs nothing else.
+    """The model's configuration and tokenizer, so that a checkpoint needs nothing else, and a digest of its weights.
 
     Raises:
         UserError: the model or its tokenizer cannot be loaded, it has too few layers or positions, its features depend
@@ -93,12 +94,14 @@ def fit(settings: Settings, data: Dataset, rows: np.ndarray) -> dict[str, Any]:
             f"({type(body.model).__name__}) cannot be a student; choose another model"
         )
     pad = tokenizer.pad if tokenizer.pad < body.rows else 0
+    weights = [path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".bin")]
     return {
         "config": config.to_dict(),
         "tokenizer": tokenizer.fast.to_str(),
         "max_length": length,
         "pad": pad,
         "width": width,
+        "weights": digest_files(folder, weights) if settings.pretrained else "",
     }
 
 

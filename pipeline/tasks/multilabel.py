@@ -66,6 +66,7 @@ class MultiLabel(tasks.Task):
         Metric(name="auroc", label="AUROC", unit="%"),
         Metric(name="log_loss", label="log loss", unit="nats", higher_is_better=False),
         Metric(name="brier", label="Brier score", higher_is_better=False),
+        Metric(name="calibration_error", label="calibration error", unit="%", higher_is_better=False),
     )
     dtype = np.dtype(np.int8)
     missing = -1
@@ -210,11 +211,12 @@ class MultiLabel(tasks.Task):
     ) -> dict[str, float]:
         from sklearn.metrics import roc_auc_score
 
-        logits = outputs.astype(np.float64)
+        logits, probabilities = outputs.astype(np.float64), self.probabilities(outputs)
         return {
             "auroc": metrics.mean_of_known(metrics.one_vs_rest(roc_auc_score, outputs, labels)),
             "log_loss": float(np.mean(np.logaddexp(0, logits) - labels * logits)),
-            "brier": float(np.square(self.probabilities(outputs) - labels).mean()),
+            "brier": float(np.square(probabilities - labels).mean()),
+            "calibration_error": metrics.label_calibration_error(probabilities, labels),
         }
 
     def class_scores(self, outputs: Float[np.ndarray, "n c"], labels: Int[np.ndarray, "n c"]) -> dict[str, list[float]]:

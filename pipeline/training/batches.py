@@ -97,6 +97,8 @@ class Part:
 
     def loss(self, task_loss: Float[Tensor, ""], penalties: Iterable[Float[Tensor, ""]] = ()) -> Float[Tensor, ""]:
         """This part's contribution to the loss of the step."""
+        if self.task_share == self.penalty_share == 1:  # a step in one part
+            return sum(penalties, start=task_loss)
         return sum((self.penalty_share * each for each in penalties), start=self.task_share * task_loss)
 
 
@@ -109,7 +111,7 @@ def parts(
 
     Args:
         task: of the labels.
-        labels: of the labelled batch [labelled, ...].
+        labels: of all rows of the dataset [rows, ...].
         rows, labelled, views: of the step.
         count: of parts.
     """
@@ -120,7 +122,7 @@ def parts(
     # Methods see the rows after the labelled batch; where there are none, the labelled batch itself.
     of_methods = np.array_split(np.arange(labelled, len(rows)), count) if labelled < len(rows) else of_task
     seen = len(rows) - labelled or labelled
-    whole = task.loss_weight(labels)
+    whole = task.loss_weight(labels[rows[:labelled]])
     for number, (own, others) in enumerate(zip(of_task, of_methods, strict=True)):
         at = own if others is own else np.concatenate([own, others])
         yield Part(
@@ -128,6 +130,6 @@ def parts(
             len(own),
             None if views is None else views[at],
             number == 0,
-            task.loss_weight(labels[own]) / whole,
+            task.loss_weight(labels[rows[own]]) / whole,
             len(others) / seen,
         )

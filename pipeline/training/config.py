@@ -66,7 +66,7 @@ class TrainSettings(Settings):
             seeds or more, is not trained on the rest of the seeds. The choice is among those trained on all.
         precision: float32, or autocast to bfloat16, or to float16 with a scaled loss; penalties are computed in float32
             in any case.
-        compile: compile the student and its loss with torch.compile, which takes about a minute.
+        compile: compile the student and its loss with torch.compile: it takes about a minute, and draws other dropout.
         channels_last: keep images and filters with the channels last in memory; faster for convolutions.
     """
 

@@ -153,7 +153,7 @@ def replay(session: Session, seed: int, candidate: Candidate, failure: Failure) 
     )
     trial.optimisation.begin(step)
     ordered = []
-    for part in parts(data.task, data.labels[rows[:labelled]], rows, labelled, views, data.settings.accumulate):
+    for part in parts(data.task, data.labels, rows, labelled, views, data.settings.accumulate):
         ready = get_ready(data, part, reads_of(penalties), data.augmented(part.rows, part.labelled, step))
         task_loss, unweighted, _, _ = losses(data, trial.student, penalties, ready, progress)
         weighted = {name: penalties[name].at(progress) * loss for name, loss in unweighted.items()}

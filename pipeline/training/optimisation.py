@@ -26,7 +26,8 @@ class Optimisation:
         device: that trains.
 
     Attributes:
-        optimizer: of all trained parameters.
+        trained: the student's parameters that are not frozen.
+        optimizer: of these and the methods' parameters.
         scaler: of the loss; does nothing but in float16.
     """
 
@@ -38,7 +39,7 @@ class Optimisation:
         device: torch.device,
     ):
         self.settings = settings
-        self._student = [parameter for parameter in student.parameters() if parameter.requires_grad]
+        self.trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
         # One fused kernel for all parameters: a small student's step is mostly the overhead of many small ones.
         self.optimizer = torch.optim.AdamW(parameter_groups(student, settings), fused=True)
         for method, learning_rate in methods:
@@ -61,7 +62,7 @@ class Optimisation:
         """Update the weights. In float16, a step whose gradients overflow changes none, and lowers the scale."""
         if self.settings.clip is not None:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self._student, self.settings.clip)
+            nn.utils.clip_grad_norm_(self.trained, self.settings.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 

@@ -60,8 +60,10 @@ class Group:
         Raises:
             UserError: another process ended.
         """
+        if self.size == 1:
+            return
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        if self.size == 1 or not gradients:
+        if not gradients:
             return
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         with _all_there():

@@ -8,6 +8,7 @@ trial without methods is exactly plain training, and shares its result with ever
 """
 
 from collections.abc import Callable, Generator, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -103,7 +104,7 @@ def run_trial(
                 optimisation.backward(loss)
             if log.due(step) and kept.over(log.history):
                 break
-            processes.reduce(list(trial.student.parameters()))
+            processes.reduce(optimisation.trained)
             optimisation.end()
             kept.update(step)
             if checkpoint:
@@ -179,7 +180,7 @@ def supervised(
         mixed: where these are mixed with other rows, the labels of those, and the share of each row's own.
     """
     lower = getattr(torch, precision)
-    with torch.autocast(labels.device.type, lower, enabled=lower != torch.float32):
+    with torch.autocast(labels.device.type, lower) if lower != torch.float32 else nullcontext():
         features, outputs = student(inputs)  # [n, d], [n, c]
     features, outputs = features.float(), outputs.float()
     of_labels = outputs[: len(labels)]
@@ -210,10 +211,11 @@ def ready_parts(
         steps: numbers, and the rows of each step and how many of these are labelled.
         penalties: the methods; none for plain training.
     """
+    reads = reads_of(penalties)
     for step, (rows, labelled) in steps:
         views = data.draw_views(rows, labelled, step, bool(penalties))
-        for part in parts(data.task, data.labels[rows[:labelled]], rows, labelled, views, data.settings.accumulate):
-            yield get_ready(data, part, reads_of(penalties), data.augmented(part.rows, part.labelled, step))
+        for part in parts(data.task, data.labels, rows, labelled, views, data.settings.accumulate):
+            yield get_ready(data, part, reads, data.augmented(part.rows, part.labelled, step))
 
 
 def reads_of(penalties: dict[str, WeightedPenalty]) -> frozenset[Reads]:

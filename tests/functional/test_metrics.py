@@ -10,6 +10,7 @@ from pipeline.functional.metrics import (
     brier,
     calibration_error,
     confusion,
+    label_calibration_error,
     largest_class_share,
     log_loss,
     macro_f1,
@@ -148,3 +149,23 @@ def test_one_against_the_rest_leaves_out_what_has_no_rest():
     assert found[0] == 1 and np.isnan(found[1:]).all()
     assert mean_of_known(found) == 1
     assert math.isnan(mean_of_known(found[1:]))
+
+
+@pytest.mark.parametrize("bins", [1, 4, 15])
+def test_label_calibration_error_equals_its_definition(bins: int):
+    random = np.random.default_rng(5)
+    probabilities = random.random((40, 3)).round(2)  # 0, 0.25 and others at the ends of intervals
+    labels = random.integers(0, 2, (40, 3))
+    cells = [
+        (p, y)
+        for row, has in zip(probabilities.tolist(), labels.tolist(), strict=True)
+        for p, y in zip(row, has, strict=True)
+    ]
+    total = 0.0
+    for k in range(1, bins + 1):
+        inside = [(p, y) for p, y in cells if (k - 1) / bins < p <= k / bins or (k == 1 and p == 0)]
+        if inside:
+            share, mean = sum(y for _, y in inside) / len(inside), sum(p for p, _ in inside) / len(inside)
+            total += len(inside) / len(cells) * abs(share - mean)
+    assert label_calibration_error(probabilities, labels, bins) == pytest.approx(total)
+    assert label_calibration_error(labels.astype(float), labels, bins) == pytest.approx(0)

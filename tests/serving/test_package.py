@@ -1,6 +1,7 @@
 """Exports: checked in a fresh process, whole or not there, and enough by themselves."""
 
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from pipeline.exports import native
 from pipeline.params import Params
 from pipeline.predict import EXPORT, Predictor
 from pipeline.project import Project
+from pipeline.records import RunRecord
 from pipeline.serving import export, package
 from pipeline.training import session, train
 
@@ -148,3 +150,28 @@ def test_what_cannot_be_exported_is_one_line(trained_project: Path, tmp_path: Pa
             export(name, params, project, tmp_path / "out", **options)
         assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refit_lasts_as_long_as_early_stopping_kept(made_project: Path, tmp_path: Path, in_process):
+    project = Project(Path(shutil.copytree(made_project, tmp_path / "project")))
+    changes = {"steps": 40, "seeds": [1], "early_stopping": 2, "learning_rate": 0.1}
+    params = Params(PARAMS | {"train": PARAMS["train"] | changes})
+    train("none", params, project)
+    kept = RunRecord.read(project.run("none") / "run.json").diagnostics[0].kept
+    assert kept is not None and 0 < kept < 40
+    refits = import_module("pipeline.training.refit")
+    done, whole = [], refits.run_trial
+
+    def following(*given, **named):
+        training = whole(*given, **named)
+        while True:
+            try:
+                done.append(next(training))
+            except StopIteration as stop:
+                return stop.value
+            yield done[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(refits, "run_trial", following)
+        export("none", params, project, tmp_path / "refit", again=True)
+    assert sum(done) == kept

@@ -10,6 +10,7 @@ from pipeline.errors import UserError
 from pipeline.store import FeatureStore, Head, StoreWriter
 from pipeline.store.backends import WritableBackend
 from pipeline.store.backends.local import LocalBackend
+from pipeline.store.backends.object import ObjectBackend
 from pipeline.store.backends.remote import RemoteBackend
 from pipeline.store.inspection import describe, diff
 from pipeline.store.interchange import export, import_features
@@ -25,8 +26,11 @@ HEADS = {
 WRITES = ("put", "put_new", "put_together", "copy", "move", "delete")
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "object"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> WritableBackend:
+    if request.param == "object":
+        objects = pytest.importorskip("obstore.store").MemoryStore()
+        return ObjectBackend(objects, "s3://bucket/s", "s/")
     return LocalBackend(tmp_path / "s") if request.param == "local" else MemoryBackend()
 
 
@@ -142,6 +146,7 @@ def test_cut_short_at_any_write_a_change_resumes_and_computes_no_row_twice(
                 cuts += 1
         # Claims of a process that died are free; in memory no process dies.
         getattr(backend, "holders", {}).clear()
+        backend.delete("locks")
         store = make(changed, heads=heads, path=backend)
         assert set(make.computed) <= {"new"}
         check(store, changed, features)

@@ -142,6 +142,48 @@ def test_its_recipe_is_data_and_stays_the_same(load: Load, teacher: Teacher) -> 
     assert digest_of(load().recipe) == digest_of(teacher.recipe)
 
 
+NAMES = {
+    *("model", "revision", "weights", "factory", "path", "ids", "tokenizer"),
+    *("heads", "outputs", "trust_remote_code", "safetensors_only"),
+}
+"""Settings that say where a model is, whose content is in the recipe; choose among its outputs; or only refuse."""
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "transformers": {"pooling": "max", "prompt": "a film ", "max_length": 12, "truncation": "left"},
+    "timm": {"size": 96},
+    "transformers_vision": {"pooling": "mean"},
+    "python": {"options": {"other": 1}},
+    "onnx": {
+        "pooling": "max",
+        "size": 9,
+        "resize": 80,
+        "interpolation": "nearest",
+        "rounding": "aft",
+        "scale": 0.5,
+        "mean": [0.1, 0.2, 0.3],
+        "std": [0.4, 0.5, 0.6],
+        "layout": "NHWC",
+        "channels": "BGR",
+        "prompt": "a film ",
+        "max_length": 12,
+    },
+    "torchvision": {"transforms": "IMAGENET1K_V1", "arguments": {"dropout": 0.9}},
+}
+"""By family, another value for each of its other settings."""
+
+
+def test_every_setting_is_in_the_recipe_or_refused(section: dict[str, Any], load: Load, teacher: Teacher) -> None:
+    fields = set(plugin("teachers", section["family"]).Settings.model_fields)
+    others = OTHERS.get(section["family"], {})
+    assert fields - NAMES == others.keys(), "say here how it changes features"
+    for setting, value in others.items():
+        try:
+            changed = load(**{setting: value}).recipe
+        except UserError:
+            continue
+        assert digest_of(changed) != digest_of(teacher.recipe), setting
+
+
 def test_its_recipe_depends_on_the_precision(load: Load, teacher: Teacher) -> None:
     half = load("bfloat16").recipe
     differ = {key for key in half if half[key] != teacher.recipe[key]}

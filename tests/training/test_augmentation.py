@@ -162,7 +162,7 @@ def test_words_are_dropped_from_the_labelled_batch_of_texts(project: Path, param
                        r"take word_dropout"),
         ({"word_dropout": {"share": 1.0}}, r"augment \(for none\)\.word_dropout\.share.* less than 1, found 1\.0"),
         ({"word_drop": {}}, r"no 'word_drop' in pipeline/augmentations/ \(did you mean `word_dropout`\?\)"),
-        (["word_dropout"], r"train\.augment: should be a valid dictionary, found \['word_dropout'\]"),
+        (["word_dropout"], r"train\.augment: should be a mapping, found \['word_dropout'\]"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_by_check_in_one_line(augment: Any, message: str):

@@ -63,7 +63,7 @@ def test_the_losses_of_parts_add_up_to_that_of_the_batch(options: dict[str, obje
 def test_parts_share_both_batches_and_keep_the_labelled_rows_first():
     rows, views = np.arange(50, 67), np.arange(17)
     task = tasks.build("classification", ["a", "b"])
-    found = list(parts(task, np.zeros(5, np.int64), rows, 5, views, 3))
+    found = list(parts(task, np.zeros(67, np.int64), rows, 5, views, 3))
     assert [part.rows[: part.labelled].tolist() for part in found] == [[50, 51], [52, 53], [54]]
     assert [part.rows[part.labelled :].tolist() for part in found] == [[*range(n, n + 4)] for n in (55, 59, 63)]
     assert all((part.views == part.rows - 50).all() for part in found if part.views is not None)

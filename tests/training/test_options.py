@@ -17,6 +17,8 @@ from pipeline.training import train, trial
 from pipeline.training.config import Plan
 from pipeline.training.session import Session
 
+from .pictures import of_pictures, write_project
+
 
 def trained(project: Path, params: Params, run: str, **settings: Any) -> RunRecord:
     params.values["runs"][run]["train"] = {"seeds": [0], "steps": 8, **settings}
@@ -96,12 +98,31 @@ def test_parts_too_small_for_a_method_are_refused(project: Path, params: Params)
         trained(project, params, "aft", accumulate=16)
 
 
+def test_channels_last_trains_the_same_student(tmp_path: Path):
+    root, weights = write_project(tmp_path), []
+    for last in (False, True):
+        session = Session(Plan.read("none", of_pictures(channels_last=last), Project(root)))
+        student = trial.start(session, 0, Candidate(())).student
+        filters = [x for x in student.parameters() if x.ndim == 4 and min(x.shape) > 1]
+        assert filters and all(x.is_contiguous(memory_format=torch.channels_last) == last for x in filters)
+        training = trial.run_trial(session, 0, Candidate(()))
+        with pytest.raises(StopIteration) as end:
+            while True:
+                next(training)
+        weights.append(end.value.value.student.state_dict())
+    for name, value in weights[0].items():
+        assert torch.allclose(value, weights[1][name], atol=1e-4), name
+
+
 @pytest.mark.slow
+# torch looks for `.grad` where the checks of types interrupt what it compiles.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_compiled_training_learns_the_same(project: Path, params: Params):
+    params.values["students"]["bag"]["dropout"] = 0.0  # of which compiled code draws others
     plain = trained(project, params, "both")
     _, one = load_student(project / "runs" / "both" / "students" / "0")
     compiled = trained(project, params, "both", compile=True)
     _, other = load_student(project / "runs" / "both" / "students" / "0")
     assert compiled.settings["compile"] and not plain.settings["compile"]
     for name, value in one.state_dict().items():
-        assert torch.allclose(value, other.state_dict()[name], atol=1e-3), name
+        assert torch.allclose(value, other.state_dict()[name], atol=1e-5), name

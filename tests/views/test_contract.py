@@ -65,6 +65,13 @@ def test_a_view_follows_from_seed_row_and_number_alone(family: str, pictures: Da
 
 
 @pytest.mark.parametrize("family", plugins("views"))
+def test_every_setting_is_in_its_record(family: str, pictures: Dataset, texts: Dataset):
+    record = read(family, seed=3).record(1, data_of(family, pictures, texts))
+    assert record["settings"].keys() == plugin("views", family).Settings.model_fields.keys()
+    assert (record["family"], record["seed"], record["number"]) == (family, 3, 1)
+
+
+@pytest.mark.parametrize("family", plugins("views"))
 def test_views_differ_from_the_clean_rows_and_from_one_another(family: str, pictures: Dataset, texts: Dataset):
     data, views = data_of(family, pictures, texts), read(family)
     found, n = seen(views, data), len(ROWS)

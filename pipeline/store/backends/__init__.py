@@ -4,9 +4,10 @@ A backend keeps files by name below a root, such as `pooled/c.0.0`. The store re
 contract; features of one file system or service are used only in its file.
 
 - `local.py`: a folder on this machine, to read and write;
-- `remote.py`: any URL that fsspec supports, to read.
+- `object.py`: a prefix of a bucket, s3://, gs:// or az://, to read and write;
+- `remote.py`: any other URL that fsspec supports, to read.
 
-Other storage, such as object storage, is one more file. It lists its URL schemes in `SCHEMES` (`*` for all that no
+Other storage is one more file. It lists its URL schemes in `SCHEMES` (`*` for all that no
 other file has), and `open(url)` returns its backend. `tests/store/backends/contract.py` tests any backend.
 """
 
@@ -16,6 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Protocol, runtime_checkable
+
+from pipeline.store.remote import Pointer
 
 Bytes = bytes | memoryview
 
@@ -52,6 +55,10 @@ class Backend(ABC):
     @abstractmethod
     def files(self, below: str = "") -> list[str]:
         """The names of all files, or of those below one folder, in order."""
+
+    def snapshot(self) -> "Backend":
+        """These files as they are now, to read many small ones; this backend itself where that is not faster."""
+        return self
 
 
 class WritableBackend(Backend):
@@ -114,6 +121,10 @@ class WritableBackend(Backend):
 class Claim(Protocol):
     """A lock that one process holds exclusively, or several share. It ends with its process, even if that is killed."""
 
+    @property
+    def lingers(self) -> float:
+        """For how many seconds it may be held after its process was killed."""
+
     def acquire(self, exclusive: bool = True, patience: float = 0.0) -> bool:
         """Try for `patience` seconds; returns whether it is held now. Acquiring a held claim changes its kind.
 
@@ -123,14 +134,22 @@ class Claim(Protocol):
     def release(self) -> None:
         """Release it, if it is held."""
 
+    def confirm(self) -> None:
+        """Make sure that it is still held. Raises `UserError` if it was lost, as on object storage it can be."""
+
     def owner(self) -> str:
         """The holder, as far as known, for messages."""
 
 
 def backend_at(place: str | Path | Backend) -> Backend:
-    """The backend of a path or URL; a backend is returned as it is."""
+    """The backend of a path or URL; a backend is returned as it is.
+
+    A folder may stand for a URL; see `pipeline/store/remote.py`.
+    """
     if isinstance(place, Backend):
         return place
+    if "://" not in str(place) and (pointer := Pointer.of(Path(place))):
+        place = pointer.url
     scheme = str(place).partition("://")[0] if "://" in str(place) else ""
     modules = [import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)]
     serving = {served: module for module in modules for served in module.SCHEMES}

@@ -73,6 +73,8 @@ class MemoryBackend(WritableBackend):
 class MemoryClaim:
     """A claim among the threads of one process."""
 
+    lingers = 0.0
+
     def __init__(self, backend: MemoryBackend, name: str):
         self.guard, self.holders = backend.guard, backend.holders.setdefault(name, {})
 
@@ -91,6 +93,9 @@ class MemoryClaim:
     def release(self) -> None:
         with self.guard:
             self.holders.pop(id(self), None)
+
+    def confirm(self) -> None:
+        pass
 
     def owner(self) -> str:
         return "another thread"

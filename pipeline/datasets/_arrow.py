@@ -1,0 +1,131 @@
+"""Tables in Arrow and Parquet, whose columns have types: their rows, checked to stay inside of their bytes."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline import parquet
+from pipeline.datasets._rows import TableRow, Wanted, check
+from pipeline.errors import UserError
+from pipeline.files import regular_size
+
+
+def _parquet(path: Path, wanted: Wanted) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    file = parquet.opened(path)
+    check(str(path), wanted.columns, file.schema_arrow.names)
+    return file.schema_arrow, parquet.batches(path, file, wanted.columns)
+
+
+def _arrow(path: Path, wanted: Wanted) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    schema, batches = arrow(path)
+    check(str(path), wanted.columns, schema.names)
+    return schema, (batch.select(list(wanted.columns)) for batch in batches)
+
+
+def arrow(path: Path) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """A file of Arrow: its schema and its rows.
+
+    Raises:
+        UserError: it is missing, or no file of Arrow; reading its rows, that it is damaged.
+    """
+    if regular_size(path) is None:
+        raise UserError(f"{path}: no such file")
+    batches: Iterable[pa.RecordBatch]
+    try:
+        source = pa.memory_map(str(path))
+        try:
+            file = pa.ipc.open_file(source)
+            batches = (file.get_batch(number) for number in range(file.num_record_batches))
+        except pa.ArrowInvalid:  # a stream, as the package `datasets` writes
+            source.seek(0)
+            file = batches = pa.ipc.open_stream(source)
+        schema = file.schema
+        schema.names  # noqa: B018, which decodes them
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise unreadable(path, error) from None
+
+    def checked() -> Iterator[pa.RecordBatch]:
+        try:
+            for batch in batches:
+                for column in batch.columns:
+                    _validate(column)
+                yield batch
+        except (OSError, pa.ArrowException) as error:
+            raise unreadable(path, error) from None
+
+    return schema, checked()
+
+
+def _validate(column: pa.Array) -> None:
+    """Check that a column stays inside of its bytes: Arrow believes what a file says, and would read other memory.
+
+    Raises:
+        pa.ArrowInvalid: it does not. Texts may hold bytes that are not UTF-8; their rows are told later.
+    """
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        as_bytes = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
+        if column.type not in as_bytes:
+            raise
+        column.view(as_bytes[column.type]).validate(full=True)
+
+
+def unreadable(path: Path, error: Exception) -> UserError:
+    """What to raise for a file that a library cannot read."""
+    return UserError(f"{path}: cannot be read: {' '.join(str(error).split())}")
+
+
+ARROW = {".parquet": _parquet, ".arrow": _arrow, ".feather": _arrow}
+
+
+def arrow_rows(table: tuple[pa.Schema, Iterable[pa.RecordBatch]], file: str, wanted: Wanted) -> Iterator[TableRow]:
+    """The rows of Arrow batches; class numbers become names if `datasets` has put the names into the schema.
+
+    Raises:
+        UserError: a cell has a type that Python does not have.
+    """
+    schema, batches = table
+    classes = _class_names(schema)
+    number = 0
+    for batch in batches:
+        columns = {}
+        for name in wanted.columns:
+            cells = _cells(batch.column(name))
+            columns[name] = [_named(cell, classes[name]) for cell in cells] if name in classes else cells
+        for values in zip(*columns.values(), strict=True):
+            number += 1
+            yield TableRow(dict(zip(columns, values, strict=True)), file, number)
+
+
+def _cells(column: pa.Array) -> list[Any]:
+    """A column as Python objects; bytes of text that are not UTF-8 become lone surrogates, as in text files."""
+    return parquet.cells(column, _plain_cells)
+
+
+def _plain_cells(column: pa.Array) -> list[Any]:
+    try:
+        found: list[Any] = column.to_pylist()
+        return found
+    except UnicodeDecodeError:
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            raise UserError(f"a column of type {column.type} holds bytes that are not text in UTF-8") from None
+        raw = column.cast(pa.large_binary()).to_pylist()
+        return [None if cell is None else cell.decode(errors="surrogateescape") for cell in raw]
+
+
+def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """The names of classes by column, as the package `datasets` writes them into a schema."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        named = {name: found["names"] for name, found in features.items() if found.get("_type") == "ClassLabel"}
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return {}
+    return {name: list(map(str, found)) for name, found in named.items() if isinstance(found, list)}
+
+
+def _named(cell: Any, names: list[str]) -> Any:
+    return names[cell] if isinstance(cell, int) and 0 <= cell < len(names) else cell

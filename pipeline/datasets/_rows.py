@@ -1,0 +1,54 @@
+"""What readers of tables give: rows with named columns, of which some were asked for."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from pipeline.errors import UserError, listed
+
+
+class TableRow(NamedTuple):
+    """One row of a table.
+
+    Attributes:
+        cells: the cells by column, with the types of the format.
+        file: the file that holds it.
+        number: the line where it begins, or the number of the row in the file, both from 1.
+        in_lines: whether the number is that of a line.
+        remarks: remarks on the row for the user.
+        encoding: the encoding of the texts; None for formats that are not text.
+    """
+
+    cells: Mapping[str, Any]
+    file: str
+    number: int
+    in_lines: bool = False
+    remarks: tuple[str, ...] = ()
+    encoding: str | None = None
+
+    @property
+    def place(self) -> str:
+        """How messages name the row."""
+        return f"{self.file}: {'line' if self.in_lines else 'row'} {self.number}"
+
+
+class Wanted(NamedTuple):
+    """Columns that are read.
+
+    Attributes:
+        columns: all columns to read; a table must have each.
+        always: the columns that every JSON record must have; it may leave out the others.
+        labels: the columns of labels.
+    """
+
+    columns: Sequence[str]
+    always: Sequence[str]
+    labels: Sequence[str]
+
+
+def check(path: str, columns: Iterable[str], there: list[str]) -> None:
+    """Make sure that a table has the columns, once each. Raises `UserError` if not."""
+    for name in columns:
+        if name not in there:
+            raise UserError(f"{path}: no column {name!r}; there are {listed([repr(other) for other in there])}")
+        if there.count(name) > 1:
+            raise UserError(f"{path}: {there.count(name)} columns are called {name!r}; rename all but one")

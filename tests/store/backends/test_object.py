@@ -1,0 +1,498 @@
+"""Object storage: the contract, whole stores, and the faults that a network and its services have."""
+
+import json
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip("obstore")
+pytest.importorskip("moto")
+
+from pipeline.data import Dataset
+from pipeline.errors import UserError
+from pipeline.store import FeatureStore, Head, StoreWriter, leases
+from pipeline.store.backends import backend_at, object
+from pipeline.store.backends.object import ObjectBackend
+from pipeline.store.copying import copy_store, pull
+from pipeline.store.format import Marker
+from pipeline.store.inspection import leftovers, list_stores
+from pipeline.store.remote import Pointer, stand_for
+from pipeline.store.verification import verify
+from tests.store.backends.contract import BackendContract
+from tests.store.backends.s3 import BUCKET, Service
+from tests.store.conftest import Maker, features_of, row_index, tree
+
+NUMBERS = count()
+
+
+class TestInMemory(BackendContract):
+    @pytest.fixture
+    def backend(self) -> ObjectBackend:
+        from obstore.store import MemoryStore
+
+        return ObjectBackend(MemoryStore(), "s3://bucket/store.zarr", "store.zarr/")
+
+
+class TestService(BackendContract):
+    @pytest.fixture
+    def backend(self, url: str) -> ObjectBackend:
+        backend = object.open(url)
+        backend.prepare()
+        return backend
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Service]:
+    service = Service()
+    service.create(BUCKET)
+    yield service
+    service.stop()
+
+
+@pytest.fixture
+def service(running: Service, monkeypatch: pytest.MonkeyPatch) -> Service:
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "never-in-a-file", "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": running.url,
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    running.requests.clear()
+    return running
+
+
+@pytest.fixture
+def url(service: Service) -> str:
+    """A new place for a store."""
+    return f"s3://{BUCKET}/project {next(NUMBERS)}/store.zarr"
+
+
+def contents(url: str) -> dict[str, bytes | None]:
+    """All files of a store."""
+    backend = object.open(url)
+    return {file: backend.read(file) for file in backend.files()}
+
+
+def test_a_store_is_written_read_and_verified_like_a_local_one(make: Maker, url: str, ids: list[str]):
+    local, remote = make(ids), make(ids, path=url)
+    assert contents(url) == tree(make.path)
+    assert remote.path == url and remote.content_digest == local.content_digest
+    np.testing.assert_array_equal(remote[[3, 1, 49]], local[[3, 1, 49]])
+    for mode in ("resident", "cache"):
+        np.testing.assert_array_equal(remote.reader(mode=mode)(range(50)), local[range(50)])
+    assert verify(url).sound
+
+
+def test_a_store_is_continued_changed_and_reused_like_a_local_one(make: Maker, url: str, ids: list[str]):
+    assert make(ids, path=url, stop_after=3) is None
+    make(ids, path=url)
+    assert make.computed == ids[24:]
+    others = [*ids[10:], "new"]
+    changed = make(others, path=url)
+    assert make.computed == ["new"]
+    np.testing.assert_array_equal(changed[:], features_of(others, (6,)))
+    make(others, path=url, recipe={"model": "another"})
+    assert make.computed == others
+    assert verify(url).sound
+    assert contents(url) == tree(make(others, recipe={"model": "another"}) and make.path)
+
+
+def test_large_shards_are_sent_in_parts(make: Maker, url: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(object, "BLOCK", 5 << 20)  # the smallest part that S3 takes
+    names = [f"row {number}" for number in range(40)]
+    wide = {"pooled": Head((80_000,), "float32")}
+    remote = make(names, path=url, heads=wide, shard_rows=40, features=lambda ids, shape: np.ones((len(ids), *shape)))
+    assert remote.head_nbytes("pooled") > 12 << 20 and verify(url).sound
+
+
+def test_opening_a_store_takes_few_requests_one_after_another(make: Maker, service: Service, url: str, ids: list[str]):
+    make(ids, path=url, shard_rows=2)
+    service.requests.clear()
+    FeatureStore.open(url)
+    listings = [path for method, path in service.requests if path == f"/{BUCKET}"]
+    heads = [path for method, path in service.requests if method == "HEAD"]
+    markers = [path for _, path in service.requests if path.endswith(".json")]
+    assert len(listings) == 1 and not heads and len(markers) == len(set(markers))
+
+
+def test_writers_at_once_share_the_work(service: Service, url: str, ids: list[str]):
+    computed: list[str] = []
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with StoreWriter.open(
+                url, rows=row_index(ids), dataset="d", recipe={}, heads={"h": Head((6,), "float32")}, shard_rows=5
+            ) as writer:
+                for shard in writer.missing():
+                    names = [ids[row] for row in shard.rows]
+                    computed.extend(names)
+                    writer.write(shard, {"h": features_of(names, (6,))})
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert sorted(computed) == sorted(ids), "each row was computed once"
+    np.testing.assert_array_equal(FeatureStore.open(url)[:], features_of(ids, (6,)))
+    assert not object.open(url).files("locks")
+
+
+@pytest.mark.parametrize("fault", ["slow", "500", "503", "cut"])
+def test_a_service_that_fails_now_and_then_does_no_harm(
+    make: Maker, service: Service, url: str, ids: list[str], fault: str
+):
+    drawn = random.Random(fault)
+
+    def now_and_then(request: dict[str, Any]) -> str | None:
+        return fault if drawn.random() < 0.15 else None
+
+    with service.with_rule(now_and_then):
+        store = make(ids, path=url)
+        np.testing.assert_array_equal(store[:], features_of(ids, (6,)))
+    assert contents(url) == tree(make(ids) and make.path)
+
+
+def test_a_service_that_ignores_conditions_is_refused(make: Maker, service: Service, url: str, ids: list[str]):
+    def ignore(request: dict[str, Any]) -> None:
+        request.pop("HTTP_IF_NONE_MATCH", None)
+        request.pop("HTTP_IF_MATCH", None)
+
+    with service.with_rule(ignore), pytest.raises(UserError, match="ignores the conditions of a write"):
+        make(ids, path=url)
+    assert contents(url) == {}
+
+
+def test_a_service_that_is_gone_is_said_in_one_line(
+    make: Maker, service: Service, url: str, ids: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    make(ids, path=url, stop_after=3)
+    monkeypatch.setattr(object, "PATIENCE", 0.5)
+    with service.with_rule(lambda request: "503"), pytest.raises(UserError) as found:
+        make(ids, path=url)
+    assert "\n" not in str(found.value) and str(found.value).startswith(url) and "answers 503" in str(found.value)
+    make(ids, path=url)
+    assert make.computed == ids[24:]
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "check the URL and the network"),
+        ({"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None}, "no credentials; set AWS_ACCESS_KEY_ID"),
+    ],
+)
+def test_what_keeps_one_from_a_service_is_said(
+    url: str, change: dict[str, str | None], line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr(object, "PATIENCE", 0.5)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    # As on a machine that is not Amazon's: the address where it would give a role does not answer.
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:1/169.254.169.254")
+    for name, value in change.items():
+        monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
+    for action in (lambda: FeatureStore.open(url), lambda: object.open(url).prepare()):
+        with pytest.raises(UserError, match=line) as found:
+            action()
+        assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        ("s3://nowhere/store.zarr", "there is no bucket nowhere; create it, or correct the URL"),
+        ("s3://key:secret@bucket/store.zarr", r"^s3://bucket: a URL with credentials would end up in logs"),
+        ("s3://bucket", "write s3://BUCKET/PREFIX"),
+        ("s3:///store.zarr", "write s3://BUCKET/PREFIX"),
+        ("az://container/store.zarr", "no credentials; set AZURE_STORAGE_ACCOUNT_NAME"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused(service: Service, place: str, line: str):
+    for action in (lambda: FeatureStore.open(place), lambda: object.open(place).prepare()):
+        with pytest.raises(UserError, match=line) as found:
+            action()
+        assert "secret" not in str(found.value) and "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("status", ["401", "403"])
+def test_access_that_is_denied_is_said(make: Maker, service: Service, url: str, ids: list[str], status: str):
+    line = rf"access is denied \(the service answers {status}.* to a PUT"
+    denying = service.with_rule(lambda request: status if request["REQUEST_METHOD"] == "PUT" else None)
+    with denying, pytest.raises(UserError, match=line) as found:
+        make(ids, path=url)
+    assert "\n" not in str(found.value)
+
+
+def test_without_the_package_its_extra_is_named(monkeypatch: pytest.MonkeyPatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "obstore.store", None)
+    with pytest.raises(UserError, match=r"pip install 'aft-pipeline\[object\]'"):
+        backend_at("s3://bucket/store.zarr")
+
+
+def test_a_marker_without_its_shard_and_a_shard_without_its_marker_are_written_again(
+    make: Maker, url: str, ids: list[str]
+):
+    make(ids, path=url)
+    backend = object.open(url)
+    backend.delete("pooled/c.1.0")
+    backend.delete("pooled/c.3.json")
+    with pytest.raises(UserError, match=r"c\.1\.0 is missing"):
+        FeatureStore.open(url)
+    make(ids, path=url)
+    assert make.computed == [*ids[8:16], *ids[24:32]]
+    assert contents(url) == tree(make(ids) and make.path)
+
+
+def test_damage_is_found(make: Maker, url: str, ids: list[str]):
+    store = make(ids, path=url)
+    backend = object.open(url)
+    data = bytearray(backend.read("pooled/c.1.0") or b"")
+    data[5] ^= 1
+    backend.put("pooled/c.1.0", [bytes(data)])
+    assert [fault.shard for fault in verify(url).faults] == [1]
+    with pytest.raises(UserError, match=r"c\.1\.0 \(rows 8-15\): damaged"):
+        store.reader()
+
+
+@pytest.fixture
+def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases of two seconds: the service gives times in whole ones."""
+    monkeypatch.setattr(leases, "LEASE", 2.0)
+
+
+def test_the_shard_of_a_writer_that_died_is_taken_over(
+    make: Maker, url: str, ids: list[str], short_leases: None, monkeypatch: pytest.MonkeyPatch
+):
+    dead = object.open(url)
+    dead.prepare()
+    make(ids, path=url, stop_after=2)
+    held, life = dead.claim("shard-4"), dead.claim("writers")
+    assert held.acquire() and life.acquire(exclusive=False)
+    leases._HELD.clear()  # it died: nobody renews them
+    began = time.monotonic()
+    make(ids, path=url)
+    assert time.monotonic() - began > 1
+    np.testing.assert_array_equal(FeatureStore.open(url)[:], features_of(ids, (6,)))
+
+
+def test_a_lease_is_renewed_while_it_is_held(url: str, short_leases: None, monkeypatch: pytest.MonkeyPatch):
+    backend = object.open(url)
+    mine, other = backend.claim("a"), backend.claim("a")
+    assert mine.acquire()
+    for _ in range(8):
+        time.sleep(0.5)
+        mine.renew()
+        assert not other.acquire()
+    mine.confirm()
+
+
+def test_a_writer_that_lost_its_claim_writes_nothing_more(
+    url: str, ids: list[str], make: Maker, short_leases: None, monkeypatch: pytest.MonkeyPatch
+):
+    writer = StoreWriter.open(
+        url, rows=row_index(ids), dataset="data", recipe={"model": "m"}, heads={"pooled": Head((6,), "float32")},
+        shard_rows=8,
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"lost its claim `locks/.*`; |lost its claim"), writer:
+        shard = next(iter(writer.missing()))
+        leases._HELD.clear()  # it sleeps, for longer than its leases last
+        time.sleep(3.5)
+        other = object.open(url).claim(f"shard-{shard.index}")
+        assert other.acquire()
+        writer.write(shard, {"pooled": features_of([ids[row] for row in shard.rows], (6,))})
+        writer._queue.join()
+    assert "pooled/c.0.json" not in contents(url)
+    other.release()
+
+
+def test_a_lease_that_another_took_is_not_released_by_the_first(url: str, short_leases: None):
+    backend = object.open(url)
+    first, second, third = (backend.claim("a") for _ in range(3))
+    assert first.acquire()
+    leases._HELD.clear()
+    assert second.acquire(patience=10.0)
+    first.release()
+    assert not third.acquire(), "the second still has it"
+
+
+def test_a_claim_that_was_written_by_a_request_that_seemed_to_fail_is_held(service: Service, url: str):
+    backend = object.open(url)
+    backend.prepare()
+    seen: list[str] = []
+
+    class Twice(ObjectBackend):
+        def put_if(self, file: str, content: bytes, version: Any) -> Any:
+            seen.append(file)
+            super().put_if(file, content, version)
+            return super().put_if(file, content, version)  # as a client does that got no answer
+
+    twice = Twice(backend._store, backend.name, backend._below, backend._clock)
+    claim = twice.claim("a")
+    assert claim.acquire() and seen
+    claim.confirm()
+    assert not backend.claim("a").acquire()
+
+
+def test_a_damaged_lease_lasts_no_longer_than_another(url: str, short_leases: None):
+    backend = object.open(url)
+    for content in (b"\xff", b"[" * 5000, b"[]", b'{"owner": 3}'):
+        backend.put("locks/a", [content])
+        assert not backend.claim("a").acquire()
+        assert isinstance(backend.claim("a").owner(), str)
+    assert backend.claim("a").acquire(patience=10.0)
+
+
+def test_markers_say_which_files_belong_to_them(make: Maker, url: str, ids: list[str]):
+    make(ids, path=url)
+    mark = Marker.read(object.open(url).read("pooled/c.0.json") or b"")
+    assert (mark.start, mark.stop) == (0, 8)
+    assert json.loads(object.open(url).read("zarr.json") or b"")["zarr_format"] == 3
+
+
+def test_a_copy_has_the_same_files_wherever_it_is(make: Maker, url: str, ids: list[str], tmp_path: Path):
+    make(ids, heads={"a": Head((6,), "int8"), "b": Head((3,), "float16", "zstd")})
+    there = copy_store(make.path, url)
+    assert (there.shards, there.sent) == (14, 14) and contents(url) == tree(make.path)
+    back = copy_store(url, tmp_path / "back")
+    assert back.sent == 14 and tree(tmp_path / "back") == tree(make.path)
+
+
+def test_a_copy_that_was_interrupted_continues(make: Maker, url: str, ids: list[str], monkeypatch: pytest.MonkeyPatch):
+    make(ids)
+    put, files = ObjectBackend.put, []
+
+    def dying(backend: ObjectBackend, file: str, *args: Any, **named: Any) -> str:
+        files.append(file)
+        if len(files) > 16:
+            raise KeyboardInterrupt
+        return put(backend, file, *args, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectBackend, "put", dying)
+        with pytest.raises(KeyboardInterrupt):
+            copy_store(make.path, url)
+    with pytest.raises(UserError, match="no feature store there"):
+        FeatureStore.open(url)
+    again = copy_store(make.path, url)
+    assert 0 < again.sent < again.shards == 7 and contents(url) == tree(make.path)
+
+
+def test_a_copy_of_damage_or_over_another_store_is_refused(make: Maker, url: str, ids: list[str], tmp_path: Path):
+    make(ids)
+    make(ids, path=url, recipe={"model": "another"})
+    before = contents(url)
+    with pytest.raises(UserError, match="another store is there"):
+        copy_store(make.path, url)
+    assert {file: text for file, text in contents(url).items() if not file.startswith("locks/")} == before
+    data = bytearray((make.path / "pooled" / "c.2.0").read_bytes())
+    data[7] ^= 1
+    (make.path / "pooled" / "c.2.0").write_bytes(bytes(data))
+    with pytest.raises(UserError, match=r"c\.2\.0 \(rows 16-23\): damaged"):
+        copy_store(make.path, tmp_path / "copy")
+    assert not (tmp_path / "copy" / "zarr.json").exists()
+    with pytest.raises(UserError, match=r"can only be read there"):
+        copy_store(url, "https://example.org/store.zarr")
+
+
+def test_what_was_pulled_is_read_from_the_cache(make: Maker, service: Service, url: str, ids: list[str]):
+    make(ids, path=url)
+    assert FeatureStore.open(url).reader().mode == "resident"
+    assert "raw copy in" in str(pull(url))
+    service.requests.clear()
+    reader = FeatureStore.open(url).reader()
+    assert reader.mode == "cache"
+    np.testing.assert_array_equal(reader(range(50)), features_of(ids, (6,)))
+    assert not [path for _, path in service.requests if path.endswith(".0") and "/pooled/" in path]
+
+
+def test_stores_are_listed_and_leftovers_deleted_below_a_url(make: Maker, url: str, ids: list[str], tmp_path: Path):
+    place = url.rpartition("/")[0]
+    make(ids, path=url)
+    assert make(ids, path=url, recipe={"model": "another"}, stop_after=2) is None
+    make(ids, path=f"{place}/other.zarr")
+    listed = list_stores(place)
+    assert [store["path"] for store in listed.stores] == [f"{place}/other.zarr", url]
+    assert [store["state"].partition(",")[0] for store in listed.stores] == ["complete", "not complete"]
+    stand_for(tmp_path / "features" / "x.zarr", url)
+    assert not leftovers(tmp_path / "features", tmp_path / "cache", delete=True).found, "only where it was asked to"
+    assert f"{url}/replaced/1" in leftovers(place, tmp_path / "cache").found and object.open(url).files("replaced")
+    leftovers(place, tmp_path / "cache", delete=True)
+    assert not object.open(url).files("replaced") and not object.open(url).files("locks")
+    make(ids, path=url, recipe={"model": "another"})
+    assert make.computed == ids[16:]
+
+
+def test_a_folder_stands_for_a_store(make: Maker, url: str, ids: list[str], tmp_path: Path):
+    folder = tmp_path / "features" / "x.zarr"
+    stand_for(folder, url)
+    store = make(ids, path=folder)
+    assert store.path == url and tree(folder).keys() == {"remote.json"}
+    Pointer(url, store.content_digest).write(folder)
+    assert FeatureStore.open(folder).content_digest == store.content_digest
+    assert verify(folder).sound
+    assert list_stores(tmp_path / "features").stores[0]["state"] == "complete"
+    make(ids[:-1], path=url)
+    with pytest.raises(UserError, match=f"x.zarr: {url} does not hold the features that this project extracted"):
+        FeatureStore.open(folder)
+    stand_for(folder, None)
+    with pytest.raises(UserError, match="no feature store there"):
+        FeatureStore.open(folder)
+    make(ids, path=folder)
+    with pytest.raises(UserError, match=r"x.zarr: holds a store, and `features` in params.yaml says s3://"):
+        stand_for(folder, url)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"url": "file:///etc", "content": null}', '{"url": 3, "content": null}',
+             '{"url": "s3://b/c", "content": 3}', "[" * 5000],
+)  # fmt: skip
+def test_a_damaged_pointer_is_said(text: str, tmp_path: Path):
+    (tmp_path / "remote.json").write_text(text)
+    with pytest.raises(UserError, match=r"remote\.json: damaged or changed by hand; delete it"):
+        FeatureStore.open(tmp_path)
+
+
+def test_a_project_keeps_its_features_there(
+    aft: Callable[..., Any], project: Path, service: Service, url: str, monkeypatch: pytest.MonkeyPatch
+):
+    data, place = Dataset.open(project / "data"), url.rpartition("/")[0]
+    np.save(project / "raw" / "known.npy", features_of(data.ids.tolist(), (6,)))
+    (project / "raw" / "ids.txt").write_text("\n".join(data.ids) + "\n")
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    known = {"family": "features", "path": "raw/known.npy", "ids": "raw/ids.txt"}
+    params |= {"features": place, "teachers": params["teachers"] | {"known": known}}
+    params["runs"] = {"kd": {"student": "bag", "teachers": ["known"], "methods": {"kd": {"weight": 1.0}}}}
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+
+    assert aft("extract", "known").returncode == 0
+    assert tree(project / "features" / "known.zarr").keys() == {"remote.json"}
+    assert object.open(f"{place}/known.zarr").read("zarr.json")
+    secrets = os.environ["AWS_SECRET_ACCESS_KEY"]
+    for typed in ("probe known", "join", "train kd -S train.steps=3 -S train.seeds=[0]", "features ls",
+                  "features verify features/known.zarr", "features info features/known.zarr"):  # fmt: skip
+        done = aft(*typed.split())
+        assert done.returncode == 0, done.stderr
+        assert f"{secrets}" not in done.stdout + done.stderr
+    assert not [path for path in project.rglob("*") if path.is_file() and secrets.encode() in path.read_bytes()]
+    known_there = aft("extract", "known")
+    assert known_there.returncode == 0 and ": complete" in known_there.stdout
+
+    del params["features"]
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    assert aft("extract", "known").returncode == 0
+    assert (project / "features" / "known.zarr" / "zarr.json").is_file()
+    assert not (project / "features" / "known.zarr" / "remote.json").exists()
