@@ -401,7 +401,7 @@ def test_weights_of_another_lite_are_refused() -> None:
 
 
 def test_the_largest_logits_are_stored_and_read_back_as_all_of_them(tiny_vit: Path, tmp_path: Path) -> None:
-    rows = [noise(40, 60, seed) for seed in range(12)]
+    rows = [noise(40, 60, seed) for seed in range(24)]
     teacher = load("test_vit", tiny_vit, heads=["pooled", "logits"], top=20)
     dense = features_of(teacher, rows)["logits"].numpy()
     assert teacher.heads["logits"] == (1000,) and teacher.largest == {"logits": 20}
@@ -409,7 +409,7 @@ def test_the_largest_logits_are_stored_and_read_back_as_all_of_them(tiny_vit: Pa
         (tmp_path / "raw" / "ab"[n % 2]).mkdir(parents=True, exist_ok=True)
         (tmp_path / "raw" / "ab"[n % 2] / f"{n:02}.png").write_bytes(row)
     source = {"family": "image_folder", "path": str(tmp_path / "raw")}
-    prepare(parse(PrepareSettings, {"source": source}, "dataset"), tmp_path / "data")
+    prepare(parse(PrepareSettings, {"source": source, "val": 4, "test": 4}, "dataset"), tmp_path / "data")
     data = Dataset.open(tmp_path / "data")
     said: list[str] = []
     extract(data, teacher, tmp_path / "s.zarr", ExtractSettings(dtype="float32"), say=said.append)
