@@ -21,6 +21,9 @@ SMALL = 256 << 20
 TIMES = 100
 """See `refuse_bomb`."""
 
+FORMULA = re.compile(r"[\t\r\n]|[\s\0\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+"""How a text begins that a spreadsheet may run, also after space and in full-width letters; after OWASP."""
+
 PARTIAL = ".partial"
 """Suffix of a file that is being written."""
 
@@ -106,7 +109,7 @@ class _Patient(io.FileIO):
 def cell(value: object) -> str:
     """A value for a table, quoted if a spreadsheet would run it as a formula."""
     text = str(value)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) and not _is_number(text) else text
+    return f"'{text}" if FORMULA.match(text) and not _is_number(text) else text
 
 
 def is_utf8(name: str) -> bool:

@@ -99,6 +99,10 @@ class Predictor:
         self.device = Machine(device=device).torch_device()
         folder, format, self.kind, self.task, self.table = _open(self.path, seed)
         blueprint = Blueprint.read(folder / STUDENT)
+        if blueprint.classes != self.task.outputs:
+            raise UserError(
+                f"{folder / STUDENT}: a student of other outputs than {path} says; export it again, or train it again"
+            )
         self._preprocess = blueprint.preprocessing()
         found = export_format(format)
         if found.RUNS_CODE and not trust:

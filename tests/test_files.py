@@ -133,12 +133,17 @@ def test_no_two_processes_are_ever_inside_even_if_the_file_is_deleted_each_time(
     assert (tmp_path / "log").read_text() == "in\nout\n" * 180
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+cmd", "-cmd|x", "@SUM(1)", "\t=1", "\r=1"])
+@pytest.mark.parametrize(
+    "text",
+    ["=1+1", "+cmd", "-cmd|x", "@SUM(1)", "\t=1", "\r=1", " =1+1", "\ufeff=1", "\uff1d1+1", "-1+1", "+1-cmd|x"],
+)
 def test_a_cell_that_a_spreadsheet_would_run_is_quoted(text: str):
     assert cell(text) == f"'{text}"
 
 
-@pytest.mark.parametrize("value", ["-1.5", -3, "+2e5", "a=b", "", "it's"])
+@pytest.mark.parametrize(
+    "value", ["-1.5", -3, "+2e5", "-inf", " -2", "a=b", "", "it's", "10+1", "1e-05", float("-inf")]
+)
 def test_numbers_and_plain_text_stay_cells_as_they_are(value: object):
     assert cell(value) == str(value)
 

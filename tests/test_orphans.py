@@ -128,7 +128,7 @@ def test_an_interrupted_extraction_continues(finished: Path, number: int):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", [line for line in COMMANDS if not line.startswith(("init", "features export"))])
+@pytest.mark.parametrize("line", [line for line in COMMANDS if not line.startswith("init")])
 def test_two_of_a_command_at_once_leave_what_one_leaves(finished: Path, line: str):
     project = Path(shutil.copytree(finished, finished.with_name("twice")))
     remove(project, line)

@@ -174,8 +174,17 @@ class Dataset:
         """The label of every row [n, ...]; the task's `missing` if the source has none.
 
         Training code must use `visible_labels`.
+
+        Raises:
+            UserError: they are damaged, or of more classes than the record names.
         """
-        return self._column("label", (self.task.dtype, tuple(self.manifest.label_shape)))
+        labels = self._column("label", (self.task.dtype, tuple(self.manifest.label_shape)))
+        numbered = labels.ndim == 1 and labels.dtype.kind == "i"
+        classes = int(labels.max(initial=-1)) + 1 if numbered else int(np.prod(labels.shape[1:]))
+        if classes > len(self.task.outputs):
+            record = f"{self.path / MANIFEST}: names {count(len(self.task.outputs), 'output')}"
+            raise UserError(f"{record}, and {ROWS} has labels of {classes:,}; run `aft prepare` again")
+        return labels
 
     def split(self, number: int) -> Split:
         """The rows of each role in a split, 0 <= number < splits. A run with seed k uses split k mod splits."""

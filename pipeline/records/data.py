@@ -40,7 +40,7 @@ class ManifestRecord(Record):
     label_shape: tuple[int, ...]
     classes: tuple[str, ...] = ()
     without_label: int
-    splits: int
+    splits: int = Field(ge=1)
     roles: dict[str, int]
     rows_of_class: tuple[dict[str, tuple[int, ...]], ...] = ()
     dropped: dict[str, int] = Field(default_factory=dict)

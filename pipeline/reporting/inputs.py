@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.files import file_exists, open_regular
+from pipeline.files import cell, file_exists, open_regular
 from pipeline.functional.statistics import standard_error
 from pipeline.params import Params
 from pipeline.project import Project
@@ -261,7 +261,7 @@ def read_curve(path: Path, run: RunRecord, column: str) -> tuple[CurvePoint, ...
     Raises:
         UserError: the file is missing or damaged.
     """
-    chosen = label(run.chosen, run.chosen_settings)
+    chosen = cell(label(run.chosen, run.chosen_settings))
     scores: dict[int, list[float]] = {}
     try:
         with os.fdopen(open_regular(path), newline="", encoding="utf-8") as file:

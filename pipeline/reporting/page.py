@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from pipeline.files import write_atomically
+from pipeline.files import cell, write_atomically
 from pipeline.functional.statistics import standard_error
 from pipeline.params import Params
 from pipeline.project import Project
@@ -172,5 +172,5 @@ def _curves(outcomes: Sequence[Outcome]) -> str:
     writer.writerow(["run", "step", "val_score", "standard_error", "seeds"])
     for outcome in outcomes:
         for point in outcome.curve:
-            writer.writerow([outcome.name, point.step, point.mean, point.standard_error, point.seeds])
+            writer.writerow([cell(outcome.name), point.step, point.mean, point.standard_error, point.seeds])
     return file.getvalue()

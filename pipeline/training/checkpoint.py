@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from pipeline.errors import UserError
 from pipeline.files import make_folder, read_regular, write_atomically
 from pipeline.training.log import TrialLog
 from pipeline.training.optimisation import Optimisation
@@ -95,21 +96,30 @@ class Checkpoint:
         self._began = self._written = perf_counter()
 
     def load(self, state: State) -> int:
-        """Restore what an earlier call left; returns the number of finished steps, 0 if it is missing or damaged."""
+        """Restore what an earlier call left; returns the number of finished steps, 0 if it is missing or damaged.
+
+        Raises:
+            UserError: it is sound, and does not fit the training.
+        """
+        path = self.folder / STATE
         try:
-            tensors = load(read_regular(self.folder / STATE))
+            tensors = load(read_regular(path))
             checksum = tensors.pop(CHECKSUM)
             if bytes(checksum.numpy()) != sha256(save(tensors)).digest():
                 return 0
             notes = json.loads(bytes(tensors.pop(NOTES).numpy()))
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError):
+            if notes["trial"] != self.trial:
+                return 0
+            steps, seconds, log = int(notes["steps"]), float(notes["seconds"]), notes["log"]
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, RecursionError, SafetensorError):
             return 0
-        if notes["trial"] != self.trial:
-            return 0
-        state.restore(tensors)
-        state.log.restore(notes["log"])
-        self.seconds = notes["seconds"]
-        return int(notes["steps"])
+        try:
+            state.restore(tensors)
+            state.log.restore(log)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+            raise UserError(f"{path}: does not fit this training, or was changed by hand; delete it") from None
+        self.seconds = seconds
+        return steps
 
     def save(self, state: State, steps: int) -> None:
         """Write the state after so many steps, if it is time to and all is finite: whole, or not at all.

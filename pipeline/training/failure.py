@@ -65,10 +65,10 @@ class Failure:
         try:
             tensors = load(read_regular(folder / FAILURE))
             notes = json.loads(bytes(tensors.pop(NOTES).numpy()))
-            return cls(notes["step"], tuple(notes["ids"]), tensors)
+            return cls(int(notes["step"]), tuple(map(str, notes["ids"])), tensors)
         except FileNotFoundError:
             raise UserError(f"{folder / FAILURE}: no such file: its step could not be found again") from None
-        except (OSError, ValueError, KeyError, SafetensorError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError):
             raise UserError(f"{folder / FAILURE}: damaged; delete {folder} and train again") from None
 
 
@@ -141,7 +141,9 @@ def replay(session: Session, seed: int, candidate: Candidate, failure: Failure) 
     trial = start(session, seed, candidate)
     try:
         trial.state.restore(failure.tensors)
-    except (KeyError, RuntimeError):
+        if not 0 <= failure.step < trial.data.settings.steps:
+            raise ValueError
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
         raise UserError(f"{FAILURE}: of another student or method; train again") from None
     data, step, penalties = trial.data, failure.step, trial.penalties
     rows, labelled, views = _rows(trial, step)

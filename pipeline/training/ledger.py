@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from pipeline.code import Code
 from pipeline.errors import UserError, count
@@ -178,20 +179,26 @@ class Ledger:
         self._lock = Lock(project.lock("trials"))
 
     def __contains__(self, digest: str) -> bool:
-        """Whether the trial is finished. Its files are not checked; see `read`."""
-        return (self.folder / digest / SUMS).is_file()
+        """Whether the trial is finished, and its record and scores are as they were written. `read` checks the rest."""
+        folder = self.folder / digest
+        try:
+            sums = _sums(folder)
+            return RECORD in sums and all(
+                _sha256(folder / name) == sums[name] for name in (RECORD, ROWS) if name in sums
+            )
+        except (FileNotFoundError, ValueError, UserError):
+            return False
 
     def read(self, digest: str) -> TrialRecord | None:
         """The record of a trial; None if it is not finished. A damaged one is removed, so that it is trained again."""
         folder = self.folder / digest
         try:
-            lines = read_regular(folder / SUMS).decode("utf-8").splitlines()
-            sums = {name: value for value, _, name in (line.partition("  ") for line in lines)}
-            record = TrialRecord.read(folder / RECORD)
-            names = {RECORD, FAILURE} & sums.keys() if record.diverged else {RECORD, ROWS, *STUDENT}
-            if set(sums) == names and all(_sha256(folder / name) == value for name, value in sums.items()):
-                return record
-        except (OSError, ValueError, UserError):
+            sums = _sums(folder)
+            if all(_sha256(folder / name) == value for name, value in sums.items()):
+                record = TrialRecord.read(folder / RECORD)
+                if set(sums) == ({RECORD, FAILURE} & sums.keys() if record.diverged else {RECORD, ROWS, *STUDENT}):
+                    return record
+        except (FileNotFoundError, ValueError, UserError):
             pass
         if folder.exists():
             self._remove(folder)
@@ -242,9 +249,21 @@ class Ledger:
         return self.folder / f".{digest}"
 
     def row_scores(self, digest: str) -> np.ndarray | None:
-        """The contribution of each validation row to the score of a finished trial [val]; None if it diverged."""
+        """The contribution of each validation row to the score of a finished trial [val]; None if it diverged.
+
+        Raises:
+            UserError: they are not the scores of a trial.
+        """
         path = self.folder / digest / ROWS
-        return load_file(path)["scores"] if path.is_file() else None
+        try:
+            scores = load(read_regular(path))["scores"]
+        except FileNotFoundError:
+            return None
+        except (KeyError, ValueError, SafetensorError):
+            scores = np.empty((0, 0))
+        if scores.ndim != 1 or not np.issubdtype(scores.dtype, np.floating):
+            raise UserError(f"{path}: not the scores of a trial; delete {path.parent}, and train again")
+        return scores
 
     def failure(self, digest: str) -> Failure:
         """The step at which a trial diverged.
@@ -299,6 +318,12 @@ class Ledger:
             return
         except OSError as error:
             raise explained(error, folder) from error
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """The digests of a trial's files, by name. Raises `ValueError` if they are no text."""
+    lines = read_regular(folder / SUMS).decode("utf-8").splitlines()
+    return {name: value for value, _, name in (line.partition("  ") for line in lines)}
 
 
 def _sha256(path: Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 from pipeline.errors import count
-from pipeline.files import replace_folder, write_atomically
+from pipeline.files import cell, replace_folder, write_atomically
 from pipeline.records import (
     CandidateRecord,
     DiagnosticsRecord,
@@ -158,7 +158,7 @@ def write_run(session: Session, race: Race, known: Mapping[Trial, TrialRecord], 
 
 def _write_curves(path: Path, results: Mapping[Trial, TrialRecord]) -> None:
     lines = [
-        {"seed": trial.seed, "weight": trial.candidate.label} | line
+        {"seed": trial.seed, "weight": cell(trial.candidate.label)} | line
         for trial, record in results.items()
         for line in record.curve
     ]

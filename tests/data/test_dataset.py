@@ -160,3 +160,11 @@ def test_roles_have_their_place_in_the_file(folder: Path):
     manifest = Dataset.open(folder).manifest
     assert manifest.roles == {"labelled": 0, "unlabelled": 1, "val": 2, "test": 3}
     assert [role.name.lower() for role in Role] == list(manifest.roles)
+
+
+@pytest.mark.parametrize("change", [{"splits": 0}, {"splits": -1}, {"outputs": ("0", "1")}, {"outputs": ()}])
+def test_a_record_that_somebody_has_changed_and_signed_is_refused(copy: Path, change: dict[str, object]):
+    fields = from_json((copy / "manifest.json").read_bytes())
+    (copy / "manifest.json").write_text(to_json(fields | change))
+    with pytest.raises(UserError, match=r"manifest\.json: .*; run `aft prepare` again"):
+        Dataset.open(copy).labels  # noqa: B018

@@ -127,3 +127,14 @@ def test_a_changed_or_foreign_export_is_refused(texts_of, tmp_path: Path):
     (folder / "weights.safetensors").write_bytes(weights)
     with pytest.raises(UserError, match=r"weights.safetensors: damaged; export the run again"):
         Predictor(folder)
+
+
+@pytest.mark.parametrize("outputs", [("good", "bad", "plain"), ("bad", "good"), ("bad", "good", "=1+1")])
+def test_other_names_of_classes_than_the_students_are_refused(texts_of, tmp_path: Path, outputs: tuple[str, ...]):
+    folder = tmp_path / "export"
+    made_export(folder, BAG, texts_of("classification"))
+    record = ExportRecord.read(folder / EXPORT)
+    assert set(record.outputs) == {"bad", "good", "plain"}
+    record.model_copy(update={"outputs": outputs}).write(folder / EXPORT)
+    with pytest.raises(UserError, match=r"student\.json: a student of other outputs than .* says"):
+        Predictor(folder)

@@ -133,7 +133,10 @@ class Running:
         check("Traceback" not in errors, f"aft {self._line}: a traceback\n{errors}")
         check(code in codes, f"aft {self._line}: exit code {code}\n{errors}")
         if code == 2:
-            check(errors.count("error: ") == 1, f"aft {self._line}: not one line\n{errors}")
+            check(
+                sum(line.startswith("error: ") for line in errors.splitlines()) == 1,
+                f"aft {self._line}: not one line\n{errors}",
+            )
         deadline = time.monotonic() + ORPHANS
         while left := _session(pid):
             if time.monotonic() > deadline:

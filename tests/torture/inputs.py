@@ -5,8 +5,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.commands import aft
-from tests.store.hostile import STORES
+from tests.store.hostile import KINDS as INSTEAD
+from tests.store.hostile import STORES, TEXTS
 from tests.store.odd_files import FORMATS
+
+from .edits import OTHERS, RECORDS, SEEDS, edited, replaced, reworded, unreadable
 
 Change = Callable[[Path], object]
 """Changes a finished project; see `tests/finished.py`."""
@@ -77,8 +80,27 @@ def _imports(format: str) -> dict[str, tuple[Change, Sequence[str]]]:
     return {what: (lambda project, make=make: make(project / name), lines) for what, make in FORMATS[format].items()}
 
 
+def _edits() -> dict[str, tuple[Change, Sequence[str]]]:
+    return {f"{name}, {seed}": (edited(name, seed), lines) for name, lines in RECORDS.items() for seed in range(SEEDS)}
+
+
+def _files() -> dict[str, tuple[Change, Sequence[str]]]:
+    files = RECORDS | OTHERS
+    texts = {
+        f"{text}: {name}": (reworded(name, text), lines)
+        for name, lines in files.items()
+        for text in TEXTS
+        if name.endswith((".json", ".csv", ".yaml", "SHA256SUMS"))
+    }
+    kinds = {f"{kind}: {name}": (replaced(name, kind), lines) for name, lines in files.items() for kind in INSTEAD}
+    others = {f"{UNREADABLE}: {name}": (unreadable(name), lines) for name, lines in files.items()}
+    return texts | kinds | others
+
+
 KINDS: dict[str, dict[str, tuple[Change, Sequence[str]]]] = {
     "stores": _stores(),
+    "edited records": _edits(),
+    "other files": _files(),
     **{f"imports of {format}": _imports(format) for format in FORMATS},
 }
 """By kind, what is changed, and under which commands."""

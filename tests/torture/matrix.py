@@ -19,6 +19,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
@@ -42,6 +43,9 @@ LIMIT = 60.0
 
 MEMORY = 1 << 30
 """Bytes that a command may map more than this process has: its input is of kilobytes."""
+
+
+CHANGE_FAILED = 99
 
 
 @dataclass(frozen=True)
@@ -182,6 +186,8 @@ class Attempt:
             failed = f"still at work after {LIMIT:.0f} s"
         elif "Traceback" in errors or "Traceback" in out:
             failed = f"a traceback: {errors[-1500:]}"
+        elif code == CHANGE_FAILED:
+            failed = "the change itself failed; see above"
         elif code not in (0, 1, 2):
             failed = f"exit code {code}: {errors[-500:]}"
         elif "not enough memory" in errors:
@@ -211,7 +217,11 @@ def _attempt(change: Change, line: str, project: Path, folder: Path, unprivilege
     if unprivileged:
         for path in [folder, *folder.rglob("*")]:
             os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
-    change(copy)
+    try:
+        change(copy)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(CHANGE_FAILED)
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = _resident("VmRSS")
     try:

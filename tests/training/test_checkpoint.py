@@ -4,19 +4,22 @@ import json
 import os
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save
 
 from pipeline import training
+from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.runs import Candidate
 from pipeline.training import candidates, trial
-from pipeline.training.checkpoint import STATE, Checkpoint
+from pipeline.training.checkpoint import CHECKSUM, NOTES, STATE, Checkpoint, _bytes
 from pipeline.training.config import Plan
 from pipeline.training.session import Session
 from pipeline.training.trial import TrialResult
@@ -167,6 +170,40 @@ def test_what_is_no_checkpoint_of_this_trial_is_not_used(
     name = "other" if fault == "another trial" else "name"
     assert same(run(project, params, Checkpoint(tmp_path, name, None)), whole)
     assert len(calls) == STEPS
+
+
+@pytest.mark.parametrize("what", ["a weight", "a shape", "an optimiser", "a log", "steps", "notes"])
+def test_a_checkpoint_that_somebody_has_changed_and_signed_is_refused_or_not_used(
+    project: Path, params: Params, tmp_path: Path, what: str
+):
+    whole = run(project, params)
+    run(project, params, Checkpoint(tmp_path, "name", 0.0), 5)
+    tensors = load_file(tmp_path / STATE)
+    del tensors[CHECKSUM]
+    notes = json.loads(bytes(tensors.pop(NOTES).numpy()))
+    student = next(name for name in tensors if name.startswith("student/"))
+    match what:
+        case "a weight":
+            del tensors[student]
+        case "a shape":
+            tensors[student] = torch.zeros(2, 2, 2)
+        case "an optimiser":
+            tensors["optimisation/99/x"] = torch.zeros(1)
+        case "a log":
+            notes["log"] = []
+        case "steps":
+            notes["steps"] = "many"
+        case "notes":
+            notes = [notes]
+    tensors[NOTES] = _bytes(json.dumps(notes).encode())
+    content = save(tensors | {CHECKSUM: _bytes(sha256(save(tensors)).digest())})
+    (tmp_path / STATE).write_bytes(content)
+    again = Checkpoint(tmp_path, "name", None)
+    if what in ("steps", "notes"):
+        assert same(run(project, params, again), whole)
+    else:
+        with pytest.raises(UserError, match=f"{STATE}: does not fit this training, or was changed by hand; delete it"):
+            run(project, params, again)
 
 
 @pytest.mark.parametrize("minutes", [None, 10.0])

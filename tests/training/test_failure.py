@@ -1,11 +1,14 @@
 """A training that diverges stops; its step is named and kept, and can be done again."""
 
+import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from pipeline.data import Dataset
 from pipeline.errors import UserError
@@ -17,7 +20,7 @@ from pipeline.students.bag_of_words import BagOfWords
 from pipeline.training import replay_trial, train, trial
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.config import Plan
-from pipeline.training.failure import FAILURE, Failure
+from pipeline.training.failure import FAILURE, NOTES, Failure
 from pipeline.training.session import Session
 
 STEPS, BAD = 40, 17
@@ -129,3 +132,18 @@ def test_a_damaged_failure_is_named(project: Path, params: Params, overflow: Non
         Failure.read(path.parent)
     # The ledger does not take a trial with a damaged file for a finished one.
     assert train("aft", params, Project(project)).trained == 1
+
+
+@pytest.mark.parametrize("step", [-1, 10**30, "x", [1], None])
+def test_a_failure_that_somebody_has_changed_is_refused(project: Path, params: Params, overflow: None, step: object):
+    train("aft", params, Project(project))
+    (path,) = Project(project).trials.glob(f"*/{FAILURE}")
+    tensors = load_file(path)
+    notes = json.loads(bytes(tensors[NOTES].numpy())) | {"step": step}
+    tensors[NOTES] = torch.frombuffer(bytearray(json.dumps(notes).encode()), dtype=torch.uint8)
+    before = sha256(path.read_bytes()).hexdigest()
+    save_file(tensors, path)
+    sums = path.with_name("SHA256SUMS")
+    sums.write_text(sums.read_text().replace(before, sha256(path.read_bytes()).hexdigest()))
+    with pytest.raises(UserError, match=r"of another student or method|damaged; delete"):
+        replay_trial("aft", params, Project(project))

@@ -7,11 +7,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from pipeline import training
 from pipeline.code import Code
@@ -23,7 +26,7 @@ from pipeline.project import Project
 from pipeline.provenance import digest_files
 from pipeline.records import TrialRecord
 from pipeline.runs import Candidate, Run
-from pipeline.training import candidates
+from pipeline.training import candidates, count_trials
 from pipeline.training.config import Plan
 from pipeline.training.ledger import Ledger, _code, inputs_of
 from pipeline.training.session import Session
@@ -170,7 +173,9 @@ def test_the_code_of_a_trial_is_the_loop_its_plugins_and_what_they_import(
         _code.cache_clear()
 
 
-@pytest.mark.parametrize("name", ["trial.json", "student.json", "weights.safetensors", "SHA256SUMS"])
+@pytest.mark.parametrize(
+    "name", ["trial.json", "rows.safetensors", "student.json", "weights.safetensors", "SHA256SUMS"]
+)
 def test_a_damaged_trial_is_trained_again_and_never_used(project: Path, short: Params, name: str):
     train(project, short, "none")
     bits = digest_files(project / "runs" / "none")
@@ -178,8 +183,22 @@ def test_a_damaged_trial_is_trained_again_and_never_used(project: Path, short: P
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
+    if name in ("trial.json", "rows.safetensors"):  # the others are too large to be read by `aft check`
+        assert count_trials("none", short, Project(project)) == (1, 1)
     assert train(project, short, "none").found == 1
     assert digest_files(project / "runs" / "none") == bits
+
+
+@pytest.mark.parametrize("scores", [np.zeros((2, 3), np.float32), np.zeros(3, np.int64), None])
+def test_scores_that_somebody_has_signed_are_refused(project: Path, short: Params, scores: np.ndarray | None):
+    train(project, short, "none")
+    path = next(Project(project).trials.iterdir()) / "rows.safetensors"
+    before = sha256(path.read_bytes()).hexdigest()
+    save_file({"other": np.zeros(3)} if scores is None else {"scores": scores}, path)
+    sums = path.with_name("SHA256SUMS")
+    sums.write_text(sums.read_text().replace(before, sha256(path.read_bytes()).hexdigest()))
+    with pytest.raises(UserError, match=r"rows\.safetensors: not the scores of a trial; delete"):
+        train(project, short, "none")
 
 
 def test_a_trial_can_be_checked_with_a_standard_tool(project: Path, short: Params):
