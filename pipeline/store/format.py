@@ -115,7 +115,7 @@ class Head:
     def record(self) -> dict[str, Any]:
         """The head as JSON-like data; `Head.read` is its inverse."""
         view = None if self.view is None else dict(self.view)
-        more = {"asked": self.asked} if self.asked else {}
+        more: dict[str, Any] = {"asked": self.asked} if self.asked else {}
         more |= {"recipe": dict(self.recipe)} if self.recipe else {}
         more |= {"largest": self.largest} if self.largest is not None else {}
         return {"shape": list(self.shape), "dtype": self.dtype, "codec": self.codec, "view": view, **more}
