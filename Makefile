@@ -6,7 +6,7 @@ BIN := .venv/bin
 # The commands in dvc.yaml say `aft`; here that is the environment's.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo demo-images test test-slow torture gpu-check lint docs lock audit clean
+.PHONY: demo demo-images test test-slow torture matrix gpu-check lint docs lock audit clean
 
 demo: .venv/installed .dvc/tmp
 	$(BIN)/aft run
@@ -26,6 +26,10 @@ test-slow: .venv/installed
 # Random faults for TORTURE_MINUTES (60); the next call goes on where this one ended. The last lines are a table of what happened.
 torture: .venv/installed
 	$(BIN)/python -m tests.torture
+
+# Every hostile input under every command that reads it: some ten thousand pairs. The next call tries those that are left or failed.
+matrix: .venv/installed
+	$(BIN)/python -m tests.torture.matrix
 
 # Where there is a GPU: its tests and benchmarks, in 8 minutes at most; figures as JSON in gpu-check/.
 gpu-check: .venv/installed

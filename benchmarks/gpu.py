@@ -9,6 +9,8 @@ writes to FOLDER, `gpu-check` by default:
     training.json   ViT-S/16 and ResNet-50 at 224 pixels, batches of 128, bfloat16, compiled: pictures a second; the
                     time of a step with AFT over that without, at most 1.03; and the time of one with teachers' features
                     read from the disk over one with features on the GPU
+    extract.json    `benchmarks.extract`: extraction of texts, images and photographs over the bare forward loop
+    store.json      `benchmarks.store --quick`: the feature store against what else there is
 
 Each is written as soon as it is there. Without a GPU it says so in a line and ends; `--dry` runs all of it on the CPU,
 with tiny models and a few steps, to see that it works.
@@ -40,6 +42,11 @@ MODELS = {"vit_small_patch16_224": False, "resnet50": True}
 """And whether it has convolutions, for which the channels are last."""
 DRY = {"test_vit": False, "test_resnet": True}
 """Models for a look at whether it works."""
+OTHERS: dict[str, tuple[list[str], list[str]]] = {
+    "extract": ([], ["--texts", "64", "--images", "16", "--rounds", "1"]),
+    "store": (["--quick"], ["--quick"]),
+}
+"""Benchmarks in a process of their own, with their arguments, and those for a look at whether they work."""
 TESTS = 120.0
 """Seconds that the tests may take."""
 
@@ -90,6 +97,20 @@ def measure(model: str, convolutions: bool, root: Path, params: Params, dry: boo
     }
 
 
+def other(name: str, arguments: list[str], output: Path, seconds: float) -> str:
+    """Run another benchmark, and keep its figures; the line that says how it went."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--json", *arguments]
+    try:
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=max(1.0, seconds))
+    except subprocess.TimeoutExpired:
+        return "no time left for it"
+    if ran.returncode:
+        return f"ended with code {ran.returncode}: {ran.stderr.strip().splitlines()[-1:]}"
+    figures = json.loads(ran.stdout.strip().splitlines()[-1])
+    _write(output, figures)
+    return json.dumps(figures)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("gpu-check"), help="a folder")
@@ -120,6 +141,9 @@ def main() -> None:
             found.append(measure(model, convolutions, Path(folder), images, arguments.dry))
             _write(out / "training.json", found)
             print(f"gpu-check: {json.dumps(found[-1])}")
+    for name, arguments_of in OTHERS.items():
+        left = 60 * MINUTES - (time.monotonic() - began)
+        print(f"gpu-check: {name}: {other(name, arguments_of[arguments.dry], out / f'{name}.json', left)}")
     print(f"gpu-check: {time.monotonic() - began:.0f} s; figures are in {out}/")
 
 

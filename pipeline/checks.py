@@ -48,7 +48,10 @@ def check_params(params: Params) -> None:
     params.read(ExtractSettings, "extract")
     params.read(ProbeSettings, "probe")
     params.read(AssessSettings, "assess")
-    params.read(Machine, "machine")
+    machine = params.read(Machine, "machine")
+    plugin("engines", machine.engine, f"{params.source}: machine.engine")
+    if machine.track is not None:
+        plugin("trackers", machine.track, f"{params.source}: machine.track")
     params.read(TrainSettings, "train")
     teachers = {name: _teacher(params, name)[1] for name in params.section("teachers")}
     for name, settings in teachers.items():

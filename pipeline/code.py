@@ -226,8 +226,14 @@ def digests(params: Params, code: Code | None = None) -> dict[str, str]:
         **{f"evaluate/{run}": code.digest("stages.evaluate", *task, *_student(params, run)) for run in runs},
         # The bundle of a sweep has the code of the plug-ins of its points.
         **{f"sweep/{name}": code.digest("stages.sweep", *task) for name in params.values.get("sweep") or {}},
-        "report": code.digest("stages.report", *task),
+        "report": _report(params, code, task),
     }
+
+
+def _report(params: Params, code: Code, task: Sequence[str]) -> str:
+    """Of `report`. It also shows sweeps, which not every project has, so no path in dvc.yaml can name them."""
+    digest = code.digest("stages.report", *task)
+    return digest_of([digest, code.digest("stages.sweep", *task)]) if params.values.get("sweep") else digest
 
 
 def _extract(params: Params, code: Code, teacher: dict[str, Any]) -> str:

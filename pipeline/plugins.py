@@ -33,9 +33,8 @@ def plugin(kind: str, name: Any, where: str = "") -> ModuleType:
     names = plugins(kind)
     if name not in names:
         place = f"{where}: " if where else ""
-        raise UserError(
-            f"{place}no {name!r} in pipeline/{kind}/{suggestion(str(name), names)}; there are {listed(names)}"
-        )
+        wrong = f"{listed([repr(name)])} in pipeline/{kind}/{suggestion(str(name), names)}"
+        raise UserError(f"{place}no {wrong}; there are {listed(names)}")
     return import_module(f"pipeline.{kind}.{name}")
 
 

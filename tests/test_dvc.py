@@ -258,6 +258,22 @@ def test_experiments_run_in_folders_of_their_own(project: Path):
     assert run("dvc", "exp", "list", "--name-only", cwd=project).split() != []
 
 
+@pytest.mark.slow
+def test_queued_experiments_work_beside_a_sweep(project: Path):
+    over = {"student": "bag", "teachers": "wise", "methods": "aft", "weight": [3.0, 30.0]}
+    change(project, lambda values: values.update(sweep={"mine": {"over": over}}))
+    settings = (project / "params.yaml").read_bytes()
+    run("dvc", "exp", "run", "-S", "train.steps=7", "--queue", "evaluate@none", cwd=project)
+    repro(project, "sweep@mine")
+    swept = contents(project, "sweeps")
+    assert swept
+    assert "train@none" in stages(run("dvc", "exp", "run", "--run-all", cwd=project))
+    assert contents(project, "sweeps") == swept and (project / "params.yaml").read_bytes() == settings
+    (experiment,) = run("dvc", "exp", "list", "--name-only", cwd=project).split()
+    (ref,) = run("git", "for-each-ref", "--format=%(refname)", f"refs/exps/**/{experiment}", cwd=project).split()
+    assert yaml.safe_load(run("git", "show", f"{ref}:params.yaml", cwd=project))["train"]["steps"] == 7
+
+
 @pytest.mark.parametrize("command", ["aft run", pytest.param("dvc repro", marks=pytest.mark.slow)])
 def test_the_same_inputs_give_the_same_bytes(finished: Path, tmp_path: Path, command: str):
     """In another folder and other processes: without DVC, or one for each stage. Times are in the logs alone."""

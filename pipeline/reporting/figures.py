@@ -212,6 +212,41 @@ def search(ticks: Sequence[str], lines: Sequence[Tried], name: str, label: str, 
     return _svg(figure, name, label)
 
 
+def points(
+    scores: Sequence[Sequence[float]],
+    apart: Collection[int],
+    best: int | None,
+    higher_is_better: bool,
+    name: str,
+    label: str,
+    axis: str,
+) -> str:
+    """Validation score of every point of a sweep, in its order, with the best so far as a line and the best ringed.
+
+    Args:
+        scores: per point, those of its seeds; none where it diverged on the first.
+        apart: points that do not have all seeds; the mean of those that they have is a cross, and not on the line.
+        best: the best point; None where no point was trained on all seeds.
+        higher_is_better: of the scores.
+        name, label: as in `differences`.
+        axis: the label of the vertical axis.
+    """
+    figure, axes = _panel("point", axis)
+    for number, seeds in enumerate(scores):
+        axes.scatter([number] * len(seeds), seeds, s=10, color=ACCENT, alpha=0.3, linewidths=0)
+    means = np.array([float(np.mean(seeds)) if seeds else np.nan for seeds in scores])
+    crossed = np.isin(np.arange(len(scores)), list(apart))
+    axes.scatter(np.flatnonzero(crossed), means[crossed], s=26, marker="x", color=SOFT, linewidths=1.2)
+    axes.scatter(np.flatnonzero(~crossed), means[~crossed], s=18, color=ACCENT, linewidths=0)
+    so_far = (np.fmax if higher_is_better else np.fmin).accumulate(np.where(crossed, np.nan, means))
+    axes.plot(np.arange(len(scores)), so_far, color=ACCENT, linewidth=1.4, drawstyle="steps-post")
+    if best is not None:
+        axes.scatter(best, means[best], s=110, facecolors="none", edgecolors=REFERENCE, linewidths=1.6, zorder=3)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    axes.set_xlim(-0.5, len(scores) - 0.5)
+    return _svg(figure, name, label)
+
+
 def gates(sorted_gates: Sequence[Sequence[float]], name: str, label: str) -> str:
     """Learned gates from the largest to the smallest: their mean over seeds and the range of the seeds.
 

@@ -25,6 +25,7 @@ from pipeline.records import (
     ProbeRecord,
     Record,
     RunRecord,
+    SweepRecord,
 )
 from pipeline.reporting.comparison import Comparison, CurvePoint, Outcome, compare
 from pipeline.runs import label
@@ -64,6 +65,7 @@ class ReportInputs:
         stores: the feature stores that are there.
         logs: by stage and name; those that are there.
         student_files: by run, the files of one student and their bytes, as far as they exist.
+        sweeps: those of params.yaml that are finished.
     """
 
     params: Params
@@ -76,6 +78,7 @@ class ReportInputs:
     stores: tuple[Stored, ...]
     logs: dict[tuple[str, str], LogRecord]
     student_files: dict[str, dict[str, int]]
+    sweeps: tuple[SweepRecord, ...] = ()
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -153,10 +156,11 @@ def read_inputs(params: Params, project: Project, stores: Sequence[Stored]) -> R
     logs = reader.logs("extract", teachers) | reader.logs("probe", teachers) | reader.logs("assess", ["assess"])
     logs |= {("train", outcome.name): outcome.log for outcome in outcomes if outcome.log is not None}
     logs |= reader.logs("evaluate", [outcome.name for outcome in outcomes])
+    sweeps = _sweeps(params, now, reader)
     files = {o.name: _files(project.run(o.name) / "students" / str(o.run.seeds[0])) for o in outcomes}
     return ReportInputs(
         params, project, tuple(comparisons), tuple(reader.missing), tuple(probes), manifest, assessment,
-        tuple(stores), logs, {name: found for name, found in files.items() if found},
+        tuple(stores), logs, {name: found for name, found in files.items() if found}, sweeps,
     )  # fmt: skip
 
 
@@ -240,6 +244,21 @@ def _probe(source: Source, now: Now, reader: Records) -> ProbeRecord | None:
         reader.missing.append(f"{path}: of other {others} than there are now; {again}")
         return None
     return probe
+
+
+def _sweeps(params: Params, now: Now, reader: Records) -> tuple[SweepRecord, ...]:
+    """The finished sweeps of params.yaml, and a line for each that is not finished or of other data."""
+    found = []
+    for name in params.values.get("sweep") or {}:
+        path = reader.project.sweep(name)
+        if not file_exists(path):
+            reader.missing.append(f"{name}: this sweep is not finished; run `aft sweep {name}`")
+        elif (record := reader.read(SweepRecord, path, name)) is not None:
+            if others := now.others(record.data, {}):
+                reader.missing.append(f"{path}: of other {others} than there are now; run `aft sweep {name}` again")
+            else:
+                found.append(record)
+    return tuple(found)
 
 
 def _outdated(outcomes: Iterable[Outcome], now: Now) -> list[str]:

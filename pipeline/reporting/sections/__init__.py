@@ -16,6 +16,7 @@ from pipeline.reporting.sections import (
     scores,
     search,
     subsets,
+    sweeps,
     teachers,
 )
 
@@ -26,6 +27,7 @@ SECTIONS = (
     scores,
     curves,
     search,
+    sweeps,
     gates,
     diagnostics,
     teachers,
