@@ -262,9 +262,12 @@ def test_what_pairs_of_an_image_and_a_text_cannot_do_is_one_line(captioned: Path
             "--text-column: this student reads pairs of image and text; they",
         ),
         ("predict exported raw/list.csv --image-column nothing", "no column 'nothing'"),
-        ("export aft --output graph --format onnx", "no graph of plain tensors; export it with --format native"),
-        ("export aft --output graph --format timm", "export it with --format native"),
-        ("export aft --output graph --format transformers", "native"),
+        (
+            "export aft --output graph --format torch-export",
+            "no graph of plain tensors; export it with --format native",
+        ),
+        ("export aft --output graph --format timm", "as a pair student; use --format native"),
+        ("export aft --output graph --format transformers", "as a pair student; use --format native"),
     ]:
         done = aft(command, captioned)
         line = done.errors.splitlines()[-1]
