@@ -139,11 +139,11 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> Teac
         "precision": precision,
     }
     model = model.float().eval().requires_grad_(False)
-    texts = Texts(folder, name, model) if settings.tower == "text" or ZERO_SHOT in settings.heads else None
+    texts = TextInput(folder, name, model) if settings.tower == "text" or ZERO_SHOT in settings.heads else None
     dtype = getattr(torch, precision)
     if settings.tower == "text":
         assert texts is not None
-        return TextTower(model.to(dtype=dtype, device=device), texts, recipe | texts.recipe, settings, device)
+        return TextSide(model.to(dtype=dtype, device=device), texts, recipe | texts.recipe, settings, device)
     try:
         with quiet():
             processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
@@ -152,10 +152,10 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> Teac
     if texts is not None:
         _check_logits(model, texts, processor, name)
     recipe |= {"decoder": images.VERSION, "processor": plain(processor.to_dict())}
-    return ImageTower(model.to(dtype=dtype, device=device), texts, processor, recipe, settings, device)
+    return ImageSide(model.to(dtype=dtype, device=device), texts, processor, recipe, settings, device)
 
 
-class Texts:
+class TextInput:
     """Turns texts into what the text tower takes: cut, and padded to full length if the model was trained so.
 
     Attributes:
@@ -218,13 +218,15 @@ class Texts:
             raise UserError(f"{self.name}: its features of a text depend on how long the others of a batch are")
 
 
-class TextTower(Teacher):
+class TextSide(Teacher):
     """The tower of texts. A transformed text is its token numbers [l], int64."""
 
     kind: Literal["text"] = "text"
     uniform = False
 
-    def __init__(self, model: Any, texts: Texts, recipe: Mapping[str, Any], settings: Settings, device: torch.device):
+    def __init__(
+        self, model: Any, texts: TextInput, recipe: Mapping[str, Any], settings: Settings, device: torch.device
+    ):
         self.model, self.texts, self.recipe, self.device = model, texts, recipe, device
         self.uniform, self.longest = texts.full, texts.length
         model.vision_model = None
@@ -252,7 +254,7 @@ class TextTower(Teacher):
         return {head: found[head] for head in self.heads}
 
 
-class ImageTower(Teacher):
+class ImageSide(Teacher):
     """The tower of images. A transformed image is what the model's processor makes of it, arrays by name."""
 
     kind: Literal["image"] = "image"
@@ -261,7 +263,7 @@ class ImageTower(Teacher):
     def __init__(
         self,
         model: Any,
-        texts: Texts | None,
+        texts: TextInput | None,
         processor: Any,
         recipe: Mapping[str, Any],
         settings: Settings,
@@ -367,7 +369,7 @@ def _logits(model: Any, one: Float[Tensor, "n d"], other: Float[Tensor, "c d"]) 
     return logits if bias is None else logits + bias.float()
 
 
-def _check_logits(model: Any, texts: Texts, processor: Any, name: str) -> None:
+def _check_logits(model: Any, texts: TextInput, processor: Any, name: str) -> None:
     """Compare the logits of an image and two texts with the model's own.
 
     Raises:
