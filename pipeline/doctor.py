@@ -20,7 +20,7 @@ import torch
 from pipeline import images
 from pipeline.checks import check_params, missing_views, size
 from pipeline.data import Dataset, PrepareSettings, Scan, scan_sources
-from pipeline.datasets import Row, rows_called
+from pipeline.datasets import Row, parts_of, rows_called
 from pipeline.errors import UserError, count, listed
 from pipeline.extraction import ExtractSettings, stored_heads
 from pipeline.machine import Machine, cores
@@ -147,7 +147,18 @@ def doctor(params: Params, project: Project = Project()) -> Health:
 
 
 def _versions() -> Iterator[Finding]:
-    found = versions("aft-pipeline", "torch", "timm", "transformers", "tokenizers", "pillow", "numpy", "zarr")
+    found = versions(
+        "aft-pipeline",
+        "torch",
+        "timm",
+        "transformers",
+        "torchvision",
+        "tokenizers",
+        "onnxruntime",
+        "pillow",
+        "numpy",
+        "zarr",
+    )
     on = f"{platform.system()} {platform.machine()}"
     yield Finding("versions", "ok", ", ".join(f"{name} {version}" for name, version in found.items()) + f"; {on}")
 
@@ -344,13 +355,16 @@ def _teacher(params: Params, name: str, loaded: dict[str, Teacher], seen: _Seen)
 def _student(params: Params, project: Project, name: str) -> Iterator[Finding]:
     """Build a student as a training does, with its pretrained weights if it starts from any."""
     where = f"students.{name}"
-    if kind_of(*params.plugin("students", where)) == "features":
+    reads = kind_of(*params.plugin("students", where))
+    if reads == "features":
         return  # those of its teachers, which may not be extracted yet; it has no weights of its own
-    if not project.data.exists():
+    data = Dataset.open(project.data) if project.data.exists() else None
+    # Settings may have changed since, to a source of other rows.
+    if data is None or reads != (data.kind if len(parts_of(data.kind)) == 1 else "pair"):
         advice = "run `aft prepare`, and then this again"
         yield Finding(f"student {name}", "warning", "not built, as it learns from the prepared data", advice)
         return
-    data, began = Dataset.open(project.data), perf_counter()
+    began = perf_counter()
     student = student_blueprint(params.section(where), f"{params.source}: {where}", data, data.split(0).train).build()
     parameters = sum(parameter.numel() for parameter in student.parameters())
     found = f"built in {duration(perf_counter() - began)}: {count(parameters, 'parameter')}"

@@ -369,6 +369,59 @@ def with_classes(*names: str) -> Change:
     return change
 
 
+OWN_TEACHERS = (
+    (
+        "a function of your own that fails",
+        "def make(device, precision):\n    raise KeyError('weights')\n",
+        "KeyError: 'weights' (odd_0.py, line 2)",
+    ),
+    (
+        "a teacher of your own without a kind",
+        "def make(device, precision):\n    return 7\n",
+        'what it makes has the kind None; set `kind` to "text" or "image"',
+    ),
+    (
+        "a teacher of your own without heads",
+        "class make:\n    kind = 'text'\n    def __init__(self, **_):\n        pass\n",
+        'what it makes has the heads None; set `heads` to the shape of a row of each, such as {"pooled": (384,)}',
+    ),
+    (
+        "a head that your own teacher does not have",
+        "class make:\n    kind, heads = 'text', {'cls': (2,)}\n    def __init__(self, **_):\n        pass\n",
+        "it has no head `pooled`; its heads are cls",
+    ),
+    (
+        "a teacher of your own that cannot be called",
+        "class make:\n    kind, heads = 'text', {'pooled': (2,)}\n    def __init__(self, **_):\n        pass\n",
+        "what it makes has no method `__call__(rows)`; see docs/teachers.md",
+    ),
+    (
+        "a teacher of your own that gives another shape",
+        "class make:\n    kind, heads = 'text', {'pooled': (2,)}\n    def __init__(self, **_):\n        pass\n"
+        "    def __call__(self, texts):\n        return {'pooled': [[0.5] for text in texts]}\n",
+        "head `pooled` is float64 (1, 1) for 1 row; it must be of floats (1, 2)",
+    ),
+)
+"""What is wrong with a teacher of a user's own, its code, and the answer."""
+
+
+def own_teacher(module: str, code: str) -> Change:
+    """Have `wise` be made by a function of the project's own."""
+    return both(teacher(family="python", factory=f"{module}:make"), write(f"{module}.py", code))
+
+
+def graph(**settings: Any) -> Change:
+    """Have `wise` be a model of images in an ONNX file."""
+
+    def change(project: Path) -> None:
+        from tests.teachers.test_onnx import write_images
+
+        write_images(project / "raw/enc.onnx")
+        teacher(family="onnx", model="raw/enc.onnx", **settings)(project)
+
+    return change
+
+
 def without_tokenizer(project: Path) -> None:
     """Remove all files of its tokenizer."""
     for path in (project / "raw/m").glob("*token*"):
@@ -1404,6 +1457,97 @@ CASES = [
                 "extract wise",
                 "package:minillm/model: the package minillm is not installed; check the name, or install "
                 "what contains it",
+            ),
+            (
+                "a function of your own that is not there",
+                teacher(family="python", factory="my_teachers:letters"),
+                "extract wise",
+                "factory: no module 'my_teachers'; put it into the project's folder, or install its package",
+            ),
+            (
+                "a function of your own without a module",
+                teacher(family="python", factory="letters"),
+                "extract wise",
+                "factory: 'letters': write it as package.module:function",
+            ),
+            (
+                "a function of your own that does not parse",
+                both(teacher(family="python", factory="odd_one:f"), write("odd_one.py", "def f(:\n")),
+                "extract wise",
+                "factory: odd_one:f: SyntaxError: invalid syntax (odd_one.py, line 1)",
+            ),
+            *(
+                (wrong, own_teacher(f"odd_{number}", code), "extract wise", f"odd_{number}:make: {answer}")
+                for number, (wrong, code, answer) in enumerate(OWN_TEACHERS)
+            ),
+            (
+                "a model of torchvision that does not exist",
+                teacher(family="torchvision", model="resnet51"),
+                "extract wise",
+                "torchvision has no classifier 'resnet51'; the nearest names are <names>",
+            ),
+            (
+                "weights of torchvision that do not exist",
+                teacher(family="torchvision", model="resnet18", weights="IMAGENET1K_V9"),
+                "extract wise",
+                "ResNet18_Weights has no 'IMAGENET1K_V9'; there are IMAGENET1K_V1, DEFAULT, or name a file",
+            ),
+            (
+                "arguments for weights of torchvision by name",
+                teacher(family="torchvision", model="resnet18", arguments={"width_per_group": 32}),
+                "extract wise",
+                "resnet18: `arguments` are for weights in a file, and IMAGENET1K_V1 has its own; remove them",
+            ),
+            (
+                "weights of another model than torchvision's",
+                both(teacher(family="torchvision", model="squeezenet1_1", weights="raw/w.safetensors"), tiny_vit),
+                "extract wise",
+                "raw/w.safetensors: not weights of squeezenet1_1: <details>",
+            ),
+            (
+                "GoogLeNet without its inputs",
+                both(teacher(family="torchvision", model="googlenet", weights="raw/w.safetensors"), tiny_vit),
+                "extract wise",
+                "raw/w.safetensors: say how googlenet was trained: `arguments: {transform_input: true}` for the "
+                "weights of torchvision and what was tuned from them, else false",
+            ),
+            (
+                "an ONNX file that is not there",
+                teacher(family="onnx", model="raw/enc.onnx"),
+                "extract wise",
+                "raw/enc.onnx: no such file",
+            ),
+            (
+                "an ONNX file that is text",
+                both(teacher(family="onnx", model="raw/enc.onnx"), write("raw/enc.onnx", "text and text")),
+                "extract wise",
+                "raw/enc.onnx: damaged, or not an ONNX file; export it again",
+            ),
+            (
+                "an ONNX file with several outputs",
+                graph(),
+                "extract wise",
+                "raw/enc.onnx: it has several outputs, features [n, 16], map [n, 16, 7, 7]; name that of head "
+                "`pooled`, such as `outputs: {pooled: features}`",
+            ),
+            (
+                "an output that the ONNX file does not have",
+                graph(outputs={"pooled": "states"}),
+                "extract wise",
+                "raw/enc.onnx: it has no output 'states'; its outputs are features, map",
+            ),
+            (
+                "images for an ONNX file whose preparation is not stated",
+                graph(outputs={"pooled": "features"}),
+                "extract wise",
+                "raw/enc.onnx: state how its images are prepared: `mean` and `std` of 3 channels, after `scale`, such "
+                "as mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]",
+            ),
+            (
+                "an ONNX file with a fixed size of images",
+                graph(outputs={"pooled": "features"}, mean=[0, 0, 0], std=[1, 1, 1], size=64),
+                "extract wise",
+                "raw/enc.onnx: set `size` to the 32 that it takes",
             ),
             (
                 "features without ids",

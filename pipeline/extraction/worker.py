@@ -115,7 +115,17 @@ class ShardWorker:
             recipe=recipe_of(teacher, data),
             heads=self._asked,
             shard_rows=settings.shard_rows,
-            created_by=versions("aft-pipeline", "torch", "timm", "transformers", "tokenizers", "pillow", "numpy"),
+            created_by=versions(
+                "aft-pipeline",
+                "torch",
+                "timm",
+                "transformers",
+                "torchvision",
+                "tokenizers",
+                "onnxruntime",
+                "pillow",
+                "numpy",
+            ),
         )
         self.variety = Variety(str(out))
 

@@ -340,6 +340,8 @@ def _classes(state: Mapping[str, Tensor], shape: Any) -> int:
     if (last := state.get(f"{names[0]}.weight")) is not None:
         offset = shape.pretrained_cfg.get("label_offset") or 0
         return len(last) if len(last) != shape.num_classes + offset else int(shape.num_classes)
+    if (projection := state.get("visual.proj")) is not None:  # under the names of CLIP; timm makes it the classifier
+        return int(projection.shape[1])
     lacking = shape.state_dict().keys() - state.keys()
     headless = lacking and all(name.startswith(tuple(f"{name}." for name in names)) for name in lacking)
     return 0 if headless else int(shape.num_classes)

@@ -476,6 +476,8 @@ class StoreWriter:
                         self._store.delete(file)
                 self._store.delete(LOCKS)
         finally:
+            # In this order: the next one that gets the setup must find this one gone, or the last one never cleans up.
+            self._life.release()
             setup.release()
 
     def _raise_failure(self) -> None:

@@ -28,7 +28,7 @@ from pydantic import Field, StringConstraints
 from torch import Tensor, nn
 
 from pipeline import images, params, pretrained
-from pipeline.errors import UserError, listed
+from pipeline.errors import UserError, count, listed
 from pipeline.machine import is_out_of_memory
 from pipeline.plugins import function, in_user_code
 from pipeline.provenance import digest_files, digest_of
@@ -180,7 +180,8 @@ class OwnTeacher(Teacher):
         expected = (rows, *self.heads[head])
         if shape != expected or not values.is_floating_point():
             raise UserError(
-                f"{self.name}: head `{head}` is {dtype} {shape} for {rows} rows; it must be of floats {expected}"
+                f"{self.name}: head `{head}` is {dtype} {shape} for {count(rows, 'row')}; it must be of floats "
+                f"{expected}"
             )
         if dtype != self._dtypes.setdefault(head, dtype):
             raise UserError(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import torchvision
 import transformers as hf
 from safetensors.torch import save_file
 
@@ -36,4 +37,13 @@ def tiny_tower(tmp_path_factory: pytest.TempPathFactory) -> Path:
             torch.nn.init.normal_(parameter, std=0.2)
     model.save_pretrained(path)
     hf.CLIPImageProcessor(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def squeezenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of torchvision's `squeezenet1_1` for 7 classes, as a .safetensors file."""
+    path: Path = tmp_path_factory.mktemp("squeezenet") / "squeezenet1_1.safetensors"
+    torch.manual_seed(0)
+    save_file(torchvision.models.get_model("squeezenet1_1", num_classes=7).state_dict(), path)
     return path

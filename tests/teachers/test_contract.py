@@ -18,6 +18,7 @@ from pipeline.plugins import plugin, plugins
 from pipeline.provenance import digest_of
 from pipeline.teachers import Teacher
 
+from .test_onnx import OUTPUTS, write_images
 from .test_python import example
 
 CPU = torch.device("cpu")
@@ -42,6 +43,7 @@ def section(
     tiny_encoder: Path,
     tiny_vit: Path,
     tiny_tower: Path,
+    squeezenet: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> dict[str, Any]:
@@ -65,6 +67,13 @@ def section(
             Path("my_teachers.py").write_text(example())
             monkeypatch.delitem(sys.modules, "my_teachers", raising=False)
             more = {"factory": "my_teachers:colours", "heads": ["pooled"]}
+        case "onnx":
+            write_images(Path("images.onnx"))
+            heads = ["pooled", "tokens", "logits"]
+            more = {"model": "images.onnx", "heads": heads, "outputs": OUTPUTS, "mean": [0.5] * 3, "std": [0.2] * 3}
+        case "torchvision":
+            heads = ["pooled", "layer:features.5", "logits"]
+            more = {"model": "squeezenet1_1", "weights": str(squeezenet), "heads": heads}
     return {"family": request.param, **more}
 
 

@@ -47,9 +47,10 @@ def features_of(teacher: ImageModel, images: list[bytes]) -> dict[str, Tensor]:
     return teacher.forward(teacher.collate([teacher.transform(image) for image in images]))
 
 
-def timms_own(model: Any, images: list[bytes]) -> Tensor:
-    """What a plain script with timm alone would feed the model."""
-    transform = library.data.create_transform(**library.data.resolve_model_data_config(model), is_training=False)
+def timms_own(model: Any, images: list[bytes], size: int | None = None) -> Tensor:
+    """What a plain script with timm alone would feed the model, at another size if one is given."""
+    own = {"input_size": (3, size, size)} if size else {}
+    transform = library.data.create_transform(**library.data.resolve_model_data_config(model, own), is_training=False)
     return torch.stack([transform(Image.open(io.BytesIO(image)).convert("RGB")) for image in images])
 
 
