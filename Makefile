@@ -6,7 +6,7 @@ BIN := .venv/bin
 # The commands in dvc.yaml say `aft`; here that is the environment's.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo demo-images test test-slow torture matrix gpu-check lint docs lock audit clean
+.PHONY: demo demo-images evidence test test-slow torture gpu-check lint docs lock audit clean matrix
 
 demo: .venv/installed .dvc/tmp
 	$(BIN)/aft run
@@ -16,6 +16,10 @@ demo-images: .venv/installed .dvc/tmp
 	test -e images/dvc.yaml || $(BIN)/aft init images --params images
 	cd images && aft run
 	@echo "report: $(CURDIR)/images/report/index.html"
+
+# The studies in experiments/, in hours; SETS="digits patches" and SEEDS="0 1" for a part, TABLES=1 for tables alone. Done work stays done.
+evidence: .venv/installed
+	$(BIN)/python -m experiments.evidence $(if $(SETS),--sets $(SETS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(TABLES),--tables)
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist worksteal

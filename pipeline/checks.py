@@ -141,6 +141,7 @@ def _check_candidates(params: Params, name: str, run: Run) -> None:
         where = f"{params.source}: train (for {name})"
         settings = train_settings(where, params.section("train"), run.train, candidate.of("train"))
         settings.check(where, reads, student.model_dump(), bool(run.methods))
+        settings.check_views(where, run_views(params, name, run))
         where = f"{params.source}: train.augment (for {name})"
         check_kind(read_augmentations(settings.augment, where), reads, where)
         for term in run.methods:

@@ -20,6 +20,8 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
         found = assess(command.settings(params, overrides))
     if sys.stdout.isatty() and not as_json:
         _print_table(found)
+        if found.views:
+            _print_views(found)
     command.show(found, as_json)
 
 
@@ -41,10 +43,30 @@ def _print_table(found: "AssessmentRecord") -> None:
     Console().print(table)
 
 
+def _print_views(found: "AssessmentRecord") -> None:
+    """The views of each source, the smallest spread first."""
+    from statistics import fmean
+
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    metric = found.primary
+    caption = f"spread of the probe's mean prediction, smaller is better; {metric.label} on views of validation rows"
+    table = Table("views", box=box.SIMPLE, caption=caption)
+    for column in ("count", "spread", metric.label):
+        table.add_column(column, justify="right", no_wrap=True)
+    for views in found.views:
+        table.add_row(views.name, str(views.count), f"{views.mean_spread:.4g}", _score(fmean(views.val), metric))
+    Console().print(table)
+
+
 def _cell(subset: "SubsetRecord", what: str, metric: "Metric") -> str:
     score = subset.mean(what, metric.name)
-    if score is None:
-        return "—"
+    return "—" if score is None else _score(score, metric)
+
+
+def _score(score: float, metric: "Metric") -> str:
     return f"{100 * score:.1f}%" if metric.unit == "%" else f"{score:.4g}"
 
 

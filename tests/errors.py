@@ -1589,6 +1589,30 @@ CASES = [
                 "params.yaml: teachers.wise.views: `crops` changes images, and the dataset holds texts; take <names>",
             ),
             (
+                "no views at all",
+                teacher(family="transformers", model="m", views={"family": "ngrams", "count": 0}),
+                "check",
+                "params.yaml: teachers.wise.views.count: 0 views; write 1 or more, or drop `views` to keep clean rows "
+                "alone",
+            ),
+            (
+                "more views than the teachers have",
+                both(
+                    teacher(family="transformers", model="m", views={"family": "ngrams", "count": 2}),
+                    params(lambda values: values["runs"]["aft"].update(teachers=["wise@ngrams"], train={"views": 3})),
+                ),
+                "check",
+                "params.yaml: train (for aft): views: 3, and the run's teachers have 2 of each row; write 2 or fewer, "
+                "or a larger `count` in their `views`",
+            ),
+            (
+                "views of a teacher that has none",
+                params(lambda values: values["runs"]["aft"].update(teachers=["wise@ngrams"])),
+                "check",
+                "params.yaml: runs.aft.teachers: `wise@ngrams`: teachers.wise has no views; write `views: "
+                "{family: ngrams, count: 4}` there, and run `aft extract wise` and `aft probe wise`",
+            ),
+            (
                 "a head that the run reads and the teacher does not keep",
                 params(lambda values: values["runs"]["aft"].update(teachers=["wise/cls"])),
                 "check",

@@ -76,7 +76,7 @@ class Bench:
         return {name for name in found if ".dvc" not in name}
 
 
-QUICK = [("extract wise", 2), ("train aft", 3), ("features export features/wise.zarr exported.npy", 2)]
+QUICK = [("features export features/wise.zarr exported.npy", 2)]
 SLOW = [
     pytest.param(line, MOMENTS // 2 if line.startswith(("export", "init")) else MOMENTS, marks=pytest.mark.slow)
     for line in COMMANDS

@@ -4,7 +4,8 @@
 
 The augmented row is a pure function of (seed, row, epoch): each augmentation has its own random numbers, from Philox,
 keyed by the seed and its name. So it does not depend on the other rows of a batch, their order, the process, or
-other augmentations. Rows of validation and test, and those that methods see, are not augmented.
+other augmentations. Rows of validation and test are not augmented, and those that methods see only with
+`train.augment_transfer`, and never mixed.
 
 A file offers
 

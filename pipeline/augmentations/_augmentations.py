@@ -91,13 +91,26 @@ class Augmenter:
     def __init__(self, augmentations: Sequence[Augmentation], seed: int, partners: Int[np.ndarray, " l"]):
         self.augmentations, self.seed, self.partners = augmentations, seed, partners
 
-    def draw(self, rows: Int[np.ndarray, " n"], labelled: int, epoch: int) -> "Augmented":
-        """What becomes of the rows of a step, the first `labelled` of which are augmented."""
-        return Augmented(self, rows, labelled, epoch)
+    def draw(
+        self, rows: Int[np.ndarray, " n"], labelled: int, epoch: int, transfer_epoch: int | None = None
+    ) -> "Augmented":
+        """What becomes of the rows of a step.
 
-    def numbers(self, name: str, rows: np.ndarray, epoch: int, count: int) -> Float[np.ndarray, "n k"]:
+        Args:
+            rows: of the step, the labelled batch first.
+            labelled: rows in the labelled batch, which are augmented.
+            epoch: of the labelled batch.
+            transfer_epoch: of the rows after it, which are then augmented too, but not mixed; they stay as they are
+                if None.
+        """
+        epochs = np.full(labelled, epoch)
+        if transfer_epoch is not None:
+            epochs = np.concatenate([epochs, np.full(len(rows) - labelled, transfer_epoch)])
+        return Augmented(self, rows, labelled, epochs)
+
+    def numbers(self, name: str, rows: np.ndarray, epochs: np.ndarray, count: int) -> Float[np.ndarray, "n k"]:
         """The random numbers of an augmentation."""
-        return uniforms(f"{self.seed}:{name}", rows, epoch, count)
+        return uniforms(f"{self.seed}:{name}", rows, epochs, count)
 
 
 class Augmented:
@@ -105,50 +118,53 @@ class Augmented:
 
     Attributes:
         rows: of the step [n].
-        labelled: how many of them, at the start, are augmented.
+        labelled: how many of them, at the start, are the labelled batch. These alone may be mixed with others.
+        epochs: of the rows that are augmented, which are the first.
         partners: the row that each of these is mixed with [labelled]; itself where it is not mixed.
         shares: of its own image and label in the mixture [labelled]; 1 where it is not mixed.
         others: the rows that are read in addition: the partners of those that are mixed.
     """
 
-    def __init__(self, augmenter: Augmenter, rows: np.ndarray, labelled: int, epoch: int):
-        self._augmenter, self._epoch = augmenter, epoch
-        self.rows, self.labelled = rows, labelled
+    def __init__(self, augmenter: Augmenter, rows: np.ndarray, labelled: int, epochs: np.ndarray):
+        self._augmenter = augmenter
+        self.rows, self.labelled, self.epochs = rows, labelled, epochs
         own = rows[:labelled]
         self.partners, self.shares = own.copy(), np.ones(labelled)
         self._mixed: list[tuple[Augmentation, np.ndarray]] = []
         mixing = [each for each in augmenter.augmentations if each.mixes]
         if mixing:
-            which, whether, partner = augmenter.numbers("mix", own, epoch, 3).T
+            which, whether, partner = augmenter.numbers("mix", own, epochs[:labelled], 3).T
             for number, each in enumerate(mixing):
                 module, settings = each.module, each.settings
                 chosen = (np.floor(which * len(mixing)) == number) & (whether < settings.share)  # type: ignore[attr-defined]
                 at = np.flatnonzero(chosen)
                 self.partners[at] = augmenter.partners[np.floor(partner[at] * len(augmenter.partners)).astype(np.int64)]
-                self.shares[at] = module.share(settings, self._numbers(each, own[at]))
+                self.shares[at] = module.share(settings, self._numbers(each, own[at], epochs[at]))
                 self._mixed.append((each, at))
         at = np.concatenate([at for _, at in self._mixed]) if mixing else np.empty(0, np.int64)
-        self.others = self.partners[at]
+        self.others, self._of_others = self.partners[at], epochs[at]
 
     def some(self, places: Int[np.ndarray, " k"]) -> "Augmented":
         """Of some of the rows, by their places, which ascend: the same pictures."""
-        return Augmented(self._augmenter, self.rows[places], int((places < self.labelled).sum()), self._epoch)
+        changed = places[places < len(self.epochs)]
+        return Augmented(self._augmenter, self.rows[places], int((places < self.labelled).sum()), self.epochs[changed])
 
     def images(self, images: Float[Tensor, "m c h w"]) -> Float[Tensor, "n c h w"]:
         """The images of `rows`, and after them those of `others`, to those of the step; all in 0..1."""
-        count = len(self.rows)
-        part = torch.cat([images[: self.labelled], images[count:]])
-        rows = np.concatenate([self.rows[: self.labelled], self.others])
+        count, changed = len(self.rows), len(self.epochs)
+        part = torch.cat([images[:changed], images[count:]])
+        rows = np.concatenate([self.rows[:changed], self.others])
+        epochs = np.concatenate([self.epochs, self._of_others])
         for each in self._augmenter.augmentations:
             if not each.mixes:
-                part = each.module.change(each.settings, part, self._numbers(each, rows))
-        own, start = part[: self.labelled], self.labelled
+                part = each.module.change(each.settings, part, self._numbers(each, rows, epochs))
+        own, start = part[: self.labelled], changed
         for each, at in self._mixed:
             on, others = on_device(at, images), part[start : start + len(at)]
-            numbers = self._numbers(each, self.rows[at])
+            numbers = self._numbers(each, self.rows[at], self.epochs[at])
             own = own.index_copy(0, on, each.module.mix(each.settings, own[on], others, numbers))
             start += len(at)
-        return torch.cat([own, images[self.labelled : count]])
+        return torch.cat([own, part[self.labelled : changed], images[changed:count]])
 
     def texts(
         self, tokens: Int[np.ndarray, " t"], lengths: Int[np.ndarray, " n"], fixed: Sequence[int] = ()
@@ -162,15 +178,15 @@ class Augmented:
             lengths: how many each of them has.
             fixed: tokens that always stay, such as those at the ends of a text.
         """
-        count = self.labelled
+        count = len(self.epochs)
         longest = int(lengths[:count].max(initial=0))
-        there = np.arange(longest) < lengths[:count, None]  # [labelled, longest]
+        there = np.arange(longest) < lengths[:count, None]  # [changed, longest]
         changed, rest = np.split(tokens, [int(lengths[:count].sum())])
         stays = np.zeros_like(there)
         stays[there] = np.isin(changed, list(fixed))
         keep, last = there.copy(), there & ~stays
         for each in self._augmenter.augmentations:
-            drawn = self._numbers(each, self.rows[:count], longest)
+            drawn = self._numbers(each, self.rows[:count], self.epochs, longest)
             keep &= stays | each.module.keep(each.settings, drawn)
             emptied = np.flatnonzero(last.any(1) & ~(keep & last).any(1))
             keep[emptied, np.where(last, drawn, -1.0).argmax(1)[emptied]] = True
@@ -181,6 +197,8 @@ class Augmented:
         """Whether any row is mixed with another."""
         return len(self.others) > 0
 
-    def _numbers(self, each: Augmentation, rows: np.ndarray, count: int | None = None) -> np.ndarray:
+    def _numbers(
+        self, each: Augmentation, rows: np.ndarray, epochs: np.ndarray, count: int | None = None
+    ) -> np.ndarray:
         wanted = each.module.numbers(each.settings) if count is None else count
-        return self._augmenter.numbers(each.name, rows, self._epoch, wanted)
+        return self._augmenter.numbers(each.name, rows, epochs, wanted)

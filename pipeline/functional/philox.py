@@ -25,18 +25,20 @@ def philox(counters: UInt32[np.ndarray, "4 n"], key: UInt32[np.ndarray, " 2"]) -
     return counters
 
 
-def uniforms(key: str, rows: Int[np.ndarray, " n"], epoch: int, count: int) -> Float[np.ndarray, "n {count}"]:
+def uniforms(
+    key: str, rows: Int[np.ndarray, " n"], epoch: int | Int[np.ndarray, " n"], count: int
+) -> Float[np.ndarray, "n {count}"]:
     """Random numbers between 0 and 1, neither of which occurs.
 
     Args:
         key: what they are for, such as a seed and a name; other keys give independent numbers.
         rows: of a dataset, fewer than 2^32.
-        epoch: the pass over the rows, below 2^32.
+        epoch: the pass over the rows, below 2^32; of all of them, or of each.
         count: how many numbers a row has. With a larger count the first ones stay the same.
     """
     blocks = -(-count // 4)
     counters = np.zeros((4, len(rows), blocks), np.uint32)
-    counters[0], counters[1], counters[2] = rows[:, None], epoch, np.arange(blocks)
+    counters[0], counters[1], counters[2] = rows[:, None], np.reshape(epoch, (-1, 1)), np.arange(blocks)
     words = philox(counters.reshape(4, -1), np.frombuffer(blake2b(key.encode(), digest_size=8).digest(), "<u4"))
     of_rows = words.reshape(4, len(rows), blocks).transpose(1, 2, 0).reshape(len(rows), 4 * blocks)
     return (of_rows[:, :count] + 0.5) / 2.0**32

@@ -28,6 +28,7 @@ from pipeline.functional.logme import logme
 from pipeline.machine import Machine
 from pipeline.params import Params, Settings
 from pipeline.probing.own_outputs import own_scores
+from pipeline.probing.policies import rank_views
 from pipeline.probing.probes import ProbeSettings, training_labels
 from pipeline.probing.recommendation import ranking_key, recommend, zero_shot
 from pipeline.probing.saved import SavedProbe
@@ -198,6 +199,11 @@ def assess(params: Params, project: Project = Project()) -> AssessmentRecord:
         subsets=subsets,
         pairs=pairs,
         starts=starts,
+        views=tuple(
+            record
+            for features in sources.values()
+            for record in rank_views(features, data, project, [split.compared for split in splits])
+        ),
         recommended=chosen.sources,
         reasons=(
             *reasons,

@@ -10,6 +10,7 @@ from pipeline.records.assessment import (
     StartRecord,
     SubsetRecord,
     SubsetScores,
+    ViewsRecord,
 )
 from pipeline.records.cost import BatchCost, CostRecord, ModelCost
 from pipeline.records.data import ManifestRecord
@@ -73,6 +74,7 @@ __all__ = [
     "SweepStatus",
     "TeacherRecord",
     "TrialRecord",
+    "ViewsRecord",
     "from_json",
     "mean_score",
     "to_json",

@@ -108,6 +108,34 @@ class StartRecord(Record):
     cka: tuple[float, ...]
 
 
+class ViewsRecord(Record):
+    """One set of views of a source, or its clean rows, per split; see `pipeline.probing.policies`.
+
+    Attributes:
+        family: of the views; empty for clean rows.
+        count: views of each row.
+        spread: of the linear probe's mean prediction over groups of training rows; the smaller, the less the teacher
+            repeats itself.
+        val: the probe's primary score on views of validation rows, the clean row not among them, mean over views.
+    """
+
+    source: str
+    family: str
+    count: int
+    spread: tuple[float, ...]
+    val: tuple[float, ...]
+
+    @property
+    def name(self) -> str:
+        """The source with its view: `lite0@crops`, or `lite0` for clean rows."""
+        return f"{self.source}@{self.family}" if self.family else self.source
+
+    @property
+    def mean_spread(self) -> float:
+        """Mean over splits."""
+        return fmean(self.spread)
+
+
 class AssessmentRecord(Record):
     """assessments/teachers.json: what is known about sources, alone and combined, before any student is trained.
 
@@ -120,6 +148,7 @@ class AssessmentRecord(Record):
         bank_rows: labelled rows that neighbours are searched in; a seeded sample if fewer than `labelled`.
         cka_rows: training rows that CKA compares, a seeded sample per split.
         subsets: from the fewest sources to the most.
+        views: of each source that has any, and its clean rows, the smallest spread first.
         recommended: the sources of the subset to use.
         reasons: why, in a few sentences.
     """
@@ -139,6 +168,7 @@ class AssessmentRecord(Record):
     subsets: tuple[SubsetRecord, ...] = Field(min_length=1)
     pairs: tuple[PairRecord, ...]
     starts: tuple[StartRecord, ...]
+    views: tuple[ViewsRecord, ...] = ()
     recommended: tuple[str, ...]
     reasons: tuple[str, ...] = Field(min_length=1)
 
@@ -153,4 +183,13 @@ class AssessmentRecord(Record):
         sampled = (
             f"neighbours among {count(self.bank_rows, 'labelled row')}, CKA on {count(self.cka_rows, 'training row')}"
         )
-        return "\n".join([f"assessed {subsets} on {splits} ({sampled})", *self.reasons])
+        return "\n".join([f"assessed {subsets} on {splits} ({sampled})", *self.reasons, *self._of_views()])
+
+    def _of_views(self) -> list[str]:
+        """A line for each source with views: their spreads, smallest first."""
+        lines = []
+        for source in dict.fromkeys(views.source for views in self.views):
+            ranked = [views for views in self.views if views.source == source]
+            spreads = ", ".join(f"{views.family or 'clean'} {views.mean_spread:.3g}" for views in ranked)
+            lines.append(f"views of {source}, by the spread of its mean prediction, smaller is better: {spreads}")
+        return lines

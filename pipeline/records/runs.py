@@ -146,8 +146,8 @@ class RunRecord(Record):
         features, probes: by source, the digests of the features and of the probes that it was trained with.
         splits: per seed, the digest of the split it was trained on.
         augmented: the augmentations of the labelled rows, in the order in which they are applied.
-        transfer_rows: what the methods see of a row: `clean`, or one of its `views`, which may be the clean row; None
-            without methods. It is never augmented.
+        transfer_rows: what the teachers see of a row: `clean`, or one of its `views`, which may be the clean row; None
+            without methods. The student sees the same, or with `augment_transfer` in `settings` the same augmented.
         metric: the score that the choice was made by, on validation rows.
         chosen, chosen_settings: the weights and settings of the chosen candidate.
         files: the checksum of every other file in the folder, by name: students, curves, gates.

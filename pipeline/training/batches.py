@@ -19,7 +19,7 @@ def batches(
 
     If methods see unlabelled rows, a transfer batch of labelled and unlabelled training rows follows. It has its own
     random numbers, so the labelled batches are the same with and without it. If methods see the labelled batch and it
-    is augmented, it follows a second time for them, because teachers know only clean rows and views.
+    is augmented, it follows a second time for them: teachers know only clean rows and views, and no mixtures.
 
     Args:
         split: whose rows these are.

@@ -19,6 +19,7 @@ from pipeline.project import Project
 from pipeline.runs import Run, read_run
 from pipeline.students import is_solved
 from pipeline.tasks import Task
+from pipeline.views import Views
 
 FEWEST_ROWS = 3
 """The least number of rows that methods must see at a time: any two rows, once centred, are opposite."""
@@ -36,6 +37,10 @@ class TrainSettings(Settings):
         unlabelled: whether methods see unlabelled rows at all; if not, they see the labelled batch.
         augment: random changes of the labelled batch, by name, each with its settings, such as
             `{crop: {}, flip: {}, mixup: {alpha: 0.2}}`; see `pipeline.augmentations`. Methods see clean rows, or views.
+        augment_transfer: whether the student also sees the rows for methods augmented, but never mixed, while teachers'
+            features and outputs stay those of the clean row or the view.
+        views: how many of the views that the run's teachers have of each row are used, the first ones; null uses all,
+            0 clean rows alone. A search over it says how many pay.
         labelled_views: whether the labelled batch also consists of views, if the run's teachers have views. Rows that
             the methods see are views in any case.
         accumulate: number of parts into which the rows of a step are divided. They go through the student one after
@@ -76,6 +81,8 @@ class TrainSettings(Settings):
     transfer_batch_size: int = Field(default=256, ge=FEWEST_ROWS)
     unlabelled: bool = True
     augment: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    augment_transfer: bool = False
+    views: int | None = Field(default=None, ge=0)
     labelled_views: bool = False
     accumulate: int = Field(default=1, ge=1)
     sampling: Literal["uniform", "balanced"] = "uniform"
@@ -150,6 +157,18 @@ class TrainSettings(Settings):
             raise UserError(f"{where}: channels_last: is for students that read images; remove it")
         if self.compile and which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")) is None:
             raise UserError(f"{where}: compile: torch.compile needs a C++ compiler; install g++, set CXX, or remove it")
+
+    def check_views(self, where: str, made: Views | None) -> None:
+        """Make sure that the teachers of a run have the views that are asked for; without any, none are.
+
+        Raises:
+            UserError: they have fewer.
+        """
+        if made and (self.views or 0) > made.count:
+            raise UserError(
+                f"{where}: views: {self.views}, and the run's teachers have {made.count} of each row; write "
+                f"{made.count} or fewer, or a larger `count` in their `views`"
+            )
 
     def check_task(self, where: str, task: Task) -> None:
         """Make sure that the settings fit the task.

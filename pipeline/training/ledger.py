@@ -55,7 +55,7 @@ from pipeline.training.trial import TrialResult
 RECORD, ROWS, SUMS = "trial.json", "rows.safetensors", "SHA256SUMS"
 STUDENT = ("student.json", "weights.safetensors")
 
-ONLY_WITH_METHODS = ("transfer_batch_size", "unlabelled")
+ONLY_WITH_METHODS = ("transfer_batch_size", "unlabelled", "augment_transfer")
 """Settings of `train` that have no effect without methods."""
 
 
@@ -86,7 +86,9 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
     train = settings.model_dump(exclude=set(NOT_IN_A_TRIAL))
     # In the order in which they are applied, with all defaults.
     train["augment"] = [{"name": each.name, "settings": each.settings.model_dump()} for each in augmentations]
-    idle = set() if at_work else set(ONLY_WITH_METHODS)
+    idle = {"views"} if at_work else {"views", *ONLY_WITH_METHODS}
+    if not augmentations:
+        idle.add("augment_transfer")
     if blueprint.solved:
         idle = set(train) - set(FOR_SOLVED)
     # Every trial has the scores that the task computes in any case; which of them chooses is no matter of the trial.
@@ -114,7 +116,7 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
         ),
     }
     if seen:
-        found["views"] = {"count": seen.count} | seen.record(1, data)
+        found["views"] = {"count": seen.count if settings.views is None else settings.views} | seen.record(1, data)
     if at_work:
         found["methods"] = [
             {

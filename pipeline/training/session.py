@@ -252,6 +252,7 @@ class Session:
         settings, where = self._settings(seed, json.loads(train)), f"{self.plan.params.source}: train"
         settings.check(f"{where} (for {self.plan.name})", blueprint.reads, blueprint.settings, bool(self.run.methods))
         settings.check_task(f"{where} (for {self.plan.name})", self.task)
+        settings.check_views(f"{where} (for {self.plan.name})", self.views)
         return TrialData(self, seed, blueprint, settings)
 
     def _with_auto_settings(self) -> Run:
@@ -343,13 +344,24 @@ class TrialData:
         return Augmenter(augmentations, self.seed, self.split.labelled) if augmentations else None
 
     def augmented(self, rows: np.ndarray, labelled: int, step: int) -> Augmented | None:
-        """What augmentations make of the rows of a step; None without any. An epoch is a pass over labelled rows."""
+        """What augmentations make of the rows of a step; None without any.
+
+        An epoch is a pass over the labelled rows, and for those that methods see, if they are augmented, over these.
+        """
         if self.augmenter is None:
             return None
-        size = min(self.settings.batch_size, len(self.split.labelled))
+        settings, split = self.settings, self.split
+
+        def epoch(of: np.ndarray, size: int) -> int:
+            return step // (len(of) // min(size, len(of)))
+
         # Balanced batches take rows of rare classes more often than once an epoch, and not always the same way.
-        steps = 1 if self.settings.sampling == "balanced" else len(self.split.labelled) // size
-        return self.augmenter.draw(rows, labelled, step // steps)
+        own = step if settings.sampling == "balanced" else epoch(split.labelled, settings.batch_size)
+        if not settings.augment_transfer:
+            return self.augmenter.draw(rows, labelled, own)
+        apart = settings.unlabelled and len(split.unlabelled) > 0
+        seen = epoch(split.train, settings.transfer_batch_size) if apart else own
+        return self.augmenter.draw(rows, labelled, own, seen)
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -379,13 +391,14 @@ class TrialData:
         views, apart = self.session.views, labelled < len(rows)
         if views is None or not (methods or self.settings.labelled_views):
             return None
+        count = views.count if self.settings.views is None else self.settings.views
         drawn = np.zeros(len(rows), np.int64)
         for stream, part, seen in (
             (3, drawn[:labelled], self.settings.labelled_views or not apart),
             (4, drawn[labelled:], True),
         ):
             if seen:
-                part[:] = np.random.default_rng([self.seed, stream, step]).integers(0, views.count + 1, len(part))
+                part[:] = np.random.default_rng([self.seed, stream, step]).integers(0, count + 1, len(part))
         drawn[~np.isin(views.partners(self.session.data, rows, drawn), self.split.train)] = 0
         return drawn
 

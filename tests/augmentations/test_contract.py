@@ -49,6 +49,18 @@ def test_a_picture_follows_from_seed_row_and_epoch_alone(section: dict[str, Any]
     assert not torch.equal(other.images(pictures[np.concatenate([ROWS, other.others])]), whole)
 
 
+def test_rows_for_methods_are_augmented_in_their_own_epoch_and_never_mixed(pictures: Tensor):
+    drawn = augmenter(ALL).draw(ROWS, 4, 3, 7)
+    found = drawn.images(pictures[np.concatenate([ROWS, drawn.others])])
+    torch.testing.assert_close(found[:4], pictures_of(ALL, pictures, ROWS, 3, labelled=4)[:4])
+    unmixed = {name: {} for name in IMAGES if name not in MIXING}
+    torch.testing.assert_close(found[4:], pictures_of(unmixed, pictures, ROWS, 7)[4:])
+    places = np.array([1, 3, 5, 8])
+    some = drawn.some(places)
+    part = some.images(pictures[np.concatenate([ROWS[places], some.others])])
+    torch.testing.assert_close(part, found[places])
+
+
 @pytest.mark.parametrize("name", IMAGES)
 def test_pictures_stay_pictures_and_differ_from_the_clean_ones(name: str, pictures: Tensor):
     for channels in (1, 3):

@@ -92,6 +92,53 @@ def test_methods_see_clean_rows_and_labels_are_augmented(pictures: Path):
     torch.testing.assert_close(unweighted["aft"], without["aft"])
 
 
+def test_with_augment_transfer_the_student_alone_sees_other_pictures(pictures: Path):
+    session = session_of(pictures, of_pictures(augment=AUGMENT, augment_transfer=True), "aft")
+    data = session.trial_data(0, AFT)
+    rows, labelled = next(batches(data.split, 0, data.settings, True))
+    part, reads = Part(rows, labelled), frozenset({"features", "linear"})
+    clean, ready = (get_ready(data, part, reads, data.augmented(rows, labelled, 0) if on else None) for on in (0, 1))
+    changed = (ready.inputs - clean.inputs).abs().amax((1, 2, 3)) > 1e-3
+    assert changed[:labelled].float().mean() > 0.7 and changed[labelled:].float().mean() > 0.7
+    assert torch.equal(ready.teachers[0], clean.teachers[0])
+    assert torch.equal(ready.teacher_outputs["linear"][0], clean.teacher_outputs["linear"][0])
+    # No mixture, of which teachers know nothing; and other pictures in the next epoch.
+    assert len(ready.mixed[1]) == labelled
+    plain = session_of(pictures, of_pictures(augment=AUGMENT), "aft").trial_data(0, AFT)
+    before = get_ready(plain, part, reads, plain.augmented(rows, labelled, 0))
+    assert torch.equal(before.inputs[:labelled], ready.inputs[:labelled])
+    epoch = len(data.split.labelled) // 12
+    again = get_ready(data, part, reads, data.augmented(rows, labelled, epoch))
+    assert not torch.equal(again.inputs[labelled:], ready.inputs[labelled:])
+
+
+def test_rows_for_methods_have_epochs_of_their_own(project: Path, params: Params):
+    params.values["train"] |= {"augment": {"word_dropout": {"share": 0.5}}, "augment_transfer": True}
+    data = session_of(project, params, "aft").trial_data(0, AFT)
+    rows, labelled = next(batches(data.split, 0, data.settings, True))
+    assert len(data.split.unlabelled)
+    own, seen = len(data.split.labelled) // labelled, len(data.split.train) // (len(rows) - labelled)
+    assert own != seen
+
+    def shown(step: int, part: slice) -> list[int]:
+        numbers, offsets = data.inputs.batch(rows, augmented=data.augmented(rows, labelled, step))
+        ends = [*offsets.tolist()[1:], len(numbers)]
+        return [n for a, b in list(zip(offsets.tolist(), ends, strict=True))[part] for n in numbers[a:b].tolist()]
+
+    for part, epoch in ((slice(labelled), own), (slice(labelled, None), seen)):
+        assert shown(0, part) == shown(epoch - 1, part) != shown(epoch, part)
+
+
+def test_a_trial_depends_on_augment_transfer_where_it_changes_something(pictures: Path):
+    def named(run: str, candidate: Candidate, **train: Any) -> dict[str, Any]:
+        return inputs_of(session_of(pictures, of_pictures(**train), run), 0, candidate)
+
+    for run, candidate, keys in (("none", Candidate(()), {"augment": {"crop": {}}}), ("aft", AFT, {})):
+        assert named(run, candidate, **keys) == named(run, candidate, **keys, augment_transfer=True)
+    both = {"augment": {"crop": {}}}
+    assert named("aft", AFT, **both) != named("aft", AFT, **both, augment_transfer=True)
+
+
 def test_the_loss_of_mixtures_has_both_labels(pictures: Path):
     session = session_of(pictures, of_pictures(augment={"mixup": {"alpha": 1.0}}), "none")
     data = session.trial_data(0, Candidate(()))

@@ -13,15 +13,18 @@ from pipeline.code import digests
 from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.extraction import ExtractSettings, extract
+from pipeline.functional.linear import folds
+from pipeline.functional.spread import spread_of_means
 from pipeline.machine import Machine
 from pipeline.params import Params
-from pipeline.probing import ProbeSettings, assess, probe
+from pipeline.probing import ProbeSettings, SavedProbe, assess, probe
 from pipeline.project import Project
 from pipeline.records import BundleRecord, RunRecord
 from pipeline.reporting import report
 from pipeline.runs import Candidate, join
 from pipeline.sources import Source
 from pipeline.store import FeatureStore, SourceFeatures
+from pipeline.teachers import Teacher
 from pipeline.training import evaluate, train
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.config import Plan
@@ -66,11 +69,15 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Params, Project]:
 
 
 def extract_wise(params: Params, project: Project) -> None:
-    settings = params.read(ExtractSettings, "extract")
+    settings, views = params.read(ExtractSettings, "extract"), teacher_views(params, "wise")
+    data, teacher = Dataset.open(project.data), load_wise(params)
+    extract(data, teacher, project.store("wise"), settings, Machine(workers=1), views=views)
+
+
+def load_wise(params: Params) -> Teacher:
     family, spec = params.plugin("teachers", "teachers.wise", also=["views"])
-    teacher = family.load(spec, settings.precision, torch.device("cpu"))
-    views = teacher_views(params, "wise")
-    extract(Dataset.open(project.data), teacher, project.store("wise"), settings, Machine(workers=1), views=views)
+    teacher: Teacher = family.load(spec, params.read(ExtractSettings, "extract").precision, torch.device("cpu"))
+    return teacher
 
 
 def changed(params: Params, **sections: Any) -> Params:
@@ -96,8 +103,33 @@ def test_every_stage_takes_a_source_with_views(seen: tuple[Params, Project]):
     records = {run: RunRecord.read(project.run(run) / "run.json") for run in params.values["runs"]}
     assert records["views"].sources == ("wise@word_dropout",)
     assert records["views"].files != records["clean"].files
-    assert "wise@word_dropout" in report(params, project).page.read_text()
+    page = report(params, project).page.read_text()
+    assert "wise@word_dropout" in page and 'data-run="views wise@word_dropout"' in page
     assert all("there" in line for line in check(params, project).found if line.startswith("teacher"))
+
+
+def test_assess_ranks_views_from_cached_outputs(seen: tuple[Params, Project]):
+    params, project = seen
+    found = assess(params, project)
+    assert {views.name: views.count for views in found.views} == {"wise": 0, "wise@word_dropout": 2}
+    assert [views.mean_spread for views in found.views] == sorted(views.mean_spread for views in found.views)
+    data = Dataset.open(project.data)
+    features = SourceFeatures.open(project, Source.parse("wise@word_dropout"))
+    ranked = next(views for views in found.views if views.family)
+    for number in range(data.splits):
+        split, probe = (
+            data.split(number),
+            SavedProbe(project, features, number, data, features.kept_views()["word_dropout"]),
+        )
+        rows, val = split.train, split.val
+        assert found.cka_rows == len(rows)  # all of them are compared here
+        of = np.stack([probe.outputs(rows, "linear_crossfit", np.full(len(rows), view)) for view in range(3)])
+        shares = np.exp(of.astype(np.float64))
+        shares /= shares.sum(2, keepdims=True)
+        assert ranked.spread[number] == pytest.approx(spread_of_means(shares, len(rows) // 4, number))
+        right = [probe.outputs(val, views=np.full(len(val), view)).argmax(1) == data.labels[val] for view in (1, 2)]
+        assert ranked.val[number] == pytest.approx(np.mean(right))
+    assert "views of wise, by the spread of its mean prediction, smaller is better: " in str(found)
 
 
 def test_a_row_of_a_step_is_one_view_for_student_features_and_outputs(seen: tuple[Params, Project]):
@@ -137,6 +169,58 @@ def test_cross_fitted_outputs_of_a_view_come_from_the_fit_without_its_row(seen: 
         assert np.array_equal(*(data.probes[0].outputs(others, kind, views) for kind in ("linear", "linear_crossfit")))
 
 
+@pytest.mark.parametrize("replays", [True, False])
+def test_an_epoch_with_the_teacher_in_the_loop_is_that_of_the_store(
+    seen: tuple[Params, Project], monkeypatch: pytest.MonkeyPatch, replays: bool
+):
+    """The same losses on features and outputs that the teacher computes in each step, of the texts of that step.
+
+    Batches differ from those of extraction, so features differ by rounding, and nothing else may. If the teacher does
+    not replay the views, the training is another one.
+    """
+    params, project = seen
+    store = trial(params, project)
+    steps = len(store.split.train) // 12
+    params = changed(params, train={**params.values["train"], "steps": steps, "transfer_batch_size": 12})
+    teacher, folds_of, calls = load_wise(params), np.full(len(store.labels), -1), []
+    data, views, labelled = store.session.data, store.session.views, store.split.labelled
+    assert views is not None
+    folds_of[labelled] = folds(data.task.strata(data.labels[labelled]), 0)
+
+    def features(self: TrialData, number: int, rows: np.ndarray, seen_as: np.ndarray | None = None) -> torch.Tensor:
+        numbers = np.zeros(len(rows), int) if seen_as is None or not replays else seen_as
+        texts = [views.text(data, row, view) for row, view in zip(rows.tolist(), numbers.tolist(), strict=True)]
+        calls.append(len(texts))
+        stored = store.session.features[store.session.plan.run.sources[0]].store.heads["pooled"].dtype
+        return (
+            teacher.forward(teacher.collate([teacher.transform(text) for text in texts]))["pooled"]
+            .to(getattr(torch, stored))
+            .float()
+        )
+
+    def outputs(self: TrialData, kind: str, number: int, rows: np.ndarray, seen_as: np.ndarray | None = None) -> Any:
+        base, _, crossed = kind.partition("_")
+        fold = torch.from_numpy(folds_of[rows]) if crossed else None
+        return self.probes[number].module(features(self, number, rows, seen_as), base, fold)
+
+    def trained() -> tuple[dict[str, torch.Tensor], list[dict[str, int | float]]]:
+        training = run_trial(Session(Plan.read("views", params, project)), 0, Candidate((10.0, 10.0)))
+        while True:
+            try:
+                next(training)
+            except StopIteration as stop:
+                return stop.value.student.state_dict(), stop.value.curve
+
+    cached, curve = trained()
+    monkeypatch.setattr(TrialData, "teacher_features", features)
+    monkeypatch.setattr(TrialData, "teacher_outputs", outputs)
+    live, of_live = trained()
+    assert len(calls) >= 2 * steps >= 8
+    close = all(torch.allclose(cached[name], live[name], rtol=1e-3, atol=1e-5) for name in cached)
+    assert close is replays
+    assert ([*curve[-1].values()] == pytest.approx([*of_live[-1].values()], rel=1e-3)) is replays
+
+
 def test_which_rows_of_a_step_are_views(seen: tuple[Params, Project]):
     params, project = seen
     data = trial(params, project)
@@ -162,7 +246,7 @@ def test_a_trial_depends_on_views_where_it_sees_them(seen: tuple[Params, Project
         return inputs_of(Session(Plan.read(run, of, project)), 0, Candidate(weights))
 
     plain = digest("none", ())
-    assert "labelled_views" not in plain["train"] and "views" not in plain
+    assert not {"labelled_views", "views"} & plain["train"].keys() and "views" not in plain
     assert digest("clean", (0.0, 0.0)) == plain == digest("views", (0.0, 0.0))
     assert digest("none", (), labelled_views=True) == plain  # no views, so it changes nothing
     assert digest("clean", (1.0, 1.0), labelled_views=True) == digest("clean", (1.0, 1.0))
@@ -170,6 +254,23 @@ def test_a_trial_depends_on_views_where_it_sees_them(seen: tuple[Params, Project
     assert found["views"]["count"] == 2 and found["code"] != digest("clean", (1.0, 1.0))["code"]
     assert found != digest("views", (1.0, 1.0), labelled_views=True)
     assert "views" in digest("views", (0.0, 0.0), labelled_views=True)
+    assert digest("views", (1.0, 1.0), views=2) == found != digest("views", (1.0, 1.0), views=1)
+    assert digest("clean", (1.0, 1.0), views=1) == digest("clean", (1.0, 1.0))
+
+
+def test_a_training_may_use_fewer_of_the_views(seen: tuple[Params, Project]):
+    params, project = seen
+    rows = np.concatenate([trial(params, project).split.train] * 3)
+
+    def drawn(**train: Any) -> set[int]:
+        found = trial(params, project, **train).draw_views(rows, 10, 0, True)
+        assert found is not None
+        return set(found[10:].tolist())
+
+    assert (drawn(), drawn(views=2), drawn(views=1), drawn(views=0)) == ({0, 1, 2}, {0, 1, 2}, {0, 1}, {0})
+    with pytest.raises(UserError, match=r"train \(for views\): views: 3, and the run's teachers have 2 of each row"):
+        trial(params, project, views=3)
+    trial(params, project, "clean", views=3)  # of the runs with views
 
 
 def test_code_digests_follow_the_family_of_views(seen: tuple[Params, Project], monkeypatch):

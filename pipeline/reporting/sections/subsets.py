@@ -28,6 +28,15 @@ def context(inputs: ReportInputs) -> dict[str, Any] | None:
         "metric": metric,
         "units": change_unit(metric),
         "figures": _figures(found, metric),
+        "views": [
+            {
+                "name": views.name,
+                "count": views.count,
+                "spread": _mean_and_error(views.spread),
+                "val": score(fmean(views.val), metric),
+            }
+            for views in found.views
+        ],
         "drawn": min(MOST, len(found.subsets)),
         "rows": [_row(subset, found, inputs) for subset in found.subsets],
         "alike": [

@@ -14,6 +14,7 @@ from pipeline.records import (
     StartRecord,
     SubsetRecord,
     SubsetScores,
+    ViewsRecord,
 )
 from pipeline.reporting import Stored
 from pipeline.reporting.sections import costs, subsets
@@ -93,6 +94,18 @@ def test_the_section_is_there_only_with_an_assessment(project):
     assert page.tags.count("svg") > 1
     assert len(page.ids) == len(set(page.ids))
     assert page.classes["wide"] == "baseline" and page.classes["fast"] == ""
+
+
+def test_views_are_listed_with_their_spread_and_score(project):
+    assert "wide@crops" not in show(project, assessment()).text
+    views = tuple(
+        ViewsRecord(source="wide", family=family, count=count, spread=(spread,) * 5, val=(val,) * 5)
+        for family, count, spread, val in (("crops", 4, 0.011, 0.68), ("", 0, 0.012, 0.7))
+    )
+    row = show(project, assessment(views=views)).rows["views wide@crops"]
+    assert row[:2] == ["wide@crops", "4"]
+    assert float(row[2]) == pytest.approx(0.011) and points(row[4]) == pytest.approx(68)
+    assert "clean 0.012" in str(assessment(views=views)) and "crops 0.011" in str(assessment(views=views))
 
 
 def test_the_table_holds_the_statistics_of_the_record(project):
