@@ -22,14 +22,15 @@ from pipeline.checks import check_params, missing_views, size
 from pipeline.data import Dataset, PrepareSettings, Scan, scan_sources
 from pipeline.datasets import Row, parts_of, rows_called
 from pipeline.errors import UserError, count, listed
-from pipeline.extraction import ExtractSettings
+from pipeline.extraction import ExtractSettings, stored_heads
 from pipeline.machine import Machine, cores
 from pipeline.params import BESIDES, Params
 from pipeline.progress import duration
 from pipeline.project import Project
 from pipeline.provenance import versions
-from pipeline.store import Head, available_memory
+from pipeline.store import available_memory
 from pipeline.students import kind_of, student_blueprint
+from pipeline.tasks import Task
 from pipeline.teachers import Teacher
 from pipeline.views import teacher_views
 
@@ -104,11 +105,13 @@ class _Seen:
         rows: how many there were.
         texts: a random sample of them.
         sizes: width and height of every image.
+        task: what the labels are, once it is known.
     """
 
     rows: int = 0
     texts: list[str] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
+    task: Task | None = None
 
 
 def doctor(params: Params, project: Project = Project()) -> Health:
@@ -134,7 +137,7 @@ def doctor(params: Params, project: Project = Project()) -> Health:
     attempt("limits", lambda: _limits(project))
     attempt("data", lambda: _data(params, seen))
     for name in params.section("teachers"):
-        attempt(f"teacher {name}", lambda name=name: _teacher(params, name, teachers))  # type: ignore[misc]
+        attempt(f"teacher {name}", lambda name=name: _teacher(params, name, teachers, seen))  # type: ignore[misc]
         if name in teachers:
             attempt(f"teacher {name}", lambda name=name: _lengths(name, teachers[name], seen))  # type: ignore[misc]
     for name in params.section("students"):
@@ -235,6 +238,7 @@ def _file_system(folder: Path) -> str | None:
 def _data(params: Params, seen: _Seen) -> Iterator[Finding]:
     settings = params.read(PrepareSettings, "dataset")
     sources, table = scan_sources(settings, lambda rows: _watched(rows, seen))
+    seen.task = table.task
     rows, labelled = len(table.codes) - len(table.skipped), int((table.codes >= 0).sum())
     yield Finding("data", "ok", f"{rows:,} {rows_called(sources.kind)}, {labelled:,} with a label ({table.task.name})")
     yield from _unreadable(table, rows, settings.tolerance)
@@ -332,11 +336,14 @@ def _sizes(seen: _Seen) -> Iterator[Finding]:
         yield Finding("images", "ok", found)
 
 
-def _teacher(params: Params, name: str, loaded: dict[str, Teacher]) -> Iterator[Finding]:
+def _teacher(params: Params, name: str, loaded: dict[str, Teacher], seen: _Seen) -> Iterator[Finding]:
     settings, machine = params.read(ExtractSettings, "extract"), params.read(Machine, "machine")
     family, spec = params.plugin("teachers", f"teachers.{name}", also=BESIDES)
     began = perf_counter()
-    teacher = loaded[name] = family.load(spec, settings.precision, machine.torch_device())
+    teacher: Teacher = family.load(spec, settings.precision, machine.torch_device())
+    if seen.task is not None:
+        teacher.name_classes(seen.task)
+    loaded[name] = teacher
     heads = ", ".join(f"{head} {'x'.join(map(str, shape))}" for head, shape in teacher.heads.items())
     yield Finding(
         f"teacher {name}", "ok", f"its weights are there, loaded in {duration(perf_counter() - began)}: {heads}"
@@ -392,8 +399,8 @@ def _disk(params: Params, project: Project, teachers: dict[str, Teacher], seen: 
     for name, teacher in teachers.items():
         views = teacher_views(params, name)
         times = 1 + (views.count if views else 0) if data is None else missing_views(project, name, data, views)
-        heads = [Head(shape, settings.dtype, settings.codec) for shape in teacher.heads.values()]
-        more = times * (seen.rows if data is None else len(data)) * sum(head.row_bytes for head in heads)
+        row_bytes = sum(head.row_bytes for head in stored_heads(teacher, settings).values())
+        more = times * (seen.rows if data is None else len(data)) * row_bytes
         wanted += more
         if more:
             parts.append(f"{name} {size(more)}")

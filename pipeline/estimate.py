@@ -20,15 +20,15 @@ import torch
 from pipeline.checks import missing_views, size
 from pipeline.data import Dataset
 from pipeline.errors import UserError, count
-from pipeline.extraction import MODEL_BOUND, Batch, ExtractSettings, Loader
+from pipeline.extraction import MODEL_BOUND, Batch, ExtractSettings, Loader, load_teacher, stored_heads
 from pipeline.files import file_exists
 from pipeline.machine import Machine, is_out_of_memory
-from pipeline.params import BESIDES, Params
+from pipeline.params import Params
 from pipeline.progress import duration
 from pipeline.project import Project
 from pipeline.records import LogRecord
 from pipeline.runs import read_run
-from pipeline.store import FeatureStore, Head, Shard
+from pipeline.store import FeatureStore, Shard
 from pipeline.store.format import default_shard_rows
 from pipeline.teachers import Teacher
 from pipeline.training import TrainSettings, train_settings
@@ -151,17 +151,12 @@ def estimate(name: str, params: Params, project: Project = Project()) -> Estimat
         UserError: there is no prepared dataset, or the teacher cannot be loaded or reads other rows.
     """
     settings, machine = params.read(ExtractSettings, "extract"), params.read(Machine, "machine")
-    family, spec = params.plugin("teachers", f"teachers.{name}", also=BESIDES)
     data, views = Dataset.open(project.data), teacher_views(params, name)
-    teacher = family.load(spec, settings.precision, machine.torch_device())
-    data = data.seen_by(
-        teacher.kind, params.section(f"teachers.{name}").get("reads"), f"{params.source}: teachers.{name}"
-    )
+    teacher, data = load_teacher(params, name, data)
     if teacher.kind not in (data.kind, "id"):
         raise UserError(f"extract {name}: this teacher reads {teacher.kind} rows, and the dataset holds {data.kind}")
     rate = _measure(data, teacher, settings, machine)
-    heads = {head: Head(shape, settings.dtype, settings.codec) for head, shape in teacher.heads.items()}
-    row_bytes = {head: kept.row_bytes for head, kept in heads.items()}
+    row_bytes = {head: kept.row_bytes for head, kept in stored_heads(teacher, settings).items()}
     rows = len(data) * missing_views(project, name, data, views)
     place = next(folder for folder in (project.features, *project.features.absolute().parents) if folder.is_dir())
     disk = _disk(place, min(WRITTEN, max(rows * sum(row_bytes.values()), 1 << 20)))

@@ -80,7 +80,7 @@ class Predictor:
     Attributes:
         kind: what its rows hold; see `pipeline.datasets.Kind`.
         task: what its outputs mean.
-        table: how a text is made from the columns of a table, as in training: settings of `text_table`.
+        table: which columns of a table hold what, as in training: settings of `text_table`, or of `image_table`.
 
     Raises:
         UserError: there is no student, it is damaged or of another version, it reads features of teachers, or its
@@ -200,11 +200,14 @@ def seed_of(run: RunRecord, path: Path, seed: int | None) -> int:
 
 
 def table_of(manifest: ManifestRecord) -> dict[str, str]:
-    """How a dataset's texts are made from the columns of a table; empty for images."""
+    """Which columns of a table hold the contents of rows like a dataset's."""
     source = manifest.settings["source"]
-    keys = ("text_column", "template", "second_column")
+    images = "image" in manifest.kind
+    keys = ("image_column", "second_column") if images else ("text_column", "template", "second_column")
     kept = {key: str(source[key]) for key in keys if source.get(key) is not None}
-    return {} if "image" in manifest.kind else {"text_column": "text", **kept}
+    if manifest.kind == "image+text":
+        kept = {"second_column": "text"} | kept
+    return kept if images else {"text_column": "text", **kept}
 
 
 def _text(row: NewContent) -> str:

@@ -42,6 +42,11 @@ class Project:
         return self.data / "content.json"
 
     @property
+    def classes_digest(self) -> Path:
+        """A digest of the names of its classes, in order, which zero-shot outputs depend on."""
+        return self.data / "classes.json"
+
+    @property
     def features(self) -> Path:
         """The folder of all feature stores."""
         return self.root / "features"

@@ -15,6 +15,9 @@ POOLED = "pooled"
 TOKENS = "tokens"
 """The head with many vectors per row. It can be stored and exported, but not be probed or learned from yet."""
 
+ZERO_SHOT = "zero_shot"
+"""The head with a logit for each class, from the names of the classes alone."""
+
 
 @dataclass(frozen=True)
 class Source:

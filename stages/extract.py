@@ -21,9 +21,8 @@ def main(
     Writes its features to features/<teacher>.zarr; continues after an interruption.
     """
     from pipeline.data import Dataset
-    from pipeline.extraction import ExtractSettings, extract, place_of_features
+    from pipeline.extraction import ExtractSettings, extract, load_teacher, place_of_features
     from pipeline.machine import Machine
-    from pipeline.params import BESIDES
     from pipeline.store import FeatureStore, Pointer, stand_for
     from pipeline.views import teacher_views
 
@@ -35,7 +34,6 @@ def main(
         return
     folder, place = project.store(teacher), place_of_features(loaded)
     settings, machine = loaded.read(ExtractSettings, "extract"), loaded.read(Machine, "machine")
-    family, spec = loaded.plugin("teachers", f"teachers.{teacher}", also=BESIDES)
     views = teacher_views(loaded, teacher)
     data = Dataset.open(project.data)
     with command.log("extract", teacher) as log:
@@ -45,9 +43,7 @@ def main(
             log.rows, log.continued = written, reused > 0
             log.save()
 
-        model = family.load(spec, settings.precision, machine.torch_device())
-        reads = loaded.section(f"teachers.{teacher}").get("reads")
-        data = data.seen_by(model.kind, reads, f"{params}: teachers.{teacher}")
+        model, data = load_teacher(loaded, teacher, data)
         stand_for(folder, place and f"{place}/{teacher}.zarr")
         extraction = extract(data, model, folder, settings, machine, f"extract {teacher}", command.say, done, views)
         done(extraction.written, extraction.reused)

@@ -162,30 +162,28 @@ def _again(
 
     from pipeline.data import Dataset
     from pipeline.errors import UserError
-    from pipeline.extraction import ExtractSettings, recipe_of
-    from pipeline.machine import Machine
-    from pipeline.params import BESIDES
+    from pipeline.extraction import load_teacher, recipe_of
     from pipeline.store import FeatureStore, differences, verification
 
     store, data = FeatureStore.open(path), Dataset.open(command.DATA)
     store.check(data.digest, data.ids)
     name = store.head_name(head)
-    settings = params.read(ExtractSettings, "extract")
-    family, spec = params.plugin("teachers", f"teachers.{teacher}", also=BESIDES)
-    model = family.load(spec, settings.precision, params.read(Machine, "machine").torch_device())
-    data = data.seen_by(model.kind, params.section(f"teachers.{teacher}").get("reads"), f"teachers.{teacher}")
+    model, data = load_teacher(params, teacher, data)
     if changed := ", ".join(differences(dict(store.recipe), recipe_of(model, data))):
         raise UserError(
             f"{path}: teacher `{teacher}` has another recipe than the store ({changed}); pass its --teacher"
         )
     if name not in model.heads:
         raise UserError(f"{path}: teacher `{teacher}` has no head `{name}`; it has {', '.join(model.heads)}")
+    if changed := ", ".join(differences(dict(store.heads[name].recipe or {}), dict(model.head_recipes.get(name, {})))):
+        raise UserError(f"{path}: head `{name}` is of other settings ({changed}); run `aft extract {teacher}`")
 
     def fresh(rows: np.ndarray) -> np.ndarray:
         examples = [model.transform(content) for content in data.content(rows)]
         parts = [examples[at : at + 32] for at in range(0, len(examples), 32)]
         batches = ({k: v.to(model.device) for k, v in model.collate(part).items()} for part in parts)
-        return np.concatenate([model.forward(batch)[name].float().cpu().numpy() for batch in batches])
+        found = np.concatenate([model.forward(batch)[name].float().cpu().numpy() for batch in batches])
+        return store.as_stored(found, name) if store.heads[name].largest else found
 
     rows = np.sort(np.random.default_rng(seed).permutation(len(store))[:count])
     return verification.compare(store.reader(name), fresh, rows, tolerance)

@@ -9,12 +9,20 @@ import typer
 
 from stages import command
 
+COLUMNS = {
+    "text": ("text_column",),
+    "image": ("image_column",),
+    "text+text": ("text_column", "second_column"),
+    "image+text": ("image_column", "second_column"),
+}
+"""By what a student reads, the columns that its rows have in a table."""
+
 
 def main(
     student: Annotated[str, typer.Argument(metavar="RUN_OR_FOLDER", help="A run of this project, or an export.")],
     inputs: Annotated[
         list[str],
-        typer.Argument(help="Tables of text, or - for texts on stdin, one per line; or folders and files of images."),
+        typer.Argument(help="Tables, or - for texts on stdin, one per line; or folders and files of images."),
     ],
     output: Annotated[str, typer.Option("--output", "-o", help="A .csv or .parquet file; - for CSV on stdout.")] = "-",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows per batch.")] = 512,
@@ -24,6 +32,12 @@ def main(
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of a run's student; by default the best.")] = None,
     text_column: Annotated[
         str | None, typer.Option("--text-column", help="Column of the texts; by default that of the training table.")
+    ] = None,
+    image_column: Annotated[
+        str | None, typer.Option("--image-column", help="Column of the images; by default that of the training table.")
+    ] = None,
+    second_column: Annotated[
+        str | None, typer.Option("--second-column", help="Column of the second texts of pairs; likewise.")
     ] = None,
     id_column: Annotated[
         str | None, typer.Option("--id-column", help="Column of the ids; by default the row's number, from 1.")
@@ -43,6 +57,7 @@ def main(
     Rows that cannot be read are listed in OUTPUT.unreadable.csv, or on stderr, and do not stop the others; the exit
     code is then 1.
     """
+    from pipeline.datasets import rows_called
     from pipeline.errors import UserError
     from pipeline.predict import EXPORT, Predictor
     from pipeline.serving import ImageInputs, TextInputs, lines, predict_to
@@ -54,14 +69,19 @@ def main(
     if not any((path / name).exists() for name in (EXPORT, "run.json")):
         path = command.PROJECT.run(student) if command.PROJECT.run(student).is_dir() else path
     predictor = Predictor(path, seed, device, batch_size, trust)
-    if predictor.kind == "image+text":
-        raise UserError(f"{student}: reads pairs of image and text, as `Predictor` does in Python, and no files")
-    second = {key: column for key, column in predictor.table.items() if key == "second_column"}
-    table = {"text_column": text_column, **second} if text_column else predictor.table
+    named = {"text_column": text_column, "image_column": image_column, "second_column": second_column}
+    for key, column in named.items():
+        if column and key not in COLUMNS[predictor.kind]:
+            option = key.replace("_", "-")
+            there = " and ".join(f"--{name.replace('_', '-')}" for name in COLUMNS[predictor.kind])
+            raise UserError(f"--{option}: this student reads {rows_called(predictor.kind)}; they have {there}")
+    table: dict[str, str | None] = {**predictor.table}
+    if text_column:
+        table.pop("template", None)
+    table |= {key: column for key, column in named.items() if column}
+    table |= {"id_column": id_column, "encoding": encoding}
     rows: TextInputs | ImageInputs = (
-        TextInputs(inputs, table | {"id_column": id_column, "encoding": encoding}, lines(sys.stdin))
-        if "image" not in predictor.kind
-        else ImageInputs(inputs)
+        ImageInputs(inputs, table) if "image" in predictor.kind else TextInputs(inputs, table, lines(sys.stdin))
     )
     done = predict_to(predictor, rows, output, top)
     if output == "-":

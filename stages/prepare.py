@@ -20,6 +20,7 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
         data = Dataset.open(project.data)
         check_task(loaded, data.task.name)  # before anything expensive
         command.write_digest(project.content_digest, digest_of({"kind": data.kind, "content": data.digest}))
+        command.write_digest(project.classes_digest, digest_of({"classes": list(data.task.classes)}))
         # The manifest holds the digest of the content.
         command.write_digest(project.data_digest, digest_files(project.data, ["manifest.json", "rows.parquet"]))
     command.show(prepared, as_json)

@@ -338,6 +338,37 @@ def tiny_text(project: Path) -> None:
     write_encoder(project / "raw/m", WORDS)
 
 
+def dual(heads: Sequence[str] = ("pooled", "zero_shot"), **section: Any) -> Change:
+    """Have the teacher `wise` be a small CLIP with random weights, which knows a few words."""
+
+    def change(project: Path) -> None:
+        from tests.teachers.test_dual_encoder import clip, save
+
+        save(project / "raw/m", *clip())
+        teacher(family="dual_encoder", model="raw/m", heads=list(heads), **section)(project)
+
+    return change
+
+
+def with_classes(*names: str) -> Change:
+    """Give the store of `wise` a head with a column for each of these classes."""
+
+    def change(project: Path) -> None:
+        from pipeline.data import Dataset
+        from pipeline.store import Head, RowIndex, StoreWriter
+
+        data, path = Dataset.open(project / "data"), project / "features" / "wise.zarr"
+        shutil.rmtree(path)
+        heads = {"zero_shot": Head((len(names),), recipe={"classes": list(names)})}
+        rows = RowIndex(data.ids, data.row_digests)
+        with StoreWriter.open(path, rows=rows, dataset=data.digest, recipe={}, heads=heads) as writer:
+            for shard in writer.missing():
+                values = np.random.default_rng(shard.index).normal(size=(len(shard.rows), len(names)))
+                writer.write(shard, {"zero_shot": values})
+
+    return change
+
+
 OWN_TEACHERS = (
     (
         "a function of your own that fails",
@@ -1254,6 +1285,81 @@ CASES = [
                 teacher(family="transformers", model="./raw"),
                 "extract wise",
                 "raw: no model here: config.json is missing",
+            ),
+            (
+                "the largest of logits that are not kept",
+                teacher(family="timm", model="m", top=50),
+                "check",
+                "params.yaml: teachers.wise: top keeps the largest logits, and heads has no `logits`; add it, or drop "
+                "top",
+            ),
+            (
+                "so many of the largest logits that nothing is saved",
+                both(
+                    teacher(family="timm", model="test_vit", weights="raw/w.safetensors", heads=["logits"], top=400),
+                    tiny_vit,
+                ),
+                "extract wise",
+                "test_vit: top: 400 of 1,000 logits takes no less room than all; drop it",
+            ),
+            (
+                "an encoder of texts as a dual encoder",
+                both(teacher(family="dual_encoder", model="raw/m"), tiny_text),
+                "extract wise",
+                "raw/m: BertModel does not have a tower of images, one of texts and a scale of logits, as CLIP and "
+                "SigLIP have; `family: transformers_vision` is for models of one kind of rows",
+            ),
+            (
+                "a dual encoder without its image processor",
+                both(dual(), gone("raw/m/preprocessor_config.json")),
+                "extract wise",
+                "raw/m: cannot load its image processor: <what is missing>",
+            ),
+            (
+                "zero-shot outputs of the tower of texts",
+                teacher(family="dual_encoder", model="m", tower="text", heads=["zero_shot"]),
+                "check",
+                "params.yaml: teachers.wise: heads: zero_shot compares images with the names of classes; set tower: "
+                "image",
+            ),
+            (
+                "settings of zero-shot outputs that are not kept",
+                teacher(family="dual_encoder", model="m", zero_shot={"template": "a {}"}),
+                "check",
+                "params.yaml: teachers.wise: zero_shot does nothing unless `heads` has it: write heads: [pooled, "
+                "zero_shot]",
+            ),
+            (
+                "a template without a place for the name",
+                teacher(family="dual_encoder", model="m", heads=["zero_shot"], zero_shot={"template": "a photo"}),
+                "check",
+                "params.yaml: teachers.wise.zero_shot.template: should hold {} once, where the name of the class goes, "
+                "as in 'a photo of a {}', found 'a photo'",
+            ),
+            (
+                "words for a class that the dataset does not have",
+                dual(zero_shot={"names": {"happy": "cat"}}),
+                "extract wise",
+                "raw/m: zero_shot.names: the dataset has no class 'happy'",
+            ),
+            (
+                "the same words for two classes",
+                dual(zero_shot={"names": {"bad": "cat", "good": "cat", "plain": "dog"}}),
+                "extract wise",
+                "raw/m: zero_shot.names: two classes are named 'cat'; give them different names",
+            ),
+            (
+                "a name of a class that is longer than the texts of the model",
+                dual(zero_shot={"template": "a photo of {}" + " to a fox" * 4}),
+                "extract wise",
+                "raw/m: zero_shot: <the text> is longer than the 16 tokens of the text tower",
+            ),
+            (
+                "zero-shot outputs of other classes than the dataset's",
+                with_classes("one", "two", "three"),
+                "probe wise",
+                "features/wise.zarr: head `zero_shot` is of other classes, or in another order, than the dataset's; "
+                "run `aft extract wise`",
             ),
             (
                 "a teacher of images on texts",

@@ -70,6 +70,7 @@ READING = (
     "predict aft raw/reviews.csv",
     "runs",
     "runs --sweep small",
+    "runs --trials",
     "show aft",
 )
 """Commands that only read. `aft trials` and `aft sweep --watch` need a lock, and `aft cost` writes a log."""

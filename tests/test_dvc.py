@@ -464,7 +464,7 @@ def test_a_stage_that_is_run_by_itself_runs_no_name(tmp_path: Path, name: str):
     run("aft", "init", str(tmp_path / "project"), cwd=tmp_path)
     project = tmp_path / "project"
     change(project, lambda values: values["teachers"].update({name: {"family": "timm", "model": "m"}}))
-    for file in (f"digests/extract/{name}.json", "data/content.json"):
+    for file in (f"digests/extract/{name}.json", "data/content.json", "data/classes.json"):
         (project / file).parent.mkdir(parents=True, exist_ok=True)
         (project / file).write_text('{"digest": "0"}')
     done = call("dvc", "repro", "--single-item", f"extract@{name}", cwd=project)

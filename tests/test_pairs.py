@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -26,6 +28,7 @@ from pipeline.teachers import transformers
 
 from .commands import aft
 from .conftest import write_encoder
+from .teachers.test_dual_encoder import clip, save
 
 WORDS = [f"word{n}" for n in range(20)]
 CPU = torch.device("cpu")
@@ -188,6 +191,90 @@ def test_an_image_and_a_text(pictures: Dataset, encoder: Path, tmp_path: Path) -
     assert features.shape == (5, 16) and torch.allclose(outputs, again, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of pairs of an image and a text, with both towers of a dual encoder, through every stage."""
+    folder: Path = tmp_path_factory.mktemp("captioned")
+    save(folder / "clip", *clip())
+    (folder / "raw").mkdir()
+    for n in range(60):
+        (folder / "raw" / f"{n}.png").write_bytes(png(n))
+    words = ["cat", "dog", "hot", "fox", "sketch", "one", "two"]
+    texts = [f"a {words[n % 7]} {words[n // 7 % 7]} to {words[n % 5]}" for n in range(60)]
+    lines = [f"{n}.png,{text},{'ab'[(n + n % 3) % 2]}" for n, text in enumerate(texts)]
+    (folder / "raw" / "list.csv").write_text("\n".join(["photo,caption,label", *lines]) + "\n")
+    source = {"family": "image_table", "path": "raw/list.csv", "image_column": "photo", "second_column": "caption"}
+    teacher = {"family": "dual_encoder", "model": str(folder / "clip"), "heads": ["projected", "pooled"]}
+    sides = {
+        "first": {"family": "compact_cnn", "size": 8, "width": 8},
+        "second": {"family": "bag_of_words", "width": 8},
+    }
+    values = {
+        "dataset": {"source": source | {"label_column": "label"}, "val": 10, "test": 10},
+        "extract": {},
+        "teachers": {"seen": teacher, "read": teacher | {"tower": "text"}},
+        "probe": {"strengths": [0.01, 1.0]},
+        "assess": {},
+        "students": {"both": {"family": "pair", **sides}},
+        "train": {"steps": 10, "batch_size": 8, "transfer_batch_size": 8, "learning_rate": 0.01, "seeds": [0]},
+        "machine": {"device": "cpu"},
+        "runs": {
+            "aft": {"student": "both", "teachers": ["seen", "read/projected"], "methods": {"aft": {"weight": 0.1}}}
+        },
+    }
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    commands = ["check", "prepare", "extract seen", "extract read", "probe seen", "probe read", "join"]
+    for command in [*commands, "train aft", "evaluate aft", "report", "export aft --output exported"]:
+        done = aft(command, folder)
+        assert done.code == 0, (command, done.errors)
+    return folder
+
+
+def test_pairs_of_an_image_and_a_text_are_predicted_from_tables(captioned: Path) -> None:
+    data = Dataset.open(captioned / "data")
+    expected = Predictor(captioned / "runs" / "aft")(data.content(np.arange(60)))
+    assert expected.probabilities is not None
+    for where in ("aft", "exported"):
+        done = aft(f"predict {where} raw/list.csv --output found.csv", captioned)
+        assert done.code == 0, done.errors
+        with (captioned / "found.csv").open(newline="") as file:
+            found = list(csv.DictReader(file))
+        assert [row["id"] for row in found] == [str(number) for number in range(1, 61)]
+        assert [row["prediction"] for row in found] == list(expected.predictions)
+        shares = np.array([[float(row["p_a"]), float(row["p_b"])] for row in found])
+        np.testing.assert_allclose(shares, expected.probabilities, atol=1e-5)
+    # Other names of columns, the images inside the table, and one that does not decode.
+    broken = b"no image"
+    contents = [*(first for first, _ in data.content(np.arange(5))), broken]
+    pq.write_table(pa.table({"picture": contents, "said": ["a cat"] * 6}), captioned / "new.parquet")
+    columns = "--image-column picture --second-column said"
+    done = aft(f"predict exported new.parquet {columns} --output new.csv", captioned)
+    assert done.code == 1 and "5 rows; 1 not read" in done.out, (done.out, done.errors)
+    assert (captioned / "new.csv.unreadable.csv").read_text().splitlines()[1].startswith("6,")
+
+
+def test_what_pairs_of_an_image_and_a_text_cannot_do_is_one_line(captioned: Path) -> None:
+    for command, message in [
+        ("predict exported raw", "raw: this student reads pairs of an image and a text; give a table with both"),
+        ("predict exported - ", "-: this student reads images"),
+        (
+            "predict exported raw/list.csv --text-column caption",
+            "--text-column: this student reads pairs of image and text; they",
+        ),
+        ("predict exported raw/list.csv --image-column nothing", "no column 'nothing'"),
+        (
+            "export aft --output graph --format torch-export",
+            "no graph of plain tensors; export it with --format native",
+        ),
+        ("export aft --output graph --format timm", "as a pair student; use --format native"),
+        ("export aft --output graph --format transformers", "as a pair student; use --format native"),
+    ]:
+        done = aft(command, captioned)
+        line = done.errors.splitlines()[-1]
+        assert done.code == 2 and message in line, (command, done.errors)
+    assert not (captioned / "graph").exists()
+
+
 @torch.no_grad()
 def test_outputs_are_those_of_the_formula() -> None:
     class Linear(Student):
@@ -229,6 +316,8 @@ def test_what_does_not_fit_pairs_is_refused(finished: Path, tmp_path: Path) -> N
         data.seen_by("text", None, "t")
     with pytest.raises(UserError, match=r"t.reads: first: the dataset holds text rows, not pairs; remove it"):
         data.of("first").seen_by("text", "first", "t")
+    refused = aft("extract one -S 'teachers.one.views={family: word_dropout, count: 1}'", finished)
+    assert refused.code == 2 and "the dataset holds pairs of texts; remove it" in refused.errors, refused.errors
     for change, message in [
         ({"teachers": {"one": {"family": "transformers", "model": "m", "reads": "third"}}}, "write first or second"),
         ({"students": {"both": {"family": "bag_of_words"}}}, "reads text, and the dataset holds text+text"),

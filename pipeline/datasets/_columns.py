@@ -131,6 +131,29 @@ def examples(
         raise UserError(f"{file}: column {min(unused)!r} of dataset.source.label_column has no 1 in any row; remove it")
 
 
+def new_rows(
+    settings: Columns, records: Callable[[Wanted], Iterator[TableRow]], columns: Sequence[str], content: Content
+) -> Iterator[tuple[str, Any, str]]:
+    """Only the contents of a table, one at a time: id, content, and why it cannot be read (empty if it can).
+
+    An id is a cell, or the number of the row, from 1. A cell that has no meaning in its column is a problem of its row.
+
+    Args:
+        settings, records, content: as in `examples`.
+        columns: that `content` reads.
+    """
+    wanted = [*columns, *filter(None, [settings.id_column])]
+    for number, record in enumerate(records(Wanted(wanted, wanted, [])), start=1):
+        id = str(number)
+        try:
+            if settings.id_column is not None:
+                id = text(record, settings.id_column) or id
+            found, _, problem = content(record)
+            yield id, found, problem or ""
+        except UserError as error:
+            yield id, "", str(error)
+
+
 def text(record: TableRow, column: str) -> str | None:
     """A cell as text; None if it is None or NaN. Bytes that are not UTF-8 are lone surrogates in it; see `undecoded`.
 

@@ -98,6 +98,13 @@ def records(settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
             raise unreadable(path, error) from None
 
 
+def is_table(path: Path) -> bool:
+    """Whether a file's name is that of a table."""
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    compressed = len(suffixes) == 2 and suffixes[-1] in OPENERS
+    return bool(suffixes) and suffixes[-2 if compressed else -1] in (*ARROW, *TEXTS)
+
+
 def _file(path: Path, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     compression = suffixes.pop() if suffixes and suffixes[-1] in OPENERS else None

@@ -10,15 +10,16 @@ fetched is an unreadable row. Images of more than 64 MiB are refused.
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pydantic import PrivateAttr
 
 from pipeline.datasets import Kind, Row
-from pipeline.datasets._columns import Columns, SecondColumn, examples
+from pipeline.datasets._columns import Columns, Content, SecondColumn, examples, new_rows
 from pipeline.datasets._downloads import Downloads, is_url
 from pipeline.datasets._images import image_content, image_path
 from pipeline.datasets._rows import TableRow, Wanted
-from pipeline.datasets._tables import TableFiles, files, records
+from pipeline.datasets._tables import TableFiles, files, is_table, records
 from pipeline.datasets._texts import paired
 from pipeline.project import Project
 
@@ -47,11 +48,21 @@ class Settings(Columns, SecondColumn, TableFiles):
 
 def rows(settings: Settings) -> Iterator[Row]:
     """The rows of the table, in its order."""
-    root = Path(settings.root) if settings.root else None
-    images = image_content(settings.image_column, root, settings._downloads.read)
-    columns, content = paired(images, settings.second_column)
+    columns, content = _content(settings)
     several = len(files(settings.path)) > 1
     yield from examples(settings, partial(_records, settings), columns, content, several)
+
+
+def contents(settings: Settings) -> Iterator[tuple[str, Any, str]]:
+    """Only the images of the table, or its pairs; see `new_rows`."""
+    yield from new_rows(settings, partial(_records, settings), *_content(settings))
+
+
+def _content(settings: Settings) -> tuple[list[str], Content]:
+    """The columns to read, and what makes an image or a pair of a record."""
+    root = Path(settings.root) if settings.root else None
+    images = image_content(settings.image_column, root, settings._downloads.read)
+    return paired(images, settings.second_column)
 
 
 def _records(settings: Settings, wanted: Wanted) -> Iterator[TableRow]:
@@ -74,3 +85,6 @@ def _urls(settings: Settings) -> Iterator[str]:
 def _url(record: TableRow, column: str) -> str | None:
     path = image_path(record, column)
     return path if isinstance(path, str) and is_url(path) else None
+
+
+__all__ = ["KIND", "Settings", "contents", "is_table", "rows"]

@@ -4,7 +4,8 @@ from pipeline.extraction.extractor import Extraction, extract
 from pipeline.extraction.loader import Batch, Loader
 from pipeline.extraction.settings import ExtractSettings, place_of_features
 from pipeline.extraction.speed import MODEL_BOUND
-from pipeline.extraction.worker import recipe_of
+from pipeline.extraction.teacher import load_teacher
+from pipeline.extraction.worker import recipe_of, stored_heads
 
 __all__ = [
     "MODEL_BOUND",
@@ -13,6 +14,8 @@ __all__ = [
     "Extraction",
     "Loader",
     "extract",
+    "load_teacher",
     "place_of_features",
     "recipe_of",
+    "stored_heads",
 ]

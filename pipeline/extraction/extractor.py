@@ -90,7 +90,8 @@ def extract(
             f"{name}: this teacher reads {teacher.kind} rows, and the dataset {data.path} holds {data.kind}"
         )
     if views:
-        views.check(data.kind, f"{name}: views")
+        # Of the whole row: a side of pairs has no views, because the students of pairs see none.
+        views.check(data.manifest.kind, f"{name}: views")
         if teacher.kind == "id":
             raise UserError(f"{name}: a teacher that knows ids alone sees no views of rows; remove `views`")
     if teacher.kind == "id":

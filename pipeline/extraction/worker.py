@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.data import Dataset
@@ -18,7 +19,7 @@ from pipeline.extraction.variety import Variety
 from pipeline.machine import is_out_of_memory
 from pipeline.provenance import versions
 from pipeline.sources import view_head
-from pipeline.store import Head, RowIndex, Shard, StoreWriter, Widened
+from pipeline.store import Dtype, Head, RowIndex, Shard, StoreWriter, Widened
 from pipeline.teachers import Teacher
 from pipeline.views import Views
 
@@ -53,6 +54,16 @@ def recipe_of(teacher: Teacher, data: Dataset) -> dict[str, Any]:
     return {**teacher.recipe, **({"reads": data.side} if data.side else {})}
 
 
+def stored_heads(teacher: Teacher, settings: ExtractSettings) -> dict[str, Head]:
+    """How a teacher's heads are stored. One that keeps its largest values is never int8, whose scale is that of all."""
+    found = {}
+    for name, shape in teacher.heads.items():
+        largest = teacher.largest.get(name)
+        dtype: Dtype = "float16" if settings.dtype == "int8" and largest else settings.dtype
+        found[name] = Head(shape, dtype, settings.codec, recipe=teacher.head_recipes.get(name), largest=largest)
+    return found
+
+
 class ShardWorker:
     """Runs a teacher over shards of a store and writes them. A pickled copy opens the same store in another process.
 
@@ -82,7 +93,7 @@ class ShardWorker:
     ):
         self._arguments = (data, teacher, out, settings, threads, views)
         self.teacher = teacher
-        self._asked = {head: Head(shape, settings.dtype, settings.codec) for head, shape in teacher.heads.items()}
+        self._asked = stored_heads(teacher, settings)
         # By view, the heads of the store that hold its features, and the teacher's heads that they come from.
         self.heads_of = {0: {head: head for head in self._asked}}
         if views:
@@ -208,7 +219,7 @@ class ShardWorker:
         heads = {name: self.writer.layout.heads[name] for name in names}
         try:
             features = {
-                name: torch.empty((rows, *head.shape), dtype=_torch_dtype(head), device=device)
+                name: torch.empty((rows, *_arriving(head)), dtype=_torch_dtype(head), device=device)
                 for name, head in heads.items()
             }
             highest = {name: torch.zeros(rows, device=device) for name, head in heads.items() if head.dtype in LARGEST}
@@ -224,7 +235,9 @@ class ShardWorker:
             at = _to(device, torch.from_numpy(places))
             for name in heads:
                 values = outputs[names[name]]
-                features[name].index_copy_(0, at, values.to(features[name].dtype))
+                largest = heads[name].largest
+                kept = values if largest is None else _packed(values.float(), largest)
+                features[name].index_copy_(0, at, kept.to(features[name].dtype))
                 if name in highest:
                     highest[name].index_copy_(0, at, values.reshape(len(values), -1).abs().amax(1).float())
 
@@ -348,8 +361,20 @@ def _plain(value: float) -> str:
 
 
 def _torch_dtype(head: Head) -> torch.dtype:
-    """What a head's values are rounded to on the device; int8 is made of float32 by the store."""
-    return torch.float32 if head.dtype == "int8" else getattr(torch, head.dtype)
+    """What a head's values are rounded to on the device; int8 and largest values are made of float32 by the store."""
+    return torch.float32 if head.dtype == "int8" or head.largest else getattr(torch, head.dtype)
+
+
+def _arriving(head: Head) -> tuple[int, ...]:
+    """The shape of a row as it goes to the store: of largest values, packed."""
+    return head.shape if head.largest is None else (2 * head.largest + 1,)
+
+
+def _packed(values: Float[Tensor, "n c"], largest: int) -> Float[Tensor, "n packed"]:
+    """As `pipeline.store.largest.pack`, on the device."""
+    kept, places = values.topk(largest, dim=1)
+    rest = values.scatter(1, places, -torch.inf).logsumexp(1, keepdim=True)
+    return torch.cat([kept, rest, places.float()], 1)
 
 
 def _to(device: torch.device, tensor: Tensor) -> Tensor:

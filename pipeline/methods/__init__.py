@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from pipeline.probing import OutputKind, ProbeKind
 from pipeline.tasks import Task
 
-TeacherOutput = OutputKind | Literal["head"]
-"""Outputs for the task from a teacher: of a probe on a source, or of the teacher's own head (its stored logits)."""
+TeacherOutput = OutputKind | Literal["head", "zero_shot"]
+"""Outputs for the task from a teacher: of a probe on a source, or its own: those of its head, or from names of classes.
+"""
 
 Reads = TeacherOutput | Literal["features"]
 """What a method may read from each source: its raw features, or outputs."""

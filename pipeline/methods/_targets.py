@@ -15,7 +15,7 @@ from pipeline.tasks import Task
 
 Scaling = Literal["as_published", "standardised", "whitened"]
 WhichProbe = Literal["linear", "kernel", "best"]
-WhichLogits = Literal["probe", "head"]
+WhichLogits = Literal["probe", "head", "zero_shot"]
 
 BLOCK = 8192
 """Rows in memory at a time while all training rows are read."""
@@ -107,8 +107,8 @@ class OutputSettings(Settings):
     """Which outputs the student follows; shared by all methods that compare outputs.
 
     Attributes:
-        logits: outputs of a `probe` on each source, or of the teacher's own `head`: the `logits` in its store, for
-            teachers that were trained on the dataset's task.
+        logits: outputs of a `probe` on each source; or of the teacher's own `head`: the `logits` in its store, for
+            teachers that were trained on the dataset's task; or `zero_shot`, its logits from the names of the classes.
         probe: each source's `linear` or `kernel` probe, or the `best` of both by loss on validation rows.
         cross_fit: for a labelled row, take the outputs of a probe that was fitted without it. For rows that a probe was
             fitted on, its outputs nearly repeat the labels.
@@ -120,14 +120,16 @@ class OutputSettings(Settings):
 
     @model_validator(mode="after")
     def _a_head_needs_no_probe(self) -> "OutputSettings":
-        if self.logits == "head" and (self.probe != "linear" or self.cross_fit):
-            raise ValueError("probe and cross_fit do nothing with logits: head; drop them, or set logits: probe")
+        if self.logits != "probe" and (self.probe != "linear" or self.cross_fit):
+            raise ValueError(
+                f"probe and cross_fit do nothing with logits: {self.logits}; drop them, or set logits: probe"
+            )
         return self
 
     def teacher_outputs(self, context: Context) -> "TeacherOutputs":
         """The outputs that these settings ask for."""
-        if self.logits == "head":
-            return TeacherOutputs(context.task, ["head"] * len(context.teachers))
+        if self.logits != "probe":
+            return TeacherOutputs(context.task, [self.logits] * len(context.teachers))
         kinds = [kind_of(profile, self.probe) for profile in context.teachers]
         return TeacherOutputs(context.task, [_crossfit(kind) if self.cross_fit else kind for kind in kinds])
 

@@ -24,6 +24,7 @@ from pipeline.functional import kernel_probe
 from pipeline.functional.linear import Linear, folds
 from pipeline.functional.standardisation import statistics
 from pipeline.params import Settings
+from pipeline.probing.own_outputs import own_scores
 from pipeline.probing.probe import Probe, ProbeKind
 from pipeline.probing.saved import MODULE, VIEWS, fitted_on, save_module, view_folder
 from pipeline.progress import progress
@@ -114,6 +115,8 @@ def _fit_source(features: SourceFeatures, data: Dataset, settings: ProbeSettings
         save_module(path / MODULE, fitted.module, fitted_on(data, number, features))
         outputs = {kind: np.load(path / f"{kind}.npy", mmap_mode="r") for kind in KINDS}
 
+        own_val, own_test = own_scores(features, data, number)
+
         def scores(kind: ProbeKind, rows: np.ndarray, of: dict[ProbeKind, np.ndarray] = outputs) -> dict[str, float]:
             return task.scores(np.asarray(of[kind][rows]), data.labels[rows]) if len(rows) else {}
 
@@ -128,6 +131,8 @@ def _fit_source(features: SourceFeatures, data: Dataset, settings: ProbeSettings
                 test=scores("linear", split.test),
                 kernel_val=scores("kernel", split.val),
                 kernel_test=scores("kernel", split.test),
+                own_val=own_val,
+                own_test=own_test,
             )
         )
     reader.verified()
@@ -297,4 +302,8 @@ def _line(record: ProbeRecord) -> str:
     score = mean_score((split.test or split.val for split in record.splits), record.primary.name)
     rows = "test" if record.splits[0].test else "validation"
     splits = count(len(record.splits), "split")
-    return f"probe of {record.source}: {rows} {record.primary.label} {score:.4f}, {splits}"
+    line = f"probe of {record.source}: {rows} {record.primary.label} {score:.4f}, {splits}"
+    own = mean_score((split.own_test or split.own_val for split in record.splits), record.primary.name)
+    if own is not None:
+        line += f"\n{record.source} without a probe or labels: {rows} {record.primary.label} {own:.4f}"
+    return line

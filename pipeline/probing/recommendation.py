@@ -45,6 +45,12 @@ def recommend(
     return chosen, tuple(reason for reason in reasons if reason)
 
 
+def zero_shot(source: str, score: float | None, metric: Metric) -> str:
+    """A sentence about a source's outputs for the classes, from their names alone."""
+    shown = "unknown" if score is None else _shown(score, metric)
+    return f"Zero-shot, without any label, the validation {metric.label} of {source} is {shown}."
+
+
 def _standing(chosen: SubsetRecord, best: SubsetRecord, ranked: Sequence[SubsetRecord], metric: Metric) -> str:
     """Its score, compared with that of the best subset, or of the best smaller one."""
     alone = " alone" if len(chosen.sources) == 1 else ""

@@ -9,7 +9,7 @@ Labelled and validation features are held in memory for the probe; test rows are
 use samples of a bounded size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -27,9 +27,10 @@ from pipeline.functional.knn import unit, vote
 from pipeline.functional.logme import logme
 from pipeline.machine import Machine
 from pipeline.params import Params, Settings
+from pipeline.probing.own_outputs import own_scores
 from pipeline.probing.policies import rank_views
 from pipeline.probing.probes import ProbeSettings, training_labels
-from pipeline.probing.recommendation import ranking_key, recommend
+from pipeline.probing.recommendation import ranking_key, recommend, zero_shot
 from pipeline.probing.saved import SavedProbe
 from pipeline.progress import progress
 from pipeline.project import Project
@@ -37,10 +38,12 @@ from pipeline.records import (
     AssessmentRecord,
     Metric,
     PairRecord,
+    Scores,
     SourceRecord,
     StartRecord,
     SubsetRecord,
     SubsetScores,
+    mean_score,
 )
 from pipeline.sources import POOLED, Source
 from pipeline.store import SourceFeatures
@@ -202,10 +205,23 @@ def assess(params: Params, project: Project = Project()) -> AssessmentRecord:
             for record in rank_views(features, data, project, [split.compared for split in splits])
         ),
         recommended=chosen.sources,
-        reasons=reasons,
+        reasons=(
+            *reasons,
+            *_zero_shot(project, dict.fromkeys(features.source.teacher for features in sources.values()), data),
+        ),
     )
     found.write(project.assessment)
     return found
+
+
+def _zero_shot(project: Project, teachers: Iterable[str], data: Dataset) -> list[str]:
+    """A sentence about each teacher's outputs for the classes, of those that have any."""
+    sentences = []
+    for features in (features for teacher in teachers for features in SourceFeatures.all_of(project, teacher)):
+        if features.has_outputs:
+            scores: list[Scores] = [{**own_scores(features, data, split)[0]} for split in range(data.splits)]
+            sentences.append(zero_shot(features.name, mean_score(scores, data.task.primary.name), data.task.primary))
+    return sentences
 
 
 def assessed_sources(params: Params) -> list[Source]:

@@ -16,6 +16,8 @@ class ProbeSplitRecord(Record):
         kernel_sharpness, kernel_strength: of the kernel probe.
         val, test: scores of the linear probe by name of the metric; `test` is empty without test rows.
         kernel_val, kernel_test: the same for the kernel probe.
+        own_val, own_test: the same for the source's values themselves, where they are outputs for the classes, as those
+            of a head `zero_shot`; else empty.
     """
 
     split: int
@@ -27,6 +29,8 @@ class ProbeSplitRecord(Record):
     test: Scores
     kernel_val: Scores
     kernel_test: Scores
+    own_val: Scores = Field(default_factory=dict)
+    own_test: Scores = Field(default_factory=dict)
 
 
 class ProbeRecord(Record):

@@ -29,7 +29,7 @@ from pipeline.records import (
 )
 from pipeline.reporting.comparison import Comparison, CurvePoint, Outcome, compare
 from pipeline.runs import label
-from pipeline.sources import Source
+from pipeline.sources import ZERO_SHOT, Source
 from pipeline.verified import VerifiedFiles
 
 R = TypeVar("R", bound=Record)
@@ -140,7 +140,9 @@ def read_inputs(params: Params, project: Project, stores: Sequence[Stored]) -> R
     sources = list(dict.fromkeys(Source.parse(source).clean for o in outcomes for source in o.run.sources))
     manifest = reader.read(ManifestRecord, project.data / "manifest.json")
     now = Now(manifest, {source: digest for store in stores for source, digest in store.digests.items()})
-    probes = [probe for source in sources if (probe := _probe(source, now, reader)) is not None]
+    zero_shot = [Source(teacher, ZERO_SHOT) for teacher in dict.fromkeys(source.teacher for source in sources)]
+    probed = [*sources, *(source for source in zero_shot if file_exists(project.probe(source) / "probe.json"))]
+    probes = [probe for source in dict.fromkeys(probed) if (probe := _probe(source, now, reader)) is not None]
     now = replace(now, probes={probe.source: probe.digest for probe in probes})
     reader.missing += _outdated(outcomes, now)
     assessment = reader.read(AssessmentRecord, project.assessment, optional=True)

@@ -12,6 +12,7 @@ from pipeline.errors import UserError, count, listed, suggestion
 from pipeline.files import file_exists
 from pipeline.params import Params
 from pipeline.project import Project
+from pipeline.provenance import digest_of
 from pipeline.records import EvaluationRecord, RunRecord, SweepRecord, TrialRecord, mean_score
 from pipeline.reporting.chart import chart
 from pipeline.reporting.inputs import read_curve
@@ -121,12 +122,15 @@ def _trials(project: Project) -> Iterator[Row]:
         except UserError:
             # The ledger trains it again when a run needs it.
             continue
+        if digest_of(trial.inputs) != path.parent.name:  # changed by hand
+            continue
         found = trial.inputs
         methods = found.get("methods", [])
         yield {
             "trial": path.parent.name,
             "student": found["student"]["family"],
-            "teachers": "+".join(source["name"] for source in found.get("sources", [])) or None,
+            # Of a student that reads features, they are the digests by name.
+            "teachers": "+".join(s if isinstance(s, str) else s["name"] for s in found.get("sources", [])) or None,
             "methods": "+".join(method["name"] for method in methods) or "none",
             "weight": "+".join(f"{method['weight']:g}" for method in methods) or None,
             "seed": found["seed"],

@@ -1,7 +1,17 @@
 """What a run is, and what its result depends on. Needs no torch."""
 
 from pipeline.runs.bundle import Bundles, join, probe_digest
-from pipeline.runs.config import LOGITS, Candidate, Run, Term, label, open_features, read_run, run_views, settings_label
+from pipeline.runs.config import (
+    OWN_OUTPUTS,
+    Candidate,
+    Run,
+    Term,
+    label,
+    open_features,
+    read_run,
+    run_views,
+    settings_label,
+)
 from pipeline.runs.points import (
     NAME,
     Point,
@@ -18,8 +28,8 @@ from pipeline.runs.points import (
 )
 
 __all__ = [
-    "LOGITS",
     "NAME",
+    "OWN_OUTPUTS",
     "Bundles",
     "Candidate",
     "Point",

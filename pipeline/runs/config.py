@@ -5,7 +5,7 @@ Needs no torch, so that `join` is quick.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import chain, product
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -17,15 +17,15 @@ from pipeline.functional.schedules import Schedule
 from pipeline.params import Params, Settings
 from pipeline.plugins import plugin, plugins
 from pipeline.project import Project
-from pipeline.sources import Source
+from pipeline.sources import ZERO_SHOT, Source
 from pipeline.store import FeatureStore, SourceFeatures
 from pipeline.views import Views, teacher_views
 
 FOR_ALL = ("train.seeds", "train.race", "train.val")
 """Settings that all candidates of a run share."""
 
-LOGITS = "logits"
-"""The head of a store that `logits: head` follows: the teacher's own outputs for the task."""
+OWN_OUTPUTS = {"head": "logits", ZERO_SHOT: ZERO_SHOT}
+"""The teacher's own outputs for the task: by what `logits` of a method says, the head of its store that is followed."""
 
 
 class Term(Settings):
@@ -85,16 +85,19 @@ class Run(Settings):
         return tuple(Source.parse(text, "teachers") for text in self.teachers)
 
     @property
-    def own_outputs(self) -> tuple[Source, ...]:
-        """Per source, its teacher's own outputs for the task, `TEACHER/logits`, if a method has `logits: head`."""
+    def own_outputs(self) -> dict[str, tuple[Source, ...]]:
+        """By what `logits` of its methods say, per source its teacher's own outputs, such as `TEACHER/logits`."""
         asked = [term.options.get("logits") for term in self.methods]
         asked += [value for term in self.methods for value in self.search.get(f"methods.{term.name}.logits", [])]
-        return tuple(replace(source, head=LOGITS) for source in self.sources) if "head" in asked else ()
+        followed = {logits: head for logits, head in OWN_OUTPUTS.items() if logits in asked}
+        return {
+            logits: tuple(replace(source, head=head) for source in self.sources) for logits, head in followed.items()
+        }
 
     @property
     def reads(self) -> tuple[Source, ...]:
         """All sources that it reads, each once: its teachers, and their own outputs if a method follows them."""
-        return tuple(dict.fromkeys((*self.sources, *self.own_outputs)))
+        return tuple(dict.fromkeys((*self.sources, *chain(*self.own_outputs.values()))))
 
     def combinations(self) -> list["Candidate"]:
         """Every combination of the settings to try, without weights."""
@@ -223,31 +226,33 @@ def open_features(run: Run, project: Project, data: Dataset) -> dict[Source, Sou
     """The features of all sources that a run reads, by source.
 
     Raises:
-        UserError: a store is missing or of another dataset, has no such head, or a teacher has another number of
-            outputs than the task.
+        UserError: a store is missing or of another dataset, has no such head, or a teacher has other outputs than the
+            task.
     """
     found = {}
+    for logits, sources in run.own_outputs.items():
+        for source in sources:
+            _check_own_outputs(project, source, logits, data.task.outputs)
     for source in run.reads:
-        if source in run.own_outputs:
-            _check_own_outputs(project, source, len(data.task.outputs))
         found[source] = SourceFeatures.open(project, source)
         found[source].store.check(dataset=data.digest, ids=data.ids)
     return found
 
 
-def _check_own_outputs(project: Project, source: Source, outputs: int) -> None:
+def _check_own_outputs(project: Project, source: Source, logits: str, outputs: Sequence[str]) -> None:
     store = FeatureStore.open(project.store(source.teacher))
     if source.head not in store.heads and source.head not in store.incomplete:
         raise UserError(
-            f"{store.path}: no head `{source.head}` for `logits: head` to follow; set `heads: [pooled, {source.head}]` "
-            f"at teachers.{source.teacher} in params.yaml and run `aft extract {source.teacher}`, or set "
-            "`logits: probe`"
+            f"{store.path}: no head `{source.head}` for `logits: {logits}` to follow; set "
+            f"`heads: [pooled, {source.head}]` at teachers.{source.teacher} in params.yaml and run "
+            f"`aft extract {source.teacher}`, or set `logits: probe`"
         )
     shape = store.heads[store.head_name(source.head)].shape
-    if shape != (outputs,):
+    SourceFeatures.open(project, source).check_classes(outputs)
+    if shape != (len(outputs),):
         raise UserError(
             f"{store.path}: head `{source.head}` has {' x '.join(map(str, shape))} columns and the task "
-            f"{count(outputs, 'output')}; take a teacher that was trained for this task, or set `logits: probe`"
+            f"{count(len(outputs), 'output')}; take a teacher that was trained for this task, or set `logits: probe`"
         )
 
 

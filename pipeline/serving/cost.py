@@ -16,9 +16,9 @@ from torch import nn
 
 from pipeline.data import Dataset
 from pipeline.datasets import SIDES
-from pipeline.extraction import ExtractSettings
+from pipeline.extraction import load_teacher
 from pipeline.machine import Machine
-from pipeline.params import BESIDES, Params
+from pipeline.params import Params
 from pipeline.predict import Predictor, seed_of
 from pipeline.project import Project
 from pipeline.records import BatchCost, CostRecord, ModelCost, RunRecord
@@ -62,7 +62,7 @@ def measure_cost(name: str, params: Params, project: Project = Project()) -> Cos
 
     models = [Served(f"student {run.student.name}", run.student.parameters, weights.stat().st_size, student)]
     for teacher in dict.fromkeys(Source.parse(text).teacher for text in run.sources):
-        models.append(_teacher(teacher, params, data, machine.torch_device()))
+        models.append(_teacher(teacher, params, data))
     test = data.split(seed % data.splits).test
     contents = data.content(test[: max(BATCHES)])
     measured = {size: _measure(models, list(islice(cycle(contents), size))) for size in BATCHES}
@@ -85,13 +85,10 @@ def measure_cost(name: str, params: Params, project: Project = Project()) -> Cos
     return record
 
 
-def _teacher(name: str, params: Params, data: Dataset, device: torch.device) -> Served:
-    family, settings = params.plugin("teachers", f"teachers.{name}", also=BESIDES)
-    model = family.load(settings, params.read(ExtractSettings, "extract").precision, device)
+def _teacher(name: str, params: Params, data: Dataset) -> Served:
+    model, seen = load_teacher(params, name, data)
     inside = [part for part in vars(model).values() if isinstance(part, nn.Module)]
     weights = [weight for part in inside for weight in part.parameters()]
-
-    seen = data.seen_by(model.kind, params.section(f"teachers.{name}").get("reads"), f"teachers.{name}")
     side = SIDES.index(seen.side) if seen.side else None
 
     def call(rows: Sequence[Any]) -> object:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
@@ -30,12 +31,12 @@ class NewInput(NamedTuple):
     Attributes:
         id: in a table, a cell or the number of the row, from 1; for an image, its path in the folder. If there are
             several inputs, the name of the row's own input comes first.
-        content: a text, the path of an image, or a pair of texts.
+        content: a text, the path or the bytes of an image, or a pair.
         problem: why it cannot be read; empty if no problem is known.
     """
 
     id: str
-    content: str | Path | tuple[str, str]
+    content: str | Path | bytes | tuple[str | bytes, str]
     problem: str = ""
 
 
@@ -82,39 +83,53 @@ class TextInputs:
                 for number, line in enumerate(self.stdin, start=1):
                     yield NewInput(f"{start}{number}", line.rstrip("\r\n"))
                 continue
-            family = plugin("datasets", "text_table")
-            for id, text, problem in family.texts(parse(family.Settings, {**self.table, "path": name}, "aft predict")):
-                yield NewInput(start + id, text, problem)
+            yield from _in_table("text_table", self.table, name, start)
 
 
 class ImageInputs:
-    """Images in folders, at any depth, and files. Other files in folders are skipped and counted.
+    """Images in folders, at any depth, in files, and in tables with a column of images. In folders, other files are
+    skipped and counted. Pairs of an image and a text come from tables alone.
+
+    Args:
+        names: names of folders and files.
+        table: settings of `image_table`; with a `second_column`, rows are pairs. If `id_column` is None, the row number
+            is the id.
 
     Raises:
-        UserError: a folder or file does not exist, or a folder holds no image.
+        UserError: a folder or file does not exist or holds no image, or pairs are asked for and it is no table.
     """
 
-    def __init__(self, names: Sequence[str]):
-        self.names, self.skipped = names, 0
+    def __init__(self, names: Sequence[str], table: Mapping[str, str | None] = MappingProxyType({})):
+        self.names, self.table, self.skipped = names, table, 0
+        self.is_table = plugin("datasets", "image_table").is_table
         for name in names:
             if name == STDIN:
-                raise UserError(f"{STDIN}: this student reads images; give folders or files of images")
+                raise UserError(f"{STDIN}: this student reads images; give folders, files or tables of images")
             if not Path(name).exists():
                 raise UserError(f"{name}: no such file or folder")
+            if table.get("second_column") and not self.is_table(Path(name)):
+                raise UserError(
+                    f"{name}: this student reads pairs of an image and a text; give a table with both columns"
+                )
 
-    def count(self) -> int:
-        """The number of images."""
-        found = 0
+    def count(self) -> int | None:
+        """The number of images; None if it is not known in advance."""
+        found: list[int | None] = []
         for name in self.names:
-            images = sum(1 for _ in self._of(name))
-            if not images:
+            if self.is_table(Path(name)):
+                found.append(_rows_of(name))
+                continue
+            found.append(sum(1 for _ in self._of(name)))
+            if not found[-1]:
                 raise UserError(f"{name}: no images there")
-            found += images
-        return found
+        return None if None in found else sum(filter(None, found))
 
     def __iter__(self) -> Iterator[NewInput]:
         self.skipped = 0
         for name in self.names:
+            if self.is_table(Path(name)):
+                yield from _in_table("image_table", self.table, name, f"{name}:" if len(self.names) > 1 else "")
+                continue
             for path in self._of(name):
                 inside = path.relative_to(name) if len(self.names) == 1 and path != Path(name) else path
                 yield NewInput(str(inside), path)
@@ -128,6 +143,13 @@ class ImageInputs:
                 yield path
             else:
                 self.skipped += 1
+
+
+def _in_table(family: str, table: Mapping[str, str | None], name: str, start: str) -> Iterator[NewInput]:
+    """The rows of a table, read by a family of datasets; `start` comes before every id."""
+    found = plugin("datasets", family)
+    for id, content, problem in found.contents(parse(found.Settings, {**table, "path": name}, "aft predict")):
+        yield NewInput(start + id, content, problem)
 
 
 def _rows_of(name: str) -> int | None:

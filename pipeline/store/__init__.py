@@ -14,7 +14,7 @@ and `verification`, which are imported when needed.
 """
 
 from pipeline.store.changes import differences
-from pipeline.store.format import Head, Shard
+from pipeline.store.format import Dtype, Head, Shard
 from pipeline.store.memory import available_memory
 from pipeline.store.reader import Reader, Together
 from pipeline.store.remote import Pointer, is_remote, stand_for
@@ -24,6 +24,7 @@ from pipeline.store.store import FeatureStore
 from pipeline.store.writer import StoreWriter, Widened
 
 __all__ = [
+    "Dtype",
     "FeatureStore",
     "Head",
     "Pointer",

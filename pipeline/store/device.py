@@ -1,5 +1,6 @@
 """Rows in a GPU's memory: for stores that fit there, steps do not wait for copies."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,7 +42,15 @@ class DeviceReader(Reader):
             found = found.float()
         if self._head.dtype == "int8":
             found = found.float() * self._arrays[f"{self._name}.scale"].index_select(0, rows).unsqueeze(-1)
+        if self._head.largest is not None:
+            found = self._unpacked(found.float(), self._arrays[f"{self._name}.index"].index_select(0, rows).long())
         return found if out is None else out.copy_(found)
+
+    def _unpacked(self, kept: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """As `largest.unpack`."""
+        most, width = places.shape[1], self.shape[0]
+        rest = kept[:, most:] - math.log(width - most)
+        return rest.repeat(1, width).scatter_(1, places, kept[:, :most])
 
     def batches(self, size: int, rows: Any = None, seed: int = 0, drop_last: bool = False) -> Iterator[np.ndarray]:
         chosen = np.arange(len(self)) if rows is None else as_rows(rows, len(self))

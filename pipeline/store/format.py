@@ -7,6 +7,7 @@
     <head>/c.<shard>.0...        a shard: its chunks in order, then Zarr's shard index
     <head>/c.<shard>.json        the marker, written after the shard: a shard without it does not count
     <head>.scale/                for int8: the scale of each row (of each vector of a row), float32
+    <head>.index/                where only the largest values are kept: their positions, int32
     locks/, replaced/            while a store is being written: locks, and earlier rows that may be reused
 
 Every JSON file has a single canonical form (sorted keys, one space), so any edit can be detected. No file holds a
@@ -43,7 +44,7 @@ MOVED = "moved"
 RESERVED = frozenset({"rows", LOCKS, REPLACED})
 _FILE = (
     r"zarr\.json|rows/zarr\.json|rows/(id_bytes|id_ends)/(zarr\.json|c\.0)|rows/digests/(zarr\.json|c\.0\.0)"
-    rf"|(?!rows/){HEAD_NAME.pattern}(\.scale)?/(zarr\.json|c\.[0-9]+(\.0)*|c\.[0-9]+\.json)"
+    rf"|(?!rows/){HEAD_NAME.pattern}(\.scale|\.index)?/(zarr\.json|c\.[0-9]+(\.0)*|c\.[0-9]+\.json)"
 )
 STORE_FILE = re.compile(
     rf"({_FILE})(\.partial)?"
@@ -57,7 +58,10 @@ Codec = Literal["raw", "zstd", "auto"]
 
 # numpy has no bfloat16 and Zarr readers differ on it, so its bits are kept as uint16.
 STORED = {"float16": "<f2", "bfloat16": "<u2", "float32": "<f4", "int8": "|i1"}
-ZARR_NAMES = {"<f2": "float16", "<u2": "uint16", "<f4": "float32", "|i1": "int8", "|u1": "uint8", "<i8": "int64"}
+ZARR_NAMES = {
+    **{"<f2": "float16", "<u2": "uint16", "<f4": "float32"},
+    **{"|i1": "int8", "|u1": "uint8", "<i4": "int32", "<i8": "int64"},
+}
 ZSTD = {"name": "zstd", "configuration": {"level": 3, "checksum": False}}
 
 
@@ -75,6 +79,9 @@ class Head:
             is named `<head>@<view>`, such as `pooled@flip`.
         asked: the dtype that was asked for and is too narrow for some values, if `dtype` stands in for it. Which of
             the two was asked for makes no difference to what is stored.
+        recipe: what determines the values of this head and of no other, besides the store's recipe, as JSON; None for
+            nothing.
+        largest: how many of a row's values are kept, see `pipeline.store.largest`; None for all.
     """
 
     shape: tuple[int, ...]
@@ -82,6 +89,8 @@ class Head:
     codec: Codec = "raw"
     view: Mapping[str, Any] | None = None
     asked: Dtype | None = field(default=None, compare=False)
+    recipe: Mapping[str, Any] | None = None
+    largest: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
@@ -95,17 +104,26 @@ class Head:
             raise UserError(f"a head's codec is one of {', '.join(get_args(Codec))}, found {self.codec!r}")
         if self.dtype == "int8" and not self.shape:
             raise UserError("int8 needs rows of at least one dimension: a single number has no scale to share")
+        if self.largest is not None:
+            sound = type(self.largest) is int and len(self.shape) == 1 and 0 < 3 * self.largest < self.shape[0]
+            if not sound or self.dtype == "int8":
+                raise UserError(
+                    f"a head that keeps its {shortened(self.largest)} largest values has rows of one dimension, with "
+                    "more than three times as many, of float16, bfloat16 or float32"
+                )
 
     def record(self) -> dict[str, Any]:
         """The head as JSON-like data; `Head.read` is its inverse."""
         view = None if self.view is None else dict(self.view)
-        asked = {"asked": self.asked} if self.asked else {}
-        return {"shape": list(self.shape), "dtype": self.dtype, "codec": self.codec, "view": view, **asked}
+        more: dict[str, Any] = {"asked": self.asked} if self.asked else {}
+        more |= {"recipe": dict(self.recipe)} if self.recipe else {}
+        more |= {"largest": self.largest} if self.largest is not None else {}
+        return {"shape": list(self.shape), "dtype": self.dtype, "codec": self.codec, "view": view, **more}
 
     @classmethod
     def read(cls, record: Mapping[str, Any]) -> "Head":
         shape, dtype, codec, view = (record[key] for key in ("shape", "dtype", "codec", "view"))
-        return cls(tuple(shape), dtype, codec, view, record.get("asked"))
+        return cls(tuple(shape), dtype, codec, view, record.get("asked"), record.get("recipe"), record.get("largest"))
 
     def values(self) -> dict[str, Any]:
         """The fields that affect the head's values, and not only how they are stored."""
@@ -113,6 +131,9 @@ class Head:
 
     def arrays(self, name: str) -> dict[str, tuple[tuple[int, ...], str]]:
         """The Zarr arrays that hold the head called `name`: per array, the shape of one row and the dtype."""
+        if self.largest is not None:
+            kept = {name: ((self.largest + 1,), STORED[self.dtype])}
+            return {**kept, f"{name}.index": ((self.largest,), "<i4")}
         arrays = {name: (self.shape, STORED[self.dtype])}
         if self.dtype == "int8":
             arrays[f"{name}.scale"] = (self.shape[:-1], "<f4")

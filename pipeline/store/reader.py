@@ -35,7 +35,7 @@ class Reader(ABC):
         why: the mode and the reason for it, one line for the user.
         shape: of one row.
         dim: numbers in a row.
-        dtype: of the returned rows: float16 or float32 (bfloat16 and int8 become float32).
+        dtype: of the returned rows: float16 or float32 (bfloat16, int8 and largest values become float32).
         rows_digest: which rows these are; equal for readers whose row numbers mean the same rows.
     """
 
@@ -129,7 +129,7 @@ class HostReader(Reader):
         self.dtype = arriving_dtype(self._head)
         self.rows_digest = layout.rows_digest
         # float16 and float32 need no conversion: one gather, directly into its destination.
-        self._direct = self._head.dtype in ("float16", "float32")
+        self._direct = self._head.dtype in ("float16", "float32") and self._head.largest is None
         self._open()
 
     def __len__(self) -> int:

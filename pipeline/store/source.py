@@ -87,6 +87,24 @@ class SourceFeatures:
         """A digest of these features; other heads of the store do not affect it."""
         return self.store.head_digest(self.source.head)
 
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Make sure that a head with a column for each class, made from their names, has these classes in this order.
+
+        Raises:
+            UserError: it has others.
+        """
+        made = (self.store.heads[self.source.head].recipe or {}).get("classes")
+        if made is not None and list(made) != list(classes):
+            raise UserError(
+                f"{self.store.path}: head `{self.source.head}` is of other classes, or in another order, than the "
+                f"dataset's; run `aft extract {self.source.teacher}`"
+            )
+
+    @property
+    def has_outputs(self) -> bool:
+        """Whether these features are outputs for the task, one for each class that the head was made from."""
+        return "classes" in (self.store.heads[self.source.head].recipe or {})
+
     def kept_views(self) -> dict[str, tuple[str, ...]]:
         """By family of views, the heads with these features for views 1, 2 and so on, with the settings of view 1."""
         found: dict[str, dict[int, str]] = {}

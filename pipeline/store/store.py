@@ -17,6 +17,7 @@ from pipeline.store.reader import Mode, Reader
 from pipeline.store.remote import Pointer
 from pipeline.store.rows import RowIndex, claim_of_rows, read_rows
 from pipeline.store.shards import Damaged, marker
+from pipeline.store.values import decode, encode
 
 
 class FeatureStore:
@@ -127,6 +128,10 @@ class FeatureStore:
         """A digest of features, row ids, row contents and the recipe; versions of libraries do not affect it."""
         heads = {name: self.head_digest(name) for name in self.heads}
         return digest_of({"rows": self.layout.rows_digest, "heads": heads})
+
+    def as_stored(self, values: np.ndarray, head: str) -> np.ndarray:
+        """Fresh values of a head [n, *shape] as reading would give them, after what storing does to them."""
+        return decode(encode(values, head, self.heads[head]), head, self.heads[head])
 
     def head_digest(self, head: str) -> str:
         """The digest for one head; adding other heads does not change it."""

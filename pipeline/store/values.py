@@ -6,6 +6,7 @@ import numpy as np
 
 from pipeline.errors import UserError, count
 from pipeline.store.format import STORED, Head
+from pipeline.store.largest import pack, unpack
 from pipeline.store.memory import page_aligned
 
 # The bits of the exponent: all set means NaN or infinity.
@@ -18,13 +19,16 @@ def encode(values: np.ndarray, name: str, head: Head) -> dict[str, np.ndarray]:
     """Rows of a head in the form of its arrays: new, C-contiguous and page-aligned memory, little-endian.
 
     Args:
-        values: float [n, *head.shape]; for bfloat16 also its bits, as uint16.
+        values: float [n, *head.shape]; for bfloat16 also its bits, as uint16. For a head that keeps its largest values
+            also what `largest.pack` makes of them.
 
     Raises:
         UserError: the shape is wrong, or these are not floats.
         NotFinite: a row holds NaN or infinity, before or after rounding to the head's dtype.
     """
     values = np.asarray(values)
+    if head.largest is not None:
+        return _encode_largest(values, name, head, head.largest)
     if values.shape[1:] != head.shape:
         raise UserError(f"head `{name}` has rows of shape {head.shape}, found {values.shape[1:]}")
     bits = head.dtype == "bfloat16" and values.dtype == np.uint16
@@ -64,8 +68,11 @@ class NotFinite(ValueError):
 
 
 def decode(arrays: dict[str, np.ndarray], name: str, head: Head, out: np.ndarray | None = None) -> np.ndarray:
-    """The inverse of `encode`: float16 and float32 as they are, bfloat16 and int8 as float32."""
+    """The inverse of `encode`: float16 and float32 as they are; bfloat16, int8 and largest values as float32."""
     stored = arrays[name]
+    if head.largest is not None:
+        kept = decode({name: stored}, name, _kept(head, head.largest)).astype(np.float32)
+        return unpack(kept, arrays[f"{name}.index"], head.shape[0], out)
     match head.dtype:
         case "bfloat16":
             out = np.empty(stored.shape, np.float32) if out is None else out
@@ -83,7 +90,22 @@ def decode(arrays: dict[str, np.ndarray], name: str, head: Head, out: np.ndarray
 
 def arriving_dtype(head: Head) -> np.dtype:
     """The dtype of `decode`'s result."""
-    return np.dtype(np.float16 if head.dtype == "float16" else np.float32)
+    return np.dtype(np.float16 if head.dtype == "float16" and head.largest is None else np.float32)
+
+
+def _kept(head: Head, largest: int) -> Head:
+    """A head of only the largest values, and what the others add up to."""
+    return Head((largest + 1,), head.dtype)
+
+
+def _encode_largest(values: np.ndarray, name: str, head: Head, largest: int) -> dict[str, np.ndarray]:
+    packed = pack(values, largest) if values.shape[1:] == head.shape else values
+    if packed.shape[1:] != (2 * largest + 1,):
+        raise UserError(f"head `{name}` has rows of shape {head.shape}, found {values.shape[1:]}")
+    stored = encode(packed[:, : largest + 1], name, _kept(head, largest))
+    index = page_aligned((len(packed), largest), "<i4")
+    index[...] = packed[:, largest + 1 :]
+    return {**stored, f"{name}.index": index}
 
 
 def _to_bfloat16(values: np.ndarray) -> np.ndarray:

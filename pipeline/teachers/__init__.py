@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.datasets import Kind
+from pipeline.tasks import Task
 
 Precision = Literal["float32", "bfloat16", "float16"]
 """What a model's parameters are cast to. Never chosen by the machine, because it is part of the recipe."""
@@ -29,6 +30,8 @@ class Teacher(ABC):
         recipe: everything that determines a feature's value except the row's content: weights digest, architecture,
             pooling, preprocessing, precision, and the version of the family's code. JSON-like; its digest is a store's
             identity. Which heads are asked for is not part of it: a head's values do not depend on the others.
+        head_recipes: by head, what determines its values besides that, such as the names of classes; JSON-like.
+        largest: by head with a value for each class, how many of the largest to keep; all without an entry.
         device: where the model is; `forward` takes batches that are there.
         notes: what a user should know about the model before it runs, one line each.
         uniform: whether all rows cost the same, as images of one size do, so that they need not be sorted into batches.
@@ -38,10 +41,19 @@ class Teacher(ABC):
     kind: Kind | Literal["id"]
     heads: Mapping[str, tuple[int, ...]]
     recipe: Mapping[str, Any]
+    head_recipes: Mapping[str, Mapping[str, Any]] = {}
+    largest: Mapping[str, int] = {}
     device: torch.device
     notes: tuple[str, ...] = ()
     uniform: bool
     longest: int | None = None
+
+    def name_classes(self, task: Task) -> None:  # noqa: B027  (most teachers have no use for it)
+        """Take the names of the dataset's classes; a head with a column for each of them is there from then on.
+
+        Raises:
+            UserError: such a head is asked for, and the names do not allow it.
+        """
 
     @abstractmethod
     def transform(self, content: str | bytes | Image.Image) -> Any:

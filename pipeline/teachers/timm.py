@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 from timm.data import create_transform
 from torch import Tensor, nn
 
@@ -22,6 +22,9 @@ Head = Literal["pooled", "cls", "tokens", "logits"] | Annotated[str, StringConst
 
 COSTLY = 4.0
 """A model's own size is pointed out if it has this many times the pixels of 224 x 224."""
+
+MANY = 1000
+"""More classes than this are pointed out, if all of their logits are kept."""
 
 CLOSE = 0.99
 """A precision is pointed out if the cosine of a feature with the one in float32 is below this."""
@@ -40,12 +43,21 @@ class Settings(params.Settings):
         heads: which to keep. `cls` is the class token; `tokens` the feature map before pooling, one row per position,
             with any class and register tokens first; `layer:N` the mean over the positions of the map after block or
             stage N, from 1.
+        top: of the head `logits`, keep this many of the largest with their classes, and the logsumexp of the others;
+            all if None.
     """
 
     model: str
     weights: str = "pretrained"
     size: int | None = Field(default=None, ge=8)
     heads: tuple[Head, ...] = Field(default=("pooled",), min_length=1, strict=False)
+    top: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _only_logits_have_a_top(self) -> "Settings":
+        if self.top is not None and "logits" not in self.heads:
+            raise ValueError("top keeps the largest logits, and heads has no `logits`; add it, or drop top")
+        return self
 
 
 def load(settings: Settings, precision: Precision, device: torch.device) -> "ImageModel":
@@ -124,6 +136,23 @@ class ImageModel(Teacher):
         self.heads: Mapping[str, tuple[int, ...]] = dict.fromkeys(settings.heads, ())
         pixels = torch.zeros(1, height, width, self.channels, dtype=torch.uint8, device=device)
         self.heads = {head: tuple(value.shape[1:]) for head, value in self.forward({"pixels": pixels}).items()}
+        self._keep_largest(settings)
+
+    def _keep_largest(self, settings: Settings) -> None:
+        """Keep the logits that `top` says, or say what all of them take."""
+        classes = self.heads.get("logits", (0,))[0]
+        if settings.top is None:
+            if classes > MANY:
+                self.notes += (
+                    f"its {classes:,} logits are {2 * classes:,} bytes a row; `top: 50` keeps the largest in "
+                    f"{6 * 50 + 2}",
+                )
+        elif 3 * settings.top >= classes:
+            raise UserError(
+                f"{settings.model}: top: {settings.top} of {classes:,} logits takes no less room than all; drop it"
+            )
+        else:
+            self.largest = {"logits": settings.top}
 
     def _check_heads(self, settings: Settings, features: Any, image: Tensor) -> None:
         """Refuse heads that the model does not have."""

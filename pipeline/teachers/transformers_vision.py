@@ -1,7 +1,6 @@
 """Image models of transformers, such as ViT, DINOv2 and the image towers of CLIP and SigLIP, with their processors."""
 
 import inspect
-import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -17,6 +16,7 @@ from pipeline.errors import UserError, count
 from pipeline.pretrained.transformers import fetch, one_line, quiet
 from pipeline.provenance import digest_of
 from pipeline.teachers import Precision, Teacher
+from pipeline.teachers._configuration import plain
 
 VERSION = 1
 """Increased whenever this file gives other features for the same recipe."""
@@ -26,9 +26,6 @@ Head = (
     Literal["pooled", "projected", "cls", "tokens"] | Annotated[str, StringConstraints(pattern="^layer:[1-9][0-9]*$")]
 )
 LAYER = "layer:"
-
-VOLATILE = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures"}
-"""Keys of a config.json that do not change what a model computes."""
 
 POOLERS = ("pooler.", "head.")
 """Layers on top of the states that many checkpoints lack; such a model is pooled without them."""
@@ -89,9 +86,9 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Ima
         "version": VERSION,
         "decoder": images.VERSION,
         "architecture": type(tower).__name__,
-        "config": digest_of(_plain(vision.to_dict())),
+        "config": digest_of(plain(vision.to_dict())),
         "weights": pretrained.digest(state),
-        "processor": _plain(processor.to_dict()),
+        "processor": plain(processor.to_dict()),
         "precision": precision,
     }
     for part in (tower, projection):
@@ -226,9 +223,3 @@ def _lacking(model: Any, tower: Any, projection: Any, missing: Collection[str]) 
         return set(missing)
     found = {name.removeprefix("vision_model.") for name in missing if name.startswith("vision_model.")}
     return found | {name for name in missing if projection is not None and name.startswith("visual_projection.")}
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON-like values, without keys that change no feature."""
-    found: dict[str, Any] = json.loads(json.dumps(values, default=str))
-    return {key: value for key, value in found.items() if key not in VOLATILE}

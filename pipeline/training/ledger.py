@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from hashlib import file_digest, sha256
+from itertools import chain
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
             {"name": source.name, "heads": session.head_digests(source), "probe": session.probe_digest(source)}
             for source in plan.run.sources
         ]
-        found["own_outputs"] = [session.head_digests(source) for source in plan.run.own_outputs]
+        found["own_outputs"] = [session.head_digests(source) for source in chain(*plan.run.own_outputs.values())]
         found["shuffled"] = plan.run.shuffle_teachers
     elif blueprint.teachers:
         found["sources"] = blueprint.teachers

@@ -21,7 +21,7 @@ from pipeline.methods import Context, Directions, Reads, TeacherOutput, TeacherP
 from pipeline.params import parse, plugin
 from pipeline.probing import SavedProbe
 from pipeline.provenance import digest_of
-from pipeline.runs import LOGITS, Candidate, Run, Term, open_features, probe_digest, run_views
+from pipeline.runs import Candidate, Run, Term, open_features, probe_digest, run_views
 from pipeline.sources import Source
 from pipeline.store import FeatureStore, Reader, SourceFeatures
 from pipeline.students import Blueprint, Inputs, Student, place, student_blueprint, student_outputs
@@ -50,7 +50,8 @@ class Session:
         views: of the rows, which the run's teachers and its student see besides the clean ones; None without.
         features: of all sources that the run reads: its teachers, and their own outputs where a method follows those.
         heads, readers: by source, the heads of its store, and readers of them: that of the clean rows, then one a view.
-        feature_readers, output_readers: the same by number of the source, as methods count them.
+        feature_readers: the same by number of the source, as methods count them.
+        output_readers: likewise, of teachers' own outputs, by what `logits` of methods say.
 
     Raises:
         UserError: a setting of a method is wrong, or a store is not what the run needs.
@@ -79,7 +80,9 @@ class Session:
             like.readers if like and same and like.heads == self.heads else self._open_readers()
         )
         self.feature_readers = [self.readers[source] for source in plan.run.sources]
-        self.output_readers = [self.readers[source] for source in plan.run.own_outputs]
+        self.output_readers = {
+            logits: [self.readers[source] for source in own] for logits, own in plan.run.own_outputs.items()
+        }
 
     @property
     def free(self) -> int:
@@ -172,16 +175,22 @@ class Session:
             return float(np.concatenate(scores).mean())
 
         baseline = mean([task.row_scores(np.tile(constant, (len(block), 1)), labels[block]) for block in blocks])
-        for source, (reader, *_) in zip(self.plan.run.own_outputs, self.output_readers, strict=True):
+        for source in chain(*self.plan.run.own_outputs.values()):
+            reader = self.readers[source][0]
             score = mean(
                 [task.row_scores(gather(reader, block, self.device).cpu().numpy(), labels[block]) for block in blocks]
             )
             if not task.better(score, baseline):
+                why = (
+                    "the model may not know these names; give others in `zero_shot.names`"
+                    if self.features[source].has_outputs
+                    else f"its outputs are likely in another order than `outputs` in {self.data.path}/manifest.json; "
+                    "train it on that order"
+                )
                 raise UserError(
-                    f"{self.features[source].store.path}: head `{LOGITS}` has {task.primary.label} {score:.4f} on "
-                    f"{len(rows):,} labelled training rows, and the same prediction for every row {baseline:.4f}: its "
-                    f"outputs are likely in another order than `outputs` in {self.data.path}/manifest.json; train it "
-                    "on that order, or set `logits: probe`"
+                    f"{self.features[source].store.path}: head `{source.head}` has {task.primary.label} {score:.4f} on "
+                    f"{len(rows):,} labelled training rows, and the same prediction for every row {baseline:.4f}: "
+                    f"{why}, or set `logits: probe`"
                 )
 
     def method(self, term: Term, candidate: Candidate) -> Any:
@@ -404,10 +413,10 @@ class TrialData:
     def teacher_outputs(
         self, kind: TeacherOutput, teacher: int, rows: np.ndarray, views: np.ndarray | None = None
     ) -> Float[Tensor, "n c"]:
-        """Outputs of one source for the task, float32, on the device. `head` is only there if a method follows it."""
+        """Outputs of one source for the task, float32, on the device. Its own need a method that follows them."""
         rows, device = self.stand_in[rows], self.session.device
-        if kind == "head":
-            return gather_views(self.session.output_readers[teacher], rows, views, device).float()
+        if kind == "head" or kind == "zero_shot":
+            return gather_views(self.session.output_readers[kind][teacher], rows, views, device).float()
         return place(torch.from_numpy(self.probes[teacher].outputs(rows, kind, views)), device)
 
     def teachers(

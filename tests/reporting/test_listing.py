@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from pipeline.project import Project
-from pipeline.records import EvaluationRecord, RunRecord, SweepRecord
+from pipeline.records import EvaluationRecord, RunRecord, SweepRecord, from_json, to_json
 from pipeline.reporting.chart import chart
 
 from ..commands import aft
@@ -122,3 +122,13 @@ def test_a_chart_puts_every_point_where_it_belongs():
         "   0       100",
     ]
     assert chart("flat", [(7, 2.5)], width=5, height=3).splitlines()[1:4] == ["    |", "2.5 |*", "    |"]
+
+
+def test_a_trial_that_somebody_has_changed_and_signed_is_not_listed(trained: Path, tmp_path: Path):
+    project = Path(shutil.copytree(trained, tmp_path / "project"))
+    before = len(aft("runs --trials", project).out.splitlines())
+    path = min(project.glob("trials/*/trial.json"))
+    fields = from_json(path.read_bytes())
+    path.write_text(to_json(fields | {"inputs": fields["inputs"] | {"student": "bag"}}))
+    ended = aft("runs --trials", project)
+    assert ended.code == 0 and len(ended.out.splitlines()) == before - 1

@@ -105,9 +105,10 @@ def test_each_combination_of_settings_may_have_weights_of_its_own():
 def test_a_head_that_is_only_searched_is_read():
     methods = [{"name": "logit_kd", "weight": 1.0}]
     followed = read_run(changed(methods=methods, search={"methods.logit_kd.logits": ["probe", "head"]}), "aft")
-    assert followed.reads == (*followed.sources, *followed.own_outputs)
-    assert [source.head for source in followed.own_outputs] == ["logits"] * len(followed.sources)
-    assert read_run(changed(methods=methods), "aft").own_outputs == ()
+    own = followed.own_outputs
+    assert list(own) == ["head"] and followed.reads == (*followed.sources, *own["head"])
+    assert [source.head for source in own["head"]] == ["logits"] * len(followed.sources)
+    assert read_run(changed(methods=methods), "aft").own_outputs == {}
 
 
 def test_a_weight_may_be_left_to_be_found():

@@ -134,6 +134,18 @@ def test_images_come_from_folders_and_files(cnn: Path, tmp_path: Path):
     assert [line["id"] for line in read(tmp_path / "out.csv")] == ["a.png", "b.png", "deep/c.jpg"]
     listed = read(tmp_path / "out.csv.unreadable.csv")
     assert [line["id"] for line in listed] == ["broken.png"] and "not an image" in listed[0]["problem"]
+    (tmp_path / "list.csv").write_text("name,photo\nx,new/a.png\ny,new/broken.png\nz,new/deep/c.jpg\n")
+    table = {"image_column": "photo", "id_column": "name"}
+    done = predict_to(predictor, ImageInputs([str(tmp_path / "list.csv")], table), str(tmp_path / "listed.csv"))
+    assert (done.rows, done.unreadable) == (2, 1)
+    found, same = ({line["id"]: line for line in read(tmp_path / name)} for name in ("listed.csv", "out.csv"))
+    assert list(found) == ["x", "z"]
+    for one, other in (("x", "a.png"), ("z", "deep/c.jpg")):
+        assert found[one]["prediction"] == same[other]["prediction"]
+        shares = [
+            [float(value) for key, value in line.items() if key.startswith("p_")] for line in (found[one], same[other])
+        ]
+        assert shares[0] == pytest.approx(shares[1], abs=1e-5)
     one = str(folder / "a.png")
     predict_to(predictor, ImageInputs([one, str(folder / "deep")]), str(tmp_path / "two.csv"))
     assert [line["id"] for line in read(tmp_path / "two.csv")] == [one, str(folder / "deep" / "c.jpg")]

@@ -57,6 +57,8 @@ def section(
             more = {"model": "test_vit", "weights": str(tiny_vit), "heads": heads}
         case "transformers_vision":
             more = {"model": str(tiny_tower), "heads": ["pooled", "projected", "cls", "tokens"]}
+        case "dual_encoder":
+            more = {"model": str(tiny_tower), "heads": ["pooled", "projected"]}
         case "features":
             np.save("features.npy", np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32))
             Path("ids.txt").write_text("".join(f"row {number}\n" for number in range(9)))

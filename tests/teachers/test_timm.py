@@ -11,10 +11,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pipeline.data import Dataset, PrepareSettings, prepare
 from pipeline.errors import UserError
+from pipeline.extraction import ExtractSettings, extract
 from pipeline.params import parse
 from pipeline.pretrained import _efficientnet as efficientnet
 from pipeline.pretrained import locate
+from pipeline.store import FeatureStore
 from pipeline.teachers import timm
 from pipeline.teachers.timm import ImageModel, Settings
 
@@ -396,3 +399,35 @@ def test_weights_of_another_lite_are_refused() -> None:
         load("tf_efficientnet_lite0", LITE[2])
     with pytest.raises(UserError, match="weights of an EfficientNet, and the model is a ResNet"):
         load("test_resnet", LITE[0])
+
+
+def test_the_largest_logits_are_stored_and_read_back_as_all_of_them(tiny_vit: Path, tmp_path: Path) -> None:
+    rows = [noise(40, 60, seed) for seed in range(24)]
+    teacher = load("test_vit", tiny_vit, heads=["pooled", "logits"], top=20)
+    dense = features_of(teacher, rows)["logits"].numpy()
+    assert teacher.heads["logits"] == (1000,) and teacher.largest == {"logits": 20}
+    for n, row in enumerate(rows):
+        (tmp_path / "raw" / "ab"[n % 2]).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "raw" / "ab"[n % 2] / f"{n:02}.png").write_bytes(row)
+    source = {"family": "image_folder", "path": str(tmp_path / "raw")}
+    prepare(parse(PrepareSettings, {"source": source, "val": 4, "test": 4}, "dataset"), tmp_path / "data")
+    data = Dataset.open(tmp_path / "data")
+    said: list[str] = []
+    extract(data, teacher, tmp_path / "s.zarr", ExtractSettings(dtype="float32"), say=said.append)
+    assert "logits 164 B a row" in said[-1], said
+    store = FeatureStore.open(tmp_path / "s.zarr")
+    order = np.argsort([int(Path(id).stem) for id in data.ids])
+    found = store.reader("logits")(order)
+    for row, exact in zip(found, dense, strict=True):
+        kept = np.argsort(-exact)[:20]
+        rest = np.delete(exact, kept).astype(float)
+        np.testing.assert_allclose(row[kept], exact[kept], rtol=1e-4, atol=1e-4)
+        share = np.log(np.exp(rest).sum()) - np.log(980)
+        np.testing.assert_allclose(np.delete(row, kept), share, rtol=1e-4, atol=1e-4)
+
+
+def test_a_top_that_makes_no_sense_is_refused(tiny_vit: Path) -> None:
+    with pytest.raises(UserError, match="top: 400 of 1,000 logits takes no less room than all; drop it"):
+        load("test_vit", tiny_vit, heads=["logits"], top=400)
+    with pytest.raises(UserError, match="heads has no `logits`; add it, or drop top"):
+        load("test_vit", tiny_vit, top=4)

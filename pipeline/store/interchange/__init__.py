@@ -144,7 +144,7 @@ def export(
         "created_by": dict(store.created_by),
         "shard_rows": layout.shard_rows if rows is None else None,
         "parts": None if parts is None else dict(parts),
-        "dtype": "float32" if stored.dtype == "int8" else stored.dtype,
+        "dtype": "float32" if stored.dtype == "int8" or stored.largest else stored.dtype,
     }
     table = Table(
         len(chosen),
