@@ -310,7 +310,7 @@ def plan(
 def _known_rate(name: str, project: Project) -> tuple[float, dict[str, int], str] | None:
     """Rows per second of the finished extraction by a teacher, bytes a row by head, and what these are from."""
     path, place = project.log("extract", name), project.store(name)
-    if not (file_exists(path) and file_exists(place / "zarr.json")):
+    if not (file_exists(path) and place.exists()):
         return None
     log, store = LogRecord.read(path), FeatureStore.open(place)
     if not log.rows or not log.seconds:
