@@ -1759,9 +1759,15 @@ CASES = [
             ),
             (
                 "a file that is not an image",
+                both(exported_for_images, write("raw/notes.png", "x")),
+                "predict student raw/notes.png",
+                "no row could be read; the first is raw/notes.png: not an image: none of <formats>",
+            ),
+            (
+                "a table without a column of images",
                 exported_for_images,
                 "predict student raw/reviews.csv",
-                "no row could be read; the first is raw/reviews.csv: not an image: none of <formats>",
+                "raw/reviews.csv: no column 'image'; there are 'id', 'text', 'mood'",
             ),
             (
                 "a folder without images",
@@ -2051,7 +2057,7 @@ CASES = [
                 params(lambda values: values.update(trian={})),
                 "check",
                 "params.yaml: unknown section `trian` (did you mean `train`?); allowed are dataset, extract, "
-                "teachers, probe, assess, students, train, machine, runs, sweep",
+                "teachers, probe, assess, students, train, machine, runs, sweep, features",
             ),
             (
                 "no params.yaml",
@@ -2545,11 +2551,11 @@ CASES = [
             (
                 "rows of your own without ids",
                 both(
-                    source("python", factory="mine:rows", kind="image"),
-                    write("mine.py", "from pipeline.datasets import Row\ndef rows(): return [Row('', b'x')]\n"),
+                    source("python", factory="without_ids:rows", kind="image"),
+                    write("without_ids.py", "from pipeline.datasets import Row\ndef rows(): return [Row('', b'x')]\n"),
                 ),
                 "prepare",
-                "mine:rows: item 1 has the id ''; every row needs a text as its id",
+                "without_ids:rows: item 1 has the id ''; every row needs a text as its id",
             ),
             (
                 "a shard that is not there",
@@ -2669,7 +2675,7 @@ CASES = [
                 "images for a student of images, by stdin",
                 exported_for_images,
                 "predict student -",
-                "-: this student reads images; give folders or files of images",
+                "-: this student reads images; give folders, files or tables of images",
             ),
             ("a file of rows that is not there", exported, "predict student nowhere.csv", "nowhere.csv: no such file"),
             (

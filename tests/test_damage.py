@@ -16,7 +16,6 @@ from tests.commands import aft
 from tests.finished import contents, remove
 
 READERS = {
-    "params.yaml": ("join",),
     "data/": ("extract wise", "probe wise", "assess", "join", "train aft", "evaluate aft", "report"),
     "features/wise.json": ("join",),
     "features/wise.zarr/": (
@@ -27,12 +26,17 @@ READERS = {
     "assessments/": ("report",),
     "bundles/": ("evaluate aft", "report"),
     "trials/": ("trials",),
-    "runs/aft/": ("evaluate aft", "report"),
+    "runs/aft/": ("evaluate aft", "report", "export aft --output exported"),
+    "sweeps/": ("report",),
+    "exported/": ("predict exported raw/reviews.csv --output predicted.csv",),
     "evaluations/aft": ("report",),
     "logs/": ("evaluate aft", "report"),
     ".aft/inputs/": ("assess", "train aft", "evaluate aft"),
 }  # fmt: skip
-"""What reads the files of a project, by how their names begin."""
+"""What reads the files of a project, by how their names begin.
+
+params.yaml is not among them: it is the user's, and another valid one is another wish.
+"""
 
 KEPT = {
     "bundles/": ("join",),

@@ -17,7 +17,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from pipeline import images, params, pretrained
-from pipeline.errors import UserError, suggestion
+from pipeline.errors import UserError, count, suggestion
 from pipeline.pretrained.text_body import own_length
 from pipeline.pretrained.text_tokenizer import TextTokenizer
 from pipeline.pretrained.transformers import fetch, one_line, quiet, read_config
@@ -126,8 +126,8 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> Teac
         )
     if missing := sorted(key for key in found["missing_keys"] if not key.endswith("position_ids")):
         raise UserError(
-            f"{name}: its weights lack {len(missing)} of the model's {len(model.state_dict())} tensors, such as "
-            f"{missing[0]!r}; are their names those of transformers?"
+            f"{name}: its weights lack {len(missing)} of {count(len(model.state_dict()), 'tensor')} of the model, "
+            f"such as {missing[0]!r}; are their names those of transformers?"
         )
     recipe = {
         "family": "dual_encoder",

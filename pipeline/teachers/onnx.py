@@ -89,6 +89,11 @@ class Settings(params.Settings):
     max_length: int | None = Field(default=None, ge=1)
 
 
+OF_TEXTS = ("tokenizer", "prompt", "max_length")
+OF_IMAGES = ("size", "resize", "interpolation", "rounding", "scale", "mean", "std", "layout", "channels")
+"""Settings that only models of texts have, and only those of images."""
+
+
 def load(settings: Settings, precision: Precision, device: torch.device) -> "OnnxModel":
     """The teacher, ready on a device.
 
@@ -97,9 +102,10 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Onn
             preprocessing is not stated; its tokenizer is missing or does not fit; or its features are random.
     """
     graph = OnnxGraph(pretrained.locate(settings.model), settings.model, device)
-    settings = _with_preprocessing(settings)
     kind = OnnxTexts if TEXTS[0] in graph.inputs else OnnxImages
-    return kind(graph, settings, precision, device)
+    if idle := [name for name in (OF_IMAGES if kind is OnnxTexts else OF_TEXTS) if name in settings.model_fields_set]:
+        raise UserError(f"{settings.model}: {idle[0]}: has no effect on a model of {kind.kind}s; remove it")
+    return kind(graph, _with_preprocessing(settings), precision, device)
 
 
 class OnnxModel(Teacher):

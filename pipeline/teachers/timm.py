@@ -11,7 +11,7 @@ from timm.data import create_transform
 from torch import Tensor, nn
 
 from pipeline import images, params, pretrained
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.pretrained.timm import TimmModel, arguments, data_configuration
 from pipeline.teachers import Precision, Teacher
 
@@ -144,12 +144,13 @@ class ImageModel(Teacher):
         if settings.top is None:
             if classes > MANY:
                 self.notes += (
-                    f"its {classes:,} logits are {2 * classes:,} bytes a row; `top: 50` keeps the largest in "
+                    f"its {count(classes, 'logit')} are {2 * classes:,} bytes a row; `top: 50` keeps the largest in "
                     f"{6 * 50 + 2}",
                 )
         elif 3 * settings.top >= classes:
             raise UserError(
-                f"{settings.model}: top: {settings.top} of {classes:,} logits takes no less room than all; drop it"
+                f"{settings.model}: top: {settings.top} of {count(classes, 'logit')} takes no less room than all; "
+                "drop it"
             )
         else:
             self.largest = {"logits": settings.top}

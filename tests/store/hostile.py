@@ -152,7 +152,9 @@ ARRAYS: dict[str, Callable[[dict[str, Any]], object]] = {
     "a chunk of 10^15 bytes": lambda array: array["chunk_grid"]["configuration"].update(chunk_shape=[10**15, 4]),
     "a grid of nobody": lambda array: array.update(chunk_grid={"name": "rectilinear", "configuration": {"a": []}}),
     "keys that lead out": lambda array: array["chunk_key_encoding"]["configuration"].update(separator="/../"),
-    "codecs in codecs": lambda array: array.update(codecs=[{"name": "sharding_indexed", "configuration": array}] * 2),
+    "codecs in codecs": lambda array: array.update(
+        codecs=[{"name": "sharding_indexed", "configuration": dict(array)}] * 2
+    ),
     "numcodecs": lambda array: array.update(codecs=[{"name": "numcodecs.pickle", "configuration": {}}]),
     "the format of 2": lambda array: array.update(zarr_format=2),
 }

@@ -137,8 +137,7 @@ def test_what_is_no_student_is_one_line(project: Path, encoder: Path, change: di
 def test_the_short_form():
     expected = {"family": "python", "factory": "my.models:make", "kind": "image"}
     assert expand("python:my.models:make", "students", "image", "here") == expected
-    with pytest.raises(UserError, match="here: 'python:m:f': teachers cannot be a function of your own"):
-        expand("python:m:f", "teachers", "image", "here")
+    assert expand("python:m:f", "teachers", "image", "here") == {"family": "python", "factory": "m:f"}
 
 
 def test_random_numbers_of_a_training_do_not_depend_on_the_trial_run(project: Path, encoder: Path):
