@@ -28,8 +28,7 @@ from pipeline.progress import duration
 from pipeline.project import Project
 from pipeline.records import LogRecord
 from pipeline.runs import read_run
-from pipeline.store import FeatureStore, Shard
-from pipeline.store.format import default_shard_rows
+from pipeline.store import FeatureStore, Shard, default_shard_rows
 from pipeline.teachers import Teacher
 from pipeline.training import TrainSettings, train_settings
 from pipeline.views import teacher_views
@@ -191,7 +190,7 @@ def estimate(name: str, params: Params, project: Project = Project()) -> Estimat
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExtractionPlan:
     """An extraction of many rows by many GPUs, each with a process of its own.
 
     Attributes:
@@ -237,7 +236,7 @@ class Plan:
         views = f", each with {count(self.views, 'view')}" if self.views else ""
         heads = ", ".join(f"{head} {number:,} B a row" for head, number in self.row_bytes.items())
         price = "" if self.cost is None else f", cost {self.cost:,.2f}"
-        each = f" of {self.part_rows:,} rows" if self.parts > 1 else ""
+        each = f" of {count(self.part_rows, 'row')}" if self.parts > 1 else ""
         lines = [
             f"{self.teacher}: {count(self.rows, 'row')}{views}, by {count(self.gpus, 'GPU')}",
             f"speed: {self.rows_per_second:,.0f} rows/s each ({self.measured}), "
@@ -245,7 +244,7 @@ class Plan:
             f"time: {duration(self.seconds)}; {self.gpu_hours:,.1f} GPU hours{price}",
             f"size: {size(self.bytes)} ({heads})",
             f"layout: {count(self.parts, 'dataset')}{each}, each with a store; {count(self.shards, 'shard')} of "
-            f"{self.shard_rows:,} rows a head, {self.files:,} files",
+            f"{count(self.shard_rows, 'row')} a head, {count(self.files, 'file')}",
             f"memory: {size(self.prepare_bytes)} to prepare a dataset, {size(self.writer_bytes)} a process that writes "
             "its store",
         ]
@@ -259,7 +258,7 @@ class Plan:
 
 def plan(
     name: str, params: Params, rows: int, gpus: int = 1, price: float | None = None, project: Project = Project()
-) -> Plan:
+) -> ExtractionPlan:
     """What extracting `rows` rows with the teacher `name` takes, at the speed that it has in this project.
 
     The speed is that of the project's finished extraction by this teacher, if there is one; otherwise it is measured
@@ -285,7 +284,7 @@ def plan(
     shard_rows = settings.shard_rows or default_shard_rows(part_rows, max(row_bytes.values()))
     shards = (parts - 1) * -(-part_rows // shard_rows) + -(-(rows - (parts - 1) * part_rows) // shard_rows)
     gpu_hours = work.seconds * gpus / 3600
-    return Plan(
+    return ExtractionPlan(
         teacher=name,
         rows=rows,
         views=more,
@@ -316,7 +315,7 @@ def _known_rate(name: str, project: Project) -> tuple[float, dict[str, int], str
     if not log.rows or not log.seconds:
         return None
     row_bytes = {head: kept.row_bytes for head, kept in store.heads.items() if kept.view is None}
-    return log.rows / log.seconds, row_bytes, f"{log.rows:,} rows on {log.device} in {path}"
+    return log.rows / log.seconds, row_bytes, f"{count(log.rows, 'row')} on {log.device} in {path}"
 
 
 def _measured_rate(name: str, params: Params, project: Project) -> tuple[float, dict[str, int], str]:

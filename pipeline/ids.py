@@ -15,7 +15,7 @@ BLOCK_ROWS = 1 << 16
 """Ids that are decoded, compared or hashed at a time."""
 
 
-class Part(NamedTuple):
+class Block(NamedTuple):
     """Ids of consecutive rows: their bytes, where the first begins, and where each of them ends [n]."""
 
     text: np.ndarray
@@ -37,9 +37,9 @@ class Ids(Sequence[str]):
         UserError: reading ids that are damaged.
     """
 
-    def __init__(self, parts: Iterable[Part], where: str = ""):
+    def __init__(self, parts: Iterable[Block], where: str = ""):
         # Slices of plain arrays are made in a fifth of the time of those of `np.memmap`.
-        self._parts = [Part(np.asarray(text), begin, np.asarray(ends)) for text, begin, ends in parts]
+        self._parts = [Block(np.asarray(text), begin, np.asarray(ends)) for text, begin, ends in parts]
         self._where = where
         self._stops = list(accumulate(len(part.ends) for part in self._parts))
 
@@ -55,7 +55,7 @@ class Ids(Sequence[str]):
             return names
         encoded = [str(name).encode() for name in names]
         text = np.frombuffer(b"".join(encoded), np.uint8)
-        return cls([Part(text, 0, np.cumsum([len(name) for name in encoded], dtype=np.int64))])
+        return cls([Block(text, 0, np.cumsum([len(name) for name in encoded], dtype=np.int64))])
 
     def __len__(self) -> int:
         return self._stops[-1] if self._stops else 0
@@ -128,7 +128,7 @@ class Ids(Sequence[str]):
             raise self._damaged(row, row)
         return self._decoded(text[begin:end].tobytes())
 
-    def _span(self, part: Part, at: int, first: int, last: int) -> tuple[int, np.ndarray]:
+    def _span(self, part: Block, at: int, first: int, last: int) -> tuple[int, np.ndarray]:
         """Where the bytes of rows first to last - 1 of a part begin, and where each of them ends, int64.
 
         Raises:
@@ -150,10 +150,10 @@ class Ids(Sequence[str]):
             raise UserError(f"{self._where}the row index is damaged: the id of a row is {name!r}") from None
 
 
-def _part_of_arrow(chunk: Any) -> Part:
+def _part_of_arrow(chunk: Any) -> Block:
     _, ends, text = chunk.buffers()
     places = np.frombuffer(ends, np.int32)[chunk.offset :][: len(chunk) + 1]
-    return Part(np.frombuffer(text or b"", np.uint8), int(places[0]), places[1:])
+    return Block(np.frombuffer(text or b"", np.uint8), int(places[0]), places[1:])
 
 
 class Places:

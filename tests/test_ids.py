@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline import ids as module
 from pipeline.errors import UserError
-from pipeline.ids import Ids, Part, Places, Repeats
+from pipeline.ids import Block, Ids, Places, Repeats
 
 NAMES = st.lists(st.text(max_size=5), max_size=20)
 
@@ -22,7 +22,7 @@ def in_parts(names: list[str], cuts: list[int]) -> Ids:
     for start, stop in pairwise(sorted({0, *cuts, len(names)})):
         encoded = [name.encode() for name in names[start:stop]]
         ends = 3 + np.cumsum([len(name) for name in encoded])
-        parts.append(Part(np.frombuffer(b"xyz" + b"".join(encoded) + b"!", np.uint8), 3, ends))
+        parts.append(Block(np.frombuffer(b"xyz" + b"".join(encoded) + b"!", np.uint8), 3, ends))
     return Ids(parts)
 
 
@@ -103,6 +103,6 @@ def test_damaged_ids_are_refused() -> None:
     text = np.frombuffer(b"abc\xff", np.uint8)
     for ends in ([2, 1], [1, 9]):
         with pytest.raises(UserError, match="here: the row index is damaged: ids of rows 0-1 end before they begin"):
-            list(Ids([Part(text, 0, np.array(ends))], "here: "))
+            list(Ids([Block(text, 0, np.array(ends))], "here: "))
     with pytest.raises(UserError, match=r"here: the row index is damaged: the id of a row is b'c\\xff'"):
-        list(Ids([Part(text, 2, np.array([4]))], "here: "))
+        list(Ids([Block(text, 2, np.array([4]))], "here: "))

@@ -14,7 +14,7 @@ and `verification`, which are imported when needed.
 """
 
 from pipeline.store.changes import differences
-from pipeline.store.format import Dtype, Head, Shard
+from pipeline.store.format import Dtype, Head, Shard, default_shard_rows
 from pipeline.store.memory import available_memory
 from pipeline.store.reader import Reader, Together
 from pipeline.store.remote import Pointer, is_remote, stand_for
@@ -38,6 +38,7 @@ __all__ = [
     "available_memory",
     "cache",
     "copying",
+    "default_shard_rows",
     "differences",
     "inspection",
     "interchange",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import UserError, count
-from pipeline.ids import BLOCK_ROWS, Ids, Part, Places
+from pipeline.ids import BLOCK_ROWS, Block, Ids, Places
 from pipeline.store.backends import Backend
 from pipeline.store.format import Layout
 
@@ -51,14 +51,14 @@ class RowIndex:
         lengths, self.id_bytes = given.encoded(0, len(given))
         self.id_ends = np.cumsum(lengths)
         self.digests = values.reshape(-1, DIGEST_BYTES)
-        self.ids = Ids([Part(self.id_bytes, 0, self.id_ends)])
+        self.ids = Ids([Block(self.id_bytes, 0, self.id_ends)])
 
     @classmethod
     def of_arrays(cls, id_bytes: np.ndarray, id_ends: np.ndarray, digests: np.ndarray, where: str = "") -> "RowIndex":
         """The index in these arrays, which were read from a store; `where` it is, for messages, ends with a colon."""
         index = cls.__new__(cls)
         index.id_bytes, index.id_ends, index.digests = id_bytes, id_ends, digests
-        index.ids = Ids([Part(id_bytes, 0, id_ends)], where)
+        index.ids = Ids([Block(id_bytes, 0, id_ends)], where)
         return index
 
     def __len__(self) -> int:
