@@ -380,3 +380,14 @@ def test_odd_pt_is_refused(tmp_path: Path, wrong: object):
     torch.save({"train": wrong}, tmp_path / "x.pt")
     with pytest.raises(UserError, match="expected a dict of float tensors"):
         import_features(tmp_path / "x.pt", tmp_path / "x.zarr")
+
+
+@pytest.mark.parametrize("file", ["rows/digests/c.0.0", "rows/id_bytes/c.0"])
+def test_damaged_ids_and_digests_are_not_exported(make: Any, ids: list[str], tmp_path: Path, file: str):
+    make(ids)
+    content = bytearray((make.path / file).read_bytes())
+    content[-1] ^= 1
+    (make.path / file).write_bytes(content)
+    with pytest.raises(UserError, match="rows: the row index is damaged; restore it or extract again"):
+        export(FeatureStore.open(make.path), tmp_path / "x.parquet")
+    assert not (tmp_path / "x.parquet").exists()

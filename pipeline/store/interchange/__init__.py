@@ -127,7 +127,7 @@ def export(
         parts: for `.pt`: how many of the rows, in order, are `train` and `test`; all are `train` if None.
 
     Raises:
-        UserError: the format is unknown, there is no such head, or the disk is full.
+        UserError: the format is unknown, there is no such head, the row index is damaged, or the disk is full.
     """
     target = Path(target)
     module = _format(target)
@@ -136,6 +136,9 @@ def export(
     chosen = np.arange(len(store)) if rows is None else np.asarray(rows)
     stored = store.heads[name]
     layout = store.layout
+    # Features are compared with their checksums; ids and digests of contents have one of their own.
+    if store.rows.digest() != layout.rows_digest:
+        raise UserError(f"{store.path}/rows: the row index is damaged; restore it or extract again")
     about: dict[str, Any] = {
         "dataset": store.dataset,
         "recipe": dict(store.recipe),
