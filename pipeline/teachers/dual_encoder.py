@@ -26,6 +26,7 @@ from pipeline.sources import ZERO_SHOT
 from pipeline.tasks import Task
 from pipeline.teachers import Precision, Teacher
 from pipeline.teachers._configuration import plain
+from pipeline.teachers._images import ImageTeacher
 
 VERSION = 1
 """Increased whenever this file gives other features for the same recipe."""
@@ -254,11 +255,8 @@ class TextSide(Teacher):
         return {head: found[head] for head in self.heads}
 
 
-class ImageSide(Teacher):
+class ImageSide(ImageTeacher):
     """The tower of images. A transformed image is what the model's processor makes of it, arrays by name."""
-
-    kind: Literal["image"] = "image"
-    uniform = True
 
     def __init__(
         self,
@@ -318,16 +316,10 @@ class ImageSide(Teacher):
             parts.append(nn.functional.normalize(_features(self.model, "text", batch)[1], dim=1))
         return nn.functional.normalize(torch.cat(parts).unflatten(0, (-1, templates)).mean(1), dim=1)
 
-    def transform(self, content: str | bytes | Image.Image) -> dict[str, np.ndarray]:
-        """Decode, then apply the model's own processor."""
-        assert not isinstance(content, str)
-        image = images.decode(content) if isinstance(content, bytes) else content
+    def preprocess(self, image: Image.Image) -> dict[str, np.ndarray]:
+        """What the model's own processor makes of it, by name: pixels [3, h, w], float32, and whatever else."""
         found = self.processor(images=image.convert("RGB"), return_tensors="np")
         return {key: np.ascontiguousarray(values[0]) for key, values in found.items()}
-
-    def cost(self, example: Any) -> int:
-        """All images are of one size."""
-        return 1
 
     def collate(self, examples: Sequence[Mapping[str, np.ndarray]]) -> Mapping[str, Tensor]:
         """Pixels [n, 3, h, w], float32, and whatever else the processor makes."""

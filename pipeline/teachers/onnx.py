@@ -21,6 +21,7 @@ from pipeline.pretrained.text_tokenizer import TextTokenizer
 from pipeline.pretrained.transformers import read_json
 from pipeline.teachers import Precision, Teacher
 from pipeline.teachers._batches import ROUNDING, depends_on_batch
+from pipeline.teachers._images import ImageTeacher
 from pipeline.teachers._pooling import Pooling, pool
 
 try:
@@ -179,11 +180,8 @@ class OnnxModel(Teacher):
         )
 
 
-class OnnxImages(OnnxModel):
+class OnnxImages(ImageTeacher, OnnxModel):
     """A model of images. A transformed image is its pixels [h, w, c], uint8."""
-
-    kind: Literal["image"] = "image"
-    uniform = True
 
     def __init__(self, graph: OnnxGraph, settings: Settings, precision: Precision, device: torch.device):
         super().__init__(graph, settings, precision, device)
@@ -245,10 +243,8 @@ class OnnxImages(OnnxModel):
             )
         self.mean, self.std = np.array(mean, np.float32), np.array(std, np.float32)
 
-    def transform(self, content: str | bytes | Image.Image) -> np.ndarray:
-        """Decode, resize and crop as stated."""
-        assert not isinstance(content, str)
-        image = images.decode(content) if isinstance(content, bytes) else content
+    def preprocess(self, image: Image.Image) -> np.ndarray:
+        """Resize and crop as stated: [h, w, c], uint8."""
         image = image.convert("RGB" if self.channels == 3 else "L")
         size, shorter = self.size, self.settings.resize
         how = InterpolationMode(self.settings.interpolation)
@@ -261,14 +257,6 @@ class OnnxImages(OnnxModel):
             left, top = (width - size) // 2, (height - size) // 2
             image = image.crop((left, top, left + size, top + size))
         return np.array(image).reshape(size, size, -1)
-
-    def cost(self, example: np.ndarray) -> int:
-        """All images are of one size."""
-        return 1
-
-    def collate(self, examples: Sequence[np.ndarray]) -> Mapping[str, Tensor]:
-        """Pixels [n, h, w, c], uint8."""
-        return {"pixels": torch.from_numpy(np.stack(examples))}
 
     @torch.inference_mode()
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

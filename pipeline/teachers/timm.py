@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from pipeline import images, params, pretrained
 from pipeline.errors import UserError, count
 from pipeline.pretrained.timm import TimmModel, arguments, data_configuration
-from pipeline.teachers import Precision, Teacher
+from pipeline.teachers import Precision
+from pipeline.teachers._images import ImageTeacher
 
 VERSION = 1
 """Increased whenever this file gives other features for the same recipe."""
@@ -91,11 +92,8 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Ima
     return ImageModel(model, recipe, config, settings, getattr(torch, precision), device, notes)
 
 
-class ImageModel(Teacher):
+class ImageModel(ImageTeacher):
     """A timm model. A transformed image is its pixels [h, w, c], uint8; they are normalised on the model's device."""
-
-    kind: Literal["image"] = "image"
-    uniform = True
 
     def __init__(
         self,
@@ -178,24 +176,17 @@ class ImageModel(Teacher):
                 f"{name}: its layers cannot be computed in one pass with the others; remove them from `heads`"
             )
 
-    def transform(self, content: str | bytes | Image.Image) -> np.ndarray:
-        """Decode, resize and crop as the model was trained for."""
-        assert not isinstance(content, str)
-        image = images.decode(content) if isinstance(content, bytes) else content
+    def preprocess(self, image: Image.Image) -> np.ndarray:
+        """Resize and crop as the model was trained for: [h, w, c], uint8.
+
+        That is a quarter of the bytes to move, and already in the order that convolutions like.
+        """
         if self.channels == 1:
             return self.resize(image.convert("L")).permute(1, 2, 0).numpy()
         # A grey image is resized as one channel, for a third of the work, and copied to three: the same pixels.
         one = image.mode == "L" and self.recipe["transform"]["crop_mode"] != "border"
         pixels = self.resize(image if one else image.convert("RGB"))
         return pixels.expand(3, -1, -1).permute(1, 2, 0).numpy()
-
-    def cost(self, example: np.ndarray) -> int:
-        """All images are of one size."""
-        return 1
-
-    def collate(self, examples: Sequence[np.ndarray]) -> Mapping[str, Tensor]:
-        """Pixels [n, h, w, c], uint8: a quarter of the bytes to move, and already in the order convolutions like."""
-        return {"pixels": torch.from_numpy(np.stack(examples))}
 
     @torch.inference_mode()
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,7 +19,8 @@ from torchvision.transforms import functional
 from pipeline import images, params, pretrained
 from pipeline.errors import UserError, count, listed
 from pipeline.provenance import digest_of
-from pipeline.teachers import Precision, Teacher
+from pipeline.teachers import Precision
+from pipeline.teachers._images import ImageTeacher
 
 VERSION = 1
 """Increased whenever this file gives other features for the same recipe."""
@@ -100,11 +101,8 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Cla
     return Classifier(model.to(getattr(torch, precision)), preset, recipe, settings, device)
 
 
-class Classifier(Teacher):
+class Classifier(ImageTeacher):
     """A model of torchvision. A transformed image is its pixels [3, h, w], uint8, normalised on the device."""
-
-    kind: Literal["image"] = "image"
-    uniform = True
 
     def __init__(
         self, model: nn.Module, preset: Any, recipe: Mapping[str, Any], settings: Settings, device: torch.device
@@ -147,21 +145,11 @@ class Classifier(Teacher):
                 "other `weights` may have less",
             )
 
-    def transform(self, content: str | bytes | Image.Image) -> np.ndarray:
-        """Decode, resize and crop as the weights' own transforms do."""
-        assert not isinstance(content, str)
-        image = images.decode(content) if isinstance(content, bytes) else content
+    def preprocess(self, image: Image.Image) -> np.ndarray:
+        """Resize and crop as the weights' own transforms do: [3, h, w], uint8."""
         preset = self.preset
         image = functional.resize(image.convert("RGB"), preset.resize_size, preset.interpolation)
         return np.ascontiguousarray(np.asarray(functional.center_crop(image, preset.crop_size)).transpose(2, 0, 1))
-
-    def cost(self, example: np.ndarray) -> int:
-        """All images are of one size."""
-        return 1
-
-    def collate(self, examples: Sequence[np.ndarray]) -> Mapping[str, Tensor]:
-        """Pixels [n, 3, h, w], uint8."""
-        return {"pixels": torch.from_numpy(np.stack(examples))}
 
     @torch.inference_mode()
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

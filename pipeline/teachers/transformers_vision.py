@@ -15,8 +15,9 @@ from pipeline import images, params, pretrained
 from pipeline.errors import UserError, count
 from pipeline.pretrained.transformers import fetch, one_line, quiet
 from pipeline.provenance import digest_of
-from pipeline.teachers import Precision, Teacher
+from pipeline.teachers import Precision
 from pipeline.teachers._configuration import plain
+from pipeline.teachers._images import ImageTeacher
 
 VERSION = 1
 """Increased whenever this file gives other features for the same recipe."""
@@ -97,11 +98,8 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Ima
     return ImageTower(tower, projection, processor, recipe, settings, vision, not lacking, device)
 
 
-class ImageTower(Teacher):
+class ImageTower(ImageTeacher):
     """An image model of transformers. A transformed image is the output of its processor, [3, h, w], float32."""
-
-    kind: Literal["image"] = "image"
-    uniform = True
 
     def __init__(
         self,
@@ -154,20 +152,10 @@ class ImageTower(Teacher):
             for head, value in self.forward({"pixels": torch.from_numpy(blank)[None].to(device)}).items()
         }
 
-    def transform(self, content: str | bytes | Image.Image) -> np.ndarray:
-        """Decode, then apply the model's own processor."""
-        assert not isinstance(content, str)
-        image = images.decode(content) if isinstance(content, bytes) else content
+    def preprocess(self, image: Image.Image) -> np.ndarray:
+        """What the model's own processor makes of it: [3, h, w], float32."""
         pixels = self.processor(images=image.convert("RGB"), return_tensors="np")["pixel_values"][0]
         return np.ascontiguousarray(pixels, np.float32)
-
-    def cost(self, example: np.ndarray) -> int:
-        """All images are of one size."""
-        return 1
-
-    def collate(self, examples: Sequence[np.ndarray]) -> Mapping[str, Tensor]:
-        """Pixels [n, 3, h, w], float32."""
-        return {"pixels": torch.from_numpy(np.stack(examples))}
 
     @torch.inference_mode()
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
