@@ -27,7 +27,7 @@ from pipeline.machine import Machine, cores
 from pipeline.params import BESIDES, Params
 from pipeline.progress import duration
 from pipeline.project import Project
-from pipeline.provenance import versions
+from pipeline.provenance import OF_FEATURES, versions
 from pipeline.store import available_memory
 from pipeline.students import kind_of, student_blueprint
 from pipeline.tasks import Task
@@ -147,18 +147,7 @@ def doctor(params: Params, project: Project = Project()) -> Health:
 
 
 def _versions() -> Iterator[Finding]:
-    found = versions(
-        "aft-pipeline",
-        "torch",
-        "timm",
-        "transformers",
-        "torchvision",
-        "tokenizers",
-        "onnxruntime",
-        "pillow",
-        "numpy",
-        "zarr",
-    )
+    found = versions(*OF_FEATURES, "zarr")
     on = f"{platform.system()} {platform.machine()}"
     yield Finding("versions", "ok", ", ".join(f"{name} {version}" for name, version in found.items()) + f"; {on}")
 

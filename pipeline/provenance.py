@@ -45,6 +45,12 @@ def digest_files(root: Path, names: Sequence[str] | None = None) -> str:
     return hasher.hexdigest()[:32]
 
 
+OF_FEATURES = (
+    "aft-pipeline", "torch", "timm", "transformers", "torchvision", "tokenizers", "onnxruntime", "pillow", "numpy",
+)  # fmt: skip
+"""Packages that a teacher's features may depend on."""
+
+
 def versions(*packages: str) -> dict[str, str]:
     """Installed versions of packages, and Python's; those not installed are left out."""
     found = {"python": platform.python_version()}

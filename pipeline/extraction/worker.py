@@ -17,7 +17,7 @@ from pipeline.extraction.loader import Batch, Loader, slices
 from pipeline.extraction.settings import ExtractSettings
 from pipeline.extraction.variety import Variety
 from pipeline.machine import is_out_of_memory
-from pipeline.provenance import versions
+from pipeline.provenance import OF_FEATURES, versions
 from pipeline.sources import view_head
 from pipeline.store import Dtype, Head, RowIndex, Shard, StoreWriter, Widened
 from pipeline.teachers import Teacher
@@ -115,17 +115,7 @@ class ShardWorker:
             recipe=recipe_of(teacher, data),
             heads=self._asked,
             shard_rows=settings.shard_rows,
-            created_by=versions(
-                "aft-pipeline",
-                "torch",
-                "timm",
-                "transformers",
-                "torchvision",
-                "tokenizers",
-                "onnxruntime",
-                "pillow",
-                "numpy",
-            ),
+            created_by=versions(*OF_FEATURES),
         )
         self.variety = Variety(str(out))
 
