@@ -188,17 +188,17 @@ def _stage(arguments: Sequence[str], folder: Path, output: Path) -> NoReturn:
             os.dup2(file.fileno(), stream)
     os.environ["AFT_CACHE"] = str(folder / "cache")
     sys.argv = ["aft", *arguments]
-    code: Any = 1
+    code = 1
     try:
         command.run(cli.app, "aft")
     except SystemExit as end:
-        code = end.code
-    except BaseException:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:  # its process ends here, with code 1
         traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else 0)
+        os._exit(code)
 
 
 def memory(process: int) -> int:

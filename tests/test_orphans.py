@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,25 +13,12 @@ import yaml
 
 from tests.commands import aft
 from tests.finished import COMMANDS, contents, remove
+from tests.running import LONG, nobody_left, session
 
 ROOT = Path(__file__).parent.parent
 
 STEPS = 1_000_000
 """So many that no training ends by itself."""
-
-LONG = 600.0
-"""Seconds that a busy machine may need to begin, or to end."""
-
-
-def session(leader: int) -> list[int]:
-    """The processes of a session that are at work."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            state, _, _, of, *_ = path.read_text().rpartition(")")[2].split()
-            if int(of) == leader and state != "Z":
-                found.append(int(path.parent.name))
-    return found
 
 
 def end(line: str, project: Path, number: int, begun: str, processes: int = 1) -> tuple[int, str]:
@@ -61,10 +47,7 @@ def end(line: str, project: Path, number: int, begun: str, processes: int = 1) -
         # A terminal sends Ctrl-C to all processes; the others are for the command alone.
         (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
         running.wait(LONG)
-        deadline = time.monotonic() + LONG
-        while left := session(running.pid):
-            assert time.monotonic() < deadline, left
-            time.sleep(0.05)
+        nobody_left(running.pid)
     finally:
         for pid in session(running.pid):
             os.kill(pid, signal.SIGKILL)

@@ -22,6 +22,7 @@ from pipeline.teachers import dual_encoder as family
 from pipeline.teachers.dual_encoder import Settings
 
 from .test_timm import features_of, noise
+from .test_transformers_vision import save as save_tower
 
 CPU = torch.device("cpu")
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -98,15 +99,9 @@ MODELS: dict[str, Any] = {
 
 
 def save(folder: Path, model: Any, processor: Any) -> Any:
-    """A folder with weights as large as those of a trained model: with the usual ones all features are nearly one."""
-    torch.manual_seed(0)
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.2)
-    model.eval().save_pretrained(folder)
-    processor.save_pretrained(folder)
+    """A folder with the model, its processor and its tokenizer."""
     tokenizer().save_pretrained(folder)
-    return model
+    return save_tower(folder, model, processor)
 
 
 def load(folder: Path, precision: Any = "float32", **settings: Any) -> Teacher:

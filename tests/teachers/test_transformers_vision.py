@@ -32,6 +32,7 @@ def load(folder: Path, **settings: Any) -> ImageTower:
 
 
 def save(folder: Path, model: Any, processor: Any) -> Any:
+    """A folder with weights as large as those of a trained model: with the usual ones all features are nearly one."""
     torch.manual_seed(0)
     for parameter in model.parameters():
         if parameter.ndim > 1:

@@ -12,7 +12,7 @@ from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.records import RunRecord, TrialRecord
 from pipeline.runs import Candidate
-from pipeline.students import load_student
+from pipeline.students import Student, load_student
 from pipeline.training import train, trial
 from pipeline.training.config import Plan
 from pipeline.training.session import Session
@@ -69,17 +69,23 @@ def test_options_that_are_off_are_no_other_trial(project: Path, params: Params):
     assert trials(project) == 2
 
 
+def student_of(session: Session) -> Student:
+    """The student of one training, of the first seed."""
+    training = trial.run_trial(session, 0, Candidate(()))
+    with pytest.raises(StopIteration) as end:
+        while True:
+            next(training)
+    student: Student = end.value.value.student
+    return student
+
+
 def test_parts_of_a_step_give_the_student_of_the_whole(project: Path, params: Params):
     params.values["students"]["bag"]["dropout"] = 0.0
     weights = []
     for parts in (1, 4):
         params.values["runs"]["none"]["train"] = {"accumulate": parts, "class_weights": "balanced", "steps": 8}
         session = Session(Plan.read("none", params, Project(project)))
-        training = trial.run_trial(session, 0, Candidate(()))
-        with pytest.raises(StopIteration) as end:
-            while True:
-                next(training)
-        weights.append(end.value.value.student.state_dict())
+        weights.append(student_of(session).state_dict())
     for name, value in weights[0].items():
         assert torch.allclose(value, weights[1][name], atol=1e-6), name
 
@@ -105,11 +111,7 @@ def test_channels_last_trains_the_same_student(tmp_path: Path):
         student = trial.start(session, 0, Candidate(())).student
         filters = [x for x in student.parameters() if x.ndim == 4 and min(x.shape) > 1]
         assert filters and all(x.is_contiguous(memory_format=torch.channels_last) == last for x in filters)
-        training = trial.run_trial(session, 0, Candidate(()))
-        with pytest.raises(StopIteration) as end:
-            while True:
-                next(training)
-        weights.append(end.value.value.student.state_dict())
+        weights.append(student_of(session).state_dict())
     for name, value in weights[0].items():
         assert torch.allclose(value, weights[1][name], atol=1e-4), name
 
