@@ -30,6 +30,7 @@ NO_RESULT_DEPENDS_ON = frozenset(
         "pipeline/checks.py",
         # Measures, and keeps nothing.
         "pipeline/estimate.py",
+        "pipeline/plan.py",
         # This file decides when stages run again.
         "pipeline/code.py",
         # Messages.

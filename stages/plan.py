@@ -21,7 +21,7 @@ def main(
     The speed is that of the teacher's finished extraction in this project, or is measured on a few batches.
     """
     from pipeline.errors import UserError
-    from pipeline.estimate import plan
+    from pipeline.plan import plan
 
     try:
         number = float(rows.replace("_", ""))

@@ -118,6 +118,17 @@ def project(made_project: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def third(project: Path, tmp_path: Path) -> Path:
+    """A project with a teacher that has no features yet."""
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["teachers"]["third"] = {"family": "transformers", "model": str(write_encoder(tmp_path / "m", WORDS))}
+    params["runs"]["third"] = {"student": "bag", "teachers": ["third"], "methods": {"aft": {"weight": 1.0}}}
+    params["runs"]["long"] = params["runs"]["third"] | {"train": {"steps": 3000}}
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    return project
+
+
+@pytest.fixture
 def params(project: Path) -> Params:
     """The settings of that copy."""
     return Params.load(project / "params.yaml")

@@ -62,6 +62,7 @@ ROOMS = [
     "serving",
     "checks",
     "estimate",
+    "plan",
     "doctor",
     "reference",
 ]
