@@ -1,4 +1,4 @@
-"""Files and locks of this machine: written whole or not at all, and claimed by one process at a time."""
+"""Files and folders of this machine: written whole or not at all, and read once it is known what they are."""
 
 import errno
 import fcntl
@@ -6,10 +6,8 @@ import io
 import os
 import re
 import shutil
-import socket
 import stat
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -239,7 +237,7 @@ def _emptied_alone(partial: Path) -> int:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_EX)
         # While this process waited, another may have given the file its name, or removed it.
-        if _same_file(handle, partial):
+        if same_file(handle, partial):
             os.ftruncate(handle, 0)
             return handle
         os.close(handle)
@@ -327,7 +325,7 @@ def _folder_alone(path: Path) -> tuple[Path, int]:
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             with suppress(OSError):  # a file system without locks: nothing there counts as abandoned
                 fcntl.flock(handle, fcntl.LOCK_EX)
-            if _same_file(handle, folder):
+            if same_file(handle, folder):
                 return folder, handle
             os.close(handle)
 
@@ -362,97 +360,8 @@ def replace_folder(new: Path, folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-class Lock:
-    """An advisory lock on a file, which the kernel releases when its holder ends, even if it is killed.
-
-    So there are no stale locks: a file left by a dead process is not locked. The file's text names its last holder, for
-    messages.
-    """
-
-    lingers = 0.0
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._handle: int | None = None
-
-    def acquire(self, exclusive: bool = True, patience: float = 0.0) -> bool:
-        """Try for `patience` seconds; returns whether it is held now. Acquiring a held lock changes its kind."""
-        deadline = time.monotonic() + patience
-        pause = 0.01
-        while not self._try(fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH):
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(pause)
-            pause = min(2 * pause, 0.25)
-        return True
-
-    def release(self) -> None:
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
-
-    def confirm(self) -> None:
-        """Nothing: the kernel does not take a lock away."""
-
-    def owner(self) -> str:
-        """The holder of the lock, as far as known from the file."""
-        try:
-            return self.path.read_text(encoding="utf-8").strip() or "another process"
-        except OSError:
-            return "another process"
-
-    def _try(self, kind: int) -> bool:
-        while True:
-            handle = self._handle
-            if handle is None:
-                make_folder(self.path.parent, sync_name=False)  # no lock is held after a power cut
-                try:
-                    handle = own_file(self.path, os.O_RDWR | os.O_CREAT)
-                except FileNotFoundError:  # the folder was deleted in the meantime
-                    continue
-                except OSError as error:
-                    if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
-                        raise UserError(f"{self.path}: is not a lock file ({error.strerror}); delete it") from None
-                    raise explained(error, self.path) from error
-            try:
-                fcntl.flock(handle, kind | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if self._handle is None:
-                    os.close(handle)
-                return False
-            except OSError as error:
-                os.close(handle)
-                self._handle = None
-                raise UserError(
-                    f"{self.path}: this file system has no locks ({error.strerror}); use a local disk"
-                ) from None
-            # An untrusted store may hold anything under the name of a lock.
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                os.close(handle)
-                self._handle = None
-                raise UserError(f"{self.path}: is not a lock file; delete it")
-            # If the file was deleted between opening and locking it, the lock protects nothing.
-            if not _same_file(handle, self.path):
-                os.close(handle)
-                self._handle = None
-                continue
-            self._handle = handle
-            try:
-                os.truncate(handle, 0)
-                os.pwrite(handle, myself().encode(), 0)
-            except OSError as error:
-                os.close(handle)
-                self._handle = None
-                raise explained(error, self.path) from error
-            return True
-
-
-def myself() -> str:
-    """This process, for messages of other processes."""
-    return f"process {os.getpid()} on {socket.gethostname()} (since {time.strftime('%Y-%m-%d %H:%M:%S')})"
-
-
-def _same_file(handle: int, path: Path) -> bool:
+def same_file(handle: int, path: Path) -> bool:
+    """Whether a path still names the file of a handle."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except FileNotFoundError:

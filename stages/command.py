@@ -169,7 +169,7 @@ def alone(stage: str, name: str = "", project: Project = PROJECT) -> Iterator[No
     Raises:
         UserError: another one is writing it; the line says which, and since when.
     """
-    from pipeline.files import Lock
+    from pipeline.locks import Lock
 
     lock = Lock(project.lock(stage, name))
     if not lock.acquire():

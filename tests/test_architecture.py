@@ -16,6 +16,7 @@ BASE = [
     "ahead",
     "processes",
     "files",
+    "locks",
     "ids",
     "parquet",
     "hdf5",

@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.files import Lock, explained, read_regular, scratch_folder, write_atomically
+from pipeline.files import explained, read_regular, scratch_folder, write_atomically
+from pipeline.locks import Lock
 from pipeline.provenance import digest_of
 from pipeline.store.backends import Backend
 from pipeline.store.backends.local import LocalBackend

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import UserError, count
-from pipeline.files import PARTIAL, Lock, abandoned
+from pipeline.files import PARTIAL, abandoned
+from pipeline.locks import Lock
 from pipeline.store.backends import Backend, WritableBackend, backend_at
 from pipeline.store.backends.local import LocalBackend
 from pipeline.store.cache import lock_file, users

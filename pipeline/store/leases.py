@@ -20,7 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 from uuid import uuid4
 
 from pipeline.errors import UserError
-from pipeline.files import myself
+from pipeline.locks import myself
 
 LEASE = 60.0
 """Seconds after which a lease that was not renewed is nobody's."""

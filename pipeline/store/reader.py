@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.files import Lock
+from pipeline.locks import Lock
 from pipeline.store.backends import Backend
 from pipeline.store.format import Layout
 from pipeline.store.mapping import Mapping

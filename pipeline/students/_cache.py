@@ -21,7 +21,8 @@ import numpy as np
 from pipeline.checksum import file_checksum
 from pipeline.data import Dataset
 from pipeline.errors import UserError
-from pipeline.files import PARTIAL, Lock, explained, make_folder
+from pipeline.files import PARTIAL, explained, make_folder
+from pipeline.locks import Lock
 from pipeline.project import Project
 from pipeline.provenance import digest_of
 from pipeline.records import Record

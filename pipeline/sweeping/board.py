@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.errors import UserError, count, printable
-from pipeline.files import Lock
+from pipeline.locks import Lock
 from pipeline.progress import EVERY, duration
 from pipeline.project import Project
 from pipeline.records import Metric, SweepStatus

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.files import Lock
+from pipeline.locks import Lock
 from pipeline.machine import Machine, cores
 
 _KEPT: list[Lock] = []

@@ -9,8 +9,8 @@ import yaml
 
 from pipeline.conditions import Condition, conditions, selected
 from pipeline.errors import UserError, count
-from pipeline.files import Lock
 from pipeline.functional.statistics import paired
+from pipeline.locks import Lock
 from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.records import Metric, PointRecord, SweepRecord

@@ -33,7 +33,6 @@ from safetensors.numpy import load, save
 from pipeline.code import Code
 from pipeline.errors import UserError, count
 from pipeline.files import (
-    Lock,
     explained,
     make_folder,
     open_regular,
@@ -43,6 +42,7 @@ from pipeline.files import (
     sync_path,
     write_atomically,
 )
+from pipeline.locks import Lock
 from pipeline.project import Project
 from pipeline.records import TrialRecord
 from pipeline.runs import Candidate

@@ -8,7 +8,7 @@ recorded and cannot be chosen; nor can one that was clearly worse on the first s
 from collections.abc import Callable, Collection
 
 from pipeline.errors import UserError, count
-from pipeline.files import Lock
+from pipeline.locks import Lock
 from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.trackers import tracker

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.files import Lock, write_atomically
+from pipeline.files import write_atomically
+from pipeline.locks import Lock
 from pipeline.store import FeatureStore, Head, RowIndex, StoreWriter
 from pipeline.store.backends.local import LocalBackend
 from pipeline.store.inspection import describe, diff, leftovers, list_stores

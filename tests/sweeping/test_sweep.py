@@ -16,7 +16,7 @@ import yaml
 
 from pipeline import training
 from pipeline.errors import UserError
-from pipeline.files import Lock
+from pipeline.locks import Lock
 from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.records import SweepRecord, SweepStatus

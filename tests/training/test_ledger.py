@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from pipeline import training
 from pipeline.code import Code
 from pipeline.errors import UserError
-from pipeline.files import Lock
+from pipeline.locks import Lock
 from pipeline.machine import Machine
 from pipeline.params import Params
 from pipeline.project import Project

@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pipeline import training
 from pipeline.data import Dataset, Split
 from pipeline.errors import UserError
-from pipeline.files import Lock
+from pipeline.locks import Lock
 from pipeline.machine import Machine
 from pipeline.methods import Signals, kd, logit_kd
 from pipeline.params import Params

@@ -19,7 +19,6 @@ from pipeline.checksum import checksum
 from pipeline.errors import UserError
 from pipeline.files import (
     PARTIAL,
-    Lock,
     explained,
     make_folder,
     open_regular,
@@ -29,6 +28,7 @@ from pipeline.files import (
     sync_folder,
     sync_path,
 )
+from pipeline.locks import Lock
 from pipeline.store.backends import JSON_BYTES, Bytes, WritableBackend
 from pipeline.store.memory import PAGE
 
