@@ -183,7 +183,7 @@ def test_many_logits_are_pointed_out_and_the_largest_kept_where_asked(here: Path
     assert teacher.largest == {} and "2,000 logits are 4,000 bytes a row; `top: 50`" in teacher.notes[0]
     teacher = load("wrong:Many", heads=["logits"], top=50)
     assert teacher.largest == {"logits": 50} and teacher.notes == ()
-    with pytest.raises(UserError, match="head `logits` has the shape .20, 20.; it must be one value a class"):
+    with pytest.raises(UserError, match=r"head `logits` has the shape .20, 20.; it must be one value a class"):
         load("wrong:Grid", heads=["logits"])
 
 
