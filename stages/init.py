@@ -52,7 +52,7 @@ def main(
     place = shlex.quote(str(folder))
     enter = "" if folder.resolve() == Path.cwd() else f"cd {place} && "
     print(
-        f"{folder}: put your data into {folder / 'raw'} and edit {folder / 'params.yaml'}, then run: {enter}dvc repro"
+        f"{folder}: put your data into {folder / 'raw'} and edit {folder / 'params.yaml'}, then run: {enter}aft run"
     )
     if not in_git:
         print(
