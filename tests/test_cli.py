@@ -148,7 +148,8 @@ def test_what_the_pipeline_writes_is_kept_by_dvc_or_written_each_time():
 
 def test_the_sections_that_dvc_needs_are_those_of_dvc_yaml() -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    keys = [key for stage in stages.values() for key in stage.get("do", stage).get("params", ()) if isinstance(key, str)]
+    params = [key for stage in stages.values() for key in stage.get("do", stage).get("params", ())]
+    keys = [key for key in params if isinstance(key, str)]
     named = {stage["foreach"].strip("${}") for stage in stages.values() if "foreach" in stage}
     assert {*named, *(key.partition(".")[0] for key in keys)} - {"sweep"} == {*NEEDED_BY_DVC}
 
