@@ -23,7 +23,6 @@ SCRIPT = """
 import json, os, shutil, signal, socket, sys
 from pathlib import Path
 import torch
-import cli
 from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.records import TrialRecord
@@ -36,6 +35,7 @@ from pipeline.training.batches import Part, batches
 from pipeline.training.prefetch import get_ready
 from pipeline.training.trial import build_penalties, losses, reads_of
 from stages import command
+from stages.app import app
 
 torch.set_num_threads(1)
 root = Path(sys.argv[1])
@@ -89,7 +89,7 @@ def typed(folder, dies=None, call=0):
         trial.losses = counting
         sys.argv = ["aft", "train", "aft"]
         try:
-            command.run(cli.app, "aft")
+            command.run(app, "aft")
         except SystemExit as end:
             return end.code
     return work
