@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import parquet
-from pipeline.datasets._rows import Block, TableRow, Wanted, check
+from pipeline.datasets._rows import TableBlock, TableRow, Wanted, check
 from pipeline.errors import UserError
 from pipeline.files import regular_size
 
@@ -92,7 +92,7 @@ def arrow_rows(table: Table, file: str, wanted: Wanted) -> Iterator[TableRow]:
         yield from block.rows()
 
 
-def arrow_blocks(table: Table, file: str, wanted: Wanted, size: int = parquet.BATCH_ROWS) -> Iterator[Block]:
+def arrow_blocks(table: Table, file: str, wanted: Wanted, size: int = parquet.BATCH_ROWS) -> Iterator[TableBlock]:
     """The rows of Arrow batches, in blocks of at most `size`.
 
     Class numbers become names if `datasets` has put the names into the schema.
@@ -110,7 +110,7 @@ def arrow_blocks(table: Table, file: str, wanted: Wanted, size: int = parquet.BA
             columns[name] = [_named(cell, classes[name]) for cell in cells] if name in classes else cells
         for start in range(0, len(batch), size):
             block = {name: cells[start : start + size] for name, cells in columns.items()}
-            yield Block(block, partial(_rows, block, file, number + start + 1))
+            yield TableBlock(block, partial(_rows, block, file, number + start + 1))
         number += len(batch)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pipeline.datasets import Kind, NewRows, Row, RowContent
-from pipeline.datasets._rows import Block, TableRow, Wanted
+from pipeline.datasets._rows import TableBlock, TableRow, Wanted
 from pipeline.errors import UserError
 from pipeline.ids import Repeats
 from pipeline.params import Settings as Section
@@ -133,7 +133,7 @@ def examples(
 
 def new_rows(
     settings: Columns,
-    blocks: Callable[[Wanted], Iterator[Block]],
+    blocks: Callable[[Wanted], Iterator[TableBlock]],
     columns: Sequence[str],
     content: Content,
     as_it_is: bool = False,

@@ -32,7 +32,7 @@ class TableRow(NamedTuple):
         return f"{self.file}: {'line' if self.in_lines else 'row'} {self.number}"
 
 
-class Block(NamedTuple):
+class TableBlock(NamedTuple):
     """Rows of a table that follow one another.
 
     Attributes:
@@ -44,10 +44,10 @@ class Block(NamedTuple):
     rows: Callable[[], Iterable[TableRow]]
 
 
-def blocks_of(rows: Iterator[TableRow], columns: Sequence[str], size: int) -> Iterator[Block]:
+def blocks_of(rows: Iterator[TableRow], columns: Sequence[str], size: int) -> Iterator[TableBlock]:
     """Rows in blocks of `size`."""
     while block := list(islice(rows, size)):
-        yield Block({name: [row.cells.get(name) for row in block] for name in columns}, block.copy)
+        yield TableBlock({name: [row.cells.get(name) for row in block] for name in columns}, block.copy)
 
 
 class Wanted(NamedTuple):

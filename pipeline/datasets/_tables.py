@@ -23,7 +23,7 @@ from pydantic import Field
 
 from pipeline.datasets import _csv
 from pipeline.datasets._arrow import ARROW, arrow_blocks, arrow_rows, unreadable
-from pipeline.datasets._rows import Block, TableRow, Wanted, blocks_of, check
+from pipeline.datasets._rows import TableBlock, TableRow, Wanted, blocks_of, check
 from pipeline.errors import UserError, listed
 from pipeline.files import refuse_bomb, regular_size
 from pipeline.params import Settings as Section
@@ -94,7 +94,7 @@ def records(settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
             yield from _file(path, settings, wanted)
 
 
-def blocks(settings: TableFiles, wanted: Wanted, size: int) -> Iterator[Block]:
+def blocks(settings: TableFiles, wanted: Wanted, size: int) -> Iterator[TableBlock]:
     """The rows of all files in blocks of at most `size`; see `records`."""
     for path in files(settings.path):
         with _reading(path):

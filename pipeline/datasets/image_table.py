@@ -17,7 +17,7 @@ from pipeline.datasets import Kind, NewRows, Row
 from pipeline.datasets._columns import Columns, Content, SecondColumn, examples, new_rows
 from pipeline.datasets._downloads import Downloads, is_url
 from pipeline.datasets._images import image_content, image_path
-from pipeline.datasets._rows import Block, TableRow, Wanted, blocks_of
+from pipeline.datasets._rows import TableBlock, TableRow, Wanted, blocks_of
 from pipeline.datasets._tables import TableFiles, files, is_table, records
 from pipeline.datasets._texts import paired
 from pipeline.project import Project
@@ -55,7 +55,7 @@ def rows(settings: Settings) -> Iterator[Row]:
 def contents(settings: Settings, size: int) -> Iterator[NewRows]:
     """Only the images of the table, or its pairs, in blocks of at most `size`; see `new_rows`."""
 
-    def blocks(wanted: Wanted) -> Iterator[Block]:
+    def blocks(wanted: Wanted) -> Iterator[TableBlock]:
         return blocks_of(_records(settings, wanted), wanted.columns, size)
 
     yield from new_rows(settings, blocks, *_content(settings))
