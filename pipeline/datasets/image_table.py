@@ -16,8 +16,9 @@ from pydantic import PrivateAttr
 
 from pipeline.datasets import Kind, Row
 from pipeline.datasets._columns import Columns, Content, SecondColumn, examples, new_rows
-from pipeline.datasets._downloads import Downloads, is_url
-from pipeline.datasets._images import image_content, image_path
+from pipeline.datasets._downloads import Downloads
+from pipeline.datasets._images import image_content, image_path, image_reference
+from pipeline.datasets._references import is_url
 from pipeline.datasets._rows import TableRow, Wanted
 from pipeline.datasets._tables import TableFiles, files, is_table, records
 from pipeline.datasets._texts import paired
@@ -50,7 +51,8 @@ def rows(settings: Settings) -> Iterator[Row]:
     """The rows of the table, in its order."""
     columns, content = _content(settings)
     several = len(files(settings.path)) > 1
-    yield from examples(settings, partial(_records, settings), columns, content, several)
+    lies = image_reference(settings.image_column, Path(settings.root) if settings.root else None)
+    yield from examples(settings, partial(_records, settings), columns, content, several, lies)
 
 
 def contents(settings: Settings) -> Iterator[tuple[str, Any, str]]:
