@@ -96,6 +96,30 @@ class Row:
         return place(self.id, self.line, self.file)
 
 
+@dataclass(frozen=True)
+class NewRows:
+    """Rows to predict, of a source that has no labels.
+
+    Attributes:
+        ids: of all.
+        contents: texts, paths or bytes of images, or pairs.
+        problems: why a row cannot be read; empty if no problem is known.
+    """
+
+    ids: list[str]
+    contents: list[Any]
+    problems: list[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, rows: slice) -> "NewRows":
+        return NewRows(self.ids[rows], self.contents[rows], self.problems[rows])
+
+    def __add__(self, other: "NewRows") -> "NewRows":
+        return NewRows(self.ids + other.ids, self.contents + other.contents, self.problems + other.problems)
+
+
 def place(id: str, line: int | None, file: str | None) -> str:
     """How messages name a row: `row r7 (line 9 of b.csv)`, with what is known of it."""
     where = " of ".join(filter(None, [f"line {line}" if line else "", file or ""]))
