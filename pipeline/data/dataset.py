@@ -27,7 +27,7 @@ from numpy.typing import DTypeLike
 from PIL import Image
 
 from pipeline import images
-from pipeline.datasets import SIDES, Kind, Reference, RowContent, parts_of
+from pipeline.datasets import SIDES, Kind, Location, RowContent, parts_of
 from pipeline.errors import UserError, count, system_error
 from pipeline.files import file_exists
 from pipeline.ids import Ids
@@ -43,8 +43,8 @@ CONTENTS = ["content", "second"]
 """The columns of contents; the second one only for pairs."""
 
 
-REFERENCE = {"file": pa.string(), "offset": pa.int64(), "size": pa.int64()}
-"""The columns instead of contents in a dataset that refers to them; see `pipeline.datasets.Reference`."""
+LOCATION = {"file": pa.string(), "offset": pa.int64(), "size": pa.int64()}
+"""The columns instead of contents in a dataset that refers to them; see `pipeline.datasets.Location`."""
 
 
 class Role(IntEnum):
@@ -240,7 +240,7 @@ class Dataset:
 
     def _referred(self, row: int) -> bytes:
         """A content that lies elsewhere, compared with its digest."""
-        place = Reference(*(self._rows[column][row].as_py() for column in REFERENCE))
+        place = Location(*(self._rows[column][row].as_py() for column in LOCATION))
         content = place.read(self.path.parent)
         if content_digest(content) != self.row_digests[row].tobytes():
             raise UserError(f"{place.file}: row {self.ids[row]} has changed since it was prepared; run `aft prepare`")

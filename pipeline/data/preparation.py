@@ -27,9 +27,9 @@ from pipeline.data.dataset import (
     CONTENT,
     CONTENTS,
     FORMAT,
+    LOCATION,
     MANIFEST,
     QUARANTINE,
-    REFERENCE,
     ROWS,
     Role,
     content_digest,
@@ -276,7 +276,7 @@ def scan_sources(
 def _referable(rows: Iterable[Row]) -> Iterator[Row]:
     """The same rows, of which every one that can be read must have a place of its own."""
     for row in rows:
-        if row.problem is None and row.reference is None:
+        if row.problem is None and row.location is None:
             raise UserError(
                 f"dataset.content: reference needs images in files, in tar files without compression, or at URLs, and "
                 f"{row.place} is in none; write copy"
@@ -390,7 +390,7 @@ def _write_rows(
     """
     parts = parts_of(kind)
     types = {"text": pa.large_string(), "image": pa.large_binary()}
-    of_contents = REFERENCE if referring else {name: types[part] for name, part in zip(CONTENTS, parts, strict=False)}
+    of_contents = LOCATION if referring else {name: types[part] for name, part in zip(CONTENTS, parts, strict=False)}
     content_schema = pa.schema({"id": pa.string(), "digest": pa.binary(16), **of_contents})
     columns = {role_column(split): pa.uint8() for split in range(roles.shape[1])}
     label = pa.from_numpy_dtype(table.labels.dtype) if table.labels.ndim == 1 else pa.binary(table.labels[0].nbytes)
@@ -408,7 +408,7 @@ def _write_rows(
             contents, groups = [row.content for row in batch], [row.group for row in batch]
             sides = [contents] if len(parts) == 1 else [list(side) for side in zip(*contents, strict=True)]
             if referring:
-                places = [row.reference.within(referring) for row in batch if row.reference]
+                places = [row.location.within(referring) for row in batch if row.location]
                 sides = [list(values) for values in zip(*places, strict=True)]
             labels = table.labels[numbers]
             column = labels if labels.ndim == 1 else [row.tobytes() for row in labels]

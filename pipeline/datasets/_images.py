@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import UInt
 
 from pipeline import images
-from pipeline.datasets import Reference
+from pipeline.datasets import Location
 from pipeline.datasets._columns import Content, digest, name
-from pipeline.datasets._references import is_url
+from pipeline.datasets._locations import is_url
 from pipeline.datasets._rows import TableRow
 from pipeline.errors import UserError
 from pipeline.files import read_regular
@@ -60,16 +60,16 @@ def image_path(row: TableRow, column: str) -> str | bytes:
     return (name(row._replace(cells={column: cell}), column) or "").strip()
 
 
-def image_reference(column: str, root: Path | None) -> Callable[[TableRow], Reference | None]:
+def image_location(column: str, root: Path | None) -> Callable[[TableRow], Location | None]:
     """A function that says where the image of a row lies; for the arguments see `image_content`."""
 
-    def reference(row: TableRow) -> Reference | None:
+    def location(row: TableRow) -> Location | None:
         path = image_path(row, column)
         if isinstance(path, bytes) or not path:
             return None
-        return Reference(path if is_url(path) else str((root or Path(row.file).parent) / path))
+        return Location(path if is_url(path) else str((root or Path(row.file).parent) / path))
 
-    return reference
+    return location
 
 
 def image_content(column: str, root: Path | None, fetched: Fetched | None = None) -> tuple[list[str], Content]:

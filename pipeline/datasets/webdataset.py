@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import Field
 
-from pipeline.datasets import Kind, Reference, Row
+from pipeline.datasets import Kind, Location, Row
 from pipeline.datasets._images import IMAGE_BYTES
 from pipeline.datasets._tables import decompressed, files
 from pipeline.errors import UserError, listed
@@ -59,7 +59,7 @@ def rows(settings: Settings) -> Iterator[Row]:
             with _opened(shard) as archive:
                 for id, members in groupby(_members(archive, str(shard)), key=lambda member: member[0]):
                     parts: dict[str, bytes] = {}
-                    places: dict[str, Reference] = {}
+                    places: dict[str, Location] = {}
                     for _, name, member in members:
                         if name in parts:
                             raise UserError(
@@ -67,7 +67,7 @@ def rows(settings: Settings) -> Iterator[Row]:
                             )
                         if name in (*wanted, ending):
                             parts[name] = _read(archive, member)
-                            places[name] = Reference(str(shard), member.offset_data, member.size)
+                            places[name] = Location(str(shard), member.offset_data, member.size)
                     found = [name for name in wanted if name in parts]
                     label = _label(parts.get(ending), key, f"{shard}: sample {id}") if ending else None
                     if not found:
@@ -78,7 +78,7 @@ def rows(settings: Settings) -> Iterator[Row]:
                     else:
                         # In a compressed archive nothing has a place from which it could be read.
                         at = None if compressed else places[found[0]]
-                        yield Row(id, parts[found[0]], label, file=where, reference=at)
+                        yield Row(id, parts[found[0]], label, file=where, location=at)
         except (UserError, MemoryError):
             raise
         except FileNotFoundError:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.datasets import Reference, Row, image_folder, split_of
+from pipeline.datasets import Location, Row, image_folder, split_of
 from pipeline.errors import UserError
 
 
@@ -26,7 +26,7 @@ def read(root: Path, unlabelled: str | None = None, **settings) -> list[Row]:
 
 
 def row(root: Path, name: str, label: str | None, split: str | None = None) -> Row:
-    return Row(name, name.encode(), label, split, reference=Reference(str(root / name)))
+    return Row(name, name.encode(), label, split, location=Location(str(root / name)))
 
 
 def test_folders_are_classes_and_bytes_are_kept(tmp_path: Path):

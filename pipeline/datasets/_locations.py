@@ -16,7 +16,7 @@ def is_url(path: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path) is not None
 
 
-class Reference(NamedTuple):
+class Location(NamedTuple):
     """Where a content lies.
 
     Attributes:
@@ -29,7 +29,7 @@ class Reference(NamedTuple):
     offset: int = 0
     size: int | None = None
 
-    def within(self, root: Path) -> "Reference":
+    def within(self, root: Path) -> "Location":
         """The same, relative to a folder if it is in it, so that both can be moved together; else absolute."""
         if is_url(self.file):
             return self

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from pipeline.data import Dataset, PrepareSettings, prepare
-from pipeline.datasets import Reference, _references
+from pipeline.datasets import Location, _locations
 from pipeline.datasets._downloads import Downloads
 from pipeline.errors import UserError
 from pipeline.extraction import ExtractSettings, extract
@@ -185,7 +185,7 @@ def test_a_url_is_read_where_downloads_are_kept_and_fetched_again_without(
 
     monkeypatch.setattr(Downloads, "_get", get)
     monkeypatch.chdir(tmp_path)
-    _references._downloads.cache_clear()
+    _locations._downloads.cache_clear()
     lines = [f"{url},{'ab'[n % 2]}" for n, url in enumerate(pages)]
     (tmp_path / "list.csv").write_text("\n".join(["image,label", *lines, ""]))
     prepare(settings({"family": "image_table", "path": "list.csv", "label_column": "label"}), Path("data"))
@@ -238,8 +238,8 @@ def test_features_are_those_of_a_copy_and_a_changed_image_ends_the_extraction(tm
 
 def test_a_part_of_a_file_is_read_at_its_place(tmp_path: Path):
     (tmp_path / "all.bin").write_bytes(b"0123456789")
-    reference = Reference(str(tmp_path / "all.bin"), 3, 4).within(tmp_path)
-    assert reference == Reference("all.bin", 3, 4) and reference.read(tmp_path) == b"3456"
-    assert Reference("all.bin").read(tmp_path) == b"0123456789"
-    assert Reference("/elsewhere/x.jpg").within(tmp_path).file == "/elsewhere/x.jpg"
-    assert Reference("s3://bucket/x.jpg").within(tmp_path).file == "s3://bucket/x.jpg"
+    reference = Location(str(tmp_path / "all.bin"), 3, 4).within(tmp_path)
+    assert reference == Location("all.bin", 3, 4) and reference.read(tmp_path) == b"3456"
+    assert Location("all.bin").read(tmp_path) == b"0123456789"
+    assert Location("/elsewhere/x.jpg").within(tmp_path).file == "/elsewhere/x.jpg"
+    assert Location("s3://bucket/x.jpg").within(tmp_path).file == "s3://bucket/x.jpg"
