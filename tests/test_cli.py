@@ -44,6 +44,7 @@ def test_the_stages_after_extraction_work_one_by_one(aft: Aft, project: Path):
     trained = aft("train", "aft", "--json", "-S", "train.steps=4", "-S", "train.seeds=[0, 1]")
     assert trained.returncode == 0, trained.stderr
     assert json.loads(trained.stdout)["trained"] == 4
+    assert "to take its best student home: aft export aft --output FOLDER" in trained.stderr
     for run in ("none", "both"):
         assert aft("train", run, "-S", "train.steps=4", "-S", "train.seeds=[0, 1]").returncode == 0
     for run in ("none", "aft", "both"):

@@ -15,6 +15,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipeline.datasets._locations import Location
 from pipeline.tasks import Label
 
 Kind = Literal["text", "image", "text+text", "image+text"]
@@ -72,6 +73,7 @@ class Row:
             It is counted and listed, and does not stop anything.
         file: the file of the line, if there are several, for messages.
         remarks: notes for the user on how the row was read; the rows with each remark are counted.
+        location: where its content lies, for datasets that do not copy it; None if it has no place of its own.
         further: whether it is from a further source of rows without labels; set by `pipeline.data`.
     """
 
@@ -85,6 +87,7 @@ class Row:
     skipped: bool = False
     file: str | None = None
     remarks: tuple[str, ...] = ()
+    location: Location | None = None
     further: bool = False
 
     @property

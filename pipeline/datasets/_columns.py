@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline.datasets import Kind, NewRows, Row, RowContent
+from pipeline.datasets import Kind, Location, NewRows, Row, RowContent
 from pipeline.datasets._rows import TableBlock, TableRow, Wanted
 from pipeline.errors import UserError
 from pipeline.ids import Repeats
@@ -78,6 +78,7 @@ def examples(
     content_columns: Sequence[str],
     content: Content,
     several_files: bool = False,
+    location: Callable[[TableRow], Location | None] = lambda record: None,
 ) -> Iterator[Row]:
     """The rows of a table.
 
@@ -91,6 +92,7 @@ def examples(
         content_columns: the columns that `content` reads.
         content: reads the content of a record.
         several_files: whether messages must name the file of a row.
+        location: where the content of a record lies, if it is in a file of its own.
 
     Raises:
         UserError: a cell has no meaning in its column; the message names the row and the column.
@@ -126,6 +128,7 @@ def examples(
             problem,
             file=record.file if several_files else None,
             remarks=record.remarks,
+            location=location(record),
         )
     if unused:
         raise UserError(f"{file}: column {min(unused)!r} of dataset.source.label_column has no 1 in any row; remove it")

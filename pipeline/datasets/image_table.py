@@ -15,8 +15,9 @@ from pydantic import PrivateAttr
 
 from pipeline.datasets import Kind, NewRows, Row
 from pipeline.datasets._columns import Columns, Content, SecondColumn, examples, new_rows
-from pipeline.datasets._downloads import Downloads, is_url
-from pipeline.datasets._images import image_content, image_path
+from pipeline.datasets._downloads import Downloads
+from pipeline.datasets._images import image_content, image_location, image_path
+from pipeline.datasets._locations import is_url
 from pipeline.datasets._rows import TableBlock, TableRow, Wanted, blocks_of
 from pipeline.datasets._tables import TableFiles, files, is_table, records
 from pipeline.datasets._texts import paired
@@ -49,7 +50,8 @@ def rows(settings: Settings) -> Iterator[Row]:
     """The rows of the table, in its order."""
     columns, content = _content(settings)
     several = len(files(settings.path)) > 1
-    yield from examples(settings, partial(_records, settings), columns, content, several)
+    location = image_location(settings.image_column, Path(settings.root) if settings.root else None)
+    yield from examples(settings, partial(_records, settings), columns, content, several, location)
 
 
 def contents(settings: Settings, size: int) -> Iterator[NewRows]:
