@@ -91,8 +91,8 @@ def _sources() -> dict[str, tuple[Change, Sequence[str]]]:
         with tempfile.TemporaryDirectory() as folder:
             settings, file = make(Path(folder))
             name = f"raw/{file.relative_to(folder)}"
-        dataset = {"source": settings, "splits": 1, "val": 4, "test": 4, "labelled": 4, "task": "classification"}
-        lines = (f"prepare -S 'dataset={json.dumps(dataset)}'",)
+        sizes = " ".join(f"-S dataset.{key}=4" for key in ("val", "test", "labelled"))
+        lines = (f"prepare -S 'dataset.source={json.dumps(settings)}' {sizes}",)
         changes = {kind: replaced(name, kind) for kind in INSTEAD} | {
             "a name that is not UTF-8": _renamed(name, "a\udcff"),
             "a name that moves the cursor": _renamed(name, "a\x1b[2J\n"),
