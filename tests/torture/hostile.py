@@ -21,7 +21,7 @@ from tests.nearly_valid import PROPERTIES
 from tests.store.hostile import STORES, rewrite
 
 from .bench import INPUTS, LIMIT, Bench, check, remove, run
-from .made import EXPORT, SOURCES, sign_again, write_rows
+from .made import EXPORT, IMAGES, SOURCES, sign_again, write_rows
 
 ODD = (None, True, -1, 0, 0.5, 1e300, 10**12, 10**30, "", "x" * 10_000, "\x1b[2J", "../../up", [], {}, [[]], {"": {}})
 """Values that may stand where another is meant."""
@@ -33,13 +33,6 @@ ON_STORES = (
     *("extract wise", "probe wise", "assess", "join", "train aft", "evaluate aft", "check", "report"),
 )
 """All commands that open a store."""
-
-IMAGES = {
-    "teachers": {"dino": {"family": "timm", "model": "m"}},
-    "students": {"cnn": {"family": "compact_cnn", "width": 8, "size": 8}},
-    "runs": {"none": {"student": "cnn"}},
-}
-"""Sections of a project of images."""
 
 MEMORY = 2 << 30
 """Bytes that a command may map more than this process has: its input is of kilobytes."""

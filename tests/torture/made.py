@@ -20,6 +20,13 @@ from pipeline.verified import checksums
 Made = tuple[dict[str, object], Path]
 """Settings of a source, and the file of it that is to be changed."""
 
+IMAGES = {
+    "teachers": {"dino": {"family": "timm", "model": "m"}},
+    "students": {"cnn": {"family": "compact_cnn", "width": 8, "size": 8}},
+    "runs": {"none": {"student": "cnn"}},
+}
+"""Sections of a project of images."""
+
 ROWS = 24
 PIXELS = np.random.default_rng(0).integers(0, 255, (ROWS, 8, 6, 3), np.uint8)
 LABELS = np.arange(ROWS) % 2
