@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import yaml
-
 from tests.commands import aft
 from tests.disks import NOBODY
 from tests.store.hostile import KINDS as INSTEAD
@@ -14,10 +12,13 @@ from tests.store.hostile import STORES, TEXTS, replace
 from tests.store.odd_files import FORMATS
 
 from .edits import OTHERS, RECORDS, SEEDS, edited, replaced, reworded, unreadable
-from .made import IMAGES, SOURCES, Made
+from .made import SOURCES, Made, use
 
 Change = Callable[[Path], object]
 """Changes a finished project; see `tests/finished.py`."""
+
+SOUND = "nothing"
+"""How the names of changes begin after which a command must succeed."""
 
 UNREADABLE = "may not be read"
 """How changes begin that need a user without privileges."""
@@ -83,7 +84,7 @@ def _imports(format: str) -> dict[str, tuple[Change, Sequence[str]]]:
 
 def _sources() -> dict[str, tuple[Change, Sequence[str]]]:
     changes: dict[str, Callable[[Path], object]] = {kind: partial(replace, kind=kind) for kind in INSTEAD} | {
-        "nothing": lambda path: None,
+        SOUND: lambda path: None,
         "a name that is not UTF-8": lambda path: path.rename(path.with_name(f"\udcff{path.name}")),
         "a name that moves the cursor": lambda path: path.rename(path.with_name(f"\x1b[2J\n{path.name}")),
         "a link to a folder around it": _linked_back,
@@ -99,9 +100,7 @@ def _sources() -> dict[str, tuple[Change, Sequence[str]]]:
 def _at_source(project: Path, make: Callable[[Path], Made], change: Callable[[Path], object]) -> None:
     """Let a project have another source, with something changed in it."""
     source, path = make(project / "raw")
-    values = yaml.safe_load((project / "params.yaml").read_text())
-    values["dataset"] = {"source": source, "val": 4, "test": 4, "task": "classification"}
-    (project / "params.yaml").write_text(yaml.safe_dump(values | ({} if "text_column" in source else IMAGES)))
+    use(project, source)
     for made in [project / "raw", *(project / "raw").rglob("*")]:
         os.chown(made, NOBODY, NOBODY)
     change(path)
