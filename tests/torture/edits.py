@@ -72,7 +72,7 @@ OTHERS: dict[str, Sequence[str]] = {
     "params.yaml": (*EVERY, "code", "prepare"),
     "models/wise/tokenizer.json": ("extract wise -S extract.batch_size=7", "doctor"),
     **dict.fromkeys(
-        (f"models/wise/{name}" for name in ("tokenizer_config.json", "special_tokens_map.json", "model.safetensors")),
+        (f"models/wise/{name}" for name in ("tokenizer_config.json", "model.safetensors")),
         ("extract wise -S extract.batch_size=7",),
     ),
     "models/wise/config.json": ("extract wise -S extract.batch_size=7", "doctor"),
