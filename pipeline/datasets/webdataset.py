@@ -102,6 +102,9 @@ MAGIC = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"\x28\xb5\x2f\
 """What compressed files begin with."""
 
 
+ZEROS = bytes(1 << 20)
+
+
 @contextmanager
 def _opened(shard: Path) -> Iterator[tarfile.TarFile]:
     """An archive, compressed or not, which must be read to its end: tarfile would stop early without a word."""
@@ -114,8 +117,8 @@ def _opened(shard: Path) -> Iterator[tarfile.TarFile]:
         tarfile.open(fileobj=file, mode="r:" if compression is None else "r|", tarinfo=_Header) as archive,
     ):
         yield archive
-        while rest := archive.fileobj.read(1 << 20):
-            if rest.strip(b"\0"):
+        while rest := archive.fileobj.read(len(ZEROS)):
+            if rest != ZEROS[: len(rest)]:
                 raise UserError(f"{shard}: has data after its end, such as another archive; split it")
 
 

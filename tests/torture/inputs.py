@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.commands import aft
 from tests.disks import NOBODY
-from tests.store.hostile import KINDS as INSTEAD
+from tests.store.hostile import KINDS as INSTEAD_IN_STORES
 from tests.store.hostile import STORES, TEXTS, replace
 from tests.store.odd_files import FORMATS
 
@@ -19,6 +19,9 @@ Change = Callable[[Path], object]
 
 SOUND = "nothing"
 """How the names of changes begin after which a command must succeed."""
+
+INSTEAD = [kind for kind in INSTEAD_IN_STORES if kind != "sparse"]
+"""What may be where a file should be. Not a terabyte: a file whose checksum is kept elsewhere is read to its end."""
 
 UNREADABLE = "may not be read"
 """How changes begin that need a user without privileges."""
