@@ -68,6 +68,12 @@ def settings(path: Path, overrides: list[str] | None) -> Params:
     return params
 
 
+def in_dvc() -> bool:
+    """Whether the project's stages are run by DVC: it has a dvc.yaml, and is in a repository of DVC."""
+    root = PROJECT.root.resolve()
+    return (root / "dvc.yaml").is_file() and any((folder / ".dvc").is_dir() for folder in (root, *root.parents))
+
+
 def show(result: Any, as_json: bool) -> None:
     """Print the result of a library function: as text, or all of its fields as JSON."""
     if not as_json:

@@ -155,6 +155,19 @@ def test_two_processes_train_as_one_does_and_the_first_one_alone_writes(made_pro
     np.testing.assert_allclose(*losses, rtol=1e-3)
 
 
+@pytest.mark.slow
+def test_torchrun_trains_as_it_is_typed(made_project: Path, tmp_path: Path):
+    root = Path(shutil.copytree(made_project, tmp_path / "project"))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = ["torchrun", "--standalone", "--nproc-per-node", "2", "--no-python", "aft", "train", "none"]
+    command += ["-S", "train.steps=6", "-S", "train.seeds=[0]"]
+    ended = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("none: validation accuracy") == 1, "the first process alone says so"
+    assert len(list((root / "trials").glob("*/trial.json"))) == 1
+
+
 @pytest.mark.parametrize(("count", "size"), [(8, 2), (47, 2), (5, 3), (1, 4), (2, 4)])
 def test_processes_share_all_rows_of_a_batch(count: int, size: int):
     shares = [Group(rank, size).rows(count) for rank in range(size)]
