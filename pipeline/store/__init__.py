@@ -21,7 +21,7 @@ from pipeline.store.remote import Pointer, is_remote, stand_for
 from pipeline.store.rows import RowIndex
 from pipeline.store.source import SourceFeatures
 from pipeline.store.store import FeatureStore
-from pipeline.store.writer import StoreWriter, Widened
+from pipeline.store.writer import StoreWriter, Widened, is_shared
 
 __all__ = [
     "Dtype",
@@ -43,6 +43,7 @@ __all__ = [
     "inspection",
     "interchange",
     "is_remote",
+    "is_shared",
     "stand_for",
     "verification",
 ]
