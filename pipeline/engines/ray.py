@@ -43,6 +43,8 @@ SETTINGS = {
     # What Ray says of workers that died would go to stdout; what the user should know is said here.
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Of workers on a cluster of this machine alone: they do what the command would do itself.
+    "RAY_worker_niceness": "0",
 }
 """Of Ray, which reads them when it is imported."""
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,8 @@ def test_a_store_is_the_same_when_a_worker_is_killed(
     assert digest_files(tmp_path / "there.zarr") == digest_files(tmp_path / "here.zarr")
     assert any("was lost: its worker process has died; its work is given to another" in line for line in lines)
     assert str(os.getpid()) not in {path.name for path in orders.iterdir()}
+    with pytest.raises(UserError, match=r"^worker on .*: .*: would write other features .*recipe\.scale: 1 -> 2\)"):
+        on_ray(data, Lengths(), tmp_path / "other.zarr", load=partial(Lengths, scale=2))
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
