@@ -32,8 +32,8 @@ from typing import Annotated, Any, NoReturn
 import numpy as np
 import typer
 
-import cli
 from stages import command
+from stages.app import app
 
 STAGES = {
     "prepare": "prepare",
@@ -196,7 +196,7 @@ def _stage(arguments: Sequence[str], folder: Path, output: Path) -> NoReturn:
     sys.argv = ["aft", *arguments]
     code = 1
     try:
-        command.run(cli.app, "aft")
+        command.run(app, "aft")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:  # its process ends here, with code 1

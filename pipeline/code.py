@@ -196,7 +196,18 @@ def plugins_of_run(params: Params, run: str) -> list[str]:
         *_modules("methods", names),
         *_modules("views", sorted(views)),
         *_modules("augmentations", list(train.get("augment", {}))),
+        *live_modules(params, run),
     ]
+
+
+def live_modules(params: Params, run: str) -> list[str]:
+    """The modules with which a run computes what its teachers say, if it does not read that from the store."""
+    values = params.section(f"runs.{run}")
+    if values.get("teacher") != "live":
+        return []
+    teachers = {Source.parse(text).teacher for text in values.get("teachers", [])}
+    families = {str(params.section(f"teachers.{name}")["family"]) for name in teachers}
+    return ["pipeline.training.live", *_modules("teachers", sorted(families))]
 
 
 def digests(params: Params, code: Code | None = None) -> dict[str, str]:

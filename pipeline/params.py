@@ -22,6 +22,8 @@ S = TypeVar("S", bound="Settings")
 
 SECTIONS = ("dataset", "extract", "teachers", "probe", "assess", "students", "train", "machine", "runs", "sweep")
 """The sections of params.yaml. All except `dataset` may be left out: their keys have defaults, or there are none."""
+NEEDED_BY_DVC = ("dataset", "extract", "teachers", "probe", "assess", "students", "train", "runs")
+"""Those that dvc.yaml depends on. DVC stops at a section that is not in the file."""
 PLACE = "features"
 """The key that says where features are, if not in the project's folder."""
 NAMED = ("teachers", "students", "runs", "sweep")
@@ -126,6 +128,18 @@ class Params:
                     f"{self.source}: unknown section `{name}`{suggestion(str(name), (*SECTIONS, PLACE))}; allowed "
                     f"are {listed([*SECTIONS, PLACE])}"
                 )
+
+    def check_for_dvc(self) -> None:
+        """Refuse a file without a section that dvc.yaml depends on.
+
+        Raises:
+            UserError: it leaves out one or more; the message has the lines to add.
+        """
+        if missing := [name for name in NEEDED_BY_DVC if name not in self.values]:
+            raise UserError(
+                f"{self.source}: DVC needs the {'section' if len(missing) == 1 else 'sections'} {listed(missing)}, if "
+                f"only as {listed([f'`{name}: {{}}`' for name in missing])}; add that, or use `aft run --direct`"
+            )
 
     def section(self, name: str) -> dict[str, Any]:
         """The mapping at a dotted name such as `teachers.minilm`; an empty one for a section that is left out.

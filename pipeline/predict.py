@@ -126,15 +126,24 @@ class Predictor:
         blocks = [np.empty((0, len(self.task.outputs)), np.float32)]
         with ThreadPoolExecutor(THREADS) as pool:
             for start in range(0, len(rows), self.batch_size):
-                read = list(pool.map(self.read, rows[start : start + self.batch_size]))
-                for number, content in enumerate(read, start):
-                    if isinstance(content, ValueError):
-                        raise UserError(f"row {number}: {content}")
+                read, unread = self.read_all(rows[start : start + self.batch_size], pool)
+                for number, problem in unread.items():
+                    raise UserError(f"row {start + number}: {problem}")
                 try:
                     blocks.append(self.outputs(self.encode(read)))
                 except ValueError as error:
                     raise UserError(f"rows from {start}: {error}") from None
         return self.predictions(np.concatenate(blocks))
+
+    def read_all(self, rows: Sequence[NewRow], pool: ThreadPoolExecutor) -> tuple[Sequence[Any], dict[int, str]]:
+        """Rows as `encode` takes them, and by number, from 0, why some cannot be read.
+
+        Images and pairs are read by the threads of `pool`.
+        """
+        if self.kind == "text" and _all_are_texts(rows):
+            return rows, {}
+        found = list(map(self.read, rows) if self.kind == "text" else pool.map(self.read, rows))
+        return found, {number: str(one) for number, one in enumerate(found) if isinstance(one, ValueError)}
 
     def read(self, row: NewRow) -> Any:
         """A row as `encode` takes it, or a `ValueError` with the reason why it cannot be read."""
@@ -220,6 +229,15 @@ def _text(row: NewContent) -> str:
     except UnicodeEncodeError:
         raise ValueError("not text in UTF-8, or with half a character") from None
     return row
+
+
+def _all_are_texts(rows: Sequence[Any]) -> bool:
+    """Whether `_text` takes all rows; looking at them together takes a fifth of the time."""
+    try:
+        "".join(rows).encode()
+    except (TypeError, UnicodeEncodeError):
+        return False
+    return all(map(str.strip, rows))
 
 
 def _image(row: NewContent) -> Image.Image:

@@ -1,5 +1,6 @@
-"""Child processes that end soon after their parent, however it ended."""
+"""Child processes that end with their parent, however it ends."""
 
+import ctypes
 import os
 import signal
 import sys
@@ -11,14 +12,26 @@ from contextlib import contextmanager
 PAUSE = 0.5
 """Seconds between two checks that the parent process is still there."""
 
+PR_SET_PDEATHSIG = 1
+"""Of `prctl`: the signal that the kernel sends when the parent ends."""
+
 QUIET = "ignore:resource_tracker:UserWarning"
 """An option of Python for the processes that it starts."""
 
 _WATCHED: set[int] = set()
 
 
-def end_with(parent: int) -> None:
-    """End this process soon after its parent: a parent that is killed cannot end its children."""
+def as_parent() -> tuple[int, bool]:
+    """This process, as `end_with` takes it: its id, and whether the calling thread lives as long as the process."""
+    return os.getpid(), threading.current_thread() is threading.main_thread()
+
+
+def end_with(parent: int, started_by_main: bool) -> None:
+    """End this process with its parent: a parent that is killed cannot end its children.
+
+    Linux does it at once, also while native code keeps Python from running. What it waits for is the thread that
+    started this process: where that may end earlier, and on other systems, this process looks from time to time.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -27,6 +40,8 @@ def end_with(parent: int) -> None:
 
     if parent not in _WATCHED:
         _WATCHED.add(parent)
+        if started_by_main and sys.platform == "linux":
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         threading.Thread(target=watch, daemon=True, name="aft-parent").start()
 
 

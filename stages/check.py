@@ -13,7 +13,10 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
     """
     from pipeline.checks import check
 
-    found = check(command.settings(params, overrides), command.PROJECT)
+    loaded = command.settings(params, overrides)
+    found = check(loaded, command.PROJECT)
+    if command.in_dvc():
+        loaded.check_for_dvc()
     command.show(found, as_json)
     for problem in found.problems:
         command.refuse(UserError(problem))

@@ -24,6 +24,7 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None) -
     from pipeline.checks import check_params
 
     check_params(loaded)
+    loaded.check_for_dvc()
     current = digests(loaded)
     for name in _stored(folder).keys() - current:
         (folder / f"{name}.json").unlink()

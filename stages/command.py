@@ -88,6 +88,12 @@ def on_engine(params: Params, engine: str | None, address: str | None, workers: 
     params.values["machine"] = machine
 
 
+def in_dvc() -> bool:
+    """Whether the project's stages are run by DVC: it has a dvc.yaml, and is in a repository of DVC."""
+    root = PROJECT.root.resolve()
+    return (root / "dvc.yaml").is_file() and any((folder / ".dvc").is_dir() for folder in (root, *root.parents))
+
+
 def show(result: Any, as_json: bool) -> None:
     """Print the result of a library function: as text, or all of its fields as JSON."""
     if not as_json:
@@ -240,16 +246,17 @@ def run(app: Callable[..., Any], name: str | None = None) -> None:
 
 @contextmanager
 def _interrupts() -> Iterator[list[int]]:
-    """Inside, each Ctrl-C is added to the list, and handled as before."""
+    """Inside, each Ctrl-C is added to the list, and raises `KeyboardInterrupt`, or does more where that was set."""
     seen: list[int] = []
     before = signal.getsignal(signal.SIGINT)
+    raised = signal.default_int_handler if before is signal.SIG_DFL else before
 
     def note(number: int, frame: FrameType | None) -> None:
         seen.append(number)
-        if callable(before):
-            before(number, frame)
+        if callable(raised):
+            raised(number, frame)
 
-    if not callable(before) or threading.current_thread() is not threading.main_thread():
+    if not callable(raised) or threading.current_thread() is not threading.main_thread():
         yield seen
         return
     signal.signal(signal.SIGINT, note)

@@ -103,7 +103,7 @@ def _dvc(parent: int, arguments: list[str]) -> None:
     """Run DVC in this process, for as long as the process that started it is there."""
     from dvc.cli import main
 
-    end_with(parent)
+    end_with(parent, started_by_main=True)
     sys.exit(main(arguments))
 
 

@@ -51,9 +51,7 @@ def main(
     _copy(source, folder / "params.yaml")
     place = shlex.quote(str(folder))
     enter = "" if folder.resolve() == Path.cwd() else f"cd {place} && "
-    print(
-        f"{folder}: put your data into {folder / 'raw'} and edit {folder / 'params.yaml'}, then run: {enter}dvc repro"
-    )
+    print(f"{folder}: put your data into {folder / 'raw'} and edit {folder / 'params.yaml'}, then run: {enter}aft run")
     if not in_git:
         print(
             "Experiments (`dvc exp`) need git, and this folder is not in a git repository. To have them, run: "

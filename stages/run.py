@@ -30,11 +30,12 @@ def main(
 
     loaded = command.settings(params, overrides)
     check_params(loaded)
-    if direct or not _in_dvc():
+    if direct or not command.in_dvc():
         sweeps = list(loaded.values.get("sweep") or {})
         failed = _stages(list(loaded.section("teachers")), list(loaded.section("runs")), sweeps, params, overrides)
     else:
         _check_lock()
+        loaded.check_for_dvc()
         if overrides or params != command.PARAMS:
             raise UserError(
                 "aft run: DVC reads the params.yaml of this folder; change that, use `dvc exp run -S "
@@ -43,11 +44,6 @@ def main(
         failed = _dvc(context.find_root().command)
     if failed:
         raise typer.Exit(2)
-
-
-def _in_dvc() -> bool:
-    root = command.PROJECT.root.resolve()
-    return (root / "dvc.yaml").is_file() and any((folder / ".dvc").is_dir() for folder in (root, *root.parents))
 
 
 def _dvc(commands: Callable[..., Any]) -> bool:

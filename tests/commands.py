@@ -8,8 +8,8 @@ from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
-import cli
 from stages import command
+from stages.app import app
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def aft(line: str, folder: Path) -> Ended:
     with chdir(folder), redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as errors:
         sys.argv = ["aft", *shlex.split(line)]
         try:
-            command.run(cli.app, "aft")
+            command.run(app, "aft")
         except SystemExit as end:
             code = end.code
         finally:

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import yaml
 
-import cli
 from pipeline.data import Dataset, PrepareSettings, prepare
 from pipeline.params import Params
 from pipeline.probing import ProbeSettings, probe
 from pipeline.project import Project
 from pipeline.store import FeatureStore, Head, RowIndex, StoreWriter
 from stages import command
+from stages.app import app
 
 # A parent that ignores Ctrl-C, as a shell does for what it starts in the background, hands that down to all tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -147,7 +147,7 @@ def aft(project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFix
             kept.chdir(project)
             kept.setattr(sys, "argv", ["aft", *arguments])
             kept.setattr(sys, "stdout", sys.stdout)
-            command.run(cli.app, "aft")
+            command.run(app, "aft")
         assert isinstance(end.value.code, int)
         return subprocess.CompletedProcess(arguments, end.value.code, *capfd.readouterr())
 

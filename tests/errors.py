@@ -2199,6 +2199,12 @@ CASES = [
                 "train plainly",
             ),
             (
+                "a live teacher without methods",
+                run(teacher="live", teachers=["wise"]),
+                "check",
+                "params.yaml: runs.none: teacher: live, and no methods that listen to it; drop it, or add `methods`",
+            ),
+            (
                 "a teacher that is listed twice",
                 run(teachers=["wise", "wise"]),
                 "check",

@@ -97,6 +97,10 @@ BELOW_TEACHERS = ["students", "probing", "methods", "runs", "training", "sweepin
 """Rooms that work from the feature stores alone."""
 
 
+LIVE = "pipeline.training.live"
+"""The one module after the store that knows teachers: it runs them in every step of a run that asks for it."""
+
+
 class Layout:
     """The imports of a source tree, plug-ins included.
 
@@ -181,12 +185,12 @@ class Layout:
             name = name.rpartition(".")[0]
         return None
 
-    def reach(self, name: str) -> set[str]:
-        """The modules that a module imports, however indirectly."""
+    def reach(self, name: str, without: str = "") -> set[str]:
+        """The modules that a module imports, however indirectly, and not by way of the one named `without`."""
         seen: set[str] = set()
         ahead = [name]
         while ahead:
-            for found in self.imports[ahead.pop()] - seen:
+            for found in self.imports[ahead.pop()] - seen - {without}:
                 seen.add(found)
                 ahead.append(found)
         return seen
@@ -274,8 +278,8 @@ def teachers_after_the_store(layout: Layout) -> list[str]:
     return [
         f"{name} reaches {other}"
         for name in layout.files
-        if place(name) in BELOW_TEACHERS
-        for other in sorted(layout.reach(name))
+        if place(name) in BELOW_TEACHERS and name != LIVE
+        for other in sorted(layout.reach(name, without=LIVE))
         if place(other) in ("teachers", "extraction")
     ]
 

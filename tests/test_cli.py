@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from pipeline import __version__
+from pipeline.params import NEEDED_BY_DVC
 from pipeline.plugins import plugins
 
 Aft = Callable[..., subprocess.CompletedProcess[str]]
@@ -43,6 +44,7 @@ def test_the_stages_after_extraction_work_one_by_one(aft: Aft, project: Path):
     trained = aft("train", "aft", "--json", "-S", "train.steps=4", "-S", "train.seeds=[0, 1]")
     assert trained.returncode == 0, trained.stderr
     assert json.loads(trained.stdout)["trained"] == 4
+    assert "to take its best student home: aft export aft --output FOLDER" in trained.stderr
     for run in ("none", "both"):
         assert aft("train", run, "-S", "train.steps=4", "-S", "train.seeds=[0, 1]").returncode == 0
     for run in ("none", "aft", "both"):
@@ -131,7 +133,7 @@ def test_init_in_the_current_folder_keeps_the_files_of_its_own(tmp_path: Path):
     (tmp_path / ".gitignore").write_text("mine\n")
     said = process("init", ".", cwd=tmp_path)
     assert said.returncode == 0, said.stderr
-    assert "then run: dvc repro" in said.stdout
+    assert "then run: aft run" in said.stdout
     assert (tmp_path / ".gitignore").read_text() == "mine\n"
 
 
@@ -143,6 +145,29 @@ def test_what_the_pipeline_writes_is_kept_by_dvc_or_written_each_time():
     ]
     assert uncached == ["digests"]
     assert stages["code"]["always_changed"]
+
+
+def test_the_sections_that_dvc_needs_are_those_of_dvc_yaml() -> None:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    params = [key for stage in stages.values() for key in stage.get("do", stage).get("params", ())]
+    keys = [key for key in params if isinstance(key, str)]
+    named = {stage["foreach"].strip("${}") for stage in stages.values() if "foreach" in stage}
+    assert {*named, *(key.partition(".")[0] for key in keys)} - {"sweep"} == {*NEEDED_BY_DVC}
+
+
+def test_a_section_that_dvc_needs_is_named_where_it_is_left_out(aft: Aft, project: Path):
+    (project / ".dvc").mkdir()
+    (project / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
+    values = yaml.safe_load((project / "params.yaml").read_text())
+    del values["extract"], values["probe"]
+    (project / "params.yaml").write_text(yaml.safe_dump(values))
+    for command in ("check", "code", "run"):
+        done = aft(command)
+        assert done.returncode == 2, done.stdout
+        assert done.stderr.endswith(
+            "error: params.yaml: DVC needs the sections extract, probe, if only as `extract: {}`, `probe: {}`; add "
+            "that, or use `aft run --direct`\n"
+        )
 
 
 def test_the_pipeline_reads_as_a_story_of_at_most_100_lines():

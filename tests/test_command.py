@@ -1,5 +1,6 @@
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,35 @@ def test_a_command_that_ends_well_despite_an_interrupt_ends_well() -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     said = subprocess.run([sys.executable, "-c", INTERRUPTED, "ignore"], env=environment, capture_output=True)
     assert said.returncode == 0 and not said.stderr
+
+
+EARLY_OR_LATE = """
+import atexit, os, signal, sys
+import cli
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == at:
+            interrupt()
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent that ignores it hands that down
+sys.meta_path.insert(0, Finder())
+atexit.register(interrupt)
+at, sys.argv[1:] = sys.argv[1], ["list", "methods"]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("imported", ["pipeline", "stages.command", "typer", "pydantic", "stages.trials", "at the end"])
+def test_an_interrupt_before_and_after_the_work_ends_a_command_without_a_word(imported: str) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = [sys.executable, "-c", EARLY_OR_LATE, imported]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert said.returncode == -signal.SIGINT  # 130 in a shell
+    assert said.stderr == "" and ("aft_plus" in said.stdout) == (imported == "at the end")
 
 
 OUT_OF_MEMORY = """

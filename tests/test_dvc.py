@@ -325,7 +325,9 @@ def test_dry_runs_status_and_the_graph_work_before_anything_was_run(tmp_path: Pa
     ]
     assert sorted(stages(run("dvc", "repro", "--dry", cwd=folder))) == sorted(expected)
     assert "extract@wise" in run("dvc", "status", cwd=folder)
-    assert "train@aft" in run("dvc", "dag", "--mermaid", cwd=folder)
+    change(folder, lambda values: values.update(sweep={"mine": {"over": {"student": "bag"}}}))
+    graph = run("dvc", "dag", "--dot", cwd=folder)
+    assert '"train@aft" -> "report"' in graph and '"sweep@mine" -> "report"' in graph
     assert not (folder / "digests").exists()
 
 
@@ -437,6 +439,8 @@ def test_a_sweep_is_a_stage_where_there_is_a_section_and_only_there(project: Pat
     assert ran == ["join", "sweep@mine", "report"]
     assert LogRecord.read(project / "logs" / "sweep" / "mine.json").trainings == 2, "the rest was in the ledger"
     assert repro(project) == []
+    run("dvc", "repro", "--force", "--single-item", "sweep@mine", cwd=project)
+    assert repro(project) == ["report"], "which shows it"
     change(project, lambda values: values["sweep"]["mine"]["over"].update(weight=[3.0]))
     assert repro(project) == ["join", "sweep@mine", "report"]
     change(project, lambda values: values.pop("sweep"))

@@ -3,8 +3,8 @@
 A folder with three files and a list of what was left out:
 
 - `content.arrow`: id, content and content digest of every row, in an Arrow file that is memory-mapped; of pairs
-  both contents. Its bytes depend on ids and content only, so a stage that depends on this file does not run again when
-  labels or splits change.
+  both contents. With `dataset.content: reference` it has the place of each content instead. Its bytes depend on ids and
+  content only, so a stage that depends on this file does not run again when labels or splits change.
 - `rows.parquet`: per row its id, its label as the task encodes it, its group, and its role in each split.
 - `manifest.json`: kind, task, counts, settings, and the content digest that identifies feature stores. It is written
   last: without it the folder is unfinished.
@@ -27,7 +27,7 @@ from numpy.typing import DTypeLike
 from PIL import Image
 
 from pipeline import images
-from pipeline.datasets import SIDES, Kind, RowContent, parts_of
+from pipeline.datasets import SIDES, Kind, Location, RowContent, parts_of
 from pipeline.errors import UserError, count, system_error
 from pipeline.files import file_exists
 from pipeline.ids import Ids
@@ -41,6 +41,10 @@ CONTENT, ROWS, MANIFEST, QUARANTINE = "content.arrow", "rows.parquet", "manifest
 
 CONTENTS = ["content", "second"]
 """The columns of contents; the second one only for pairs."""
+
+
+LOCATION = {"file": pa.string(), "offset": pa.int64(), "size": pa.int64()}
+"""The columns instead of contents in a dataset that refers to them; see `pipeline.datasets.Location`."""
 
 
 class Role(IntEnum):
@@ -98,6 +102,7 @@ class Dataset:
         self.digest: str = manifest.digest
         self.splits: int = manifest.splits
         self._rows = rows
+        self._refers = "file" in rows.column_names
 
     @classmethod
     def open(cls, path: str | Path) -> "Dataset":
@@ -218,13 +223,28 @@ class Dataset:
         return hasher.hexdigest()
 
     def content(self, rows: Sequence[int] | np.ndarray) -> list[Any]:
-        """The texts, the encoded bytes of the images, or the pairs, of `rows` in the given order."""
+        """The texts, the encoded bytes of the images, or the pairs, of `rows` in the given order.
+
+        Raises:
+            UserError: the dataset refers to a content that is not there any more, or has changed.
+        """
+        if self._refers:
+            return [self._referred(int(row)) for row in rows]
         parts = [[column[int(row)].as_py() for row in rows] for column in map(self._rows.column, self._columns)]
         return parts[0] if len(parts) == 1 else list(zip(*parts, strict=True))
 
     def image(self, row: int) -> Image.Image:
         """A row as an image at its own size, of mode L or RGB; see `pipeline.images`."""
-        return images.decode(self._rows[self._columns[0]][int(row)].as_py())
+        content = self.content([row])[0]
+        return images.decode(content[0] if isinstance(content, tuple) else content)
+
+    def _referred(self, row: int) -> bytes:
+        """A content that lies elsewhere, compared with its digest."""
+        place = Location(*(self._rows[column][row].as_py() for column in LOCATION))
+        content = place.read(self.path.parent)
+        if content_digest(content) != self.row_digests[row].tobytes():
+            raise UserError(f"{place.file}: row {self.ids[row]} has changed since it was prepared; run `aft prepare`")
+        return content
 
     def verify(self) -> None:
         """Read all content and compare it with its digests.

@@ -27,6 +27,7 @@ from pipeline.data.dataset import (
     CONTENT,
     CONTENTS,
     FORMAT,
+    LOCATION,
     MANIFEST,
     QUARANTINE,
     ROWS,
@@ -96,6 +97,8 @@ class PrepareSettings(Settings):
         splits: number of independent splits.
         val, test: number of rows, or share of the rows to choose from, if the source does not fix them.
         labelled: number of training rows whose label may be used, or share of those that have one; None: all of them.
+        content: `copy`, or `reference`: images stay where they are, in files, tar files or at URLs, and the dataset has
+            the place and the digest of each. Stages read them there, and refuse those that have changed.
         tolerance: the share of rows that may be unreadable.
         seed: seed of everything random.
     """
@@ -113,6 +116,7 @@ class PrepareSettings(Settings):
     val: _Amount = 0.1
     test: _Amount = 0.2
     labelled: _Amount | None = None
+    content: Literal["copy", "reference"] = "copy"
     tolerance: float = Field(default=0.0, ge=0, lt=1)
     seed: int = 0
 
@@ -191,7 +195,8 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
     try:
         partial.mkdir(parents=True)
         roles = np.stack(splits, axis=1)
-        digest = _write_rows(partial, sources.kind, sources.rows(), table, fate == KEPT, roles)
+        referring = out.parent if settings.content == "reference" else None
+        digest = _write_rows(partial, sources.kind, sources.rows(), table, fate == KEPT, roles, referring)
         _write_quarantine(partial / QUARANTINE, table, fate, partner)
         manifest = ManifestRecord(
             format=FORMAT,
@@ -257,9 +262,26 @@ def scan_sources(
             f"dataset.deduplicate: near compares images, and the source holds {rows_called(sources.kind)}; write exact "
             "or token_set"
         )
+    if settings.content == "reference" and sources.kind != "image":
+        raise UserError(
+            f"dataset.content: reference is for images, and the source holds {rows_called(sources.kind)}; write copy"
+        )
     given, key = settings.task or sources.task, KEYS.get(settings.deduplicate, content_digest)
     rows = watched(sources.rows())
+    if settings.content == "reference":
+        rows = _referable(rows)
     return sources, scan(rows, given, settings.classes, settings.no_label, settings.unit, key)
+
+
+def _referable(rows: Iterable[Row]) -> Iterator[Row]:
+    """The same rows, of which every one that can be read must have a place of its own."""
+    for row in rows:
+        if row.problem is None and row.location is None:
+            raise UserError(
+                f"dataset.content: reference needs images in files, in tar files without compression, or at URLs, and "
+                f"{row.place} is in none; write copy"
+            )
+        yield row
 
 
 def _rows_of(chosen: Bool[np.ndarray, " n"]) -> slice | Int64[np.ndarray, " m"]:
@@ -357,14 +379,19 @@ def _write_rows(
     table: Scan,
     keep: Bool[np.ndarray, " n"],
     roles: UInt8[np.ndarray, "m splits"],
+    referring: Path | None = None,
 ) -> str:
-    """The second pass: write `content.arrow` and `rows.parquet`; returns the digest of ids and content."""
+    """The second pass: write `content.arrow` and `rows.parquet`; returns the digest of ids and content.
+
+    Args:
+        folder: for the files.
+        kind, source, table, keep, roles: what is written.
+        referring: the folder that references are relative to, if contents are not copied.
+    """
     parts = parts_of(kind)
     types = {"text": pa.large_string(), "image": pa.large_binary()}
-    names = zip(CONTENTS, parts, strict=False)
-    content_schema = pa.schema(
-        {"id": pa.string(), "digest": pa.binary(16), **{name: types[part] for name, part in names}}
-    )
+    of_contents = LOCATION if referring else {name: types[part] for name, part in zip(CONTENTS, parts, strict=False)}
+    content_schema = pa.schema({"id": pa.string(), "digest": pa.binary(16), **of_contents})
     columns = {role_column(split): pa.uint8() for split in range(roles.shape[1])}
     label = pa.from_numpy_dtype(table.labels.dtype) if table.labels.ndim == 1 else pa.binary(table.labels[0].nbytes)
     rows_schema = pa.schema({"id": pa.string(), "label": label, "group": pa.string(), **columns})
@@ -380,6 +407,9 @@ def _write_rows(
             digests = [digest.tobytes() for digest in table.digests[numbers]]
             contents, groups = [row.content for row in batch], [row.group for row in batch]
             sides = [contents] if len(parts) == 1 else [list(side) for side in zip(*contents, strict=True)]
+            if referring:
+                places = [row.location.within(referring) for row in batch if row.location]
+                sides = [list(values) for values in zip(*places, strict=True)]
             labels = table.labels[numbers]
             column = labels if labels.ndim == 1 else [row.tobytes() for row in labels]
             assigned = roles[written : written + len(batch)].T

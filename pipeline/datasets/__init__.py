@@ -15,6 +15,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipeline.datasets._locations import Location
 from pipeline.tasks import Label
 
 Kind = Literal["text", "image", "text+text", "image+text"]
@@ -72,6 +73,7 @@ class Row:
             It is counted and listed, and does not stop anything.
         file: the file of the line, if there are several, for messages.
         remarks: notes for the user on how the row was read; the rows with each remark are counted.
+        location: where its content lies, for datasets that do not copy it; None if it has no place of its own.
         further: whether it is from a further source of rows without labels; set by `pipeline.data`.
     """
 
@@ -85,12 +87,37 @@ class Row:
     skipped: bool = False
     file: str | None = None
     remarks: tuple[str, ...] = ()
+    location: Location | None = None
     further: bool = False
 
     @property
     def place(self) -> str:
         """How messages name the row: `row r7 (line 9)`, or `row r7` where the source has no lines."""
         return place(self.id, self.line, self.file)
+
+
+@dataclass(frozen=True)
+class NewRows:
+    """Rows to predict, of a source that has no labels.
+
+    Attributes:
+        ids: of all.
+        contents: texts, paths or bytes of images, or pairs.
+        problems: why a row cannot be read; empty if no problem is known.
+    """
+
+    ids: list[str]
+    contents: list[Any]
+    problems: list[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, rows: slice) -> "NewRows":
+        return NewRows(self.ids[rows], self.contents[rows], self.problems[rows])
+
+    def __add__(self, other: "NewRows") -> "NewRows":
+        return NewRows(self.ids + other.ids, self.contents + other.contents, self.problems + other.problems)
 
 
 def place(id: str, line: int | None, file: str | None) -> str:

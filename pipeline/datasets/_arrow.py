@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline import parquet
-from pipeline.datasets._rows import TableRow, Wanted, check
+from pipeline.datasets._rows import TableBlock, TableRow, Wanted, check
 from pipeline.errors import UserError
 from pipeline.files import regular_size
 
@@ -82,8 +83,19 @@ def unreadable(path: Path, error: Exception) -> UserError:
 ARROW = {".parquet": _parquet, ".arrow": _arrow, ".feather": _arrow}
 
 
-def arrow_rows(table: tuple[pa.Schema, Iterable[pa.RecordBatch]], file: str, wanted: Wanted) -> Iterator[TableRow]:
-    """The rows of Arrow batches; class numbers become names if `datasets` has put the names into the schema.
+Table = tuple[pa.Schema, Iterable[pa.RecordBatch]]
+
+
+def arrow_rows(table: Table, file: str, wanted: Wanted) -> Iterator[TableRow]:
+    """The rows of Arrow batches; see `arrow_blocks`."""
+    for block in arrow_blocks(table, file, wanted):
+        yield from block.rows()
+
+
+def arrow_blocks(table: Table, file: str, wanted: Wanted, size: int = parquet.BATCH_ROWS) -> Iterator[TableBlock]:
+    """The rows of Arrow batches, in blocks of at most `size`.
+
+    Class numbers become names if `datasets` has put the names into the schema.
 
     Raises:
         UserError: a cell has a type that Python does not have.
@@ -96,9 +108,15 @@ def arrow_rows(table: tuple[pa.Schema, Iterable[pa.RecordBatch]], file: str, wan
         for name in wanted.columns:
             cells = _cells(batch.column(name))
             columns[name] = [_named(cell, classes[name]) for cell in cells] if name in classes else cells
-        for values in zip(*columns.values(), strict=True):
-            number += 1
-            yield TableRow(dict(zip(columns, values, strict=True)), file, number)
+        for start in range(0, len(batch), size):
+            block = {name: cells[start : start + size] for name, cells in columns.items()}
+            yield TableBlock(block, partial(_rows, block, file, number + start + 1))
+        number += len(batch)
+
+
+def _rows(cells: dict[str, list[Any]], file: str, first: int) -> Iterator[TableRow]:
+    for number, values in enumerate(zip(*cells.values(), strict=True), first):
+        yield TableRow(dict(zip(cells, values, strict=True)), file, number)
 
 
 def _cells(column: pa.Array) -> list[Any]:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline.datasets import Kind, Row, RowContent
-from pipeline.datasets._rows import TableRow, Wanted
+from pipeline.datasets import Kind, Location, NewRows, Row, RowContent
+from pipeline.datasets._rows import TableBlock, TableRow, Wanted
 from pipeline.errors import UserError
 from pipeline.ids import Repeats
 from pipeline.params import Settings as Section
@@ -78,6 +78,7 @@ def examples(
     content_columns: Sequence[str],
     content: Content,
     several_files: bool = False,
+    location: Callable[[TableRow], Location | None] = lambda record: None,
 ) -> Iterator[Row]:
     """The rows of a table.
 
@@ -91,6 +92,7 @@ def examples(
         content_columns: the columns that `content` reads.
         content: reads the content of a record.
         several_files: whether messages must name the file of a row.
+        location: where the content of a record lies, if it is in a file of its own.
 
     Raises:
         UserError: a cell has no meaning in its column; the message names the row and the column.
@@ -126,32 +128,63 @@ def examples(
             problem,
             file=record.file if several_files else None,
             remarks=record.remarks,
+            location=location(record),
         )
     if unused:
         raise UserError(f"{file}: column {min(unused)!r} of dataset.source.label_column has no 1 in any row; remove it")
 
 
 def new_rows(
-    settings: Columns, records: Callable[[Wanted], Iterator[TableRow]], columns: Sequence[str], content: Content
-) -> Iterator[tuple[str, Any, str]]:
-    """Only the contents of a table, one at a time: id, content, and why it cannot be read (empty if it can).
+    settings: Columns,
+    blocks: Callable[[Wanted], Iterator[TableBlock]],
+    columns: Sequence[str],
+    content: Content,
+    as_it_is: bool = False,
+) -> Iterator[NewRows]:
+    """Only the contents of a table, block by block.
 
     An id is a cell, or the number of the row, from 1. A cell that has no meaning in its column is a problem of its row.
 
     Args:
-        settings, records, content: as in `examples`.
+        settings, content: as in `examples`.
+        blocks: gives the rows of the table, with the given columns.
         columns: that `content` reads.
+        as_it_is: whether it is the text in the only one of them.
     """
     wanted = [*columns, *filter(None, [settings.id_column])]
-    for number, record in enumerate(records(Wanted(wanted, wanted, [])), start=1):
-        id = str(number)
-        try:
+    first = 1
+    for block in blocks(Wanted(wanted, wanted, [])):
+        cells = [block.cells[name] for name in wanted]
+        if as_it_is and all(map(_sound, cells)):  # most blocks; it takes a tenth of the time of row by row
+            count = len(cells[0])
+            ids = list(map(str, range(first, first + count)))
             if settings.id_column is not None:
-                id = text(record, settings.id_column) or id
-            found, _, problem = content(record)
-            yield id, found, problem or ""
-        except UserError as error:
-            yield id, "", str(error)
+                ids = [cell or id for cell, id in zip(cells[1], ids, strict=True)]
+            yield NewRows(ids, cells[0], [""] * count)
+        else:
+            rows = [_new_row(settings, record, number, content) for number, record in enumerate(block.rows(), first)]
+            yield NewRows(*map(list, zip(*rows, strict=True)))
+        first += len(cells[0])
+
+
+def _new_row(settings: Columns, record: TableRow, number: int, content: Content) -> tuple[str, RowContent, str]:
+    id = str(number)
+    try:
+        if settings.id_column is not None:
+            id = text(record, settings.id_column) or id
+        found, _, problem = content(record)
+        return id, found, problem or ""
+    except UserError as error:
+        return id, "", str(error)
+
+
+def _sound(cells: Sequence[Any]) -> bool:
+    """Whether all cells are texts, of which every byte could be decoded."""
+    try:
+        "".join(cells).encode()
+    except (TypeError, UnicodeEncodeError):
+        return False
+    return True
 
 
 def text(record: TableRow, column: str) -> str | None:

@@ -52,11 +52,6 @@ RETRY = Retry(
 """Attempts after 0.5, 1, 2 and 4 seconds, where the server or the network may have a bad moment."""
 
 
-def is_url(path: str) -> bool:
-    """Whether a path is a URL, of any scheme."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path) is not None
-
-
 class Downloads:
     """The contents of URLs.
 

@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import UInt
 
 from pipeline import images
+from pipeline.datasets import Location
 from pipeline.datasets._columns import Content, digest, name
-from pipeline.datasets._downloads import is_url
+from pipeline.datasets._locations import is_url
 from pipeline.datasets._rows import TableRow
 from pipeline.errors import UserError
 from pipeline.files import read_regular
@@ -57,6 +58,18 @@ def image_path(row: TableRow, column: str) -> str | bytes:
     if isinstance(cell, bytes):
         return cell
     return (name(row._replace(cells={column: cell}), column) or "").strip()
+
+
+def image_location(column: str, root: Path | None) -> Callable[[TableRow], Location | None]:
+    """A function that says where the image of a row lies; for the arguments see `image_content`."""
+
+    def location(row: TableRow) -> Location | None:
+        path = image_path(row, column)
+        if isinstance(path, bytes) or not path:
+            return None
+        return Location(path if is_url(path) else str((root or Path(row.file).parent) / path))
+
+    return location
 
 
 def image_content(column: str, root: Path | None, fetched: Fetched | None = None) -> tuple[list[str], Content]:

@@ -1,6 +1,7 @@
 """What readers of tables give: rows with named columns, of which some were asked for."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from pipeline.errors import UserError, listed
@@ -29,6 +30,24 @@ class TableRow(NamedTuple):
     def place(self) -> str:
         """How messages name the row."""
         return f"{self.file}: {'line' if self.in_lines else 'row'} {self.number}"
+
+
+class TableBlock(NamedTuple):
+    """Rows of a table that follow one another.
+
+    Attributes:
+        cells: the wanted cells of all rows, by column; None where a row has none.
+        rows: gives the same row by row.
+    """
+
+    cells: Mapping[str, list[Any]]
+    rows: Callable[[], Iterable[TableRow]]
+
+
+def blocks_of(rows: Iterator[TableRow], columns: Sequence[str], size: int) -> Iterator[TableBlock]:
+    """Rows in blocks of `size`."""
+    while block := list(islice(rows, size)):
+        yield TableBlock({name: [row.cells.get(name) for row in block] for name in columns}, block.copy)
 
 
 class Wanted(NamedTuple):

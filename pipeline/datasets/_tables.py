@@ -22,8 +22,8 @@ import pyarrow as pa
 from pydantic import Field
 
 from pipeline.datasets import _csv
-from pipeline.datasets._arrow import ARROW, arrow_rows, unreadable
-from pipeline.datasets._rows import TableRow, Wanted, check
+from pipeline.datasets._arrow import ARROW, arrow_blocks, arrow_rows, unreadable
+from pipeline.datasets._rows import TableBlock, TableRow, Wanted, blocks_of, check
 from pipeline.errors import UserError, listed
 from pipeline.files import refuse_bomb, regular_size
 from pipeline.params import Settings as Section
@@ -90,25 +90,46 @@ def records(settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
         UserError: a file is missing, damaged, or not a table; a column is missing; or a row cannot be read.
     """
     for path in files(settings.path):
-        try:
+        with _reading(path):
             yield from _file(path, settings, wanted)
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file; check dataset.source.path") from None
-        except (OSError, EOFError, pa.ArrowException, UnicodeDecodeError, lzma.LZMAError, zlib.error) as error:
-            raise unreadable(path, error) from None
+
+
+def blocks(settings: TableFiles, wanted: Wanted, size: int) -> Iterator[TableBlock]:
+    """The rows of all files in blocks of at most `size`; see `records`."""
+    for path in files(settings.path):
+        with _reading(path):
+            form, compression = _form(path)
+            if form in ARROW and not compression:
+                yield from arrow_blocks(ARROW[form](path, wanted), str(path), wanted, size)
+            else:
+                yield from blocks_of(_file(path, settings, wanted), wanted.columns, size)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What stops reading a file becomes a `UserError`."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; check dataset.source.path") from None
+    except (OSError, EOFError, pa.ArrowException, UnicodeDecodeError, lzma.LZMAError, zlib.error) as error:
+        raise unreadable(path, error) from None
 
 
 def is_table(path: Path) -> bool:
     """Whether a file's name is that of a table."""
+    return _form(path)[0] in (*ARROW, *TEXTS)
+
+
+def _form(path: Path) -> tuple[str, str | None]:
+    """The format and the compression of a file, by the end of its name."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    compressed = len(suffixes) == 2 and suffixes[-1] in OPENERS
-    return bool(suffixes) and suffixes[-2 if compressed else -1] in (*ARROW, *TEXTS)
+    compression = suffixes.pop() if suffixes and suffixes[-1] in OPENERS else None
+    return suffixes[-1] if suffixes else "", compression
 
 
 def _file(path: Path, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
-    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    compression = suffixes.pop() if suffixes and suffixes[-1] in OPENERS else None
-    form = suffixes[-1] if suffixes else ""
+    form, compression = _form(path)
     if form in ARROW and compression:
         raise UserError(f"{path}: {form} is compressed by itself; decompress it first")
     if form not in (*ARROW, *TEXTS):
@@ -131,7 +152,9 @@ def _file(path: Path, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow
                 () if _is_utf8(encoding) or settings.encoding else (f"read as {encoding}, by its byte order mark",)
             )
             for record in TEXTS[form](path, text, settings, wanted):
-                yield record._replace(remarks=(*record.remarks, *remarks), encoding=encoding)
+                yield TableRow(
+                    record.cells, record.file, record.number, record.in_lines, (*record.remarks, *remarks), encoding
+                )
         except LookupError:
             raise UserError(f"{path}: no encoding is called {encoding!r}; write one such as utf-8 or latin-1") from None
         except UnicodeError as error:  # in UTF-8 single rows are refused; other encodings cannot go on after an error

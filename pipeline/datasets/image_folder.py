@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from pipeline import images
-from pipeline.datasets import SPLITS, Row, split_of
+from pipeline.datasets import SPLITS, Location, Row, split_of
 from pipeline.datasets._images import UNREAD, read_image
 from pipeline.errors import UserError, listed
 from pipeline.files import is_utf8
@@ -230,7 +230,7 @@ def _files(folder: Path, root: Path, label: str | None, split: str | None) -> It
             yield from _files(path, root, label, split)
         elif _is_image(path):
             content, problem = read_image(path)
-            yield Row(_id(path, root), content, label, split, problem=problem)
+            yield Row(_id(path, root), content, label, split, problem=problem, location=Location(str(path)))
         else:
             yield _skipped(path, root, "not an image")
 

@@ -10,15 +10,15 @@ fetched is an unreadable row. Images of more than 64 MiB are refused.
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pydantic import PrivateAttr
 
-from pipeline.datasets import Kind, Row
+from pipeline.datasets import Kind, NewRows, Row
 from pipeline.datasets._columns import Columns, Content, SecondColumn, examples, new_rows
-from pipeline.datasets._downloads import Downloads, is_url
-from pipeline.datasets._images import image_content, image_path
-from pipeline.datasets._rows import TableRow, Wanted
+from pipeline.datasets._downloads import Downloads
+from pipeline.datasets._images import image_content, image_location, image_path
+from pipeline.datasets._locations import is_url
+from pipeline.datasets._rows import TableBlock, TableRow, Wanted, blocks_of
 from pipeline.datasets._tables import TableFiles, files, is_table, records
 from pipeline.datasets._texts import paired
 from pipeline.project import Project
@@ -50,12 +50,17 @@ def rows(settings: Settings) -> Iterator[Row]:
     """The rows of the table, in its order."""
     columns, content = _content(settings)
     several = len(files(settings.path)) > 1
-    yield from examples(settings, partial(_records, settings), columns, content, several)
+    location = image_location(settings.image_column, Path(settings.root) if settings.root else None)
+    yield from examples(settings, partial(_records, settings), columns, content, several, location)
 
 
-def contents(settings: Settings) -> Iterator[tuple[str, Any, str]]:
-    """Only the images of the table, or its pairs; see `new_rows`."""
-    yield from new_rows(settings, partial(_records, settings), *_content(settings))
+def contents(settings: Settings, size: int) -> Iterator[NewRows]:
+    """Only the images of the table, or its pairs, in blocks of at most `size`; see `new_rows`."""
+
+    def blocks(wanted: Wanted) -> Iterator[TableBlock]:
+        return blocks_of(_records(settings, wanted), wanted.columns, size)
+
+    yield from new_rows(settings, blocks, *_content(settings))
 
 
 def _content(settings: Settings) -> tuple[list[str], Content]:

@@ -5,11 +5,10 @@ Ids and labels are read as the text they are: "007" stays "007".
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
-from pipeline.datasets import Kind, Row
+from pipeline.datasets import Kind, NewRows, Row
 from pipeline.datasets._columns import Columns, SecondColumn, examples, new_rows
-from pipeline.datasets._tables import TableFiles, files, records
+from pipeline.datasets._tables import TableFiles, blocks, files, records
 from pipeline.datasets._texts import paired, text_content
 
 KIND = None
@@ -39,7 +38,8 @@ def rows(settings: Settings) -> Iterator[Row]:
     yield from examples(settings, partial(records, settings), columns, content, len(files(settings.path)) > 1)
 
 
-def contents(settings: Settings) -> Iterator[tuple[str, Any, str]]:
-    """Only the texts or pairs of the table; see `new_rows`."""
+def contents(settings: Settings, size: int) -> Iterator[NewRows]:
+    """Only the texts or pairs of the table, in blocks of at most `size`; see `new_rows`."""
     columns, content = paired(text_content(settings.text_column, settings.template), settings.second_column)
-    yield from new_rows(settings, partial(records, settings), columns, content)
+    as_it_is = settings.template is settings.second_column is None
+    yield from new_rows(settings, partial(blocks, settings, size=size), columns, content, as_it_is)

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import Field
 
-from pipeline.datasets import Kind, Row
+from pipeline.datasets import Kind, Location, Row
 from pipeline.datasets._images import IMAGE_BYTES
 from pipeline.datasets._tables import decompressed, files
 from pipeline.errors import UserError, listed
@@ -55,9 +55,11 @@ def rows(settings: Settings) -> Iterator[Row]:
     for shard in shards:
         where = str(shard) if len(shards) > 1 else None
         try:
+            compressed = _compression(shard) is not None
             with _opened(shard) as archive:
                 for id, members in groupby(_members(archive, str(shard)), key=lambda member: member[0]):
                     parts: dict[str, bytes] = {}
+                    places: dict[str, Location] = {}
                     for _, name, member in members:
                         if name in parts:
                             raise UserError(
@@ -65,15 +67,18 @@ def rows(settings: Settings) -> Iterator[Row]:
                             )
                         if name in (*wanted, ending):
                             parts[name] = _read(archive, member)
-                    found = [parts[name] for name in wanted if name in parts]
+                            places[name] = Location(str(shard), member.offset_data, member.size)
+                    found = [name for name in wanted if name in parts]
                     label = _label(parts.get(ending), key, f"{shard}: sample {id}") if ending else None
                     if not found:
                         content = "" if settings.texts else b""
                         yield Row(id, content, label, problem=f"no {listed(wanted)} in the sample", file=where)
                     elif settings.texts:
-                        yield _text(id, found[0], label, where)
+                        yield _text(id, parts[found[0]], label, where)
                     else:
-                        yield Row(id, found[0], label, file=where)
+                        # In a compressed archive nothing has a place from which it could be read.
+                        at = None if compressed else places[found[0]]
+                        yield Row(id, parts[found[0]], label, file=where, location=at)
         except (UserError, MemoryError):
             raise
         except FileNotFoundError:
@@ -102,13 +107,18 @@ MAGIC = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"\x28\xb5\x2f\
 """What compressed files begin with."""
 
 
-@contextmanager
-def _opened(shard: Path) -> Iterator[tarfile.TarFile]:
-    """An archive, compressed or not, which must be read to its end: tarfile would stop early without a word."""
+def _compression(shard: Path) -> str | None:
+    """What an archive is compressed with, as the suffix of such files."""
     regular_size(shard)  # a pipe would hang
     with shard.open("rb") as file:
         start = file.read(8)
-    compression = next((found for magic, found in MAGIC.items() if start.startswith(magic)), None)
+    return next((found for magic, found in MAGIC.items() if start.startswith(magic)), None)
+
+
+@contextmanager
+def _opened(shard: Path) -> Iterator[tarfile.TarFile]:
+    """An archive, compressed or not, which must be read to its end: tarfile would stop early without a word."""
+    compression = _compression(shard)
     with (
         shard.open("rb") if compression is None else decompressed(shard, compression) as file,
         tarfile.open(fileobj=file, mode="r:" if compression is None else "r|", tarinfo=_Header) as archive,

@@ -1,6 +1,5 @@
 """This machine: worker processes, or the calling process where there is one worker."""
 
-import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -12,7 +11,7 @@ from joblib import Parallel, delayed, parallel_config
 from pipeline.engines import Worker
 from pipeline.errors import UserError
 from pipeline.machine import Machine, cores
-from pipeline.processes import end_with, starting_children
+from pipeline.processes import as_parent, end_with, starting_children
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,7 +35,7 @@ def map(
     # loky rather than multiprocessing: it does not import the caller's script again, guarded or not. Its processes
     # outlive this call and are used again by the next, so torch is imported once in each.
     threads = max(1, cores() // workers)
-    with parallel_config("loky", inner_max_num_threads=threads, initializer=end_with, initargs=(os.getpid(),)):
+    with parallel_config("loky", inner_max_num_threads=threads, initializer=end_with, initargs=as_parent()):
         pool = Parallel(n_jobs=workers, return_as="generator_unordered")
         # Pickled once: unpickling may open files, which a worker process should do for its first item only.
         call, maker = uuid4().hex, pickle.dumps(make_worker)

@@ -1,7 +1,7 @@
 """Stage one: run a frozen teacher over a dataset once, and write its features to a feature store."""
 
 from pipeline.extraction.extractor import Extraction, extract
-from pipeline.extraction.loader import Batch, Loader
+from pipeline.extraction.loader import Batch, Loader, slices
 from pipeline.extraction.settings import ExtractSettings, place_of_features
 from pipeline.extraction.speed import MODEL_BOUND
 from pipeline.extraction.teacher import load_teacher, reload_teacher
@@ -18,5 +18,6 @@ __all__ = [
     "place_of_features",
     "recipe_of",
     "reload_teacher",
+    "slices",
     "stored_heads",
 ]

@@ -115,10 +115,18 @@ def spearman(values: Float[np.ndarray, " n"], others: Float[np.ndarray, " n"]) -
     return float(one @ other) / norm if norm > 0 else math.nan
 
 
-def temperature(logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]) -> float:
-    """The temperature T at which softmax(logits / T) has the least log loss (Guo et al. 2017), from 1/100 to 100."""
+def label_log_loss(logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, "n c"]) -> float:
+    """The mean over rows and independent labels of the cross-entropy, in nats, computed in float64."""
+    logits = logits.astype(np.float64)
+    return float(np.mean(np.logaddexp(0, logits) - labels * logits))
+
+
+def temperature(
+    logits: Float[np.ndarray, "n c"], labels: np.ndarray, loss: Callable[[np.ndarray, np.ndarray], float] = log_loss
+) -> float:
+    """The temperature T at which logits / T have the least log loss (Guo et al. 2017), from 1/100 to 100."""
     found = optimize.minimize_scalar(
-        lambda power: log_loss(logits.astype(np.float64) / np.exp(power), labels),
+        lambda power: loss(logits.astype(np.float64) / np.exp(power), labels),
         bounds=(-math.log(100), math.log(100)),
         method="bounded",
         options={"xatol": 1e-6},

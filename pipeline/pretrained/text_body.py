@@ -30,6 +30,9 @@ LENGTHS = (
 )
 """Names of a model's maximum length in the configurations of architectures."""
 
+LONG_ENOUGH = 8
+"""Tokens that every model takes, which some do not of fewer."""
+
 
 class TextBody(nn.Module):
     """The part of a transformers model that turns tokens into states: of an encoder-decoder, the encoder.
@@ -86,7 +89,7 @@ class TextBody(nn.Module):
         Raises:
             UserError: the model does not turn a text alone into one state per token.
         """
-        ids = torch.full((1, 4), 3)
+        ids = torch.full((1, LONG_ENOUGH), 3)
         with torch.inference_mode():
             try:
                 shape = self(ids, torch.zeros_like(ids), torch.ones_like(ids)).shape
@@ -98,6 +101,18 @@ class TextBody(nn.Module):
             states, tokens = count(shape[1], "state"), count(ids.shape[1], "token")
             raise UserError(f"{name}: {type(self.model).__name__} gives {states} for {tokens}")
         return int(shape[2])
+
+    @torch.inference_mode()
+    def shortest(self) -> int:
+        """The least number of tokens that the model takes: 1, except where layers halve a text, as Funnel's do."""
+        for length in range(1, LONG_ENOUGH):
+            ids = torch.full((1, length), 3)
+            try:
+                self(ids, torch.zeros_like(ids), torch.ones_like(ids))
+            except Exception:  # each architecture fails in its own way
+                continue
+            return length
+        return LONG_ENOUGH
 
     @torch.inference_mode()
     def alone(self, example: np.ndarray) -> Float[Tensor, "l d"]:

@@ -138,7 +138,7 @@ class TextTokenizer:
             encoded = self.fast.encode(text)
             ids, types = encoded.ids, encoded.type_ids
         else:
-            found = self.library(text, truncation=self.length is not None, max_length=self.length)
+            found = self.library(text, truncation=self.length is not None, max_length=self.length, verbose=False)
             ids, types = found["input_ids"], found.get("token_type_ids") or [0] * len(found["input_ids"])
         if not ids:
             raise ValueError("the text has no token")
@@ -172,4 +172,4 @@ class TextTokenizer:
         return samples
 
     def _plain(self, text: str) -> list[int]:
-        return list(self.library(text, truncation=False)["input_ids"])
+        return list(self.library(text, truncation=False, verbose=False)["input_ids"])

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
@@ -23,6 +24,7 @@ from safetensors.torch import load_file, save
 from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.files import file_exists, write_atomically
+from pipeline.functional.linear import folds
 from pipeline.probing.probe import Probe
 from pipeline.project import Project
 from pipeline.records import ProbeRecord, ProbeViewsRecord
@@ -77,6 +79,7 @@ class SavedProbe:
         self._rows = len(data)
         self._outputs = len(data.task.outputs)
         self._labelled = data.split(split).labelled
+        self._strata = data.task.strata(data.labels[self._labelled])
         self._maps: dict[Path, np.ndarray] = {}
         path = self.folder / MODULE
         if not file_exists(path):
@@ -131,6 +134,24 @@ class SavedProbe:
                 outputs[views == number] = self._outputs_of(rows[views == number], kind, number)
             return outputs
         return self._outputs_of(rows, kind, 0)
+
+    @torch.no_grad()
+    def outputs_for(
+        self, features: Float[torch.Tensor, "n d"], rows: np.ndarray, kind: OutputKind = "linear"
+    ) -> Float[torch.Tensor, "n c"]:
+        """Outputs for features that are not in the store, such as those of other views.
+
+        Args:
+            features: raw, on the CPU.
+            rows: of the dataset, that they are of. Cross-fitted outputs depend on them.
+            kind: of outputs.
+        """
+        base, _, crossed = kind.partition("_")
+        if not crossed:
+            return self.module(features, base)
+        fold_of = torch.full((self._rows,), -1)
+        fold_of[self._labelled] = torch.from_numpy(folds(self._strata, self._split))
+        return self.module(features, base, fold_of[rows])
 
     def _outputs_of(self, rows: np.ndarray, kind: OutputKind, view: int) -> np.ndarray:
         base, _, crossed = kind.partition("_")

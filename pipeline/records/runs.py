@@ -186,12 +186,16 @@ class RunRecord(Record):
         return digest_of({name: checksum for name, checksum in self.files.items() if name.startswith("students/")})
 
     @property
+    def chosen_scores(self) -> tuple[float, ...]:
+        """The validation scores of the chosen candidate, by seed."""
+        chosen = (self.chosen, self.chosen_settings)
+        return next(c.finite for c in self.candidates if (c.weights, c.settings) == chosen and not c.dropped)
+
+    @property
     def best_seed(self) -> int:
         """The seed whose student did best on its validation rows; the first of those that tie."""
-        chosen = (self.chosen, self.chosen_settings)
-        scores = next(c.finite for c in self.candidates if (c.weights, c.settings) == chosen and not c.dropped)
         sign = 1 if self.metric.higher_is_better else -1
-        return max(zip(self.seeds, scores, strict=True), key=lambda pair: sign * pair[1])[0]
+        return max(zip(self.seeds, self.chosen_scores, strict=True), key=lambda pair: sign * pair[1])[0]
 
     @model_validator(mode="after")
     def _chosen_is_a_candidate(self) -> "RunRecord":

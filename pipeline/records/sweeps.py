@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.records.record import Metric, Record
 
@@ -50,7 +50,7 @@ class SweepRecord(Record):
     sweep: str
     data: str
     metric: Metric
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...] = Field(min_length=1)
     points: tuple[PointRecord, ...] = Field(min_length=1)
 
     @property
@@ -59,6 +59,12 @@ class SweepRecord(Record):
         sign = -1 if self.metric.higher_is_better else 1
         known = [(sign * round(point.mean, 9), point) for point in self.points if point.mean is not None]
         return [point for _, point in sorted(known, key=lambda pair: pair[0])]
+
+    @model_validator(mode="after")
+    def _done_on_every_seed(self) -> "SweepRecord":
+        if any(len(point.val_scores) != len(self.seeds) for point in self.points if point.outcome == "done"):
+            raise ValueError("a point that is done has not one score a seed")
+        return self
 
 
 class SweepStatus(Record):

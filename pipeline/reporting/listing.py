@@ -77,13 +77,13 @@ def _run(name: str, project: Project) -> Row:
         run = RunRecord.read(path, name)
     except UserError as error:
         return row | {"state": str(error)}
-    chosen = next(c for c in run.candidates if (c.weights, c.settings) == (run.chosen, run.chosen_settings))
+    scores = run.chosen_scores
     row |= {
         "student": run.student.name,
         "teachers": "+".join(run.sources) or None,
         "methods": "+".join(method.name for method in run.methods) or "none",
         "chosen": label(run.chosen, run.chosen_settings),
-        "validation": sum(chosen.finite) / len(chosen.finite),
+        "validation": sum(scores) / len(scores),
         "seeds": len(run.seeds),
         "trials": run.trainings,
         "state": "trained",
@@ -91,8 +91,8 @@ def _run(name: str, project: Project) -> Row:
     with suppress(UserError):
         tested = EvaluationRecord.read(project.evaluation(name), name)
         if tested.students == run.students_digest:
-            scores = (result.scores for result in tested.results)
-            row |= {"test": mean_score(scores, tested.primary.name), "state": "evaluated"}
+            results = (result.scores for result in tested.results)
+            row |= {"test": mean_score(results, tested.primary.name), "state": "evaluated"}
     return row
 
 

@@ -90,8 +90,7 @@ def _validated(name: str, project: Project) -> tuple[str, Metric, Sequence[int],
     sweep, slash, number = name.partition("/")
     if not slash:
         run = RunRecord.read(project.run(name) / "run.json", name)
-        chosen = next(c for c in run.candidates if (c.weights, c.settings) == (run.chosen, run.chosen_settings))
-        return run.data, run.metric, run.seeds, chosen.finite
+        return run.data, run.metric, run.seeds, run.chosen_scores
     record = SweepRecord.read(project.sweep(sweep), sweep)
     if not number.isdecimal() or int(number) >= len(record.points):
         raise UserError(

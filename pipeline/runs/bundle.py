@@ -66,7 +66,7 @@ def _of_run(params: Params, name: str, project: Project, data: Dataset) -> tuple
     """What a run depends on: digests by source, and the modules of its plug-ins."""
     run = read_run(params, name)
     views = run_views(params, name, run)
-    seen = views.records(data) if views else []
+    seen = views.records(data) if views and run.teacher == "store" else []
     sources = {
         source.name: _digests(features, seen) | _probe(project, source, run)
         for source, features in open_features(run, project, data).items()

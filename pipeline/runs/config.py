@@ -53,6 +53,8 @@ class Run(Settings):
         teachers: keys of `teachers`, in the order that methods see them; `minilm/layer:4` is a head of one.
         methods: by name, `{weight, schedule, ...the method's own settings}`, such as `{aft: {weight: auto}}`; or a
             list of the same, each with its `name`. Without methods it is plain training.
+        teacher: where methods read what teachers say of the rows of a step: `store`, or `live`, a teacher that computes
+            it in every step, for views that no store has; see `pipeline.training.live`.
         shuffle_teachers: give every training row the features of another one, as a control: a gain that remains does
             not come from the teacher's knowledge of the row.
         train: settings of the `train` section that this run changes.
@@ -64,6 +66,7 @@ class Run(Settings):
     student: str
     teachers: list[str] = Field(default_factory=list)
     methods: list[Term] = Field(default_factory=list)
+    teacher: Literal["store", "live"] = "store"
     shuffle_teachers: bool = False
     train: dict[str, Any] = Field(default_factory=dict)
     search: dict[str, list[Any]] = Field(default_factory=dict)
@@ -188,6 +191,8 @@ def read_run(params: Params, name: str) -> Run:
             )
     if run.methods and not run.teachers:
         raise UserError(f"{where}: methods without teachers; add `teachers: [...]`, or drop `methods` to train plainly")
+    if run.teacher == "live" and not run.methods:
+        raise UserError(f"{where}: teacher: live, and no methods that listen to it; drop it, or add `methods`")
     names = [term.name for term in run.methods]
     if len(set(names)) != len(names) or len(set(run.sources)) != len(run.teachers):
         raise UserError(f"{where}: a teacher or a method is listed twice")

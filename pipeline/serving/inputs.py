@@ -1,13 +1,16 @@
 """New rows to predict: texts from tables or lines, images from folders or files; read as they are needed."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
+from pipeline.datasets import NewRows
 from pipeline.errors import UserError
 from pipeline.files import regular_size
 from pipeline.params import parse
@@ -25,19 +28,16 @@ LINES = {".csv": 1, ".tsv": 1, ".jsonl": 0, ".ndjson": 0, ".txt": 0}
 """Formats with one row per line, and the lines of their header."""
 
 
-class NewInput(NamedTuple):
-    """One row to predict.
-
-    Attributes:
-        id: in a table, a cell or the number of the row, from 1; for an image, its path in the folder. If there are
-            several inputs, the name of the row's own input comes first.
-        content: a text, the path or the bytes of an image, or a pair.
-        problem: why it cannot be read; empty if no problem is known.
-    """
-
-    id: str
-    content: str | Path | bytes | tuple[str | bytes, str]
-    problem: str = ""
+def exactly(size: int, blocks: Iterable[NewRows]) -> Iterator[NewRows]:
+    """The rows of blocks that have at most `size`, in blocks of just that many; the last has the rest."""
+    rest = NewRows([], [], [])
+    for block in blocks:
+        rest = rest + block if rest else block
+        if len(rest) >= size:
+            yield rest[:size]
+            rest = rest[size:]
+    if rest:
+        yield rest
 
 
 def lines(stream: Any) -> Iterator[str]:
@@ -75,15 +75,18 @@ class TextInputs:
         rows = [None if name == STDIN else _rows_of(name) for name in self.names]
         return None if None in rows else sum(filter(None, rows))
 
-    def __iter__(self) -> Iterator[NewInput]:
+    def blocks(self, size: int) -> Iterator[NewRows]:
+        """All rows, in blocks of at most `size`. A row's id is a cell of its table, or its number, from 1; if there are
+        several inputs, after the name of its own.
+        """
         for name in self.names:
             shown = "stdin" if name == STDIN else name
             start = f"{shown}:" if len(self.names) > 1 else ""
             if name == STDIN:
-                for number, line in enumerate(self.stdin, start=1):
-                    yield NewInput(f"{start}{number}", line.rstrip("\r\n"))
-                continue
-            yield from _in_table("text_table", self.table, name, start)
+                numbered = ((f"{start}{number}", line.rstrip("\r\n")) for number, line in enumerate(self.stdin, 1))
+                yield from _blocks_of(numbered, size)
+            else:
+                yield from _in_table("text_table", self.table, name, start, size)
 
 
 class ImageInputs:
@@ -124,15 +127,17 @@ class ImageInputs:
                 raise UserError(f"{name}: no images there")
         return None if None in found else sum(filter(None, found))
 
-    def __iter__(self) -> Iterator[NewInput]:
+    def blocks(self, size: int) -> Iterator[NewRows]:
+        """All rows, in blocks of at most `size`. The id of an image in a folder is its path there; see `TextInputs`."""
         self.skipped = 0
         for name in self.names:
             if self.is_table(Path(name)):
-                yield from _in_table("image_table", self.table, name, f"{name}:" if len(self.names) > 1 else "")
-                continue
-            for path in self._of(name):
-                inside = path.relative_to(name) if len(self.names) == 1 and path != Path(name) else path
-                yield NewInput(str(inside), path)
+                yield from _in_table("image_table", self.table, name, f"{name}:" if len(self.names) > 1 else "", size)
+            else:
+                yield from _blocks_of(((self._id(name, path), path) for path in self._of(name)), size)
+
+    def _id(self, name: str, path: Path) -> str:
+        return str(path.relative_to(name) if len(self.names) == 1 and path != Path(name) else path)
 
     def _of(self, name: str) -> Iterator[Path]:
         if not Path(name).is_dir():
@@ -145,11 +150,18 @@ class ImageInputs:
                 self.skipped += 1
 
 
-def _in_table(family: str, table: Mapping[str, str | None], name: str, start: str) -> Iterator[NewInput]:
+def _in_table(family: str, table: Mapping[str, str | None], name: str, start: str, size: int) -> Iterator[NewRows]:
     """The rows of a table, read by a family of datasets; `start` comes before every id."""
     found = plugin("datasets", family)
-    for id, content, problem in found.contents(parse(found.Settings, {**table, "path": name}, "aft predict")):
-        yield NewInput(start + id, content, problem)
+    for block in found.contents(parse(found.Settings, {**table, "path": name}, "aft predict"), size):
+        yield replace(block, ids=[start + id for id in block.ids]) if start else block
+
+
+def _blocks_of(rows: Iterator[tuple[str, Any]], size: int) -> Iterator[NewRows]:
+    """Ids and contents in blocks."""
+    while block := list(islice(rows, size)):
+        ids, contents = zip(*block, strict=True)
+        yield NewRows(list(ids), list(contents), [""] * len(block))
 
 
 def _rows_of(name: str) -> int | None:

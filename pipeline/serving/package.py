@@ -10,7 +10,6 @@ the run's student.
 """
 
 import multiprocessing
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from pipeline.exports import export_format
 from pipeline.files import explained, replace_folder, scratch_folder, write_atomically
 from pipeline.params import Params
 from pipeline.predict import EXPORT, VERSION, Predictor, seed_of, table_of
-from pipeline.processes import end_with, starting_children
+from pipeline.processes import as_parent, end_with, starting_children
 from pipeline.project import Project
 from pipeline.provenance import versions
 from pipeline.records import ExportRecord, RunRecord
@@ -175,7 +174,7 @@ def _difference(folder: Path, contents: Sequence[Any], expected: np.ndarray, for
     """
     # Spawned, so it inherits nothing and imports what it needs.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=end_with, initargs=(os.getpid(),)) as process:
+    with ProcessPoolExecutor(1, mp_context=context, initializer=end_with, initargs=as_parent()) as process:
         try:
             with starting_children():
                 outputs = process.submit(outputs_of, folder, contents)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.ahead import ahead
+from pipeline.datasets import NewRows
 from pipeline.errors import UserError, count
 from pipeline.files import cell, replacing
 from pipeline.predict import THREADS, Predictions, Predictor
 from pipeline.progress import progress
-from pipeline.serving.inputs import ImageInputs, NewInput, TextInputs
+from pipeline.serving.inputs import ImageInputs, TextInputs, exactly
 
 STDOUT = "-"
 
 UNREADABLE = ".unreadable.csv"
 """The suffix, after the name of the output, of the file that lists the rows that could not be read."""
+
+
+GROUP = 1 << 24
+"""Bytes of predictions that are written to a Parquet file together."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def predict_to(
         advance = stack.enter_context(progress("predict", inputs.count(), "row"))
         lines = stack.enter_context(_writer(output, table))
         refuse = stack.enter_context(_listing(output))
-        for encoded in stack.enter_context(ahead(_batches(predictor, iter(inputs)))):
+        for encoded in stack.enter_context(ahead(_batches(predictor, inputs.blocks(predictor.batch_size)))):
             for id, problem in encoded.problems:
                 refuse(id, problem)
                 first = first or f"{id}: {problem}"
@@ -115,33 +119,36 @@ def _check_output(output: str, inputs: TextInputs | ImageInputs) -> None:
         raise UserError(f"--output {output}: is one of the inputs; choose another name")
 
 
-def _batches(predictor: Predictor, rows: Iterator[NewInput]) -> Iterator[EncodedBatch]:
+def _batches(predictor: Predictor, blocks: Iterator[NewRows]) -> Iterator[EncodedBatch]:
     with ThreadPoolExecutor(THREADS) as pool:
-        while taken := list(islice(rows, predictor.batch_size)):
-            problems = [(row.id, row.problem) for row in taken if row.problem]
-            sound = [row for row in taken if not row.problem]
-            read = map if predictor.kind == "text" else pool.map
-            contents = list(read(predictor.read, [row.content for row in sound]))
-            problems += [(row.id, str(c)) for row, c in zip(sound, contents, strict=True) if isinstance(c, ValueError)]
-            kept = [(row.id, c) for row, c in zip(sound, contents, strict=True) if not isinstance(c, ValueError)]
-            yield _encoded(predictor, kept, problems)
+        for block in exactly(predictor.batch_size, blocks):
+            contents, unread = predictor.read_all(block.contents, pool)
+            unread |= {row: problem for row, problem in enumerate(block.problems) if problem}
+            ids = block.ids
+            problems = [(ids[row], unread[row]) for row in sorted(unread)]
+            if unread:
+                sound = [row for row in range(len(block)) if row not in unread]
+                ids, contents = [ids[row] for row in sound], [contents[row] for row in sound]
+            yield _encoded(predictor, ids, contents, problems)
 
 
-def _encoded(predictor: Predictor, rows: list[tuple[str, Any]], problems: list[tuple[str, str]]) -> EncodedBatch:
+def _encoded(
+    predictor: Predictor, ids: list[str], contents: Sequence[Any], problems: list[tuple[str, str]]
+) -> EncodedBatch:
     """A batch of rows; without those that cannot be encoded, if there are any."""
-    if not rows:
+    if not ids:
         return EncodedBatch([], None, problems)
     try:
-        return EncodedBatch([id for id, _ in rows], predictor.encode([content for _, content in rows]), problems)
+        return EncodedBatch(ids, predictor.encode(contents), problems)
     except ValueError:
         sound = []
-        for id, content in rows:
+        for id, content in zip(ids, contents, strict=True):
             try:
                 predictor.encode([content])
                 sound.append((id, content))
             except ValueError as error:
                 problems = [*problems, (id, str(error))]
-        return _encoded(predictor, sound, problems)
+        return _encoded(predictor, [id for id, _ in sound], [content for _, content in sound], problems)
 
 
 class PredictionTable:
@@ -214,8 +221,8 @@ def _writer(output: str, table: PredictionTable) -> Iterator[Lines]:
         return
     with replacing(Path(output)) as file:
         if output.lower().endswith(".parquet"):
-            with pq.ParquetWriter(file, table.schema) as writer:
-                yield _parquet(writer, table)
+            with _parquet(file, table) as lines:
+                yield lines
         else:
             text = io.TextIOWrapper(file, "utf-8", newline="")
             yield _csv(text, table)
@@ -228,12 +235,25 @@ def _csv(file: Any, table: PredictionTable) -> Lines:
     return lambda ids, found: writer.writerows(table.texts(ids, found))
 
 
-def _parquet(writer: pq.ParquetWriter, table: PredictionTable) -> Lines:
-    def lines(ids: Sequence[str], found: Predictions) -> None:
-        arrays = [pa.array(v, field.type) for v, field in zip(table.columns(ids, found), table.schema, strict=True)]
-        writer.write_batch(pa.record_batch(arrays, schema=table.schema))
+@contextmanager
+def _parquet(file: Any, table: PredictionTable) -> Iterator[Lines]:
+    waiting: list[pa.RecordBatch] = []  # a row group for each batch would be slow to write and to read
+    size = 0
 
-    return lines
+    with pq.ParquetWriter(file, table.schema) as writer:
+
+        def lines(ids: Sequence[str], found: Predictions) -> None:
+            nonlocal size
+            arrays = [pa.array(v, field.type) for v, field in zip(table.columns(ids, found), table.schema, strict=True)]
+            waiting.append(pa.record_batch(arrays, schema=table.schema))
+            size += waiting[-1].nbytes
+            if size >= GROUP:
+                writer.write_table(pa.Table.from_batches(waiting, table.schema))
+                waiting.clear()
+                size = 0
+
+        yield lines
+        writer.write_table(pa.Table.from_batches(waiting, table.schema))
 
 
 @contextmanager

@@ -21,12 +21,14 @@ from pipeline.store.remote import Pointer, is_remote, stand_for
 from pipeline.store.rows import RowIndex
 from pipeline.store.source import SourceFeatures
 from pipeline.store.store import FeatureStore
+from pipeline.store.values import NotFinite, as_stored
 from pipeline.store.writer import StoreWriter, Widened, is_shared
 
 __all__ = [
     "Dtype",
     "FeatureStore",
     "Head",
+    "NotFinite",
     "Pointer",
     "Reader",
     "RowIndex",
@@ -35,6 +37,7 @@ __all__ = [
     "StoreWriter",
     "Together",
     "Widened",
+    "as_stored",
     "available_memory",
     "cache",
     "copying",

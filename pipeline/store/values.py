@@ -88,6 +88,11 @@ def decode(arrays: dict[str, np.ndarray], name: str, head: Head, out: np.ndarray
     return out
 
 
+def as_stored(values: np.ndarray, name: str, head: Head) -> np.ndarray:
+    """Values as they come back from the store, without writing them. Raises as `encode` does."""
+    return decode(encode(values, name, head), name, head)
+
+
 def arriving_dtype(head: Head) -> np.dtype:
     """The dtype of `decode`'s result."""
     return np.dtype(np.float16 if head.dtype == "float16" and head.largest is None else np.float32)

@@ -45,7 +45,7 @@ class Texts:
         data: a prepared dataset of texts.
         key: everything that the numbers depend on besides the texts, JSON-like.
         encode: turns texts into numbers.
-        views: views of the rows, encoded and cached like the clean texts.
+        views: views of the rows. The first `count` are encoded and cached like the clean texts, others when needed.
         fixed: numbers that augmentations never leave out.
 
     Raises:
@@ -60,7 +60,7 @@ class Texts:
         views: Views | None = None,
         fixed: Sequence[int] = (),
     ):
-        self.fixed = fixed
+        self.data, self.encode, self.views, self.fixed = data, encode, views, fixed
         self.kept = [arrays(data, key, _encoded(data, encode))]
         for number in range(1, views.count + 1) if views else ():
             of_view = {**key, "view": views.record(number, data)} if views else key
@@ -76,11 +76,17 @@ class Texts:
     def _seen(self, rows: np.ndarray, views: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         if views is None:
             return self._rows(rows, 0)
-        found = {number: self._rows(rows[views == number], number) for number in np.unique(views).tolist()}
+        kept = np.minimum(views, len(self.kept))  # all others together
+        found = {
+            number: self._rows(rows[kept == number], number)
+            if number < len(self.kept)
+            else self._encoded(rows[kept == number], views[kept == number])
+            for number in np.unique(kept).tolist()
+        }
         lengths = np.empty(len(rows), np.int64)
         for number, (_, each) in found.items():
-            lengths[views == number] = each
-        numbers, view_of = np.empty(lengths.sum(), np.int64), np.repeat(views, lengths)
+            lengths[kept == number] = each
+        numbers, view_of = np.empty(lengths.sum(), np.int64), np.repeat(kept, lengths)
         for number, (values, _) in found.items():
             numbers[view_of == number] = values
         return numbers, lengths
@@ -92,6 +98,15 @@ class Texts:
         at = (stops - lengths.cumsum()).repeat(lengths)
         at += np.arange(len(at))
         return numbers.take(at).astype(np.int64), lengths
+
+    def _encoded(self, rows: np.ndarray, views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers of views that are not kept."""
+        assert self.views is not None
+        pairs = zip(rows.tolist(), views.tolist(), strict=True)
+        try:
+            return flatten(self.encode([self.views.text(self.data, row, view) for row, view in pairs]))
+        except ValueError as error:
+            raise UserError(f"{self.data.path}: a view of a row: {error}; take milder views") from None
 
 
 def _encoded(data: Dataset, encode: Encode, views: Views | None = None, view: int = 0) -> Iterator[Chunk]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode, functional
 
@@ -22,6 +22,7 @@ from pipeline.pretrained.transformers import read_json
 from pipeline.teachers import Precision, Teacher
 from pipeline.teachers._batches import ROUNDING, depends_on_batch
 from pipeline.teachers._images import ImageTeacher
+from pipeline.teachers._logits import check_top, largest
 from pipeline.teachers._pooling import Pooling, pool
 
 try:
@@ -55,6 +56,8 @@ class Settings(params.Settings):
         outputs: by head, the name of the model's output; needed where it has several.
         heads: which to keep. `pooled` is an output [n, d] as it is, or one with positions, pooled; `cls` the first
             position; `tokens` all positions (of texts, followed by zeros); `logits` an output [n, C].
+        top: of the head `logits`, keep this many of the largest with their classes, and the logsumexp of the others;
+            all if None.
         pooling: how positions are pooled; see `family: transformers`. For maps of images always the mean.
         size: height and width of the images; the model's own if it has a fixed one. If mean and std are not set, these
             six come from the preprocessing.json of `aft export` next to the model, if there is one.
@@ -75,6 +78,7 @@ class Settings(params.Settings):
     model: str
     outputs: dict[Head, str] = Field(default_factory=dict)
     heads: tuple[Head, ...] = Field(default=("pooled",), min_length=1, strict=False)
+    top: int | None = Field(default=None, ge=1)
     pooling: Pooling = "mean"
     size: int | None = Field(default=None, ge=1)
     resize: int | None = Field(default=None, ge=1)
@@ -88,6 +92,11 @@ class Settings(params.Settings):
     tokenizer: str | None = None
     prompt: str = ""
     max_length: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _only_logits_have_a_top(self) -> "Settings":
+        check_top(self.top, self.heads)
+        return self
 
 
 OF_TEXTS = ("tokenizer", "prompt", "max_length")
@@ -160,6 +169,8 @@ class OnnxModel(Teacher):
         self.heads: Mapping[str, tuple[int, ...]] = dict.fromkeys(self.settings.heads, ())
         outputs = self.forward(self.collate(examples[:1]))
         self.heads = {head: tuple(values.shape[1:]) for head, values in outputs.items()}
+        self.largest, notes = largest(self.name, self.heads, self.settings.top)
+        self.notes += notes
         self.alone = depends_on_batch(self.name, lambda rows: self.forward(self.collate(rows)), examples, self.rounding)
         if self.alone:
             self.recipe["together"] = False

@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 from torch import Tensor, nn
 
 from pipeline import images, params, pretrained
@@ -34,6 +34,7 @@ from pipeline.plugins import function, in_user_code
 from pipeline.provenance import digest_files, digest_of
 from pipeline.teachers import Precision, Teacher
 from pipeline.teachers._batches import ROUNDING, depends_on_batch
+from pipeline.teachers._logits import check_top, largest
 
 VERSION = 1
 """Increased whenever this file gives other features for the same recipe."""
@@ -53,11 +54,19 @@ class Settings(params.Settings):
         factory: `package.module:name`; the module may lie in the project's folder.
         options: passed to the function, by name.
         heads: which of its heads to keep.
+        top: of the head `logits`, keep this many of the largest with their classes, and the logsumexp of the others;
+            all if None.
     """
 
     factory: str
     options: dict[str, Any] = Field(default_factory=dict)
     heads: tuple[Head, ...] = Field(default=("pooled",), min_length=1, strict=False)
+    top: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _only_logits_have_a_top(self) -> "Settings":
+        check_top(self.top, self.heads)
+        return self
 
 
 def load(settings: Settings, precision: Precision, device: torch.device) -> "OwnTeacher":
@@ -82,6 +91,7 @@ class OwnTeacher(Teacher):
         except Exception as error:  # it may be any code
             raise self._fault(error) from error
         self._check_contract(settings.heads)
+        self.largest, self.notes = largest(self.name, self.heads, settings.top)
         weights = None
         if isinstance(self.own, nn.Module):
             self.own = self.own.to(device).eval().requires_grad_(False)
@@ -106,7 +116,7 @@ class OwnTeacher(Teacher):
         self.together = not depends_on_batch(self.name, self._run, self._examples(), ROUNDING[precision])
         if not self.together:
             self.recipe["together"] = False
-            self.notes = ("a row's features depend on the rows that share its batch, so it gets one row at a time",)
+            self.notes += ("a row's features depend on the rows that share its batch, so it gets one row at a time",)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return OwnTeacher, self._arguments
@@ -206,6 +216,10 @@ class OwnTeacher(Teacher):
             raise UserError(f"{self.name}: what it makes has no method `{lacks}`; see docs/teachers.md")
         self.kind: Literal["text", "image"] = kind
         self.heads = {head: tuple(heads[head]) for head in wanted}
+        if len(self.heads.get("logits", (0,))) != 1:
+            raise UserError(
+                f"{self.name}: its head `logits` has the shape {self.heads['logits']}; it must be one value a class"
+            )
 
     def _examples(self) -> list[Any]:
         """Rows to try it on, as `transform` gives them."""

@@ -11,10 +11,11 @@ from timm.data import create_transform
 from torch import Tensor, nn
 
 from pipeline import images, params, pretrained
-from pipeline.errors import UserError, count
+from pipeline.errors import UserError
 from pipeline.pretrained.timm import TimmModel, arguments, data_configuration
 from pipeline.teachers import Precision
 from pipeline.teachers._images import ImageTeacher
+from pipeline.teachers._logits import check_top, largest
 
 VERSION = 1
 """Increased whenever this file gives other features for the same recipe."""
@@ -23,9 +24,6 @@ Head = Literal["pooled", "cls", "tokens", "logits"] | Annotated[str, StringConst
 
 COSTLY = 4.0
 """A model's own size is pointed out if it has this many times the pixels of 224 x 224."""
-
-MANY = 1000
-"""More classes than this are pointed out, if all of their logits are kept."""
 
 CLOSE = 0.99
 """A precision is pointed out if the cosine of a feature with the one in float32 is below this."""
@@ -56,8 +54,7 @@ class Settings(params.Settings):
 
     @model_validator(mode="after")
     def _only_logits_have_a_top(self) -> "Settings":
-        if self.top is not None and "logits" not in self.heads:
-            raise ValueError("top keeps the largest logits, and heads has no `logits`; add it, or drop top")
+        check_top(self.top, self.heads)
         return self
 
 
@@ -134,24 +131,8 @@ class ImageModel(ImageTeacher):
         self.heads: Mapping[str, tuple[int, ...]] = dict.fromkeys(settings.heads, ())
         pixels = torch.zeros(1, height, width, self.channels, dtype=torch.uint8, device=device)
         self.heads = {head: tuple(value.shape[1:]) for head, value in self.forward({"pixels": pixels}).items()}
-        self._keep_largest(settings)
-
-    def _keep_largest(self, settings: Settings) -> None:
-        """Keep the logits that `top` says, or say what all of them take."""
-        classes = self.heads.get("logits", (0,))[0]
-        if settings.top is None:
-            if classes > MANY:
-                self.notes += (
-                    f"its {count(classes, 'logit')} are {2 * classes:,} bytes a row; `top: 50` keeps the largest in "
-                    f"{6 * 50 + 2}",
-                )
-        elif 3 * settings.top >= classes:
-            raise UserError(
-                f"{settings.model}: top: {settings.top} of {count(classes, 'logit')} takes no less room than all; "
-                "drop it"
-            )
-        else:
-            self.largest = {"logits": settings.top}
+        self.largest, notes_of_logits = largest(settings.model, self.heads, settings.top)
+        self.notes += notes_of_logits
 
     def _check_heads(self, settings: Settings, features: Any, image: Tensor) -> None:
         """Refuse heads that the model does not have."""

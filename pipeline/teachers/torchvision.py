@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from PIL import Image
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.transforms import functional
@@ -21,6 +21,7 @@ from pipeline.errors import UserError, count, listed
 from pipeline.provenance import digest_of
 from pipeline.teachers import Precision
 from pipeline.teachers._images import ImageTeacher
+from pipeline.teachers._logits import check_top, largest
 
 VERSION = 1
 """Increased whenever this file gives other features for the same recipe."""
@@ -47,6 +48,8 @@ class Settings(params.Settings):
         arguments: of the model's constructor, for weights in a file, such as `image_size`.
         heads: which to keep. `pooled` is the input of the last layer of the classifier; `layer:NAME` the output of a
             module, such as `layer:layer3` or `layer:features.4`, averaged over its positions.
+        top: of the head `logits`, keep this many of the largest with their classes, and the logsumexp of the others;
+            all if None.
     """
 
     model: str
@@ -54,6 +57,12 @@ class Settings(params.Settings):
     transforms: str | None = None
     arguments: dict[str, Any] = Field(default_factory=dict)
     heads: tuple[Head, ...] = Field(default=("pooled",), min_length=1, strict=False)
+    top: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _only_logits_have_a_top(self) -> "Settings":
+        check_top(self.top, self.heads)
+        return self
 
 
 def load(settings: Settings, precision: Precision, device: torch.device) -> "Classifier":
@@ -139,8 +148,9 @@ class Classifier(ImageTeacher):
                 "`transforms` to weights of that size"
             ) from None
         self.heads = {head: tuple(value.shape[1:]) for head, value in outputs.items()}
+        self.largest, self.notes = largest(self.name, self.heads, settings.top)
         if (cost := blank[0, 0].numel() / 224**2) >= COSTLY:
-            self.notes = (
+            self.notes += (
                 f"its own size of {blank.shape[2]} x {blank.shape[3]} has {cost:.1f} times the pixels of 224 x 224; "
                 "other `weights` may have less",
             )
@@ -259,7 +269,9 @@ def _from_file(settings: Settings) -> nn.Module:
         raise UserError(f"{path}: not weights of {settings.model}: {why}")
     classes = len(expected.state_dict()[last])
     model = _built(settings, arguments | {"num_classes": classes}, torch.device("cpu"))
-    model.load_state_dict(state, strict=False)
+    complete = model.state_dict()  # with the version of the model's code, without which MNASNet loads nothing
+    complete.update(state)
+    model.load_state_dict(complete)
     if headless:
         above, _, name = last.removesuffix(".weight").rpartition(".")
         setattr(model.get_submodule(above), name, NoClassifier())
@@ -276,6 +288,10 @@ def _built(settings: Settings, arguments: Mapping[str, Any], device: torch.devic
     try:
         with device:
             return _whole(models.get_model(settings.model, weights=None, **quiet, **arguments))
+    except NotImplementedError:  # a RegNet reads the numbers of its blocks out of tensors
+        if device.type != "meta":
+            raise
+        return _built(settings, arguments, torch.device("cpu"))
     except (TypeError, ValueError) as error:
         raise UserError(f"{settings.model}: arguments: {' '.join(str(error).split())[:200]}") from None
 

@@ -83,6 +83,11 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Tex
     code = settings.trust_remote_code
     config = read_config(modules.folder, settings.model, code)
     body, state = load_body(modules.folder, settings.model, config, code, pickles=not settings.safetensors_only)
+    if hasattr(body.model, "vision_model") and hasattr(body.model, "text_model"):
+        raise UserError(
+            f"{settings.model}: {type(body.model).__name__} has a tower of images and one of texts; `family: "
+            "dual_encoder` with `tower: text` reads texts with it"
+        )
     body.width(settings.model)
     tokenizer = TextTokenizer(modules.folder, settings.model, code)
     # Some models take token types although their tokenizer gives none, such as GPT-2.
@@ -110,6 +115,7 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Tex
         "max_length": length,
         "precision": precision,
         **({"truncation": settings.truncation} if settings.truncation else {}),
+        **({"shortest": shortest} if (shortest := body.shortest()) > 1 else {}),
     }
     _check_layers(settings, body)
     body = body.to(dtype=getattr(torch, precision), device=device)
@@ -122,7 +128,8 @@ class TextEncoder(Teacher):
     """A model of transformers. A transformed text is its token numbers and types [2, l], int64.
 
     Texts are always padded on the right, so that a decoder's tokens have the same positions as without padding and do
-    not see it. If a model's states depend on padding nevertheless, a batch holds texts of one length only.
+    not see it. If a model's states depend on padding nevertheless, a batch holds texts of one length only. Texts that
+    are shorter than any that the model takes are padded to that length.
     """
 
     kind: Literal["text"] = "text"
@@ -152,6 +159,7 @@ class TextEncoder(Teacher):
         self.longest = self.length = int(recipe["max_length"])
         self.pad = tokenizer.pad if tokenizer.pad < body.rows else 0
         self.padded = True
+        self.shortest = int(recipe.get("shortest", 1))
         # The layers in their order in `heads`.
         self.numbers = [int(head.removeprefix(LAYER)) for head in heads if head.startswith(LAYER)]
         with torch.inference_mode():
@@ -182,7 +190,7 @@ class TextEncoder(Teacher):
     def collate(self, examples: Sequence[np.ndarray]) -> Mapping[str, Tensor]:
         """Token numbers, their types, and which of them are not padding, [n, longest], int64."""
         lengths = np.array([example.shape[1] for example in examples])
-        mask = np.arange(lengths.max()) < lengths[:, None]
+        mask = np.arange(max(lengths.max(), self.shortest)) < lengths[:, None]
         ids, types = np.full(mask.shape, self.pad, np.int64), np.full(mask.shape, self.tokenizer.pad_type, np.int64)
         ids[mask], types[mask] = np.concatenate(examples, axis=1)
         values = {"input_ids": ids, "token_type_ids": types, "attention_mask": mask.astype(np.int64)}
@@ -253,11 +261,11 @@ class TextEncoder(Teacher):
         lengths = mask.sum(1)
         whole: list[Tensor] = []
         for length in lengths.unique().tolist():
-            rows = (lengths == length).nonzero()[:, 0]
-            parts = self.model.with_layers(ids[rows, :length], types[rows, :length], mask[rows, :length], self.numbers)
+            rows, width = (lengths == length).nonzero()[:, 0], max(length, self.shortest)
+            parts = self.model.with_layers(ids[rows, :width], types[rows, :width], mask[rows, :width], self.numbers)
             whole = whole or [part.new_zeros((*ids.shape, part.shape[2]), dtype=torch.float32) for part in parts]
             for states, part in zip(whole, parts, strict=True):
-                states[rows, :length] = part.float()
+                states[rows, :length] = part[:, :length].float()
         return whole
 
     def _pooled(self, mask: Tensor) -> Tensor:

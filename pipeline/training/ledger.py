@@ -30,7 +30,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from pipeline.code import Code
+from pipeline.code import Code, live_modules
 from pipeline.errors import UserError, count
 from pipeline.files import (
     explained,
@@ -108,11 +108,12 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
         "device": session.device.type,
         "task": data.task.name,
         "code": _code(
-            f"tasks.{data.task.name}",
-            f"students.{blueprint.family}",
-            *(f"methods.{term.name}" for term, _ in at_work),
-            *(f"augmentations.{each.name}" for each in augmentations),
-            *([f"views.{seen.family}"] if seen else []),
+            f"pipeline.tasks.{data.task.name}",
+            f"pipeline.students.{blueprint.family}",
+            *(f"pipeline.methods.{term.name}" for term, _ in at_work),
+            *(f"pipeline.augmentations.{each.name}" for each in augmentations),
+            *([f"pipeline.views.{seen.family}"] if seen else []),
+            *(live_modules(plan.params, plan.name) if at_work else []),
         ),
     }
     if seen:
@@ -133,6 +134,8 @@ def inputs_of(session: Session, seed: int, candidate: Candidate) -> dict[str, An
         ]
         found["own_outputs"] = [session.head_digests(source) for source in chain(*plan.run.own_outputs.values())]
         found["shuffled"] = plan.run.shuffle_teachers
+        if session.live:
+            found["teacher"] = "live"
     elif blueprint.teachers:
         found["sources"] = blueprint.teachers
     # As it comes back from the record: lists for tuples.
@@ -148,8 +151,8 @@ def _labels_digest(session: Session, split: int) -> str:
 
 @cache
 def _code(*plugins: str) -> str:
-    """A digest of the code that a trial runs: `trial.py`, these plug-ins, and all of the library that they import."""
-    return Code().digest("pipeline.training.trial", *(f"pipeline.{plugin}" for plugin in plugins))
+    """A digest of the code that a trial runs: `trial.py`, these modules, and all of the library that they import."""
+    return Code().digest("pipeline.training.trial", *plugins)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from functools import cache, cached_property, lru_cache
+from importlib import import_module
 from itertools import chain, islice
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ from pipeline.store import FeatureStore, Reader, SourceFeatures
 from pipeline.students import Blueprint, Inputs, Student, place, student_blueprint, student_outputs
 from pipeline.training.config import FEWEST_ROWS, Plan, TrainSettings, check_student
 from pipeline.training.parallel import Group
+
+if TYPE_CHECKING:
+    from pipeline.training.live import LiveTeachers
 
 BLOCK = 8192
 """The number of rows of teachers' logits in memory while they are compared with labels."""
@@ -74,7 +78,7 @@ class Session:
         )
         self.sources = {source.name: self.features[source] for source in plan.run.sources}
         self.views = run_views(plan.params, plan.name, plan.run)
-        seen = self.views.records(self.data) if self.views else []
+        seen = self.views.records(self.data) if self.views and not self.live else []
         self.heads = {source: (source.head, *found.check_views(seen)) for source, found in self.features.items()}
         self.readers: dict[Source, tuple[Reader, ...]] = (
             like.readers if like and same and like.heads == self.heads else self._open_readers()
@@ -83,6 +87,23 @@ class Session:
         self.output_readers = {
             logits: [self.readers[source] for source in own] for logits, own in plan.run.own_outputs.items()
         }
+
+    @property
+    def live(self) -> bool:
+        """Whether teachers compute what methods read, in every step."""
+        return self.plan.run.teacher == "live"
+
+    @cached_property
+    def live_teachers(self) -> "LiveTeachers":
+        """The teachers of a run that has live ones.
+
+        Raises:
+            UserError: one cannot be loaded, or is not that of the store.
+        """
+        # Everything else in this room works from the stores alone, and does not depend on the code of teachers.
+        module = import_module("pipeline.training.live")
+        found: LiveTeachers = module.LiveTeachers(self.plan.params, self.data, self.features, self.views)
+        return found
 
     @property
     def free(self) -> int:
@@ -153,6 +174,8 @@ class Session:
         for source, (reader, *_) in self.readers.items():
             slow = "; steps take rows in random order, so the disk sets the pace" if reader.mode == "window" else ""
             lines.append(f"{source} {reader.why}{slow}")
+        if self.live:
+            return [f"{source.teacher} runs in every step" for source in self.readers]
         return lines
 
     def check_own_outputs(self) -> None:
@@ -252,7 +275,7 @@ class Session:
         settings, where = self._settings(seed, json.loads(train)), f"{self.plan.params.source}: train"
         settings.check(f"{where} (for {self.plan.name})", blueprint.reads, blueprint.settings, bool(self.run.methods))
         settings.check_task(f"{where} (for {self.plan.name})", self.task)
-        settings.check_views(f"{where} (for {self.plan.name})", self.views)
+        settings.check_views(f"{where} (for {self.plan.name})", None if self.live else self.views)
         return TrialData(self, seed, blueprint, settings)
 
     def _with_auto_settings(self) -> Run:
@@ -366,7 +389,10 @@ class TrialData:
     @cached_property
     def inputs(self) -> Inputs:
         """The dataset as the student reads it."""
-        inputs = self.blueprint.inputs(self.session.data, self.session.sources, self.session.views)
+        views = self.session.views
+        if views and self.session.live:
+            views = replace(views, count=0)  # too many to prepare any
+        inputs = self.blueprint.inputs(self.session.data, self.session.sources, views)
         inputs.keep_on(self.session.device, self.session.free)
         return inputs
 
@@ -424,9 +450,27 @@ class TrialData:
     ) -> tuple[tuple[Float[Tensor, "n _"], ...], dict[TeacherOutput, tuple[Float[Tensor, "n c"], ...]]]:
         """What methods read of every source for rows: raw features, and outputs by kind; see `Signals`."""
         numbers = range(len(self.profiles))
-        features = tuple(self.teacher_features(k, rows, views) for k in numbers) if "features" in reads else ()
         kinds = [kind for kind in reads if kind != "features"]
+        if self.session.live and reads:
+            return self._live(self.stand_in[rows], kinds, views)
+        features = tuple(self.teacher_features(k, rows, views) for k in numbers) if "features" in reads else ()
         return features, {kind: tuple(self.teacher_outputs(kind, k, rows, views) for k in numbers) for kind in kinds}
+
+    def _live(
+        self, rows: np.ndarray, kinds: Collection[TeacherOutput], views: np.ndarray | None
+    ) -> tuple[tuple[Float[Tensor, "n _"], ...], dict[TeacherOutput, tuple[Float[Tensor, "n c"], ...]]]:
+        """As `teachers`, computed now."""
+        run, device = self.session.plan.run, self.session.device
+        said = self.session.live_teachers(rows, views, device)
+        features = tuple(said[source] for source in run.sources)
+
+        def outputs(kind: TeacherOutput) -> tuple[Tensor, ...]:
+            if kind == "head" or kind == "zero_shot":
+                return tuple(said[source] for source in run.own_outputs[kind])
+            pairs = zip(self.probes, features, strict=True)
+            return tuple(place(probe.outputs_for(of.cpu(), rows, kind), device) for probe, of in pairs)
+
+        return features, {kind: outputs(kind) for kind in kinds}
 
     def context(self, student: Student) -> Context:
         """Everything that methods may use before training."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.datasets import Row, image_folder, split_of
+from pipeline.datasets import Location, Row, image_folder, split_of
 from pipeline.errors import UserError
 
 
@@ -25,13 +25,17 @@ def read(root: Path, unlabelled: str | None = None, **settings) -> list[Row]:
     return [row for row in everything(root, unlabelled=unlabelled, **settings) if not row.skipped]
 
 
-def row(name: str, label: str | None, split: str | None = None) -> Row:
-    return Row(name, name.encode(), label, split)
+def row(root: Path, name: str, label: str | None, split: str | None = None) -> Row:
+    return Row(name, name.encode(), label, split, location=Location(str(root / name)))
 
 
 def test_folders_are_classes_and_bytes_are_kept(tmp_path: Path):
     make(tmp_path, "dog/2.JPG", "cat/b.png", "cat/a/z.webp", "cat/notes.txt", "cat/.hidden.png", "readme.md")
-    assert read(tmp_path) == [row("cat/a/z.webp", "cat"), row("cat/b.png", "cat"), row("dog/2.JPG", "dog")]
+    assert read(tmp_path) == [
+        row(tmp_path, "cat/a/z.webp", "cat"),
+        row(tmp_path, "cat/b.png", "cat"),
+        row(tmp_path, "dog/2.JPG", "dog"),
+    ]
 
 
 def test_what_is_not_an_image_is_skipped_and_listed(tmp_path: Path):
@@ -91,10 +95,10 @@ def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path):
 def test_folders_of_splits_hold_folders_of_classes(tmp_path: Path):
     make(tmp_path, "train/cat/1.png", "train/dog/2.png", "Test/cat/3.png", "valid/dog/4.png")
     assert read(tmp_path) == [
-        row("Test/cat/3.png", "cat", "test"),
-        row("train/cat/1.png", "cat", "train"),
-        row("train/dog/2.png", "dog", "train"),
-        row("valid/dog/4.png", "dog", "val"),
+        row(tmp_path, "Test/cat/3.png", "cat", "test"),
+        row(tmp_path, "train/cat/1.png", "cat", "train"),
+        row(tmp_path, "train/dog/2.png", "dog", "train"),
+        row(tmp_path, "valid/dog/4.png", "dog", "val"),
     ]
 
 

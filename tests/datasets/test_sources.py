@@ -17,7 +17,7 @@ from PIL import Image
 
 from pipeline import images
 from pipeline.data import PrepareSettings, prepare
-from pipeline.datasets import Row, kind_of
+from pipeline.datasets import Location, Row, kind_of
 from pipeline.errors import UserError
 from pipeline.params import parse, read_plugin
 
@@ -41,9 +41,10 @@ def test_paths_of_images_are_relative_to_their_table(tmp_path: Path):
     (tmp_path / "photos" / "a.png").write_bytes(png(0))
     (tmp_path / "list.csv").write_text(f"file,price\nphotos/a.png,3.5\n{tmp_path}/photos/a.png,\n")
     rows = read("image_table", path=str(tmp_path / "list.csv"), image_column="file", label_column="price")
+    at = Location(f"{tmp_path}/photos/a.png")
     assert rows == [
-        Row("photos/a.png", png(0), "3.5", line=2),
-        Row(f"{tmp_path}/photos/a.png", png(0), None, line=3),
+        Row("photos/a.png", png(0), "3.5", line=2, location=at),
+        Row(f"{tmp_path}/photos/a.png", png(0), None, line=3, location=at),
     ]
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "list.csv").write_text("file\na.png\n")

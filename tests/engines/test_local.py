@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -76,15 +76,17 @@ def test_an_engine_that_does_not_exist_is_refused():
 
 
 SLEEPER = """
-import os, time
+import ctypes, os, time
 
 class Sleeper:
-    def __init__(self, folder):
+    def __init__(self, folder, native):
         self.folder = folder
+        # `PyDLL` does not let other threads of Python run meanwhile.
+        self.sleep = ctypes.PyDLL(None).sleep if native else time.sleep
     def __call__(self, items):
         for item in items:
             (self.folder / str(os.getpid())).touch()
-            time.sleep(86_400)
+            self.sleep(86_400)
             yield item
 """
 SCRIPT = """
@@ -94,7 +96,7 @@ from pathlib import Path
 from pipeline.engines import engine
 from sleeper import Sleeper
 
-list(engine("local")(partial(Sleeper, Path(sys.argv[1])), range(2), 2))
+list(engine("local")(partial(Sleeper, Path(sys.argv[1]), "native" in sys.argv), range(2), 2))
 """
 
 
@@ -111,15 +113,8 @@ def test_no_process_is_left_when_the_parent_ends_however_it_ends(
     tmp_path: Path, number: signal.Signals, send: Callable[[int, int], None], at_work: bool
 ):
     """Ctrl-C in a terminal reaches the whole group, `kill` one process; workers may be only starting."""
-    (tmp_path / "sleeper.py").write_text(SLEEPER)
-    folder = tmp_path / "workers"
-    folder.mkdir()
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
-    command = [sys.executable, "-c", SCRIPT, str(folder)]
-    with (
-        (tmp_path / "said").open("w+") as said,
-        subprocess.Popen(command, env=environment, start_new_session=True, stderr=said) as parent,
-    ):
+    with sleeping(tmp_path) as parent:
+        folder = tmp_path / "workers"
         wait_until(lambda: len(list(folder.iterdir()) if at_work else workers(parent.pid)) == 2, parent)
         assert len(alive(parent.pid)) > 2
         send(parent.pid, number)
@@ -128,6 +123,28 @@ def test_no_process_is_left_when_the_parent_ends_however_it_ends(
     # The script's own, in which Ctrl-C ends it. A group that is killed as a whole says nothing of use.
     assert tracebacks == (number == signal.SIGINT)
     assert "resource_tracker" not in (tmp_path / "said").read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only the kernel can end them")
+def test_workers_end_with_their_parent_while_native_code_keeps_python_from_running(tmp_path: Path):
+    with sleeping(tmp_path, "native") as parent:
+        wait_until(lambda: len(list((tmp_path / "workers").iterdir())) == 2, parent)
+        parent.kill()
+    wait_until(lambda: not alive(parent.pid))
+
+
+@contextmanager
+def sleeping(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process whose two workers sleep for a day; each has left a file in `workers` then."""
+    (folder / "sleeper.py").write_text(SLEEPER)
+    (folder / "workers").mkdir()
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{folder}"}
+    command = [sys.executable, "-c", SCRIPT, str(folder / "workers"), *arguments]
+    with (
+        (folder / "said").open("w+") as said,
+        subprocess.Popen(command, env=environment, start_new_session=True, stderr=said) as parent,
+    ):
+        yield parent
 
 
 def workers(session: int) -> list[str]:

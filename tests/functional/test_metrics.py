@@ -11,6 +11,7 @@ from pipeline.functional.metrics import (
     calibration_error,
     confusion,
     label_calibration_error,
+    label_log_loss,
     largest_class_share,
     log_loss,
     macro_f1,
@@ -125,6 +126,20 @@ def test_a_temperature_undoes_a_scale():
     labels = np.array([random.choice(3, p=softmax(row)) for row in logits])
     assert temperature(logits, labels) == pytest.approx(1, abs=0.1)
     assert temperature(logits * 3, labels) == pytest.approx(3 * temperature(logits, labels), rel=1e-3)
+
+
+def test_independent_labels_have_a_temperature_of_their_own():
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(4000, 2)) * 2
+    labels = (random.random((4000, 2)) < 1 / (1 + np.exp(-logits))).astype(np.int8)
+    cells = zip(logits.ravel().tolist(), labels.ravel().tolist(), strict=True)
+    mean = sum(-math.log(1 / (1 + math.exp(-z if y else z))) for z, y in cells) / labels.size
+    assert label_log_loss(logits, labels) == pytest.approx(mean)
+    assert temperature(logits, labels, label_log_loss) == pytest.approx(1, abs=0.1)
+    best = temperature(3 * logits, labels, label_log_loss)
+    assert best == pytest.approx(3 * temperature(logits, labels, label_log_loss), rel=1e-3)
+    for other in (0.9 * best, 1.1 * best):
+        assert label_log_loss(3 * logits / best, labels) < label_log_loss(3 * logits / other, labels)
 
 
 def test_confusion_counts_pairs(scored):

@@ -132,3 +132,27 @@ def test_a_trial_that_somebody_has_changed_and_signed_is_not_listed(trained: Pat
     path.write_text(to_json(fields | {"inputs": fields["inputs"] | {"student": "bag"}}))
     ended = aft("runs --trials", project)
     assert ended.code == 0 and len(ended.out.splitlines()) == before - 1
+
+
+@pytest.mark.parametrize(("key", "value"), [("seeds", [0]), ("seeds", []), ("val_scores", []), ("val_scores", [0.5])])
+def test_a_point_that_lacks_scores_is_refused_though_its_record_is_signed(own: Path, key: str, value: list[float]):
+    path = Project(own).sweep("rates")
+    fields = from_json(path.read_bytes())
+    (fields["points"][1] if key == "val_scores" else fields)[key] = value
+    path.write_text(to_json(fields))
+    for line in ("compare rates/1 rates/0", "runs --sweep rates"):
+        ended = aft(line, own)
+        assert ended.code == 2 and "sweeps/rates.json: damaged" in ended.errors
+        assert ended.errors.endswith("; run `aft sweep rates` again\n")
+
+
+def test_the_chosen_candidate_is_the_one_that_was_trained_on_every_seed(own: Path):
+    path = own / "runs" / "aft" / "run.json"
+    expected = [row["validation"] for row in rows("runs --sort run", own)]
+    (own / "evaluations" / "aft.json").unlink()
+    fields = from_json(path.read_bytes())
+    chosen = next(c for c in fields["candidates"] if c["weights"] == fields["chosen"])
+    fields["candidates"].insert(0, chosen | {"dropped": True, "val_scores": [None]})
+    path.write_text(to_json(fields))
+    assert [row["validation"] for row in rows("runs --sort run", own)] == expected
+    assert json.loads(aft("compare aft none --json", own).out)["rows"] == "validation"

@@ -43,9 +43,6 @@ def test_by_default_it_is_the_student_that_is_best_on_validation_rows(trained_pr
         )
 
 
-@pytest.mark.parametrize(
-    "section", [{"family": "compact_cnn", "width": 16, "size": 16}], ids=lambda each: each["family"]
-)
 def opened(path: Path) -> Image.Image:
     with Image.open(path) as image:
         image.load()

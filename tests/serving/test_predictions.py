@@ -2,17 +2,21 @@
 
 import csv
 import io
+import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipeline.datasets import NewRows
 from pipeline.errors import UserError
 from pipeline.predict import Predictor
-from pipeline.serving import ImageInputs, TextInputs, predict_to
-from pipeline.serving.inputs import NewInput
+from pipeline.serving import ImageInputs, TextInputs, predict_to, predictions
+from pipeline.serving.inputs import exactly
 
 from .made import made_export
 
@@ -151,6 +155,56 @@ def test_images_come_from_folders_and_files(cnn: Path, tmp_path: Path):
     assert [line["id"] for line in read(tmp_path / "two.csv")] == [one, str(folder / "deep" / "c.jpg")]
 
 
+ODD = [["k0", "word1"], ["k1", None], [None, "word2"], ["k3", "wörd3 \u2028"], ["k4", " "], ["k5", "word5"]]
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 512])
+@pytest.mark.parametrize("template", [None, "{text}"])
+@pytest.mark.parametrize("form", ["csv", "parquet", "arrow", "jsonl"])
+def test_tables_read_by_column_have_the_rows_of_those_read_row_by_row(
+    tmp_path: Path, form: str, template: str | None, size: int
+):
+    """A template makes the same texts, one row at a time."""
+    path = tmp_path / f"t.{form}"
+    rows = pa.table({"key": [row[0] for row in ODD], "text": [row[1] for row in ODD]})
+    match form:
+        case "csv":
+            path.write_text("key,text\n" + "".join(f"{key or ''},{text or ''}\n" for key, text in ODD))
+        case "parquet":
+            pq.write_table(rows, path)
+        case "arrow":
+            feather.write_feather(rows, path)
+        case "jsonl":
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows.to_pylist()))
+    names = [str(path), str(path)]
+    given = TextInputs(names, {"text_column": "text", "id_column": "key", "template": template}, [])
+    blocks = list(exactly(size, given.blocks(size)))
+    assert [len(block) for block in blocks[:-1]] == [size] * (len(blocks) - 1)
+    expected = [(f"{path}:{key or number}", text or "") for number, (key, text) in enumerate(ODD, start=1)]
+    assert [pair for block in blocks for pair in zip(block.ids, block.contents, strict=True)] == 2 * expected
+    assert not any(problem for block in blocks for problem in block.problems)
+
+
+def test_a_cell_that_cannot_be_decoded_is_one_row(bags, tmp_path: Path):
+    (tmp_path / "t.csv").write_bytes(b"text\nword1\nw\xf6rd2\nword3\n")
+    done = predict_to(Predictor(bags["classification"]), inputs(str(tmp_path / "t.csv")), str(tmp_path / "out.csv"))
+    assert (done.rows, done.unreadable) == (2, 1)
+    assert [line["id"] for line in read(tmp_path / "out.csv")] == ["1", "3"]
+    (listed,) = read(tmp_path / "out.csv.unreadable.csv")
+    assert listed["id"] == "2" and "byte 0xf6 at character 2 is not utf-8" in listed["problem"]
+
+
+def test_rows_of_parquet_are_in_few_groups(bags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    given = table(tmp_path / "t.csv", *(f"word{number}" for number in range(60)))
+    predictor, out = Predictor(bags["classification"], batch_size=7), tmp_path / "out.parquet"
+    predict_to(predictor, inputs(given), str(out))
+    assert pq.read_metadata(out).num_row_groups == 1
+    expected = pq.read_table(out)
+    monkeypatch.setattr(predictions, "GROUP", 1000)
+    predict_to(predictor, inputs(given), str(out))
+    assert pq.read_metadata(out).num_row_groups > 1 and pq.read_table(out).equals(expected)
+
+
 def test_rows_are_read_as_they_are_needed(bags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Memory holds some batches, whatever the number of rows."""
     predictor = Predictor(bags["classification"], batch_size=4)
@@ -161,11 +215,11 @@ def test_rows_are_read_as_they_are_needed(bags, tmp_path: Path, monkeypatch: pyt
         def count(self) -> None:
             return None
 
-        def __iter__(self):
+        def blocks(self, size: int):
             nonlocal read
-            for number in range(400):
-                read += 1
-                yield NewInput(str(number), "word1")
+            for start in range(0, 400, size):
+                read += size
+                yield NewRows(list(map(str, range(start, start + size))), ["word1"] * size, [""] * size)
 
     outputs = predictor.outputs
 

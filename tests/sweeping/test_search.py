@@ -2,12 +2,15 @@
 
 import json
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from pipeline.errors import UserError
 from pipeline.params import Params
@@ -15,6 +18,8 @@ from pipeline.project import Project
 from pipeline.records import SweepRecord
 from pipeline.runs import read_sweep
 from pipeline.sweeping import search, sweep
+
+from .test_sweep import SCRIPT
 
 OVER = {
     "student": "bag",
@@ -85,6 +90,21 @@ class TestWithOptuna:
         assert len([line for line in journal if json.loads(line)["op_code"] == 4]) == 5, "one line a proposal"
         for point in SweepRecord.read(Project(project).sweep("mine"), "mine").points:
             assert 0.1 <= point.values["weight"] <= 100 and point.values["student.width"] in range(4, 17)
+
+    def test_a_search_that_was_killed_trains_nothing_twice_and_ends_as_if_it_had_not_been(
+        self, project: Path, params: Params
+    ):
+        mine = searching(params, seeds=3, points=4, together=2)
+        (project / "params.yaml").write_text(yaml.safe_dump(mine.values, sort_keys=False))
+        ended = subprocess.run([sys.executable, "-c", SCRIPT, project], capture_output=True, text=True)
+        killed, interrupted, found, whole = ended.stdout.splitlines()
+        assert (killed, interrupted) == (f"{-signal.SIGKILL} 2 False", "130 4 False"), ended.stderr
+        trials = len([path for path in (project / "trials").iterdir() if not path.name.startswith(".")])
+        assert (found, whole) == (f"{trials - 4} 4", f"0 {trials} True"), ended.stderr
+        content, journal = record_of(project), Project(project).sweep_journal("mine").read_text().splitlines()
+        assert [json.loads(line)["op_code"] for line in journal].count(4) == 4, "one line a proposal"
+        shutil.rmtree(project / "trials")
+        assert run(project, mine).trained == trials and record_of(project) == content
 
     def test_it_goes_where_the_scores_are(self, params: Params, tmp_path: Path):
         over = {"student": ["bag", "wide"], "train.warmup": {"low": 0.0, "high": 1.0}}

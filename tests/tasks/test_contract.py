@@ -56,6 +56,19 @@ def test_a_model_agrees_with_itself_more_than_with_another(task: Task, labels: n
     assert task.agreement(one, other) < 0.95
 
 
+def test_more_scores_have_their_names_and_a_fitted_temperature_undoes_a_scale(task: Task, labels: np.ndarray):
+    outputs = outputs_of(task, len(labels)) + task.targets(labels)  # knows something of the labels
+    found = task.more_scores(outputs, labels, outputs, labels)
+    assert list(found) == [metric.name for metric in task.more]
+    if task.probabilities(outputs) is None:
+        return
+    surer = task.more_scores(5 * outputs, labels, 5 * outputs, labels)
+    assert surer["temperature"] == pytest.approx(5 * found["temperature"], rel=1e-3)
+    scaled = "calibration_error_at_temperature"
+    assert surer[scaled] == pytest.approx(found[scaled], abs=1e-3) and surer[scaled] < surer["calibration_error"]
+    assert np.isnan(task.more_scores(outputs, labels, outputs[:0], labels[:0])["temperature"])
+
+
 def test_rows_weigh_the_same_where_classes_have_no_weights(task: Task, labels: np.ndarray):
     assert (task.row_weights(labels) == 1).all()
 

@@ -162,7 +162,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "timm": {"size": 96, "top": 2},
     "dual_encoder": {"tower": "text", "zero_shot": {"template": "a {}"}},
     "transformers_vision": {"pooling": "mean"},
-    "python": {"options": {"other": 1}},
+    "python": {"options": {"other": 1}, "top": 2},
     "onnx": {
         "pooling": "max",
         "size": 9,
@@ -176,8 +176,9 @@ OTHERS: dict[str, dict[str, Any]] = {
         "channels": "BGR",
         "prompt": "a film ",
         "max_length": 12,
+        "top": 1,
     },
-    "torchvision": {"transforms": "V9", "arguments": {"dropout": 0.9}},
+    "torchvision": {"transforms": "V9", "arguments": {"dropout": 0.9}, "top": 2},
 }
 """By family, another value for each of its other settings."""
 
@@ -192,6 +193,21 @@ def test_every_setting_is_in_the_recipe_or_refused(section: dict[str, Any], load
         except UserError:
             continue
         assert identity(changed) != identity(teacher), setting
+
+
+def test_families_with_logits_keep_the_largest_where_asked(section: dict[str, Any], load: Load) -> None:
+    try:
+        teacher = load(heads=["logits"])
+    except UserError:  # it has no such head, or the example has not
+        assert section["family"] == "python" or "top" not in plugin("teachers", section["family"]).Settings.model_fields
+        return
+    classes = teacher.heads["logits"][0]
+    most = load(heads=["logits"], top=(classes - 1) // 3)
+    assert most.heads == teacher.heads and most.largest == {"logits": (classes - 1) // 3}
+    with pytest.raises(UserError, match="takes no less room than all; drop it"):
+        load(heads=["logits"], top=classes)
+    with pytest.raises(UserError, match="heads has no `logits`; add it, or drop top"):
+        load(heads=["pooled"], top=1)
 
 
 def identity(teacher: Teacher) -> str:

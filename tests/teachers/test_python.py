@@ -65,6 +65,14 @@ class OtherType(Base):
         self.calls += 1
         return {"pooled": np.ones((len(texts), 2), np.float32 if self.calls < 3 else np.float64)}
 
+class Many(Base):
+    heads = {"logits": (2000,)}
+    def __call__(self, texts):
+        return {"logits": np.ones((len(texts), 1)) * np.arange(2000)}
+
+class Grid(Base):
+    heads = {"logits": (20, 20)}
+
 class Random(Base):
     def __call__(self, texts):
         return {"pooled": torch.randn(len(texts), 2)}
@@ -152,7 +160,7 @@ def test_everything_that_changes_a_feature_changes_the_recipe(here: Path) -> Non
         ("wrong:OtherHeads", r"heads \{'pooled': 2\}; set `heads`"),
         ("wrong:NoPrepare", r"no method `prepare\(image\)`"),
         ("wrong:Fails", r"wrong:Fails: RuntimeError: .*\(wrong\.py, line 25\)"),
-        ("wrong:broken", r"RuntimeError: no such layer \(wrong\.py, line 72\)"),
+        ("wrong:broken", r"RuntimeError: no such layer \(wrong\.py, line 80\)"),
         ("wrong:Missing", r"gives pooling for a batch; it must give a mapping with pooled"),
         ("wrong:OtherShape", r"float64 \(1, 3\) for 1 row; it must be of floats \(1, 2\)"),
         ("wrong:Words", r"it must be of floats \(1, 2\)"),
@@ -168,6 +176,15 @@ def test_what_is_wrong_is_one_line(here: Path, factory: str, answer: str) -> Non
     with pytest.raises(UserError, match=answer) as caught:
         load(factory)
     assert "\n" not in str(caught.value)
+
+
+def test_many_logits_are_pointed_out_and_the_largest_kept_where_asked(here: Path) -> None:
+    teacher = load("wrong:Many", heads=["logits"])
+    assert teacher.largest == {} and "2,000 logits are 4,000 bytes a row; `top: 50`" in teacher.notes[0]
+    teacher = load("wrong:Many", heads=["logits"], top=50)
+    assert teacher.largest == {"logits": 50} and teacher.notes == ()
+    with pytest.raises(UserError, match=r"head `logits` has the shape .20, 20.; it must be one value a class"):
+        load("wrong:Grid", heads=["logits"])
 
 
 def test_a_head_that_it_lacks_and_a_module_that_does_not_parse(here: Path) -> None:

@@ -424,10 +424,3 @@ def test_the_largest_logits_are_stored_and_read_back_as_all_of_them(tiny_vit: Pa
         np.testing.assert_allclose(row[kept], exact[kept], rtol=1e-4, atol=1e-4)
         share = np.log(np.exp(rest).sum()) - np.log(980)
         np.testing.assert_allclose(np.delete(row, kept), share, rtol=1e-4, atol=1e-4)
-
-
-def test_a_top_that_makes_no_sense_is_refused(tiny_vit: Path) -> None:
-    with pytest.raises(UserError, match="top: 400 of 1,000 logits takes no less room than all; drop it"):
-        load("test_vit", tiny_vit, heads=["logits"], top=400)
-    with pytest.raises(UserError, match="heads has no `logits`; add it, or drop top"):
-        load("test_vit", tiny_vit, top=4)

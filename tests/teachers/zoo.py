@@ -36,7 +36,7 @@ SMALL: dict[str, int] = {
 OWN: dict[str, dict[str, Any]] = {
     "albert": {"embedding_size": 16},
     "mobilebert": {"intra_bottleneck_size": 32, "num_feedforward_networks": 1},
-    "funnel": {"block_sizes": [1, 1], "num_decoder_layers": 1, "architectures": ["FunnelModel"]},
+    "funnel": {"block_sizes": [1, 1, 1], "num_decoder_layers": 1, "architectures": ["FunnelModel"]},
     "xlm": {"n_langs": 1},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
     "longformer": {"attention_window": 8},

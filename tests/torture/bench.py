@@ -19,9 +19,9 @@ from typing import Any
 import typer
 import yaml
 
-import cli
 from pipeline.provenance import digest_files
 from stages import command
+from stages.app import app
 from tests.conftest import PARAMS, WORDS, write_encoder, write_table
 
 STAGES = {
@@ -63,7 +63,7 @@ RUNS = {
     "aft": {"student": "bag", "teachers": ["wise"], "methods": {"aft": {"weight": [0.0, 3.0]}}},
 }
 
-AFT = typer.main.get_command(cli.app)
+AFT = typer.main.get_command(app)
 """The commands, made once: that takes as long as a small command."""
 
 LIMIT = 180.0
@@ -198,7 +198,7 @@ class Bench:
         self.folder = folder.resolve()
         self.reference, self.work = self.folder / "reference", self.folder / "work"
         os.environ["AFT_CACHE"] = str(self.folder / "cache")
-        complete, root = self.folder / "complete", Path(cli.__file__).parent
+        complete, root = self.folder / "complete", Path(command.__file__).parent.parent
         # Bundles hold digests of the code, so other code needs another project to compare with.
         code = digest_files(root, [path.relative_to(root).as_posix() for path in root.glob("pipeline/**/*.py")])
         if not complete.exists() or complete.read_text() != code:

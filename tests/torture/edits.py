@@ -36,7 +36,7 @@ RECORDS: dict[str, Sequence[str]] = {
     "trials/*/trial.json": ("train aft", "train none", "trials", "runs --trials", "sweep small"),
     "trials/*/student.json": ("train aft", "train none", "trials"),
     "runs/aft/run.json": (*ALL, "evaluate aft", "show aft", "compare none aft", PREDICT[0].replace("exported", "aft"),
-                          "export aft --output new", "cost aft"),
+                          "export aft --output fresh", "cost aft"),
     "runs/aft/gates.json": ("report", "evaluate aft"),
     "runs/aft/digest.json": ("report", "evaluate aft"),
     "runs/aft/students/0/student.json": ("evaluate aft", "predict aft raw/reviews.csv", "cost aft"),
@@ -57,7 +57,7 @@ OTHERS: dict[str, Sequence[str]] = {
     "runs/aft/students/0/weights.safetensors": (
         "evaluate aft",
         "predict aft raw/reviews.csv",
-        "export aft --output new",
+        "export aft --output fresh",
     ),
     "trials/*/rows.safetensors": ("train aft", "train none", "check"),
     "trials/*/weights.safetensors": ("train aft", "train none"),

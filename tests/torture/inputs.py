@@ -1,15 +1,18 @@
 """What the matrix tries: changes to a finished project, and the commands that read what is changed."""
 
+import json
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.commands import aft
 from tests.store.hostile import KINDS as INSTEAD
-from tests.store.hostile import STORES, TEXTS
+from tests.store.hostile import STORES, TEXTS, replace
 from tests.store.odd_files import FORMATS
 
 from .edits import OTHERS, RECORDS, SEEDS, edited, replaced, reworded, unreadable
+from .made import SOURCES
 
 Change = Callable[[Path], object]
 """Changes a finished project; see `tests/finished.py`."""
@@ -66,9 +69,11 @@ def _stores() -> dict[str, tuple[Change, Sequence[str]]]:
 
 
 def add_inputs(project: Path) -> None:
-    """What the finished project of other tests lacks: features in every format."""
+    """What the finished project of other tests lacks: features in every format, and sources of every family."""
     for format in FORMATS:
         aft(f"features export features/wise.zarr x.{format}", project)
+    for make in SOURCES.values():
+        make(project / "raw")
 
 
 def _imports(format: str) -> dict[str, tuple[Change, Sequence[str]]]:
@@ -78,6 +83,36 @@ def _imports(format: str) -> dict[str, tuple[Change, Sequence[str]]]:
         f"extract own -S 'teachers.own={{family: features, path: {name}}}'",
     )
     return {what: (lambda project, make=make: make(project / name), lines) for what, make in FORMATS[format].items()}
+
+
+def _sources() -> dict[str, tuple[Change, Sequence[str]]]:
+    found: dict[str, tuple[Change, Sequence[str]]] = {}
+    for source, make in SOURCES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            settings, file = make(Path(folder))
+            name = f"raw/{file.relative_to(folder)}"
+        dataset = {"source": settings, "splits": 1, "val": 4, "test": 4, "labelled": 4, "task": "classification"}
+        lines = (f"prepare -S 'dataset={json.dumps(dataset)}'",)
+        changes = {kind: replaced(name, kind) for kind in INSTEAD} | {
+            "a name that is not UTF-8": _renamed(name, "a\udcff"),
+            "a name that moves the cursor": _renamed(name, "a\x1b[2J\n"),
+            "a link to a folder around it": _linked_back(name),
+            f"{UNREADABLE}": unreadable(name),
+        }
+        found |= {f"{change}: {source}": (made, lines) for change, made in changes.items()}
+    return found
+
+
+def _renamed(name: str, start: str) -> Change:
+    return lambda project: (project / name).rename((project / name).with_name(start + Path(name).name))
+
+
+def _linked_back(name: str) -> Change:
+    def change(project: Path) -> None:
+        replace(project / name, "missing")
+        (project / name).symlink_to("..")
+
+    return change
 
 
 def _edits() -> dict[str, tuple[Change, Sequence[str]]]:
@@ -101,6 +136,7 @@ KINDS: dict[str, dict[str, tuple[Change, Sequence[str]]]] = {
     "stores": _stores(),
     "edited records": _edits(),
     "other files": _files(),
+    "sources": _sources(),
     **{f"imports of {format}": _imports(format) for format in FORMATS},
 }
 """By kind, what is changed, and under which commands."""

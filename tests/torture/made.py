@@ -62,9 +62,31 @@ def _webdataset(folder: Path) -> Made:
     return {"family": "webdataset", "path": "raw/x.tar", "labels": "cls"}, folder / "x.tar"
 
 
+def _images(name: str) -> Callable[[Path], Made]:
+    def made(folder: Path) -> Made:
+        for row, pixels in enumerate(PIXELS):
+            (folder / "photos" / str(LABELS[row])).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / "photos" / str(LABELS[row]) / f"{row}.png")
+        return {"family": "image_folder", "path": "raw/photos"}, folder / "photos" / name
+
+    return made
+
+
+def _list(name: str) -> Callable[[Path], Made]:
+    def made(folder: Path) -> Made:
+        (folder / "shots").mkdir(exist_ok=True)
+        for row, pixels in enumerate(PIXELS):
+            Image.fromarray(pixels).save(folder / "shots" / f"{row}.png")
+        lines = [f"shots/{row}.png,{label}\n" for row, label in enumerate(LABELS)]
+        (folder / "shots.csv").write_text("".join(["image,label\n", *lines]))
+        return {"family": "image_table", "path": "raw/shots.csv", "label_column": "label"}, folder / name
+
+    return made
+
+
 def _hugging_face(name: str) -> Callable[[Path], Made]:
     def made(folder: Path) -> Made:
-        (folder / "ds").mkdir()
+        (folder / "ds").mkdir(exist_ok=True)
         table = pa.table({"text": TEXTS, "label": LABELS})
         with pa.ipc.new_stream(str(folder / "ds" / "data.arrow"), table.schema) as file:
             file.write_table(table)
@@ -114,7 +136,12 @@ SOURCES: dict[str, Callable[[Path], Made]] = {
     "WebDataset": _webdataset,
     "Hugging Face, data": _hugging_face("data.arrow"),
     "Hugging Face, record": _hugging_face("state.json"),
-    **{f"table, {ending}": _table(ending) for ending in ("parquet", "arrow", "json", "jsonl")},
+    "image folder, an image": _images("0/0.png"),
+    "image folder, a class": _images("0"),
+    "image folder": _images(""),
+    "image table": _list("shots.csv"),
+    "image table, an image": _list("shots/3.png"),
+    **{f"table, {ending}": _table(ending) for ending in ("parquet", "arrow", "json", "jsonl", "csv")},
 }
 """By what it is, how it is made in the folder `raw` of a project."""
 

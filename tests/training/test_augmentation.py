@@ -12,6 +12,7 @@ from pipeline.checks import check_params
 from pipeline.code import digests
 from pipeline.errors import UserError
 from pipeline.params import Params
+from pipeline.plugins import plugins
 from pipeline.project import Project
 from pipeline.records import RunRecord
 from pipeline.runs import Candidate
@@ -64,6 +65,18 @@ def test_an_interrupted_training_continues_with_the_same_bits(
     assert trained(session, candidate, Checkpoint(tmp_path, "name", 0.0), steps=5) is None
     assert same(trained(session, candidate, Checkpoint(tmp_path, "name", 0.0)), whole)
     assert not same(trained(session_of(pictures, of_pictures(), run), candidate), whole)
+
+
+OTHERS = {"colour": {}, "rand_augment": {}, "erase": {"share": 0.5}}
+
+
+def test_with_the_other_augmentations_and_options_for_images_too(pictures: Path, tmp_path: Path):
+    options = {"augment_transfer": True, "average": 0.9, "channels_last": True, "precision": "bfloat16"}
+    session = session_of(pictures, of_pictures(augment=OTHERS, **options), "aft")
+    whole = trained(session, AFT)
+    assert trained(session, AFT, Checkpoint(tmp_path, "name", 0.0), steps=5) is None
+    assert same(trained(session, AFT, Checkpoint(tmp_path, "name", 0.0)), whole)
+    assert {*AUGMENT, *OTHERS, "word_dropout"} == set(plugins("augmentations"))
 
 
 def test_methods_see_clean_rows_and_labels_are_augmented(pictures: Path):

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save
 from pipeline import training
 from pipeline.errors import UserError
 from pipeline.params import Params
+from pipeline.plugins import plugins
 from pipeline.project import Project
 from pipeline.runs import Candidate
 from pipeline.training import candidates, trial
@@ -83,13 +84,26 @@ print([path.name for path in (root / "trials").iterdir() if path.name.startswith
 """
 
 
-def test_killed_at_any_moment_a_training_continues_with_the_same_bits(project: Path, params: Params):
+def killed(project: Path, params: Params) -> list[str]:
+    """What the script prints of the steps that were done, how each process ended, and what is there at the end."""
     (project / "params.yaml").write_text(yaml.safe_dump(params.values))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", SCRIPT, str(project)]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.split("\n") == [f"{STEPS}", "0", "9", "9", "9", f"{STEPS - 8}", "0", "True", "[]", ""]
+    return ended.stdout.splitlines()
+
+
+def test_killed_at_any_moment_a_training_continues_with_the_same_bits(project: Path, params: Params):
+    assert killed(project, params) == [f"{STEPS}", "0", "9", "9", "9", f"{STEPS - 8}", "0", "True", "[]"]
+
+
+@pytest.mark.slow
+def test_killed_with_all_options_too(project: Path, params: Params):
+    params.values["train"] |= OPTIONS | {"early_stopping": 99}
+    parts, *ended, left, last, same, folders = killed(project, params)
+    assert (ended, last, same, folders) == (["0", "9", "9", "9"], "0", "True", "[]")
+    assert int(left) < int(parts) == 2 * STEPS
 
 
 def run(project: Path, params: Params, checkpoint: Checkpoint | None = None, steps: int | None = None) -> Any:
@@ -139,14 +153,63 @@ OPTIONS = {
 """All that have something to remember from step to step, and a few more."""
 
 
+SINGLE: dict[str, dict[str, Any]] = {
+    "bfloat16": {"precision": "bfloat16"},
+    "epochs": {"epochs": 8.0},
+    "class weights": {"class_weights": "balanced"},
+    "labelled rows alone": {"unlabelled": False, "average": 0.5},
+    "augmented": {"augment": {"word_dropout": {"share": 0.3}}, "augment_transfer": True, "average": 0.9},
+}
+"""Options that exclude those, each by itself."""
+
+
+@pytest.mark.parametrize("option", SINGLE)
+def test_with_one_option_too(project: Path, params: Params, tmp_path: Path, option: str):
+    if "epochs" in SINGLE[option]:
+        del params.values["train"]["steps"]
+    params.values["train"] |= SINGLE[option]
+    assert_continues(project, params, tmp_path, 5)
+
+
+@pytest.mark.parametrize("method", sorted(plugins("methods")))
+def test_with_every_method_too(project: Path, params: Params, tmp_path: Path, method: str):
+    params.values["runs"]["aft"]["methods"] = [{"name": method, "weight": 3.0}]
+    assert_continues(project, params, tmp_path, 5)
+
+
+@pytest.mark.parametrize("trained", [None, 1])
+def test_with_a_pretrained_student_too(
+    project: Path, params: Params, tmp_path: Path, tiny_encoder: Path, trained: int | None
+):
+    section = {"family": "transformers", "model": str(tiny_encoder), "pretrained": True}
+    params.values["students"]["bag"] = section
+    params.values["train"] |= {"layer_decay": 0.7, "trained_layers": trained, "weight_decay": 0.1, "steps": 5}
+    assert_continues(project, params, tmp_path, 3)
+
+
+@pytest.mark.slow
+# torch looks for `.grad` where the checks of types interrupt what it compiles.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_compiled_too(project: Path, params: Params, tmp_path: Path):
+    params.values["train"] |= {"compile": True}
+    assert_continues(project, params, tmp_path, 5)
+
+
+def assert_continues(project: Path, params: Params, tmp_path: Path, steps: int) -> None:
+    """A training that is left after so many steps, and one that is not, end with the same bits."""
+    whole = run(project, params)
+    assert run(project, params, Checkpoint(tmp_path / "here", "name", 0.0), steps) is None
+    assert (tmp_path / "here" / STATE).exists()
+    assert same(run(project, params, Checkpoint(tmp_path / "here", "name", 0.0)), whole)
+
+
 @pytest.mark.parametrize("steps", [1, 4])
 def test_with_all_options_too(project: Path, params: Params, tmp_path: Path, steps: int):
     # At this rate the student is best early, so that it may be one of an earlier call.
     params.values["train"] |= OPTIONS | {"learning_rate": 1.0, "steps": 20}
     whole = run(project, params)
     assert whole.diagnostics.kept is not None and len(whole.curve) < 21
-    assert run(project, params, Checkpoint(tmp_path / "here", "name", 0.0), steps) is None
-    assert same(run(project, params, Checkpoint(tmp_path / "here", "name", 0.0)), whole)
+    assert_continues(project, params, tmp_path, steps)
 
 
 @pytest.mark.parametrize("fault", ["a bit", "a cut", "another trial", "gone"])

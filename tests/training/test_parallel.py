@@ -23,7 +23,6 @@ SCRIPT = """
 import json, os, shutil, signal, socket, sys
 from pathlib import Path
 import torch
-import cli
 from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.records import TrialRecord
@@ -36,6 +35,7 @@ from pipeline.training.batches import Part, batches
 from pipeline.training.prefetch import get_ready
 from pipeline.training.trial import build_penalties, losses, reads_of
 from stages import command
+from stages.app import app
 
 torch.set_num_threads(1)
 root = Path(sys.argv[1])
@@ -89,7 +89,7 @@ def typed(folder, dies=None, call=0):
         trial.losses = counting
         sys.argv = ["aft", "train", "aft"]
         try:
-            command.run(cli.app, "aft")
+            command.run(app, "aft")
         except SystemExit as end:
             return end.code
     return work
@@ -153,6 +153,19 @@ def test_two_processes_train_as_one_does_and_the_first_one_alone_writes(made_pro
     curves = [list(csv.DictReader(text.splitlines())) for text in texts]
     losses = [np.array([float(line["task_loss"] or 0) for line in lines]) for lines in curves]
     np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_torchrun_trains_as_it_is_typed(made_project: Path, tmp_path: Path):
+    root = Path(shutil.copytree(made_project, tmp_path / "project"))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = ["torchrun", "--standalone", "--nproc-per-node", "2", "--no-python", "aft", "train", "none"]
+    command += ["-S", "train.steps=6", "-S", "train.seeds=[0]"]
+    ended = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("none: validation accuracy") == 1, "the first process alone says so"
+    assert len(list((root / "trials").glob("*/trial.json"))) == 1
 
 
 @pytest.mark.parametrize(("count", "size"), [(8, 2), (47, 2), (5, 3), (1, 4), (2, 4)])

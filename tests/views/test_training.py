@@ -13,7 +13,6 @@ from pipeline.code import digests
 from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.extraction import ExtractSettings, extract
-from pipeline.functional.linear import folds
 from pipeline.functional.spread import spread_of_means
 from pipeline.machine import Machine
 from pipeline.params import Params
@@ -29,6 +28,7 @@ from pipeline.training import evaluate, train
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.config import Plan
 from pipeline.training.ledger import inputs_of
+from pipeline.training.live import LiveTeachers
 from pipeline.training.session import Session, TrialData
 from pipeline.training.trial import run_trial
 from pipeline.views import Views, teacher_views
@@ -169,56 +169,112 @@ def test_cross_fitted_outputs_of_a_view_come_from_the_fit_without_its_row(seen: 
         assert np.array_equal(*(data.probes[0].outputs(others, kind, views) for kind in ("linear", "linear_crossfit")))
 
 
+def finished(params: Params, project: Project, run: str = "views") -> tuple[dict[str, torch.Tensor], list[Any]]:
+    """The weights and the curve of one trial."""
+    training = run_trial(Session(Plan.read(run, params, project)), 0, Candidate((10.0, 10.0)))
+    while True:
+        try:
+            next(training)
+        except StopIteration as stop:
+            return stop.value.student.state_dict(), stop.value.curve
+
+
+def with_live(params: Params, run: str = "views", **train: Any) -> Params:
+    """The same, with the teacher of a run in the loop."""
+    runs = {**params.values["runs"], run: {**params.values["runs"][run], "teacher": "live"}}
+    return changed(params, runs=runs, train={**params.values["train"], **train})
+
+
+@pytest.mark.parametrize("run", ["views", "clean"])
 @pytest.mark.parametrize("replays", [True, False])
 def test_an_epoch_with_the_teacher_in_the_loop_is_that_of_the_store(
-    seen: tuple[Params, Project], monkeypatch: pytest.MonkeyPatch, replays: bool
+    seen: tuple[Params, Project], monkeypatch: pytest.MonkeyPatch, run: str, replays: bool
 ):
     """The same losses on features and outputs that the teacher computes in each step, of the texts of that step.
 
-    Batches differ from those of extraction, so features differ by rounding, and nothing else may. If the teacher does
-    not replay the views, the training is another one.
+    Batches differ from those of extraction, so features differ by rounding, and nothing else may. If the teacher is
+    shown other rows, the training is another one.
     """
     params, project = seen
-    store = trial(params, project)
-    steps = len(store.split.train) // 12
-    params = changed(params, train={**params.values["train"], "steps": steps, "transfer_batch_size": 12})
-    teacher, folds_of, calls = load_wise(params), np.full(len(store.labels), -1), []
-    data, views, labelled = store.session.data, store.session.views, store.split.labelled
-    assert views is not None
-    folds_of[labelled] = folds(data.task.strata(data.labels[labelled]), 0)
+    steps = len(trial(params, project).split.train) // 12
+    train = {**params.values["train"], "steps": steps, "transfer_batch_size": 12}
+    cached, curve = finished(changed(params, train=train), project, run)
+    shown: list[np.ndarray] = []
+    look = LiveTeachers.__call__
 
-    def features(self: TrialData, number: int, rows: np.ndarray, seen_as: np.ndarray | None = None) -> torch.Tensor:
-        numbers = np.zeros(len(rows), int) if seen_as is None or not replays else seen_as
-        texts = [views.text(data, row, view) for row, view in zip(rows.tolist(), numbers.tolist(), strict=True)]
-        calls.append(len(texts))
-        stored = store.session.features[store.session.plan.run.sources[0]].store.heads["pooled"].dtype
-        return (
-            teacher.forward(teacher.collate([teacher.transform(text) for text in texts]))["pooled"]
-            .to(getattr(torch, stored))
-            .float()
-        )
+    def watched(self: LiveTeachers, rows: np.ndarray, views: np.ndarray | None, device: torch.device) -> Any:
+        shown.append(rows)
+        return look(self, rows if replays else np.roll(rows, 1), views, device)
 
-    def outputs(self: TrialData, kind: str, number: int, rows: np.ndarray, seen_as: np.ndarray | None = None) -> Any:
-        base, _, crossed = kind.partition("_")
-        fold = torch.from_numpy(folds_of[rows]) if crossed else None
-        return self.probes[number].module(features(self, number, rows, seen_as), base, fold)
-
-    def trained() -> tuple[dict[str, torch.Tensor], list[dict[str, int | float]]]:
-        training = run_trial(Session(Plan.read("views", params, project)), 0, Candidate((10.0, 10.0)))
-        while True:
-            try:
-                next(training)
-            except StopIteration as stop:
-                return stop.value.student.state_dict(), stop.value.curve
-
-    cached, curve = trained()
-    monkeypatch.setattr(TrialData, "teacher_features", features)
-    monkeypatch.setattr(TrialData, "teacher_outputs", outputs)
-    live, of_live = trained()
-    assert len(calls) >= 2 * steps >= 8
+    monkeypatch.setattr(LiveTeachers, "__call__", watched)
+    live, of_live = finished(with_live(params, run, **train), project, run)
+    assert len(shown) == steps >= 4 and {len(rows) for rows in shown} == {12}
     close = all(torch.allclose(cached[name], live[name], rtol=1e-3, atol=1e-5) for name in cached)
     assert close is replays
     assert ([*curve[-1].values()] == pytest.approx([*of_live[-1].values()], rel=1e-3)) is replays
+
+
+def test_a_live_teacher_needs_no_views_in_the_store(seen: tuple[Params, Project], monkeypatch: pytest.MonkeyPatch):
+    """Views with numbers far beyond those of the store: the student sees what the teacher sees."""
+    params, project = seen
+    with pytest.raises(UserError, match="views: 1000, and the run's teachers have 2 of each row"):
+        trial(params, project, views=1000)
+    live = with_live(params, views=1000)
+    data = trial(live, project)
+    views, rows = data.session.views, data.split.train[:30]
+    assert views is not None
+    drawn = data.draw_views(rows, 10, 0, True)
+    assert drawn is not None and drawn[10:].max() > 100
+    numbers, offsets = data.inputs.batch(rows, drawn)
+    (features,), outputs = data.teachers(rows, {"features", "linear", "kernel_crossfit"}, drawn)
+    teacher, vocabulary = load_wise(params), data.blueprint.fitted["vocabulary"]
+    texts = [views.text(data.session.data, int(row), int(view)) for row, view in zip(rows, drawn, strict=True)]
+    of_texts = teacher.forward(teacher.collate([teacher.transform(text) for text in texts]))["pooled"]
+    torch.testing.assert_close(features, of_texts.half().float(), rtol=2e-3, atol=1e-4)
+    torch.testing.assert_close(outputs["linear"][0], data.probes[0].module(features, "linear"))
+    # Labelled rows by the fit without them, others by the fit on all.
+    crossed, whole = outputs["kernel_crossfit"][0], data.probes[0].module(features, "kernel")
+    differs = (crossed - whole).abs().amax(1) > 1e-6
+    assert np.array_equal(np.isin(rows, data.split.labelled), differs.numpy())
+    ends = [*offsets.tolist()[1:], len(numbers)]
+    for place, text in enumerate(texts):
+        words = [vocabulary.index(word) + 1 for word in text.split() if word in vocabulary] or [0]
+        assert numbers[offsets[place] : ends[place]].tolist() == words
+    # It is another trial than that of the store; plain training is the same.
+    for weights, same in (((10.0, 10.0), False), ((0.0, 0.0), True)):
+        of_store, of_live = (
+            inputs_of(Session(Plan.read("views", each, project)), 0, Candidate(weights)) for each in (params, live)
+        )
+        assert (of_store == of_live) is same
+
+
+def test_a_run_with_a_live_teacher_goes_through_every_stage(seen: tuple[Params, Project], tmp_path: Path):
+    params, project = seen
+    live = with_live(params, views=50)
+    lines: list[str] = []
+    join(live, project)
+    assert not any("@" in key for key in BundleRecord.read(project.bundle("views")).sources["wise@word_dropout"])
+    train("views", live, project, lines.append)
+    assert "train views: wise runs in every step" in lines
+    evaluate("views", live, project)
+    assert digests(live)["train/views"] != digests(params)["train/views"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"max_length": 5},
+            r"not the features of teachers\.wise as it is now \(max_length: \d+ -> 5\); run `aft extract",
+        ),
+        ({"heads": ["cls"]}, "teachers.wise: no head `pooled` among its `heads`"),
+    ],
+)
+def test_a_live_teacher_is_that_of_the_store(seen: tuple[Params, Project], change: dict[str, Any], message: str):
+    params, project = seen
+    teachers = {"wise": {**params.values["teachers"]["wise"], **change}}
+    with pytest.raises(UserError, match=message):
+        train("views", changed(with_live(params), teachers=teachers), project)
 
 
 def test_which_rows_of_a_step_are_views(seen: tuple[Params, Project]):
