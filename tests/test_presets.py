@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,13 +12,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 from PIL import Image
 
 from pipeline.checks import check_params
 from pipeline.data import Dataset, PrepareSettings, prepare
 from pipeline.params import Params
 
-PRESETS = sorted((Path(__file__).parents[1] / "params").glob("*.yaml"))
+ROOT = Path(__file__).parents[1]
+PRESETS = sorted((ROOT / "params").glob("*.yaml"))
+PROJECTS = [
+    pytest.param(values, id=f"{page.name}-{next(iter(values['teachers']), 'none')}")
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for block in re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    if {"dataset", "teachers", "runs"} <= (values := yaml.safe_load(block)).keys()
+]
+"""Sections that the documentation has people put in the place of those that `aft init` wrote."""
 
 GLUE = ("train", "validation", "test")
 ENTAILMENT = ("entailment", "not_entailment")
@@ -138,3 +148,16 @@ def test_prompts_are_the_published_ones():
     assert mnli["template"] == (
         "Premise: {premise}\nHypothesis: {hypothesis}\nDoes the premise entail the hypothesis? Answer: "
     )
+
+
+@pytest.mark.parametrize("values", PROJECTS)
+def test_the_sections_that_the_documentation_shows_are_valid_in_a_new_project(values: dict[str, Any]) -> None:
+    images = "image" in values["dataset"]["source"]["family"]
+    start = yaml.safe_load((ROOT / ("params/images.yaml" if images else "params.yaml")).read_text(encoding="utf-8"))
+    params = Params(start | values)
+    check_params(params)
+    params.check_for_dvc()
+
+
+def test_the_documentation_shows_whole_projects() -> None:
+    assert len(PROJECTS) >= 3

@@ -12,11 +12,12 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from pipeline.data import Dataset
-from pipeline.errors import UserError, count, listed
+from pipeline.errors import UserError, count, listed, suggestion
 from pipeline.functional.schedules import Schedule
 from pipeline.params import Params, Settings
 from pipeline.plugins import plugin, plugins
 from pipeline.project import Project
+from pipeline.runs.points import NAME
 from pipeline.sources import ZERO_SHOT, Source
 from pipeline.store import FeatureStore, SourceFeatures
 from pipeline.views import Views, teacher_views
@@ -168,10 +169,11 @@ def read_run(params: Params, name: str) -> Run:
         UserError: it names something that does not exist, or its parts do not fit together.
     """
     run = params.read(Run, f"runs.{name}")
-    where = f"{params.source}: runs.{name}"
+    # The source of a point says of which sweep it is.
+    where = params.source if name == NAME else f"{params.source}: runs.{name}"
     for text in run.teachers:
-        params.section(f"teachers.{Source.parse(text, f'{where}.teachers').teacher}")
-    params.section(f"students.{run.student}")
+        _check_named(params, "teachers", Source.parse(text, f"{where}.teachers").teacher, where)
+    _check_named(params, "students", run.student, where)
     for term in run.methods:
         if term.name not in plugins("methods"):
             plugin("methods", term.name, f"{where}.methods")
@@ -197,6 +199,14 @@ def read_run(params: Params, name: str) -> Run:
     if len(set(names)) != len(names) or len(set(run.sources)) != len(run.teachers):
         raise UserError(f"{where}: a teacher or a method is listed twice")
     return run
+
+
+def _check_named(params: Params, section: str, name: str, where: str) -> None:
+    """Refuse the name of a teacher or student that has no section."""
+    if name not in (there := sorted(params.section(section))):
+        raise UserError(
+            f"{where}: no section `{section}.{name}`{suggestion(name, there)}; `{section}` has {listed(there)}"
+        )
 
 
 def run_views(params: Params, name: str, run: Run) -> Views | None:

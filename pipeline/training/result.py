@@ -19,7 +19,7 @@ from pipeline.records import (
     StudentRecord,
     TrialRecord,
 )
-from pipeline.runs import Candidate
+from pipeline.runs import Candidate, settings_label
 from pipeline.students import is_solved
 from pipeline.training.choice import choose, mean_over_seeds, scores_of
 from pipeline.training.ledger import Trial
@@ -61,13 +61,13 @@ class Training:
     warnings: list[str]
 
     def __str__(self) -> str:
-        weight = f" with weight {self.chosen.label}" if self.chosen != Candidate(()) else ""
+        chosen = f"weight {self.chosen.label}" if self.chosen.weights else settings_label(dict(self.chosen.settings))
         mean = f"{fmean(self.val_scores):.4f}"
         trials = f"{self.trained} of {count(self.trials, 'trial')} trained, {self.found} found"
         if self.dropped:
             saved = self.trials - self.trained - self.found
             trials += f", {saved} not needed: {count(self.dropped, 'candidate')} dropped"
-        lines = [f"{self.run}: validation {self.metric} {mean}{weight}; {trials}"]
+        lines = [f"{self.run}: validation {self.metric} {mean}{f' with {chosen}' if chosen else ''}; {trials}"]
         return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
 
 

@@ -103,6 +103,9 @@ def test_a_run_leaves_its_students_its_record_and_its_curves(project: Path, para
     assert record.chosen == result.chosen.weights
     chosen = next(c for c in record.candidates if c.weights == record.chosen)
     assert list(chosen.val_scores) == result.val_scores
+    assert f" with weight {result.chosen.weights[0]:g}; 6 of 6 trials trained" in str(result)
+    plain = replace(result, chosen=Candidate((), (("student.dropout", 0.5),)))
+    assert " with dropout 0.5; 6 of 6" in str(plain) and "weight" not in str(plain)
     best = max(np.mean(c.val_scores) for c in record.candidates)
     assert np.mean(list(chosen.val_scores)) == pytest.approx(best)
     with (project / "runs" / "aft" / "curves.csv").open() as file:
