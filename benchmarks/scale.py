@@ -262,10 +262,10 @@ def _extract(project: Path, rows: int, options: Sequence[str], shards: int) -> l
 
 def _run(arguments: str, project: Path) -> subprocess.Popen[bytes]:
     """`aft ARGUMENTS` in a process of its own with one thread."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(cli.__file__).parent)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
     with (project / "output.txt").open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, cli.__file__, *arguments.split()],
+            [sys.executable, "-m", "cli", *arguments.split()],
             cwd=project, env=environment, stdout=output, stderr=output, start_new_session=True,
         )  # fmt: skip
 
