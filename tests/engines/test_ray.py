@@ -15,6 +15,7 @@ import pytest
 
 from pipeline.data import Dataset
 from pipeline.engines import engine
+from pipeline.engines.ray import SETTINGS as SETTINGS_OF_RAY
 from pipeline.engines.ray import make_here, own_versions
 from pipeline.errors import UserError
 from pipeline.extraction import Extraction, ExtractSettings, extract
@@ -99,10 +100,12 @@ def test_what_listens_at_an_address_may_be_no_cluster(monkeypatch: pytest.Monkey
 
 
 @pytest.fixture
-def cluster() -> Iterator[Any]:
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A cluster whose head has no room for workers; tests add machines with room for one each."""
     from ray.cluster_utils import Cluster
 
+    for name, value in SETTINGS_OF_RAY.items():
+        monkeypatch.setenv(name, value)
     head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 80 << 20}
     made = Cluster(initialize_head=True, head_node_args=head)
     yield made
