@@ -33,6 +33,7 @@ from safetensors.numpy import load, save
 from pipeline.code import Code, live_modules
 from pipeline.errors import UserError, count
 from pipeline.files import (
+    TEXT_BYTES,
     explained,
     make_folder,
     open_regular,
@@ -327,7 +328,7 @@ class Ledger:
 
 def _sums(folder: Path) -> dict[str, str]:
     """The digests of a trial's files, by name. Raises `ValueError` if they are no text."""
-    lines = read_regular(folder / SUMS).decode("utf-8").splitlines()
+    lines = read_regular(folder / SUMS, TEXT_BYTES).decode("utf-8").splitlines()
     return {name: value for value, _, name in (line.partition("  ") for line in lines)}
 
 
