@@ -3,7 +3,7 @@
 1. Rows a second from a prepared dataset to a finished store (read, decode or tokenise, batch, forward, write), over
    those of the bare forward loop on the very same batches, resident in memory; texts, small images and photographs.
    On a CPU also the limit of this ratio: the model's seconds of the processor over those of model and reading together,
-   and the share of that limit that is reached, by seconds of the processor, which other work on the machine changes less.
+   and the share of that limit that is reached, by seconds of the processor.
 2. Texts a second of an extraction over those of a straightforward script: float32, texts in their order, batches of
    128, padded to the longest. Between them, what sorting alone gives.
 
