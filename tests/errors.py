@@ -1847,6 +1847,30 @@ CASES = [
         )
     ),
     *(
+        Case("Several machines", wrong, nothing, command, answer)
+        for wrong, command, answer in (
+            (
+                "an address where no cluster is",
+                "train none -S machine.engine=ray -S machine.address=127.0.0.1:1",
+                "machine.address: 127.0.0.1:1: no Ray cluster answers there within 60 s; see `ray status` on this "
+                "machine, and the address that `ray start` printed",
+            ),
+            (
+                "the address of a client",
+                "train none -S machine.engine=ray -S machine.address=ray://head:10001",
+                "machine.address: ray://head:10001: write HOST:PORT, and run this on a machine of the cluster, as "
+                "`ray job submit` does",
+            ),
+            ("an address without an engine for it", "extract wise --address auto", "--address: only with --engine ray"),
+            ("workers without an engine for them", "extract wise --workers 2", "--workers: only with --engine ray"),
+            (
+                "a rank that there is not",
+                "extract wise --rank 2 --world 2",
+                "--rank 2: ranks are numbered from 0, so of 2 the last one is 1",
+            ),
+        )
+    ),
+    *(
         Case("Predictions", wrong, change, command, answer)
         for wrong, change, command, answer in (
             (

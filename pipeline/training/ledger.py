@@ -294,6 +294,20 @@ class Ledger:
         finally:
             self._lock.release()
 
+    def check_shared(self) -> None:
+        """In a worker, make sure that this is the ledger of the command that it works for, which is `in_use` there.
+
+        Raises:
+            UserError: it is another one, as on a machine with a copy of the project.
+        """
+        lock = Lock(self._lock.path)
+        if lock.acquire():
+            lock.release()
+            raise UserError(
+                f"{self.folder}: not the folder of the command that this process works for, or its file system has no "
+                "locks between machines; trainings need a file system with locks that all machines share"
+            )
+
     def unused(self, used: Collection[str], delete: bool = False) -> Unused:
         """Trials other than `used`, and unfinished trials of killed processes.
 
