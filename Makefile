@@ -64,7 +64,7 @@ docs: .venv/installed
 lock: .venv/installed
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate \
-	  --extra demo --extra dev --extra export --extra object --extra search --constraint constraints.txt --output-file requirements.lock pyproject.toml
+	  --extra demo --extra dev --extra export --extra object --extra ray --extra search --constraint constraints.txt --output-file requirements.lock pyproject.toml
 
 # Known vulnerabilities of the packages in the lock end it with code 1. An index that knows of none is said: nothing was looked up then.
 audit: .venv/installed

@@ -2,7 +2,8 @@
 
 1. Rows a second from a prepared dataset to a finished store (read, decode or tokenise, batch, forward, write), over
    those of the bare forward loop on the very same batches, resident in memory; texts, small images and photographs.
-   On a CPU also the limit of this ratio: the model's seconds of the processor over those of model and reading together.
+   On a CPU also the limit of this ratio: the model's seconds of the processor over those of model and reading together,
+   and the share of that limit that is reached, by seconds of the processor.
 2. Texts a second of an extraction over those of a straightforward script: float32, texts in their order, batches of
    128, padded to the longest. Between them, what sorting alone gives.
 
@@ -141,13 +142,15 @@ def end_to_end(data: Dataset, precision: Precision, device: torch.device, rounds
 
     seconds = interleaved({"whole": whole, "bare": bare, "reading": reading}, rounds)
     alone, taken = (median(seconds[name]["processor"]) for name in ("bare", "reading"))
-    limit = {"limit": round(alone / (alone + taken), 3)} if device.type == "cpu" else {}
-    return {
+    found = {
         "rows_per_second": round(len(data) / median(seconds["whole"]["wall"])),
         "ratio": ratio(seconds, "whole", "bare"),
         "processor_ratio": ratio(seconds, "whole", "bare", "processor"),
-        **limit,
     }
+    if device.type != "cpu":
+        return found
+    limit = alone / (alone + taken)
+    return found | {"limit": round(limit, 3), "share_of_limit": round(found["processor_ratio"] / limit, 3)}
 
 
 def against_script(data: Dataset, precision: Precision, device: torch.device, rounds: int) -> dict[str, float]:

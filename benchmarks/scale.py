@@ -6,6 +6,10 @@ the memory that is the stage's own, all of its processes together, without what 
 not part of it: the system takes them back when it needs memory. Two sizes give bytes a row, and three an exponent of
 time.
 
+`python -m benchmarks.scale --folder DIR --rows N --engines` measures one extraction of texts instead, by one and two
+processes that share a store, and by Ray with one and two workers, one thread each: rows a second between the first
+shards and the last one, what Ray adds to a shard, and the time until a run that was killed half way writes again.
+
 The number of labelled and validation rows stays the same; one row in ten is a test row. What was measured is kept in
 the folder and not measured again, so a call that was stopped continues; `--again` measures it again.
 """
@@ -14,7 +18,9 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -201,6 +207,69 @@ def _stage(arguments: Sequence[str], folder: Path, output: Path) -> NoReturn:
         os._exit(code)
 
 
+WAYS = {
+    "one process": [""],
+    "two processes": ["--rank 0 --world 2", "--rank 1 --world 2"],
+    "Ray, one worker": ["--engine ray --workers 1"],
+    "Ray, two workers": ["--engine ray --workers 2"],
+}
+"""Ways to extract: what is typed, for each process, after `aft extract`."""
+
+SHARDS = 32
+
+
+def side_by_side(project: Path, rows: int) -> dict[str, Any]:
+    """Rows a second by way, seconds until the first shard and until the first one after a kill; Ray's share of a shard.
+
+    Args:
+        project: with texts and a small teacher.
+        rows: of it.
+    """
+    found: dict[str, Any] = {}
+    for way, options in WAYS.items():
+        shutil.rmtree(project / "features" / "small.zarr", ignore_errors=True)
+        seconds = [_extract(project, rows, options, stop_at) for stop_at in (SHARDS // 2, SHARDS)]
+        began = len(options) if len(options) > 1 else int(options[0][-1:] or 1)
+        each = (seconds[0][-1] - seconds[0][began - 1]) / (len(seconds[0]) - began)
+        found[way] = {
+            "rows_per_second": rows / SHARDS / each,
+            "shard_seconds": each,
+            "seconds_to_begin": seconds[0][0],
+            "seconds_to_resume": next(at for at in seconds[1] if at > 0),
+        }
+        line = ", ".join(f"{name} {value:,.2f}" for name, value in found[way].items())
+        print(f"{way}: {line}", flush=True)
+    found["ray_seconds_a_shard"] = found["Ray, one worker"]["shard_seconds"] - found["one process"]["shard_seconds"]
+    print(f"Ray adds {found['ray_seconds_a_shard'] * 1000:,.0f} ms to a shard", flush=True)
+    return found
+
+
+def _extract(project: Path, rows: int, options: Sequence[str], shards: int) -> list[float]:
+    """Extract until so many shards are there, then kill; seconds from the start to each, in order."""
+    began = time.time()
+    line = f"extract small --params texts.yaml -S extract.shard_rows={-(-rows // SHARDS)}"
+    running = [_run(f"{line} {option}", project) for option in options]
+    marks = project / "features" / "small.zarr" / "pooled"
+    while len(list(marks.glob("c.*.json"))) < shards and any(each.poll() is None for each in running):
+        time.sleep(EVERY)
+    for each in running:
+        if shards < SHARDS:
+            os.killpg(each.pid, signal.SIGKILL)
+        if each.wait() and shards == SHARDS:
+            raise RuntimeError((project / "output.txt").read_text()[-2000:])
+    return sorted(mark.stat().st_mtime - began for mark in marks.glob("c.*.json"))
+
+
+def _run(arguments: str, project: Path) -> subprocess.Popen[bytes]:
+    """`aft ARGUMENTS` in a process of its own with one thread."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+    with (project / "output.txt").open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "cli", *arguments.split()],
+            cwd=project, env=environment, stdout=output, stderr=output, start_new_session=True,
+        )  # fmt: skip
+
+
 def memory(process: int) -> int:
     """Bytes that a process and those that it started hold besides mapped files."""
     folder = Path("/proc") / str(process)
@@ -240,6 +309,7 @@ def main(
     folder: Annotated[Path, typer.Option(help="Where projects and results are kept.")],
     rows: Annotated[list[int] | None, typer.Option(help="A number of rows; repeatable.")] = None,
     stage: Annotated[list[str] | None, typer.Option(help="A stage; repeatable. All but extract_texts if none.")] = None,
+    engines: Annotated[bool, typer.Option("--engines", help="Measure processes side by side, and Ray.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Measure again what was measured.")] = False,
     limit: Annotated[int, typer.Option(help="GiB of memory at which a stage is stopped.")] = 6,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON on the last line.")] = False,
@@ -249,6 +319,12 @@ def main(
         import_module(name)
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    if engines:
+        for size in sorted(rows or ROWS[1:2]):
+            make(folder / str(size), size)
+            _run("prepare", folder / str(size)).wait()
+            print(json.dumps({"rows": size} | side_by_side(folder / str(size), size)) if as_json else "", flush=True)
+        return
     kept = folder / "figures.json"
     figures: dict[str, dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else {}
     stages = stage or [name for name in STAGES if name not in SLOW]

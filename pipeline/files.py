@@ -15,6 +15,9 @@ from typing import Any, BinaryIO
 
 from pipeline.errors import UserError, system_error
 
+TEXT_BYTES = 256 << 20
+"""Bytes that a record can have, or another text that is read as a whole."""
+
 SMALL = 256 << 20
 TIMES = 100
 """See `refuse_bomb`."""
@@ -175,13 +178,16 @@ def read_regular(path: Path, most: int | None = None) -> bytes:
 
     Raises:
         FileNotFoundError: there is none.
-        UserError: it is not a regular file, or has more bytes.
+        UserError: it is not a regular file, has more bytes, or more than there is memory for.
     """
     with os.fdopen(open_regular(path), "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if most is not None and size > most:
             raise UserError(f"{path}: has {size:,} bytes, and no such file has more than {most:,}; delete it")
-        return file.read()
+        try:
+            return file.read()
+        except MemoryError:
+            raise UserError(f"{path}: has {size:,} bytes, for which there is not enough memory") from None
 
 
 def folder_size(folder: Path) -> int:

@@ -20,14 +20,18 @@ class Machine(Settings):
     Attributes:
         device: `cpu`, `cuda`, one GPU of several such as `cuda:1`, or `mps`; `auto` uses a CUDA GPU if there is
             one, and the CPU otherwise.
-        workers: threads that read ahead of a teacher, or students trained at the same time; None chooses.
+        workers: threads that read ahead of a teacher, or students trained at the same time; None chooses. On Ray it is
+            the number of processes, for teachers and students alike; None takes as many as the cluster has room for.
         threads: of one training on a CPU. Another number rounds differently, so the number of trainings at work, which
             a kill changes, does not choose it. Raise it where one large student is trained.
         device_memory: GiB of GPU memory for the features of a run's teachers during training (for each worker), and
             then for the student's images; what does not fit is read from disk and copied batch by batch.
         checkpoint_minutes: between two checkpoints of a training, from which it continues after a kill, with the same
             result; 0 writes one after every step, null none. A kill loses all of a training that takes less.
-        engine: where extraction and training run; a file in pipeline/engines/.
+        engine: where extraction and training run, a file in pipeline/engines/: this machine (`local`) or a cluster.
+        address: of a Ray cluster, as HOST:PORT, or `auto` for the one that this machine belongs to. By default that of
+            the environment (RAY_ADDRESS), or else a cluster of this machine alone, for the time of the command.
+        patience: minutes without a sign of life after which a worker on Ray is killed, and its work given to another.
         track: tell each training to a tracker of experiments as well; a file in pipeline/trackers/, null for none.
     """
 
@@ -37,6 +41,8 @@ class Machine(Settings):
     device_memory: float = Field(default=2.0, ge=0)
     checkpoint_minutes: float | None = Field(default=10.0, ge=0)
     engine: str = "local"
+    address: str | None = None
+    patience: float = Field(default=30.0, gt=0)
     track: str | None = None
 
     @field_validator("device")
@@ -63,6 +69,15 @@ class Machine(Settings):
             there = count(torch.cuda.device_count(), "GPU")
             raise UserError(f"machine.device: {self.device}, but torch finds {there} here, numbered from 0")
         return device
+
+    def of_rank(self, rank: int) -> "Machine":
+        """For one of several processes on this machine: each with a GPU of its own, where one is not named.
+
+        Args:
+            rank: its number among those of this machine.
+        """
+        several = self.torch_device() == torch.device("cuda") and torch.cuda.device_count() > 1
+        return self.model_copy(update={"device": f"cuda:{rank % torch.cuda.device_count()}"}) if several else self
 
     def device_name(self) -> str:
         """The device's name in logs: `cpu`, `mps`, or the name of the GPU. Raises `UserError` as `torch_device`."""

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline import specs, strict_yaml
 from pipeline.errors import UserError, listed, suggestion
-from pipeline.files import read_regular
+from pipeline.files import TEXT_BYTES, read_regular
 from pipeline.plugins import plugin, plugins
 
 S = TypeVar("S", bound="Settings")
@@ -74,7 +74,7 @@ class Params:
         """
         path = Path(path)
         try:
-            values = strict_yaml.load(read_regular(path).decode("utf-8"))
+            values = strict_yaml.load(read_regular(path, TEXT_BYTES).decode("utf-8"))
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; run from the project's folder, or pass --params FILE") from None
         except UnicodeDecodeError as error:

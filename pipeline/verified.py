@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.checksum import file_checksum
 from pipeline.errors import UserError, system_error
-from pipeline.files import PARTIAL, open_regular, read_regular, write_atomically
+from pipeline.files import PARTIAL, TEXT_BYTES, open_regular, read_regular, write_atomically
 from pipeline.provenance import digest_of
 
 NO_VERIFY = "AFT_NO_VERIFY"
@@ -111,7 +111,7 @@ class VerifiedFiles:
 
     def _known(self) -> dict[str, State]:
         try:
-            found = json.loads(read_regular(self._record))
+            found = json.loads(read_regular(self._record, TEXT_BYTES))
         except (OSError, ValueError, RecursionError, UserError):
             return {}
         return found if isinstance(found, dict) else {}

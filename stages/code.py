@@ -5,7 +5,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.files import read_regular
+from pipeline.files import TEXT_BYTES, read_regular
 from stages import command
 
 
@@ -41,7 +41,7 @@ def _stored(folder: Path) -> dict[str, str | None]:
 def _read(path: Path) -> str | None:
     """The digest in a file; None if it cannot be read."""
     try:
-        return str(json.loads(read_regular(path))["digest"])
+        return str(json.loads(read_regular(path, TEXT_BYTES))["digest"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError, UserError):
         return None
 

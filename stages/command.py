@@ -30,7 +30,8 @@ from pipeline.verified import NO_VERIFY
 PROJECT = Project()
 """The project is in the current folder."""
 
-File = Annotated[Path, typer.Option("--params", help="The settings.", show_default=True)]
+# Paths have `readable=False`: typer's own refusal is a usage message, and what opens the file says more.
+File = Annotated[Path, typer.Option("--params", readable=False, help="The settings.", show_default=True)]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", "-S", metavar="SECTION.KEY=VALUE", help="Override a setting for this call. Repeatable."),
@@ -42,6 +43,12 @@ def key(stage: str | None) -> str | None:
     return stage and stage.rpartition("@")[2]
 
 
+Engine = Annotated[
+    str | None, typer.Option("--engine", metavar="NAME", help="Where the work is done: local or ray (machine.engine).")
+]
+Address = Annotated[
+    str | None, typer.Option("--address", metavar="HOST:PORT", help="Of the Ray cluster, or auto (machine.address).")
+]
 Teacher = Annotated[str, typer.Argument(help="A key of `teachers` in params.yaml.", callback=key)]
 Run = Annotated[str, typer.Argument(help="A key of `runs` in params.yaml.", callback=key)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -66,6 +73,20 @@ def settings(path: Path, overrides: list[str] | None) -> Params:
     params = Params.load(path, overrides or ())
     params.check_sections()
     return params
+
+
+def on_engine(params: Params, engine: str | None, address: str | None, workers: int | None = None) -> None:
+    """Take what was typed into the section `machine` of `params`.
+
+    Raises:
+        UserError: an address or workers without an engine that has them.
+    """
+    typed = {"engine": engine, "address": address, "workers": workers}
+    machine = params.section("machine") | {key: value for key, value in typed.items() if value is not None}
+    for key in ("address", "workers"):
+        if typed[key] is not None and machine.get("engine", "local") == "local":
+            raise UserError(f"--{key}: only with --engine ray")
+    params.values["machine"] = machine
 
 
 def in_dvc() -> bool:

@@ -16,11 +16,13 @@ def main(
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option("--jobs", min=1, help="Trainings at the same time; chosen by cores or GPUs if left out."),
+        typer.Option("--jobs", min=1, help="Trainings at the same time; as many as fit if left out."),
     ] = None,
     where: Annotated[
         str, typer.Option("--where", metavar="CONDITIONS", help='Only these points: "student=small,weight>0".')
     ] = "",
+    engine: command.Engine = None,
+    address: command.Address = None,
     watch: Annotated[bool, typer.Option("--watch", help="Train nothing; show how far a sweep is.")] = False,
     params: command.File = command.PARAMS,
     overrides: command.Set = None,
@@ -31,6 +33,7 @@ def main(
     Only what is missing: runs and sweeps share their trainings. Points that fail are listed and do not stop the others.
     """
     loaded = command.settings(params, overrides)
+    command.on_engine(loaded, engine, address)
     names = [name] if name else list(loaded.section("sweep"))
     if watch:
         for each in names:

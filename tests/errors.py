@@ -338,6 +338,36 @@ def tiny_text(project: Path) -> None:
     write_encoder(project / "raw/m", WORDS)
 
 
+def tiny(kind: str, **tokenizer: Any) -> Change:
+    """Write a small text model of another architecture with random weights, and a tokenizer of forty words."""
+
+    def change(project: Path) -> None:
+        from tests.teachers.zoo import write_model, write_tokenizer
+
+        write_model(project / "raw/m", kind)
+        write_tokenizer(project / "raw/m", **tokenizer)
+
+    return change
+
+
+def backbone(model: str) -> Change:
+    """Write the weights of a small image model without its classifier."""
+
+    def change(project: Path) -> None:
+        import timm
+
+        state = timm.create_model(model, num_classes=0).state_dict()
+        safetensors.torch.save_file(state, project / "raw/w.safetensors")
+
+    return change
+
+
+def in_dvc(project: Path) -> None:
+    """Make the project one whose stages DVC runs."""
+    (project / ".dvc").mkdir()
+    shutil.copy(Path(__file__).parents[1] / "dvc.yaml", project)
+
+
 def dual(heads: Sequence[str] = ("pooled", "zero_shot"), **section: Any) -> Change:
     """Have the teacher `wise` be a small CLIP with random weights, which knows a few words."""
 
@@ -548,6 +578,42 @@ CASES = [
         nothing,
         "train atf",
         "params.yaml: no section `runs.atf` (did you mean `aft`?); `runs` has aft, both, none",
+    ),
+    Case(
+        "Commands and settings",
+        "a run of a teacher that params.yaml does not have",
+        params(lambda values: values["runs"]["aft"].update(teachers=["minilm"])),
+        "check",
+        "params.yaml: runs.aft: no section `teachers.minilm`; `teachers` has loud, wise",
+    ),
+    Case(
+        "Commands and settings",
+        "a section that DVC needs is left out",
+        both(in_dvc, params(lambda values: values.pop("probe"))),
+        "check",
+        "params.yaml: DVC needs the section probe, if only as `probe: {}`; add that, or use `aft run --direct`",
+    ),
+    Case(
+        "Commands and settings",
+        "other settings for a run by DVC",
+        in_dvc,
+        "run -S train.steps=3",
+        "aft run: DVC reads the params.yaml of this folder; change that, use `dvc exp run -S SECTION.KEY=VALUE`, or "
+        "pass --direct",
+    ),
+    Case(
+        "Commands and settings",
+        "a new project where there is one",
+        nothing,
+        "init .",
+        "params.yaml: already there; choose another folder, or remove it first",
+    ),
+    Case(
+        "Commands and settings",
+        "a new project of settings that are not shipped",
+        nothing,
+        "init new --params cifar",
+        "--params cifar: no such file; write <names>, or the path of a params file",
     ),
     Case(
         "Commands and settings",
@@ -1303,6 +1369,76 @@ CASES = [
                 "test_vit: top: 400 of 1,000 logits takes no less room than all; drop it",
             ),
             (
+                "a classifier's outputs of weights without a classifier",
+                both(
+                    teacher(family="timm", model="test_vit", weights="raw/w.safetensors", heads=["logits"]),
+                    backbone("test_vit"),
+                ),
+                "extract wise",
+                "test_vit: its weights have no classifier, so it has no head `logits`",
+            ),
+            (
+                "the class token of a model that has none",
+                both(
+                    teacher(family="timm", model="test_resnet", weights="raw/w.safetensors", heads=["cls"]),
+                    backbone("test_resnet"),
+                ),
+                "extract wise",
+                "test_resnet: it has no class token, so it has no head `cls`",
+            ),
+            (
+                "the first token of a decoder",
+                both(teacher(family="transformers", model="raw/m", pooling="cls"), tiny("llama")),
+                "extract wise",
+                "raw/m: `cls` takes the first token, which in this model (a decoder) does not see the text; set "
+                "`pooling: last` or `pooling: mean`",
+            ),
+            (
+                "a model of texts of any length, without `max_length`",
+                both(teacher(family="transformers", model="raw/m"), tiny("xlnet")),
+                "extract wise",
+                "raw/m: the model has no maximum length; set `max_length`",
+            ),
+            (
+                "a model that needs its own Python code",
+                both(
+                    teacher(family="transformers", model="raw/m"),
+                    tiny_text,
+                    edit("raw/m/config.json", model_type="mine", auto_map={"AutoConfig": "mine.Config"}),
+                ),
+                "extract wise",
+                "raw/m: it needs its own Python code; read it, then set `trust_remote_code: true`",
+            ),
+            (
+                "a sentence-transformers folder of another kind",
+                both(
+                    teacher(family="transformers", model="raw/m"),
+                    tiny_text,
+                    write(
+                        "raw/m/modules.json",
+                        json.dumps(
+                            [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.CLIPModel"}]
+                        ),
+                    ),
+                ),
+                "extract wise",
+                "raw/m: modules.json: <modules>: only models that start with Transformer and Pooling are supported; "
+                "choose another model",
+            ),
+            (
+                "a model of images and texts as a teacher of texts",
+                both(dual(), teacher(family="transformers", model="raw/m")),
+                "extract wise",
+                "raw/m: CLIPModel has a tower of images and one of texts; `family: dual_encoder` with `tower: text` "
+                "reads texts with it",
+            ),
+            (
+                "a model that is neither here nor, without the hub, anywhere",
+                teacher(family="transformers", model="nobody/nothing"),
+                "extract wise",
+                "nobody/nothing: no such folder here, and it cannot be fetched from the hub: <why>",
+            ),
+            (
                 "an encoder of texts as a dual encoder",
                 both(teacher(family="dual_encoder", model="raw/m"), tiny_text),
                 "extract wise",
@@ -1707,6 +1843,30 @@ CASES = [
                 both(trained, edit_record("runs/none/run.json", splits={"0": "0" * 32, "1": "0" * 32})),
                 "export none --output out",
                 "runs/none: trained on other rows, splits or labels than these; run `aft train none`",
+            ),
+        )
+    ),
+    *(
+        Case("Several machines", wrong, nothing, command, answer)
+        for wrong, command, answer in (
+            (
+                "an address where no cluster is",
+                "train none -S machine.engine=ray -S machine.address=127.0.0.1:1",
+                "machine.address: 127.0.0.1:1: no Ray cluster answers there within 60 s; see `ray status` on this "
+                "machine, and the address that `ray start` printed",
+            ),
+            (
+                "the address of a client",
+                "train none -S machine.engine=ray -S machine.address=ray://head:10001",
+                "machine.address: ray://head:10001: write HOST:PORT, and run this on a machine of the cluster, as "
+                "`ray job submit` does",
+            ),
+            ("an address without an engine for it", "extract wise --address auto", "--address: only with --engine ray"),
+            ("workers without an engine for them", "extract wise --workers 2", "--workers: only with --engine ray"),
+            (
+                "a rank that there is not",
+                "extract wise --rank 2 --world 2",
+                "--rank 2: ranks are numbered from 0, so of 2 the last one is 1",
             ),
         )
     ),

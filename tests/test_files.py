@@ -9,7 +9,8 @@ import pytest
 
 from pipeline import files
 from pipeline.errors import UserError, printable
-from pipeline.files import abandoned, cell, make_folder, patient, scratch_folder, write_atomically
+from pipeline.files import abandoned, cell, make_folder, patient, read_regular, scratch_folder, write_atomically
+from tests.memory import at_most
 
 
 def test_a_file_is_written_whole_and_a_finished_one_is_never_changed(tmp_path: Path):
@@ -117,3 +118,13 @@ def test_a_scratch_folder_is_removed_by_the_next_one_unless_somebody_works_in_it
 def test_a_scratch_folder_that_cannot_be_made_is_one_line(tmp_path: Path):
     with pytest.raises(UserError, match=r"/no/out: no such file"), scratch_folder(tmp_path / "no" / "out"):
         pass
+
+
+def test_a_file_that_does_not_fit_into_memory_is_named(tmp_path: Path):
+    path = tmp_path / "large"
+    path.touch()
+    os.truncate(path, 3 << 30)
+    with at_most(1 << 28), pytest.raises(UserError, match=r"large: has 3,221,225,472 bytes, for which there is not"):
+        read_regular(path)
+    with pytest.raises(UserError, match=r"large: has 3,221,225,472 bytes, and no such file has more than 1,024"):
+        read_regular(path, 1024)

@@ -1,6 +1,7 @@
 """Records: what is written is read back, equal records give equal bytes, and a damaged file is one line."""
 
 import math
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -22,6 +23,7 @@ from pipeline.records import (
     mean_score,
     to_json,
 )
+from tests.memory import at_most
 
 ACCURACY = Metric(name="accuracy", label="accuracy", unit="%")
 
@@ -164,3 +166,11 @@ def test_an_assessment_counts_in_singular_and_plural(assessment):
     assert str(assessment) == f"assessed 1 subset on 1 split ({text})\nBecause."
     more = assessment.model_copy(update={"splits": 5, "subsets": assessment.subsets * 3})
     assert str(more).startswith("assessed 3 subsets on 5 splits")
+
+
+def test_a_record_that_is_too_large_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "gates.json"
+    path.touch()
+    os.truncate(path, 3 << 30)
+    with at_most(1 << 28), pytest.raises(UserError, match=r"gates\.json: has 3,221,225,472 bytes, and no such file"):
+        GatesRecord.read(path, "kd")

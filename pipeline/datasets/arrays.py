@@ -17,7 +17,7 @@ from pipeline import hdf5
 from pipeline.datasets import Row
 from pipeline.datasets._images import IMAGE_BYTES, netpbm
 from pipeline.errors import UserError, count
-from pipeline.files import folder_size, open_regular, refuse_bomb
+from pipeline.files import TEXT_BYTES, folder_size, open_regular, refuse_bomb
 from pipeline.params import Settings as Section
 
 KIND = "image"
@@ -120,16 +120,31 @@ def _zarr(path: Path, settings: Settings) -> tuple[Any, Any]:
     import zarr
 
     size = folder_size(path)  # and no pipe is in it
+    for name in METADATA:
+        _refuse_larger(path, name, TEXT_BYTES)
     group: Any = zarr.open_group(path, mode="r")
 
     def array(name: str) -> Any:
         found = group.get(name)
         if not isinstance(found, zarr.Array):
             raise _missing(path, name, group)
-        refuse_bomb(path, max(found.nbytes, math.prod(found.chunks) * found.dtype.itemsize), size)
+        chunk = math.prod(found.shards or found.chunks) * found.dtype.itemsize
+        refuse_bomb(path, max(found.nbytes, chunk), size)
+        # What compresses badly grows a little, and texts of any length are larger than their places in the array.
+        _refuse_larger(path / found.path, "*", 2 * chunk + TEXT_BYTES)
         return found
 
     return array(settings.images), None if settings.labels is None else _labels(path, array(settings.labels))
+
+
+METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
+
+
+def _refuse_larger(folder: Path, name: str, most: int) -> None:
+    """Refuse a folder with a file of a name that has more bytes than such a file can have: they would all be read."""
+    for file in folder.rglob(name):
+        if (size := file.stat().st_size) > most:
+            raise UserError(f"{file}: has {size:,} bytes, and no such file has more than {most:,}; delete it")
 
 
 OPENERS: dict[str, Callable[[Path, Settings], tuple[Any, Any]]] = {

@@ -107,6 +107,9 @@ MAGIC = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"\x28\xb5\x2f\
 """What compressed files begin with."""
 
 
+ZEROS = bytes(1 << 20)
+
+
 def _compression(shard: Path) -> str | None:
     """What an archive is compressed with, as the suffix of such files."""
     regular_size(shard)  # a pipe would hang
@@ -124,8 +127,8 @@ def _opened(shard: Path) -> Iterator[tarfile.TarFile]:
         tarfile.open(fileobj=file, mode="r:" if compression is None else "r|", tarinfo=_Header) as archive,
     ):
         yield archive
-        while rest := archive.fileobj.read(1 << 20):
-            if rest.strip(b"\0"):
+        while rest := archive.fileobj.read(len(ZEROS)):
+            if rest != ZEROS[: len(rest)]:
                 raise UserError(f"{shard}: has data after its end, such as another archive; split it")
 
 

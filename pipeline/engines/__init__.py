@@ -2,7 +2,7 @@
 
 An engine offers one function,
 
-    map(make_worker, items, workers=1) -> Iterator[result]
+    map(make_worker, items, workers, machine=Machine(), say=...) -> Iterator[result]
 
 which hands out all items, each to one worker, and yields what the workers yield, in any order.
 
@@ -11,7 +11,11 @@ which hands out all items, each to one worker, and yields what the workers yield
 - A worker is a function of an iterable of items that yields results. It may read ahead in the items, so an engine
   passes as many of them to one call as it can.
 - Results only show progress. Markers on disk decide what is done: a worker may be lost, restarted, or given an
-  item that is already done, and nothing is lost or done twice.
+  item that is already done, and nothing is lost or done twice. Between two calls a worker holds no locks, so that it
+  may be ended then.
+- `workers` is how many work at the same time; None leaves it to an engine that finds out while it runs.
+- `machine` has the engine's own settings, and the number of threads and the device of each worker.
+- `say` takes lines for the user about workers that come and go.
 
 Extraction (items are shards) and training (items are trials) both run through an engine.
 """

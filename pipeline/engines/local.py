@@ -10,14 +10,20 @@ from joblib import Parallel, delayed, parallel_config
 
 from pipeline.engines import Worker
 from pipeline.errors import UserError
-from pipeline.machine import cores
+from pipeline.machine import Machine, cores
 from pipeline.processes import as_parent, end_with, starting_children
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def map(make_worker: Callable[[], Worker[Item, Result]], items: Iterable[Item], workers: int = 1) -> Iterator[Result]:
+def map(
+    make_worker: Callable[[], Worker[Item, Result]],
+    items: Iterable[Item],
+    workers: int = 1,
+    machine: Machine = Machine(),
+    say: Callable[[str], None] = lambda line: None,
+) -> Iterator[Result]:
     """Run all items; see `pipeline.engines`. The worker processes share the cores, and end when this process ends.
 
     Raises:

@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 
+import torch
+
 from pipeline.data import Dataset
 from pipeline.datasets import rows_called
 from pipeline.engines import engine
@@ -61,6 +63,9 @@ def extract(
     say: Callable[[str], None] = lambda line: None,
     done: Callable[[int, int], None] = lambda written, reused: None,
     views: Views | None = None,
+    load: Callable[[], Teacher] | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> Extraction:
     """Run `teacher` over all rows of `data` and write the store `out`, or what is missing of it.
 
@@ -79,6 +84,9 @@ def extract(
         say: takes a line about what was found in the store, and one about the work to do, before it begins.
         done: takes, after every shard, how many rows were computed so far, and how many were there already.
         views: views of the rows whose features to keep alongside those of the clean rows. Every view counts as a row.
+        load: loads the same teacher in another process, where `machine.engine` needs it; None where it can be pickled.
+        rank, world: of several such calls at once, the number of this one from 0, and how many there are. Each begins
+            with its own part of the shards, and goes on with what the others have left.
 
     Raises:
         UserError: the teacher reads another kind of rows, a row cannot be read or does not fit the memory (the line
@@ -98,7 +106,10 @@ def extract(
         _check_ids(data, teacher, name)
     began = perf_counter()
     everything = len(data) * (1 + (views.count if views else 0))
-    with ShardWorker(data, teacher, out, settings, machine.workers, views) as worker:
+    # On other machines, `workers` are processes; each reads with as many threads as it has cores.
+    here = machine.engine == "local"
+    threads, workers = (machine.workers, 1) if here else (None, machine.workers)
+    with ShardWorker(data, teacher, out, settings, threads, views, load) as worker:
         for note in (*teacher.notes, *worker.notes()):
             say(f"{name}: {note}")
         missing = worker.rows_missing()
@@ -112,7 +123,13 @@ def extract(
             )
         written, there, speed = 0, everything - missing, Speed()
         with progress(name, everything, rows_called(data.kind), there) as advance:
-            for step in engine(machine.engine)(partial(_same, worker), range(worker.writer.layout.shards)):
+            shards = worker.writer.layout.shards
+            first = rank * shards // world
+            worker.writer.rest()
+            # As many threads as here, because another number may round differently.
+            spread = machine.model_copy(update={"threads": torch.get_num_threads()})
+            order, make = [*range(first, shards), *range(first)], partial(_same, worker)
+            for step in engine(machine.engine)(make, order, workers, spread, lambda line: say(f"{name}: {line}")):
                 for note in step.notes:
                     say(f"{name}: {note}")
                 before = there + written
@@ -124,6 +141,7 @@ def extract(
                 if there + written != before:
                     advance(there + written - before, str(speed))
                 done(written, there)
+        worker.resume()
         if left := worker.rows_missing():
             raise UserError(f"{out}: {count(left, 'row')} still missing; run it again")
     seconds = perf_counter() - began

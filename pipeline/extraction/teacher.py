@@ -20,3 +20,8 @@ def load_teacher(params: Params, name: str, data: Dataset) -> tuple[Teacher, Dat
     seen = data.seen_by(teacher.kind, reads, f"{params.source}: teachers.{name}")
     teacher.name_classes(data.task)
     return teacher, seen
+
+
+def reload_teacher(params: Params, name: str, data: Dataset) -> Teacher:
+    """The teacher `name` alone, as other processes load it; arguments and errors as of `load_teacher`."""
+    return load_teacher(params, name, data)[0]

@@ -1,7 +1,9 @@
 """Running a teacher over shards of a store, and writing them."""
 
+import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,7 +21,7 @@ from pipeline.extraction.variety import Variety
 from pipeline.machine import is_out_of_memory
 from pipeline.provenance import OF_FEATURES, versions
 from pipeline.sources import view_head
-from pipeline.store import Dtype, Head, RowIndex, Shard, StoreWriter, Widened
+from pipeline.store import Dtype, Head, RowIndex, Shard, StoreWriter, Widened, differences, is_shared
 from pipeline.teachers import Teacher
 from pipeline.views import Views
 
@@ -65,7 +67,9 @@ def stored_heads(teacher: Teacher, settings: ExtractSettings) -> dict[str, Head]
 
 
 class ShardWorker:
-    """Runs a teacher over shards of a store and writes them. A pickled copy opens the same store in another process.
+    """Runs a teacher over shards of a store and writes them. Between two calls it holds no claims on the store.
+
+    A pickled copy loads the teacher and opens the same store in another process, on any machine that sees the data.
 
     A batch that does not fit the memory is computed in parts: of half the rows, or half of that, as they are in the
     batch, padding included. So a row has the same bits as in the whole batch, wherever the kernels of the model work
@@ -78,6 +82,11 @@ class ShardWorker:
         data, teacher, out, settings: as in `extract`.
         threads: that read ahead of the teacher.
         views: as in `extract`.
+        load: loads the same teacher, for copies; None where the teacher itself can be pickled.
+        asks: of a copy, what the original writes; None in the original.
+
+    Raises:
+        UserError: a copy would write other features.
     """
 
     writer: StoreWriter
@@ -86,13 +95,16 @@ class ShardWorker:
         self,
         data: Dataset,
         teacher: Teacher,
-        out: Path,
+        out: Path | str,
         settings: ExtractSettings,
         threads: int | None = None,
         views: Views | None = None,
+        load: Callable[[], Teacher] | None = None,
+        asks: Mapping[str, Any] | None = None,
     ):
         self._arguments = (data, teacher, out, settings, threads, views)
         self.teacher = teacher
+        self.load = load or partial(_itself, teacher)
         self._asked = stored_heads(teacher, settings)
         # By view, the heads of the store that hold its features, and the teacher's heads that they come from.
         self.heads_of = {0: {head: head for head in self._asked}}
@@ -102,6 +114,11 @@ class ShardWorker:
                 record = views.record(number, data)
                 self._asked |= {name: replace(self._asked[head], view=record) for name, head in names.items()}
                 self.heads_of[number] = names
+        if asks is not None and (other := ", ".join(differences(asks, self._asks()))):
+            raise UserError(
+                f"{out}: would write other features than the command that it works for ({other}); give all machines "
+                "the same weights, data and versions"
+            )
         self._open()
         self.loader = Loader(data, teacher, settings.batch_rows(teacher.device), threads, views)
         self._too_large: set[tuple[int, int]] = set()
@@ -120,7 +137,16 @@ class ShardWorker:
         self.variety = Variety(str(out))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ShardWorker, self._arguments
+        data, _, _, settings, threads, views = self._arguments
+        # The store's own name: a folder may stand for a URL here, and not where the copy is.
+        return _copy, (self.load, data, self.writer.path, settings, threads, views, self._asks(), self.writer.witness())
+
+    def _asks(self) -> dict[str, Any]:
+        """What features this worker would write, as JSON."""
+        data, heads = self._arguments[0], {name: head.record() for name, head in self._asked.items()}
+        asks = {"dataset": data.digest, "recipe": recipe_of(self.teacher, data), "heads": heads}
+        found: dict[str, Any] = json.loads(json.dumps(asks))
+        return found
 
     def __enter__(self) -> "ShardWorker":
         return self
@@ -133,15 +159,27 @@ class ShardWorker:
         """Compute shards that are missing; reports after every batch and every shard."""
         numbers = list(shards)
         self._lapped = perf_counter()
+        self.resume()
         progressed = True
         # Another pass waits until all these shards are on the disk, and takes over those of a process that died.
         while progressed:
             try:
                 progressed = yield from self._pass(numbers)
             except Widened:
-                self.writer.__exit__(None, None, None)
-                self._open()
+                self._reopen()
                 yield Done(missing=self.rows_missing(), notes=self.notes())
+        self.writer.rest()
+
+    def resume(self) -> None:
+        """Claim the store again, after a call; its heads may have wider dtypes since."""
+        try:
+            self.writer.resume()
+        except Widened:
+            self._reopen()
+
+    def _reopen(self) -> None:
+        self.writer.__exit__(None, None, None)
+        self._open()
 
     def notes(self) -> tuple[str, ...]:
         """What was found in the store, a line each."""
@@ -310,6 +348,33 @@ class ShardWorker:
             )
             found[name] = wider, line
         return found
+
+
+def _itself(teacher: Teacher) -> Teacher:
+    return teacher
+
+
+def _copy(
+    load: Callable[[], Teacher],
+    data: Dataset,
+    out: str,
+    settings: ExtractSettings,
+    threads: int | None,
+    views: Views | None,
+    asks: Mapping[str, Any],
+    witness: str,
+) -> ShardWorker:
+    """A `ShardWorker` in another process than the one that it was pickled in.
+
+    Raises:
+        UserError: it would write other features, or elsewhere.
+    """
+    if not is_shared(out, witness):
+        raise UserError(
+            f"{out}: is not the store that the command writes, or its file system has no locks between machines; "
+            "use a file system with locks that all machines share, or `features` in params.yaml on object storage"
+        )
+    return ShardWorker(data, load(), out, settings, threads, views, load, asks)
 
 
 class _Clock:

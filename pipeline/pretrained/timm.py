@@ -23,6 +23,7 @@ from timm.models._input import get_model_args
 from torch import Tensor
 
 from pipeline.errors import UserError, count, listed
+from pipeline.files import TEXT_BYTES, read_regular
 from pipeline.pretrained import _efficientnet as efficientnet
 from pipeline.pretrained import hub_problem, locate, misfit, read_weights, without_prefix
 
@@ -298,8 +299,8 @@ def _of_timm(config: Path) -> bool:
     if not config.is_file():
         return False
     try:
-        return "architecture" in json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return "architecture" in json.loads(read_regular(config, TEXT_BYTES).decode("utf-8"))
+    except (OSError, ValueError, RecursionError):
         raise UserError(f"{config}: damaged, but the weights next to it may need it; repair or remove it") from None
 
 

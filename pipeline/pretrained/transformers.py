@@ -11,9 +11,13 @@ from huggingface_hub import snapshot_download
 from transformers.utils import logging
 
 from pipeline.errors import UserError
+from pipeline.files import TEXT_BYTES, read_regular, regular_size
 from pipeline.pretrained import hub_problem, locate
 
 WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
+TEXTS = (".json", ".txt", ".jinja", ".py")
+READ = (*TEXTS, ".model", ".safetensors", ".bin")
+"""Endings of what libraries read in a model's folder."""
 PICKLES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 
 
@@ -27,10 +31,11 @@ def fetch(name: str, revision: str | None = None, pickles: bool = False, code: b
         code: whether to download Python files as well.
 
     Raises:
-        UserError: there is no such folder, or it cannot be fetched from the hub.
+        UserError: there is no such folder, something in it is no file, or it cannot be fetched from the hub.
     """
     folder = locate(name)
     if folder.is_dir():
+        _check_files(folder)
         return folder
     if folder.is_absolute() or name.startswith((".", "~")) or len(folder.parts) > 2:
         raise UserError(f"{name}: no such folder")
@@ -48,6 +53,15 @@ def fetch(name: str, revision: str | None = None, pickles: bool = False, code: b
         ) from None
 
 
+def _check_files(folder: Path) -> None:
+    """Refuse what libraries would wait for, or read without end: pipes, devices, texts of any size."""
+    for path in (*folder.glob("*"), *folder.glob("*/*")):
+        if path.suffix in READ and not path.is_dir():
+            size = regular_size(path) or 0
+            if path.suffix in TEXTS and size > TEXT_BYTES:
+                raise UserError(f"{path}: has {size:,} bytes, and no such file has more than {TEXT_BYTES:,}")
+
+
 def module_paths(folder: Path) -> list[str]:
     """The folders of a sentence-transformers model's modules, relative to its own; none for any other model."""
     values = read_json(folder / "modules.json", [])
@@ -61,13 +75,15 @@ def read_json(path: Path, default: Any = None) -> Any:
         UserError: it is missing or damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_regular(path, TEXT_BYTES).decode("utf-8"))
+        json.dumps(values, ensure_ascii=False).encode()  # half a character would fail where values are digested
     except FileNotFoundError:
         if default is not None:
             return default
         raise UserError(f"{path.parent}: no model here: {path.name} is missing") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read: {one_line(error)}") from None
+    return values
 
 
 def read_config(folder: Path, name: str, code: bool = False) -> Any:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from pipeline.errors import UserError, system_error
-from pipeline.files import read_regular, write_atomically
+from pipeline.files import TEXT_BYTES, read_regular, write_atomically
 from pipeline.provenance import digest_of
 from pipeline.verified import verifying
 
@@ -77,7 +77,7 @@ class Record(BaseModel):
         """
         command = cls.command.format(name=name or path.stem)
         try:
-            record = cls.model_validate(from_json(read_regular(path)))
+            record = cls.model_validate(from_json(read_regular(path, TEXT_BYTES)))
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; run `{command}`") from None
         except OSError as error:

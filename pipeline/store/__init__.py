@@ -22,7 +22,7 @@ from pipeline.store.rows import RowIndex
 from pipeline.store.source import SourceFeatures
 from pipeline.store.store import FeatureStore
 from pipeline.store.values import NotFinite, as_stored
-from pipeline.store.writer import StoreWriter, Widened
+from pipeline.store.writer import StoreWriter, Widened, is_shared
 
 __all__ = [
     "Dtype",
@@ -46,6 +46,7 @@ __all__ = [
     "inspection",
     "interchange",
     "is_remote",
+    "is_shared",
     "stand_for",
     "verification",
 ]

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.files import explained, read_regular, scratch_folder, write_atomically
+from pipeline.files import TEXT_BYTES, explained, read_regular, scratch_folder, write_atomically
 from pipeline.locks import Lock
 from pipeline.provenance import digest_of
 from pipeline.store.backends import Backend
@@ -66,7 +66,7 @@ def lock_file(copy: Path) -> Path:
 def whole_files(copy: Path) -> dict[str, str] | None:
     """The checksum of each file of a raw copy, None if one of them is missing or has another size."""
     try:
-        files = json.loads(read_regular(copy / FILES))
+        files = json.loads(read_regular(copy / FILES, TEXT_BYTES))
         whole = all((copy / name).stat().st_size == about["bytes"] for name, about in files.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
         return None

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
@@ -92,6 +93,7 @@ class StoreWriter:
         self.heads = heads
         self._life = life
         self._earlier = earlier
+        self._witness: tuple[str, Claim] | None = None
         self._claims: dict[int, Claim] = {}
         self._complete: set[tuple[str, int]] = set()
         self._unwritten: set[int] = set()
@@ -155,7 +157,8 @@ class StoreWriter:
         wider = any(_wider(store, wanted, name) for name in heads)
         setup, life = store.claim("setup"), store.claim("writers")
         patience = float("inf") if wider else PATIENCE + life.lingers
-        if not setup.acquire(patience=patience):
+        # Hundreds of processes may begin together, and set it up one after the other.
+        if not setup.acquire(patience=10 * patience):
             raise UserError(f"{path}: {setup.owner()} has been setting it up for a long time; wait for it or stop it")
         try:
             recover(store)
@@ -179,6 +182,7 @@ class StoreWriter:
                 _create(store, layout, layout.heads.keys() - current.heads.keys(), {})
             life.acquire(exclusive=False)
             writer = cls(store, rows, layout, (*heads, *sorted(carried)), notes, life, earlier)
+            setup.release()
             writer._take_stock(current if not replaces else None)
             return writer
         except BaseException:
@@ -198,7 +202,7 @@ class StoreWriter:
                 self._queue.put(None)
                 self._thread.join()
         finally:
-            for claim in self._claims.values():
+            for claim in (*self._claims.values(), *(self._witness or ())[1:]):
                 claim.release()
             try:
                 self._finish()
@@ -206,6 +210,42 @@ class StoreWriter:
                 self._life.release()
         if error is None:
             self._raise_failure()
+
+    def witness(self) -> str:
+        """The name of a claim that this writer holds, by which processes elsewhere tell that they see this store."""
+        if self._witness is None:
+            name = f"witness-{uuid4().hex}"
+            self._witness = name, self._store.claim(name)
+            self._witness[1].acquire()
+        return self._witness[0]
+
+    def rest(self) -> None:
+        """Give up all claims until `resume`: others may then replace the store, as they do to widen a dtype.
+
+        Not to be called while a shard is claimed or being written.
+        """
+        self._life.release()
+
+    def resume(self) -> None:
+        """Go on after `rest`; does nothing without it.
+
+        Raises:
+            Widened: another process has changed the layout: open the store again.
+            UserError: another process has replaced the store by one of other rows or another recipe.
+        """
+        self._life.acquire(exclusive=False, patience=float("inf"))
+        text = self._store.read("zarr.json")
+        current = None if text is None else Layout.read(text, f"{self.path}/zarr.json")
+        if current == self.layout:
+            return
+        if current is None or any(
+            getattr(current, name) != getattr(self.layout, name) for name in ("recipe", "rows_digest", "shard_rows")
+        ):
+            raise UserError(
+                f"{self.path}: another process has replaced it by a store of other rows or settings; let that one "
+                "finish, and run this again"
+            )
+        raise Widened
 
     def missing(self, shards: Iterable[int] | None = None, heads: Collection[str] | None = None) -> Iterator[Shard]:
         """The shards to compute, in order, each handed to a single process.
@@ -562,6 +602,16 @@ def _resolve(current: Layout | None, wanted: Layout, fixed: bool) -> tuple[Layou
         changed = ", ".join(differences(current.heads[name].record(), layout.heads[name].record()))
         notes.append(f"head `{name}` changed ({changed})")
     return layout, notes, True
+
+
+def is_shared(place: str | Path | Backend, witness: str) -> bool:
+    """Whether a place is, from here, that of a writer with this `witness`, and claims keep processes apart there."""
+    store = backend_at(place)
+    claim = store.claim(witness) if isinstance(store, WritableBackend) else None
+    if claim is None or not claim.acquire():
+        return claim is not None
+    claim.release()
+    return False
 
 
 def _row_files(rows: RowIndex) -> dict[str, bytes | memoryview]:

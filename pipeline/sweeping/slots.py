@@ -19,10 +19,15 @@ def devices(machine: Machine) -> list[str]:
     return [f"cuda:{number}" for number in range(torch.cuda.device_count())] if device == "cuda" else [device]
 
 
-def default_jobs(machine: Machine) -> int:
-    """Trainings at the same time: `machine.workers`; by default as many as fit the cores, or one for each GPU."""
+def default_jobs(machine: Machine) -> int | None:
+    """Trainings at the same time: `machine.workers`; by default as many as fit the cores, or one for each GPU.
+
+    None on a cluster without `machine.workers`: the engine takes as many as there is room for.
+    """
+    if machine.workers or machine.engine != "local":
+        return machine.workers
     found = devices(machine)
-    return machine.workers or (max(1, cores() // machine.threads) if found == ["cpu"] else len(found))
+    return max(1, cores() // machine.threads) if found == ["cpu"] else len(found)
 
 
 @cache

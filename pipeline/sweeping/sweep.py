@@ -167,6 +167,9 @@ class _Sweep:
                 self._train(found, self.plan.seeds)
         return self._write(found, partial=bool(where))
 
+    def _tell(self, line: str) -> None:
+        self.say(f"sweep {self.name}: {line}")
+
     def _board(self) -> Board:
         return Board(self.name, self.plan.metric, self.project)
 
@@ -202,9 +205,10 @@ class _Sweep:
             }
             if not jobs:
                 return
-            self.say(f"sweep {self.name}: {count(len(jobs), 'trial')} to train, {self.jobs} at a time")
+            together = f"{self.jobs} at a time" if self.jobs else "as many at a time as there is room for"
+            self.say(f"sweep {self.name}: {count(len(jobs), 'trial')} to train, {together}")
             folder = self.project.lock("sweep").parent
-            for event in train_jobs(new, list(jobs.values()), folder, self.jobs):
+            for event in train_jobs(new, list(jobs.values()), folder, self.jobs, self._tell):
                 self.board.steps += event.steps
                 if event.failed and event.trial not in self.ledger:
                     self.failed[event.trial] = event.failed

@@ -1,6 +1,6 @@
 """The missing trials of many points, trained in one process or several. One that fails does not stop the others."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -42,10 +42,10 @@ class SweepWorker:
     Args:
         points: of the sweep.
         folder: for the locks of slots.
-        jobs: processes that work side by side.
+        jobs: processes that work side by side; None where each sees one device alone.
     """
 
-    def __init__(self, points: Sequence[PlannedPoint], folder: Path, jobs: int):
+    def __init__(self, points: Sequence[PlannedPoint], folder: Path, jobs: int | None):
         self.points, self.folder, self.jobs = points, folder, jobs
         self._position: int | None = None
         self._session: Session | None = None
@@ -74,12 +74,18 @@ class SweepWorker:
 
     def _on_device(self, machine: Machine) -> Machine:
         there = devices(machine)
-        number = slot(self.folder, self.jobs) if len(there) > 1 else 0
+        number = slot(self.folder, self.jobs) if self.jobs and len(there) > 1 else 0
         return machine.model_copy(update={"device": there[number % len(there)]})
 
 
-def train_jobs(points: Sequence[PlannedPoint], jobs: Sequence[Job], folder: Path, workers: int) -> Iterator[Event]:
-    """Train jobs, of `points`, in as many processes.
+def train_jobs(
+    points: Sequence[PlannedPoint],
+    jobs: Sequence[Job],
+    folder: Path,
+    workers: int | None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Iterator[Event]:
+    """Train jobs, of `points`, in as many processes; where `workers` is None, the engine chooses.
 
     Raises:
         UserError: a process was killed.
@@ -88,6 +94,6 @@ def train_jobs(points: Sequence[PlannedPoint], jobs: Sequence[Job], folder: Path
     threads = torch.get_num_threads()
     try:
         make = partial(SweepWorker, points, folder, workers)
-        yield from engine(machine.engine)(make, jobs, min(workers, len(jobs)))
+        yield from engine(machine.engine)(make, jobs, workers and min(workers, len(jobs)), machine, say)
     finally:
         torch.set_num_threads(threads)  # a worker in this process has changed it

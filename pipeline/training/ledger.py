@@ -33,6 +33,7 @@ from safetensors.numpy import load, save
 from pipeline.code import Code, live_modules
 from pipeline.errors import UserError, count
 from pipeline.files import (
+    TEXT_BYTES,
     explained,
     make_folder,
     open_regular,
@@ -293,6 +294,20 @@ class Ledger:
         finally:
             self._lock.release()
 
+    def check_shared(self) -> None:
+        """In a worker, make sure that this is the ledger of the command that it works for, which is `in_use` there.
+
+        Raises:
+            UserError: it is another one, as on a machine with a copy of the project.
+        """
+        lock = Lock(self._lock.path)
+        if lock.acquire():
+            lock.release()
+            raise UserError(
+                f"{self.folder}: not the folder of the command that this process works for, or its file system has no "
+                "locks between machines; trainings need a file system with locks that all machines share"
+            )
+
     def unused(self, used: Collection[str], delete: bool = False) -> Unused:
         """Trials other than `used`, and unfinished trials of killed processes.
 
@@ -327,7 +342,7 @@ class Ledger:
 
 def _sums(folder: Path) -> dict[str, str]:
     """The digests of a trial's files, by name. Raises `ValueError` if they are no text."""
-    lines = read_regular(folder / SUMS).decode("utf-8").splitlines()
+    lines = read_regular(folder / SUMS, TEXT_BYTES).decode("utf-8").splitlines()
     return {name: value for value, _, name in (line.partition("  ") for line in lines)}
 
 

@@ -60,7 +60,7 @@ def train(
             # Usually once: trials of candidates that are dropped on the way are skipped.
             while missing:
                 before = len(results)
-                train_missing(session, trials, missing)
+                train_missing(session, trials, missing, lambda line: say(f"train {name}: {line}"))
                 results |= {trial: record for trial in missing if (record := ledger.read(trial.digest))}
                 missing = [trial for trial in race.needed() if trial not in results]
                 if missing and len(results) == before:

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -30,7 +30,12 @@ from pipeline.training.tracking import Tracked
 from pipeline.training.trial import run_trial
 
 
-def train_missing(session: Session, trials: Sequence[Trial], missing: Sequence[Trial]) -> None:
+def train_missing(
+    session: Session,
+    trials: Sequence[Trial],
+    missing: Sequence[Trial],
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
     """Train the missing trials of a run, unless their candidates are dropped, and commit them to the ledger."""
     plan = session.plan
     # Trials that share what is read of the data follow one another.
@@ -38,7 +43,8 @@ def train_missing(session: Session, trials: Sequence[Trial], missing: Sequence[T
     jobs = sorted(missing, key=lambda trial: (trial.seed, [str(trial.candidate.of(section)) for section in shared]))
     # One process on any accelerator: several would share it, each with a copy of what it keeps there.
     free = max(1, cores() // plan.machine.threads) if session.device.type == "cpu" else 1
-    workers = min(plan.machine.workers or free, len(jobs))
+    wanted = plan.machine.workers or (free if plan.machine.engine == "local" else None)
+    workers = wanted and min(wanted, len(jobs))
     if (group := Group.current()).size > 1:
         workers = 1
         if plan.machine.engine != "local":
@@ -47,9 +53,10 @@ def train_missing(session: Session, trials: Sequence[Trial], missing: Sequence[T
             )
     steps = sum(session.settings(trial.seed, trial.candidate).steps for trial in jobs)
     threads = torch.get_num_threads()
+    make = partial(TrialWorker, session, trials)
     try:
         with progress(f"train {plan.name}", steps, "step") as advance:
-            for done in engine(plan.machine.engine)(partial(TrialWorker, session, trials), jobs, workers):
+            for done in engine(plan.machine.engine)(make, jobs, workers, plan.machine, say):
                 advance(done)
     finally:
         torch.set_num_threads(threads)  # a worker in this process has changed it
@@ -66,6 +73,7 @@ class TrialWorker:
     def __init__(self, session: Session, trials: Sequence[Trial]):
         self.session = session
         self.ledger = Ledger(session.plan.project)
+        self.ledger.check_shared()
         self.race = Race(session.plan, trials, self.ledger, session.task.primary)
         # If the only candidate diverges, there is no other to choose, so nothing more is trained.
         self.single = len({trial.candidate for trial in trials}) == 1

@@ -1,15 +1,13 @@
 """One file adds an engine: both stages run through one that loses workers, repeats items and knows no order."""
 
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
 from pipeline import training
 from pipeline.data import Dataset
@@ -19,10 +17,11 @@ from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.provenance import digest_files
 from pipeline.store import FeatureStore
-from pipeline.teachers import Teacher
+
+from .lengths import Lengths
 
 
-def unreliable(make_worker: Callable[[], Any], items: Sequence[Any], workers: int = 1) -> Iterator[Any]:
+def unreliable(make_worker: Callable[[], Any], items: Sequence[Any], *settings: Any) -> Iterator[Any]:
     """A new worker from a pickle for every item, the last item first, and each of them twice."""
     maker = pickle.dumps(make_worker)
     for item in reversed(list(items)):
@@ -37,35 +36,13 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> str:
     return "toy"
 
 
-class Lengths(Teacher):
-    """A teacher whose features are the length of a text."""
-
-    kind = "text"
-    device = torch.device("cpu")
-    uniform = True
-    heads: Mapping[str, tuple[int, ...]] = {"pooled": (1,)}
-    recipe: Mapping[str, Any] = {"family": "lengths", "precision": "float32"}
-
-    def transform(self, content: str | bytes) -> int:
-        return len(content)
-
-    def cost(self, example: Any) -> int:
-        return int(example)
-
-    def collate(self, examples: Sequence[Any]) -> Mapping[str, Tensor]:
-        return {"lengths": torch.tensor(examples, dtype=torch.float32)}
-
-    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {"pooled": batch["lengths"][:, None]}
-
-
 def test_extraction_runs_through_any_engine(project: Path, tmp_path: Path, toy: str):
     data = Dataset.open(project / "data")
     settings = ExtractSettings(dtype="float32", shard_rows=64)
     result = extract(data, Lengths(), tmp_path / "toy.zarr", settings, Machine(engine=toy))
     assert (result.written, result.reused) == (len(data), 0)
     rows = np.arange(len(data))
-    expected = [[len(text)] for text in data.content(rows)]
+    expected = [Lengths().transform(text) for text in data.content(rows)]
     np.testing.assert_array_equal(FeatureStore.open(tmp_path / "toy.zarr")[rows], expected)
 
 

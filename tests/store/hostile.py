@@ -30,9 +30,9 @@ def _socket(path: Path) -> None:
             os.chdir(here)
 
 
-def _sparse(path: Path) -> None:
+def _sparse(path: Path, size: int = 1 << 40) -> None:
     path.touch()
-    os.truncate(path, 1 << 40)
+    os.truncate(path, size)
 
 
 KINDS: dict[str, Change] = {
@@ -45,6 +45,7 @@ KINDS: dict[str, Change] = {
     "empty": Path.touch,
     "deep": _deep,
     "sparse": _sparse,
+    "large": lambda path: _sparse(path, 3 << 30),
     "text": lambda path: path.write_text('{"start": "\x1b[2J"}'),
     "root": lambda path: path.symlink_to("/"),
 }

@@ -71,6 +71,10 @@ OTHERS: dict[str, Sequence[str]] = {
     "raw/reviews.csv": ("prepare", "doctor", *PREDICT),
     "params.yaml": (*EVERY, "code", "prepare"),
     "models/wise/tokenizer.json": ("extract wise -S extract.batch_size=7", "doctor"),
+    **dict.fromkeys(
+        (f"models/wise/{name}" for name in ("tokenizer_config.json", "model.safetensors")),
+        ("extract wise -S extract.batch_size=7",),
+    ),
     "models/wise/config.json": ("extract wise -S extract.batch_size=7", "doctor"),
     "probes/wise/pooled/0/probe.safetensors": ("assess", "train aft", "evaluate aft"),
     "probes/wise/pooled/0/linear.npy": ("assess", "train aft", "evaluate aft"),

@@ -10,7 +10,6 @@ from random import Random
 from typing import Any
 
 import numpy as np
-import yaml
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -21,7 +20,7 @@ from tests.nearly_valid import PROPERTIES
 from tests.store.hostile import STORES, rewrite
 
 from .bench import INPUTS, LIMIT, Bench, check, remove, run
-from .made import EXPORT, SOURCES, sign_again, write_rows
+from .made import EXPORT, SOURCES, sign_again, use, write_rows
 
 ODD = (None, True, -1, 0, 0.5, 1e300, 10**12, 10**30, "", "x" * 10_000, "\x1b[2J", "../../up", [], {}, [[]], {"": {}})
 """Values that may stand where another is meant."""
@@ -33,13 +32,6 @@ ON_STORES = (
     *("extract wise", "probe wise", "assess", "join", "train aft", "evaluate aft", "check", "report"),
 )
 """All commands that open a store."""
-
-IMAGES = {
-    "teachers": {"dino": {"family": "timm", "model": "m"}},
-    "students": {"cnn": {"family": "compact_cnn", "width": 8, "size": 8}},
-    "runs": {"none": {"student": "cnn"}},
-}
-"""Sections of a project of images."""
 
 MEMORY = 2 << 30
 """Bytes that a command may map more than this process has: its input is of kilobytes."""
@@ -123,12 +115,10 @@ def hostile_images(random: Random, bench: Bench) -> tuple[str, str]:
         format = random.choice(["PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP"])
         Image.fromarray(pixels).save(buffer, format)
         (folder / f"{number}.{format.lower()}").write_bytes(buffer.getvalue())
-        if number % 4 == 0:
-            _mutate(random, folder / f"{number}.{format.lower()}")
-    values = yaml.safe_load((project / "params.yaml").read_text())
-    values["dataset"] = {"source": {"family": "image_folder", "path": "raw/images"}, "val": 4, "test": 4}
-    values["dataset"]["tolerance"] = random.choice([0.0, 0.9])
-    (project / "params.yaml").write_text(yaml.safe_dump(values | IMAGES))
+    use(project, {"family": "image_folder", "path": "raw/images"}, random.choice([0.0, 0.9]))
+    run("prepare", project)
+    for file in sorted((project / "raw" / "images").rglob("*.*"))[::4]:
+        _mutate(random, file)
     return "mutated images", _through(bench, project, ["prepare"])
 
 
@@ -137,14 +127,14 @@ def hostile_source(random: Random, bench: Bench) -> tuple[str, str]:
     project = bench.copy()
     family = random.choice(list(SOURCES))
     source, file = SOURCES[family](project / "raw")
+    use(project, source, random.choice([0.0, 0.9]))
+    run("prepare", project)
+    if file.is_dir():
+        file = random.choice(sorted(path for path in file.rglob("*") if path.is_file()))
     if random.random() < 0.8:
         _mutate(random, file)
     else:
         damaged(random, file)
-    values = yaml.safe_load((project / "params.yaml").read_text())
-    values["dataset"] = {"source": source, "val": 4, "test": 4, "task": "classification"}
-    values["dataset"]["tolerance"] = random.choice([0.0, 0.9])
-    (project / "params.yaml").write_text(yaml.safe_dump(values | ({} if "text_column" in source else IMAGES)))
     return f"a mutated source ({family})", _through(bench, project, ["prepare"])
 
 

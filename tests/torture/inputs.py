@@ -1,21 +1,27 @@
 """What the matrix tries: changes to a finished project, and the commands that read what is changed."""
 
-import json
 import os
-import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from tests.commands import aft
-from tests.store.hostile import KINDS as INSTEAD
+from tests.disks import NOBODY
+from tests.store.hostile import KINDS as INSTEAD_IN_STORES
 from tests.store.hostile import STORES, TEXTS, replace
 from tests.store.odd_files import FORMATS
 
 from .edits import OTHERS, RECORDS, SEEDS, edited, replaced, reworded, unreadable
-from .made import SOURCES
+from .made import SOURCES, Made, use
 
 Change = Callable[[Path], object]
 """Changes a finished project; see `tests/finished.py`."""
+
+SOUND = "nothing"
+"""How the names of changes begin after which a command must succeed."""
+
+INSTEAD = [kind for kind in INSTEAD_IN_STORES if kind != "sparse"]
+"""What may be where a file should be. Not a terabyte: a file whose checksum is kept elsewhere is read to its end."""
 
 UNREADABLE = "may not be read"
 """How changes begin that need a user without privileges."""
@@ -53,11 +59,7 @@ def _of_store(change: Callable[[Path], object]) -> Change:
 
 
 def _may_not_be_read(name: str) -> Change:
-    def change(project: Path) -> None:
-        os.chown(project / name, 0, 0)
-        (project / name).chmod(0)
-
-    return change
+    return lambda project: _locked(project / name)
 
 
 def _stores() -> dict[str, tuple[Change, Sequence[str]]]:
@@ -69,11 +71,9 @@ def _stores() -> dict[str, tuple[Change, Sequence[str]]]:
 
 
 def add_inputs(project: Path) -> None:
-    """What the finished project of other tests lacks: features in every format, and sources of every family."""
+    """What the finished project of other tests lacks: features in every format."""
     for format in FORMATS:
         aft(f"features export features/wise.zarr x.{format}", project)
-    for make in SOURCES.values():
-        make(project / "raw")
 
 
 def _imports(format: str) -> dict[str, tuple[Change, Sequence[str]]]:
@@ -86,33 +86,37 @@ def _imports(format: str) -> dict[str, tuple[Change, Sequence[str]]]:
 
 
 def _sources() -> dict[str, tuple[Change, Sequence[str]]]:
-    found: dict[str, tuple[Change, Sequence[str]]] = {}
-    for source, make in SOURCES.items():
-        with tempfile.TemporaryDirectory() as folder:
-            settings, file = make(Path(folder))
-            name = f"raw/{file.relative_to(folder)}"
-        dataset = {"source": settings, "splits": 1, "val": 4, "test": 4, "labelled": 4, "task": "classification"}
-        lines = (f"prepare -S 'dataset={json.dumps(dataset)}'",)
-        changes = {kind: replaced(name, kind) for kind in INSTEAD} | {
-            "a name that is not UTF-8": _renamed(name, "a\udcff"),
-            "a name that moves the cursor": _renamed(name, "a\x1b[2J\n"),
-            "a link to a folder around it": _linked_back(name),
-            f"{UNREADABLE}": unreadable(name),
-        }
-        found |= {f"{change}: {source}": (made, lines) for change, made in changes.items()}
-    return found
+    changes: dict[str, Callable[[Path], object]] = {kind: partial(replace, kind=kind) for kind in INSTEAD} | {
+        SOUND: lambda path: None,
+        "a name that is not UTF-8": lambda path: path.rename(path.with_name(f"\udcff{path.name}")),
+        "a name that moves the cursor": lambda path: path.rename(path.with_name(f"\x1b[2J\n{path.name}")),
+        "a link to a folder around it": _linked_back,
+        UNREADABLE: _locked,
+    }
+    return {
+        f"{what}: {source}": (partial(_at_source, make=make, change=change), ("prepare",))
+        for source, make in SOURCES.items()
+        for what, change in changes.items()
+    }
 
 
-def _renamed(name: str, start: str) -> Change:
-    return lambda project: (project / name).rename((project / name).with_name(start + Path(name).name))
+def _at_source(project: Path, make: Callable[[Path], Made], change: Callable[[Path], object]) -> None:
+    """Let a project have another source, with something changed in it."""
+    source, path = make(project / "raw")
+    use(project, source)
+    for made in [project / "raw", *(project / "raw").rglob("*")]:
+        os.chown(made, NOBODY, NOBODY)
+    change(path)
 
 
-def _linked_back(name: str) -> Change:
-    def change(project: Path) -> None:
-        replace(project / name, "missing")
-        (project / name).symlink_to("..")
+def _linked_back(path: Path) -> None:
+    replace(path, "missing")
+    path.symlink_to("..")
 
-    return change
+
+def _locked(path: Path) -> None:
+    os.chown(path, 0, 0)
+    path.chmod(0)
 
 
 def _edits() -> dict[str, tuple[Change, Sequence[str]]]:

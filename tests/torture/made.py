@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 import zarr
 from PIL import Image
 
@@ -19,6 +20,14 @@ from pipeline.verified import checksums
 
 Made = tuple[dict[str, object], Path]
 """Settings of a source, and the file of it that is to be changed."""
+
+IMAGES = {
+    "teachers": {"dino": {"family": "timm", "model": "m"}},
+    "students": {"cnn": {"family": "compact_cnn", "width": 8, "size": 8}},
+    "runs": {"none": {"student": "cnn"}},
+    "sweep": {},
+}
+"""Sections of a project of images."""
 
 ROWS = 24
 PIXELS = np.random.default_rng(0).integers(0, 255, (ROWS, 8, 6, 3), np.uint8)
@@ -144,6 +153,13 @@ SOURCES: dict[str, Callable[[Path], Made]] = {
     **{f"table, {ending}": _table(ending) for ending in ("parquet", "arrow", "json", "jsonl", "csv")},
 }
 """By what it is, how it is made in the folder `raw` of a project."""
+
+
+def use(project: Path, source: dict[str, object], tolerance: float = 0.0) -> None:
+    """Let a project read another source."""
+    values = yaml.safe_load((project / "params.yaml").read_text())
+    values["dataset"] = {"source": source, "val": 4, "test": 4, "task": "classification", "tolerance": tolerance}
+    (project / "params.yaml").write_text(yaml.safe_dump(values | ({} if "text_column" in source else IMAGES)))
 
 
 def sign_again(folder: Path) -> None:

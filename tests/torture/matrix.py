@@ -36,7 +36,7 @@ from tests.disks import NOBODY
 from tests.finished import finish
 
 from .bench import aft_in, apart, check
-from .inputs import KINDS, UNREADABLE, Change, add_inputs
+from .inputs import KINDS, SOUND, UNREADABLE, Change, add_inputs
 
 LIMIT = 60.0
 """Seconds after which a command counts as hung; none of them needs more than a few."""
@@ -158,7 +158,7 @@ class Attempt:
     def __init__(self, pair: Pair, project: Path):
         self._folder = Path(tempfile.mkdtemp(prefix="aft-matrix-", dir=_memory()))
         self._folder.chmod(0o755)
-        self._started, self._line = time.monotonic(), pair.line
+        self._started, self._pair = time.monotonic(), pair
         change, _ = KINDS[pair.kind][pair.what]
         unprivileged = pair.what.startswith(UNREADABLE)
         self._process = multiprocessing.get_context("fork").Process(
@@ -193,9 +193,11 @@ class Attempt:
         elif "not enough memory" in errors:
             failed = f"more than {MEMORY >> 20} MiB of memory"
         elif code == 2 and not _one_line(
-            self._line, [line for line in errors.splitlines() if line.startswith("error: ")]
+            self._pair.line, [line for line in errors.splitlines() if line.startswith("error: ")]
         ):
             failed = f"not one line: {errors[-1000:]}"
+        elif code and self._pair.what.startswith(SOUND):
+            failed = f"refused, and nothing is wrong: {errors[-500:]}"
         elif any(not (c.isprintable() or c in "\n\r\t") for c in errors + out):
             failed = "characters that move the cursor of a terminal"
         last = (errors.strip().splitlines() or [""])[-1]

@@ -381,7 +381,7 @@ def test_trials_share_an_accelerator_by_turns(
     session.plan = replace(session.plan, machine=Machine(workers=None))
     used = []
 
-    def engine(make_worker: Any, items: Any, workers: int) -> Iterator[int]:
+    def engine(make_worker: Any, items: Any, workers: int, *settings: Any) -> Iterator[int]:
         used.append(workers)
         return iter(())
 

@@ -2,7 +2,9 @@
 
 import json
 import os
+import pickle
 import random
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +21,8 @@ pytest.importorskip("moto")
 
 from pipeline.data import Dataset
 from pipeline.errors import UserError
+from pipeline.extraction import ExtractSettings
+from pipeline.extraction.worker import ShardWorker
 from pipeline.store import FeatureStore, Head, StoreWriter, leases
 from pipeline.store.backends import backend_at, object
 from pipeline.store.backends.object import ObjectBackend
@@ -27,6 +31,7 @@ from pipeline.store.format import Marker
 from pipeline.store.inspection import leftovers, list_stores
 from pipeline.store.remote import Pointer, stand_for
 from pipeline.store.verification import verify
+from tests.engines.lengths import Lengths
 from tests.store.backends.contract import BackendContract
 from tests.store.backends.s3 import BUCKET, Service
 from tests.store.conftest import Maker, features_of, row_index, tree
@@ -496,3 +501,21 @@ def test_a_project_keeps_its_features_there(
     assert aft("extract", "known").returncode == 0
     assert (project / "features" / "known.zarr" / "zarr.json").is_file()
     assert not (project / "features" / "known.zarr" / "remote.json").exists()
+
+
+def test_a_worker_on_a_machine_with_its_own_copy_of_the_project_writes_there(
+    project: Path, tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copytree(project, tmp_path / "elsewhere")
+    monkeypatch.chdir(project)
+    stand_for(Path("features/own.zarr"), url)
+    settings = ExtractSettings(dtype="float32", shard_rows=64)
+    with ShardWorker(Dataset.open("data"), Lengths(), Path("features/own.zarr"), settings) as own:
+        pickled = pickle.dumps(own)
+        own.writer.rest()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        assert sum(done.rows for done in pickle.loads(pickled)(range(4))) == 240
+        own.resume()
+        assert own.rows_missing() == 0
+    assert not Path("features/own.zarr").exists()
+    assert len(FeatureStore.open(url)) == 240
