@@ -30,7 +30,8 @@ from pipeline.verified import NO_VERIFY
 PROJECT = Project()
 """The project is in the current folder."""
 
-File = Annotated[Path, typer.Option("--params", help="The settings.", show_default=True)]
+# Paths have `readable=False`: typer's own refusal is a usage message, and what opens the file says more.
+File = Annotated[Path, typer.Option("--params", readable=False, help="The settings.", show_default=True)]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", "-S", metavar="SECTION.KEY=VALUE", help="Override a setting for this call. Repeatable."),

@@ -10,7 +10,7 @@ from stages import command
 
 def main(
     run: Annotated[str, typer.Argument(help="A key of `runs` in params.yaml.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", readable=False, help="The folder to write.")],
     format: Annotated[
         str, typer.Option("--format", help="native, onnx, torch-export, timm, transformers or sentence-transformers.")
     ] = "native",

@@ -16,7 +16,7 @@ app = typer.Typer(help="Inspect, verify, clean, export and import feature stores
 Store = Annotated[str, typer.Argument(help="A store, such as features/minilm.zarr, or its URL.")]
 HeadName = Annotated[str | None, typer.Option("--head", help="Which head, if the store has several.")]
 Folder = Annotated[str, typer.Argument(help="The folder of the stores, or its URL.")]
-Data = Annotated[Path | None, typer.Option("--data", help="The prepared dataset of the rows.")]
+Data = Annotated[Path | None, typer.Option("--data", readable=False, help="The prepared dataset of the rows.")]
 
 
 @app.command("ls")
@@ -111,7 +111,9 @@ def gc(
 @app.command("export")
 def export_features(
     store: Store,
-    target: Annotated[Path, typer.Argument(help="A file: .h5, .hdf5, .npy, .parquet, .pt or .safetensors.")],
+    target: Annotated[
+        Path, typer.Argument(readable=False, help="A file: .h5, .hdf5, .npy, .parquet, .pt or .safetensors.")
+    ],
     head: HeadName = None,
     data: Data = None,
     split: Annotated[int, typer.Option(help="With --data and .pt: the split whose test rows become `test`.")] = 0,
@@ -135,8 +137,10 @@ def export_features(
 
 @app.command("import")
 def import_features(
-    sources: Annotated[list[Path], typer.Argument(help="One file, or several, such as one .h5 per slide.")],
-    store: Annotated[Path, typer.Option("--store", help="The store to make.")],
+    sources: Annotated[
+        list[Path], typer.Argument(readable=False, help="One file, or several, such as one .h5 per slide.")
+    ],
+    store: Annotated[Path, typer.Option("--store", readable=False, help="The store to make.")],
     head: Annotated[str | None, typer.Option("--head", help="The head's name in the store.")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float16, bfloat16, float32 or int8; by default as in the file.")

@@ -23,7 +23,7 @@ PLOTS = ".dvc/plots/runs.json"
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="The project's folder; created if it does not exist.")],
+    folder: Annotated[Path, typer.Argument(readable=False, help="The project's folder; created if it does not exist.")],
     params: Annotated[
         str, typer.Option("--params", help="Settings to start from: `text`, `images`, a known dataset, or a file.")
     ] = "text",

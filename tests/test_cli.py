@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import yaml
@@ -13,6 +14,8 @@ import yaml
 from pipeline import __version__
 from pipeline.params import NEEDED_BY_DVC
 from pipeline.plugins import plugins
+from stages import features
+from stages.app import app
 
 Aft = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).parent.parent
@@ -31,6 +34,13 @@ def test_help_names_every_stage_in_order_and_does_not_wait_for_torch(tmp_path: P
     assert places == sorted(places)
     code = "import sys, cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT).returncode == 0
+
+
+def test_what_may_not_be_read_is_refused_by_what_reads_it_and_not_as_misuse():
+    commands = [*app.registered_commands, *features.app.registered_commands]
+    hints = [hint for c in commands if c.callback for hint in get_type_hints(c.callback, include_extras=True).values()]
+    paths = [hint for hint in hints if "pathlib.Path" in str(hint)]
+    assert len(paths) > 20 and not any(hint.__metadata__[0].readable for hint in paths)
 
 
 @pytest.mark.parametrize("kind", ["methods", "teachers", "students", "datasets", "views"])

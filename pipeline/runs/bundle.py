@@ -6,6 +6,7 @@ a new teacher is not used by the run, DVC does not train the run again. Only met
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,9 +77,12 @@ def _of_run(params: Params, name: str, project: Project, data: Dataset) -> tuple
 
 def _write(path: Path, name: str, data: Dataset, sources: dict[str, dict[str, str]], code: str) -> list[str]:
     """Write a bundle; its name, if it changed."""
-    before = path.read_bytes() if path.is_file() else None
-    BundleRecord(run=name, dataset=data.digest, sources=sources, code=code).write(path)
-    return [] if path.read_bytes() == before else [name]
+    before = None
+    with suppress(UserError):
+        before = BundleRecord.read(path)
+    record = BundleRecord(run=name, dataset=data.digest, sources=sources, code=code)
+    record.write(path)
+    return [] if record == before else [name]
 
 
 def _digests(features: SourceFeatures, seen: Sequence[Mapping[str, Any]]) -> dict[str, str]:
