@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.data import Dataset
+from pipeline.functional.statistics import paired
 from pipeline.params import Params
 from pipeline.predict import Predictor
 from pipeline.project import Project
@@ -56,5 +57,6 @@ def test_data_teachers_method_scores_cost_and_commit_are_there(
     scores = [each.scores["accuracy"] or 0.0 for each in EvaluationRecord.read(project.evaluation("none")).results]
     (found,) = re.findall(r"^\| accuracy \| (\S+) % \((\S+) to (\S+)\) \| (\S+) % \|$", text, re.M)
     mean, low, high, own = map(float, found)
-    assert mean == pytest.approx(100 * sum(scores) / len(scores), abs=0.06) and low < mean < high
+    expected = paired(scores)
+    assert (mean, low, high) == pytest.approx((100 * expected.mean, 100 * expected.low, 100 * expected.high), abs=0.06)
     assert own == pytest.approx(100 * scores[1], abs=0.06)

@@ -91,6 +91,7 @@ class TestWithOptuna:
         for point in SweepRecord.read(Project(project).sweep("mine"), "mine").points:
             assert 0.1 <= point.values["weight"] <= 100 and point.values["student.width"] in range(4, 17)
 
+    @pytest.mark.slow
     def test_a_search_that_was_killed_trains_nothing_twice_and_ends_as_if_it_had_not_been(
         self, project: Path, params: Params
     ):

@@ -11,7 +11,7 @@ from pipeline.checks import check_params
 from pipeline.data import Dataset, PrepareSettings, prepare
 from pipeline.errors import UserError
 from pipeline.params import Params
-from pipeline.plugins import plugins
+from pipeline.plugins import plugin, plugins
 from pipeline.probing import ProbeSettings, SavedProbe, assess, probe
 from pipeline.project import Project
 from pipeline.records import EvaluationRecord, RunRecord
@@ -35,7 +35,7 @@ def runs(task: str) -> dict[str, dict]:
     """Plain training, a linear probe as the student, and a run of every method that the task has a use for."""
     found = {"none": {"student": "bag"}, "head": {"student": "head", "teachers": ["wise", "loud"]}}
     for method in plugins("methods"):
-        if method == "logit_standardisation" and task != "classification":
+        if task not in getattr(plugin("methods", method), "TASKS", (task,)):
             continue
         teachers = ["wise", "loud"] if method == "logit_kd" else ["wise"]
         weight = "auto" if (task, method) == ("regression", "logit_kd") else 1.0  # measured in the labels' unit

@@ -91,7 +91,7 @@ def test_equals_the_plain_recipe_in_any_batch(kind: str, tmp_path: Path) -> None
     assert_same(found["pooled"][taken], [state.mean(0) for state in states])
     for tokens, state in zip(found["tokens"][taken], states, strict=True):
         torch.testing.assert_close(tokens[: len(state)], state, rtol=1e-3, atol=2e-3)
-        assert not tokens[len(state) :].any()
+        assert tokens[: len(state)].any(1).all() and not tokens[len(state) :].any(), "zeros are padding, and only they"
 
 
 @pytest.mark.parametrize(
@@ -239,6 +239,40 @@ def test_a_model_of_two_towers_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"CLIPModel has a tower .* with `tower: text` reads texts") as failure:
         load(tmp_path)
     assert "\n" not in str(failure.value)
+
+
+def another(value: Any) -> Any:
+    """Another value of the same type."""
+    match value:
+        case bool():
+            return not value
+        case int():
+            return value + 1
+        case float():
+            return 2 * value + 0.1
+        case str():
+            return f"{value}x"
+        case list():
+            return [*value, 1]
+        case dict():
+            return {**value, "odd": 1}
+    return 1
+
+
+@pytest.mark.parametrize("kind", ["bert", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("llama", "t5"))])
+def test_each_field_that_matters_gives_another_recipe_or_is_refused(kind: str, tmp_path: Path) -> None:
+    write_model(tmp_path / "model", kind)
+    recipe = load(tmp_path / "model").recipe
+    for file in ("config.json", "tokenizer_config.json"):
+        values = json.loads((tmp_path / "model" / file).read_text())
+        for key in values.keys() - transformers.VOLATILE:
+            shutil.copytree(tmp_path / "model", tmp_path / "copy")
+            change_json(tmp_path / "copy" / file, **{key: another(values[key])})
+            try:
+                assert load(tmp_path / "copy").recipe != recipe, f"{file}: {key}"
+            except UserError as error:
+                assert "\n" not in str(error)
+            shutil.rmtree(tmp_path / "copy")
 
 
 def test_texts_shorter_than_the_model_takes_are_padded_to_that(tmp_path: Path) -> None:
