@@ -126,6 +126,26 @@ def test_no_damage_at_all_gives_another_result_without_a_word(finished: Path, st
             harmless(finished, name, damage, line, kept)
 
 
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("features/wise.zarr/pooled/c.0.0", "probe wise"),
+        ("data/rows.parquet", "join"),
+        ("runs/aft/students/0/weights.safetensors", "evaluate aft"),
+    ],
+)
+def test_who_knows_better_reads_what_differs_from_its_checksum(finished: Path, name: str, line: str):
+    project = Path(shutil.copytree(finished, finished.with_name("known")))
+    content = bytearray((project / name).read_bytes())
+    # The low bits of a number, or of the text that says which library wrote the table.
+    at = content.rindex(b"parquet-cpp") if name.endswith(".parquet") else 0 if ".zarr" in name else -2
+    content[at] ^= 1
+    (project / name).write_bytes(content)
+    refused = aft(line, project)
+    assert refused.code == 2 and len(refused.refusals) == 1
+    assert aft(f"{line} --no-verify", project).code == 0
+
+
 def test_a_damaged_raw_copy_is_refused_or_made_anew(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     cache = tmp_path / "cache"
     monkeypatch.setenv("AFT_CACHE", str(cache))

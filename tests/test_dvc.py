@@ -475,3 +475,24 @@ def test_a_stage_that_is_run_by_itself_runs_no_name(tmp_path: Path, name: str):
     assert "Running stage" in done.stdout
     assert f"error: params.yaml: teachers: {name!a} is not a valid name" in done.stderr
     assert done.returncode and not list(project.rglob("pwned"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("section", ["teachers", "students", "runs", "sweep"])
+def test_no_name_runs_or_deletes_anything(tmp_path: Path, section: str):
+    """DVC refuses some of these itself, when it reads dvc.yaml; the first stage refuses the others."""
+    (tmp_path / "outer").mkdir()
+    project = start(tmp_path / "outer" / "project", sweep={"mine": {"over": {"student": "bag"}}})
+    sound = (project / "params.yaml").read_text()
+    above = [tmp_path / "up", tmp_path / "outer" / "up"]
+    for folder in above:
+        folder.mkdir()
+        (folder / "kept").touch()
+    for name in ("b; touch pwned #", "`touch pwned`", "$(touch pwned)", "a\ntouch pwned", "-S", "--help", "../../up"):
+        (project / "params.yaml").write_text(sound)
+        change(project, lambda values, name=name: values[section].update({name: next(iter(values[section].values()))}))
+        done = call("dvc", "repro", cwd=project)
+        assert done.returncode and re.findall(r"Running stage '(\S+)'", done.stdout) in ([], ["code"]), name
+        if "code" in done.stdout:
+            assert f"error: params.yaml: {section}: {name!a} is not a valid name" in done.stderr
+        assert all((folder / "kept").exists() for folder in above) and not list(tmp_path.rglob("*pwned*"))

@@ -161,3 +161,16 @@ def test_the_sections_that_the_documentation_shows_are_valid_in_a_new_project(va
 
 def test_the_documentation_shows_whole_projects() -> None:
     assert len(PROJECTS) >= 3
+
+
+@pytest.mark.parametrize("task", ["classification", "regression", "multilabel"])
+def test_datasets_of_the_documentation_fit_into_a_new_project(task: str) -> None:
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    blocks = [yaml.safe_load(block)["dataset"] for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    for dataset in blocks:
+        source = dataset["source"]
+        if source["family"] == "python" or "second_column" in source or dataset.get("task", task) != task:
+            continue  # code of one's own, and pairs, need more than this section
+        text = source["family"] == "text_table" or "text_column" in source
+        start = yaml.safe_load((ROOT / ("params.yaml" if text else "params/images.yaml")).read_text(encoding="utf-8"))
+        check_params(Params(start | {"dataset": dataset | {"task": task}}))

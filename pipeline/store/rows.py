@@ -55,7 +55,14 @@ class RowIndex:
 
     @classmethod
     def of_arrays(cls, id_bytes: np.ndarray, id_ends: np.ndarray, digests: np.ndarray, where: str = "") -> "RowIndex":
-        """The index in these arrays, which were read from a store; `where` it is, for messages, ends with a colon."""
+        """The index in these arrays, which were read from a store; `where` it is, for messages, ends with a colon.
+
+        Raises:
+            ValueError: they are other arrays.
+        """
+        found = [(array.dtype, array.ndim) for array in (id_bytes, id_ends, digests)]
+        if found != [(np.uint8, 1), (np.int64, 1), (np.uint8, 2)]:
+            raise ValueError("not the arrays of a row index")
         index = cls.__new__(cls)
         index.id_bytes, index.id_ends, index.digests = id_bytes, id_ends, digests
         index.ids = Ids([Block(id_bytes, 0, id_ends)], where)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import h5py
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from pipeline.errors import UserError
 from pipeline.store import FeatureStore, Head
 from pipeline.store.interchange import export, import_features
 from pipeline.store.verification import verify
+from pipeline.teachers import features
 from tests.memory import at_most
 from tests.store.hostile import KINDS, replace
 from tests.store.odd_files import FORMATS, IDS, VALUES
@@ -56,6 +59,8 @@ def test_every_file_is_imported_as_it_says_or_refused(
         monkeypatch.chdir(folder)
         path = Path(f"x.{format}")
         make(path)
+        with at_most(1 << 30), suppress(UserError):  # also as a teacher
+            features.load(features.Settings(path=str(path)), "float32", torch.device("cpu"))
         try:
             with at_most(1 << 30):
                 store = import_features(path, Path("made.zarr"))

@@ -92,3 +92,13 @@ def test_row_numbers_are_checked(wrong: list):
 
 def test_no_rows_are_fine():
     assert as_rows([], 5).shape == (0,)
+
+
+@pytest.mark.parametrize("name", ["id_bytes", "id_ends", "digests"])
+@pytest.mark.parametrize("change", [lambda a: a * 0.5, lambda a: a[None], lambda a: a.astype(np.int32)])
+def test_other_arrays_are_no_index(name: str, change):
+    index = RowIndex(["a", "bc"], np.zeros((2, 16), np.uint8))
+    arrays = {key: getattr(index, key) for key in ("id_bytes", "id_ends", "digests")}
+    assert list(RowIndex.of_arrays(**arrays).ids) == ["a", "bc"]
+    with pytest.raises(ValueError, match="not the arrays of a row index"):
+        RowIndex.of_arrays(**arrays | {name: change(arrays[name])})

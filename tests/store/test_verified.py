@@ -75,6 +75,17 @@ def test_rows_that_are_loaded_are_compared_as_they_come(store: FeatureStore, mak
         store.reader(head, mode=mode, device="cpu")
 
 
+@pytest.mark.parametrize("mode", ["mapped", "window", "resident", "device"])
+def test_who_knows_better_reads_what_differs_from_its_checksum(
+    store: FeatureStore, make: Any, mode: str, monkeypatch: pytest.MonkeyPatch
+):
+    flip(make.path / "pooled" / "c.3.0")
+    monkeypatch.setenv(verified.NO_VERIFY, "1")
+    reader = store.reader("pooled", mode=mode, device="cpu")
+    reader.verified()
+    assert len(reader(np.arange(24, 32))) == 8
+
+
 def test_unchanged_files_are_read_once_by_all_processes(store: FeatureStore, make: Any, read: list[str]):
     reader = store.reader("pooled")
     reader.verified()
