@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError, count
 from pipeline.pretrained.text_tokenizer import TextTokenizer
-from pipeline.pretrained.transformers import one_line, quiet
+from pipeline.pretrained.transformers import Classifier, loaded, one_line
 
 LENGTHS = (
     "max_position_embeddings",
@@ -39,11 +39,17 @@ class TextBody(nn.Module):
 
     Args:
         model: the transformers model.
+
+    Attributes:
+        classifier: a model for classification around it, if `add_classifier` has loaded one.
     """
+
+    classifier: Classifier | None
 
     def __init__(self, model: Any):
         super().__init__()
         self.model = model.get_encoder() if model.config.is_encoder_decoder else model
+        self.classifier = None
         accepts = inspect.signature(self.model.forward).parameters
         anything = any(kind.kind is kind.VAR_KEYWORD for kind in accepts.values())
         self.takes_mask = anything or "attention_mask" in accepts
@@ -57,12 +63,39 @@ class TextBody(nn.Module):
         self, ids: Int[Tensor, "n l"], types: Int[Tensor, "n l"], mask: Int[Tensor, "n l"], layers: Sequence[int]
     ) -> tuple[Tensor, ...]:
         """States of the last layer, and of each of some layers, counted from 1, [n, l, d]; one pass for all."""
+        return self.with_logits(ids, types, mask, layers)[0]
+
+    def with_logits(
+        self, ids: Int[Tensor, "n l"], types: Int[Tensor, "n l"], mask: Int[Tensor, "n l"], layers: Sequence[int] = ()
+    ) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """The same states, and the logits of the classifier [n, c] if there is one; one pass for all."""
         more: dict[str, Any] = {"attention_mask": mask} if self.takes_mask else {}
         more |= {"token_type_ids": types} if self.takes_types else {}
         more |= {"output_hidden_states": True} if layers else {}
-        result = self.model(input_ids=ids, **more)
+        if self.classifier is None:
+            result, logits = self.model(input_ids=ids, **more), None
+        else:
+            result, logits = self.classifier(input_ids=ids, **more)
         # The first of the hidden states are the embeddings.
-        return (result.last_hidden_state, *(result.hidden_states[layer] for layer in layers))
+        return (result.last_hidden_state, *(result.hidden_states[layer] for layer in layers)), logits
+
+    def add_classifier(self, folder: Path, name: str, config: Any, code: bool, pickles: bool) -> dict[str, Tensor]:
+        """Load the layers after the states, of a model for classification; returns their tensors.
+
+        Raises:
+            UserError: the weights have none.
+        """
+        if config.is_encoder_decoder:
+            raise UserError(
+                f"{name}: of an encoder-decoder only the encoder is read, so there is no head `logits`; remove it"
+            )
+        if config.get_text_config().pad_token_id is None:
+            raise UserError(
+                f"{name}: its config.json has no `pad_token_id`, by which its classifier finds the last token; set it"
+            )
+        auto = transformers.AutoModelForSequenceClassification
+        self.classifier = Classifier(auto, folder, name, self.model, **_options(config, code, pickles))
+        return self.classifier.state
 
     @torch.inference_mode()
     def depth(self) -> int:
@@ -193,23 +226,11 @@ def load_body(
     Raises:
         UserError: weights are missing or damaged.
     """
-    try:
-        with quiet():
-            model, found = _family(config).from_pretrained(
-                folder,
-                config=config,
-                dtype="auto",
-                use_safetensors=None if pickles else True,
-                output_loading_info=True,
-                trust_remote_code=code,
-                local_files_only=True,
-            )
-    except Exception as error:  # damaged files fail in many ways
-        raise UserError(f"{name}: cannot load it: {one_line(error)}") from None
+    model, missing_keys = loaded(_family(config), folder, name, **_options(config, code, pickles))
     body = TextBody(model)
     whole = model.state_dict(keep_vars=True)
     own = {id(tensor) for tensor in body.model.state_dict(keep_vars=True).values()}
-    absent = {key for key in found["missing_keys"] if id(whole.get(key)) in own}
+    absent = {key for key in missing_keys if id(whole.get(key)) in own}
     # Only states are read here. The pooler is a layer on top of them, which many checkpoints lack.
     if missing := sorted(key for key in absent if not key.startswith("pooler.")):
         raise UserError(
@@ -219,6 +240,11 @@ def load_body(
     made_up = {id(whole[key]) for key in absent}
     state = body.model.state_dict(keep_vars=True).items()
     return body, {key: tensor.detach() for key, tensor in state if id(tensor) not in made_up}
+
+
+def _options(config: Any, code: bool, pickles: bool) -> dict[str, Any]:
+    """Of `from_pretrained`."""
+    return {"config": config, "use_safetensors": None if pickles else True, "trust_remote_code": code}
 
 
 def untrained_body(config: Any) -> TextBody:

@@ -1,13 +1,14 @@
 """Folders of transformers models, for teachers and students: fetching them, and reading their configuration."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import transformers
 from huggingface_hub import snapshot_download
+from torch import Tensor, nn
 from transformers.utils import logging
 
 from pipeline.errors import UserError
@@ -113,6 +114,64 @@ def read_config(folder: Path, name: str, code: bool = False) -> Any:
         if hasattr(part, "use_cache"):
             part.use_cache = False
     return config
+
+
+class Classifier(nn.Module):
+    """A model for classification, whose body, the part that computes states, is one that is loaded already.
+
+    Args:
+        auto: the auto class that loads it, such as `transformers.AutoModelForSequenceClassification`.
+        folder, name: of the model; the name is for messages.
+        body: the part.
+        options: of `from_pretrained`.
+
+    Attributes:
+        state: the tensors of the layers after the states.
+
+    Raises:
+        UserError: the weights have no such layers.
+    """
+
+    def __init__(self, auto: Any, folder: Path, name: str, body: nn.Module, **options: Any):
+        super().__init__()
+        self.whole, missing = loaded(auto, folder, name, **options)
+        prefix = f"{self.whole.base_model_prefix}."
+        own = {key: value for key, value in self.whole.state_dict().items() if not key.startswith(prefix)}
+        # A pooler that the body needs for nothing else may be under the classifier.
+        if lacking := sorted(key for key in missing if key in own or key.startswith(f"{prefix}pooler.")):
+            raise UserError(
+                f"{name}: its weights have no {lacking[0]!r}, so they are not of a classifier, and there is no head "
+                "`logits`; remove it from `heads`"
+            )
+        self.state = {key: value.detach() for key, value in own.items()}
+        self.body = body
+        setattr(self.whole, self.whole.base_model_prefix, body)
+
+    def forward(self, **inputs: Any) -> tuple[Any, Tensor]:
+        """What the body returns, and the logits [n, c]; one pass for both."""
+        results: list[Any] = []
+        hook = self.body.register_forward_hook(lambda body, given, result: results.append(result))
+        try:
+            logits: Tensor = self.whole(**inputs).logits
+        finally:
+            hook.remove()
+        return results[0], logits
+
+
+def loaded(auto: Any, folder: Path, name: str, **options: Any) -> tuple[Any, Collection[str]]:
+    """A model of a folder, and the names of its tensors that the weights lack.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    try:
+        with quiet():
+            model, found = auto.from_pretrained(
+                folder, local_files_only=True, dtype="auto", output_loading_info=True, **options
+            )
+    except Exception as error:  # damaged files fail in many ways
+        raise UserError(f"{name}: cannot load it: {one_line(error)}") from None
+    return model, found["missing_keys"]
 
 
 def one_line(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 from torch import Tensor, nn
 
 from pipeline import params, pretrained
@@ -19,13 +19,14 @@ from pipeline.pretrained.transformers import fetch, read_config, read_json
 from pipeline.provenance import digest_files, digest_of
 from pipeline.teachers import Precision, Teacher
 from pipeline.teachers._batches import ROUNDING
+from pipeline.teachers._logits import check_top, largest
 from pipeline.teachers._pooling import Pooling, pool
 from pipeline.teachers._sentence_transformers import Modules, choose_prompt, read_modules
 
 VERSION = 2
 """Increased whenever this file gives other features for the same recipe."""
 
-Head = Literal["pooled", "cls", "tokens"] | Annotated[str, StringConstraints(pattern="^layer:[1-9][0-9]*$")]
+Head = Literal["pooled", "cls", "tokens", "logits"] | Annotated[str, StringConstraints(pattern="^layer:[1-9][0-9]*$")]
 
 LAYER = "layer:"
 
@@ -52,7 +53,10 @@ class Settings(params.Settings):
         max_length: in tokens; longer texts are cut. The model's own limit if None.
         truncation: where they are cut; `left` keeps the end. What the tokenizer's files say if None.
         heads: which to keep; `tokens` is every token's state, followed by zeros; `layer:N` the states after layer N,
-            counted from 1, pooled like those of the last one, without the layers of a sentence-transformers folder.
+            counted from 1, pooled like those of the last one, without the layers of a sentence-transformers folder;
+            `logits` the outputs of a model that was trained for classification.
+        top: of the head `logits`, keep this many of the largest with their classes, and the logsumexp of the others;
+            all if None.
         trust_remote_code: run the model's own Python code from the hub or the folder.
         safetensors_only: false also accepts `.bin` files, from which only tensors are read.
     """
@@ -64,8 +68,14 @@ class Settings(params.Settings):
     max_length: int | None = Field(default=None, ge=1)
     truncation: Side | None = None
     heads: tuple[Head, ...] = Field(default=("pooled",), min_length=1, strict=False)
+    top: int | None = Field(default=None, ge=1)
     trust_remote_code: bool = False
     safetensors_only: bool = True
+
+    @model_validator(mode="after")
+    def _only_logits_have_a_top(self) -> "Settings":
+        check_top(self.top, self.heads)
+        return self
 
 
 def load(settings: Settings, precision: Precision, device: torch.device) -> "TextEncoder":
@@ -89,6 +99,11 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Tex
             "dual_encoder` with `tower: text` reads texts with it"
         )
     body.width(settings.model)
+    classifier = {}
+    if "logits" in settings.heads:
+        classifier = body.add_classifier(
+            modules.folder, settings.model, config, code, pickles=not settings.safetensors_only
+        )
     tokenizer = TextTokenizer(modules.folder, settings.model, code)
     # Some models take token types although their tokenizer gives none, such as GPT-2.
     body.takes_types = body.takes_types and tokenizer.types
@@ -120,6 +135,10 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Tex
     _check_layers(settings, body)
     body = body.to(dtype=getattr(torch, precision), device=device)
     teacher = TextEncoder(body, tokenizer, modules, prompt, recipe, settings.heads, device, notes)
+    if classifier:
+        teacher.head_recipes = {"logits": {"weights": pretrained.digest(classifier)}}
+        teacher.largest, more = largest(settings.model, teacher.heads, settings.top)
+        teacher.notes += more
     teacher.try_out(settings.model)
     return teacher
 
@@ -158,12 +177,14 @@ class TextEncoder(Teacher):
         self.notes = tuple(notes)
         self.longest = self.length = int(recipe["max_length"])
         self.pad = tokenizer.pad if tokenizer.pad < body.rows else 0
+        if body.classifier is not None:
+            body.classifier.whole.config.pad_token_id = self.pad  # a decoder's takes the last token before these
         self.padded = True
         self.shortest = int(recipe.get("shortest", 1))
         # The layers in their order in `heads`.
         self.numbers = [int(head.removeprefix(LAYER)) for head in heads if head.startswith(LAYER)]
         with torch.inference_mode():
-            states, *layers = self._states(
+            (states, *layers), logits = self._states(
                 {key: value.to(device) for key, value in self.collate([tokenizer(tokenizer.samples[-1])]).items()}
             )
             mask = torch.ones(states.shape[:2], dtype=torch.long, device=device)
@@ -172,6 +193,7 @@ class TextEncoder(Teacher):
             "pooled": pooled.shape[1:],
             "cls": states.shape[2:],
             "tokens": (self.length, states.shape[2]),
+            "logits": () if logits is None else logits.shape[1:],
             **{
                 f"{LAYER}{number}": pool(layer, mask, self.pooling).shape[1:]
                 for number, layer in zip(self.numbers, layers, strict=True)
@@ -198,13 +220,16 @@ class TextEncoder(Teacher):
 
     @torch.inference_mode()
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """States in float32: pooled [n, p], cls [n, d], tokens [n, max_length, d], and pooled layers [n, d]."""
-        states, *layers = self._states(batch)
+        """In float32: pooled [n, p], cls [n, d], tokens [n, max_length, d], pooled layers [n, d], and logits [n, c]."""
+        (states, *layers), logits = self._states(batch)
         of_layer, mask = dict(zip(self.numbers, layers, strict=True)), batch["attention_mask"]
         outputs = {}
         for head in self.heads:
             if head == "tokens":
                 outputs[head] = nn.functional.pad(states, (0, 0, 0, self.length - states.shape[1]))
+            elif head == "logits":
+                assert logits is not None
+                outputs[head] = logits
             elif head == "cls":
                 outputs[head] = states[:, 0]
             elif head.startswith(LAYER):
@@ -252,21 +277,29 @@ class TextEncoder(Teacher):
                 "`pooling: last` or `pooling: mean`"
             )
 
-    def _states(self, batch: Mapping[str, Tensor]) -> list[Float[Tensor, "n l d"]]:
-        """States of every token after the last layer, and after each kept layer: float32, zeros for padding."""
+    def _states(self, batch: Mapping[str, Tensor]) -> tuple[list[Float[Tensor, "n l d"]], Float[Tensor, "n c"] | None]:
+        """States of every token after the last layer, and after each kept layer: float32, zeros for padding; logits."""
         ids, types, mask = batch["input_ids"], batch["token_type_ids"], batch["attention_mask"]
         if self.padded:
-            found = self.model.with_layers(ids, types, mask, self.numbers)
-            return [states.float().masked_fill(mask[..., None] == 0, 0.0) for states in found]
+            found, logits = self.model.with_logits(ids, types, mask, self.numbers)
+            kept = [part.float().masked_fill(mask[..., None] == 0, 0.0) for part in found]
+            return kept, None if logits is None else logits.float()
         lengths = mask.sum(1)
         whole: list[Tensor] = []
+        of_all: Tensor | None = None
         for length in lengths.unique().tolist():
             rows, width = (lengths == length).nonzero()[:, 0], max(length, self.shortest)
-            parts = self.model.with_layers(ids[rows, :width], types[rows, :width], mask[rows, :width], self.numbers)
+            parts, logits = self.model.with_logits(
+                ids[rows, :width], types[rows, :width], mask[rows, :width], self.numbers
+            )
             whole = whole or [part.new_zeros((*ids.shape, part.shape[2]), dtype=torch.float32) for part in parts]
             for states, part in zip(whole, parts, strict=True):
                 states[rows, :length] = part[:, :length].float()
-        return whole
+            if logits is not None:
+                if of_all is None:
+                    of_all = logits.new_zeros((len(ids), logits.shape[1]), dtype=torch.float32)
+                of_all[rows] = logits.float()
+        return whole, of_all
 
     def _pooled(self, mask: Tensor) -> Tensor:
         """The mask of the tokens that are pooled: all except padding, or those after the prompt."""
@@ -278,16 +311,20 @@ class TextEncoder(Teacher):
         return torch.where(after.sum(1, keepdim=True) > 0, after, mask)
 
     @torch.inference_mode()
-    def _run(self, examples: Sequence[np.ndarray]) -> list[Tensor]:
-        """The states of each example's tokens [l, d]."""
+    def _run(self, examples: Sequence[np.ndarray]) -> list[list[Tensor]]:
+        """Per example, the states of its tokens [l, d], and its logits [1, c] if they are kept."""
         batch = {key: value.to(self.device) for key, value in self.collate(examples).items()}
-        states = self._states(batch)[0]
-        return [states[row, : example.shape[1]] for row, example in enumerate(examples)]
+        (states, *_), logits = self._states(batch)
+        found = [[states[row, : example.shape[1]]] for row, example in enumerate(examples)]
+        return found if logits is None else [[*of, row[None]] for of, row in zip(found, logits, strict=True)]
 
-    def _differ(self, one: Tensor, other: Tensor) -> bool:
-        """Whether the states of a text's tokens differ by more than rounding."""
-        cosines = nn.functional.cosine_similarity(one.double(), other.double(), dim=1)
-        return not bool(1 - cosines.mean() < ROUNDING[self.recipe["precision"]])
+    def _differ(self, one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+        """Whether what a text gives differs by more than rounding."""
+        for part, same in zip(one, other, strict=True):
+            cosine = nn.functional.cosine_similarity(part.double(), same.double(), dim=1).mean()
+            if not bool(1 - cosine < ROUNDING[self.recipe["precision"]]):
+                return True
+        return False
 
 
 def _modules(settings: Settings, folder: Path) -> tuple[Modules, list[str]]:

@@ -8,23 +8,25 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 from torch import Tensor, nn
 
 from pipeline import images, params, pretrained
 from pipeline.errors import UserError, count
-from pipeline.pretrained.transformers import fetch, one_line, quiet
+from pipeline.pretrained.transformers import Classifier, fetch, one_line, quiet
 from pipeline.provenance import digest_of
 from pipeline.teachers import Precision
 from pipeline.teachers._configuration import plain
 from pipeline.teachers._images import ImageTeacher
+from pipeline.teachers._logits import check_top, largest
 
 VERSION = 1
 """Increased whenever this file gives other features for the same recipe."""
 
 Pooling = Literal["pooler", "cls", "mean"]
 Head = (
-    Literal["pooled", "projected", "cls", "tokens"] | Annotated[str, StringConstraints(pattern="^layer:[1-9][0-9]*$")]
+    Literal["pooled", "projected", "cls", "tokens", "logits"]
+    | Annotated[str, StringConstraints(pattern="^layer:[1-9][0-9]*$")]
 )
 LAYER = "layer:"
 
@@ -44,13 +46,22 @@ class Settings(params.Settings):
             have.
         heads: which to keep; `projected` is the image's embedding in the space that it shares with texts; `tokens` are
             the states of all positions, class and register tokens first; `layer:N` the mean after layer N, counted from
-            1, over the positions other than class and register tokens.
+            1, over the positions other than class and register tokens; `logits` the outputs of a model that was trained
+            for classification.
+        top: of the head `logits`, keep this many of the largest with their classes, and the logsumexp of the others;
+            all if None.
     """
 
     model: str
     revision: str | None = None
     pooling: Pooling | None = None
     heads: tuple[Head, ...] = Field(default=("pooled",), min_length=1, strict=False)
+    top: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _only_logits_have_a_top(self) -> "Settings":
+        check_top(self.top, self.heads)
+        return self
 
 
 def load(settings: Settings, precision: Precision, device: torch.device) -> "ImageTower":
@@ -92,10 +103,16 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Ima
         "processor": plain(processor.to_dict()),
         "precision": precision,
     }
-    for part in (tower, projection):
+    classifier = None
+    if "logits" in settings.heads:
+        if tower is not model:
+            raise UserError(f"{name}: a model of images and texts has no head `logits`; remove it from `heads`")
+        auto = transformers.AutoModelForImageClassification
+        classifier = Classifier(auto, folder, name, tower, use_safetensors=True)
+    for part in (tower, projection, classifier):
         if part is not None:
             part.to(dtype=getattr(torch, precision), device=device).eval().requires_grad_(False)
-    return ImageTower(tower, projection, processor, recipe, settings, vision, not lacking, device)
+    return ImageTower(tower, projection, classifier, processor, recipe, settings, vision, not lacking, device)
 
 
 class ImageTower(ImageTeacher):
@@ -105,6 +122,7 @@ class ImageTower(ImageTeacher):
         self,
         model: Any,
         projection: nn.Module | None,
+        classifier: Classifier | None,
         processor: Any,
         recipe: Mapping[str, Any],
         settings: Settings,
@@ -113,6 +131,7 @@ class ImageTower(ImageTeacher):
         device: torch.device,
     ):
         self.model, self.projection, self.processor = model, projection, processor
+        self.classifier = classifier
         self.device = device
         self.dtype = next(model.parameters()).dtype
         self.patch = getattr(config, "patch_size", None)
@@ -121,7 +140,7 @@ class ImageTower(ImageTeacher):
         try:
             self._interpolates = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
             with torch.inference_mode():
-                outputs = self._run(torch.from_numpy(blank)[None].to(device, self.dtype))
+                outputs, _ = self._run(torch.from_numpy(blank)[None].to(device, self.dtype))
         except Exception as error:  # each architecture checks its input in its own way
             raise UserError(
                 f"{settings.model}: it cannot take the images of {blank.shape[1]} x {blank.shape[2]} that its "
@@ -151,6 +170,9 @@ class ImageTower(ImageTeacher):
             head: tuple(value.shape[1:])
             for head, value in self.forward({"pixels": torch.from_numpy(blank)[None].to(device)}).items()
         }
+        if classifier is not None:
+            self.head_recipes = {"logits": {"weights": pretrained.digest(classifier.state)}}
+            self.largest, self.notes = largest(settings.model, self.heads, settings.top)
 
     def preprocess(self, image: Image.Image) -> np.ndarray:
         """What the model's own processor makes of it: [3, h, w], float32."""
@@ -159,13 +181,16 @@ class ImageTower(ImageTeacher):
 
     @torch.inference_mode()
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Pooled, projected, cls and layers [n, d] in float32; tokens [n, positions, d] in the model's precision."""
-        outputs = self._run(batch["pixels"].to(self.dtype))
+        """In float32 pooled, projected, cls and layers [n, d] and logits [n, c]; tokens [n, positions, d] as they come."""
+        outputs, logits = self._run(batch["pixels"].to(self.dtype))
         states, prefix = _positions(outputs["last_hidden_state"]), self._prefix(outputs, batch["pixels"].shape[1:])
         found: dict[str, Tensor] = {}
         for head in self.heads:
             if head == "tokens":
                 found[head] = states
+            elif head == "logits":
+                assert logits is not None
+                found[head] = logits.float()
             elif head.startswith(LAYER):
                 layer = _positions(outputs["hidden_states"][int(head.removeprefix(LAYER))])
                 found[head] = layer[:, prefix:].float().mean(1)
@@ -180,11 +205,15 @@ class ImageTower(ImageTeacher):
                 found[head] = states[:, prefix:].float().mean(1)
         return found
 
-    def _run(self, pixels: Tensor) -> Any:
+    def _run(self, pixels: Tensor) -> tuple[Any, Tensor | None]:
+        """What the model returns, and logits if they are kept."""
         # Positions are interpolated if the processor's images do not have the size that the model was trained with.
         options = {"interpolate_pos_encoding": True} if self._interpolates else {}
         options |= {"output_hidden_states": True} if self.numbers else {}
-        return self.model(pixel_values=pixels, return_dict=True, **options)
+        if self.classifier is not None:
+            result: tuple[Any, Tensor] = self.classifier(pixel_values=pixels, return_dict=True, **options)
+            return result
+        return self.model(pixel_values=pixels, return_dict=True, **options), None
 
     def _prefix(self, outputs: Any, shape: Sequence[int]) -> int:
         """The number of class and register tokens in front of the patches."""

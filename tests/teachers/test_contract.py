@@ -40,9 +40,10 @@ def pictures() -> list[bytes]:
 @pytest.fixture(params=plugins("teachers"))
 def section(
     request: pytest.FixtureRequest,
-    tiny_encoder: Path,
+    tiny_classifier: Path,
     tiny_vit: Path,
     tiny_tower: Path,
+    tiny_image_classifier: Path,
     squeezenet: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -51,12 +52,13 @@ def section(
     monkeypatch.chdir(tmp_path)
     match request.param:
         case "transformers":
-            more: dict[str, Any] = {"model": str(tiny_encoder), "heads": ["pooled", "cls", "tokens"], "max_length": 16}
+            heads = ["pooled", "cls", "tokens", "logits"]
+            more: dict[str, Any] = {"model": str(tiny_classifier), "heads": heads, "max_length": 16}
         case "timm":
             heads = ["pooled", "cls", "tokens", "layer:2", "logits"]
             more = {"model": "test_vit", "weights": str(tiny_vit), "heads": heads}
         case "transformers_vision":
-            more = {"model": str(tiny_tower), "heads": ["pooled", "projected", "cls", "tokens"]}
+            more = {"model": str(tiny_image_classifier), "heads": ["pooled", "cls", "tokens", "logits"]}
         case "dual_encoder":
             more = {"model": str(tiny_tower), "heads": ["pooled", "projected"]}
         case "features":
@@ -158,10 +160,10 @@ NAMES = {
 """Settings that say where a model is, whose content is in the recipe; choose among its outputs; or only refuse."""
 
 OTHERS: dict[str, dict[str, Any]] = {
-    "transformers": {"pooling": "max", "prompt": "a film ", "max_length": 12, "truncation": "left"},
+    "transformers": {"pooling": "max", "prompt": "a film ", "max_length": 12, "truncation": "left", "top": 1},
     "timm": {"size": 96, "top": 2},
     "dual_encoder": {"tower": "text", "zero_shot": {"template": "a {}"}},
-    "transformers_vision": {"pooling": "mean"},
+    "transformers_vision": {"pooling": "mean", "top": 1},
     "python": {"options": {"other": 1}, "top": 2},
     "onnx": {
         "pooling": "max",

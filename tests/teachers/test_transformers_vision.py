@@ -225,3 +225,31 @@ def test_grey_and_transparent_images_are_read_as_people_see_them(tiny_tower: Pat
     Image.fromarray(np.stack([grey] * 3, -1)).save(other, "PNG")
     teacher = load(tiny_tower)
     np.testing.assert_array_equal(teacher.transform(one.getvalue()), teacher.transform(other.getvalue()))
+
+
+def test_logits_are_those_of_the_librarys_classifier(tiny_image_classifier: Path) -> None:
+    teacher = load(tiny_image_classifier, heads=["logits", "pooled", "layer:1"])
+    without = load(tiny_image_classifier, heads=["pooled"])
+    pictures = [noise(50, 40, number) for number in range(3)]
+    found = features_of(teacher, pictures)
+    model = hf.AutoModelForImageClassification.from_pretrained(tiny_image_classifier).eval()
+    processor = hf.AutoImageProcessor.from_pretrained(tiny_image_classifier)
+    opened = [Image.open(io.BytesIO(picture)).convert("RGB") for picture in pictures]
+    with torch.no_grad():
+        expected = model(**processor(images=opened, return_tensors="pt")).logits
+    torch.testing.assert_close(found["logits"], expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(found["pooled"], features_of(without, pictures)["pooled"])
+    assert teacher.recipe == without.recipe and teacher.head_recipes.keys() == {"logits"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("vit", r"its weights have no 'classifier\.bias', so they are not of a classifier"),
+        ("siglip", "a model of images and texts has no head `logits`; remove it"),
+    ],
+)
+def test_what_has_no_classifier_has_no_logits(tmp_path: Path, kind: str, message: str) -> None:
+    save(tmp_path, *MODELS[kind]())
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, heads=["logits"])
