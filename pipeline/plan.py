@@ -8,6 +8,7 @@ from pipeline.estimate import Work, estimate
 from pipeline.extraction import ExtractSettings
 from pipeline.files import file_exists
 from pipeline.params import Params
+from pipeline.plugins import plugins
 from pipeline.progress import duration
 from pipeline.project import Project
 from pipeline.records import LogRecord
@@ -144,7 +145,8 @@ def _known_rate(name: str, project: Project) -> tuple[float, dict[str, int], str
     if not (file_exists(path) and place.exists()):
         return None
     log, store = LogRecord.read(path), FeatureStore.open(place)
-    if not log.rows or not log.seconds:
+    # The speed of a cluster is not that of one GPU.
+    if not log.rows or not log.seconds or log.device in plugins("engines"):
         return None
     row_bytes = {head: kept.row_bytes for head, kept in store.heads.items() if kept.view is None}
     return log.rows / log.seconds, row_bytes, f"{count(log.rows, 'row')} on {log.device} in {path}"

@@ -61,7 +61,8 @@ def main(
     views = teacher_views(loaded, teacher)
     data = Dataset.open(project.data)
     with command.log("extract", f"{teacher}-rank-{rank}" if rank else teacher) as log:
-        log.device = machine.device_name()
+        # On a cluster, devices are those of its machines.
+        log.device = machine.device_name() if machine.engine == "local" else machine.engine
 
         def done(written: int, reused: int) -> None:
             log.rows, log.continued = written, reused > 0

@@ -38,6 +38,15 @@ def test_the_last_part_of_a_plan_may_have_fewer_rows(project: Path, aft: Callabl
     assert (found["parts"], found["part_rows"], found["shards"]) == (2, 50_000_001, 3 + 2)
 
 
+def test_the_speed_of_a_cluster_is_not_that_of_one_gpu(third: Path, aft: Callable[..., Any]):
+    assert aft("extract", "third").returncode == 0
+    arguments = ("plan", "--teacher", "third", "--rows", "1000")
+    assert "240 rows on cpu" in aft(*arguments).stdout
+    log = third / "logs" / "extract" / "third.json"
+    LogRecord.read(log).model_copy(update={"device": "ray"}).write(log)
+    assert "measured now on cpu" in aft(*arguments).stdout
+
+
 def test_without_a_store_a_plan_measures_as_the_dry_run_does(third: Path, aft: Callable[..., Any]):
     done = aft("plan", "--teacher", "third", "--rows", "1000", "--gpus", "500")
     lines = done.stdout.splitlines()

@@ -141,10 +141,20 @@ def test_machines_are_killed_and_others_join(project: Path, tmp_path: Path, orde
 def test_work_waits_for_the_first_machine(project: Path, tmp_path: Path, cluster: Any):
     data = Dataset.open(project / "data")
     extract(data, Lengths(), tmp_path / "here.zarr", SETTINGS)
-    late = threading.Timer(10, add_machine, [cluster])
+    done = threading.Event()
+
+    def join_late() -> None:
+        done.wait(10)
+        add_machine(cluster)
+        done.wait()  # the machine ends with the thread that started it
+
+    late = threading.Thread(target=join_late)
     late.start()
-    on_ray(data, Lengths(), tmp_path / "a.zarr", machine={"address": cluster.address})
-    late.join()
+    try:
+        on_ray(data, Lengths(), tmp_path / "a.zarr", machine={"address": cluster.address, "patience": 5.0})
+    finally:
+        done.set()
+        late.join()
     assert digest_files(tmp_path / "a.zarr") == digest_files(tmp_path / "here.zarr")
 
 
