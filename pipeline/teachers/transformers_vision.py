@@ -181,7 +181,7 @@ class ImageTower(ImageTeacher):
 
     @torch.inference_mode()
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """In float32 pooled, projected, cls and layers [n, d] and logits [n, c]; tokens [n, positions, d] as they come."""
+        """Pooled, projected, cls, layers [n, d] and logits [n, c], float32; tokens [n, positions, d] as they come."""
         outputs, logits = self._run(batch["pixels"].to(self.dtype))
         states, prefix = _positions(outputs["last_hidden_state"]), self._prefix(outputs, batch["pixels"].shape[1:])
         found: dict[str, Tensor] = {}
