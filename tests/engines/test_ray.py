@@ -145,8 +145,9 @@ def test_work_waits_for_the_first_machine(project: Path, tmp_path: Path, cluster
 
     def join_late() -> None:
         done.wait(10)
-        add_machine(cluster)
+        machine = add_machine(cluster)
         done.wait()  # the machine ends with the thread that started it
+        cluster.remove_node(machine)
 
     late = threading.Thread(target=join_late)
     late.start()
