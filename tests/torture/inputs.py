@@ -17,7 +17,7 @@ from .made import SOURCES, Made, use
 Change = Callable[[Path], object]
 """Changes a finished project; see `tests/finished.py`."""
 
-SOUND = "nothing"
+SOUND = "as it is"
 """How the names of changes begin after which a command must succeed."""
 
 INSTEAD = [kind for kind in INSTEAD_IN_STORES if kind != "sparse"]
