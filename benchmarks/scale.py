@@ -323,7 +323,9 @@ def main(
         for size in sorted(rows or ROWS[1:2]):
             make(folder / str(size), size)
             _run("prepare", folder / str(size)).wait()
-            print(json.dumps({"rows": size} | side_by_side(folder / str(size), size)) if as_json else "", flush=True)
+            measured = {"rows": size, "ways": side_by_side(folder / str(size), size)}
+            if as_json:
+                print(json.dumps(measured))
         return
     kept = folder / "figures.json"
     figures: dict[str, dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else {}

@@ -6,7 +6,9 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -141,20 +143,13 @@ def test_machines_are_killed_and_others_join(project: Path, tmp_path: Path, orde
 def test_work_waits_for_the_first_machine(project: Path, tmp_path: Path, cluster: Any):
     data = Dataset.open(project / "data")
     extract(data, Lengths(), tmp_path / "here.zarr", SETTINGS)
-    done = threading.Event()
-
-    def join_late() -> None:
-        done.wait(10)
+    where = {"address": cluster.address, "patience": 5.0}
+    with ThreadPoolExecutor(1) as driver:
+        running = driver.submit(on_ray, data, Lengths(), tmp_path / "a.zarr", machine=where)
+        time.sleep(5)
+        assert not running.done()
         add_machine(cluster)
-        done.wait()  # the machine ends with the thread that started it
-
-    late = threading.Thread(target=join_late)
-    late.start()
-    try:
-        on_ray(data, Lengths(), tmp_path / "a.zarr", machine={"address": cluster.address, "patience": 5.0})
-    finally:
-        done.set()
-        late.join()
+        running.result()
     assert digest_files(tmp_path / "a.zarr") == digest_files(tmp_path / "here.zarr")
 
 
