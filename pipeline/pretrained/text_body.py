@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError, count
 from pipeline.pretrained.text_tokenizer import TextTokenizer
-from pipeline.pretrained.transformers import Classifier, loaded, one_line
+from pipeline.pretrained.transformers import PretrainedClassifier, loaded, one_line
 
 LENGTHS = (
     "max_position_embeddings",
@@ -44,7 +44,7 @@ class TextBody(nn.Module):
         classifier: a model for classification around it, if `add_classifier` has loaded one.
     """
 
-    classifier: Classifier | None
+    classifier: PretrainedClassifier | None
 
     def __init__(self, model: Any):
         super().__init__()
@@ -94,7 +94,7 @@ class TextBody(nn.Module):
                 f"{name}: its config.json has no `pad_token_id`, by which its classifier finds the last token; set it"
             )
         auto = transformers.AutoModelForSequenceClassification
-        self.classifier = Classifier(auto, folder, name, self.model, **_options(config, code, pickles))
+        self.classifier = PretrainedClassifier(auto, folder, name, self.model, **_options(config, code, pickles))
         return self.classifier.state
 
     @torch.inference_mode()

@@ -116,7 +116,7 @@ def read_config(folder: Path, name: str, code: bool = False) -> Any:
     return config
 
 
-class Classifier(nn.Module):
+class PretrainedClassifier(nn.Module):
     """A model for classification, whose body, the part that computes states, is one that is loaded already.
 
     Args:

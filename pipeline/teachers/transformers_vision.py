@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pipeline import images, params, pretrained
 from pipeline.errors import UserError, count
-from pipeline.pretrained.transformers import Classifier, fetch, one_line, quiet
+from pipeline.pretrained.transformers import PretrainedClassifier, fetch, one_line, quiet
 from pipeline.provenance import digest_of
 from pipeline.teachers import Precision
 from pipeline.teachers._configuration import plain
@@ -108,7 +108,7 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Ima
         if tower is not model:
             raise UserError(f"{name}: a model of images and texts has no head `logits`; remove it from `heads`")
         auto = transformers.AutoModelForImageClassification
-        classifier = Classifier(auto, folder, name, tower, use_safetensors=True)
+        classifier = PretrainedClassifier(auto, folder, name, tower, use_safetensors=True)
     for part in (tower, projection, classifier):
         if part is not None:
             part.to(dtype=getattr(torch, precision), device=device).eval().requires_grad_(False)
@@ -122,7 +122,7 @@ class ImageTower(ImageTeacher):
         self,
         model: Any,
         projection: nn.Module | None,
-        classifier: Classifier | None,
+        classifier: PretrainedClassifier | None,
         processor: Any,
         recipe: Mapping[str, Any],
         settings: Settings,
