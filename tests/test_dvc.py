@@ -344,8 +344,8 @@ def test_init_prints_commands_that_work_and_names_no_place_outside_of_the_projec
         (tmp_path / "my project" / name).mkdir()
         (tmp_path / "my project" / name / "__init__.py").write_text("raise RuntimeError('imported')")
     command = first.rpartition("run: ")[2]
-    assert command == "cd 'my project' && dvc repro"
-    run("bash", "-c", f"{command} code", cwd=tmp_path)
+    assert command == "cd 'my project' && aft run"
+    run("dvc", "repro", "code", cwd=tmp_path / "my project")  # the first of the stages that `aft run` has DVC run
     assert (tmp_path / "my project" / "digests" / "params.json").is_file()
     assert len(rest) == (0 if in_git else 1)
     if rest:

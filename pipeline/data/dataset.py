@@ -235,8 +235,8 @@ class Dataset:
 
     def image(self, row: int) -> Image.Image:
         """A row as an image at its own size, of mode L or RGB; see `pipeline.images`."""
-        content = self.content([row])[0]
-        return images.decode(content[0] if isinstance(content, tuple) else content)
+        row = int(row)
+        return images.decode(self._referred(row) if self._refers else self._rows[self._columns[0]][row].as_py())
 
     def _referred(self, row: int) -> bytes:
         """A content that lies elsewhere, compared with its digest."""

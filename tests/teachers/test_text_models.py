@@ -342,14 +342,17 @@ def test_a_model_that_depends_on_its_batch_or_on_chance_is_refused(
     monkeypatch.setattr(
         transformers.TextEncoder,
         "_states",
-        lambda self, batch: [states + len(batch["input_ids"]) * torch.arange(32) for states in run(self, batch)],
+        lambda self, batch: (
+            [states + len(batch["input_ids"]) * torch.arange(32) for states in run(self, batch)[0]],
+            None,
+        ),
     )
     with pytest.raises(UserError, match=r"depend on the texts that share its batch.*LlamaModel"):
         load(llama)
     monkeypatch.setattr(
         transformers.TextEncoder,
         "_states",
-        lambda self, batch: [states + torch.randn(32) for states in run(self, batch)],
+        lambda self, batch: ([states + torch.randn(32) for states in run(self, batch)[0]], None),
     )
     with pytest.raises(UserError, match="the features of a text change from call to call"):
         load(llama)
@@ -368,10 +371,11 @@ CHANGES: dict[str, Any] = {
     "max_length": 20,
     "truncation": "left",
     "heads": None,
+    "top": None,
     "trust_remote_code": None,
     "safetensors_only": None,
 }
-"""A value for each setting that changes features; None where it names the same ones."""
+"""A value for each setting that changes features; None where it names the same ones, or chooses among them."""
 
 
 @pytest.mark.parametrize("setting", Settings.model_fields)

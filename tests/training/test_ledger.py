@@ -142,8 +142,9 @@ def test_other_features_labels_or_code_are_another_trial(project: Path, short: P
         patch.setattr("pipeline.data.dataset.Dataset.labels", property(lambda data: labels))
         assert inputs(plain)["rows"] != before[plain]["rows"]
     monkeypatch.setattr("pipeline.training.ledger._code", lambda *names: " ".join(names))
-    assert inputs(plain)["code"] == "tasks.classification students.bag_of_words"
-    assert inputs(aided)["code"] == "tasks.classification students.bag_of_words methods.aft"
+    assert inputs(plain)["code"] == "pipeline.tasks.classification pipeline.students.bag_of_words"
+    more = "pipeline.tasks.classification pipeline.students.bag_of_words pipeline.methods.aft"
+    assert inputs(aided)["code"] == more
 
 
 def test_the_code_of_a_trial_is_the_loop_its_plugins_and_what_they_import(
@@ -154,7 +155,8 @@ def test_the_code_of_a_trial_is_the_loop_its_plugins_and_what_they_import(
 
     def changes(file: str) -> tuple[bool, bool]:
         """Whether plain training, and AFT, change their names when a file does."""
-        plans = [("students.bag_of_words",), ("students.bag_of_words", "methods.aft")]
+        bag, aft = "pipeline.students.bag_of_words", "pipeline.methods.aft"
+        plans = [(bag,), (bag, aft)]
         _code.cache_clear()
         before = [_code(*plan) for plan in plans]
         with (library / file).open("a") as opened:
