@@ -28,7 +28,7 @@ UNREADABLE = ".unreadable.csv"
 """The suffix, after the name of the output, of the file that lists the rows that could not be read."""
 
 
-GROUP = 1 << 24
+GROUP = 1 << 20
 """Bytes of predictions that are written to a Parquet file together."""
 
 
