@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from math import isfinite, nan
+from math import isfinite
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -14,6 +14,7 @@ from pipeline.errors import UserError
 from pipeline.functional import logistic, metrics
 from pipeline.functional.linear import LinearModel
 from pipeline.records import Metric
+from pipeline.tasks import _calibration
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,16 +77,9 @@ class Classification(tasks.Task):
         Metric(name="auroc", label="AUROC", unit="%"),
         Metric(name="average_precision", label="average precision", unit="%"),
         Metric(name="brier", label="Brier score", higher_is_better=False),
-        Metric(name="calibration_error", label="calibration error", unit="%", higher_is_better=False),
-        Metric(name="temperature", label="temperature"),
-        Metric(
-            name="calibration_error_at_temperature",
-            label="calibration error, scaled",
-            unit="%",
-            higher_is_better=False,
-        ),
+        *_calibration.SCORES,
     )
-    fits = frozenset({"temperature", "calibration_error_at_temperature"})
+    fits = _calibration.FITTED
     dtype = np.dtype(np.int64)
     missing = -1
     weighable = True
@@ -245,7 +239,6 @@ class Classification(tasks.Task):
         from sklearn.metrics import average_precision_score, roc_auc_score
 
         one_hot, probabilities = np.eye(len(self.classes), dtype=np.int8)[labels], self.probabilities(outputs)
-        fitted = metrics.temperature(val_outputs, val_labels) if len(val_labels) else nan
         return {
             "balanced_accuracy": metrics.mean_of_known(np.array(self.class_scores(outputs, labels)["recall"])),
             "auroc": metrics.mean_of_known(metrics.one_vs_rest(roc_auc_score, probabilities, one_hot)),
@@ -253,11 +246,9 @@ class Classification(tasks.Task):
                 metrics.one_vs_rest(average_precision_score, probabilities, one_hot)
             ),
             "brier": metrics.brier(outputs, labels),
-            "calibration_error": metrics.calibration_error(outputs, labels),
-            "temperature": fitted,
-            "calibration_error_at_temperature": metrics.calibration_error(outputs / fitted, labels)
-            if isfinite(fitted)
-            else nan,
+            **_calibration.scores(
+                outputs, labels, val_outputs, val_labels, metrics.calibration_error, metrics.log_loss
+            ),
         }
 
     def class_scores(self, outputs: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]) -> dict[str, list[float]]:

@@ -1,7 +1,6 @@
 """Multi-label classification: a row has any number of C labels, and a model's outputs are one logit for each."""
 
 from collections.abc import Sequence
-from math import isfinite, nan
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -13,6 +12,7 @@ from pipeline.errors import UserError, count
 from pipeline.functional import independent, metrics
 from pipeline.functional.linear import LinearModel
 from pipeline.records import Metric
+from pipeline.tasks import _calibration
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,16 +67,9 @@ class MultiLabel(tasks.Task):
         Metric(name="auroc", label="AUROC", unit="%"),
         Metric(name="log_loss", label="log loss", unit="nats", higher_is_better=False),
         Metric(name="brier", label="Brier score", higher_is_better=False),
-        Metric(name="calibration_error", label="calibration error", unit="%", higher_is_better=False),
-        Metric(name="temperature", label="temperature"),
-        Metric(
-            name="calibration_error_at_temperature",
-            label="calibration error, scaled",
-            unit="%",
-            higher_is_better=False,
-        ),
+        *_calibration.SCORES,
     )
-    fits = frozenset({"temperature", "calibration_error_at_temperature"})
+    fits = _calibration.FITTED
     dtype = np.dtype(np.int8)
     missing = -1
     smoothable = True
@@ -220,19 +213,15 @@ class MultiLabel(tasks.Task):
     ) -> dict[str, float]:
         from sklearn.metrics import roc_auc_score
 
+        def error(logits: np.ndarray, labels: np.ndarray) -> float:
+            return metrics.label_calibration_error(self.probabilities(logits), labels)
+
         probabilities = self.probabilities(outputs)
-        fitted = metrics.temperature(val_outputs, val_labels, metrics.label_log_loss) if len(val_labels) else nan
         return {
             "auroc": metrics.mean_of_known(metrics.one_vs_rest(roc_auc_score, outputs, labels)),
             "log_loss": metrics.label_log_loss(outputs, labels),
             "brier": float(np.square(probabilities - labels).mean()),
-            "calibration_error": metrics.label_calibration_error(probabilities, labels),
-            "temperature": fitted,
-            "calibration_error_at_temperature": metrics.label_calibration_error(
-                self.probabilities(outputs / fitted), labels
-            )
-            if isfinite(fitted)
-            else nan,
+            **_calibration.scores(outputs, labels, val_outputs, val_labels, error, metrics.label_log_loss),
         }
 
     def class_scores(self, outputs: Float[np.ndarray, "n c"], labels: Int[np.ndarray, "n c"]) -> dict[str, list[float]]:
