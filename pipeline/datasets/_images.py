@@ -67,7 +67,7 @@ def image_location(column: str, root: Path | None) -> Callable[[TableRow], Locat
         path = image_path(row, column)
         if isinstance(path, bytes) or not path:
             return None
-        return Location(path if is_url(path) else str((root or Path(row.file).parent) / path))
+        return Location(path if is_url(path) else str(_beside(row, root) / path))
 
     return location
 
@@ -91,9 +91,14 @@ def image_content(column: str, root: Path | None, fetched: Fetched | None = None
             found, problem = fetched(path) if fetched else (b"", "a URL, which only the family image_table reads")
             return found, path, problem
         try:
-            found, problem = read_image((root or Path(row.file).parent) / path)
+            found, problem = read_image(_beside(row, root) / path)
         except UserError as error:
             found, problem = b"", str(error)
         return found, path, problem
 
     return [column], content
+
+
+def _beside(row: TableRow, root: Path | None) -> Path:
+    """The folder that the paths of a row are relative to."""
+    return root or Path(row.file).parent

@@ -55,8 +55,8 @@ def rows(settings: Settings) -> Iterator[Row]:
     for shard in shards:
         where = str(shard) if len(shards) > 1 else None
         try:
-            compressed = _compression(shard) is not None
-            with _opened(shard) as archive:
+            compression = _compression(shard)
+            with _opened(shard, compression) as archive:
                 for id, members in groupby(_members(archive, str(shard)), key=lambda member: member[0]):
                     parts: dict[str, bytes] = {}
                     places: dict[str, Location] = {}
@@ -77,7 +77,7 @@ def rows(settings: Settings) -> Iterator[Row]:
                         yield _text(id, parts[found[0]], label, where)
                     else:
                         # In a compressed archive nothing has a place from which it could be read.
-                        at = None if compressed else places[found[0]]
+                        at = None if compression else places[found[0]]
                         yield Row(id, parts[found[0]], label, file=where, location=at)
         except (UserError, MemoryError):
             raise
@@ -119,9 +119,8 @@ def _compression(shard: Path) -> str | None:
 
 
 @contextmanager
-def _opened(shard: Path) -> Iterator[tarfile.TarFile]:
+def _opened(shard: Path, compression: str | None) -> Iterator[tarfile.TarFile]:
     """An archive, compressed or not, which must be read to its end: tarfile would stop early without a word."""
-    compression = _compression(shard)
     with (
         shard.open("rb") if compression is None else decompressed(shard, compression) as file,
         tarfile.open(fileobj=file, mode="r:" if compression is None else "r|", tarinfo=_Header) as archive,

@@ -170,12 +170,12 @@ class Session:
     @property
     def reading(self) -> list[str]:
         """Where each teacher's features are read, and why, one line each."""
+        if self.live:
+            return [f"{name} runs in every step" for name in dict.fromkeys(source.teacher for source in self.readers)]
         lines = []
         for source, (reader, *_) in self.readers.items():
             slow = "; steps take rows in random order, so the disk sets the pace" if reader.mode == "window" else ""
             lines.append(f"{source} {reader.why}{slow}")
-        if self.live:
-            return [f"{source.teacher} runs in every step" for source in self.readers]
         return lines
 
     def check_own_outputs(self) -> None:
@@ -449,15 +449,14 @@ class TrialData:
         self, rows: np.ndarray, reads: Collection[Reads], views: np.ndarray | None = None
     ) -> tuple[tuple[Float[Tensor, "n _"], ...], dict[TeacherOutput, tuple[Float[Tensor, "n c"], ...]]]:
         """What methods read of every source for rows: raw features, and outputs by kind; see `Signals`."""
-        numbers = range(len(self.profiles))
-        kinds = [kind for kind in reads if kind != "features"]
         if self.session.live and reads:
-            return self._live(self.stand_in[rows], kinds, views)
+            return self._live(self.stand_in[rows], reads, views)
+        numbers, kinds = range(len(self.profiles)), [kind for kind in reads if kind != "features"]
         features = tuple(self.teacher_features(k, rows, views) for k in numbers) if "features" in reads else ()
         return features, {kind: tuple(self.teacher_outputs(kind, k, rows, views) for k in numbers) for kind in kinds}
 
     def _live(
-        self, rows: np.ndarray, kinds: Collection[TeacherOutput], views: np.ndarray | None
+        self, rows: np.ndarray, reads: Collection[Reads], views: np.ndarray | None
     ) -> tuple[tuple[Float[Tensor, "n _"], ...], dict[TeacherOutput, tuple[Float[Tensor, "n c"], ...]]]:
         """As `teachers`, computed now."""
         run, device = self.session.plan.run, self.session.device
@@ -470,7 +469,7 @@ class TrialData:
             pairs = zip(self.probes, features, strict=True)
             return tuple(place(probe.outputs_for(of.cpu(), rows, kind), device) for probe, of in pairs)
 
-        return features, {kind: outputs(kind) for kind in kinds}
+        return features if "features" in reads else (), {kind: outputs(kind) for kind in reads if kind != "features"}
 
     def context(self, student: Student) -> Context:
         """Everything that methods may use before training."""
