@@ -35,6 +35,9 @@ Quotes = Literal["doubled", "backslash", "none"]
 LONGEST_CELL = 1 << 30
 """The maximum length of a cell in characters; Python's default is 131,072."""
 
+BLOCK = 1 << 22
+"""Characters of lines that are read together, but for a longer line."""
+
 MOST_LABELS = 100_000
 """The maximum number of distinct labels that are remembered."""
 
@@ -140,8 +143,11 @@ class _RowReader:
             yield line
 
     def following(self, count: int) -> list[str]:
-        """The next lines, which are not read yet: `count`, or as many as there are."""
-        self._waiting.extend(islice(self._lines, count - len(self._waiting)))
+        """The next lines, which are not read yet: `count`, or fewer if they are long or the file ends."""
+        size = sum(map(len, self._waiting))
+        while len(self._waiting) < count and size < BLOCK and (line := next(self._lines, "")):
+            self._waiting.append(line)
+            size += len(line)
         return list(self._waiting)
 
     def skip(self, count: int) -> None:
