@@ -18,8 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.datasets import Row, text_table
-from pipeline.datasets import _csv
+from pipeline.datasets import Row, _csv, text_table
 from pipeline.datasets._csv import SPANS, TAKEN_OFF
 from pipeline.datasets._rows import Wanted
 from pipeline.errors import UserError
