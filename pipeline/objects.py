@@ -58,7 +58,7 @@ def is_remote(place: object) -> bool:
     return isinstance(place, str) and place.partition("://")[0] in SCHEMES and "://" in place
 
 
-def place(name: str) -> "Path | ObjectPath":
+def place(name: str) -> "Place":
     """A path of this machine, or an object.
 
     Raises:
@@ -74,7 +74,7 @@ def place(name: str) -> "Path | ObjectPath":
     return Path(name)
 
 
-def size_of(file: "Path | ObjectPath") -> int | None:
+def size_of(file: "Place") -> int | None:
     """The size of a file in bytes, None if there is none. Raises `UserError` if it is no regular file."""
     return file.size() if isinstance(file, ObjectPath) else regular_size(file)
 
@@ -242,6 +242,10 @@ class ObjectPath:
                     if time.monotonic() > deadline:
                         raise
                     time.sleep(PAUSE)
+
+
+Place = Path | ObjectPath
+"""A file or a folder, of this machine or on object storage."""
 
 
 class _Reader(io.RawIOBase):

@@ -11,7 +11,6 @@ A single page may still claim up to 2 GiB, Parquet's own limit, and the list of 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import UserError, count
 from pipeline.files import refuse_bomb
-from pipeline.objects import ObjectPath, size_of
+from pipeline.objects import ObjectPath, Place, size_of
 
 BATCH_ROWS = 1 << 16
 BATCH_BYTES = 64 << 20
@@ -29,7 +28,7 @@ WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96"
 """Bytes of a value in memory, by type; unknown for texts until they are read."""
 
 
-def opened(path: Path | ObjectPath, memory_map: bool = False) -> pq.ParquetFile:
+def opened(path: Place, memory_map: bool = False) -> pq.ParquetFile:
     """An open Parquet file whose claims were checked. Columns of texts, but not of lists, are read as dictionaries.
 
     Raises:
@@ -55,7 +54,7 @@ def opened(path: Path | ObjectPath, memory_map: bool = False) -> pq.ParquetFile:
     )
 
 
-def batches(path: Path | ObjectPath, file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def batches(path: Place, file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """The rows of some columns, in order, in batches.
 
     Raises:
@@ -71,7 +70,7 @@ def batches(path: Path | ObjectPath, file: pq.ParquetFile, columns: Sequence[str
             yield batch
 
 
-def _source(path: Path | ObjectPath) -> Any:
+def _source(path: Place) -> Any:
     """What pyarrow reads a file from; of an object, only what it asks for."""
     return path.open(ahead=PIECE) if isinstance(path, ObjectPath) else path
 
@@ -84,8 +83,10 @@ def cells(column: pa.Array, plain: Callable[[pa.Array], list[Any]] = pa.Array.to
     """
     if not pa.types.is_dictionary(column.type):
         return plain(column)
-    known = plain(column.dictionary)
-    return [None if index is None else known[index] for index in column.indices.to_pylist()]
+    known, indices = plain(column.dictionary), column.indices
+    if indices.null_count:
+        return [None if index is None else known[index] for index in indices.to_pylist()]
+    return list(map(known.__getitem__, indices.to_pylist()))
 
 
 def _batch_rows(group: pq.RowGroupMetaData, columns: Sequence[str]) -> int:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -11,22 +10,22 @@ import pyarrow as pa
 from pipeline import parquet
 from pipeline.datasets._rows import TableBlock, TableRow, Wanted, check
 from pipeline.errors import UserError
-from pipeline.objects import ObjectPath, size_of
+from pipeline.objects import ObjectPath, Place, size_of
 
 
-def _parquet(path: Path | ObjectPath, wanted: Wanted) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+def _parquet(path: Place, wanted: Wanted) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     file = parquet.opened(path)
     check(str(path), wanted.columns, file.schema_arrow.names)
     return file.schema_arrow, parquet.batches(path, file, wanted.columns)
 
 
-def _arrow(path: Path | ObjectPath, wanted: Wanted) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+def _arrow(path: Place, wanted: Wanted) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     schema, batches = arrow(path)
     check(str(path), wanted.columns, schema.names)
     return schema, (batch.select(list(wanted.columns)) for batch in batches)
 
 
-def arrow(path: Path | ObjectPath) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+def arrow(path: Place) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     """A file of Arrow: its schema and its rows.
 
     Raises:
@@ -77,7 +76,7 @@ def _validate(column: pa.Array) -> None:
         column.view(as_bytes[column.type]).validate(full=True)
 
 
-def unreadable(path: Path | ObjectPath, error: Exception) -> UserError:
+def unreadable(path: Place, error: Exception) -> UserError:
     """What to raise for a file that a library cannot read."""
     return UserError(f"{path}: cannot be read: {' '.join(str(error).split())}")
 

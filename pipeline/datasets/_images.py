@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt
@@ -13,7 +12,7 @@ from pipeline.datasets._columns import Content, digest, name
 from pipeline.datasets._rows import TableRow
 from pipeline.errors import UserError
 from pipeline.files import read_regular
-from pipeline.objects import ObjectPath, is_remote, is_url, place
+from pipeline.objects import ObjectPath, Place, is_remote, is_url, place
 
 UNREAD = (
     *(".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".heic", ".heif", ".hif", ".ico", ".jxl", ".nef", ".orf", ".psd"),
@@ -32,7 +31,7 @@ BEGINNING = 1 << 16
 Fetched = Callable[[str], tuple[bytes, str | None]]
 
 
-def read_image(path: Path | ObjectPath) -> tuple[bytes, str | None]:
+def read_image(path: Place) -> tuple[bytes, str | None]:
     """The bytes of an image, or why it is not read. Raises `UserError` if it is not a regular file, such as a pipe."""
     if path.suffix.lower() in UNREAD and not begins_as_image(path):
         return b"", f"images of type {path.suffix.lower()} are not read; convert it to PNG or JPEG"
@@ -44,7 +43,7 @@ def read_image(path: Path | ObjectPath) -> tuple[bytes, str | None]:
         return b"", f"cannot be read: {error.strerror or 'no such object'}"
 
 
-def begins_as_image(path: Path | ObjectPath) -> bool:
+def begins_as_image(path: Place) -> bool:
     """Whether a file begins as an image does; its name does not matter."""
     if isinstance(path, ObjectPath):
         try:
@@ -77,7 +76,7 @@ def image_path(row: TableRow, column: str) -> str | bytes:
     return (name(row._replace(cells={column: cell}), column) or "").strip()
 
 
-def image_location(column: str, root: Path | ObjectPath | None) -> Callable[[TableRow], Location | None]:
+def image_location(column: str, root: Place | None) -> Callable[[TableRow], Location | None]:
     """A function that says where the image of a row lies; for the arguments see `image_content`."""
 
     def location(row: TableRow) -> Location | None:
@@ -89,9 +88,7 @@ def image_location(column: str, root: Path | ObjectPath | None) -> Callable[[Tab
     return location
 
 
-def image_content(
-    column: str, root: Path | ObjectPath | None, fetched: Fetched | None = None
-) -> tuple[list[str], Content]:
+def image_content(column: str, root: Place | None, fetched: Fetched | None = None) -> tuple[list[str], Content]:
     """The columns to read, and a function that gives the image of a row.
 
     Args:
@@ -118,6 +115,6 @@ def image_content(
     return [column], content
 
 
-def _beside(row: TableRow, root: Path | ObjectPath | None) -> Path | ObjectPath:
+def _beside(row: TableRow, root: Place | None) -> Place:
     """The folder that the paths of a row are relative to."""
     return root or place(row.file).parent

@@ -6,15 +6,15 @@ bz2, as in `.csv.gz`.
 """
 
 import bz2
-import codecs
 import glob
 import gzip
 import io
 import json
 import lzma
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +22,16 @@ import pyarrow as pa
 from pydantic import Field
 
 from pipeline.datasets import _csv
-from pipeline.datasets._arrow import ARROW, arrow_blocks, arrow_rows, unreadable
+from pipeline.datasets._arrow import ARROW, arrow_blocks, unreadable
+from pipeline.datasets._encodings import START, Decoding, encoding_of, is_utf8, remarks_of
 from pipeline.datasets._rows import TableBlock, TableRow, Wanted, blocks_of, check
 from pipeline.errors import UserError, listed
 from pipeline.files import refuse_bomb
-from pipeline.objects import ObjectPath, place, size_of
+from pipeline.objects import ObjectPath, Place, place, size_of
 from pipeline.params import Settings as Section
 
-MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-"""Byte order marks and their encodings; UTF-16's mark is the beginning of UTF-32's."""
-
-START = 1024
-"""The number of bytes at the start of a file that its encoding is found from."""
+BLOCK = 1 << 7
+"""Rows that are read together if a caller takes them one by one."""
 
 TEXT = "text"
 """The column of a `.txt` file."""
@@ -51,7 +43,7 @@ class TableFiles(Section):
     Attributes:
         path: the file; or several, as a list or a pattern such as `raw/part-*.csv.gz`, read one after another. Also on
             object storage, as s3://bucket/part-*.parquet.
-        encoding: of text files. None: UTF-8, or that of the byte order mark at the start of a file.
+        encoding: of text files, such as `cp1252`. None: UTF-8, or that of the byte order mark at the start of a file.
         quotes: what quotes in CSV and TSV mean. `doubled`: they enclose cells, and are doubled inside cells.
             `backslash`: they enclose cells, and have a backslash before them inside cells. `none`: they are part of
             the texts. None: as `doubled`, but ambiguous files are refused.
@@ -64,16 +56,13 @@ class TableFiles(Section):
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
 
 
-File = Path | ObjectPath
-
-
-def files(path: str | Sequence[str]) -> list[File]:
+def files(path: str | Sequence[str]) -> list[Place]:
     """The files that a setting names, sorted within each pattern.
 
     Raises:
         UserError: a pattern matches no file, or a file occurs twice; or it is a URL of another kind.
     """
-    found: list[File] = []
+    found: list[Place] = []
     for name in [path] if isinstance(path, str) else path:
         file = place(name)
         if not glob.has_magic(name) or file.exists():
@@ -89,7 +78,7 @@ def files(path: str | Sequence[str]) -> list[File]:
     return found
 
 
-def _matching(pattern: File) -> Sequence[File]:
+def _matching(pattern: Place) -> Sequence[Place]:
     if isinstance(pattern, ObjectPath):
         return pattern.matching()
     return list(map(Path, sorted(glob.glob(str(pattern), recursive=True))))
@@ -101,24 +90,19 @@ def records(settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
     Raises:
         UserError: a file is missing, damaged, or not a table; a column is missing; or a row cannot be read.
     """
-    for path in files(settings.path):
-        with _reading(path):
-            yield from _file(path, settings, wanted)
+    for block in blocks(settings, wanted, BLOCK):
+        yield from block.rows()
 
 
 def blocks(settings: TableFiles, wanted: Wanted, size: int) -> Iterator[TableBlock]:
     """The rows of all files in blocks of at most `size`; see `records`."""
     for path in files(settings.path):
         with _reading(path):
-            form, compression = _form(path)
-            if form in ARROW and not compression:
-                yield from arrow_blocks(ARROW[form](path, wanted), str(path), wanted, size)
-            else:
-                yield from blocks_of(_file(path, settings, wanted), wanted.columns, size)
+            yield from _file(path, settings, wanted, size)
 
 
 @contextmanager
-def _reading(path: File) -> Iterator[None]:
+def _reading(path: Place) -> Iterator[None]:
     """What stops reading a file becomes a `UserError`."""
     try:
         yield
@@ -128,19 +112,19 @@ def _reading(path: File) -> Iterator[None]:
         raise unreadable(path, error) from None
 
 
-def is_table(path: File) -> bool:
+def is_table(path: Place) -> bool:
     """Whether a file's name is that of a table."""
     return _form(path)[0] in (*ARROW, *TEXTS)
 
 
-def _form(path: File) -> tuple[str, str | None]:
+def _form(path: Place) -> tuple[str, str | None]:
     """The format and the compression of a file, by the end of its name."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     compression = suffixes.pop() if suffixes and suffixes[-1] in OPENERS else None
     return suffixes[-1] if suffixes else "", compression
 
 
-def _file(path: File, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
+def _file(path: Place, settings: TableFiles, wanted: Wanted, size: int) -> Iterator[TableBlock]:
     form, compression = _form(path)
     if form in ARROW and compression:
         raise UserError(f"{path}: {form} is compressed by itself; decompress it first")
@@ -152,21 +136,18 @@ def _file(path: File, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow
         )
     size_of(path)  # a pipe would hang
     if form in ARROW:
-        yield from arrow_rows(ARROW[form](path, wanted), str(path), wanted)
+        yield from arrow_blocks(ARROW[form](path, wanted), str(path), wanted, size)
         return
-    with decompressed(path, compression) if compression else path.open("rb") as file:
-        encoding = settings.encoding or _encoding(path, file.peek(START)[:START])
+    with _opened(path, compression) as file:
+        encoding = settings.encoding or encoding_of(path, file.peek(START)[:START])
         try:
             text = io.TextIOWrapper(
-                file, "utf-8-sig" if _is_utf8(encoding) else encoding, "surrogateescape", newline=_NEWLINES.get(form)
+                file, "utf-8-sig" if is_utf8(encoding) else encoding, "surrogateescape", newline=_NEWLINES.get(form)
             )
-            remarks = (
-                () if _is_utf8(encoding) or settings.encoding else (f"read as {encoding}, by its byte order mark",)
-            )
-            for record in TEXTS[form](path, text, settings, wanted):
-                yield TableRow(
-                    record.cells, record.file, record.number, record.in_lines, (*record.remarks, *remarks), encoding
-                )
+            decoding = Decoding(encoding, partial(_opened, path, compression))
+            remarks = remarks_of(encoding, settings.encoding is not None)
+            for block in TEXTS[form](path, text, settings, wanted, size):
+                yield TableBlock(block.cells, partial(_decoded, block, decoding, remarks))
         except LookupError:
             raise UserError(f"{path}: no encoding is called {encoding!r}; write one such as utf-8 or latin-1") from None
         except UnicodeError as error:  # in UTF-8 single rows are refused; other encodings cannot go on after an error
@@ -176,8 +157,21 @@ def _file(path: File, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow
             ) from None
 
 
+def _decoded(
+    block: TableBlock, decoding: Decoding, remarks: Callable[[Mapping[str, Any]], Iterator[str]]
+) -> Iterator[TableRow]:
+    """The rows of a file of text."""
+    for row in block.rows():
+        found = (*row.remarks, *remarks(row.cells))
+        yield TableRow(row.cells, row.file, row.number, row.in_lines, found, decoding)
+
+
+def _opened(path: Place, compression: str | None) -> AbstractContextManager[io.BufferedReader]:
+    return decompressed(path, compression) if compression else path.open("rb")
+
+
 @contextmanager
-def decompressed(path: File, compression: str) -> Iterator[io.BufferedReader]:
+def decompressed(path: Place, compression: str) -> Iterator[io.BufferedReader]:
     """What a file of one of the `OPENERS` becomes. Reading raises `UserError` where that is too much for its bytes."""
     with path.open("rb") as file, OPENERS[compression](file) as packed:
         yield io.BufferedReader(_Bounded(path, packed))
@@ -186,7 +180,7 @@ def decompressed(path: File, compression: str) -> Iterator[io.BufferedReader]:
 class _Bounded(io.RawIOBase):
     """The decompressed bytes of a file, as long as they are not too many for its size."""
 
-    def __init__(self, path: File, packed: Any):
+    def __init__(self, path: Place, packed: Any):
         self._path, self._packed, self._becomes = path, packed, 0
         self._size = size_of(path)
 
@@ -201,38 +195,28 @@ class _Bounded(io.RawIOBase):
         return len(found)
 
 
-def _encoding(path: File, start: bytes) -> str:
-    """The encoding of a file, from its first bytes."""
-    for mark, encoding in MARKS:
-        if start.startswith(mark):
-            return encoding
-    if b"\0" in start:
-        guess = "utf-16-le" if start[1:2] == b"\0" else "utf-16-be"
-        raise UserError(
-            f"{path}: byte {start.index(0) + 1} is zero, as in UTF-16 without a byte order mark; set "
-            f"dataset.source.encoding: {guess}, or save it as utf-8"
-        )
-    return "utf-8"
-
-
-def _is_utf8(encoding: str) -> bool:
-    return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
-
-
-def _delimited(path: File, text: io.TextIOBase, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
+def _delimited(
+    path: Place, text: io.TextIOBase, settings: TableFiles, wanted: Wanted, size: int
+) -> Iterator[TableBlock]:
     is_tsv = ".tsv" in (suffix.lower() for suffix in path.suffixes)
     delimiter = settings.delimiter or ("\t" if is_tsv else ",")
-    rows = _csv.read(iter(text), str(path), delimiter, settings.quotes, wanted.labels)
-    header = next(rows, None)
-    if header is None:
-        raise UserError(f"{path}: empty; its first line must be the names of the columns")
-    check(str(path), wanted.columns, header.cells)
-    columns = {name: header.cells.index(name) for name in wanted.columns}
-    for number, cells, remarks in rows:
-        yield TableRow({name: cells[at] for name, at in columns.items()}, str(path), number, True, remarks)
+    yield from _csv.read(iter(text), str(path), delimiter, settings.quotes, wanted, size)
 
 
-def _json_lines(path: File, text: io.TextIOBase, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
+Reader = Callable[[Place, io.TextIOBase, TableFiles, Wanted, int], Iterator[TableBlock]]
+
+
+def _in_blocks(rows: Callable[[Place, io.TextIOBase, Wanted], Iterator[TableRow]]) -> Reader:
+    """A reader that reads row by row."""
+
+    def read(path: Place, text: io.TextIOBase, settings: TableFiles, wanted: Wanted, size: int) -> Iterator[TableBlock]:
+        return blocks_of(rows(path, text, wanted), wanted.columns, size)
+
+    return read
+
+
+@_in_blocks
+def _json_lines(path: Place, text: io.TextIOBase, wanted: Wanted) -> Iterator[TableRow]:
     """One object per line. A record may leave out columns, except those in `wanted.always`."""
     names: dict[str, None] = {}
     for number, line in enumerate(text, start=1):
@@ -248,7 +232,8 @@ def _json_lines(path: File, text: io.TextIOBase, settings: TableFiles, wanted: W
     check(str(path), wanted.columns, list(names))
 
 
-def _json(path: File, text: io.TextIOBase, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
+@_in_blocks
+def _json(path: Place, text: io.TextIOBase, wanted: Wanted) -> Iterator[TableRow]:
     """A list of objects, read at once."""
     found = _parsed(text.read(), str(path))
     if not isinstance(found, list) or not all(isinstance(record, dict) for record in found):
@@ -279,15 +264,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _plain(path: File, text: io.TextIOBase, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
+@_in_blocks
+def _plain(path: Place, text: io.TextIOBase, wanted: Wanted) -> Iterator[TableRow]:
     """One text per line; blank lines are skipped."""
     check(str(path), wanted.columns, [TEXT])
     for number, line in enumerate(text, start=1):
         if line.strip():
             yield TableRow({TEXT: line.rstrip("\r\n")}, str(path), number, True)
 
-
-Reader = Callable[[File, io.TextIOBase, TableFiles, Wanted], Iterator[TableRow]]
 
 TEXTS: dict[str, Reader] = {
     ".csv": _delimited,

@@ -10,7 +10,6 @@ that is there, are read each time, 32 at a time, and not kept.
 
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 from pydantic import PrivateAttr
 
@@ -21,7 +20,7 @@ from pipeline.datasets._images import image_content, image_location, image_path
 from pipeline.datasets._rows import TableBlock, TableRow, Wanted, blocks_of
 from pipeline.datasets._tables import TableFiles, files, is_table, records
 from pipeline.datasets._texts import paired
-from pipeline.objects import AT_ONCE, ObjectPath, is_remote, is_url, place
+from pipeline.objects import AT_ONCE, Place, is_remote, is_url, place
 from pipeline.project import Project
 
 KIND = None
@@ -70,7 +69,7 @@ def _content(settings: Settings) -> tuple[list[str], Content]:
     return paired(images, settings.second_column)
 
 
-def _root(settings: Settings) -> Path | ObjectPath | None:
+def _root(settings: Settings) -> Place | None:
     return place(settings.root) if settings.root else None
 
 

@@ -15,10 +15,10 @@ from pydantic import Field
 
 from pipeline.datasets import Kind, Location, Row
 from pipeline.datasets._images import IMAGE_BYTES
-from pipeline.datasets._tables import File, decompressed, files
+from pipeline.datasets._tables import decompressed, files
 from pipeline.errors import UserError, listed
 from pipeline.files import is_utf8
-from pipeline.objects import size_of
+from pipeline.objects import Place, size_of
 from pipeline.params import Settings as Section
 from pipeline.tasks import Label
 
@@ -111,7 +111,7 @@ MAGIC = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"\x28\xb5\x2f\
 ZEROS = bytes(1 << 20)
 
 
-def _compression(shard: File) -> str | None:
+def _compression(shard: Place) -> str | None:
     """What an archive is compressed with, as the suffix of such files."""
     size_of(shard)  # a pipe would hang
     with shard.open("rb") as file:
@@ -120,7 +120,7 @@ def _compression(shard: File) -> str | None:
 
 
 @contextmanager
-def _opened(shard: File, compression: str | None) -> Iterator[tarfile.TarFile]:
+def _opened(shard: Place, compression: str | None) -> Iterator[tarfile.TarFile]:
     """An archive, compressed or not, which must be read to its end: tarfile would stop early without a word."""
     with (
         shard.open("rb") if compression is None else decompressed(shard, compression) as file,
