@@ -60,3 +60,11 @@ def test_licences_are_found_or_shown_as_unknown(tmp_path: Path):
     (tmp_path / "README.md").write_text("---\n]:\n---\n")
     assert licence({"family": "transformers", "model": str(tmp_path)}) == ""
     assert "of the package" in licence({"family": "transformers", "model": "package:pydantic/x"})
+
+
+def test_without_a_name_all_trained_runs_are_measured(trained_project: Path, monkeypatch: pytest.MonkeyPatch):
+    measured: list[str] = []
+    monkeypatch.setattr("pipeline.serving.measure_cost", lambda run, params, project: measured.append(run))
+    ended = aft("cost", trained_project)
+    assert ended.code == 0, ended.errors
+    assert measured == ["none"]
