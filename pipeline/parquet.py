@@ -74,8 +74,10 @@ def cells(column: pa.Array, plain: Callable[[pa.Array], list[Any]] = pa.Array.to
     """
     if not pa.types.is_dictionary(column.type):
         return plain(column)
-    known = plain(column.dictionary)
-    return [None if index is None else known[index] for index in column.indices.to_pylist()]
+    known, indices = plain(column.dictionary), column.indices
+    if indices.null_count:
+        return [None if index is None else known[index] for index in indices.to_pylist()]
+    return list(map(known.__getitem__, indices.to_pylist()))
 
 
 def _batch_rows(group: pq.RowGroupMetaData, columns: Sequence[str]) -> int:

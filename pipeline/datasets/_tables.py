@@ -6,15 +6,15 @@ bz2, as in `.csv.gz`.
 """
 
 import bz2
-import codecs
 import glob
 import gzip
 import io
 import json
 import lzma
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +22,15 @@ import pyarrow as pa
 from pydantic import Field
 
 from pipeline.datasets import _csv
-from pipeline.datasets._arrow import ARROW, arrow_blocks, arrow_rows, unreadable
+from pipeline.datasets._arrow import ARROW, arrow_blocks, unreadable
+from pipeline.datasets._encodings import START, Decoding, encoding_of, is_utf8, remarks_of
 from pipeline.datasets._rows import TableBlock, TableRow, Wanted, blocks_of, check
 from pipeline.errors import UserError, listed
 from pipeline.files import refuse_bomb, regular_size
 from pipeline.params import Settings as Section
 
-MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-"""Byte order marks and their encodings; UTF-16's mark is the beginning of UTF-32's."""
-
-START = 1024
-"""The number of bytes at the start of a file that its encoding is found from."""
+BLOCK = 1 << 7
+"""Rows that are read together if a caller takes them one by one."""
 
 TEXT = "text"
 """The column of a `.txt` file."""
@@ -49,7 +41,7 @@ class TableFiles(Section):
 
     Attributes:
         path: the file; or several, as a list or a pattern such as `raw/part-*.csv.gz`, read one after another.
-        encoding: of text files. None: UTF-8, or that of the byte order mark at the start of a file.
+        encoding: of text files, such as `cp1252`. None: UTF-8, or that of the byte order mark at the start of a file.
         quotes: what quotes in CSV and TSV mean. `doubled`: they enclose cells, and are doubled inside cells.
             `backslash`: they enclose cells, and have a backslash before them inside cells. `none`: they are part of
             the texts. None: as `doubled`, but ambiguous files are refused.
@@ -89,20 +81,15 @@ def records(settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
     Raises:
         UserError: a file is missing, damaged, or not a table; a column is missing; or a row cannot be read.
     """
-    for path in files(settings.path):
-        with _reading(path):
-            yield from _file(path, settings, wanted)
+    for block in blocks(settings, wanted, BLOCK):
+        yield from block.rows()
 
 
 def blocks(settings: TableFiles, wanted: Wanted, size: int) -> Iterator[TableBlock]:
     """The rows of all files in blocks of at most `size`; see `records`."""
     for path in files(settings.path):
         with _reading(path):
-            form, compression = _form(path)
-            if form in ARROW and not compression:
-                yield from arrow_blocks(ARROW[form](path, wanted), str(path), wanted, size)
-            else:
-                yield from blocks_of(_file(path, settings, wanted), wanted.columns, size)
+            yield from _file(path, settings, wanted, size)
 
 
 @contextmanager
@@ -128,7 +115,7 @@ def _form(path: Path) -> tuple[str, str | None]:
     return suffixes[-1] if suffixes else "", compression
 
 
-def _file(path: Path, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
+def _file(path: Path, settings: TableFiles, wanted: Wanted, size: int) -> Iterator[TableBlock]:
     form, compression = _form(path)
     if form in ARROW and compression:
         raise UserError(f"{path}: {form} is compressed by itself; decompress it first")
@@ -140,21 +127,18 @@ def _file(path: Path, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow
         )
     regular_size(path)  # a pipe would hang
     if form in ARROW:
-        yield from arrow_rows(ARROW[form](path, wanted), str(path), wanted)
+        yield from arrow_blocks(ARROW[form](path, wanted), str(path), wanted, size)
         return
-    with decompressed(path, compression) if compression else path.open("rb") as file:
-        encoding = settings.encoding or _encoding(path, file.peek(START)[:START])
+    with _opened(path, compression) as file:
+        encoding = settings.encoding or encoding_of(path, file.peek(START)[:START])
         try:
             text = io.TextIOWrapper(
-                file, "utf-8-sig" if _is_utf8(encoding) else encoding, "surrogateescape", newline=_NEWLINES.get(form)
+                file, "utf-8-sig" if is_utf8(encoding) else encoding, "surrogateescape", newline=_NEWLINES.get(form)
             )
-            remarks = (
-                () if _is_utf8(encoding) or settings.encoding else (f"read as {encoding}, by its byte order mark",)
-            )
-            for record in TEXTS[form](path, text, settings, wanted):
-                yield TableRow(
-                    record.cells, record.file, record.number, record.in_lines, (*record.remarks, *remarks), encoding
-                )
+            decoding = Decoding(encoding, partial(_opened, path, compression))
+            remarks = remarks_of(encoding, settings.encoding is not None)
+            for block in TEXTS[form](path, text, settings, wanted, size):
+                yield TableBlock(block.cells, partial(_decoded, block, decoding, remarks))
         except LookupError:
             raise UserError(f"{path}: no encoding is called {encoding!r}; write one such as utf-8 or latin-1") from None
         except UnicodeError as error:  # in UTF-8 single rows are refused; other encodings cannot go on after an error
@@ -162,6 +146,19 @@ def _file(path: Path, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow
                 f"{path}: not {encoding} ({getattr(error, 'reason', error)}); set dataset.source.encoding to what it "
                 "is in, or save it as utf-8"
             ) from None
+
+
+def _decoded(
+    block: TableBlock, decoding: Decoding, remarks: Callable[[Mapping[str, Any]], Iterator[str]]
+) -> Iterator[TableRow]:
+    """The rows of a file of text."""
+    for row in block.rows():
+        found = (*row.remarks, *remarks(row.cells))
+        yield TableRow(row.cells, row.file, row.number, row.in_lines, found, decoding)
+
+
+def _opened(path: Path, compression: str | None) -> AbstractContextManager[io.BufferedReader]:
+    return decompressed(path, compression) if compression else path.open("rb")
 
 
 @contextmanager
@@ -188,38 +185,28 @@ class _Bounded(io.RawIOBase):
         return len(found)
 
 
-def _encoding(path: Path, start: bytes) -> str:
-    """The encoding of a file, from its first bytes."""
-    for mark, encoding in MARKS:
-        if start.startswith(mark):
-            return encoding
-    if b"\0" in start:
-        guess = "utf-16-le" if start[1:2] == b"\0" else "utf-16-be"
-        raise UserError(
-            f"{path}: byte {start.index(0) + 1} is zero, as in UTF-16 without a byte order mark; set "
-            f"dataset.source.encoding: {guess}, or save it as utf-8"
-        )
-    return "utf-8"
-
-
-def _is_utf8(encoding: str) -> bool:
-    return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
-
-
-def _delimited(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
+def _delimited(
+    path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wanted, size: int
+) -> Iterator[TableBlock]:
     is_tsv = ".tsv" in (suffix.lower() for suffix in path.suffixes)
     delimiter = settings.delimiter or ("\t" if is_tsv else ",")
-    rows = _csv.read(iter(text), str(path), delimiter, settings.quotes, wanted.labels)
-    header = next(rows, None)
-    if header is None:
-        raise UserError(f"{path}: empty; its first line must be the names of the columns")
-    check(str(path), wanted.columns, header.cells)
-    columns = {name: header.cells.index(name) for name in wanted.columns}
-    for number, cells, remarks in rows:
-        yield TableRow({name: cells[at] for name, at in columns.items()}, str(path), number, True, remarks)
+    yield from _csv.read(iter(text), str(path), delimiter, settings.quotes, wanted, size)
 
 
-def _json_lines(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
+Reader = Callable[[Path, io.TextIOBase, TableFiles, Wanted, int], Iterator[TableBlock]]
+
+
+def _in_blocks(rows: Callable[[Path, io.TextIOBase, Wanted], Iterator[TableRow]]) -> Reader:
+    """A reader that reads row by row."""
+
+    def read(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wanted, size: int) -> Iterator[TableBlock]:
+        return blocks_of(rows(path, text, wanted), wanted.columns, size)
+
+    return read
+
+
+@_in_blocks
+def _json_lines(path: Path, text: io.TextIOBase, wanted: Wanted) -> Iterator[TableRow]:
     """One object per line. A record may leave out columns, except those in `wanted.always`."""
     names: dict[str, None] = {}
     for number, line in enumerate(text, start=1):
@@ -235,7 +222,8 @@ def _json_lines(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: W
     check(str(path), wanted.columns, list(names))
 
 
-def _json(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
+@_in_blocks
+def _json(path: Path, text: io.TextIOBase, wanted: Wanted) -> Iterator[TableRow]:
     """A list of objects, read at once."""
     found = _parsed(text.read(), str(path))
     if not isinstance(found, list) or not all(isinstance(record, dict) for record in found):
@@ -266,15 +254,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _plain(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
+@_in_blocks
+def _plain(path: Path, text: io.TextIOBase, wanted: Wanted) -> Iterator[TableRow]:
     """One text per line; blank lines are skipped."""
     check(str(path), wanted.columns, [TEXT])
     for number, line in enumerate(text, start=1):
         if line.strip():
             yield TableRow({TEXT: line.rstrip("\r\n")}, str(path), number, True)
 
-
-Reader = Callable[[Path, io.TextIOBase, TableFiles, Wanted], Iterator[TableRow]]
 
 TEXTS: dict[str, Reader] = {
     ".csv": _delimited,
