@@ -88,10 +88,10 @@ def _teachers(measured: Sequence[Outcome], inputs: ReportInputs) -> list[Line]:
     """The linear probe of every set of teachers among the runs, served by the teachers: medians over these runs."""
     found: dict[str, list[tuple[Outcome, list[ModelCost]]]] = {}
     for outcome in measured:
-        models = {model.name: model for model in inputs.costs[outcome.name].models[1:]}
+        served = {model.name: model for model in inputs.costs[outcome.name].models[1:]}
         teachers = dict.fromkeys(f"teacher {Source.parse(source).teacher}" for source in outcome.run.sources)
-        if outcome.probe_scores and models.keys() >= teachers.keys():
-            found.setdefault(outcome.teachers, []).append((outcome, [models[name] for name in teachers]))
+        if outcome.probe_scores and served.keys() >= teachers.keys():
+            found.setdefault(outcome.teachers, []).append((outcome, [served[name] for name in teachers]))
     lines = []
     for name, runs in found.items():
         outcome, models = runs[0]
