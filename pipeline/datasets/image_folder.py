@@ -2,8 +2,9 @@
 
 The second applies if every folder in `path` has the name of a split (`train`, `training_set`, `val`, `valid`,
 `validation`, `dev`, `test`, `Testing`, `val2017` ...). If only some have such names, the setting `splits` lists the
-split folders. The id of an image is its path below `path`. The encoded bytes are kept. With `labels: false`, folders
-have no meaning.
+split folders. Of several folders that all have the name of a split, as in `path: [raw/train, raw/test]`, each is that
+split. The id of an image is its path below `path`. The encoded bytes are kept. With `labels: false`, folders have no
+meaning.
 
 Every file is accounted for. Images are recognised by their first bytes, not by their names. Hidden files, thumbnails of
 other programs and files that are not images are skipped and listed; images that cannot be read are listed as such.
@@ -45,7 +46,8 @@ class Settings(Section):
 
     Attributes:
         path: the folder; or several, whose classes are merged. An id then begins with the name of its folder.
-        unlabelled: the name of a folder, among those of the classes, whose images have no label.
+        unlabelled: the name of a folder, among those of the classes, whose images have no label. Of several folders in
+            `path`, some may lack it, and those of `splits`.
         labels: whether its folders are classes. False: every image below `path`, at any depth, without a label.
         splits: the folders in `path` that are splits, such as `{train: train, extra: train, evaluation: test}`; `{}` if
             all are classes. None: found by their names.
@@ -67,15 +69,42 @@ def rows(settings: Settings) -> Iterator[Row]:
         twice = next((name for name in names if names.count(name) > 1), "")
         what = f"two folders are called {twice!r}; rename one" if twice else "an empty list; name a folder"
         raise UserError(f"dataset.source.path: {what}")
+    where = ", ".join(map(str, roots))
+    inside = {path.name for root in roots if settings.splits and root.is_dir() for path, _ in _entries(root)}
+    if absent := sorted((settings.splits or {}).keys() - inside):
+        raise UserError(f"{where}: no folder {absent[0]!r} there; check dataset.source.splits")
+    split_roots = _split_roots(roots) if len(roots) > 1 and settings.labels else {}
+    seen: set[str] = set()
     for root in roots:
-        for row in _rows(root, settings):
-            named = row if len(roots) == 1 else replace(row, id=f"{root.name}/{row.id}")
+        for row in _rows(root, settings, seen):
+            named = row
+            if len(roots) > 1:
+                named = replace(row, id=f"{root.name}/{row.id}", split=row.split or split_roots.get(root.name))
             if not row.skipped and any(fnmatchcase(row.id, pattern) for pattern in settings.exclude):
                 named = Row(named.id, b"", problem="excluded by dataset.source.exclude", skipped=True)
             yield named
+    if settings.unlabelled and settings.unlabelled not in seen:
+        raise UserError(f"{where}: no folder {settings.unlabelled!r} there; check dataset.source.unlabelled")
 
 
-def _rows(root: Path, settings: Settings) -> Iterator[Row]:
+def _split_roots(roots: list[Path]) -> dict[str, str]:
+    """The split that each of several roots is, by its name; empty if none looks like one.
+
+    Raises:
+        UserError: some look like splits and some do not.
+    """
+    found = {root.name: split for root in roots if (split := split_of(root.name))}
+    if found and len(found) < len(roots):
+        others = [repr(root.name) for root in roots if root.name not in found]
+        raise UserError(
+            f"dataset.source.path: {listed([*map(repr, found)])} look like splits, and {listed(others)} not; put all "
+            "into one folder, and write dataset.source.splits"
+        )
+    return found
+
+
+def _rows(root: Path, settings: Settings, seen: set[str]) -> Iterator[Row]:
+    """The rows of one folder; the names of its classes are added to `seen`."""
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; check dataset.source.path")
     if not settings.labels:
@@ -83,7 +112,6 @@ def _rows(root: Path, settings: Settings) -> Iterator[Row]:
             raise UserError("dataset.source: labels: false takes neither `unlabelled` nor `splits`; remove them")
         yield from _files(root, root, None, None)
         return
-    found = False
     inside = yield from _folders(root, root)
     splits = _splits(root, [folder.name for folder in inside], settings)
     for folder in inside:
@@ -92,7 +120,7 @@ def _rows(root: Path, settings: Settings) -> Iterator[Row]:
         for inner in classes:
             if settings.splits is None:
                 _refuse_splits_inside(inner)
-            found |= inner.name == settings.unlabelled
+            seen.add(inner.name)
             label = None if inner.name == settings.unlabelled else inner.name
             empty = True
             for row in _files(inner, root, label, split):
@@ -102,8 +130,6 @@ def _rows(root: Path, settings: Settings) -> Iterator[Row]:
                 raise UserError(
                     f"{inner}: no images there; remove the folder, or add some ({', '.join(images.FORMATS)})"
                 )
-    if settings.unlabelled and not found:
-        raise UserError(f"{root}: no folder {settings.unlabelled!r} there; check dataset.source.unlabelled")
 
 
 def images_below(folder: Path) -> Iterator[tuple[Path, bool]]:
@@ -133,11 +159,9 @@ def _splits(root: Path, folders: list[str], settings: Settings) -> dict[str, str
     """
     names = [name for name in folders if name != settings.unlabelled]
     if settings.splits is not None:
-        if absent := sorted(settings.splits.keys() - set(names)):
-            raise UserError(f"{root}: no folder {absent[0]!r} there; check dataset.source.splits")
         if settings.splits and (others := sorted(set(names) - settings.splits.keys())):
             raise UserError(f"{root}: {others[0]!r} is not in dataset.source.splits; add it there, or move it out")
-        return dict(settings.splits)
+        return {name: settings.splits[name] for name in names if name in settings.splits}
     found = {name: split for name in names if (split := split_of(name))}
     if len(found) == len(names):
         return found
