@@ -69,7 +69,7 @@ class Band:
 
 
 @dataclass(frozen=True)
-class Served:
+class Plotted:
     """A model in the figure of scores against speeds.
 
     Attributes:
@@ -272,7 +272,7 @@ def points(
     return _svg(figure, name, label)
 
 
-def speeds(models: Sequence[Served], name: str, label: str, axis: str, across: str, narrow: bool = False) -> str:
+def speeds(models: Sequence[Plotted], name: str, label: str, axis: str, across: str, narrow: bool = False) -> str:
     """Score against rows a second, on a logarithmic scale; every model with its interval and its name.
 
     Args:
@@ -290,7 +290,7 @@ def speeds(models: Sequence[Served], name: str, label: str, axis: str, across: s
     axes.set_xscale("log")
     axes.set_xlabel(across)
     axes.set_ylabel(axis)
-    groups: dict[str, list[Served]] = {}
+    groups: dict[str, list[Plotted]] = {}
     for model in sorted(models, key=lambda model: model.mean):
         groups.setdefault(model.group, []).append(model)
     middles = {group: math.log10(np.median([model.speed for model in of])) for group, of in groups.items()}
@@ -303,7 +303,7 @@ def speeds(models: Sequence[Served], name: str, label: str, axis: str, across: s
     bounds = (min(ends) - margin, max(ends) + margin)
     axes.set_ylim(*bounds)
     # Names are towards the middle, those of the fastest outside if they fit; in pixels from the lower left corner.
-    names: list[tuple[float, str, Served]] = []
+    names: list[tuple[float, str, Plotted]] = []
     for group, of in groups.items():
         centre = (middles[group] - low) / (high - low) * across_pixels
         beside = _APART * (len(of) - 1) / 2 + 10

@@ -27,7 +27,7 @@ def context(inputs: ReportInputs) -> dict[str, Any] | None:
     record = inputs.costs[measured[0].name]
     sizes = [batch.rows for batch in record.models[0].batches]
     drawn = [
-        figures.Served(
+        figures.Plotted(
             model.name,
             model.student or model.name,
             model.speeds[sizes.index(BATCH)],
@@ -65,7 +65,7 @@ def context(inputs: ReportInputs) -> dict[str, Any] | None:
 
 
 @dataclass(frozen=True)
-class Line:
+class Rated:
     """What serves: its name, the student's (empty for teachers), its size, rows a second by batch, and its score."""
 
     name: str
@@ -75,16 +75,16 @@ class Line:
     score: Paired
 
 
-def _students(measured: Sequence[Outcome], inputs: ReportInputs) -> list[Line]:
+def _students(measured: Sequence[Outcome], inputs: ReportInputs) -> list[Rated]:
     lines = []
     for outcome in measured:
         model = inputs.costs[outcome.name].models[0]
         student = outcome.run.student.name
-        lines.append(Line(outcome.name, student, model.parameters, _speeds([model]), paired(outcome.scores)))
+        lines.append(Rated(outcome.name, student, model.parameters, _speeds([model]), paired(outcome.scores)))
     return lines
 
 
-def _teachers(measured: Sequence[Outcome], inputs: ReportInputs) -> list[Line]:
+def _teachers(measured: Sequence[Outcome], inputs: ReportInputs) -> list[Rated]:
     """The linear probe of every set of teachers among the runs, served by the teachers: medians over these runs."""
     found: dict[str, list[tuple[Outcome, list[ModelCost]]]] = {}
     for outcome in measured:
@@ -97,7 +97,7 @@ def _teachers(measured: Sequence[Outcome], inputs: ReportInputs) -> list[Line]:
         outcome, models = runs[0]
         speeds = np.median([_speeds(of) for _, of in runs], axis=0).tolist()
         parameters = sum(model.parameters for model in models)
-        lines.append(Line(f"probe of {name}", "", parameters, speeds, paired(outcome.probe_scores)))
+        lines.append(Rated(f"probe of {name}", "", parameters, speeds, paired(outcome.probe_scores)))
     return lines
 
 
