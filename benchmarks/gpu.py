@@ -1,14 +1,17 @@
 """`make gpu-check`: the tests that need a GPU, and what training reaches on one, in at most eight minutes.
 
-    python -m benchmarks.gpu [--output FOLDER] [--dry]
+    python -m benchmarks.gpu [--output FOLDER] [--no-tests] [--dry]
 
 writes to FOLDER, `gpu-check` by default:
 
     machine.json    the GPU and the versions
-    tests.txt       what `pytest -m gpu` said
+    tests.txt       what the tests said that need a GPU, and those of training, students and extraction on one
     training.json   ViT-S/16 and ResNet-50 at 224 pixels, batches of 128, bfloat16, compiled: pictures a second; the
                     time of a step with AFT over that without, at most 1.03; and the time of one with teachers' features
                     read from the disk over one with features on the GPU
+    small.json      steps a second of a small CNN of 32 pixels, plain and with AFT, as it is and compiled
+    rows.json       rows of features a second that arrive on the GPU: kept there, and read from the store and copied,
+                    beside copies of the same bytes that are there already, which is the limit
     extract.json    `benchmarks.extract`: extraction of texts, images and photographs over the bare forward loop
     store.json      `benchmarks.store --quick`: the feature store against what else there is
 
@@ -23,18 +26,25 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 
+from benchmarks.store import write_store
 from benchmarks.train import make_project
+from pipeline.machine import cores
 from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.runs import Candidate
+from pipeline.store import Head
 from pipeline.training.config import Plan
-from pipeline.training.session import Session
+from pipeline.training.session import Session, gather, open_readers
 from pipeline.training.trial import run_trial
 
 MINUTES = 8.0
@@ -43,10 +53,13 @@ MODELS = {"vit_small_patch16_224": False, "resnet50": True}
 DRY = {"test_vit": False, "test_resnet": True}
 """Models for a look at whether it works."""
 OTHERS: dict[str, tuple[list[str], list[str]]] = {
-    "extract": ([], ["--texts", "64", "--images", "120", "--rounds", "1"]),
+    "extract": (["--texts", "20000", "--images", "4000"], ["--texts", "64", "--images", "120", "--rounds", "1"]),
     "store": (["--quick"], ["--quick"]),
 }
 """Benchmarks in a process of their own, with their arguments, and those for a look at whether they work."""
+ROOMS = ("extraction", "training", "students", "methods", "views")
+TESTED = ["-p", "tests.on_gpu", *(f"tests/{room}" for room in ROOMS)]
+DRY_TESTED = ["-m", "gpu", "tests/extraction", "tests/training"]
 TESTS = 120.0
 """Seconds that the tests may take."""
 
@@ -67,7 +80,7 @@ def seconds_a_step(session: Session, weight: float, warm: int, steps: int) -> fl
 
 def measure(model: str, convolutions: bool, root: Path, params: Params, dry: bool) -> dict[str, float | str]:
     """Figures of one model."""
-    batch, warm, steps = (8, 1, 2) if dry else (128, 10, 40)
+    batch, warm, steps = (8, 1, 2) if dry else (128, 10, 100)
     values = dict(params.values)
     values["students"] = {"large": {"family": "timm", "model": model, "pretrained": False, "size": 64 if dry else 224}}
     values["train"] = {
@@ -97,6 +110,47 @@ def measure(model: str, convolutions: bool, root: Path, params: Params, dry: boo
     }
 
 
+def small(root: Path, params: Params, dry: bool) -> dict[str, float]:
+    """Steps a second of a student that is too small to fill a GPU: the time that starting its kernels takes."""
+    values, steps = dict(params.values), 2 if dry else 300
+    values["runs"] = {"cnn": {**params.values["runs"]["cnn_aft"], "methods": {"aft": {"weight": [0.0, 3.0]}}}}
+    values["machine"] = {"device": "cpu" if dry else "cuda", "checkpoint_minutes": None}
+    found = {}
+    for compiled in (False, True)[: 1 if dry else 2]:
+        train = {"seeds": [0], "steps": 20_000, "batch_size": 128, "compile": compiled}
+        values["runs"]["cnn"]["train"] = {}
+        session = Session(Plan.read("cnn", Params(values | {"train": train}), Project(root / "pictures")))
+        for name, weight in (("plain", 0.0), ("aft", 3.0)):
+            found[name + (", compiled" if compiled else "")] = 1 / seconds_a_step(session, weight, 10, steps)
+    return found
+
+
+def rows_to_the_device(root: Path, dry: bool) -> dict[str, float]:
+    """Rows of 1,024 numbers in float16 a second, 256 at a time in random order, that arrive on the device."""
+    device, rows, turns = torch.device("cpu" if dry else "cuda"), 2_000 if dry else 200_000, 7
+    store = write_store(root / "rows.zarr", rows, Head((1024,), "float16"))
+    resident, read = open_readers([(store, "pooled")], device, 10**10) + open_readers([(store, "pooled")], device, 0)
+    random = np.random.default_rng(0)
+    batches = [random.choice(rows, 256, replace=False) for _ in range(10 if dry else 500)]
+    there = torch.empty((256, 1024), dtype=torch.float16, pin_memory=not dry)
+    kinds: dict[str, Callable[[np.ndarray], object]] = {
+        "kept_on_the_gpu": lambda batch: gather(resident, batch, device),
+        "read_and_copied": lambda batch: gather(read, batch, device),
+        "copied_alone": lambda _: there.to(device, non_blocking=True),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in kinds}
+    for turn in range(turns + 1):  # the first sets things up
+        for name, step in kinds.items():
+            _wait(device)
+            began = time.perf_counter()
+            for batch in batches:
+                step(batch)
+            _wait(device)
+            if turn:
+                rates[name].append(256 * len(batches) / (time.perf_counter() - began))
+    return {name: round(median(found)) for name, found in rates.items()}
+
+
 def other(name: str, arguments: list[str], output: Path, seconds: float) -> str:
     """Run another benchmark, and keep its figures; the line that says how it went."""
     command = [sys.executable, "-m", f"benchmarks.{name}", "--json", *arguments]
@@ -115,6 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("gpu-check"), help="a folder")
     parser.add_argument("--dry", action="store_true", help="on the CPU, with tiny models")
+    parser.add_argument("--no-tests", dest="tests", action="store_false", help="figures alone")
     arguments = parser.parse_args()
     if not arguments.dry and not torch.cuda.is_available():
         print("gpu-check: torch finds no GPU here: nothing was measured (--dry tries the script on the CPU)")
@@ -124,13 +179,8 @@ def main() -> None:
     device = "cpu" if arguments.dry else torch.cuda.get_device_name()
     versions = {"python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__}
     _write(out / "machine.json", {"device": device, "date": time.strftime("%Y-%m-%d", time.gmtime()), **versions})
-    with (out / "tests.txt").open("w") as file:
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/extraction", "tests/training"]
-        try:
-            tests = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, timeout=TESTS).returncode
-        except subprocess.TimeoutExpired:
-            tests = 124
-    print(f"gpu-check: tests ended with code {tests}; see {out / 'tests.txt'}")
+    if arguments.tests:
+        print(f"gpu-check: tests ended with code {_tests(out / 'tests.txt', arguments.dry)}; see {out / 'tests.txt'}")
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         images, _ = make_project(Path(folder), 80 if arguments.dry else 600, 100, 256, short=True)
@@ -141,10 +191,27 @@ def main() -> None:
             found.append(measure(model, convolutions, Path(folder), images, arguments.dry))
             _write(out / "training.json", found)
             print(f"gpu-check: {json.dumps(found[-1])}")
+        for file, figures in (
+            ("small", small(Path(folder), images, arguments.dry)),
+            ("rows", rows_to_the_device(Path(folder), arguments.dry)),
+        ):
+            _write(out / f"{file}.json", figures)
+            print(f"gpu-check: {file}: {json.dumps(figures)}")
     for name, arguments_of in OTHERS.items():
         left = 60 * MINUTES - (time.monotonic() - began)
         print(f"gpu-check: {name}: {other(name, arguments_of[arguments.dry], out / f'{name}.json', left)}")
     print(f"gpu-check: {time.monotonic() - began:.0f} s; figures are in {out}/")
+
+
+def _tests(output: Path, dry: bool) -> int:
+    """The exit code of the tests; 124 where they took too long."""
+    side_by_side = ["-n", str(cores())] if find_spec("xdist") else []
+    command = [sys.executable, "-m", "pytest", "-q", *side_by_side, *(DRY_TESTED if dry else TESTED)]
+    with output.open("w") as file:
+        try:
+            return subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, timeout=TESTS).returncode
+        except subprocess.TimeoutExpired:
+            return 124
 
 
 def _wait(device: torch.device) -> None:
