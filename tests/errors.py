@@ -1092,9 +1092,9 @@ CASES = [
                 table(many(20, "ab").encode() + b"caf\xe9,a\n"),
                 "prepare",
                 "dataset.source: 1 of 21 rows cannot be read, the first is row 10b08566c680d67a (line "
-                "22): byte 0xe9 at character 4 is not utf-8; set dataset.source.encoding to what the "
-                "file is in, such as latin-1; correct them, or raise dataset.tolerance (all are listed "
-                "in data.quarantine.csv)",
+                "22): byte 0xe9 at character 4 is not utf-8; it looks like <encodings>: set "
+                "dataset.source.encoding to the one that reads right; correct them, or raise "
+                "dataset.tolerance (all are listed in data.quarantine.csv)",
             ),
             (
                 "a megabyte that becomes 300",
@@ -2422,8 +2422,8 @@ CASES = [
                 "a label that is not UTF-8",
                 table(b"text,mood\nx,caf\xe9\n"),
                 "prepare",
-                "raw/reviews.csv: line 2: column 'mood': byte 0xe9 at character 4 is not utf-8; set "
-                "dataset.source.encoding to what the file is in, such as latin-1",
+                "raw/reviews.csv: line 2: column 'mood': byte 0xe9 at character 4 is not utf-8; it "
+                "looks like <encodings>: set dataset.source.encoding to the one that reads right",
             ),
             (
                 "an empty label between separators",
@@ -2467,8 +2467,8 @@ CASES = [
                 "a text in another encoding than the setting says",
                 table("text,mood\nx,ä\n".encode(), encoding="ascii"),
                 "prepare",
-                "raw/reviews.csv: line 2: column 'mood': byte 0xc3 at character 1 is not ascii; set "
-                "dataset.source.encoding to what the file is in, such as latin-1",
+                "raw/reviews.csv: line 2: column 'mood': byte 0xc3 at character 1 is not ascii, but "
+                "utf-8; leave dataset.source.encoding out",
             ),
             (
                 "a number of thousands of digits",

@@ -322,6 +322,8 @@ def _text_problem(text: str) -> str | None:
         return "not valid Unicode"
     if "\0" in text:
         return "NUL characters in the text; is its encoding right?"
+    if "\x1b$" in text or "\x1b(" in text:
+        return "escape sequences as of ISO-2022; set dataset.source.encoding, such as iso2022_jp"
     return None if text.strip() else "empty text"
 
 

@@ -205,9 +205,8 @@ def undecoded(text: str | None, record: TableRow) -> str | None:
     """Which byte of a text could not be decoded, and what to do; None if all could."""
     if text is None or text.isascii() or not (found := re.search("[\udc80-\udcff]", text)):
         return None
-    hint = "; set dataset.source.encoding to what the file is in, such as latin-1" if record.encoding else ""
-    byte, encoding = ord(found[0]) - 0xDC00, record.encoding or "utf-8"
-    return f"byte 0x{byte:02x} at character {found.start() + 1} is not {encoding}{hint}"
+    encoding, advice = (record.decoding.name, record.decoding.advice) if record.decoding else ("utf-8", "")
+    return f"byte 0x{ord(found[0]) - 0xDC00:02x} at character {found.start() + 1} is not {encoding}{advice}"
 
 
 def _text(value: Any, record: TableRow, column: str) -> str | None:

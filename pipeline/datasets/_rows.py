@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
+from pipeline.datasets._encodings import Decoding
 from pipeline.errors import UserError, listed
 
 
@@ -16,7 +17,7 @@ class TableRow(NamedTuple):
         number: the line where it begins, or the number of the row in the file, both from 1.
         in_lines: whether the number is that of a line.
         remarks: remarks on the row for the user.
-        encoding: the encoding of the texts; None for formats that are not text.
+        decoding: how the texts were decoded; None for formats that are not text.
     """
 
     cells: Mapping[str, Any]
@@ -24,7 +25,7 @@ class TableRow(NamedTuple):
     number: int
     in_lines: bool = False
     remarks: tuple[str, ...] = ()
-    encoding: str | None = None
+    decoding: Decoding | None = None
 
     @property
     def place(self) -> str:

@@ -6,7 +6,6 @@ bz2, as in `.csv.gz`.
 """
 
 import bz2
-import codecs
 import glob
 import gzip
 import io
@@ -14,7 +13,8 @@ import json
 import lzma
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +23,11 @@ from pydantic import Field
 
 from pipeline.datasets import _csv
 from pipeline.datasets._arrow import ARROW, arrow_blocks, arrow_rows, unreadable
+from pipeline.datasets._encodings import START, Decoding, encoding_of, is_utf8, remarks_of
 from pipeline.datasets._rows import TableBlock, TableRow, Wanted, blocks_of, check
 from pipeline.errors import UserError, listed
 from pipeline.files import refuse_bomb, regular_size
 from pipeline.params import Settings as Section
-
-MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-"""Byte order marks and their encodings; UTF-16's mark is the beginning of UTF-32's."""
-
-START = 1024
-"""The number of bytes at the start of a file that its encoding is found from."""
 
 TEXT = "text"
 """The column of a `.txt` file."""
@@ -49,7 +38,7 @@ class TableFiles(Section):
 
     Attributes:
         path: the file; or several, as a list or a pattern such as `raw/part-*.csv.gz`, read one after another.
-        encoding: of text files. None: UTF-8, or that of the byte order mark at the start of a file.
+        encoding: of text files, such as `cp1252`. None: UTF-8, or that of the byte order mark at the start of a file.
         quotes: what quotes in CSV and TSV mean. `doubled`: they enclose cells, and are doubled inside cells.
             `backslash`: they enclose cells, and have a backslash before them inside cells. `none`: they are part of
             the texts. None: as `doubled`, but ambiguous files are refused.
@@ -142,19 +131,17 @@ def _file(path: Path, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow
     if form in ARROW:
         yield from arrow_rows(ARROW[form](path, wanted), str(path), wanted)
         return
-    with decompressed(path, compression) if compression else path.open("rb") as file:
-        encoding = settings.encoding or _encoding(path, file.peek(START)[:START])
+    with _opened(path, compression) as file:
+        encoding = settings.encoding or encoding_of(path, file.peek(START)[:START])
         try:
             text = io.TextIOWrapper(
-                file, "utf-8-sig" if _is_utf8(encoding) else encoding, "surrogateescape", newline=_NEWLINES.get(form)
+                file, "utf-8-sig" if is_utf8(encoding) else encoding, "surrogateescape", newline=_NEWLINES.get(form)
             )
-            remarks = (
-                () if _is_utf8(encoding) or settings.encoding else (f"read as {encoding}, by its byte order mark",)
-            )
+            decoding = Decoding(encoding, partial(_opened, path, compression))
+            remarks = remarks_of(encoding, settings.encoding is not None)
             for record in TEXTS[form](path, text, settings, wanted):
-                yield TableRow(
-                    record.cells, record.file, record.number, record.in_lines, (*record.remarks, *remarks), encoding
-                )
+                found = (*record.remarks, *remarks(record.cells))
+                yield TableRow(record.cells, record.file, record.number, record.in_lines, found, decoding)
         except LookupError:
             raise UserError(f"{path}: no encoding is called {encoding!r}; write one such as utf-8 or latin-1") from None
         except UnicodeError as error:  # in UTF-8 single rows are refused; other encodings cannot go on after an error
@@ -162,6 +149,10 @@ def _file(path: Path, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow
                 f"{path}: not {encoding} ({getattr(error, 'reason', error)}); set dataset.source.encoding to what it "
                 "is in, or save it as utf-8"
             ) from None
+
+
+def _opened(path: Path, compression: str | None) -> AbstractContextManager[io.BufferedReader]:
+    return decompressed(path, compression) if compression else path.open("rb")
 
 
 @contextmanager
@@ -186,24 +177,6 @@ class _Bounded(io.RawIOBase):
         self._becomes += len(found)
         refuse_bomb(self._path, self._becomes)
         return len(found)
-
-
-def _encoding(path: Path, start: bytes) -> str:
-    """The encoding of a file, from its first bytes."""
-    for mark, encoding in MARKS:
-        if start.startswith(mark):
-            return encoding
-    if b"\0" in start:
-        guess = "utf-16-le" if start[1:2] == b"\0" else "utf-16-be"
-        raise UserError(
-            f"{path}: byte {start.index(0) + 1} is zero, as in UTF-16 without a byte order mark; set "
-            f"dataset.source.encoding: {guess}, or save it as utf-8"
-        )
-    return "utf-8"
-
-
-def _is_utf8(encoding: str) -> bool:
-    return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
 
 
 def _delimited(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:

@@ -469,11 +469,21 @@ def test_half_a_character_in_a_name_is_refused(tmp_path: Path, column: str):
     str(bad.value).encode()
 
 
-def test_a_text_with_nul_characters_is_unreadable(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("t\0e\0x\0t", "NUL characters in the text; is its encoding right?"),
+        (
+            "映画".encode("iso2022_jp").decode("ascii"),  # seven bits, and so valid UTF-8
+            "escape sequences as of ISO-2022; set dataset.source.encoding, such as iso2022_jp",
+        ),
+    ],
+)
+def test_a_text_in_another_encoding_that_is_valid_utf_8_is_unreadable(tmp_path: Path, text: str, reason: str):
     rows = texts()
-    rows[2]["text"] = "t\0e\0x\0t"
+    rows[2]["text"] = text
     run(tmp_path / "data", write(tmp_path / "t.jsonl", rows), tolerance=0.05)
-    assert quarantine(tmp_path / "data")[0][3:] == ["unreadable", "NUL characters in the text; is its encoding right?"]
+    assert quarantine(tmp_path / "data")[0][3:] == ["unreadable", reason]
 
 
 # Bad input

@@ -72,9 +72,8 @@ def test_a_csv_in_another_encoding_is_read_if_encoding_is_set(tmp_path: Path):
     path.write_bytes("text\ncafé\n".encode("latin-1"))
     assert [row.content for row in read(path, encoding="latin-1")] == ["café"]
     (row,) = read(path)
-    assert row.problem == (
-        "byte 0xe9 at character 4 is not utf-8; set dataset.source.encoding to what the file is in, such as latin-1"
-    )
+    assert row.problem
+    assert "byte 0xe9 at character 4 is not utf-8; it looks like cp1252 ('café')" in row.problem
 
 
 def test_ids_made_from_text_survive_sorting_and_deleting_rows(tmp_path: Path):
@@ -401,11 +400,61 @@ def test_utf_16_without_a_mark_is_refused_with_its_name(tmp_path: Path, encoding
         read(written(path, "text\na\n".encode("utf-16-le") + b"x"), encoding="utf-16-le")
 
 
+TEXTS = {
+    "cp1252": ("Le café était très bon, c'est l'été déjà, “naïve” œuvre €5", "très"),
+    "iso8859_2": ("Zażółć gęślą jaźń, miło było spotkać się w Łodzi", "gęślą"),
+    "cp1251": ("Очень хороший фильм, мне понравилось; плохая игра актёров", "Очень"),
+    "koi8_r": ("Очень хороший фильм, мне понравилось; плохая игра актёров", "Очень"),
+    "cp1253": ("Πολύ καλή ταινία, μου άρεσε πάρα πολύ", "Πολύ"),
+    "cp1254": ("Çok güzel bir film, oyuncular harika değildi, İstanbul", "değildi"),
+    "cp1255": ("סרט טוב מאוד אהבתי", "סרט"),
+    "cp1256": ("فيلم جيد جدا أحببته", "فيلم"),
+    "mac_roman": ("Le café était très bon, naïve façade", "café"),
+    "cp932": ("この映画はとても面白かったです。もう一度見たい", "この映画はとても"),
+    "euc_jp": ("この映画はとても面白かったです。もう一度見たい", "この映画はとても"),
+    "gb18030": ("这部电影非常好看", "这部电影非常好看"),
+    "big5hkscs": ("這部電影非常好看", "這部電影非常好看"),
+    "cp949": ("이 영화는 정말 재미있었어요. 다시 보고 싶습니다", "이"),
+}
+"""Texts in the encodings that tables of their languages come in, and a word of each as a message shows it."""
+
+
+@pytest.mark.parametrize("encoding", TEXTS)
+@pytest.mark.parametrize("suffix", [".csv", ".txt.gz"])
+def test_what_the_encoding_may_be_is_said_and_never_guessed(tmp_path: Path, encoding: str, suffix: str):
+    text, word = TEXTS[encoding]
+    path, content = tmp_path / f"t{suffix}", ("text\n" + "plain\n" * 100 + f'"{text}"\n').encode(encoding)
+    path.write_bytes(gzip.compress(content) if suffix.endswith(".gz") else content)
+    (row,) = (row for row in read(path) if row.problem)
+    assert row.content == ""
+    assert row.problem
+    assert f"{encoding} ({word!r})" in row.problem
+    assert text in [row.content.strip('"') for row in read(path, encoding=encoding) if isinstance(row.content, str)]
+
+
+def test_a_few_lines_in_another_encoding_are_not_taken_for_the_encoding_of_the_file(tmp_path: Path):
+    path = written(tmp_path / "t.csv", "text\naé\nbé\n".encode() + "cé\n".encode("cp1252"))
+    *_, row = read(path)
+    assert row.problem == "byte 0xe9 at character 2 is not utf-8; most other lines are, such as line 2: correct it"
+
+
+def test_utf_8_that_the_settings_call_something_else_is_said(tmp_path: Path):
+    path = written(tmp_path / "t.csv", "text\ncafé\nplain\n".encode() + "olé\n".encode("latin-1"))
+    (doubt,), *others = [row.remarks for row in read(path, encoding="latin-1")]
+    assert doubt == "read as latin-1, and would be valid utf-8; is dataset.source.encoding right?"
+    assert others == [(), ()]
+    row = read(written(path, "text\nà la\n".encode()), encoding="cp1250")[0]
+    assert row.remarks
+    (row,) = read(written(path, "text\nÁ la\n".encode()), encoding="cp1252")
+    assert row.problem
+    assert row.problem.endswith("is not cp1252, but utf-8; leave dataset.source.encoding out")
+
+
 def test_bytes_that_are_not_utf_8_cost_their_row_or_name_it(tmp_path: Path):
     path = written(tmp_path / "t.csv", b"text,label\nfine,a\ncaf\xe9,b\ngood,a\n")
     assert [bool(row.problem) for row in read(path, label_column="label")] == [False, True, False]
     written(path, b"text,label\nfine,a\ngood,caf\xe9\n")
-    with pytest.raises(UserError, match=r"t\.csv: line 3: column 'label': byte 0xe9 at character 4 is not utf-8; set"):
+    with pytest.raises(UserError, match=r"line 3: column 'label': byte 0xe9 at character 4 is not utf-8; it looks"):
         read(path, label_column="label")
     bad = pa.Array.from_buffers(
         pa.string(), 2, [None, pa.py_buffer(np.array([0, 2, 3], "i4")), pa.py_buffer(b"ok\xff")]
