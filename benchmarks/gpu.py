@@ -5,18 +5,20 @@
 writes to FOLDER, `gpu-check` by default:
 
     machine.json    the GPU and the versions
-    tests.txt       what the tests said that need a GPU, and those of training, students and extraction on one
     training.json   ViT-S/16 and ResNet-50 at 224 pixels, batches of 128, bfloat16, compiled: pictures a second; the
-                    time of a step with AFT over that without, at most 1.03; and the time of one with teachers' features
-                    read from the disk over one with features on the GPU
+                    time of a step with AFT over that without, at most 1.03; the time of one with pictures and teachers'
+                    features read from the disk over one with both on the GPU; the share of the time in which the GPU
+                    computes, and its kernels in a step
+    profile-*.txt   what the steps with AFT of these models spend their time on, on the GPU and on the CPU
     small.json      steps a second of a small CNN of 32 pixels, plain and with AFT, as it is and compiled
     rows.json       rows of features a second that arrive on the GPU: kept there, and read from the store and copied,
                     beside copies of the same bytes that are there already, which is the limit
     extract.json    `benchmarks.extract`: extraction of texts, images and photographs over the bare forward loop
     store.json      `benchmarks.store --quick`: the feature store against what else there is
+    tests.txt       what the tests of training, students, methods, views and extraction say with a GPU
 
-Each is written as soon as it is there. Without a GPU it says so in a line and ends; `--dry` runs all of it on the CPU,
-with tiny models and a few steps, to see that it works.
+Each is written as soon as it is there; the tests come last, and end when the time is up. Without a GPU it says so in a
+line and ends; `--dry` runs all of it on the CPU, with tiny models and a few steps, to see that it works.
 """
 
 import argparse
@@ -35,6 +37,8 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.store import write_store
 from benchmarks.train import make_project
@@ -60,8 +64,6 @@ OTHERS: dict[str, tuple[list[str], list[str]]] = {
 ROOMS = ("extraction", "training", "students", "methods", "views")
 TESTED = ["-p", "tests.on_gpu", *(f"tests/{room}" for room in ROOMS)]
 DRY_TESTED = ["-m", "gpu", "tests/extraction", "tests/training"]
-TESTS = 120.0
-"""Seconds that the tests may take."""
 
 
 def seconds_a_step(session: Session, weight: float, warm: int, steps: int) -> float:
@@ -78,8 +80,32 @@ def seconds_a_step(session: Session, weight: float, warm: int, steps: int) -> fl
     return (time.perf_counter() - began) / steps
 
 
-def measure(model: str, convolutions: bool, root: Path, params: Params, dry: bool) -> dict[str, float | str]:
+def profiled(session: Session, weight: float, warm: int, output: Path) -> dict[str, float]:
+    """The share of ten steps in which the GPU computes, and its kernels in a step; with a table of both processors."""
+    training = run_trial(session, 0, Candidate((weight,)))
+    for _ in range(1 + warm):
+        next(training)
+    _wait(session.device)
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
+        began = time.perf_counter()
+        for _ in range(10):
+            next(training)
+        _wait(session.device)
+        took = time.perf_counter() - began
+    training.close()
+    kernels = [event for event in found.events() if event.device_type == DeviceType.CUDA]
+    averages = found.key_averages()
+    tables = [averages.table(sort_by=key, row_limit=30) for key in ("self_device_time_total", "self_cpu_time_total")]
+    output.write_text("\n".join(tables))
+    busy = sum(event.self_device_time_total for event in kernels) / 1e6
+    return {"gpu_busy": busy / took, "kernels_a_step": len(kernels) / 10, "profiled_step_ms": 100 * took}
+
+
+def measure(
+    model: str, convolutions: bool, root: Path, params: Params, dry: bool, output: Path
+) -> dict[str, float | str]:
     """Figures of one model."""
+    torch.compiler.reset()  # or shapes of the model before would have this one compiled for any shape
     batch, warm, steps = (8, 1, 2) if dry else (128, 10, 100)
     values = dict(params.values)
     values["students"] = {"large": {"family": "timm", "model": model, "pretrained": False, "size": 64 if dry else 224}}
@@ -106,7 +132,8 @@ def measure(model: str, convolutions: bool, root: Path, params: Params, dry: boo
         "model": model,
         "pictures_a_second": batch / plain,
         "step_with_aft_over_step_without": aft / plain,
-        "features_from_disk_over_on_the_gpu": from_disk / aft,
+        "from_disk_over_on_the_gpu": from_disk / aft,
+        **profiled(resident, 3.0, warm, output / f"profile-{model}.txt"),
     }
 
 
@@ -117,6 +144,7 @@ def small(root: Path, params: Params, dry: bool) -> dict[str, float]:
     values["machine"] = {"device": "cpu" if dry else "cuda", "checkpoint_minutes": None}
     found = {}
     for compiled in (False, True)[: 1 if dry else 2]:
+        torch.compiler.reset()
         train = {"seeds": [0], "steps": 20_000, "batch_size": 128, "compile": compiled}
         values["runs"]["cnn"]["train"] = {}
         session = Session(Plan.read("cnn", Params(values | {"train": train}), Project(root / "pictures")))
@@ -179,8 +207,6 @@ def main() -> None:
     device = "cpu" if arguments.dry else torch.cuda.get_device_name()
     versions = {"python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__}
     _write(out / "machine.json", {"device": device, "date": time.strftime("%Y-%m-%d", time.gmtime()), **versions})
-    if arguments.tests:
-        print(f"gpu-check: tests ended with code {_tests(out / 'tests.txt', arguments.dry)}; see {out / 'tests.txt'}")
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         images, _ = make_project(Path(folder), 80 if arguments.dry else 600, 100, 256, short=True)
@@ -188,7 +214,7 @@ def main() -> None:
             if time.monotonic() - began > 60 * MINUTES - 150:
                 print(f"gpu-check: no time left for {model}")
                 break
-            found.append(measure(model, convolutions, Path(folder), images, arguments.dry))
+            found.append(measure(model, convolutions, Path(folder), images, arguments.dry, out))
             _write(out / "training.json", found)
             print(f"gpu-check: {json.dumps(found[-1])}")
         for file, figures in (
@@ -200,16 +226,20 @@ def main() -> None:
     for name, arguments_of in OTHERS.items():
         left = 60 * MINUTES - (time.monotonic() - began)
         print(f"gpu-check: {name}: {other(name, arguments_of[arguments.dry], out / f'{name}.json', left)}")
+    if arguments.tests:
+        left = 60 * MINUTES - (time.monotonic() - began)
+        code = _tests(out / "tests.txt", arguments.dry, left)
+        print(f"gpu-check: tests ended with code {code}; see {out / 'tests.txt'}")
     print(f"gpu-check: {time.monotonic() - began:.0f} s; figures are in {out}/")
 
 
-def _tests(output: Path, dry: bool) -> int:
+def _tests(output: Path, dry: bool, seconds: float) -> int:
     """The exit code of the tests; 124 where they took too long."""
     side_by_side = ["-n", str(cores())] if find_spec("xdist") else []
     command = [sys.executable, "-m", "pytest", "-q", *side_by_side, *(DRY_TESTED if dry else TESTED)]
     with output.open("w") as file:
         try:
-            return subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, timeout=TESTS).returncode
+            return subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, timeout=max(1.0, seconds)).returncode
         except subprocess.TimeoutExpired:
             return 124
 
