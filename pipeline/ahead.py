@@ -1,11 +1,13 @@
-"""Items that are made by a thread while those before them are used."""
+"""Items that are made by threads while those before them are used."""
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 @contextmanager
@@ -23,6 +25,36 @@ def ahead(items: Iterator[Item]) -> Iterator[Iterator[Item]]:
                 yield item  # type: ignore[misc]
 
         yield made()
+
+
+def mapped(make: Callable[[Item], Made], items: Iterable[Item], at_once: int) -> Iterator[Made]:
+    """What is made of each item, in the order of the items; as many as `at_once` are made ahead, by a thread each.
+
+    An exception, also of `items`, is raised where its result would be. With 1, everything is made when it is due, in
+    the caller's thread.
+    """
+    if at_once == 1:
+        yield from map(make, items)
+        return
+    coming: deque[Future[Made]] = deque()
+    with ThreadPoolExecutor(at_once) as pool:
+        try:
+            try:
+                for item in items:
+                    coming.append(pool.submit(make, item))
+                    if len(coming) == at_once:
+                        yield coming.popleft().result()
+            except Exception:
+                yield from _results(coming)
+                raise
+            yield from _results(coming)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _results(coming: "deque[Future[Made]]") -> Iterator[Made]:
+    while coming:
+        yield coming.popleft().result()
 
 
 _END = object()

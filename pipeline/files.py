@@ -210,13 +210,13 @@ def expands_too_much(size: int, becomes: int) -> bool:
     return becomes > max(SMALL, TIMES * size)
 
 
-def refuse_bomb(path: Path, becomes: int, size: int | None = None) -> None:
+def refuse_bomb(path: Any, becomes: int, size: int | None = None) -> None:
     """Refuse a compressed file that would expand so much that it can only be meant to fill the memory or the disk.
 
     A file may expand to 256 MiB, and beyond that to 100 times its size: texts compress by 3 to 20, features by less.
 
     Args:
-        path: the file.
+        path: the file, for the message.
         becomes: its size in bytes when decompressed, as it claims or so far.
         size: size in bytes of what it is read from, where that is not the file itself; looked up if None.
 

@@ -13,7 +13,7 @@ import io
 import re
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -124,7 +124,7 @@ def pixels(content: bytes) -> tuple[int, int] | None:
         return None
 
 
-def is_image(path: Path) -> bool:
+def is_image(path: Path | BinaryIO) -> bool:
     """Whether a file begins like an image of `FORMATS`; its name does not matter."""
     try:
         with Image.open(path, formats=FORMATS):

@@ -11,7 +11,6 @@ A single page may still claim up to 2 GiB, Parquet's own limit, and the list of 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -20,22 +19,25 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import UserError, count
 from pipeline.files import refuse_bomb
+from pipeline.objects import ObjectPath, Place, size_of
 
 BATCH_ROWS = 1 << 16
 BATCH_BYTES = 64 << 20
+PIECE = 1 << 16
 WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 8, "BYTE_ARRAY": 0}
 """Bytes of a value in memory, by type; unknown for texts until they are read."""
 
 
-def opened(path: Path, memory_map: bool = False) -> pq.ParquetFile:
+def opened(path: Place, memory_map: bool = False) -> pq.ParquetFile:
     """An open Parquet file whose claims were checked. Columns of texts, but not of lists, are read as dictionaries.
 
     Raises:
         UserError: it claims more rows or values than its bytes can plausibly hold.
         pa.ArrowException, OSError: it is not a Parquet file.
     """
-    size = path.stat().st_size
-    with pq.ParquetFile(path) as file:
+    if (size := size_of(path)) is None:
+        raise FileNotFoundError(str(path))
+    with pq.ParquetFile(_source(path)) as file:
         claims, schema = file.metadata, file.schema
     if claims.num_rows > size:
         raise UserError(f"{path}: claims {count(claims.num_rows, 'row')}, but has only {size:,} bytes; write it again")
@@ -44,26 +46,33 @@ def opened(path: Path, memory_map: bool = False) -> pq.ParquetFile:
         for number in range(group.num_columns):
             column = group.column(number)
             each = WIDTHS.get(column.physical_type, schema.column(number).length)
-            refuse_bomb(path, max(column.total_uncompressed_size, each * column.num_values))
+            refuse_bomb(path, max(column.total_uncompressed_size, each * column.num_values), size)
             if column.physical_type == "BYTE_ARRAY" and not _is_nested(column):
                 texts.add(column.path_in_schema)
-    return pq.ParquetFile(path, read_dictionary=sorted(texts), memory_map=memory_map)
+    return pq.ParquetFile(
+        _source(path), read_dictionary=sorted(texts), memory_map=memory_map, pre_buffer=isinstance(path, ObjectPath)
+    )
 
 
-def batches(path: Path, file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def batches(path: Place, file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """The rows of some columns, in order, in batches.
 
     Raises:
         UserError: their texts take more bytes than the file can plausibly hold.
         pa.ArrowException, OSError: it is damaged.
     """
-    total = 0
+    total, size = 0, size_of(path)
     for number in range(file.num_row_groups):
         rows = _batch_rows(file.metadata.row_group(number), columns)
         for batch in file.iter_batches(rows, row_groups=[number], columns=list(columns)):
             total += sum(map(_text_bytes, batch.columns))
-            refuse_bomb(path, total)
+            refuse_bomb(path, total, size)
             yield batch
+
+
+def _source(path: Place) -> Any:
+    """What pyarrow reads a file from; of an object, only what it asks for."""
+    return path.open(ahead=PIECE) if isinstance(path, ObjectPath) else path
 
 
 def cells(column: pa.Array, plain: Callable[[pa.Array], list[Any]] = pa.Array.to_pylist) -> list[Any]:
@@ -74,8 +83,10 @@ def cells(column: pa.Array, plain: Callable[[pa.Array], list[Any]] = pa.Array.to
     """
     if not pa.types.is_dictionary(column.type):
         return plain(column)
-    known = plain(column.dictionary)
-    return [None if index is None else known[index] for index in column.indices.to_pylist()]
+    known, indices = plain(column.dictionary), column.indices
+    if indices.null_count:
+        return [None if index is None else known[index] for index in indices.to_pylist()]
+    return list(map(known.__getitem__, indices.to_pylist()))
 
 
 def _batch_rows(group: pq.RowGroupMetaData, columns: Sequence[str]) -> int:

@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
+from pipeline import objects
 from pipeline.data import Dataset, PrepareSettings, prepare
 from pipeline.params import Params
 from pipeline.probing import ProbeSettings, probe
@@ -204,3 +205,29 @@ def flip_a_bit(store: Path) -> None:
     content = bytearray(shard.read_bytes())
     content[len(content) // 3] ^= 1
     shard.write_bytes(content)
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[Any]:
+    """A service that speaks S3, with an empty bucket; see `tests/store/backends/s3.py`."""
+    for package in ("obstore", "moto"):
+        pytest.importorskip(package)
+    from tests.store.backends.s3 import BUCKET, Service
+
+    service = Service()
+    service.create(BUCKET)
+    yield service
+    service.stop()
+
+
+@pytest.fixture
+def service(running: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The same, with an environment that leads to it."""
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "never-in-a-file", "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": running.url,
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    objects._bucket.cache_clear()
+    running.requests.clear()
+    return running

@@ -1989,6 +1989,30 @@ CASES = [
             ),
         )
     ),
+    *(
+        Case(
+            "Object storage",
+            wrong,
+            params(lambda values, path=path: values["dataset"]["source"].update(path=path)),
+            "prepare",
+            answer,
+        )
+        for wrong, path, answer in (
+            (
+                "a table at a URL that is not of object storage",
+                "https://example.org/reviews.csv",
+                "https://example.org/reviews.csv: a URL, and a path is needed there, or a URL with s3://, gs:// or "
+                "az://; download it first",
+            ),
+            (
+                "a table at a URL with credentials in it",
+                "s3://key:secret@bucket/reviews.csv",
+                "s3://bucket: a URL with credentials would end up in logs; set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (which needs the package boto3)",
+            ),
+            ("a table at a URL without a bucket", "s3:///reviews.csv", "s3:///reviews.csv: write s3://BUCKET/PREFIX"),
+        )
+    ),
     Case(
         "Object storage",
         "a file that stands for a store, and is damaged",

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.ahead import ahead
+from pipeline.ahead import ahead, mapped
 
 
 def test_items_come_in_order_and_the_next_one_is_made_meanwhile():
@@ -45,3 +45,30 @@ def test_what_is_left_early_leaves_no_thread():
     assert threading.active_count() == before
     with ahead(iter([])) as nothing:
         assert list(nothing) == []
+
+
+def test_what_is_made_of_items_comes_in_their_order_and_several_are_made_at_once():
+    both = threading.Barrier(2, timeout=60)
+
+    def make(number: int) -> int:
+        both.wait()
+        return -number
+
+    assert list(mapped(make, range(6), at_once=2)) == [0, -1, -2, -3, -4, -5]
+    assert list(mapped(abs, [-1, 2], at_once=1)) == [1, 2]
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_an_exception_comes_after_what_was_made_before_it(at_once: int):
+    def items() -> Iterator[int]:
+        yield from (3, 2)
+        raise ValueError("no third")
+
+    found = mapped(lambda number: 6 // number, items(), at_once)
+    assert [next(found), next(found)] == [2, 3]
+    with pytest.raises(ValueError, match="no third"):
+        next(found)
+    found = mapped(lambda number: 6 // number, [3, 0, 1], at_once)
+    assert next(found) == 2
+    with pytest.raises(ZeroDivisionError):
+        next(found)

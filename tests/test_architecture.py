@@ -17,6 +17,7 @@ BASE = [
     "processes",
     "files",
     "locks",
+    "objects",
     "ids",
     "parquet",
     "hdf5",

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -11,32 +10,34 @@ import pyarrow as pa
 from pipeline import parquet
 from pipeline.datasets._rows import TableBlock, TableRow, Wanted, check
 from pipeline.errors import UserError
-from pipeline.files import regular_size
+from pipeline.objects import ObjectPath, Place, size_of
 
 
-def _parquet(path: Path, wanted: Wanted) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+def _parquet(path: Place, wanted: Wanted) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     file = parquet.opened(path)
     check(str(path), wanted.columns, file.schema_arrow.names)
     return file.schema_arrow, parquet.batches(path, file, wanted.columns)
 
 
-def _arrow(path: Path, wanted: Wanted) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+def _arrow(path: Place, wanted: Wanted) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     schema, batches = arrow(path)
     check(str(path), wanted.columns, schema.names)
     return schema, (batch.select(list(wanted.columns)) for batch in batches)
 
 
-def arrow(path: Path) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+def arrow(path: Place) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     """A file of Arrow: its schema and its rows.
 
     Raises:
         UserError: it is missing, or no file of Arrow; reading its rows, that it is damaged.
     """
-    if regular_size(path) is None:
+    if size_of(path) is None:
         raise UserError(f"{path}: no such file")
     batches: Iterable[pa.RecordBatch]
     try:
-        source = pa.memory_map(str(path))
+        source = (
+            pa.PythonFile(path.open(ahead=parquet.PIECE)) if isinstance(path, ObjectPath) else pa.memory_map(str(path))
+        )
         try:
             file = pa.ipc.open_file(source)
             batches = (file.get_batch(number) for number in range(file.num_record_batches))
@@ -75,7 +76,7 @@ def _validate(column: pa.Array) -> None:
         column.view(as_bytes[column.type]).validate(full=True)
 
 
-def unreadable(path: Path, error: Exception) -> UserError:
+def unreadable(path: Place, error: Exception) -> UserError:
     """What to raise for a file that a library cannot read."""
     return UserError(f"{path}: cannot be read: {' '.join(str(error).split())}")
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from pipeline.ahead import mapped
 from pipeline.datasets import Kind, Location, NewRows, Row, RowContent
 from pipeline.datasets._rows import TableBlock, TableRow, Wanted
 from pipeline.errors import UserError
@@ -79,6 +80,7 @@ def examples(
     content: Content,
     several_files: bool = False,
     location: Callable[[TableRow], Location | None] = lambda record: None,
+    at_once: int = 1,
 ) -> Iterator[Row]:
     """The rows of a table.
 
@@ -93,6 +95,7 @@ def examples(
         content: reads the content of a record.
         several_files: whether messages must name the file of a row.
         location: where the content of a record lies, if it is in a file of its own.
+        at_once: how many contents are read at a time.
 
     Raises:
         UserError: a cell has no meaning in its column; the message names the row and the column.
@@ -108,9 +111,12 @@ def examples(
     always = [*content_columns, *([settings.id_column] if settings.id_column else [])]
     unused = set(labels) if len(labels) > 1 else set()
     file = "the table"
-    for record in records(Wanted(columns, always, labels)):
+
+    def read(record: TableRow) -> tuple[TableRow, tuple[RowContent, str, str | None]]:
+        return record, content(record)
+
+    for record, (found, key, problem) in mapped(read, records(Wanted(columns, always, labels)), at_once):
         file = record.file
-        found, key, problem = content(record)
         if settings.id_column is None:
             times = seen.count(key)
             id = key if times == 1 else f"{key}-{times}"

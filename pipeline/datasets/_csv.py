@@ -16,9 +16,17 @@ A remark counts cells that span lines, and another one quotes that were removed 
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice, repeat
 from typing import Literal, NamedTuple
 
+import numpy as np
+from jaxtyping import Bool, Int, UInt8
+
+from pipeline.datasets._rows import TableBlock, TableRow, Wanted, check
 from pipeline.errors import UserError, count
 from pipeline.tasks import is_number
 
@@ -26,6 +34,9 @@ Quotes = Literal["doubled", "backslash", "none"]
 
 LONGEST_CELL = 1 << 30
 """The maximum length of a cell in characters; Python's default is 131,072."""
+
+BLOCK = 1 << 22
+"""Characters of lines that are read together, but for a longer line."""
 
 MOST_LABELS = 100_000
 """The maximum number of distinct labels that are remembered."""
@@ -43,7 +54,7 @@ _DIALECTS: dict[Quotes, dict[str, object]] = {
 }
 
 
-class Line(NamedTuple):
+class _CsvRow(NamedTuple):
     """The cells of one row, the line where it begins, from 1, and remarks for the user."""
 
     number: int
@@ -52,57 +63,203 @@ class Line(NamedTuple):
 
 
 def read(
-    lines: Iterator[str], path: str, delimiter: str, quotes: Quotes | None, labels: Sequence[str]
-) -> Iterator[Line]:
-    """The rows of a file, the header first. Blank lines are skipped.
+    lines: Iterator[str], path: str, delimiter: str, quotes: Quotes | None, wanted: Wanted, size: int
+) -> Iterator[TableBlock]:
+    """The rows of a file in blocks of at most `size`, without the header. Blank lines are skipped.
+
+    A block of lines that are a row each is cut into cells as a whole. Others are read row by row.
 
     Args:
         lines: lines with their line breaks.
         path: the file, for messages.
         delimiter: one character.
         quotes: what quotes mean; None reads them as doubled, and refuses ambiguous files.
-        labels: the names of the columns of labels.
+        wanted: the columns to read.
 
     Raises:
-        UserError: a row cannot be read, has more or fewer cells than the header, or is ambiguous; the message has its
-            line.
+        UserError: a column is missing; a row cannot be read, has more or fewer cells than the header, or is ambiguous;
+            the message has its line.
     """
-    csv.field_size_limit(LONGEST_CELL)
-    taken: list[str] = []
-
-    def kept() -> Iterator[str]:
-        for line in lines:
-            taken.append(line)
-            yield line
-
-    rows = csv.reader(kept(), delimiter=delimiter, strict=True, **_DIALECTS[quotes or "doubled"])  # type: ignore[arg-type]
-    header: list[str] = []
-    doubts: _Doubts | None = None
-    while True:
-        number = rows.line_num + 1  # a row may take several lines; errors name the first
-        taken.clear()
-        try:
-            cells = next(rows, None)
-        except csv.Error as error:
-            raise UserError(
-                f"{path}: line {number}: {error}; write a quote twice inside a cell in quotes, or set "
-                'dataset.source.quotes: `none` if quotes belong to the texts, `backslash` if \\" stands for one'
-            ) from None
-        if cells is None:
-            break
-        if not cells:
+    rows = _RowReader(lines, path, delimiter, quotes)
+    header = rows.row()
+    if header is None:
+        raise UserError(f"{path}: empty; its first line must be the names of the columns")
+    names = rows.header = header.cells
+    check(path, wanted.columns, names)
+    labels = [names.index(name) for name in wanted.labels if name in names]
+    doubts = _Doubts(path, delimiter, names, labels) if quotes is None else None
+    at = {name: names.index(name) for name in wanted.columns}
+    while block := rows.following(size):
+        number = rows.number + 1
+        cells = _cells(block, delimiter, len(names), quotes)
+        if cells is not None and (doubts is None or doubts.nothing_in(cells)):
+            rows.skip(len(block))
+            columns = {name: cells.column(place) for name, place in at.items()}
+            yield TableBlock(columns, partial(_table_rows, columns, path, range(number, number + len(block))))
             continue
-        if not header:
-            header = cells
-            if quotes is None:
-                doubts = _Doubts(path, delimiter, header, [header.index(name) for name in labels if name in header])
-            yield Line(number, cells)
+        read: list[_CsvRow] = []
+        while rows.number < number + len(block) - 1 and (row := rows.row()):
+            read.append(row._replace(remarks=doubts.look(row, rows.taken)) if doubts else row)
+        if not read:
             continue
-        if len(cells) != len(header):
-            raise UserError(f"{path}: line {number} has {count(len(cells), 'cell')}, but the header has {len(header)}")
-        yield Line(number, cells, doubts.look(number, taken, cells) if doubts else ())
+        columns = {name: [row.cells[place] for row in read] for name, place in at.items()}
+        numbers, remarks = [row.number for row in read], [row.remarks for row in read]
+        yield TableBlock(columns, partial(_table_rows, columns, path, numbers, remarks))
     if doubts:
         doubts.resolve()
+
+
+def _table_rows(
+    columns: Mapping[str, list[str]],
+    path: str,
+    numbers: Sequence[int],
+    remarks: Iterable[tuple[str, ...]] = repeat(()),
+) -> Iterator[TableRow]:
+    for number, of_row, *cells in zip(numbers, remarks, *columns.values(), strict=False):
+        yield TableRow(dict(zip(columns, cells, strict=True)), path, number, True, of_row)
+
+
+class _RowReader:
+    """The rows of a file, one by one, and the lines that follow.
+
+    Attributes:
+        header: the names of the columns, once it is set.
+        number: the number of lines that were read.
+        taken: the lines of the row that was read last.
+    """
+
+    def __init__(self, lines: Iterator[str], path: str, delimiter: str, quotes: Quotes | None):
+        csv.field_size_limit(LONGEST_CELL)
+        self.header: list[str] = []
+        self.path, self.number, self.taken = path, 0, list[str]()
+        self._lines, self._waiting = lines, deque[str]()
+        dialect = _DIALECTS[quotes or "doubled"]
+        self._reader = csv.reader(self._each(), delimiter=delimiter, strict=True, **dialect)  # type: ignore[arg-type]
+
+    def _each(self) -> Iterator[str]:
+        while line := self._waiting.popleft() if self._waiting else next(self._lines, ""):
+            self.number += 1
+            self.taken.append(line)
+            yield line
+
+    def following(self, count: int) -> list[str]:
+        """The next lines, which are not read yet: `count`, or fewer if they are long or the file ends."""
+        size = sum(map(len, self._waiting))
+        while len(self._waiting) < count and size < BLOCK and (line := next(self._lines, "")):
+            self._waiting.append(line)
+            size += len(line)
+        return list(self._waiting)
+
+    def skip(self, count: int) -> None:
+        """Leave out so many of the lines that follow."""
+        self.number += count
+        self._waiting = deque(islice(self._waiting, count, None))
+
+    def row(self) -> _CsvRow | None:
+        """The next row; None at the end. Raises `UserError` if it cannot be read, or does not fit the header."""
+        cells: list[str] | None = []
+        while cells == []:  # a blank line
+            number = self.number + 1  # a row may take several lines; errors name the first
+            self.taken.clear()
+            try:
+                cells = next(self._reader, None)
+            except csv.Error as error:
+                raise UserError(
+                    f"{self.path}: line {number}: {error}; write a quote twice inside a cell in quotes, or set "
+                    'dataset.source.quotes: `none` if quotes belong to the texts, `backslash` if \\" stands for one'
+                ) from None
+        if cells is None:
+            return None
+        if self.header and len(cells) != len(self.header):
+            raise UserError(
+                f"{self.path}: line {number} has {count(len(cells), 'cell')}, but the header has {len(self.header)}"
+            )
+        return _CsvRow(number, cells)
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """Where the cells of a block of lines are, each of which is a row.
+
+    Attributes:
+        text: the block, with a line feed after every line.
+        starts, ends: of the cells in `text`, without the quotes around them.
+        quoted: whether there are quotes around a cell.
+        spare: whether there is no mark inside that needs them; spaces at an end may.
+        surplus: the number of rows that would have more cells without their quotes.
+    """
+
+    text: bytes
+    starts: Int[np.ndarray, "rows columns"]
+    ends: Int[np.ndarray, "rows columns"]
+    quoted: Bool[np.ndarray, "rows columns"]
+    spare: Bool[np.ndarray, "rows columns"]
+    surplus: int
+
+    def column(self, at: int) -> list[str]:
+        """The cells of a column."""
+        places = zip(self.starts[:, at].tolist(), self.ends[:, at].tolist(), strict=True)
+        # No cell has a line feed, so the whole column can be decoded at once.
+        found = b"\n".join([self.text[start:end] for start, end in places])
+        if self.quoted[:, at].any():
+            found = found.replace(b'""', b'"')
+        return found.decode(errors="surrogatepass").split("\n")
+
+
+def _cells(lines: list[str], delimiter: str, columns: int, quotes: Quotes | None) -> _Cells | None:
+    """The cells of lines, if that is beyond doubt; None if not.
+
+    It is, if every line has as many cells as the header, and every quote begins or ends a cell, or is one of two inside
+    a cell with quotes around it.
+    """
+    joined = "".join(lines)
+    if not joined.endswith("\n"):
+        joined += "\n"
+    text = joined.replace("\r\n", "\n").encode(errors="surrogatepass")
+    quoting = quotes != "none" and b'"' in text
+    if b"\r" in text or not delimiter.isascii() or delimiter in '"\\\r\n' or (quoting and b'\\""' in text):
+        return None
+    if quotes == "backslash" and (quoting or b"\\" in text):
+        return None
+    data = np.frombuffer(text, np.uint8)
+    apart, line, quote = ord(delimiter), ord("\n"), ord('"')
+    marks = np.flatnonzero(_is(data, apart, line))
+    surplus = 0
+    if quoting:
+        places = np.flatnonzero(data == quote)
+        if len(places) % 2:
+            return None
+        opening, closing = places[::2], places[1::2]
+        begins = _is(data[opening - 1], apart, line)  # before the first byte is the last, a line feed
+        finishes = _is(data[closing + 1], apart, line)
+        double = closing[:-1] + 1 == opening[1:]
+        begins[1:] |= double
+        finishes[:-1] |= double
+        inside = np.searchsorted(places, marks) % 2 == 1
+        if not (begins.all() and finishes.all()) or (data[marks[inside]] == line).any():
+            return None
+        surplus = len(np.unique(np.searchsorted(marks[data[marks] == line], marks[inside])))
+        marks = marks[~inside]
+    if len(marks) != len(lines) * columns:
+        return None
+    ends = marks.reshape(len(lines), columns)
+    starts = np.append(0, marks[:-1] + 1).reshape(ends.shape)
+    if (data[ends[:, -1]] != line).any() or (columns == 1 and (starts == ends).any()):
+        return None
+    if (ends - starts).max() > LONGEST_CELL:
+        return None
+    quoted = spare = np.zeros(ends.shape, bool)
+    if quoting:
+        quoted = data[starts] == quote
+        starts, ends = starts + quoted, ends - quoted
+        needing = np.flatnonzero(_is(data, apart, quote))
+        needed = np.searchsorted(needing, ends) > np.searchsorted(needing, starts)
+        spare = quoted & (starts < ends) & ~needed
+    return _Cells(text, starts, ends, quoted, spare, surplus)
+
+
+def _is(data: UInt8[np.ndarray, " n"], one: int, other: int) -> Bool[np.ndarray, " n"]:
+    return (data == one) | (data == other)
 
 
 class _Doubts:
@@ -126,8 +283,21 @@ class _Doubts:
         self.proofs = 0
         self.inside = self.spanning = 0
 
-    def look(self, number: int, lines: list[str], cells: list[str]) -> tuple[str, ...]:
+    def nothing_in(self, cells: _Cells) -> bool:
+        """Look at a block; returns False, and has not looked, if there is a remark on one of its rows."""
+        bare = {*self.bare, *np.flatnonzero(((cells.starts < cells.ends) & ~cells.quoted).any(0)).tolist()}
+        if not bare.isdisjoint(np.flatnonzero(cells.spare.any(0)).tolist()):
+            return False
+        self.bare = bare
+        self.proofs += cells.surplus
+        for at in self.labels:
+            if len(self.seen) < MOST_LABELS:
+                self.seen.update(cells.column(at))
+        return True
+
+    def look(self, row: _CsvRow, lines: list[str]) -> tuple[str, ...]:
         """Look at one row; returns remarks. Raises `UserError` if it is ambiguous."""
+        number, cells = row.number, row.cells
         if len(self.seen) < MOST_LABELS:
             self.seen.update(cells[at] for at in self.labels)
         if len(lines) == 1 and '"' not in lines[0]:

@@ -9,12 +9,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from io import BufferedReader
-from pathlib import Path
 from typing import Any
 
 import charset_normalizer
 
 from pipeline.errors import UserError, listed
+from pipeline.objects import Place
 
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -103,7 +103,7 @@ def readings(lines: list[bytes]) -> dict[str, str]:
     return dict(zip(likeliest, telling, strict=True))
 
 
-def encoding_of(path: Path, start: bytes) -> str:
+def encoding_of(path: Place, start: bytes) -> str:
     """The encoding of a file, from its first bytes. Raises `UserError` if it is UTF-16 without a byte order mark."""
     for mark, encoding in MARKS:
         if start.startswith(mark):

@@ -1,7 +1,7 @@
 """Images of sources: encoded files as they are, and raw pixels as netpbm, whose bytes do not depend on a compressor."""
 
+import io
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt
@@ -9,10 +9,10 @@ from jaxtyping import UInt
 from pipeline import images
 from pipeline.datasets import Location
 from pipeline.datasets._columns import Content, digest, name
-from pipeline.datasets._locations import is_url
 from pipeline.datasets._rows import TableRow
 from pipeline.errors import UserError
 from pipeline.files import read_regular
+from pipeline.objects import ObjectPath, Place, is_remote, is_url, place
 
 UNREAD = (
     *(".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".heic", ".heif", ".hif", ".ico", ".jxl", ".nef", ".orf", ".psd"),
@@ -24,17 +24,33 @@ IMAGE_BYTES = 1 << 30
 """The largest file that is read as an image, in bytes."""
 
 
+BEGINNING = 1 << 16
+"""Bytes at the start of an object that tell whether it is an image."""
+
+
 Fetched = Callable[[str], tuple[bytes, str | None]]
 
 
-def read_image(path: Path) -> tuple[bytes, str | None]:
+def read_image(path: Place) -> tuple[bytes, str | None]:
     """The bytes of an image, or why it is not read. Raises `UserError` if it is not a regular file, such as a pipe."""
-    if path.suffix.lower() in UNREAD and not (path.is_file() and images.is_image(path)):
+    if path.suffix.lower() in UNREAD and not begins_as_image(path):
         return b"", f"images of type {path.suffix.lower()} are not read; convert it to PNG or JPEG"
     try:
+        if isinstance(path, ObjectPath):
+            return path.read(most=IMAGE_BYTES), None
         return read_regular(path, IMAGE_BYTES), None
     except OSError as error:
-        return b"", f"cannot be read: {error.strerror}"
+        return b"", f"cannot be read: {error.strerror or 'no such object'}"
+
+
+def begins_as_image(path: Place) -> bool:
+    """Whether a file begins as an image does; its name does not matter."""
+    if isinstance(path, ObjectPath):
+        try:
+            return images.is_image(io.BytesIO(path.read(0, BEGINNING)))
+        except FileNotFoundError:
+            return False
+    return path.is_file() and images.is_image(path)
 
 
 def netpbm(pixels: UInt[np.ndarray, "height width *channels"]) -> bytes:
@@ -60,7 +76,7 @@ def image_path(row: TableRow, column: str) -> str | bytes:
     return (name(row._replace(cells={column: cell}), column) or "").strip()
 
 
-def image_location(column: str, root: Path | None) -> Callable[[TableRow], Location | None]:
+def image_location(column: str, root: Place | None) -> Callable[[TableRow], Location | None]:
     """A function that says where the image of a row lies; for the arguments see `image_content`."""
 
     def location(row: TableRow) -> Location | None:
@@ -72,7 +88,7 @@ def image_location(column: str, root: Path | None) -> Callable[[TableRow], Locat
     return location
 
 
-def image_content(column: str, root: Path | None, fetched: Fetched | None = None) -> tuple[list[str], Content]:
+def image_content(column: str, root: Place | None, fetched: Fetched | None = None) -> tuple[list[str], Content]:
     """The columns to read, and a function that gives the image of a row.
 
     Args:
@@ -87,11 +103,11 @@ def image_content(column: str, root: Path | None, fetched: Fetched | None = None
             return path, digest(path), None
         if not path:
             return b"", "no image", f"nothing in column {column!r}"
-        if is_url(path):
+        if is_url(path) and not is_remote(path):
             found, problem = fetched(path) if fetched else (b"", "a URL, which only the family image_table reads")
             return found, path, problem
         try:
-            found, problem = read_image(_beside(row, root) / path)
+            found, problem = read_image(place(path) if is_url(path) else _beside(row, root) / path)
         except UserError as error:
             found, problem = b"", str(error)
         return found, path, problem
@@ -99,6 +115,6 @@ def image_content(column: str, root: Path | None, fetched: Fetched | None = None
     return [column], content
 
 
-def _beside(row: TableRow, root: Path | None) -> Path:
+def _beside(row: TableRow, root: Place | None) -> Place:
     """The folder that the paths of a row are relative to."""
-    return root or Path(row.file).parent
+    return root or place(row.file).parent

@@ -1,26 +1,21 @@
-"""Where the content of a row lies: a file, a part of one, or a URL. It is read there each time, not copied."""
+"""Where the content of a row lies: a file or object, a part of one, or a URL. It is read there, not copied."""
 
 import os
-import re
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.errors import UserError, system_error
 from pipeline.files import open_regular
+from pipeline.objects import ObjectPath, is_remote, is_url
 from pipeline.project import Project
-
-
-def is_url(path: str) -> bool:
-    """Whether a path is a URL, of any scheme."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path) is not None
 
 
 class Location(NamedTuple):
     """Where a content lies.
 
     Attributes:
-        file: a path, or a URL.
+        file: a path, or a URL; of object storage, or http.
         offset: of its first byte in the file.
         size: its bytes; None: to the end of the file.
     """
@@ -43,14 +38,16 @@ class Location(NamedTuple):
         Raises:
             UserError: it is not there, or cannot be read.
         """
-        if is_url(self.file):
+        if is_url(self.file) and not is_remote(self.file):
             content: bytes
             content, problem = _downloads().read(self.file)
             if problem:
                 raise UserError(f"{self.file}: {problem}")
             return content
-        path = root / self.file
+        path = ObjectPath(self.file) if is_remote(self.file) else root / self.file
         try:
+            if isinstance(path, ObjectPath):
+                return path.read(self.offset, self.size)
             with os.fdopen(open_regular(path), "rb") as file:
                 file.seek(self.offset)
                 return file.read(-1 if self.size is None else self.size)

@@ -12,7 +12,7 @@ import io
 import json
 import lzma
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,12 +22,16 @@ import pyarrow as pa
 from pydantic import Field
 
 from pipeline.datasets import _csv
-from pipeline.datasets._arrow import ARROW, arrow_blocks, arrow_rows, unreadable
+from pipeline.datasets._arrow import ARROW, arrow_blocks, unreadable
 from pipeline.datasets._encodings import START, Decoding, encoding_of, is_utf8, remarks_of
 from pipeline.datasets._rows import TableBlock, TableRow, Wanted, blocks_of, check
 from pipeline.errors import UserError, listed
-from pipeline.files import refuse_bomb, regular_size
+from pipeline.files import refuse_bomb
+from pipeline.objects import ObjectPath, Place, place, size_of
 from pipeline.params import Settings as Section
+
+BLOCK = 1 << 7
+"""Rows that are read together if a caller takes them one by one."""
 
 TEXT = "text"
 """The column of a `.txt` file."""
@@ -37,7 +41,8 @@ class TableFiles(Section):
     """Where a table is.
 
     Attributes:
-        path: the file; or several, as a list or a pattern such as `raw/part-*.csv.gz`, read one after another.
+        path: the file; or several, as a list or a pattern such as `raw/part-*.csv.gz`, read one after another. Also on
+            object storage, as s3://bucket/part-*.parquet.
         encoding: of text files, such as `cp1252`. None: UTF-8, or that of the byte order mark at the start of a file.
         quotes: what quotes in CSV and TSV mean. `doubled`: they enclose cells, and are doubled inside cells.
             `backslash`: they enclose cells, and have a backslash before them inside cells. `none`: they are part of
@@ -51,18 +56,19 @@ class TableFiles(Section):
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
 
 
-def files(path: str | Sequence[str]) -> list[Path]:
+def files(path: str | Sequence[str]) -> list[Place]:
     """The files that a setting names, sorted within each pattern.
 
     Raises:
-        UserError: a pattern matches no file, or a file occurs twice.
+        UserError: a pattern matches no file, or a file occurs twice; or it is a URL of another kind.
     """
-    found: list[Path] = []
+    found: list[Place] = []
     for name in [path] if isinstance(path, str) else path:
-        if Path(name).exists() or not glob.has_magic(name):
-            found.append(Path(name))
-        elif fitting := sorted(glob.glob(name, recursive=True)):
-            found += map(Path, fitting)
+        file = place(name)
+        if not glob.has_magic(name) or file.exists():
+            found.append(file)
+        elif fitting := _matching(file):
+            found += fitting
         else:
             raise UserError(f"{name}: no file matches this pattern; check dataset.source.path")
     if twice := sorted({str(file) for file in found if found.count(file) > 1}):
@@ -72,30 +78,31 @@ def files(path: str | Sequence[str]) -> list[Path]:
     return found
 
 
+def _matching(pattern: Place) -> Sequence[Place]:
+    if isinstance(pattern, ObjectPath):
+        return pattern.matching()
+    return list(map(Path, sorted(glob.glob(str(pattern), recursive=True))))
+
+
 def records(settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
     """The rows of all files, in order.
 
     Raises:
         UserError: a file is missing, damaged, or not a table; a column is missing; or a row cannot be read.
     """
-    for path in files(settings.path):
-        with _reading(path):
-            yield from _file(path, settings, wanted)
+    for block in blocks(settings, wanted, BLOCK):
+        yield from block.rows()
 
 
 def blocks(settings: TableFiles, wanted: Wanted, size: int) -> Iterator[TableBlock]:
     """The rows of all files in blocks of at most `size`; see `records`."""
     for path in files(settings.path):
         with _reading(path):
-            form, compression = _form(path)
-            if form in ARROW and not compression:
-                yield from arrow_blocks(ARROW[form](path, wanted), str(path), wanted, size)
-            else:
-                yield from blocks_of(_file(path, settings, wanted), wanted.columns, size)
+            yield from _file(path, settings, wanted, size)
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _reading(path: Place) -> Iterator[None]:
     """What stops reading a file becomes a `UserError`."""
     try:
         yield
@@ -105,19 +112,19 @@ def _reading(path: Path) -> Iterator[None]:
         raise unreadable(path, error) from None
 
 
-def is_table(path: Path) -> bool:
+def is_table(path: Place) -> bool:
     """Whether a file's name is that of a table."""
     return _form(path)[0] in (*ARROW, *TEXTS)
 
 
-def _form(path: Path) -> tuple[str, str | None]:
+def _form(path: Place) -> tuple[str, str | None]:
     """The format and the compression of a file, by the end of its name."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     compression = suffixes.pop() if suffixes and suffixes[-1] in OPENERS else None
     return suffixes[-1] if suffixes else "", compression
 
 
-def _file(path: Path, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
+def _file(path: Place, settings: TableFiles, wanted: Wanted, size: int) -> Iterator[TableBlock]:
     form, compression = _form(path)
     if form in ARROW and compression:
         raise UserError(f"{path}: {form} is compressed by itself; decompress it first")
@@ -127,9 +134,9 @@ def _file(path: Path, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow
             f"{path}: not a table; its name must end in {listed(formats)}, of which {listed(list(TEXTS))} may be "
             f"compressed ({listed(list(OPENERS))})"
         )
-    regular_size(path)  # a pipe would hang
+    size_of(path)  # a pipe would hang
     if form in ARROW:
-        yield from arrow_rows(ARROW[form](path, wanted), str(path), wanted)
+        yield from arrow_blocks(ARROW[form](path, wanted), str(path), wanted, size)
         return
     with _opened(path, compression) as file:
         encoding = settings.encoding or encoding_of(path, file.peek(START)[:START])
@@ -139,9 +146,8 @@ def _file(path: Path, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow
             )
             decoding = Decoding(encoding, partial(_opened, path, compression))
             remarks = remarks_of(encoding, settings.encoding is not None)
-            for record in TEXTS[form](path, text, settings, wanted):
-                found = (*record.remarks, *remarks(record.cells))
-                yield TableRow(record.cells, record.file, record.number, record.in_lines, found, decoding)
+            for block in TEXTS[form](path, text, settings, wanted, size):
+                yield TableBlock(block.cells, partial(_decoded, block, decoding, remarks))
         except LookupError:
             raise UserError(f"{path}: no encoding is called {encoding!r}; write one such as utf-8 or latin-1") from None
         except UnicodeError as error:  # in UTF-8 single rows are refused; other encodings cannot go on after an error
@@ -151,22 +157,32 @@ def _file(path: Path, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow
             ) from None
 
 
-def _opened(path: Path, compression: str | None) -> AbstractContextManager[io.BufferedReader]:
+def _decoded(
+    block: TableBlock, decoding: Decoding, remarks: Callable[[Mapping[str, Any]], Iterator[str]]
+) -> Iterator[TableRow]:
+    """The rows of a file of text."""
+    for row in block.rows():
+        found = (*row.remarks, *remarks(row.cells))
+        yield TableRow(row.cells, row.file, row.number, row.in_lines, found, decoding)
+
+
+def _opened(path: Place, compression: str | None) -> AbstractContextManager[io.BufferedReader]:
     return decompressed(path, compression) if compression else path.open("rb")
 
 
 @contextmanager
-def decompressed(path: Path, compression: str) -> Iterator[io.BufferedReader]:
+def decompressed(path: Place, compression: str) -> Iterator[io.BufferedReader]:
     """What a file of one of the `OPENERS` becomes. Reading raises `UserError` where that is too much for its bytes."""
-    with OPENERS[compression](path) as packed:
+    with path.open("rb") as file, OPENERS[compression](file) as packed:
         yield io.BufferedReader(_Bounded(path, packed))
 
 
 class _Bounded(io.RawIOBase):
     """The decompressed bytes of a file, as long as they are not too many for its size."""
 
-    def __init__(self, path: Path, packed: Any):
+    def __init__(self, path: Place, packed: Any):
         self._path, self._packed, self._becomes = path, packed, 0
+        self._size = size_of(path)
 
     def readable(self) -> bool:
         return True
@@ -175,24 +191,32 @@ class _Bounded(io.RawIOBase):
         found = self._packed.read(len(buffer))
         buffer[: len(found)] = found
         self._becomes += len(found)
-        refuse_bomb(self._path, self._becomes)
+        refuse_bomb(self._path, self._becomes, self._size)
         return len(found)
 
 
-def _delimited(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
+def _delimited(
+    path: Place, text: io.TextIOBase, settings: TableFiles, wanted: Wanted, size: int
+) -> Iterator[TableBlock]:
     is_tsv = ".tsv" in (suffix.lower() for suffix in path.suffixes)
     delimiter = settings.delimiter or ("\t" if is_tsv else ",")
-    rows = _csv.read(iter(text), str(path), delimiter, settings.quotes, wanted.labels)
-    header = next(rows, None)
-    if header is None:
-        raise UserError(f"{path}: empty; its first line must be the names of the columns")
-    check(str(path), wanted.columns, header.cells)
-    columns = {name: header.cells.index(name) for name in wanted.columns}
-    for number, cells, remarks in rows:
-        yield TableRow({name: cells[at] for name, at in columns.items()}, str(path), number, True, remarks)
+    yield from _csv.read(iter(text), str(path), delimiter, settings.quotes, wanted, size)
 
 
-def _json_lines(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
+Reader = Callable[[Place, io.TextIOBase, TableFiles, Wanted, int], Iterator[TableBlock]]
+
+
+def _in_blocks(rows: Callable[[Place, io.TextIOBase, Wanted], Iterator[TableRow]]) -> Reader:
+    """A reader that reads row by row."""
+
+    def read(path: Place, text: io.TextIOBase, settings: TableFiles, wanted: Wanted, size: int) -> Iterator[TableBlock]:
+        return blocks_of(rows(path, text, wanted), wanted.columns, size)
+
+    return read
+
+
+@_in_blocks
+def _json_lines(path: Place, text: io.TextIOBase, wanted: Wanted) -> Iterator[TableRow]:
     """One object per line. A record may leave out columns, except those in `wanted.always`."""
     names: dict[str, None] = {}
     for number, line in enumerate(text, start=1):
@@ -208,7 +232,8 @@ def _json_lines(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: W
     check(str(path), wanted.columns, list(names))
 
 
-def _json(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
+@_in_blocks
+def _json(path: Place, text: io.TextIOBase, wanted: Wanted) -> Iterator[TableRow]:
     """A list of objects, read at once."""
     found = _parsed(text.read(), str(path))
     if not isinstance(found, list) or not all(isinstance(record, dict) for record in found):
@@ -239,15 +264,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _plain(path: Path, text: io.TextIOBase, settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
+@_in_blocks
+def _plain(path: Place, text: io.TextIOBase, wanted: Wanted) -> Iterator[TableRow]:
     """One text per line; blank lines are skipped."""
     check(str(path), wanted.columns, [TEXT])
     for number, line in enumerate(text, start=1):
         if line.strip():
             yield TableRow({TEXT: line.rstrip("\r\n")}, str(path), number, True)
 
-
-Reader = Callable[[Path, io.TextIOBase, TableFiles, Wanted], Iterator[TableRow]]
 
 TEXTS: dict[str, Reader] = {
     ".csv": _delimited,
@@ -262,9 +286,9 @@ TEXTS: dict[str, Reader] = {
 _NEWLINES = {".csv": "", ".tsv": ""}
 """Line breaks inside cells stay as they are."""
 
-OPENERS: dict[str, Callable[[Path], Any]] = {
-    ".gz": gzip.GzipFile,
-    ".zst": lambda path: pa.input_stream(str(path), compression="zstd"),
+OPENERS: dict[str, Callable[[io.BufferedReader], Any]] = {
+    ".gz": lambda file: gzip.GzipFile(fileobj=file),
+    ".zst": lambda file: pa.CompressedInputStream(file, "zstd"),
     ".xz": lzma.LZMAFile,
     ".bz2": bz2.BZ2File,
 }

@@ -2,8 +2,9 @@
 
 The second applies if every folder in `path` has the name of a split (`train`, `training_set`, `val`, `valid`,
 `validation`, `dev`, `test`, `Testing`, `val2017` ...). If only some have such names, the setting `splits` lists the
-split folders. The id of an image is its path below `path`. The encoded bytes are kept. With `labels: false`, folders
-have no meaning.
+split folders. Of several folders that all have the name of a split, as in `path: [raw/train, raw/test]`, each is that
+split. The id of an image is its path below `path`. The encoded bytes are kept. With `labels: false`, folders have no
+meaning.
 
 Every file is accounted for. Images are recognised by their first bytes, not by their names. Hidden files, thumbnails of
 other programs and files that are not images are skipped and listed; images that cannot be read are listed as such.
@@ -11,19 +12,21 @@ other programs and files that are not images are skipped and listed; images that
 
 import os
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal, NamedTuple
 
 from pydantic import Field
 
 from pipeline import images
+from pipeline.ahead import mapped
 from pipeline.datasets import SPLITS, Location, Row, split_of
-from pipeline.datasets._images import UNREAD, read_image
+from pipeline.datasets._images import UNREAD, begins_as_image, read_image
 from pipeline.errors import UserError, listed
 from pipeline.files import is_utf8
+from pipeline.objects import AT_ONCE, ObjectPath, Place, place
 from pipeline.params import Settings as Section
 
 KIND = "image"
@@ -44,8 +47,10 @@ class Settings(Section):
     """Keys of a folder of images.
 
     Attributes:
-        path: the folder; or several, whose classes are merged. An id then begins with the name of its folder.
-        unlabelled: the name of a folder, among those of the classes, whose images have no label.
+        path: the folder; or several, whose classes are merged. An id then begins with the name of its folder. Also on
+            object storage, as s3://bucket/photos.
+        unlabelled: the name of a folder, among those of the classes, whose images have no label. Of several folders in
+            `path`, some may lack it, and those of `splits`.
         labels: whether its folders are classes. False: every image below `path`, at any depth, without a label.
         splits: the folders in `path` that are splits, such as `{train: train, extra: train, evaluation: test}`; `{}` if
             all are classes. None: found by their names.
@@ -61,21 +66,48 @@ class Settings(Section):
 
 def rows(settings: Settings) -> Iterator[Row]:
     """The images of each folder, sorted by split, class and path, and what is skipped on the way."""
-    roots = [Path(path) for path in ([settings.path] if isinstance(settings.path, str) else settings.path)]
+    roots = [place(path) for path in ([settings.path] if isinstance(settings.path, str) else settings.path)]
     names = [root.name for root in roots]
     if not roots or len(set(names)) < len(names):
         twice = next((name for name in names if names.count(name) > 1), "")
         what = f"two folders are called {twice!r}; rename one" if twice else "an empty list; name a folder"
         raise UserError(f"dataset.source.path: {what}")
+    where = ", ".join(map(str, roots))
+    inside = {path.name for root in roots if settings.splits and root.is_dir() for path, _ in _entries(root)}
+    if absent := sorted((settings.splits or {}).keys() - inside):
+        raise UserError(f"{where}: no folder {absent[0]!r} there; check dataset.source.splits")
+    split_roots = _split_roots(roots) if len(roots) > 1 and settings.labels else {}
+    seen: set[str] = set()
     for root in roots:
-        for row in _rows(root, settings):
-            named = row if len(roots) == 1 else replace(row, id=f"{root.name}/{row.id}")
+        for row in _rows(root, settings, seen):
+            named = row
+            if len(roots) > 1:
+                named = replace(row, id=f"{root.name}/{row.id}", split=row.split or split_roots.get(root.name))
             if not row.skipped and any(fnmatchcase(row.id, pattern) for pattern in settings.exclude):
                 named = Row(named.id, b"", problem="excluded by dataset.source.exclude", skipped=True)
             yield named
+    if settings.unlabelled and settings.unlabelled not in seen:
+        raise UserError(f"{where}: no folder {settings.unlabelled!r} there; check dataset.source.unlabelled")
 
 
-def _rows(root: Path, settings: Settings) -> Iterator[Row]:
+def _split_roots(roots: list[Place]) -> dict[str, str]:
+    """The split that each of several roots is, by its name; empty if none looks like one.
+
+    Raises:
+        UserError: some look like splits and some do not.
+    """
+    found = {root.name: split for root in roots if (split := split_of(root.name))}
+    if found and len(found) < len(roots):
+        others = [repr(root.name) for root in roots if root.name not in found]
+        raise UserError(
+            f"dataset.source.path: {listed([*map(repr, found)])} look like splits, and {listed(others)} not; put all "
+            "into one folder, and write dataset.source.splits"
+        )
+    return found
+
+
+def _rows(root: Place, settings: Settings, seen: set[str]) -> Iterator[Row]:
+    """The rows of one folder; the names of its classes are added to `seen`."""
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; check dataset.source.path")
     if not settings.labels:
@@ -83,7 +115,6 @@ def _rows(root: Path, settings: Settings) -> Iterator[Row]:
             raise UserError("dataset.source: labels: false takes neither `unlabelled` nor `splits`; remove them")
         yield from _files(root, root, None, None)
         return
-    found = False
     inside = yield from _folders(root, root)
     splits = _splits(root, [folder.name for folder in inside], settings)
     for folder in inside:
@@ -92,7 +123,7 @@ def _rows(root: Path, settings: Settings) -> Iterator[Row]:
         for inner in classes:
             if settings.splits is None:
                 _refuse_splits_inside(inner)
-            found |= inner.name == settings.unlabelled
+            seen.add(inner.name)
             label = None if inner.name == settings.unlabelled else inner.name
             empty = True
             for row in _files(inner, root, label, split):
@@ -102,11 +133,9 @@ def _rows(root: Path, settings: Settings) -> Iterator[Row]:
                 raise UserError(
                     f"{inner}: no images there; remove the folder, or add some ({', '.join(images.FORMATS)})"
                 )
-    if settings.unlabelled and not found:
-        raise UserError(f"{root}: no folder {settings.unlabelled!r} there; check dataset.source.unlabelled")
 
 
-def images_below(folder: Path) -> Iterator[tuple[Path, bool]]:
+def images_below(folder: Place) -> Iterator[tuple[Place, bool]]:
     """Every file below a folder, sorted within each folder, and whether it is an image; without files of the system.
 
     Raises:
@@ -120,12 +149,12 @@ def images_below(folder: Path) -> Iterator[tuple[Path, bool]]:
             yield path, _is_image(path)
 
 
-def _refuse_circle(path: Path) -> None:
-    if path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve()):
+def _refuse_circle(path: Place) -> None:
+    if isinstance(path, Path) and path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve()):
         raise UserError(f"{path}: a link to a folder that it is in; remove it")
 
 
-def _splits(root: Path, folders: list[str], settings: Settings) -> dict[str, str]:
+def _splits(root: Place, folders: list[str], settings: Settings) -> dict[str, str]:
     """The split of each folder that is one.
 
     Raises:
@@ -133,11 +162,9 @@ def _splits(root: Path, folders: list[str], settings: Settings) -> dict[str, str
     """
     names = [name for name in folders if name != settings.unlabelled]
     if settings.splits is not None:
-        if absent := sorted(settings.splits.keys() - set(names)):
-            raise UserError(f"{root}: no folder {absent[0]!r} there; check dataset.source.splits")
         if settings.splits and (others := sorted(set(names) - settings.splits.keys())):
             raise UserError(f"{root}: {others[0]!r} is not in dataset.source.splits; add it there, or move it out")
-        return dict(settings.splits)
+        return {name: settings.splits[name] for name in names if name in settings.splits}
     found = {name: split for name in names if (split := split_of(name))}
     if len(found) == len(names):
         return found
@@ -159,7 +186,7 @@ def _splits(root: Path, folders: list[str], settings: Settings) -> dict[str, str
     return {}
 
 
-def _refuse_splits_inside(folder: Path) -> None:
+def _refuse_splits_inside(folder: Place) -> None:
     """A class must not hold folders of splits, whose images would all come into one."""
     names = [entry.path.name for entry in _entries(folder) if entry.kind == "folder"]
     if len(names) > 1 and all(map(split_of, names)):
@@ -169,7 +196,7 @@ def _refuse_splits_inside(folder: Path) -> None:
         )
 
 
-def _holds_folders_only(folder: Path) -> bool:
+def _holds_folders_only(folder: Place) -> bool:
     entries = _entries(folder)
     images_there = any(entry.kind == "file" and _is_image(entry.path) for entry in entries)
     return not images_there and any(entry.kind == "folder" for entry in entries)
@@ -178,25 +205,32 @@ def _holds_folders_only(folder: Path) -> bool:
 class Entry(NamedTuple):
     """Something in a folder; `system` is what is hidden or belongs to the system."""
 
-    path: Path
+    path: Place
     kind: Literal["folder", "file", "system"]
 
 
-def _entries(folder: Path) -> list[Entry]:
+def _entries(folder: Place) -> list[Entry]:
     """What is in a folder, sorted by name."""
     found = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                name, is_folder = entry.name.lower(), entry.is_dir()
-                system = name.startswith(".") or name in (SYSTEM if is_folder else SYSTEM_FILES)
-                found.append(Entry(Path(entry.path), "system" if system else "folder" if is_folder else "file"))
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read: {error.strerror}; check its permissions") from None
+    for path, is_folder in _children(folder):
+        name = path.name.lower()
+        system = name.startswith(".") or name in (SYSTEM if is_folder else SYSTEM_FILES)
+        found.append(Entry(path, "system" if system else "folder" if is_folder else "file"))
     return found
 
 
-def _folders(parent: Path, root: Path) -> Generator[Row, None, list[Path]]:
+def _children(folder: Place) -> Sequence[tuple[Place, bool]]:
+    """What is in a folder, sorted by name, and whether that is a folder."""
+    if isinstance(folder, ObjectPath):
+        return folder.children()
+    try:
+        with os.scandir(folder) as entries:
+            return [(Path(entry.path), entry.is_dir()) for entry in sorted(entries, key=lambda entry: entry.name)]
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read: {error.strerror}; check its permissions") from None
+
+
+def _folders(parent: Place, root: Place) -> Generator[Row, None, list[Place]]:
     """The folders of classes or splits in a folder, which must hold no image of its own; yields what is skipped."""
     folders = []
     for path, kind in _entries(parent):
@@ -216,39 +250,54 @@ def _folders(parent: Path, root: Path) -> Generator[Row, None, list[Path]]:
     return folders
 
 
-def _files(folder: Path, root: Path, label: str | None, split: str | None) -> Iterator[Row]:
-    """Everything in a folder, sorted within each folder. Raises `UserError` if folders are nested without end."""
-    if len(folder.relative_to(root).parts) > DEEPEST:
+def _files(folder: Place, root: Place, label: str | None, split: str | None) -> Iterator[Row]:
+    """Everything in a folder, sorted within each folder."""
+
+    def row(entry: Entry) -> Row:
+        path = entry.path
+        if entry.kind == "system":
+            return _skipped(path, root, "hidden, or of the system")
+        if not _is_image(path):
+            return _skipped(path, root, "not an image")
+        content, problem = read_image(path)
+        return Row(_id(path, root), content, label, split, problem=problem, location=Location(str(path)))
+
+    # One object after another would wait for the network most of the time.
+    yield from mapped(row, _files_below(folder, root), AT_ONCE if isinstance(root, ObjectPath) else 1)
+
+
+def _files_below(folder: Place, root: Place) -> Iterator[Entry]:
+    """All entries that are no folders. Raises `UserError` if folders are nested without end."""
+    if len(_below(folder, root).parts) > DEEPEST:
         raise UserError(
             f"{root}: folders nested more than {DEEPEST} deep, or links that lead to one another; move them away"
         )
-    for path, kind in _entries(folder):
-        if kind == "system":
-            yield _skipped(path, root, "hidden, or of the system")
-        elif kind == "folder":
-            _refuse_circle(path)
-            yield from _files(path, root, label, split)
-        elif _is_image(path):
-            content, problem = read_image(path)
-            yield Row(_id(path, root), content, label, split, problem=problem, location=Location(str(path)))
+    for entry in _entries(folder):
+        if entry.kind == "folder":
+            _refuse_circle(entry.path)
+            yield from _files_below(entry.path, root)
         else:
-            yield _skipped(path, root, "not an image")
+            yield entry
 
 
-def _is_image(path: Path) -> bool:
+def _is_image(path: Place) -> bool:
     """Whether a file is an image by its name or its beginning, readable or not."""
-    return path.suffix.lower() in (*images.SUFFIXES, *UNREAD) or (path.is_file() and images.is_image(path))
+    return path.suffix.lower() in (*images.SUFFIXES, *UNREAD) or begins_as_image(path)
 
 
-def _skipped(path: Path, root: Path, what: str) -> Row:
+def _skipped(path: Place, root: Place, what: str) -> Row:
     return Row(_id(path, root), b"", problem=what, skipped=True)
 
 
-def _id(path: Path, root: Path) -> str:
-    name = path.relative_to(root).as_posix()
+def _id(path: Place, root: Place) -> str:
+    name = _below(path, root).as_posix()
     if not is_utf8(name):
         raise UserError(
             f"{root}: the name {os.fsencode(name)!r} is not in UTF-8, as in archives of older systems; rename it, with "
             "`convmv` for instance"
         )
     return name
+
+
+def _below(path: Place, root: Place) -> PurePath:
+    return path.relative_to(root)  # type: ignore[arg-type]  # both are here, or both are not

@@ -4,12 +4,12 @@ Paths and URLs may be in any table; encoded images in Parquet and Arrow, as byte
 them. Without an `id_column`, a row's id is its path or URL, or the digest of its bytes.
 
 Images at URLs are fetched once, 16 at a time, over http or https, and kept in `.aft/downloads/`; one that cannot be
-fetched is an unreadable row. Images of more than 64 MiB are refused.
+fetched is an unreadable row. Images of more than 64 MiB are refused. Those on object storage, also next to a table
+that is there, are read each time, 32 at a time, and not kept.
 """
 
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 from pydantic import PrivateAttr
 
@@ -17,10 +17,10 @@ from pipeline.datasets import Kind, NewRows, Row
 from pipeline.datasets._columns import Columns, Content, SecondColumn, examples, new_rows
 from pipeline.datasets._downloads import Downloads
 from pipeline.datasets._images import image_content, image_location, image_path
-from pipeline.datasets._locations import is_url
 from pipeline.datasets._rows import TableBlock, TableRow, Wanted, blocks_of
 from pipeline.datasets._tables import TableFiles, files, is_table, records
 from pipeline.datasets._texts import paired
+from pipeline.objects import AT_ONCE, Place, is_remote, is_url, place
 from pipeline.project import Project
 
 KIND = None
@@ -31,7 +31,7 @@ class Settings(Columns, SecondColumn, TableFiles):
 
     Attributes:
         image_column: the column of the images.
-        root: the folder that paths are relative to; the table's own if None.
+        root: the folder that paths are relative to, also on object storage; the table's own if None.
     """
 
     image_column: str = "image"
@@ -50,8 +50,8 @@ def rows(settings: Settings) -> Iterator[Row]:
     """The rows of the table, in its order."""
     columns, content = _content(settings)
     several = len(files(settings.path)) > 1
-    location = image_location(settings.image_column, Path(settings.root) if settings.root else None)
-    yield from examples(settings, partial(_records, settings), columns, content, several, location)
+    location = image_location(settings.image_column, _root(settings))
+    yield from examples(settings, partial(_records, settings), columns, content, several, location, AT_ONCE)
 
 
 def contents(settings: Settings, size: int) -> Iterator[NewRows]:
@@ -65,9 +65,12 @@ def contents(settings: Settings, size: int) -> Iterator[NewRows]:
 
 def _content(settings: Settings) -> tuple[list[str], Content]:
     """The columns to read, and what makes an image or a pair of a record."""
-    root = Path(settings.root) if settings.root else None
-    images = image_content(settings.image_column, root, settings._downloads.read)
+    images = image_content(settings.image_column, _root(settings), settings._downloads.read)
     return paired(images, settings.second_column)
+
+
+def _root(settings: Settings) -> Place | None:
+    return place(settings.root) if settings.root else None
 
 
 def _records(settings: Settings, wanted: Wanted) -> Iterator[TableRow]:
@@ -89,7 +92,7 @@ def _urls(settings: Settings) -> Iterator[str]:
 
 def _url(record: TableRow, column: str) -> str | None:
     path = image_path(record, column)
-    return path if isinstance(path, str) and is_url(path) else None
+    return path if isinstance(path, str) and is_url(path) and not is_remote(path) else None
 
 
 __all__ = ["KIND", "Settings", "contents", "is_table", "rows"]

@@ -9,7 +9,6 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -18,7 +17,8 @@ from pipeline.datasets import Kind, Location, Row
 from pipeline.datasets._images import IMAGE_BYTES
 from pipeline.datasets._tables import decompressed, files
 from pipeline.errors import UserError, listed
-from pipeline.files import is_utf8, regular_size
+from pipeline.files import is_utf8
+from pipeline.objects import Place, size_of
 from pipeline.params import Settings as Section
 from pipeline.tasks import Label
 
@@ -29,7 +29,8 @@ class Settings(Section):
     """Keys of shards of WebDataset.
 
     Attributes:
-        path: the tar file; or several, as a list or a pattern such as `raw/train-*.tar`.
+        path: the tar file; or several, as a list or a pattern such as `raw/train-*.tar`. Also on object storage, as
+            s3://bucket/train-*.tar.
         images: endings of images; a sample has one of them.
         texts: the ending of texts, such as `txt`, to read texts instead of images.
         labels: the ending of labels, such as `cls`; or that of JSON files and a key in them, such as `json:label`.
@@ -110,16 +111,16 @@ MAGIC = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"\x28\xb5\x2f\
 ZEROS = bytes(1 << 20)
 
 
-def _compression(shard: Path) -> str | None:
+def _compression(shard: Place) -> str | None:
     """What an archive is compressed with, as the suffix of such files."""
-    regular_size(shard)  # a pipe would hang
+    size_of(shard)  # a pipe would hang
     with shard.open("rb") as file:
         start = file.read(8)
     return next((found for magic, found in MAGIC.items() if start.startswith(magic)), None)
 
 
 @contextmanager
-def _opened(shard: Path, compression: str | None) -> Iterator[tarfile.TarFile]:
+def _opened(shard: Place, compression: str | None) -> Iterator[tarfile.TarFile]:
     """An archive, compressed or not, which must be read to its end: tarfile would stop early without a word."""
     with (
         shard.open("rb") if compression is None else decompressed(shard, compression) as file,

@@ -6,8 +6,8 @@ import torch
 from pydantic import Field
 
 from pipeline.errors import UserError
+from pipeline.objects import is_remote
 from pipeline.params import PLACE, Params, Settings
-from pipeline.store import is_remote
 from pipeline.teachers import Precision
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 import matplotlib as mpl
 import numpy as np
@@ -25,6 +26,9 @@ PANEL = (340, 210)
 
 _DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 """Dash patterns of the lines in one figure, which have one colour."""
+
+_APART, _LINE, _LETTER = 9.0, 14.0, 6.6
+"""Pixels between two points that are drawn side by side, between two lines of labels, and of a letter in them."""
 
 _MOST_POINTS = 300
 """Points kept of a long line: about one a pixel."""
@@ -62,6 +66,27 @@ class Band:
     steps: Sequence[int]
     mean: Sequence[float]
     error: Sequence[float] | None
+
+
+@dataclass(frozen=True)
+class Plotted:
+    """A model in the figure of scores against speeds.
+
+    Attributes:
+        name: its label.
+        group: models of one group are drawn side by side at their median speed.
+        speed: rows a second.
+        mean: its score.
+        interval: of that mean, from low to high; None where there is none.
+        teacher: drawn hollow.
+    """
+
+    name: str
+    group: str
+    speed: float
+    mean: float
+    interval: tuple[float, float] | None
+    teacher: bool
 
 
 @dataclass(frozen=True)
@@ -247,6 +272,60 @@ def points(
     return _svg(figure, name, label)
 
 
+def speeds(models: Sequence[Plotted], name: str, label: str, axis: str, across: str, narrow: bool = False) -> str:
+    """Score against rows a second, on a logarithmic scale; every model with its interval and its name.
+
+    Args:
+        models: in any order.
+        name, label: as in `differences`.
+        axis, across: labels of the vertical and of the horizontal axis.
+        narrow: lay it out for a phone.
+    """
+    width, height = (340, 300) if narrow else (860, 340)
+    left, right, top, bottom = 52, 12, 14, 42
+    across_pixels, up_pixels = width - left - right, height - top - bottom
+    figure = _figure(width, height)
+    axes = figure.add_axes((left / width, bottom / height, across_pixels / width, up_pixels / height))
+    _style(axes, grid=True)
+    axes.set_xscale("log")
+    axes.set_xlabel(across)
+    axes.set_ylabel(axis)
+    groups: dict[str, list[Plotted]] = {}
+    for model in sorted(models, key=lambda model: model.mean):
+        groups.setdefault(model.group, []).append(model)
+    middles = {group: math.log10(np.median([model.speed for model in of])) for group, of in groups.items()}
+    low, high = min(middles.values()), max(middles.values())
+    room = 0.25 * (high - low) or 0.5
+    low, high = low - room, high + room
+    axes.set_xlim(10**low, 10**high)
+    ends = [end for model in models for end in (model.mean, *(model.interval or ()))]
+    margin = 0.08 * ((max(ends) - min(ends)) or 1.0)
+    bounds = (min(ends) - margin, max(ends) + margin)
+    axes.set_ylim(*bounds)
+    # Names are towards the middle, those of the fastest outside if they fit; in pixels from the lower left corner.
+    names: list[tuple[float, str, Plotted]] = []
+    for group, of in groups.items():
+        centre = (middles[group] - low) / (high - low) * across_pixels
+        beside = _APART * (len(of) - 1) / 2 + 10
+        fits = max(len(model.name) for model in of) * _LETTER <= across_pixels - centre - beside
+        side = "left" if centre < across_pixels / 2 or (middles[group] == max(middles.values()) and fits) else "right"
+        for number, model in enumerate(of):
+            x = 10 ** (low + (centre + _APART * (number - (len(of) - 1) / 2)) / across_pixels * (high - low))
+            colour = REFERENCE if model.teacher else ACCENT
+            if model.interval is not None:
+                axes.plot([x, x], model.interval, color=colour, linewidth=2, solid_capstyle="round")
+            face = "none" if model.teacher else colour
+            axes.scatter([x], [model.mean], s=44, facecolors=face, edgecolors=colour, linewidths=1.6, zorder=3)
+            names.append((centre + beside if side == "left" else centre - beside, side, model))
+    heights = [(model.mean - bounds[0]) / (bounds[1] - bounds[0]) * up_pixels for _, _, model in names]
+    for (x, side, model), y in zip(names, _spread(heights, _LINE, float(up_pixels)), strict=True):
+        axes.annotate(
+            model.name, (x, y), xycoords="axes pixels", ha=side, va="center", color=INK, fontsize=11,
+            parse_math=False, annotation_clip=False,
+        )  # fmt: skip
+    return _svg(figure, name, label)
+
+
 def gates(sorted_gates: Sequence[Sequence[float]], name: str, label: str) -> str:
     """Learned gates from the largest to the smallest: their mean over seeds and the range of the seeds.
 
@@ -310,6 +389,20 @@ def _above(axes: Axes, x: float, lift: int, text: str, colour: str) -> None:
         text, (x, 1), xytext=(0, lift), xycoords=axes.get_xaxis_transform(), textcoords="offset points",
         color=colour, fontsize=10.5, ha="center", va="bottom", parse_math=False,
     )  # fmt: skip
+
+
+def _spread(places: Sequence[float], gap: float, most: float) -> list[float]:
+    """Places moved as little as needed, in their order, so that neighbours are `gap` apart, from 0 to `most`."""
+    order = sorted(range(len(places)), key=lambda index: places[index])
+    moved = list(places)
+    # Up from below, and back down from the top where that was too far.
+    for before, index in pairwise(order):
+        moved[index] = max(moved[index], moved[before] + gap)
+    if order:
+        moved[order[-1]] = min(moved[order[-1]], most)
+    for after, index in pairwise(reversed(order)):
+        moved[index] = min(moved[index], moved[after] - gap)
+    return moved
 
 
 def _thin(*lines: Sequence[float] | Sequence[int] | np.ndarray) -> list[np.ndarray]:

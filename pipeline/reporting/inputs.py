@@ -17,6 +17,7 @@ from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.records import (
     AssessmentRecord,
+    CostRecord,
     EvaluationRecord,
     GatesRecord,
     LogRecord,
@@ -28,6 +29,7 @@ from pipeline.records import (
     SweepRecord,
 )
 from pipeline.reporting.comparison import Comparison, CurvePoint, Outcome, compare
+from pipeline.reporting.text import counted
 from pipeline.runs import label
 from pipeline.sources import ZERO_SHOT, Source
 from pipeline.verified import VerifiedFiles
@@ -66,6 +68,7 @@ class ReportInputs:
         logs: by stage and name; those that are there.
         student_files: by run, the files of one student and their bytes, as far as they exist.
         sweeps: those of params.yaml that are finished.
+        costs: of serving, by run, where `aft cost` measured it; all on one device.
     """
 
     params: Params
@@ -79,6 +82,7 @@ class ReportInputs:
     logs: dict[tuple[str, str], LogRecord]
     student_files: dict[str, dict[str, int]]
     sweeps: tuple[SweepRecord, ...] = ()
+    costs: Mapping[str, CostRecord] = field(default_factory=dict)
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -157,10 +161,11 @@ def read_inputs(params: Params, project: Project, stores: Sequence[Stored]) -> R
     logs |= {("train", outcome.name): outcome.log for outcome in outcomes if outcome.log is not None}
     logs |= reader.logs("evaluate", [outcome.name for outcome in outcomes])
     sweeps = _sweeps(params, now, reader)
+    costs = _costs(outcomes, reader)
     files = {o.name: _files(project.run(o.name) / "students" / str(o.run.seeds[0])) for o in outcomes}
     return ReportInputs(
         params, project, tuple(comparisons), tuple(reader.missing), tuple(probes), manifest, assessment,
-        tuple(stores), logs, {name: found for name, found in files.items() if found}, sweeps,
+        tuple(stores), logs, {name: found for name, found in files.items() if found}, sweeps, costs,
     )  # fmt: skip
 
 
@@ -259,6 +264,26 @@ def _sweeps(params: Params, now: Now, reader: Records) -> tuple[SweepRecord, ...
             else:
                 found.append(record)
     return tuple(found)
+
+
+def _costs(outcomes: Sequence[Outcome], reader: Records) -> dict[str, CostRecord]:
+    """The cost of serving each run, and a line for each that is of other students, or from another device."""
+    found: dict[str, CostRecord] = {}
+    for outcome in outcomes:
+        path = reader.project.log("cost", outcome.name)
+        record = reader.read(CostRecord, path, outcome.name, optional=True)
+        if record is None:
+            continue
+        again = f"run `aft cost {outcome.name}` again"
+        first = next(iter(found.values()), record)
+        if record.students != outcome.run.students_digest:
+            reader.missing.append(f"{path}: of other students than {outcome.name} has now; {again}")
+        elif (record.device, record.threads) != (first.device, first.threads):
+            there, here = (f"{each.device}, {counted(each.threads, 'thread')}" for each in (record, first))
+            reader.missing.append(f"{path}: measured on {there}, and {first.run} on {here}; {again}")
+        else:
+            found[outcome.name] = record
+    return found
 
 
 def _outdated(outcomes: Iterable[Outcome], now: Now) -> list[str]:

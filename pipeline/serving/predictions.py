@@ -2,10 +2,11 @@
 
 import csv
 import io
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 from pipeline.ahead import ahead
 from pipeline.datasets import NewRows
 from pipeline.errors import UserError, count
-from pipeline.files import cell, replacing
+from pipeline.files import FORMULA, cell, replacing
 from pipeline.predict import THREADS, Predictions, Predictor
 from pipeline.progress import progress
 from pipeline.serving.inputs import ImageInputs, TextInputs, exactly
@@ -91,7 +92,10 @@ def predict_to(
         advance = stack.enter_context(progress("predict", inputs.count(), "row"))
         lines = stack.enter_context(_writer(output, table))
         refuse = stack.enter_context(_listing(output))
-        for encoded in stack.enter_context(ahead(_batches(predictor, inputs.blocks(predictor.batch_size)))):
+        batches = _batches(predictor, inputs.blocks(predictor.batch_size))
+        # On a CPU a thread that reads texts and the student would only wait for each other.
+        beside = "image" in predictor.kind or predictor.device.type != "cpu"
+        for encoded in stack.enter_context(ahead(batches) if beside else nullcontext(batches)):
             for id, problem in encoded.problems:
                 refuse(id, problem)
                 first = first or f"{id}: {problem}"
@@ -191,7 +195,7 @@ class PredictionTable:
             columns += [self.classes[place], np.take_along_axis(probabilities, place[:, None], 1)[:, 0]]
         return columns
 
-    def texts(self, ids: Sequence[str], found: Predictions) -> Iterator[tuple[str, ...]]:
+    def lines(self, ids: Sequence[str], found: Predictions) -> str:
         """Lines of a CSV file, in which a spreadsheet will not run any cell as a formula."""
         columns = self.columns(ids, found)
         if self.several:
@@ -199,15 +203,28 @@ class PredictionTable:
         elif found.probabilities is None:
             # The shortest digits that name a float32.
             columns[1] = found.outputs[:, 0].astype(str).tolist()
-        return zip(*map(_cells, columns), strict=True)
+        numeric = [isinstance(values, np.ndarray) and values.dtype == np.float32 for values in columns]
+        line = ",".join("%.7g" if number else "%s" for number in numeric) + "\n"
+        cells = [v.tolist() if number else csv_cells(v) for v, number in zip(columns, numeric, strict=True)]
+        return "".join([line % row for row in zip(*cells, strict=True)])
 
 
-def _cells(values: Any) -> list[str]:
-    """A column as cells: probabilities with seven digits; texts, which repeat, are quoted once each."""
-    if isinstance(values, np.ndarray) and values.dtype == np.float32:
-        return [f"{value:.7g}" for value in values.tolist()]
-    known = {value: cell(value) for value in set(values)}
+def csv_cells(values: Sequence[str]) -> Sequence[str]:
+    """A column of texts as cells of a CSV file. Texts that repeat are looked at once, and all together first."""
+    joined = "\n".join(values)
+    if not _ODD.search(joined) and joined.count("\n") < len(values):
+        return values
+    known = {value: _csv_cell(value) for value in set(values)}
     return [known[value] for value in values]
+
+
+def _csv_cell(value: str) -> str:
+    text = cell(value)
+    return '"' + text.replace('"', '""') + '"' if _QUOTED.search(text) else text
+
+
+_QUOTED = re.compile(r'[",\r\n]')
+_ODD = re.compile(rf'(?m)[",\r]|^(?:{FORMULA.pattern})')
 
 
 Lines = Callable[[Sequence[str], Predictions], None]
@@ -230,9 +247,8 @@ def _writer(output: str, table: PredictionTable) -> Iterator[Lines]:
 
 
 def _csv(file: Any, table: PredictionTable) -> Lines:
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(map(cell, table.schema.names))
-    return lambda ids, found: writer.writerows(table.texts(ids, found))
+    file.write(",".join(csv_cells(table.schema.names)) + "\n")
+    return lambda ids, found: file.write(table.lines(ids, found))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from pipeline.store.changes import differences
 from pipeline.store.format import Dtype, Head, Shard, default_shard_rows
 from pipeline.store.memory import available_memory
 from pipeline.store.reader import Reader, Together
-from pipeline.store.remote import Pointer, is_remote, stand_for
+from pipeline.store.remote import Pointer, stand_for
 from pipeline.store.rows import RowIndex
 from pipeline.store.source import SourceFeatures
 from pipeline.store.store import FeatureStore
@@ -45,7 +45,6 @@ __all__ = [
     "differences",
     "inspection",
     "interchange",
-    "is_remote",
     "is_shared",
     "stand_for",
     "verification",

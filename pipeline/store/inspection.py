@@ -11,13 +11,14 @@ import numpy as np
 from pipeline.errors import UserError, count
 from pipeline.files import PARTIAL, abandoned
 from pipeline.locks import Lock
+from pipeline.objects import is_remote
 from pipeline.store.backends import Backend, WritableBackend, backend_at
 from pipeline.store.backends.local import LocalBackend
 from pipeline.store.cache import lock_file, users
 from pipeline.store.changes import differences
 from pipeline.store.format import LOCKS, STORE_FILE, Layout
 from pipeline.store.reader import Reader
-from pipeline.store.remote import POINTER, is_remote
+from pipeline.store.remote import POINTER
 from pipeline.store.reuse import replaced_folders
 from pipeline.store.store import FeatureStore
 from pipeline.store.verification import Agreement, compare

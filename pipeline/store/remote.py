@@ -6,11 +6,10 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.files import read_regular, write_atomically
+from pipeline.objects import is_remote
 
 POINTER = "remote.json"
 """The name of that file, in a folder without other files."""
-
-SCHEMES = ("s3", "gs", "az")
 
 MOST = 1 << 16
 """The most bytes of such a file."""
@@ -46,11 +45,6 @@ class Pointer:
     def write(self, folder: Path) -> None:
         """Have a folder stand for this."""
         write_atomically(folder / POINTER, json.dumps({"url": self.url, "content": self.content}, indent=2) + "\n")
-
-
-def is_remote(place: object) -> bool:
-    """Whether a place is the URL of object storage that stores can be written to."""
-    return isinstance(place, str) and place.partition("://")[0] in SCHEMES and "://" in place
 
 
 def stand_for(folder: Path, url: str | None) -> None:

@@ -215,7 +215,7 @@ class Classification(tasks.Task):
 
     def predictions(self, outputs: Float[np.ndarray, "n c"]) -> list[str]:
         """The class with the largest logit."""
-        return [self.classes[number] for number in outputs.argmax(1)]
+        return list(map(self.classes.__getitem__, outputs.argmax(1).tolist()))
 
     def probabilities(self, outputs: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
         """Softmax."""

@@ -5,8 +5,8 @@
 It holds all that a step changes: the student and its copies, the methods' own parameters and queues, the optimiser, the
 scale of the loss, random states, and the log so far. It is written between steps, so all parts of a step are in it or
 none. The learning rate, the rows and the views of a step follow from its number and the seed. The folder has the name
-of the trial, so a checkpoint of another student, dataset, method or code is never found; it is removed when the trial
-is finished.
+of the trial, so a checkpoint of another student, dataset, method or code is not found; one that was copied there is
+refused, because it also holds what its trial depends on. It is removed when the trial is finished.
 """
 
 import json
@@ -17,6 +17,7 @@ from hashlib import sha256
 from math import inf
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,13 +25,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, listed
 from pipeline.files import make_folder, read_regular, write_atomically
+from pipeline.store import differences
 from pipeline.training.log import TrialLog
 from pipeline.training.optimisation import Optimisation
 
 STATE = "state.safetensors"
 CHECKSUM, NOTES = "checksum", "notes"
+
+CALLED = {
+    "rows": "dataset",
+    "outputs": "classes",
+    "sources": "teachers",
+    "own_outputs": "teachers",
+    "train": "settings",
+}
+"""What messages call the parts of what a trial depends on, where they have another name."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +94,15 @@ class Checkpoint:
 
     Args:
         folder: of this checkpoint alone.
-        trial: the digest that is the trial's name.
+        trial: all that the trial's result depends on; see `inputs_of`.
         minutes: between two checkpoints; 0 writes one after every step, None writes none.
 
     Attributes:
         seconds: that earlier calls have spent on the steps that are done.
     """
 
-    def __init__(self, folder: Path, trial: str, minutes: float | None):
-        self.folder, self.trial, self.seconds = folder, trial, 0.0
+    def __init__(self, folder: Path, trial: Mapping[str, Any], minutes: float | None):
+        self.folder, self.trial, self.seconds = folder, dict(trial), 0.0
         self._pause = inf if minutes is None else 60 * minutes
         self._began = self._written = perf_counter()
 
@@ -99,7 +110,7 @@ class Checkpoint:
         """Restore what an earlier call left; returns the number of finished steps, 0 if it is missing or damaged.
 
         Raises:
-            UserError: it is sound, and does not fit the training.
+            UserError: it is sound, and of another training, or does not fit this one.
         """
         path = self.folder / STATE
         try:
@@ -108,11 +119,17 @@ class Checkpoint:
             if bytes(checksum.numpy()) != sha256(save(tensors)).digest():
                 return 0
             notes = json.loads(bytes(tensors.pop(NOTES).numpy()))
-            if notes["trial"] != self.trial:
-                return 0
-            steps, seconds, log = int(notes["steps"]), float(notes["seconds"]), notes["log"]
+            trial, log = dict(notes["trial"]), notes["log"]
+            steps, seconds = int(notes["steps"]), float(notes["seconds"])
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, RecursionError, SafetensorError):
             return 0
+        if other := [key for key in trial | self.trial if trial.get(key) != self.trial.get(key)]:
+            names = listed(list(dict.fromkeys(CALLED.get(key, key) for key in other)))
+            where = next(differences(trial, self.trial))
+            raise UserError(
+                f"{path}: a checkpoint of another training, which differs in {names} ({where}); delete it, and this "
+                "training begins anew"
+            )
         try:
             state.restore(tensors)
             state.log.restore(log)

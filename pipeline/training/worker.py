@@ -105,7 +105,7 @@ class TrialWorker:
             started = reported = time.perf_counter()
             unreported = 0
             minutes = session.plan.machine.checkpoint_minutes
-            checkpoint = Checkpoint(self.ledger.checkpoint(trial.digest), trial.digest, minutes)
+            checkpoint = Checkpoint(self.ledger.checkpoint(trial.digest), inputs, minutes)
             Group.current().announce(trial)
             tracked = Tracked(session.plan, trial, inputs)
             training = run_trial(session, trial.seed, trial.candidate, checkpoint, tell=tracked)
@@ -168,7 +168,8 @@ def follow(name: str, params: Params, group: Group, project: Project = Project()
     session = Session(Plan.read(name, params, project))
     ledger = Ledger(session.plan.project)
     for trial in group.announced():
-        checkpoint = Checkpoint(ledger.checkpoint(trial.digest), trial.digest, None)
+        inputs = inputs_of(session, trial.seed, trial.candidate)
+        checkpoint = Checkpoint(ledger.checkpoint(trial.digest), inputs, None)
         # The first process meets the same, and says so.
         with session.threads(), suppress(Diverged, np.linalg.LinAlgError, torch.linalg.LinAlgError):
             deque(run_trial(session, trial.seed, trial.candidate, checkpoint), maxlen=0)

@@ -18,7 +18,7 @@ from PIL import Image
 from pipeline.data import Dataset, PrepareSettings, prepare
 from pipeline.datasets import _downloads
 from pipeline.datasets._downloads import Downloads
-from pipeline.datasets._locations import is_url
+from pipeline.objects import is_url
 from pipeline.params import parse
 
 

@@ -38,8 +38,8 @@ def table(path: str, rows: list[dict[str, Any]], delimiter: str = ",") -> None:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the data that the examples name."""
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: Any) -> Path:
+    """A folder, and a bucket, with the data that the examples name."""
     monkeypatch.chdir(tmp_path)
     raw = tmp_path / "raw"
     raw.mkdir()
@@ -73,6 +73,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                     about = tarfile.TarInfo(name)
                     about.size = len(content)
                     archive.addfile(about, io.BytesIO(content))
+        service.put(f"train-{shard}.tar", (raw / f"shard-{shard}.tar").read_bytes())
     (raw / "own.txt").write_text("".join(f"text {n}|{'ab'[n % 2]}\n" for n in range(60)))
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     (tmp_path / "my_data.py").write_text(code)

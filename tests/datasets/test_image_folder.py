@@ -49,6 +49,48 @@ def test_what_is_not_an_image_is_skipped_and_listed(tmp_path: Path):
     assert [(one.id, one.label) for one in read(tmp_path)] == [("cat/b.png", "cat"), ("dog/1.png", "dog")]
 
 
+def of_several(folders: list[Path], **settings) -> list[tuple[str, object, str | None]]:
+    found = image_folder.rows(image_folder.Settings(path=[str(folder) for folder in folders], **settings))
+    return [(row.id, row.label, row.split) for row in found if not row.skipped]
+
+
+def test_classes_of_several_folders_are_merged(tmp_path: Path):
+    make(tmp_path, "one/cat/1.png", "one/rest/2.png", "one/cat/1_mask.png", "two/cat/1.png", "two/dog/3.png")
+    assert of_several([tmp_path / "one", tmp_path / "two"], unlabelled="rest", exclude=("*_mask.png",)) == [
+        ("one/cat/1.png", "cat", None),
+        ("one/rest/2.png", None, None),
+        ("two/cat/1.png", "cat", None),
+        ("two/dog/3.png", "dog", None),
+    ]
+    with pytest.raises(UserError, match=r"one, .*two: no folder 'rust' there; check dataset.source.unlabelled"):
+        of_several([tmp_path / "one", tmp_path / "two"], unlabelled="rust")
+
+
+def test_several_folders_that_are_called_like_splits_are_splits(tmp_path: Path):
+    folders = [tmp_path / name for name in ("train", "Testing")]
+    make(tmp_path, "train/cat/1.png", "train/dog/1.png", "Testing/cat/1.png")
+    assert of_several(folders) == [
+        ("train/cat/1.png", "cat", "train"),
+        ("train/dog/1.png", "dog", "train"),
+        ("Testing/cat/1.png", "cat", "test"),
+    ]
+    make(tmp_path, "extra/cat/2.png")
+    with pytest.raises(UserError, match=r"path: 'train', 'Testing' look like splits, and 'extra' not; put all"):
+        of_several([*folders, tmp_path / "extra"])
+
+
+def test_of_several_folders_some_may_lack_a_split(tmp_path: Path):
+    make(tmp_path, "one/fit/cat/1.png", "one/check/cat/2.png", "two/fit/cat/3.png")
+    folders = [tmp_path / "one", tmp_path / "two"]
+    assert of_several(folders, splits={"fit": "train", "check": "test"}) == [
+        ("one/check/cat/2.png", "cat", "test"),
+        ("one/fit/cat/1.png", "cat", "train"),
+        ("two/fit/cat/3.png", "cat", "train"),
+    ]
+    with pytest.raises(UserError, match=r"no folder 'chek' there; check dataset.source.splits"):
+        of_several(folders, splits={"fit": "train", "chek": "test"})
+
+
 @pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".jp2", ".avif", "", ".dat", ".JPG_large"])
 def test_what_pillow_opens_is_an_image_whatever_its_name(tmp_path: Path, suffix: str):
     make(tmp_path, "a/1.png", "b/2.png")

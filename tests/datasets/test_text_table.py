@@ -3,10 +3,13 @@
 import bz2
 import csv
 import gzip
+import io
+import itertools
 import json
 import lzma
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.datasets import Row, text_table
+from pipeline.datasets import Row, _csv, text_table
 from pipeline.datasets._csv import SPANS, TAKEN_OFF
+from pipeline.datasets._rows import Wanted
 from pipeline.errors import UserError
 from pipeline.tasks import Label
 
@@ -561,3 +565,66 @@ def test_a_template_makes_one_text_of_several_columns(tmp_path: Path):
     for template in ("no column", "{}", "{b:5}", "{b!r}", "{b"):
         with pytest.raises(UserError, match=r"dataset\.source\.template: "):
             read(path, template=template)
+
+
+MARKS = [
+    "a",
+    "1",
+    ",",
+    '"',
+    '""',
+    "\n",
+    "\r\n",
+    "\\",
+    " ",
+    "é",
+    '"a',
+    'a"',
+    '","',
+    '",\n',
+    "a,b\n",
+    '"a","b"\n',
+    '"a, b",b\r\n',
+]
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(st.sampled_from(MARKS), max_size=25).map("".join),
+    st.sampled_from([None, "doubled", "backslash", "none"]),
+    st.sampled_from([(), ("label",)]),
+    st.sampled_from([["text", "label"], ["text"]]),
+    st.integers(1, 6),
+)
+def test_lines_that_are_read_together_are_read_as_row_by_row(
+    content: str, quotes: str | None, labels: tuple[str, ...], header: list[str], size: int
+):
+    wanted = Wanted(header, header, labels)
+
+    def found() -> list[object]:
+        lines = iter(io.StringIO(f"{','.join(header)}\n{content}", newline=""))
+        rows: list[object] = []
+        try:
+            for block in _csv.read(lines, "t.csv", ",", quotes, wanted, size):
+                assert [[row.cells[name] for row in block.rows()] for name in header] == [*block.cells.values()]
+                rows += block.rows()
+        except UserError as error:
+            rows = [str(error)]
+        return rows
+
+    together = found()
+    with patch.object(_csv, "_cells", lambda *given: None):
+        assert found() == together
+
+
+def test_usual_tables_are_read_together():
+    rows = [("fine", "a"), ('so "good", no', "b"), ("déjà", "a"), ("", "b")]
+    for quoting, ends in itertools.product((csv.QUOTE_MINIMAL, csv.QUOTE_ALL), ("\n", "\r\n")):
+        file = io.StringIO(newline="")
+        csv.writer(file, quoting=quoting, lineterminator=ends).writerows([("text", "label"), *rows])
+        file.seek(0)
+        wanted = Wanted(["text"], ["text"], [])
+        with patch.object(_csv._Doubts, "look", side_effect=AssertionError):
+            (block,) = _csv.read(iter(file), "t.csv", ",", None, wanted, 10)
+        assert block.cells == {"text": [text for text, _ in rows]}
+        assert [row.number for row in block.rows()] == [2, 3, 4, 5]

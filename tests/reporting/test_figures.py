@@ -1,11 +1,12 @@
 """Figures: what is drawn where, in which order, and how much of it."""
 
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from pipeline.reporting.figures import Band, Dots, Tried, curve, differences, gates, search
+from pipeline.reporting.figures import Band, Dots, Plotted, Tried, curve, differences, gates, search, speeds
 
 ROWS = [
     Dots("kd", seeds=[0.5, -1.0, 2.0], mean=0.5, written="+0.50", interval=(-3.2, 4.2), bounds="-3.20, 4.20",
@@ -210,3 +211,15 @@ def test_figures_are_labelled_and_their_ids_are_their_own():
 
 def test_equal_numbers_make_equal_figures():
     assert differences(ROWS, "a", "label", "points") == differences(ROWS, "a", "label", "points")
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_names_of_models_with_equal_scores_do_not_overlap(narrow):
+    students = [Plotted(f"run {n}", "bag", 3_000.0 + n, 65.0 + n / 100, (64.0, 66.0), False) for n in range(6)]
+    teacher = Plotted("probe", "probe", 40.0, 69.0, None, True)
+    svg = speeds([*students, teacher], "f", "a figure", "accuracy, %", "rows a second", narrow=narrow)
+    places = {name: float(y) for y, name in re.findall(r'translate\([-\d.]+ ([-\d.]+)\)"[^>]*>(run \d)<', svg)}
+    places |= {name: float(y) for y, name in re.findall(r'<text[^>]* y="([-\d.]+)"[^>]*>(run \d)<', svg)}
+    lines = [places[f"run {n}"] for n in range(6)]
+    assert all(below - above > 12 for below, above in pairwise(lines))
+    assert "probe" in texts(svg)

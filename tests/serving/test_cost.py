@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline.errors import UserError
 from pipeline.params import Params
@@ -11,6 +12,7 @@ from pipeline.records import CostRecord, RunRecord
 from pipeline.serving import cost, measure_cost
 from pipeline.serving.card import licence
 
+from ..commands import aft
 from ..conftest import PARAMS, WORDS, write_encoder
 
 
@@ -60,3 +62,15 @@ def test_licences_are_found_or_shown_as_unknown(tmp_path: Path):
     (tmp_path / "README.md").write_text("---\n]:\n---\n")
     assert licence({"family": "transformers", "model": str(tmp_path)}) == ""
     assert "of the package" in licence({"family": "transformers", "model": "package:pydantic/x"})
+
+
+def test_without_a_name_all_trained_runs_are_measured(
+    trained_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("pipeline.serving.measure_cost", lambda run, params, project: f"measured {run}")
+    params = tmp_path / "params.yaml"
+    params.write_text(yaml.safe_dump(PARAMS))
+    ended = aft(f"cost --params {params}", trained_project)
+    assert (ended.code, ended.out) == (0, "measured none\n"), ended.errors
+    refused = aft("cost", tmp_path)
+    assert (refused.code, refused.refusals) == (2, ["no run is trained; run `aft train RUN` first"])

@@ -62,8 +62,8 @@ def test_an_interrupted_training_continues_with_the_same_bits(
 ):
     session = session_of(pictures, of_pictures(augment=AUGMENT), run)
     whole = trained(session, candidate)
-    assert trained(session, candidate, Checkpoint(tmp_path, "name", 0.0), steps=5) is None
-    assert same(trained(session, candidate, Checkpoint(tmp_path, "name", 0.0)), whole)
+    assert trained(session, candidate, Checkpoint(tmp_path, {"seed": 0}, 0.0), steps=5) is None
+    assert same(trained(session, candidate, Checkpoint(tmp_path, {"seed": 0}, 0.0)), whole)
     assert not same(trained(session_of(pictures, of_pictures(), run), candidate), whole)
 
 
@@ -74,8 +74,8 @@ def test_with_the_other_augmentations_and_options_for_images_too(pictures: Path,
     options = {"augment_transfer": True, "average": 0.9, "channels_last": True, "precision": "bfloat16"}
     session = session_of(pictures, of_pictures(augment=OTHERS, **options), "aft")
     whole = trained(session, AFT)
-    assert trained(session, AFT, Checkpoint(tmp_path, "name", 0.0), steps=5) is None
-    assert same(trained(session, AFT, Checkpoint(tmp_path, "name", 0.0)), whole)
+    assert trained(session, AFT, Checkpoint(tmp_path, {"seed": 0}, 0.0), steps=5) is None
+    assert same(trained(session, AFT, Checkpoint(tmp_path, {"seed": 0}, 0.0)), whole)
     assert {*AUGMENT, *OTHERS, "word_dropout"} == set(plugins("augmentations"))
 
 

@@ -14,12 +14,14 @@ import yaml
 from safetensors.torch import load_file, save
 
 from pipeline import training
+from pipeline.data import PrepareSettings, prepare
 from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.plugins import plugins
+from pipeline.probing import ProbeSettings, probe
 from pipeline.project import Project
 from pipeline.runs import Candidate
-from pipeline.training import candidates, trial
+from pipeline.training import candidates, ledger, trial
 from pipeline.training.checkpoint import CHECKSUM, NOTES, STATE, Checkpoint, _bytes
 from pipeline.training.config import Plan
 from pipeline.training.session import Session
@@ -28,6 +30,7 @@ from pipeline.training.trial import TrialResult
 ROOT = Path(__file__).parent.parent.parent
 STEPS = 12
 AFT = Candidate((3.0,))
+TRIAL = {"seed": 0, "code": "abc"}
 
 
 @pytest.fixture
@@ -131,8 +134,8 @@ def test_an_interrupted_training_continues_with_the_same_bits(
     project: Path, params: Params, tmp_path: Path, steps: int
 ):
     whole = run(project, params)
-    assert run(project, params, Checkpoint(tmp_path / "here", "name", 0.0), steps) is None
-    again = Checkpoint(tmp_path / "here", "name", 0.0)
+    assert run(project, params, Checkpoint(tmp_path / "here", TRIAL, 0.0), steps) is None
+    again = Checkpoint(tmp_path / "here", TRIAL, 0.0)
     assert same(run(project, params, again), whole)
     assert again.seconds > 0
     again.remove()
@@ -198,9 +201,9 @@ def test_compiled_too(project: Path, params: Params, tmp_path: Path):
 def assert_continues(project: Path, params: Params, tmp_path: Path, steps: int) -> None:
     """A training that is left after so many steps, and one that is not, end with the same bits."""
     whole = run(project, params)
-    assert run(project, params, Checkpoint(tmp_path / "here", "name", 0.0), steps) is None
+    assert run(project, params, Checkpoint(tmp_path / "here", TRIAL, 0.0), steps) is None
     assert (tmp_path / "here" / STATE).exists()
-    assert same(run(project, params, Checkpoint(tmp_path / "here", "name", 0.0)), whole)
+    assert same(run(project, params, Checkpoint(tmp_path / "here", TRIAL, 0.0)), whole)
 
 
 @pytest.mark.parametrize("steps", [1, 4])
@@ -212,12 +215,12 @@ def test_with_all_options_too(project: Path, params: Params, tmp_path: Path, ste
     assert_continues(project, params, tmp_path, steps)
 
 
-@pytest.mark.parametrize("fault", ["a bit", "a cut", "another trial", "gone"])
+@pytest.mark.parametrize("fault", ["a bit", "a cut", "gone"])
 def test_what_is_no_checkpoint_of_this_trial_is_not_used(
     project: Path, params: Params, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
 ):
     whole = run(project, params)
-    run(project, params, Checkpoint(tmp_path, "name", 0.0), 5)
+    run(project, params, Checkpoint(tmp_path, TRIAL, 0.0), 5)
     state = bytearray((tmp_path / STATE).read_bytes())
     match fault:
         case "a bit":
@@ -230,8 +233,7 @@ def test_what_is_no_checkpoint_of_this_trial_is_not_used(
     calls: list[int] = []
     losses = trial.losses
     monkeypatch.setattr(trial, "losses", lambda *arguments: calls.append(1) or losses(*arguments))  # type: ignore[func-returns-value]
-    name = "other" if fault == "another trial" else "name"
-    assert same(run(project, params, Checkpoint(tmp_path, name, None)), whole)
+    assert same(run(project, params, Checkpoint(tmp_path, TRIAL, None)), whole)
     assert len(calls) == STEPS
 
 
@@ -240,7 +242,7 @@ def test_a_checkpoint_that_somebody_has_changed_and_signed_is_refused_or_not_use
     project: Path, params: Params, tmp_path: Path, what: str
 ):
     whole = run(project, params)
-    run(project, params, Checkpoint(tmp_path, "name", 0.0), 5)
+    run(project, params, Checkpoint(tmp_path, TRIAL, 0.0), 5)
     tensors = load_file(tmp_path / STATE)
     del tensors[CHECKSUM]
     notes = json.loads(bytes(tensors.pop(NOTES).numpy()))
@@ -261,7 +263,7 @@ def test_a_checkpoint_that_somebody_has_changed_and_signed_is_refused_or_not_use
     tensors[NOTES] = _bytes(json.dumps(notes).encode())
     content = save(tensors | {CHECKSUM: _bytes(sha256(save(tensors)).digest())})
     (tmp_path / STATE).write_bytes(content)
-    again = Checkpoint(tmp_path, "name", None)
+    again = Checkpoint(tmp_path, TRIAL, None)
     if what in ("steps", "notes"):
         assert same(run(project, params, again), whole)
     else:
@@ -269,9 +271,46 @@ def test_a_checkpoint_that_somebody_has_changed_and_signed_is_refused_or_not_use
             run(project, params, again)
 
 
+@pytest.mark.parametrize(
+    ("kind", "changes", "names"),
+    [
+        ("student", ["students.bag.width=3"], r"differs in student \(student\.settings\.width: \d+ -> 3\)"),
+        ("dataset", ["dataset.labelled=10"], r"differs in dataset, teachers \(rows\.train"),
+        ("method", ["runs.aft.methods={kd: {weight: 3.0}}"], r"differs in code, methods \("),
+        ("settings", ["train.learning_rate=0.5"], r"differs in settings \(train\.learning_rate: [\d.]+ -> 0\.5\)"),
+        ("code", [], r"differs in code \(code: [0-9a-f]+ -> other\)"),
+    ],
+)
+def test_a_checkpoint_of_another_training_is_refused_by_what_differs(
+    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch, kind: str, changes: list[str], names: str
+):
+    def trials() -> tuple[Session, candidates.Trial]:
+        session = Session(Plan.read("aft", params, Project(project)))
+        (only,) = candidates.trials_of(session)
+        return session, only
+
+    session, only = trials()
+    inputs = ledger.inputs_of(session, only.seed, only.candidate)
+    before = Project(project).trials / f".{only.digest}"
+    run(project, params, Checkpoint(before, inputs, 0.0), 3)
+    (project / "params.yaml").write_text(yaml.safe_dump(dict(params.values)))
+    params = Params.load(project / "params.yaml", changes)
+    monkeypatch.chdir(project)
+    if kind == "dataset":
+        prepare(params.read(PrepareSettings, "dataset"), project / "data")
+        probe("wise", params.read(ProbeSettings, "probe"), Project(project))
+    if kind == "code":
+        monkeypatch.setattr(ledger, "_code", lambda *plugins: "other")
+    _, other = trials()
+    assert other.digest != only.digest
+    before.rename(Project(project).trials / f".{other.digest}")
+    with pytest.raises(UserError, match=rf"{STATE}: a checkpoint of another training, which {names}"):
+        training.train("aft", params, Project(project))
+
+
 @pytest.mark.parametrize("minutes", [None, 10.0])
 def test_a_short_training_leaves_no_checkpoint(project: Path, params: Params, tmp_path: Path, minutes: float | None):
-    run(project, params, Checkpoint(tmp_path / "here", "name", minutes))
+    run(project, params, Checkpoint(tmp_path / "here", TRIAL, minutes))
     assert not (tmp_path / "here").exists()
 
 
@@ -279,7 +318,7 @@ def test_what_a_killed_training_left_is_listed_and_deleted_with_unused_trials(pr
     session = Session(Plan.read("aft", params, Project(project)))
     (only,) = candidates.trials_of(session)
     folder = Project(project).trials / f".{only.digest}"
-    run(project, params, Checkpoint(folder, only.digest, 0.0), 3)
+    run(project, params, Checkpoint(folder, TRIAL, 0.0), 3)
     assert training.unused_trials(params, Project(project), delete=True).folders == (folder,)
     assert not folder.exists()
 

@@ -3,39 +3,28 @@
 There are no folders and no locks there, and nothing can be renamed. But an object appears as a whole, listings are
 complete, and a write can be made conditional: on there being no such object, or on its version. A move is a copy and a
 deletion, and a claim is a lease, which rests on these conditions. Services that ignore conditions are refused.
-
-Credentials come from the environment, the machine's role or, for S3, the profiles of boto3; never from a URL.
 """
 
-import os
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from datetime import datetime, timedelta
-from pathlib import Path
+from datetime import datetime
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import uuid4
 
+from pipeline import objects
 from pipeline.checksum import checksum
 from pipeline.errors import UserError
+from pipeline.objects import AT_ONCE, check_bucket, explained
+from pipeline.objects import SCHEMES as SCHEMES
 from pipeline.store.backends import JSON_BYTES, Backend, Bytes, WritableBackend
 from pipeline.store.format import LOCKS, REPLACED
 from pipeline.store.leases import Found, Lease, Version
-from pipeline.store.remote import SCHEMES as SCHEMES
 
 BLOCK = 8 << 20
 """Bytes of a part of a large object."""
 
 READ_BLOCK = 1 << 20
-
-AT_ONCE = 32
-"""Requests at the same time, where there are many small objects."""
-
-PATIENCE = 60.0
-"""Seconds for which a failing request is tried again."""
 
 
 class ObjectBackend(WritableBackend):
@@ -54,11 +43,11 @@ class ObjectBackend(WritableBackend):
         self._clock = clock or Clock()
 
     def read(self, file: str) -> bytes | None:
-        with self._explained():
+        with explained(self.name):
             try:
                 found = self._store.get(self._below + file)
             except FileNotFoundError as error:
-                self._check_bucket(error)
+                check_bucket(self.name, error)
                 return None
             size = found.meta["size"]
             if file.endswith(".json") and size > JSON_BYTES:
@@ -66,14 +55,14 @@ class ObjectBackend(WritableBackend):
             return bytes(found.bytes())
 
     def size(self, file: str) -> int | None:
-        with self._explained():
+        with explained(self.name):
             try:
                 return int(self._store.head(self._below + file)["size"])
             except FileNotFoundError:
                 return None
 
     def blocks(self, file: str) -> Iterator[bytes]:
-        with self._explained():
+        with explained(self.name):
             for part in self._store.get(self._below + file).stream(min_chunk_size=READ_BLOCK):
                 view = memoryview(part)
                 yield from (bytes(view[at : at + READ_BLOCK]) for at in range(0, len(view), READ_BLOCK))
@@ -84,19 +73,19 @@ class ObjectBackend(WritableBackend):
     def sizes(self, below: str = "") -> dict[str, int]:
         """The sizes of all files in bytes, or of those below one folder, by name."""
         prefix = f"{self._below}{below}".rstrip("/")
-        with self._explained():
+        with explained(self.name):
             listed = self._store.list(prefix or None)
             return {about["path"].removeprefix(self._below): about["size"] for part in listed for about in part}
 
     def ages(self, below: str) -> dict[str, float]:
         """How many seconds ago each file in a folder was written."""
-        with self._explained():
+        with explained(self.name):
             listed = [about for part in self._store.list(f"{self._below}{below}") for about in part]
             return {about["path"].removeprefix(self._below): self._age(about["last_modified"]) for about in listed}
 
     def find(self, file: str) -> Found | None:
         """A file with its version and its age, None if it does not exist."""
-        with self._explained():
+        with explained(self.name):
             try:
                 found = self._store.get(self._below + file)
             except FileNotFoundError:
@@ -109,7 +98,7 @@ class ObjectBackend(WritableBackend):
     def prepare(self) -> None:
         """Check that objects can be written, and that conditions are heeded, without which no claim is safe."""
         probe = f".probe-{uuid4().hex}"
-        with self._explained():
+        with explained(self.name):
             try:
                 first = self._store.put(self._below + probe, b"1", mode="create")
                 self._clock.set(self._store.head(self._below + probe)["last_modified"])
@@ -117,7 +106,7 @@ class ObjectBackend(WritableBackend):
                 heeded = self.put_if(probe, b"3", None) is None and self.put_if(probe, b"4", first) is None
                 self._store.delete(self._below + probe)
             except FileNotFoundError as error:
-                self._check_bucket(error)
+                check_bucket(self.name, error)
                 raise
         if not heeded:
             raise UserError(
@@ -127,7 +116,7 @@ class ObjectBackend(WritableBackend):
 
     def put(self, file: str, parts: Sequence[Bytes], durable: bool = True) -> str:
         views = [memoryview(part).cast("B") for part in parts if len(part)]
-        with self._explained():
+        with explained(self.name):
             if sum(view.nbytes for view in views) <= BLOCK:
                 self._store.put(self._below + file, b"".join(views), use_multipart=False)
             else:
@@ -147,7 +136,7 @@ class ObjectBackend(WritableBackend):
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
         mode = "create" if version is None else {key: version[key] for key in ("e_tag", "version") if version.get(key)}
-        with self._explained():
+        with explained(self.name):
             try:
                 return dict(self._store.put(self._below + file, content, mode=mode))
             except (AlreadyExistsError, PreconditionError, FileNotFoundError):
@@ -155,11 +144,11 @@ class ObjectBackend(WritableBackend):
 
     def delete(self, name: str) -> None:
         files = [self._below + file for file in (name, *self.files(name))]
-        with self._explained(), ThreadPoolExecutor(AT_ONCE) as pool:
+        with explained(self.name), ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(self._delete, [files[at : at + 1000] for at in range(0, len(files), 1000)]))
 
     def copy(self, source: str, target: str) -> None:
-        with self._explained():
+        with explained(self.name):
             self._store.copy(self._below + source, self._below + target)
 
     def move(self, source: str, target: str) -> None:
@@ -193,33 +182,6 @@ class ObjectBackend(WritableBackend):
         except FileNotFoundError:  # some services say so, and may stop there
             for path in paths if len(paths) > 1 else []:
                 self._delete([path])
-
-    def _check_bucket(self, error: FileNotFoundError) -> None:
-        """Raise `UserError` if it is the bucket or container that is not there, rather than an object."""
-        if any(code in str(error) for code in ("NoSuchBucket", "ContainerNotFound", "bucket does not exist")):
-            bucket = urlsplit(self.name).netloc
-            raise UserError(f"{self.name}: there is no bucket {bucket}; create it, or correct the URL") from None
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turns what obstore raises into one line for the user; a file that is not there stays `FileNotFoundError`."""
-        from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
-
-        try:
-            yield
-        except FileNotFoundError:
-            raise
-        except (PermissionDeniedError, UnauthenticatedError) as error:
-            raise UserError(
-                f"{self.name}: access is denied ({_reason(error)}); check the credentials and what they allow"
-            ) from None
-        except (BaseError, OSError) as error:
-            text = str(error)
-            if "NoSuchBucket" in text:
-                self._check_bucket(FileNotFoundError(text))
-            if any(sign in text for sign in NO_CREDENTIALS):
-                raise UserError(f"{self.name}: no credentials; {CREDENTIALS[urlsplit(self.name).scheme]}") from None
-            raise UserError(f"{self.name}: {_reason(error)}; check the URL and the network, and run it again") from None
 
 
 class Clock:
@@ -269,80 +231,14 @@ class Snapshot(Backend):
         return sorted(file for file in self._sizes if not below or file.startswith(f"{below}/"))
 
 
-NO_CREDENTIALS = ("169.254.169.254", "metadata.google.internal", "MissingAccount", "Account must be specified")
-"""Where a client asks for the role of the machine when it has found no credentials, and what others say."""
-
-CREDENTIALS = {
-    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (which needs the package boto3)",
-    "gs": "set GOOGLE_APPLICATION_CREDENTIALS to a key file, or run `gcloud auth application-default login`",
-    "az": "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or run `az login`",
-}
-
-
 def open(url: str) -> ObjectBackend:
     """The store at a URL.
 
     Raises:
         UserError: obstore is not installed, or this is no URL of a bucket and a prefix without credentials in it.
     """
-    try:
-        from obstore.exceptions import BaseError
-        from obstore.store import from_url
-    except ModuleNotFoundError:
-        raise UserError(
-            f"{url}: the package obstore is not installed; run pip install 'aft-pipeline[object]'"
-        ) from None
-    parts = urlsplit(url)
-    if parts.username or parts.password or parts.query:
-        raise UserError(
-            f"{parts.scheme}://{parts.hostname}: a URL with credentials would end up in logs; "
-            f"{CREDENTIALS[parts.scheme]}"
-        )
-    if not parts.netloc or not parts.path.strip("/") or "//" in parts.path:
-        raise UserError(f"{url}: write {parts.scheme}://BUCKET/PREFIX")
-    retry: Any = {"retry_timeout": timedelta(seconds=PATIENCE)}
-    client: Any = {"connect_timeout": "5s", "timeout": "120s", "allow_http": _endpoint().startswith("http://")}
-    try:
-        store = from_url(url, retry_config=retry, client_options=client, **_from_profile(parts.scheme))
-    except (BaseError, ValueError) as error:
-        if any(sign in str(error) for sign in NO_CREDENTIALS):
-            raise UserError(f"{url}: no credentials; {CREDENTIALS[parts.scheme]}") from None
-        raise UserError(f"{url}: {_reason(error)}") from None
-    return ObjectBackend(store, url.rstrip("/"))
-
-
-def _endpoint() -> str:
-    """The address of a service that speaks S3 but is not Amazon's, as all its clients have it."""
-    return next((os.environ[name] for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT") if
-                 name in os.environ), "")  # fmt: skip
-
-
-def _from_profile(scheme: str) -> dict[str, Any]:
-    """Credentials for S3 from a profile, which obstore leaves to boto3; nothing where the environment has a key."""
-    profiles = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")).expanduser()
-    if scheme != "s3" or "AWS_ACCESS_KEY_ID" in os.environ or not ("AWS_PROFILE" in os.environ or profiles.is_file()):
-        return {}
-    try:
-        from boto3 import Session
-        from obstore.auth.boto3 import Boto3CredentialProvider
-    except ModuleNotFoundError:
-        raise UserError(
-            "s3: there is a profile of AWS, and the package boto3, which reads it, is not installed; run pip install "
-            "boto3, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        ) from None
-    session = Session()
-    return {"credential_provider": Boto3CredentialProvider(session), "region": session.region_name or "us-east-1"}
-
-
-def _reason(error: Exception) -> str:
-    """What a service answered, or what obstore says, in a line that can be read: it may have pages of both."""
-    text = str(error)
-    if status := re.search(r"status code: (\d+[\w ]*)", text):
-        request, code = re.search(r"performing ([A-Z]+)", text), re.search(r"<Code>(\w+)</Code>", text)
-        return f"the service answers {status[1].strip()}{f' to a {request[1]}' if request else ''}" + (
-            f" ({code[1]})" if code else ""
-        )
-    if "error sending request" in text:
-        return "the service does not answer"
-    first = " ".join(text.partition("\n\nDebug source")[0].split())
-    return first if len(first) <= 200 else f"{first[:200]} ..."
+    scheme, rest = url.partition("://")[::2]
+    if not rest.partition("/")[2].strip("/"):
+        objects.check(url)
+        raise UserError(f"{url}: write {scheme}://BUCKET/PREFIX")
+    return ObjectBackend(objects.connect(url), url.rstrip("/"))

@@ -6,12 +6,13 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 Rule = Callable[[dict[str, Any]], str | None]
-"""From the environment of a request (WSGI) to what happens to it: `slow`, `cut`, a status, or None for nothing."""
+"""From the environment of a request (WSGI) to what happens to it: `slow`, `cut`, `half`, a status, or None."""
 
 BUCKET = "bucket"
 
@@ -39,6 +40,22 @@ class Service:
         """Create a bucket."""
         urllib.request.urlopen(urllib.request.Request(f"{self.url}/{bucket}", method="PUT")).close()
 
+    @cached_property
+    def client(self) -> Any:
+        """Of boto3, to write and delete objects."""
+        from boto3 import client
+
+        keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing", "region_name": "us-east-1"}
+        return client("s3", endpoint_url=self.url, **keys)
+
+    def put(self, key: str, content: bytes) -> None:
+        """Write an object."""
+        self.client.put_object(Bucket=BUCKET, Key=key, Body=content)
+
+    def delete(self, key: str) -> None:
+        """Delete an object."""
+        self.client.delete_object(Bucket=BUCKET, Key=key)
+
     def stop(self) -> None:
         self._server.shutdown()
 
@@ -58,12 +75,20 @@ class Service:
             time.sleep(0.2)
         elif fault == "cut":
             raise ConnectionAbortedError
+        elif fault == "half":
+            return _half(b"".join(self._app(request, start)))
         elif fault:
             request["wsgi.input"].read(int(request.get("CONTENT_LENGTH") or 0))
             start(f"{fault} Fault", [("Content-Type", "application/xml")])
             return [b"<Error><Code>SlowDown</Code></Error>"]
         answer: Iterable[bytes] = self._app(request, start)
         return answer
+
+
+def _half(answer: bytes) -> Iterator[bytes]:
+    """The first half of an answer, and then the connection ends."""
+    yield answer[: len(answer) // 2]
+    raise ConnectionAbortedError
 
 
 class _Quiet(WSGIRequestHandler):

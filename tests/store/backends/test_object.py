@@ -7,7 +7,7 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import yaml
 pytest.importorskip("obstore")
 pytest.importorskip("moto")
 
+from pipeline import objects
 from pipeline.data import Dataset
 from pipeline.errors import UserError
 from pipeline.extraction import ExtractSettings
@@ -53,25 +54,6 @@ class TestService(BackendContract):
         backend = object.open(url)
         backend.prepare()
         return backend
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Service]:
-    service = Service()
-    service.create(BUCKET)
-    yield service
-    service.stop()
-
-
-@pytest.fixture
-def service(running: Service, monkeypatch: pytest.MonkeyPatch) -> Service:
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "never-in-a-file", "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": running.url,
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    running.requests.clear()
-    return running
 
 
 @pytest.fixture
@@ -184,7 +166,7 @@ def test_a_service_that_is_gone_is_said_in_one_line(
     make: Maker, service: Service, url: str, ids: list[str], monkeypatch: pytest.MonkeyPatch
 ):
     make(ids, path=url, stop_after=3)
-    monkeypatch.setattr(object, "PATIENCE", 0.5)
+    monkeypatch.setattr(objects, "PATIENCE", 0.5)
     with service.with_rule(lambda request: "503"), pytest.raises(UserError) as found:
         make(ids, path=url)
     assert "\n" not in str(found.value) and str(found.value).startswith(url) and "answers 503" in str(found.value)
@@ -202,7 +184,7 @@ def test_a_service_that_is_gone_is_said_in_one_line(
 def test_what_keeps_one_from_a_service_is_said(
     url: str, change: dict[str, str | None], line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    monkeypatch.setattr(object, "PATIENCE", 0.5)
+    monkeypatch.setattr(objects, "PATIENCE", 0.5)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     # As on a machine that is not Amazon's: the address where it would give a role does not answer.
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:1/169.254.169.254")
