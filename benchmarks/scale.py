@@ -252,11 +252,14 @@ def _extract(project: Path, rows: int, options: Sequence[str], shards: int) -> l
     marks = project / "features" / "small.zarr" / "pooled"
     while len(list(marks.glob("c.*.json"))) < shards and any(each.poll() is None for each in running):
         time.sleep(EVERY)
+    started = [process for each in running for process in family(each.pid)]
     for each in running:
         if shards < SHARDS:
             os.killpg(each.pid, signal.SIGKILL)
         if each.wait() and shards == SHARDS:
             raise RuntimeError((project / "output.txt").read_text()[-2000:])
+    while any(map(runs, started)):  # Ray's workers finish what they are at
+        time.sleep(EVERY)
     return sorted(mark.stat().st_mtime - began for mark in marks.glob("c.*.json"))
 
 
@@ -272,13 +275,33 @@ def _run(arguments: str, project: Path) -> subprocess.Popen[bytes]:
 
 def memory(process: int) -> int:
     """Bytes that a process and those that it started hold besides mapped files."""
-    folder = Path("/proc") / str(process)
     try:
-        lines = re.findall(r"^Rss(?:Anon|Shmem):\s+(\d+)", (folder / "status").read_text(), re.MULTILINE)
-        children = " ".join(path.read_text() for path in folder.glob("task/*/children")).split()
+        lines = re.findall(r"^Rss(?:Anon|Shmem):\s+(\d+)", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
     except OSError:  # it has ended meanwhile
         return 0
-    return sum(map(int, lines)) * 1024 + sum(map(memory, map(int, children)))
+    return sum(map(int, lines)) * 1024 + sum(map(memory, children(process)))
+
+
+def children(process: int) -> list[int]:
+    """The processes that one has started."""
+    try:
+        texts = [path.read_text() for path in Path(f"/proc/{process}").glob("task/*/children")]
+    except OSError:  # it has ended meanwhile
+        return []
+    return list(map(int, " ".join(texts).split()))
+
+
+def family(process: int) -> list[int]:
+    """A process, those that it has started, and so on."""
+    return [process, *(each for child in children(process) for each in family(child))]
+
+
+def runs(process: int) -> bool:
+    """Whether a process has not ended."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def table(found: Mapping[str, Mapping[int, Mapping[str, float]]]) -> list[dict[str, Any]]:

@@ -43,3 +43,15 @@ def test_an_apple_gpu_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatc
         Machine(device="mps").torch_device()
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert Machine(device="mps").torch_device().type == "mps"
+
+
+def test_each_of_several_processes_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [Machine().of_rank(rank).device for rank in range(5)] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
+    assert Machine(device="cuda").of_rank(1) == Machine(device="cuda:1")
+    assert Machine(workers=3).of_rank(1) == Machine(device="cuda:1", workers=3), "the rest stays"
+    assert Machine(device="cuda:1").of_rank(0).device == "cuda:1", "one that is named is taken"
+    assert Machine(device="cpu").of_rank(1).device == "cpu"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert Machine().of_rank(3) == Machine(), "as where SLURM shows each process its own"

@@ -42,14 +42,16 @@ class TextBody(nn.Module):
 
     Attributes:
         classifier: a model for classification around it, if `add_classifier` has loaded one.
+        end: the token from which the classifier of an encoder-decoder reads; it takes texts together that have as many.
     """
 
     classifier: PretrainedClassifier | None
+    end: int | None
 
     def __init__(self, model: Any):
         super().__init__()
         self.model = model.get_encoder() if model.config.is_encoder_decoder else model
-        self.classifier = None
+        self.classifier = self.end = None
         accepts = inspect.signature(self.model.forward).parameters
         anything = any(kind.kind is kind.VAR_KEYWORD for kind in accepts.values())
         self.takes_mask = anything or "attention_mask" in accepts
@@ -83,18 +85,22 @@ class TextBody(nn.Module):
         """Load the layers after the states, of a model for classification; returns their tensors.
 
         Raises:
-            UserError: the weights have none.
+            UserError: the weights have none, or they make no logits of a text alone.
         """
-        if config.is_encoder_decoder:
-            raise UserError(
-                f"{name}: of an encoder-decoder only the encoder is read, so there is no head `logits`; remove it"
-            )
         if config.get_text_config().pad_token_id is None:
             raise UserError(
                 f"{name}: its config.json has no `pad_token_id`, by which its classifier finds the last token; set it"
             )
         auto = transformers.AutoModelForSequenceClassification
         self.classifier = PretrainedClassifier(auto, folder, name, self.model, **_options(config, code, pickles))
+        self.end = config.eos_token_id if config.is_encoder_decoder else None
+        ids = torch.full((1, LONG_ENOUGH), 3 if self.end is None else self.end)
+        with torch.inference_mode():
+            try:
+                self.with_logits(ids, torch.zeros_like(ids), torch.ones_like(ids))
+            except Exception as error:  # configurations that lack something fail in many ways
+                whole = type(self.classifier.whole).__name__
+                raise UserError(f"{name}: {whole} gives no logits of a text alone: {one_line(error)}") from None
         return self.classifier.state
 
     @torch.inference_mode()

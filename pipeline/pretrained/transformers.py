@@ -119,6 +119,8 @@ def read_config(folder: Path, name: str, code: bool = False) -> Any:
 class PretrainedClassifier(nn.Module):
     """A model for classification, whose body, the part that computes states, is one that is loaded already.
 
+    The body of an encoder-decoder is its encoder; the decoder is one of the layers after the states.
+
     Args:
         auto: the auto class that loads it, such as `transformers.AutoModelForSequenceClassification`.
         folder, name: of the model; the name is for messages.
@@ -135,7 +137,12 @@ class PretrainedClassifier(nn.Module):
     def __init__(self, auto: Any, folder: Path, name: str, body: nn.Module, **options: Any):
         super().__init__()
         self.whole, missing = loaded(auto, folder, name, **options)
-        prefix = f"{self.whole.base_model_prefix}."
+        holder, part = self.whole, self.whole.base_model_prefix
+        prefix = f"{part}."
+        if self.whole.config.is_encoder_decoder:
+            holder, encoder = self.whole.base_model, self.whole.get_encoder()
+            part = next(key for key, module in holder.named_children() if module is encoder)
+            prefix += f"{part}."
         own = {key: value for key, value in self.whole.state_dict().items() if not key.startswith(prefix)}
         # A pooler that the body needs for nothing else may be under the classifier.
         if lacking := sorted(key for key in missing if key in own or key.startswith(f"{prefix}pooler.")):
@@ -145,7 +152,7 @@ class PretrainedClassifier(nn.Module):
             )
         self.state = {key: value.detach() for key, value in own.items()}
         self.body = body
-        setattr(self.whole, self.whole.base_model_prefix, body)
+        setattr(holder, part, body)
 
     def forward(self, **inputs: Any) -> tuple[Any, Tensor]:
         """What the body returns, and the logits [n, c]; one pass for both."""

@@ -47,10 +47,15 @@ class Inputs(Protocol):
         ...
 
 
+def is_on(tensor: Tensor, device: torch.device) -> bool:
+    """Whether a tensor is on a device. To torch, `cuda` does not equal `cuda:0`; here it is any GPU."""
+    return device in (tensor.device, torch.device(tensor.device.type))
+
+
 def place(inputs: Any, device: torch.device) -> Any:
     """A tensor or a tuple of such, on a device. A copy to a GPU is not waited for, which needs pinned memory."""
     if isinstance(inputs, Tensor):
-        if inputs.device == device:
+        if is_on(inputs, device):
             return inputs
         inputs = inputs.pin_memory() if device.type == "cuda" and inputs.device.type == "cpu" else inputs
         return inputs.to(device, non_blocking=True)

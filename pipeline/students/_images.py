@@ -18,7 +18,7 @@ from pipeline.data import Dataset
 from pipeline.progress import progress
 from pipeline.provenance import versions
 from pipeline.students._cache import Chunk, arrays, kept
-from pipeline.students._contract import CPU, place
+from pipeline.students._contract import CPU, is_on, place
 from pipeline.views import Views, changed_batch
 
 VERSION = 1
@@ -41,6 +41,7 @@ class ImageTransform:
         self.size, self.channels = size, channels
         self.mean = torch.tensor(mean).view(1, -1, 1, 1)
         self.std = torch.tensor(std).view(1, -1, 1, 1)
+        self._on: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, rows: Sequence[Image.Image]) -> Float[Tensor, "n channels size size"]:
         """A batch of images."""
@@ -65,7 +66,10 @@ class ImageTransform:
 
     def normalise(self, pixels: Float[Tensor, "n channels h w"]) -> Float[Tensor, "n channels h w"]:
         """(pixels - mean) / std of pixels in 0..1."""
-        return (pixels - self.mean.to(pixels.device)) / self.std.to(pixels.device)
+        if pixels.device not in self._on:  # copied there once, so that no step waits for it
+            self._on[pixels.device] = place((self.mean, self.std), pixels.device)
+        mean, std = self._on[pixels.device]
+        return (pixels - mean) / std
 
 
 class Images:
@@ -126,10 +130,14 @@ class Pixels:
 
     def on(self, device: torch.device, rows: np.ndarray) -> UInt8[Tensor, "n channels size size"]:
         """The pixels of rows, on a device: from there if they are kept there, else copied, which is not waited for."""
-        if self.resident is not None and self.resident.device == device:
+        if self.resident is not None and is_on(self.resident, device):
             found: Tensor = self.resident[place(torch.from_numpy(rows), device)]
             return found
-        return cast(Tensor, place(torch.from_numpy(self[rows]), device))
+        if self.kept is None or device.type != "cuda":
+            return cast(Tensor, place(torch.from_numpy(self[rows]), device))
+        pinned = torch.empty((len(rows), *self.shape), dtype=torch.uint8, pin_memory=True)
+        np.take(self.kept, rows, axis=0, out=pinned.numpy(), mode="clip")  # the mode that writes without a copy between
+        return pinned.to(device, non_blocking=True)
 
     def keep_on(self, device: torch.device, budget: int) -> int:
         """Keep all pixels on a device, if they fit into `budget` bytes; the bytes that they take. A CPU maps them."""

@@ -127,10 +127,15 @@ class Words:
         return 0
 
 
+def lengths_of(numbers: Int[Tensor, " numbers"], offsets: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """How many numbers each row has. The end is filled in on the device: one that is copied there is waited for."""
+    return torch.diff(offsets, append=offsets.new_full((1,), len(numbers)))
+
+
 def pad(batch: tuple[Tensor, Tensor]) -> tuple[Int[Tensor, "n l"], Int[Tensor, "n l"]]:
     """A batch of `Vocabulary`, padded to its longest row."""
     numbers, offsets = batch
-    lengths = torch.diff(offsets, append=offsets.new_tensor([len(numbers)]))
+    lengths = lengths_of(numbers, offsets)
     mask = torch.arange(int(lengths.max()), device=numbers.device) < lengths[:, None]
     padded = numbers.new_zeros(mask.shape)
     padded[mask] = numbers

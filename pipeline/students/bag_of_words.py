@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pipeline import students
 from pipeline.data import Dataset
 from pipeline.params import Settings as Base
-from pipeline.students._words import Vocabulary, Words, fit_vocabulary, kept_at_random, mixer, pad
+from pipeline.students._words import Vocabulary, Words, fit_vocabulary, kept_at_random, lengths_of, mixer, pad
 from pipeline.views import Views
 
 KIND: Literal["text"] = "text"
@@ -80,7 +80,7 @@ class BagOfWords(students.Student):
     def forward(self, inputs: tuple[Tensor, Tensor]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
         """Features and logits of n texts; see `Vocabulary`."""
         numbers, offsets = inputs
-        lengths = torch.diff(offsets, append=offsets.new_tensor([len(numbers)]))
+        lengths = lengths_of(numbers, offsets)
         weights = self.weights[numbers]
         if self.training and self.dropout:
             kept = kept_at_random(numbers.shape, self.dropout, numbers.device)

@@ -38,7 +38,7 @@ from pipeline.progress import progress
 from pipeline.provenance import digest_files, digest_of, versions
 from pipeline.students._cache import Chunk, arrays_at
 from pipeline.students._tokens import flatten
-from pipeline.students._words import Words, kept_at_random, mixer, offsets, pad
+from pipeline.students._words import Words, kept_at_random, lengths_of, mixer, offsets, pad
 from pipeline.verified import default_cache
 from pipeline.views import Views
 
@@ -279,7 +279,7 @@ class Static(students.Student):
     def forward(self, inputs: tuple[Tensor, Tensor]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
         """Features and logits of n texts; see `Pieces`."""
         numbers, offsets = inputs
-        lengths = torch.diff(offsets, append=offsets.new_tensor([len(numbers)]))[:, None]
+        lengths = lengths_of(numbers, offsets)[:, None]
         kept = self.vectors.new_ones(len(numbers))
         if self.training and self.dropout:
             kept = kept * kept_at_random(numbers.shape, self.dropout, numbers.device) / (1 - self.dropout)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pipeline import students
 from pipeline.data import Dataset
 from pipeline.params import Settings as Base
-from pipeline.students._words import Vocabulary, Words, fit_vocabulary, pad
+from pipeline.students._words import Vocabulary, Words, fit_vocabulary, lengths_of, pad
 from pipeline.tasks import Task
 from pipeline.views import Views
 
@@ -112,7 +112,7 @@ class TfIdf(students.Student):
         self, numbers: Int[Tensor, " words"], offsets: Int[Tensor, " n"]
     ) -> tuple[Float[Tensor, " words"], Int[Tensor, " words"]]:
         """Of each word in the texts its share in the word's value, which is their sum, and the text that it is in."""
-        lengths = torch.diff(offsets, append=offsets.new_tensor([len(numbers)]))
+        lengths = lengths_of(numbers, offsets)
         text = torch.repeat_interleave(torch.arange(len(offsets), device=offsets.device), lengths)
         _, place, times = torch.unique(text * len(self.weights) + numbers, return_inverse=True, return_counts=True)
         share, square = self.shares(numbers, times[place])

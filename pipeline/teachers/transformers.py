@@ -113,6 +113,11 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Tex
     tokenizer.check_numbers(body.rows)
     length = _length(settings, modules, body, tokenizer)
     tokenizer.cut(length, settings.truncation)
+    if body.end is not None and body.end not in tokenizer(tokenizer.samples[-1])[0]:
+        raise UserError(
+            f"{settings.model}: its tokenizer ends no text with the token {body.end}, from which its classifier reads; "
+            "remove `logits` from `heads`"
+        )
     state |= {f"layers.{name}": tensor for name, tensor in modules.layers.state_dict().items()}
     recipe = {
         "family": "transformers",
@@ -249,8 +254,8 @@ class TextEncoder(Teacher):
                 not see the text.
         """
         short, middle = (self.transform(text) for text in self.tokenizer.samples[-3:-1])
-        long = self.transform(" ".join(self.tokenizer.samples * (1 + TRIED // 8)))[:, :TRIED]
-        examples = [long, short, middle, long[:, : 1 + long.shape[1] // 2]]
+        long = _cut(self.transform(" ".join(self.tokenizer.samples * (1 + TRIED // 8))), TRIED)
+        examples = [long, short, middle, _cut(long, 1 + long.shape[1] // 2)]
         alone = [self._run([example])[0] for example in examples]
         if self._differ(self._run([long])[0], alone[0]):
             raise UserError(
@@ -280,21 +285,25 @@ class TextEncoder(Teacher):
     def _states(self, batch: Mapping[str, Tensor]) -> tuple[list[Float[Tensor, "n l d"]], Float[Tensor, "n c"] | None]:
         """States of every token after the last layer, and after each kept layer: float32, zeros for padding; logits."""
         ids, types, mask = batch["input_ids"], batch["token_type_ids"], batch["attention_mask"]
-        if self.padded:
+        lengths, ends = mask.sum(1), None if self.model.end is None else (ids == self.model.end).sum(1)
+        if self.padded and (ends is None or bool((ends == ends[0]).all())):
             found, logits = self.model.with_logits(ids, types, mask, self.numbers)
             kept = [part.float().masked_fill(mask[..., None] == 0, 0.0) for part in found]
             return kept, None if logits is None else logits.float()
-        lengths = mask.sum(1)
         whole: list[Tensor] = []
         of_all: Tensor | None = None
-        for length in lengths.unique().tolist():
-            rows, width = (lengths == length).nonzero()[:, 0], max(length, self.shortest)
+        groups = torch.zeros_like(lengths) if self.padded else lengths * (1 + ids.shape[1])
+        groups += 0 if ends is None else ends
+        for group in groups.unique().tolist():
+            rows = (groups == group).nonzero()[:, 0]
+            length = int(lengths[rows].max())
+            width = max(length, self.shortest)
             parts, logits = self.model.with_logits(
                 ids[rows, :width], types[rows, :width], mask[rows, :width], self.numbers
             )
             whole = whole or [part.new_zeros((*ids.shape, part.shape[2]), dtype=torch.float32) for part in parts]
             for states, part in zip(whole, parts, strict=True):
-                states[rows, :length] = part[:, :length].float()
+                states[rows, :length] = part[:, :length].float().masked_fill(mask[rows, :length, None] == 0, 0.0)
             if logits is not None:
                 if of_all is None:
                     of_all = logits.new_zeros((len(ids), logits.shape[1]), dtype=torch.float32)
@@ -325,6 +334,11 @@ class TextEncoder(Teacher):
             if not bool(1 - cosine < ROUNDING[self.recipe["precision"]]):
                 return True
         return False
+
+
+def _cut(example: np.ndarray, length: int) -> np.ndarray:
+    """At most so many tokens of a text, its last one included, from which a classifier may read."""
+    return example if example.shape[1] <= length else np.append(example[:, : length - 1], example[:, -1:], axis=1)
 
 
 def _modules(settings: Settings, folder: Path) -> tuple[Modules, list[str]]:

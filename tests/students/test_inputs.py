@@ -1,5 +1,6 @@
 """Images and texts as students read them: the results of a plain loop, computed only once for all readers."""
 
+import inspect
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from transformers import AutoTokenizer
 from pipeline.data import Dataset, PrepareSettings, prepare
 from pipeline.errors import UserError
 from pipeline.students import student_blueprint
+from pipeline.students._contract import is_on
 from pipeline.students._images import Images, ImageTransform, Pixels, statistics
 from pipeline.students._tokens import Texts, Tokenization, Tokens
 from pipeline.students._words import Vocabulary, Words
@@ -86,6 +88,29 @@ def test_images_that_are_kept_on_the_device_are_the_same(pictures: Dataset):
     images.pixels.resident = torch.from_numpy(np.array(images.pixels.kept))
     images.pixels.kept = None
     assert torch.equal(images.batch(ROWS), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_images_that_are_kept_on_a_gpu_are_taken_from_there(pictures: Dataset, device: str):
+    images = Images(pictures, ImageTransform(16, 3, [0.5] * 3, [0.2] * 3))
+    copied = images.batch(ROWS, device=torch.device(device))
+    assert images.keep_on(torch.device(device), 10**9)
+    images.pixels.kept = None
+    assert torch.equal(images.batch(ROWS, device=torch.device(device)), copied)
+
+
+def test_a_device_without_a_number_is_any_of_its_kind():
+    class On:
+        def __init__(self, device: str):
+            self.device = torch.device(device)
+
+    def found(tensor: str, device: str) -> bool:
+        return bool(inspect.unwrap(is_on)(On(tensor), torch.device(device)))  # type: ignore[arg-type]
+
+    assert found("cuda:0", "cuda") and found("cuda:1", "cuda") and found("cuda:1", "cuda:1") and found("cpu", "cpu")
+    assert not found("cuda:0", "cuda:1") and not found("cpu", "cuda") and not found("cuda:0", "cpu")
 
 
 def test_statistics_are_those_of_the_pixels(pictures: Dataset):

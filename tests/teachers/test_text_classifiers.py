@@ -19,6 +19,7 @@ from .zoo import WORDS, names, tiny_config, write_tokenizer
 KINDS = names("""
     albert bert big_bird convbert deberta-v2 distilbert electra fnet mobilebert modernbert mpnet roberta xlm-roberta
     gemma gpt2 gpt_neox llama mistral opt qwen3
+    bart mbart mt5 plbart t5 umt5
 """)
 TEXTS = [" ".join(WORDS[at : at + length]) for at, length in ((0, 12), (5, 3), (9, 25), (30, 1), (2, 12))]
 
@@ -62,6 +63,28 @@ def test_logits_are_those_of_the_librarys_classifier(tmp_path: Path, kind: str) 
     assert teacher.recipe == without.recipe
 
 
+def test_the_decoder_of_a_classifier_is_part_of_its_head_alone(tmp_path: Path) -> None:
+    write(tmp_path, "bart")
+    before = load(tmp_path, heads=["logits"])
+    path = tmp_path / "model.safetensors"
+    state = load_file(path)
+    name = "model.decoder.layers.0.fc1.bias"
+    save_file({**state, name: state[name] + 1}, path, {"format": "pt"})
+    after = load(tmp_path, heads=["logits"])
+    assert before.recipe == after.recipe and before.head_recipes != after.head_recipes
+
+
+@pytest.mark.parametrize("kind", ["bart", "t5"])
+def test_texts_with_end_tokens_of_their_own_share_a_batch_with_others(tmp_path: Path, kind: str) -> None:
+    write(tmp_path, kind)
+    teacher = load(tmp_path, heads=["logits", "tokens"])
+    texts = [*TEXTS, f"{WORDS[3]} <sep> {WORDS[4]}"]
+    assert (teacher.transform(texts[-1])[0] == teacher.model.end).sum() == 2
+    together, apart = outputs(teacher, texts), [outputs(teacher, [text]) for text in texts]
+    for head, found in together.items():
+        torch.testing.assert_close(found, torch.cat([one[head] for one in apart]), rtol=1e-3, atol=1e-4)
+
+
 def test_other_layers_of_the_classifier_are_another_head(tmp_path: Path) -> None:
     write(tmp_path, "bert")
     before = load(tmp_path, heads=["logits"])
@@ -91,9 +114,22 @@ def no_pad(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**config, "pad_token_id": None}))
 
 
-def both(folder: Path) -> None:
-    hf.AutoModelForSequenceClassification.from_config(tiny_config("bart", num_labels=5)).save_pretrained(folder)
-    write_tokenizer(folder, model_max_length=96)
+def no_end(folder: Path) -> None:
+    write(folder, "bart")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": 7}))
+
+
+def no_start(folder: Path) -> None:
+    write(folder, "t5")
+    config = json.loads((folder / "config.json").read_text())
+    del config["decoder_start_token_id"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def translator(folder: Path) -> None:
+    hf.AutoModel.from_config(tiny_config("t5")).save_pretrained(folder)
+    write_tokenizer(folder)
 
 
 @pytest.mark.parametrize(
@@ -101,9 +137,11 @@ def both(folder: Path) -> None:
     [
         (encoder_alone, r"its weights have no 'classifier\.\w+', so they are not of a classifier"),
         (no_pad, "its config.json has no `pad_token_id`, by which its classifier finds the last token; set it"),
-        (both, "of an encoder-decoder only the encoder is read, so there is no head `logits`; remove it"),
+        (no_end, "its tokenizer ends no text with the token 7, from which its classifier reads; remove `logits`"),
+        (no_start, r"T5ForSequenceClassification gives no logits of a text alone: .*decoder_start_token_id"),
+        (translator, r"its weights have no 'classification_head\.\w+\.\w+', so they are not of a classifier"),
     ],
-    ids=["encoder", "no pad token", "encoder-decoder"],
+    ids=["encoder", "no pad token", "no end token", "no first token", "encoder-decoder"],
 )
 def test_what_has_no_classifier_has_no_logits(tmp_path: Path, make: Any, message: str) -> None:
     make(tmp_path)

@@ -34,6 +34,7 @@ SMALL: dict[str, int] = {
 """Values for the names that configurations use for the same few things."""
 
 OWN: dict[str, dict[str, Any]] = {
+    "t5": {"decoder_start_token_id": 0},
     "albert": {"embedding_size": 16},
     "mobilebert": {"intra_bottleneck_size": 32, "num_feedforward_networks": 1},
     "funnel": {"block_sizes": [1, 1, 1], "num_decoder_layers": 1, "architectures": ["FunnelModel"]},

@@ -256,6 +256,19 @@ def test_a_run_is_trained_by_one_process_at_a_time(project: Path, short: Params)
     train(project, short, "none")
 
 
+def test_a_worker_refuses_a_ledger_that_its_command_does_not_use(project: Path, tmp_path: Path):
+    worker, line = Ledger(Project(project)), "not the folder of the command that this process works for"
+    with Ledger(Project(project)).in_use():
+        worker.check_shared()
+        worker.check_shared()  # it leaves no lock behind
+        with pytest.raises(UserError, match=line):
+            Ledger(Project(tmp_path / "a copy")).check_shared()
+    with pytest.raises(UserError, match=line):
+        worker.check_shared()
+    with worker.in_use():  # nor after a refusal
+        Ledger(Project(project)).check_shared()
+
+
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path

@@ -545,6 +545,34 @@ def test_a_step_without_a_line_of_the_log_does_not_wait_for_the_device(
             torch.cuda.set_sync_debug_mode("default")
 
 
+class NoConstants(TorchDispatchMode):
+    """Inside, a tensor that is made of numbers in Python fails: on a GPU the step would wait until it is copied."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func is not torch.ops.aten.lift_fresh.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("family", ["bag_of_words", "static"])
+def test_losses_and_gradients_need_no_numbers_of_the_host(
+    project: Path, params: Params, tiny_encoder: Path, family: str
+):
+    encoder = {"model": str(tiny_encoder), "width": 8, "dimensions": 8} if family == "static" else {"width": 8}
+    params.values["students"]["bag"] = {"family": family, **encoder}
+    with_run(params, teachers=["wise"], methods=[{"name": "aft", "weight": 3.0}, {"name": "aft_plus", "weight": 1.0}])
+    run = Run.model_validate(params.values["runs"]["trial"])
+    session = Session(Plan("trial", params, Project(project), run, Machine(device="cpu")))
+    started = trial.start(session, 0, run.candidates()[0])
+    steps = enumerate(batches(started.data.split, 0, started.data.settings, True))
+    ready = trial.ready_parts(started.data, steps, started.penalties)
+    for step in range(2):
+        part = next(ready)
+        with NoConstants() if step else nullcontext():  # the first one sets things up
+            task_loss, penalties, *_ = trial.losses(started.data, started.student, started.penalties, part, 0.0)
+            sum(penalties.values(), task_loss).backward()
+        assert all(weight.grad is not None for weight in started.student.head.parameters())
+
+
 def test_settings_are_searched_and_the_student_kept_is_the_one_of_the_best(project: Path, params: Params):
     search = {"student.width": [4, 8], "train.learning_rate": [1e-5, 0.02]}
     with_run(params, search=search, train={"race": False})
