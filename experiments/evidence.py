@@ -5,10 +5,12 @@
 
 A set is a file next to this one, `digits.yaml`. Its project is `evidence/digits/`, where `aft run --direct` does what
 is missing. Then every run is paired, seed by seed, with plain training, with plain training of augmented rows, and with
-transfer of clean rows. Run it again for the tables of what there is so far: `make evidence TABLES=1`.
+transfer of clean rows. Runs that are called ARM_STEPS, `v8_1000`, are a table of their own: arms by steps, each paired
+with `v0`. Run it again for the tables of what there is so far: `make evidence TABLES=1`.
 """
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
@@ -22,10 +24,17 @@ from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.records import EvaluationRecord, RunRecord
 from pipeline.reporting import pair_runs
+from pipeline.sources import Source
 
 HERE = Path(__file__).parent
 REFERENCES = ("none", "none_augmented", "clean")
 """Runs that every other one is paired with."""
+
+CELL = re.compile(r"(\w+)_(\d+)")
+"""A run of a grid: its arm and its steps."""
+
+CENTRE = "v0"
+"""The arm that the others of a grid are paired with."""
 
 
 def run(name: str, folder: Path, seeds: list[int]) -> int:
@@ -40,33 +49,63 @@ def run(name: str, folder: Path, seeds: list[int]) -> int:
     ).returncode
 
 
-def table(name: str, folder: Path) -> str:
-    """A set's runs that are evaluated, as a table in Markdown."""
+def tables(name: str, folder: Path) -> str:
+    """A set's runs that are evaluated, as tables in Markdown."""
     params, project = Params.load(folder / "params.yaml"), Project(folder)
     done = [each for each in params.section("runs") if project.evaluation(each).is_file()]
-    references = [each for each in REFERENCES if each in done]
+    cells = {each: (found[1], int(found[2])) for each in done if (found := CELL.fullmatch(each))}
+    parts = [f"## {name}"]
+    if alone := [each for each in done if each not in cells]:
+        parts.append(_table(alone, params, project))
+    if cells:
+        parts.append(_grid(cells, params, project))
+    records = [EvaluationRecord.read(project.evaluation(each), each) for each in done]
+    probes = {
+        " + ".join(Source.parse(source).clean.name for source in record.sources): [
+            100 * value for of in record.probe if (value := of.scores[record.primary.name]) is not None
+        ]
+        for record in records
+        if record.probe
+    }
+    parts += [f"The linear probe of {sources}: {fmean(scores):.1f}." for sources, scores in probes.items()]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(runs: list[str], params: Params, project: Project) -> str:
+    references = [each for each in REFERENCES if each in runs]
     lines = [
-        f"## {name}",
-        "",
         "| run | steps | test, % | " + " | ".join(f"against `{each}`" for each in references) + " |",
         "|---" * (3 + len(references)) + "|",
     ]
-    for each in done:
-        record = EvaluationRecord.read(project.evaluation(each), each)
-        scores = [100 * value for of in record.results if (value := of.scores[record.primary.name]) is not None]
-        error = standard_error(scores)
-        cells = [f"{fmean(scores):.1f}" + ("" if error is None else f" ± {error:.1f}")]
-        cells += [_against(each, reference, params, project) for reference in references]
+    for each in runs:
+        cells = [_score(each, project), *(_against(each, reference, params, project) for reference in references)]
         steps = RunRecord.read(project.run(each) / "run.json", each).steps
         lines.append(f"| {each} | {steps} | " + " | ".join(cells) + " |")
-    probes = {
-        each: [100 * value for of in record.probe or () if (value := of.scores[record.primary.name]) is not None]
-        for each in done
-        if (record := EvaluationRecord.read(project.evaluation(each), each)).probe
-    }
-    if probes:
-        lines += ["", f"The teacher's linear probe: {fmean(next(iter(probes.values()))):.1f}."]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
+
+
+def _grid(cells: dict[str, tuple[str, int]], params: Params, project: Project) -> str:
+    """Arms by steps: scores first, then differences."""
+    runs = {cell: run for run, cell in cells.items()}
+    steps = sorted({steps for _, steps in cells.values()})
+    arms = list(dict.fromkeys(arm for arm, _ in cells.values()))
+    lines = ["| test, % | " + " | ".join(f"{each:,} steps" for each in steps) + " |", "|---" * (1 + len(steps)) + "|"]
+    for arm in arms:
+        scores = [_score(runs[arm, each], project) if (arm, each) in runs else "" for each in steps]
+        lines.append(f"| {arm} | " + " | ".join(scores) + " |")
+    for arm in [each for each in arms if each != CENTRE and CENTRE in arms]:
+        pairs = [((arm, each), (CENTRE, each)) for each in steps]
+        found = [_against(runs[x], runs[y], params, project) if x in runs and y in runs else "" for x, y in pairs]
+        lines.append(f"| {arm} against {CENTRE} | " + " | ".join(found) + " |")
+    return "\n".join(lines)
+
+
+def _score(run: str, project: Project) -> str:
+    """The mean test score, and its standard error."""
+    record = EvaluationRecord.read(project.evaluation(run), run)
+    scores = [100 * value for of in record.results if (value := of.scores[record.primary.name]) is not None]
+    error = standard_error(scores)
+    return f"{fmean(scores):.1f}" + ("" if error is None else f" ± {error:.1f}")
 
 
 def _against(one: str, other: str, params: Params, project: Project) -> str:
@@ -92,7 +131,9 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true", help="only write the tables of what is there")
     given = parser.parse_args()
     codes = [] if given.tables else [run(name, given.folder / name, given.seeds) for name in given.sets]
-    found = [table(name, given.folder / name) for name in given.sets if (given.folder / name / "params.yaml").is_file()]
+    found = [
+        tables(name, given.folder / name) for name in given.sets if (given.folder / name / "params.yaml").is_file()
+    ]
     given.folder.mkdir(parents=True, exist_ok=True)
     (given.folder / "results.md").write_text("\n".join(found))
     print("\n".join(found))

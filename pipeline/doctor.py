@@ -281,7 +281,9 @@ def _classes(table: Scan) -> Iterator[Finding]:
     if not numbers:
         return
     rarest, largest = min(numbers, key=lambda name: numbers[name]), max(numbers, key=lambda name: numbers[name])
-    found = f"{len(numbers):,}, from {count(numbers[rarest], 'row')} ({rarest}) to {numbers[largest]:,} ({largest})"
+    least, most = count(numbers[rarest], "row"), f"{numbers[largest]:,}"
+    even = numbers[rarest] == numbers[largest]
+    found = f"{len(numbers):,}, " + (f"{least} each" if even else f"from {least} ({rarest}) to {most} ({largest})")
     if numbers[rarest] < RARE:
         advice = "label more of them, join classes, or list those to keep in dataset.classes"
         yield Finding("classes", "warning", f"{found}: fewer than {RARE} are too few for every part of a split", advice)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.evidence import HERE, REFERENCES, table
+from experiments.evidence import CELL, CENTRE, HERE, REFERENCES, tables
 from experiments.sets import SETS
 from pipeline.checks import check_params
 from pipeline.params import Params
@@ -19,9 +19,13 @@ STUDIES = sorted(HERE.glob("*.yaml"))
 def test_the_settings_of_a_study_are_valid(path: Path):
     params = Params.load(path)
     check_params(params)
-    assert set(REFERENCES) <= params.section("runs").keys()
+    runs = params.section("runs")
+    cells = [(found[1], found[2]) for each in runs if (found := CELL.fullmatch(each))]
+    # There is something to pair every run with.
+    assert runs.keys() & set(REFERENCES) or len(cells) == len(runs)
+    assert all((CENTRE, steps) in cells for _, steps in cells)
     # Files that no source reads by itself come from a function of the same name.
-    assert (params.section("dataset")["source"]["family"] == "arrays") == (path.stem in SETS)
+    assert ("raw/" in path.read_text()) == (path.stem in SETS)
 
 
 def test_a_table_is_what_the_records_say(tmp_path: Path):
@@ -30,10 +34,31 @@ def test_a_table_is_what_the_records_say(tmp_path: Path):
     made.run("clean", [0.66, 0.67, 0.68])
     made.run("views", [0.70, 0.70], seeds=[0, 1])
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"runs": {**made.runs, "later": {}}}, sort_keys=False))
-    rows = [line.split(" | ") for line in table("made", tmp_path).splitlines() if line.startswith("| ")]
+    rows = [line.split(" | ") for line in tables("made", tmp_path).splitlines() if line.startswith("| ")]
     assert rows[0] == ["| run", "steps", "test, %", "against `none`", "against `clean` |"]
     # Differences 6, 5 and 7: mean 6, standard error 1 / sqrt(3), and Student's t of two degrees of freedom 4.303.
     assert rows[1] == ["| none", "1000", "61.0 ± 0.6", "", "-6.0 [-8.5, -3.5] |"]
     assert rows[2] == ["| clean", "1000", "67.0 ± 0.6", "+6.0 [3.5, 8.5]", " |"]
     assert rows[3] == ["| views", "1000", "70.0 ± 0.0", "other seeds", "other seeds |"]
     assert len(rows) == 4
+
+
+def test_runs_named_by_arm_and_steps_are_a_grid(tmp_path: Path):
+    made = Workspace(tmp_path)
+    made.run("plain_100", [0.60, 0.62, 0.61], methods=[])
+    made.run("v0_100", [0.66, 0.67, 0.68], methods=["aft"])
+    made.run("v8_100", [0.67, 0.69, 0.71], methods=["aft"])
+    made.run("v8_400", [0.70, 0.70, 0.70], methods=["aft"])
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"runs": made.runs}, sort_keys=False))
+    found = tables("made", tmp_path)
+    rows = [line.split(" | ") for line in found.splitlines() if line.startswith("| ")]
+    assert rows == [
+        ["| test, %", "100 steps", "400 steps |"],
+        ["| plain", "61.0 ± 0.6", " |"],
+        ["| v0", "67.0 ± 0.6", " |"],
+        ["| v8", "69.0 ± 1.2", "70.0 ± 0.0 |"],
+        # Student's t of two degrees of freedom: 4.303 / sqrt(3), for deviations of 1.
+        ["| plain against v0", "-6.0 [-8.5, -3.5]", " |"],
+        ["| v8 against v0", "+2.0 [-0.5, 4.5]", " |"],
+    ]
+    assert "The linear probe of minilm: 69.8." in found
