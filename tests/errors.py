@@ -2200,10 +2200,10 @@ CASES = [
     Case(
         "Sweeps",
         "a setting that earlier stages read",
-        swept({"student": "bag", "dataset.labelled": [10, 20]}),
+        swept({"student": "bag", "dataset.limit": [10, 20]}),
         "sweep mine",
-        "params.yaml: sweep.mine.over: dataset.labelled: stages before the training read it; queue an "
-        "experiment for each value: dvc exp run --queue -S dataset.labelled=VALUE",
+        "params.yaml: sweep.mine.over: dataset.limit: stages before the training read it; queue an "
+        "experiment for each value: dvc exp run --queue -S dataset.limit=VALUE",
     ),
     Case(
         "Sweeps",
