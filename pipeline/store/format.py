@@ -20,7 +20,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import google_crc32c
 import numpy as np
@@ -165,6 +165,14 @@ class Shard:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+class Span(NamedTuple):
+    """Rows start .. stop - 1 of a shard, numbered in it."""
+
+    shard: int
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True)

@@ -177,7 +177,11 @@ class Session:
             return [f"{name} runs in every step" for name in dict.fromkeys(source.teacher for source in self.readers)]
         lines = []
         for source, (reader, *_) in self.readers.items():
-            slow = "; steps take rows in random order, so the disk sets the pace" if reader.mode == "window" else ""
+            slow = (
+                "; steps take rows in random order, so the disk or the network sets the pace"
+                if reader.mode == "window"
+                else ""
+            )
             lines.append(f"{source} {reader.why}{slow}")
         return lines
 
