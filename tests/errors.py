@@ -1732,6 +1732,13 @@ CASES = [
                 "alone",
             ),
             (
+                "more views than a store keeps",
+                teacher(family="transformers", model="m", views={"family": "ngrams", "count": 5_000_000_000}),
+                "check",
+                "params.yaml: teachers.wise.views.count: 5,000,000,000 views, and a store keeps 1,000 of a row at "
+                "most; write fewer, and `teacher: live` in runs that want views without end",
+            ),
+            (
                 "more views than the teachers have",
                 both(
                     teacher(family="transformers", model="m", views={"family": "ngrams", "count": 2}),
