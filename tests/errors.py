@@ -1990,6 +1990,21 @@ CASES = [
                 "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (which needs the package boto3)",
             ),
             (
+                "features to import from a URL",
+                "features import s3://bucket/x.npy --store features/x.zarr",
+                "s3://bucket/x.npy: a URL, and a path of this machine is needed there",
+            ),
+            (
+                "features to export to a URL",
+                "features export features/wise.zarr s3://bucket/x.parquet",
+                "s3://bucket/x.parquet: a URL, and a path of this machine is needed there",
+            ),
+            (
+                "a params file at a URL",
+                "check --params https://example.org/params.yaml",
+                "https://example.org/params.yaml: a URL, and a path of this machine is needed there",
+            ),
+            (
                 "a copy over another store",
                 "features copy features/wise.zarr features/loud.zarr",
                 "features/loud.zarr: another store is there; delete it, or copy to another place",
@@ -2019,6 +2034,13 @@ CASES = [
             ),
             ("a table at a URL without a bucket", "s3:///reviews.csv", "s3:///reviews.csv: write s3://BUCKET/PREFIX"),
         )
+    ),
+    Case(
+        "Object storage",
+        "features of a teacher at a URL",
+        teacher_is({"family": "features", "path": "s3://bucket/x.npy"}),
+        "extract wise",
+        "s3://bucket/x.npy: a URL, and a path of this machine is needed there",
     ),
     Case(
         "Object storage",
