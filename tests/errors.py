@@ -2236,6 +2236,21 @@ CASES = [
     ),
     Case(
         "Sweeps",
+        "no number of labels",
+        swept({"student": "bag", "dataset.labelled": [10, 0]}),
+        "sweep mine",
+        "params.yaml: sweep.mine.over: dataset.labelled: 0; write numbers of rows from 1, or shares between 0 and 1",
+    ),
+    Case(
+        "Sweeps",
+        "more labels than there are",
+        swept({"student": "bag", "dataset.labelled": [10, 5000]}),
+        "sweep mine",
+        "params.yaml: sweep.mine: student=bag, dataset.labelled=5000: dataset.labelled: 5000 of 126 rows to choose from "
+        "is 5,000; for every class to be in train, val and test it must be from 3 to 126",
+    ),
+    Case(
+        "Sweeps",
         "a condition on a key that it does not have",
         swept({"student": "bag"}),
         "sweep mine --where 'weight>0'",
