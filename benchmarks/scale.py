@@ -254,7 +254,7 @@ def _extract(project: Path, rows: int, options: Sequence[str], shards: int) -> l
         time.sleep(EVERY)
     started = [process for each in running for process in family(each.pid)]
     for each in running:
-        if shards < SHARDS:
+        if shards < SHARDS and each.poll() is None:
             os.killpg(each.pid, signal.SIGKILL)
         if each.wait() and shards == SHARDS:
             raise RuntimeError((project / "output.txt").read_text()[-2000:])

@@ -237,7 +237,7 @@ def digests(params: Params, code: Code | None = None) -> dict[str, str]:
         **{f"train/{run}": code.digest("stages.train", *plugins_of[run]) for run in runs},
         **{f"evaluate/{run}": code.digest("stages.evaluate", *task, *_student(params, run)) for run in runs},
         # The bundle of a sweep has the code of the plug-ins of its points.
-        **{f"sweep/{name}": code.digest("stages.sweep", *task) for name in params.values.get("sweep") or {}},
+        **{f"sweep/{name}": _sweep(params, code, task, name) for name in params.values.get("sweep") or {}},
         "report": _report(params, code, task),
     }
 
@@ -246,6 +246,13 @@ def _report(params: Params, code: Code, task: Sequence[str]) -> str:
     """Of `report`. It also shows sweeps, which not every project has, so no path in dvc.yaml can name them."""
     digest = code.digest("stages.report", *task)
     return digest_of([digest, code.digest("stages.sweep", *task)]) if params.values.get("sweep") else digest
+
+
+def _sweep(params: Params, code: Code, task: Sequence[str], name: str) -> str:
+    """Of a sweep. If it goes over numbers of labels, it fits probes, and also depends on the section `probe`."""
+    digest = code.digest("stages.sweep", *task)
+    fits = "dataset.labelled" in repr(params.values["sweep"][name])
+    return digest_of([digest, params.values.get("probe")]) if fits else digest
 
 
 def _extract(params: Params, code: Code, teacher: dict[str, Any]) -> str:

@@ -22,9 +22,9 @@ from pipeline.checks import check_params, missing_views, size
 from pipeline.data import Dataset, PrepareSettings, Scan, scan_sources
 from pipeline.datasets import Row, parts_of, rows_called
 from pipeline.errors import UserError, count, listed
-from pipeline.extraction import ExtractSettings, stored_heads
+from pipeline.extraction import ExtractSettings, stored_heads, teacher_alone
 from pipeline.machine import Machine, cores
-from pipeline.params import BESIDES, Params
+from pipeline.params import Params
 from pipeline.progress import duration
 from pipeline.project import Project
 from pipeline.provenance import OF_FEATURES, versions
@@ -281,7 +281,9 @@ def _classes(table: Scan) -> Iterator[Finding]:
     if not numbers:
         return
     rarest, largest = min(numbers, key=lambda name: numbers[name]), max(numbers, key=lambda name: numbers[name])
-    found = f"{len(numbers):,}, from {count(numbers[rarest], 'row')} ({rarest}) to {numbers[largest]:,} ({largest})"
+    least, most = count(numbers[rarest], "row"), f"{numbers[largest]:,}"
+    even = numbers[rarest] == numbers[largest]
+    found = f"{len(numbers):,}, " + (f"{least} each" if even else f"from {least} ({rarest}) to {most} ({largest})")
     if numbers[rarest] < RARE:
         advice = "label more of them, join classes, or list those to keep in dataset.classes"
         yield Finding("classes", "warning", f"{found}: fewer than {RARE} are too few for every part of a split", advice)
@@ -326,10 +328,8 @@ def _sizes(seen: _Seen) -> Iterator[Finding]:
 
 
 def _teacher(params: Params, name: str, loaded: dict[str, Teacher], seen: _Seen) -> Iterator[Finding]:
-    settings, machine = params.read(ExtractSettings, "extract"), params.read(Machine, "machine")
-    family, spec = params.plugin("teachers", f"teachers.{name}", also=BESIDES)
     began = perf_counter()
-    teacher: Teacher = family.load(spec, settings.precision, machine.torch_device())
+    teacher = teacher_alone(params, name)
     if seen.task is not None:
         teacher.name_classes(seen.task)
     loaded[name] = teacher

@@ -196,8 +196,13 @@ def _measure(data: Dataset, teacher: Teacher, settings: ExtractSettings, machine
                 forward(batch)  # the first one allocates, and chooses kernels
                 seconds = _timed(partial(forward, batch))
             except Exception as error:
-                if not is_out_of_memory(error) or batch_size == 1:
+                if not is_out_of_memory(error):
                     raise
+                if batch_size == 1:
+                    raise UserError(
+                        f"{data.path}: a row does not fit the memory even alone; give the teacher a smaller size or "
+                        "max_length, or use another machine.device"
+                    ) from None
             else:
                 break
         batch_size = (batch_size + 1) // 2

@@ -25,6 +25,9 @@ TIMES = 100
 FORMULA = re.compile(r"[\t\r\n]|[\s\0\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 """How a text begins that a spreadsheet may run, also after space and in full-width letters; after OWASP."""
 
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+"""What a URL begins with, and no folder is called."""
+
 PARTIAL = ".partial"
 """Suffix of a file that is being written."""
 
@@ -50,6 +53,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         UserError: the disk is full or the folder cannot be written; what was there before is untouched.
     """
     partial = path.with_name(path.name + PARTIAL)
+    refuse_url(path)
     make_folder(path.parent)
     try:
         with os.fdopen(_emptied_alone(partial), "wb") as file:
@@ -249,6 +253,14 @@ def _emptied_alone(partial: Path) -> int:
         os.close(handle)
 
 
+def refuse_url(path: Path) -> None:
+    """Raise `UserError` if a path is what is left of a URL, such as `s3:/bucket/file`."""
+    scheme = next((number for number, part in enumerate(path.parts[:-1]) if SCHEME.fullmatch(part)), None)
+    if scheme is not None:
+        url = f"{path.parts[scheme]}//{'/'.join(path.parts[scheme + 1 :])}"
+        raise UserError(f"{url}: a URL, and a path of this machine is needed there")
+
+
 def _check_regular(path: Path, mode: int) -> None:
     kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
     if not stat.S_ISREG(mode):
@@ -260,6 +272,10 @@ def _unreadable(error: OSError, path: Path) -> Exception:
     """The exception for a failure to open a file: it is missing, or unreadable, or the error itself."""
     match error.errno:
         case errno.ENOENT | errno.ENOTDIR:
+            try:
+                refuse_url(path)
+            except UserError as problem:
+                return problem
             return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         case errno.ELOOP | errno.ENAMETOOLONG | errno.ENXIO:
             return system_error(error, path)
@@ -283,6 +299,7 @@ def sync_path(path: Path) -> None:
 def make_folder(folder: Path, sync_name: bool = True) -> None:
     """Create a folder and its parents; durably, or with `sync_name` False as soon as its parent is flushed."""
     if not folder.is_dir():
+        refuse_url(folder)
         make_folder(folder.parent, sync_name)
         try:
             folder.mkdir(exist_ok=True)

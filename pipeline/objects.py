@@ -9,7 +9,7 @@ import os
 import posixpath
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from fnmatch import fnmatchcase
@@ -178,7 +178,8 @@ class ObjectPath:
         if size == 0:
             return b""
         stop = None if size is None else start + size
-        return self._get({"range": {"offset": start} if stop is None else (start, stop)} if start or stop else {}, most)
+        options = {"range": {"offset": start} if stop is None else (start, stop)} if start or stop else {}
+        return fetch(self._bucket(), self.key, self._url, options, most)
 
     def children(self) -> list[tuple["ObjectPath", bool]]:
         """What lies in it, sorted by name, and whether that is a folder."""
@@ -218,31 +219,6 @@ class ObjectPath:
                 self.is_dir()  # an answer to HEAD does not say that the bucket is missing
                 return None
 
-    def _get(self, options: Any, most: int | None = None) -> bytes:
-        """Bytes of it; an answer that breaks off is asked for again, which obstore does for one that does not begin."""
-        from obstore.exceptions import BaseError
-
-        deadline = time.monotonic() + PATIENCE
-        with explained(self._url):
-            while True:
-                try:
-                    found = self._bucket().get(self.key, options=options)
-                except FileNotFoundError as error:
-                    check_bucket(self._url, error)
-                    raise
-                except BaseError as error:
-                    if BEHIND_THE_END in str(error):
-                        return b""
-                    raise
-                if most is not None and (size := found.meta["size"]) > most:
-                    raise UserError(f"{self}: has {size:,} bytes, and no such file has more than {most:,}")
-                try:
-                    return bytes(found.bytes())
-                except BaseError:
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(PAUSE)
-
 
 Place = Path | ObjectPath
 """A file or a folder, of this machine or on object storage."""
@@ -274,18 +250,54 @@ class _Reader(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        from obstore.exceptions import PreconditionError
-
         size = min(len(buffer), self._size - self._at, READ_AHEAD)
         if size <= 0:
             return 0
-        try:
-            found = self._path._get({"range": (self._at, self._at + size), "if_match": self._version})
-        except (FileNotFoundError, PreconditionError):
-            raise UserError(f"{self._path}: was replaced or deleted while it was read; run it again") from None
+        options = {"range": (self._at, self._at + size), "if_match": self._version}
+        found = fetch(self._path._bucket(), self._path.key, str(self._path), options)
         buffer[: len(found)] = found
         self._at += len(found)
         return len(found)
+
+
+def fetch(store: Any, key: str, name: str, options: Mapping[str, Any], most: int | None = None) -> bytes:
+    """Bytes of an object; an answer that breaks off is asked for again, which obstore does for one that does not begin.
+
+    Args:
+        store: of obstore.
+        key: of the object in it.
+        name: its URL, for messages.
+        options: `range`, and `if_match` with the version that it must have.
+        most: bytes that such an object can have; any number if None.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+        UserError: it cannot be read, has more bytes, or another version.
+    """
+    from obstore.exceptions import BaseError, PreconditionError
+
+    deadline = time.monotonic() + PATIENCE
+    with explained(name):
+        while True:
+            try:
+                found = store.get(key, options=options)
+            except (FileNotFoundError, PreconditionError) as error:
+                check_bucket(name, error)
+                if "if_match" not in options:
+                    raise
+                raise UserError(f"{name}: was replaced or deleted while it was read; run it again") from None
+            except BaseError as error:
+                if BEHIND_THE_END in str(error):
+                    return b""
+                raise
+            if most is not None and (size := found.meta["size"]) > most:
+                raise UserError(f"{name}: has {size:,} bytes, and no such file has more than {most:,}")
+            try:
+                return bytes(found.bytes())
+            except BaseError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(PAUSE)
 
 
 def connect(url: str) -> Any:

@@ -8,10 +8,15 @@ from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress_bar import ProgressBar
+from rich.table import Column
 from rich.text import Text
 
 EVERY = 10.0
 """Seconds between two lines in a log. Shorter work prints none."""
+
+WIDE = 140
+"""The columns of a terminal that have room for a bar and a note."""
 
 
 @runtime_checkable
@@ -24,6 +29,15 @@ class Advance(Protocol):
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         return Text(f"{_rate(task.speed)} {task.fields['unit']}/s" if task.speed else "")
+
+
+class _Bar(ProgressColumn):
+    def __init__(self, narrow: bool):
+        super().__init__()
+        self._bar, self._narrow = BarColumn(bar_width=28), narrow
+
+    def render(self, task: Task) -> ProgressBar | Text:
+        return Text() if self._narrow and task.fields["note"] else self._bar.render(task)
 
 
 class _Done(ProgressColumn):
@@ -44,10 +58,13 @@ def progress(what: str, total: int | None, unit: str, start: int = 0) -> Iterato
     if not sys.stderr.isatty():
         yield _lines(what, total, unit, start)
         return
+    console, whole = Console(stderr=True), Column(no_wrap=True)  # on a narrow terminal only the note wraps
     bar = Progress(
-        TextColumn("{task.description}"), BarColumn(bar_width=28), _Done(),
-        _Rate(), TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-        console=Console(stderr=True),
+        TextColumn("{task.description}", table_column=whole),
+        _Bar(console.width < WIDE), _Done(whole), _Rate(whole),
+        TextColumn("{task.fields[note]}", table_column=Column()),
+        TimeElapsedColumn(whole), TextColumn("left", table_column=whole), TimeRemainingColumn(table_column=whole),
+        console=console,
     )  # fmt: skip
     with bar:
         task = bar.add_task(what, total=total, completed=start, unit=unit, note="")

@@ -12,9 +12,12 @@ class Project:
 
     Attributes:
         root: the project's folder, which holds params.yaml.
+        labelled: how many training rows have a visible label, if other than in the prepared dataset. Such a number has
+            probes of its own; all else is shared.
     """
 
     root: Path = Path(".")
+    labelled: int | float | None = None
 
     @property
     def params(self) -> Path:
@@ -61,8 +64,8 @@ class Project:
 
     @property
     def probes(self) -> Path:
-        """The folder of all probes."""
-        return self.root / "probes"
+        """The folder of all probes. For another number of labels it is a cache, safe to delete."""
+        return self.root / "probes" if self.labelled is None else self.root / ".aft" / "labels" / str(self.labelled)
 
     def probe(self, source: Source) -> Path:
         """The folder with the probes of one source, written by `aft probe TEACHER`."""

@@ -288,7 +288,7 @@ def _end(error: BaseException, debug: bool) -> None:
         sys.exit(1)
     if debug:
         return
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported
         error = UserError("not enough memory; close other programs, or lower machine.workers and the batch size")
     error = behind(error) or error
     # An OSError without a number is not from the operating system: a download that failed, say.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import yaml
@@ -24,6 +25,10 @@ from stages.app import app
 
 # A parent that ignores Ctrl-C, as a shell does for what it starts in the background, hands that down to all tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# By default an example may take 200 ms, on a machine that does something else as well.
+hypothesis.settings.register_profile("any speed", deadline=None)
+hypothesis.settings.load_profile("any speed")
 
 CLASSES = ("bad", "good", "plain")
 PARAMS = {

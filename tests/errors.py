@@ -1011,7 +1011,7 @@ CASES = [
                 table("text,mood\na,b\n".encode("utf-16-le")),
                 "prepare",
                 "raw/reviews.csv: byte 2 is zero, as in UTF-16 without a byte order mark; set "
-                "dataset.source.encoding: utf-16-le, or save it as utf-8",
+                "`encoding: utf-16-le`, or save it as utf-8",
             ),
             (
                 "an encoding that does not exist",
@@ -1093,7 +1093,7 @@ CASES = [
                 "prepare",
                 "dataset.source: 1 of 21 rows cannot be read, the first is row 10b08566c680d67a (line "
                 "22): byte 0xe9 at character 4 is not utf-8; it looks like <encodings>: set "
-                "dataset.source.encoding to the one that reads right; correct them, or raise "
+                "`encoding` to the one that reads right; correct them, or raise "
                 "dataset.tolerance (all are listed in data.quarantine.csv)",
             ),
             (
@@ -1732,6 +1732,13 @@ CASES = [
                 "alone",
             ),
             (
+                "more views than a store keeps",
+                teacher(family="transformers", model="m", views={"family": "ngrams", "count": 5_000_000_000}),
+                "check",
+                "params.yaml: teachers.wise.views.count: 5,000,000,000 views, and a store keeps 1,000 of a row at "
+                "most; write fewer, and `teacher: live` in runs that want views without end",
+            ),
+            (
                 "more views than the teachers have",
                 both(
                     teacher(family="transformers", model="m", views={"family": "ngrams", "count": 2}),
@@ -1983,6 +1990,21 @@ CASES = [
                 "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (which needs the package boto3)",
             ),
             (
+                "features to import from a URL",
+                "features import s3://bucket/x.npy --store features/x.zarr",
+                "s3://bucket/x.npy: a URL, and a path of this machine is needed there",
+            ),
+            (
+                "features to export to a URL",
+                "features export features/wise.zarr s3://bucket/x.parquet",
+                "s3://bucket/x.parquet: a URL, and a path of this machine is needed there",
+            ),
+            (
+                "a params file at a URL",
+                "check --params https://example.org/params.yaml",
+                "https://example.org/params.yaml: a URL, and a path of this machine is needed there",
+            ),
+            (
                 "a copy over another store",
                 "features copy features/wise.zarr features/loud.zarr",
                 "features/loud.zarr: another store is there; delete it, or copy to another place",
@@ -2012,6 +2034,13 @@ CASES = [
             ),
             ("a table at a URL without a bucket", "s3:///reviews.csv", "s3:///reviews.csv: write s3://BUCKET/PREFIX"),
         )
+    ),
+    Case(
+        "Object storage",
+        "features of a teacher at a URL",
+        teacher_is({"family": "features", "path": "s3://bucket/x.npy"}),
+        "extract wise",
+        "s3://bucket/x.npy: a URL, and a path of this machine is needed there",
     ),
     Case(
         "Object storage",
@@ -2200,10 +2229,10 @@ CASES = [
     Case(
         "Sweeps",
         "a setting that earlier stages read",
-        swept({"student": "bag", "dataset.labelled": [10, 20]}),
+        swept({"student": "bag", "dataset.limit": [10, 20]}),
         "sweep mine",
-        "params.yaml: sweep.mine.over: dataset.labelled: stages before the training read it; queue an "
-        "experiment for each value: dvc exp run --queue -S dataset.labelled=VALUE",
+        "params.yaml: sweep.mine.over: dataset.limit: stages before the training read it; queue an "
+        "experiment for each value: dvc exp run --queue -S dataset.limit=VALUE",
     ),
     Case(
         "Sweeps",
@@ -2447,7 +2476,7 @@ CASES = [
                 table(b"text,mood\nx,caf\xe9\n"),
                 "prepare",
                 "raw/reviews.csv: line 2: column 'mood': byte 0xe9 at character 4 is not utf-8; it "
-                "looks like <encodings>: set dataset.source.encoding to the one that reads right",
+                "looks like <encodings>: set `encoding` to the one that reads right",
             ),
             (
                 "an empty label between separators",
@@ -2492,7 +2521,7 @@ CASES = [
                 table("text,mood\nx,ä\n".encode(), encoding="ascii"),
                 "prepare",
                 "raw/reviews.csv: line 2: column 'mood': byte 0xc3 at character 1 is not ascii, but "
-                "utf-8; leave dataset.source.encoding out",
+                "utf-8; leave `encoding` out",
             ),
             (
                 "a number of thousands of digits",

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from stages import command
 
@@ -152,3 +153,10 @@ def test_a_full_memory_is_one_line(debug: bool) -> None:
     assert said.returncode == (1 if debug else 2)
     line = "error: not enough memory; close other programs, or lower machine.workers and the batch size\n"
     assert "Traceback" in said.stderr if debug else said.stderr == line
+
+
+def test_a_full_memory_of_a_gpu_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        command._end(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), debug=False)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("error: not enough memory; ")

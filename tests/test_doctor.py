@@ -75,7 +75,7 @@ def test_a_healthy_project_has_no_problem_and_nothing_is_written(healthy: Path, 
     }  # fmt: skip
     assert expected <= set(found)
     assert found["data"] == [("ok", "240 texts, 216 with a label (classification)", "")]
-    assert found["classes"] == [("ok", "3, from 72 rows (bad) to 72 (bad)", "")]
+    assert found["classes"] == [("ok", "3, 72 rows each", "")]
     assert found["unreadable rows"] == [("ok", "none", "")]
     levels = [finding[0] for finding in found["teacher wise"]]
     assert levels == ["ok", "ok"]

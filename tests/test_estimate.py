@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from pipeline import estimate as module
+from pipeline.teachers import transformers
 
 
 def files(folder: Path) -> dict[Path, int]:
@@ -58,6 +60,37 @@ def test_a_batch_that_does_not_fit_is_measured_in_halves(
 
     monkeypatch.setattr(module, "_forward", small)
     assert json.loads(aft("extract", "third", "--dry-run", "--json").stdout)["batch_size"] == 4
+
+
+def test_a_row_that_does_not_fit_alone_is_refused(
+    third: Path, aft: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    def full(teacher: Any) -> Callable[[Any], None]:
+        def forward(batch: Any) -> None:
+            raise torch.OutOfMemoryError
+
+        return forward
+
+    monkeypatch.setattr(module, "_forward", full)
+    done = aft("extract", "third", "--dry-run")
+    assert done.returncode == 2
+    assert "a row does not fit the memory even alone; give the teacher a smaller size" in done.stderr
+
+
+@pytest.mark.parametrize("full", [torch.OutOfMemoryError, MemoryError])
+def test_a_teacher_that_does_not_fit_is_refused_wherever_it_is_loaded(
+    third: Path, aft: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, full: type[Exception]
+):
+    def load(*_: Any) -> None:
+        raise full
+
+    monkeypatch.setattr(transformers, "load", load)
+    line = "teachers.third: does not fit the memory of cpu; choose a smaller model, `precision: bfloat16` in `extract`"
+    for command in (["extract", "third"], ["extract", "third", "--dry-run"]):
+        done = aft(*command)
+        assert done.returncode == 2
+        assert f"error: params.yaml: {line}" in done.stderr
+    assert line in aft("doctor").stdout
 
 
 def test_what_is_there_already_costs_nothing(third: Path, aft: Callable[..., Any]):

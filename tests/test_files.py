@@ -128,3 +128,14 @@ def test_a_file_that_does_not_fit_into_memory_is_named(tmp_path: Path):
         read_regular(path)
     with pytest.raises(UserError, match=r"large: has 3,221,225,472 bytes, and no such file has more than 1,024"):
         read_regular(path, 1024)
+
+
+@pytest.mark.parametrize("name", ["s3://bucket/a/b", "https://host/b", "az://c/b"])
+def test_what_is_left_of_a_url_is_neither_read_nor_made(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for path in (Path(name), tmp_path / name):
+        for action in (lambda path=path: read_regular(path), lambda path=path: write_atomically(path, b"")):
+            with pytest.raises(UserError, match=f"^{name}: a URL, and a path of this machine is needed there$"):
+                action()
+    assert not list(tmp_path.iterdir())
+    write_atomically(tmp_path / "layer:4" / "c:", b"a name with a colon is none")

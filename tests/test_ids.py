@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import ids as module
@@ -46,14 +46,12 @@ def test_ids_are_read_across_the_ends_of_parts(cuts: list[int]) -> None:
         ids[14]
 
 
-@settings(deadline=None)
 @given(NAMES)
 def test_ids_of_arrow_are_its_texts(names: list[str]) -> None:
     column = pa.chunked_array([pa.array(names, pa.string()), pa.array(["before", *names], pa.string())[1:]])
     assert list(Ids.of_arrow(column)) == [*names, *names]
 
 
-@settings(deadline=None)
 @given(NAMES, NAMES, st.data())
 def test_the_first_difference_does_not_depend_on_parts(one: list[str], other: list[str], data: st.DataObject) -> None:
     shared = data.draw(NAMES)
@@ -66,7 +64,6 @@ def test_the_first_difference_does_not_depend_on_parts(one: list[str], other: li
     assert Ids.of(ours).first_difference(Ids.of(theirs)) == expected
 
 
-@settings(deadline=None)
 @given(NAMES, NAMES)
 def test_places_are_the_first_ones(names: list[str], others: list[str]) -> None:
     places = Places(Ids.of(names))

@@ -1,3 +1,4 @@
+import re
 import sys
 
 import pytest
@@ -63,6 +64,22 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     out, err = capsys.readouterr()
     assert out == ""
     assert "100/100" in err
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_on_a_narrow_terminal_no_number_is_cut(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(width))
+    note = "54% of the bare model, held up by reading rows"
+    with progress("extract minilm", 30_000, "texts") as advance:
+        advance(30_000, note)
+    *_, last = capsys.readouterr().err.split("\x1b[2K")
+    line = " ".join(re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", last).split())
+    assert "30,000/30,000" in line and "left 0:00:00" in line and "…" not in line
+    assert set(note.split()) <= set(line.split())
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,14 @@ class Dataset:
         splits: the number of independent splits.
     """
 
-    def __init__(self, path: Path, manifest: ManifestRecord, rows: pa.Table, side: str = ""):
+    def __init__(
+        self,
+        path: Path,
+        manifest: ManifestRecord,
+        rows: pa.Table,
+        side: str = "",
+        roles: Sequence[UInt8[np.ndarray, " n"]] = (),
+    ):
         self.path = path
         self.manifest = manifest
         self.side = side
@@ -102,6 +109,7 @@ class Dataset:
         self.digest: str = manifest.digest
         self.splits: int = manifest.splits
         self._rows = rows
+        self._roles = tuple(roles)
         self._refers = "file" in rows.column_names
 
     @classmethod
@@ -133,11 +141,15 @@ class Dataset:
         return self._rows.num_rows
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _opened, (self.path, self.side)
+        return _opened, (self.path, self.side, self._roles)
 
     def of(self, side: str) -> "Dataset":
         """The same rows, of whose contents only one side is seen; all of it if `side` is empty."""
-        return Dataset(self.path, self.manifest, self._rows, side) if side else self
+        return Dataset(self.path, self.manifest, self._rows, side, self._roles) if side else self
+
+    def with_roles(self, roles: Sequence[UInt8[np.ndarray, " n"]]) -> "Dataset":
+        """The same rows, with other roles in every split; see `pipeline.data.labels`."""
+        return Dataset(self.path, self.manifest, self._rows, self.side, roles)
 
     def seen_by(self, kind: str, side: str | None, where: str) -> "Dataset":
         """What a reader of one kind of rows sees of this dataset: all of it, or a side of its pairs.
@@ -198,8 +210,12 @@ class Dataset:
         """The rows of each role in a split, 0 <= number < splits. A run with seed k uses split k mod splits."""
         if not 0 <= number < self.splits:
             raise UserError(f"{self.path}: no split {number}; dataset.splits made {self.splits}, from 0")
-        roles = self._column(role_column(number), np.uint8)
+        roles = self.roles(number)
         return Split(*(np.flatnonzero(roles == role) for role in Role))
+
+    def roles(self, number: int) -> UInt8[np.ndarray, " n"]:
+        """The `Role` of every row in a split."""
+        return self._roles[number] if self._roles else self._column(role_column(number), np.uint8)
 
     def visible_labels(self, number: int) -> np.ndarray:
         """The labels of a split's labelled training rows, `missing` for all others."""
@@ -218,7 +234,7 @@ class Dataset:
         A model that was fitted on one split must not be used with another, whose test rows it may have seen.
         """
         hasher = blake2b(self.digest.encode(), digest_size=16)
-        hasher.update(self._column(role_column(number), np.uint8).tobytes())
+        hasher.update(self.roles(number).tobytes())
         hasher.update(self.visible_labels(number).tobytes())
         return hasher.hexdigest()
 
@@ -282,8 +298,9 @@ def role_column(split: int) -> str:
     return f"split_{split}"
 
 
-def _opened(path: Path, side: str) -> Dataset:
-    return Dataset.open(path).of(side)
+def _opened(path: Path, side: str, roles: Sequence[np.ndarray]) -> Dataset:
+    found = Dataset.open(path)
+    return (found.with_roles(roles) if roles else found).of(side)
 
 
 def content_digest(content: RowContent) -> bytes:

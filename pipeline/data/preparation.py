@@ -429,7 +429,7 @@ def _batches(source: Iterable[Row], table: Scan, keep: Bool[np.ndarray, " n"]) -
     size, expected = 0, iter(range(len(keep)))
     for row in tidied(source):
         number = next(expected, -1)
-        if number < 0 or row_hash(row) != table.rows[number].tobytes():
+        if number < 0 or row_hash(row.id) != table.rows[number].tobytes():
             raise UserError(f"dataset.source: {row.place} is new, the data changed meanwhile; run `aft prepare` again")
         if not keep[number]:
             continue

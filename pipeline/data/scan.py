@@ -164,7 +164,7 @@ def scan(
                     split, moved = Role.LABELLED, moved + 1
                 exact = key is content_digest or problem is not None
                 digest = key_of_row if exact else content_digest(row.content)
-                hashed = row_hash(row)
+                hashed = row_hash(row.id)
                 if row.group is not None and units is rows:
                     units = rows.copy()
                 rows += hashed
@@ -286,9 +286,9 @@ def tidy(name: str) -> str:
     return (name if name.isascii() else unicodedata.normalize("NFC", name)).strip()
 
 
-def row_hash(row: Row) -> bytes:
+def row_hash(id: str) -> bytes:
     """8 bytes that stand for a row's id."""
-    return _hash(b"row", row.id)
+    return _hash(b"row", id)
 
 
 def _hash(kind: bytes, name: str) -> bytes:

@@ -52,10 +52,7 @@ def assign(
     roles = np.where(strata < 0, Role.UNLABELLED, np.maximum(splits, Role.LABELLED)).astype(np.uint8)
     if (strata < 0).all():
         return roles
-    # The numbers of strata may have gaps.
-    occurs = np.bincount(strata[strata >= 0]) > 0
-    present = np.flatnonzero(occurs)
-    strata = np.where(strata < 0, np.int32(-1), (np.cumsum(occurs, dtype=np.int32) - np.int32(1))[strata])
+    strata, present = numbered(strata)
     number = len(present)
 
     def name_of(number: int) -> str:
@@ -65,9 +62,7 @@ def assign(
     if units is not rows:
         # A group with a row that has no label is in train, because that row is.
         movable &= ~np.isin(units, units[strata < 0])
-    # The text is part of the hash: changing a word in it would change the roles of all rows.
-    salt = f"draw {split}"
-    keys = sort_keys(units, seed, salt)
+    keys = sort_keys(units, seed, _salt(split))
     wanted = [(role, amount) for role, amount in ((Role.TEST, test), (Role.VAL, val)) if not (splits == role).any()]
     for (role, amount), leave in zip(wanted, range(len(wanted), 0, -1), strict=True):
         among = movable & (roles == Role.LABELLED)
@@ -76,13 +71,45 @@ def assign(
     if trained_on.min() == 0:
         missing = name_of(int(trained_on.argmin()))
         raise UserError(f"dataset: no row of {missing} is left for training; add some, or leave these rows out")
-    if labelled is not None:
-        train = roles == Role.LABELLED
-        keys = keys if units is rows else sort_keys(rows, seed, salt)
-        chosen = _sample(Role.LABELLED, labelled, train, strata, keys, name_of, 0)
-        roles[train] = Role.UNLABELLED
-        roles[chosen] = Role.LABELLED
-    return roles
+    return roles if labelled is None else keep_labels(roles, strata, rows, name_of, labelled, seed, split)
+
+
+def keep_labels(
+    roles: UInt8[np.ndarray, " n"],
+    strata: Int[np.ndarray, " n"],
+    rows: UInt64[np.ndarray, " n"],
+    name: Callable[[int], str],
+    labelled: Amount,
+    seed: int,
+    split: int,
+) -> UInt8[np.ndarray, " n"]:
+    """The roles in one split where `labelled` training rows keep their label, of all that have one.
+
+    Args:
+        roles: in this split, with as many labels as any.
+        strata, rows, name, seed: as in `assign`; no number of a stratum is left out.
+
+    Raises:
+        UserError: the amount does not fit the number of rows.
+    """
+    train = (strata >= 0) & (roles <= Role.UNLABELLED)
+    keys = sort_keys(rows, seed, _salt(split))
+    chosen = _sample(Role.LABELLED, labelled, train, strata, keys, name, 0)
+    found = np.where(train, np.uint8(Role.UNLABELLED), roles)
+    found[chosen] = Role.LABELLED
+    return found
+
+
+def numbered(strata: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " n"], Int64[np.ndarray, " strata"]]:
+    """Strata with new numbers, without gaps, and the old number of each."""
+    occurs = np.bincount(strata[strata >= 0]) > 0
+    new = (np.cumsum(occurs, dtype=np.int32) - np.int32(1))[strata]
+    return np.where(strata < 0, np.int32(-1), new), np.flatnonzero(occurs)
+
+
+def _salt(split: int) -> str:
+    """The text is part of every hash: changing a word in it would change the roles of all rows."""
+    return f"draw {split}"
 
 
 def _sample(

@@ -4,7 +4,7 @@ from pipeline.extraction.extractor import Extraction, extract
 from pipeline.extraction.loader import Batch, Loader, slices
 from pipeline.extraction.settings import ExtractSettings, place_of_features
 from pipeline.extraction.speed import MODEL_BOUND
-from pipeline.extraction.teacher import load_teacher, reload_teacher
+from pipeline.extraction.teacher import load_teacher, reload_teacher, teacher_alone
 from pipeline.extraction.worker import recipe_of, stored_heads
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "reload_teacher",
     "slices",
     "stored_heads",
+    "teacher_alone",
 ]

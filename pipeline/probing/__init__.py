@@ -1,5 +1,6 @@
 """How useful sources are for the task: probes on their features, and which sources to use."""
 
+from pipeline.probing.labels import probe_once
 from pipeline.probing.probe import Probe, ProbeKind
 from pipeline.probing.probes import ProbeResult, ProbeSettings, probe
 from pipeline.probing.saved import OutputKind, SavedProbe
@@ -15,4 +16,5 @@ __all__ = [
     "SavedProbe",
     "assess",
     "probe",
+    "probe_once",
 ]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from pipeline.data import Dataset, Split
+from pipeline.data import Dataset, Split, open_labelled
 from pipeline.errors import UserError, count
 from pipeline.files import explained, make_folder, replace_folder
 from pipeline.functional import kernel_probe
@@ -81,7 +81,7 @@ def probe(teacher: str, settings: ProbeSettings, project: Project = Project()) -
         UserError: the store is missing, of another dataset, or has no such head; there are too few labels; or the
             features are the same for all rows.
     """
-    data, sources = Dataset.open(project.data), SourceFeatures.all_of(project, teacher)
+    data, sources = open_labelled(project.data, project.labelled), SourceFeatures.all_of(project, teacher)
     sources[0].store.check(dataset=data.digest, ids=data.ids)
     folder = project.probe(sources[0].source).parent
     partial = folder.with_name(f".{teacher}.partial")

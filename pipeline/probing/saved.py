@@ -75,7 +75,8 @@ class SavedProbe:
         self, project: Project, features: SourceFeatures, split: int, data: Dataset, views: Sequence[str] = ()
     ):
         self.folder = project.probe(features.source) / str(split)
-        self.again = f"run `aft probe {features.source.teacher}`"
+        again = f"run `aft probe {features.source.teacher}`"
+        self.again = again if project.labelled is None else f"delete {project.probes} and run the sweep"
         self._rows = len(data)
         self._outputs = len(data.task.outputs)
         self._labelled = data.split(split).labelled

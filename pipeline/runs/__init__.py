@@ -13,6 +13,7 @@ from pipeline.runs.config import (
     settings_label,
 )
 from pipeline.runs.points import (
+    LABELLED,
     NAME,
     Point,
     Search,
@@ -28,6 +29,7 @@ from pipeline.runs.points import (
 )
 
 __all__ = [
+    "LABELLED",
     "NAME",
     "OWN_OUTPUTS",
     "Bundles",

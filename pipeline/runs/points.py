@@ -6,7 +6,7 @@
 
 Keys are those of a run: `student`, `teachers`, `methods`, `shuffle_teachers`; `weight` of its methods; `run`, the run
 of params.yaml to start from; and dotted settings, `student.KEY`, `methods.NAME.KEY`, and, as `-S` has them,
-`train.KEY`, `students.NAME.KEY` and `runs.NAME.KEY`. Needs no torch.
+`train.KEY`, `students.NAME.KEY` and `runs.NAME.KEY`; and `dataset.labelled`, the number of labels. Needs no torch.
 """
 
 import copy
@@ -27,6 +27,9 @@ NAME = "point"
 
 KEYS = ("run", "student", "teachers", "methods", "weight", "shuffle_teachers")
 """Keys of a point that are not dotted."""
+
+LABELLED = "dataset.labelled"
+"""The number of labels. It needs no data of its own: which rows keep their label follows from their ids."""
 
 SECTIONS = ("train", "student", "methods", "students", "runs")
 """What dotted keys may begin with."""
@@ -110,6 +113,12 @@ class Point:
     params: Params
 
     @property
+    def labelled(self) -> int | float | None:
+        """The number of labels, or their share of the training rows; None: as the dataset was prepared."""
+        found: int | float | None = self.values.get(LABELLED)
+        return found
+
+    @property
     def label(self) -> str:
         """Its name in tables: `student=bag, weight=10`."""
         return point_label(self.values)
@@ -147,6 +156,10 @@ def read_sweep(params: Params, name: str) -> Sweep:
             if not values:
                 raise UserError(f"{where}.over: {key}: no values, so there is nothing to train; list some")
             for position, value in enumerate(values):
+                if key == LABELLED and not _is_amount(value) and not range_of(value):
+                    raise UserError(
+                        f"{where}.over: {key}: {value!r}; write numbers of rows from 1, or shares between 0 and 1"
+                    )
                 if value in values[:position]:
                     raise UserError(f"{where}.over: {key}: {value!r} is listed twice; drop one")
                 if (found := range_of(value)) and not sweep.search:
@@ -156,6 +169,11 @@ def read_sweep(params: Params, name: str) -> Sweep:
                         f"{where}.over: {key}: {value}: one range for a key, with low < high, and low > 0 with log"
                     )
     return sweep
+
+
+def _is_amount(value: Any) -> bool:
+    whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return whole or (isinstance(value, float) and 0 < value < 1)
 
 
 def range_of(value: Any) -> Range | None:
@@ -185,7 +203,8 @@ def _grid(params: Params, name: str, sweep: Sweep, grid: Mapping[str, list[Any]]
     found: dict[str, Point] = {}
     for values in product(*grid.values()):
         point = make_point(params, name, sweep, dict(zip(grid, values, strict=True)))
-        found.setdefault(json.dumps(point.section, sort_keys=True, default=str), point)
+        key = json.dumps([point.section, point.labelled], sort_keys=True, default=str)
+        found.setdefault(key, point)
     if idle := grid.keys() - {key for point in found.values() for key in point.values}:
         key = min(idle)
         raise UserError(f"{params.source}: sweep.{name}.over: {key}: changes no point; check its names, or drop it")
@@ -227,6 +246,8 @@ def make_point(params: Params, name: str, sweep: Sweep, values: Mapping[str, Any
                 methods[method] = methods[method] | {setting: value}
             case [setting] if setting in KEYS:
                 pass
+            case _ if key == LABELLED:
+                pass
             case _:
                 del used[key]
     if sweep.seeds is not None:
@@ -236,7 +257,10 @@ def make_point(params: Params, name: str, sweep: Sweep, values: Mapping[str, Any
     section |= {"methods": methods, "train": train, "search": search}
     section = {key: value for key, value in section.items() if value not in ({}, [], None)}
     source = f"{where}: {point_label(used)}"
-    return Point(used, section, Params(params.values | {"runs": {NAME: section}}, source))
+    own: dict[str, Any] = {"runs": {NAME: section}}
+    if LABELLED in values:
+        own["dataset"] = params.section("dataset") | {"labelled": values[LABELLED]}
+    return Point(used, section, Params(params.values | own, source))
 
 
 def _inside(key: str, run: Any, student: Any) -> list[str]:
@@ -273,6 +297,8 @@ def _check_key(key: Any, where: str) -> None:
         UserError: the line says what to do instead.
     """
     first, *rest = str(key).split(".")
+    if key == LABELLED:
+        return
     if first in EARLIER and rest:
         raise UserError(
             f"{where}: {key}: stages before the training read it; queue an experiment for each value: "
@@ -284,7 +310,7 @@ def _check_key(key: Any, where: str) -> None:
         raise UserError(f"{where}: {key}: seeds are not compared; write `seeds: [...]` next to `over`")
     depth = {"train": 1, "student": 1, "methods": 2, "students": 2}.get(first, len(rest) or 1)
     if key not in KEYS and (first not in SECTIONS or len(rest) != depth or not all(rest)):
-        known = [*KEYS, "train.KEY", "student.KEY", "methods.NAME.KEY", "students.NAME.KEY", "runs.NAME.KEY"]
+        known = [*KEYS, LABELLED, "train.KEY", "student.KEY", "methods.NAME.KEY", "students.NAME.KEY", "runs.NAME.KEY"]
         raise UserError(f"{where}: unknown key `{key}`{suggestion(str(key), KEYS)}; allowed are {listed(known)}")
 
 

@@ -1,5 +1,6 @@
 """How to read a head, and why."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from pipeline.store.format import Layout, Marker
 from pipeline.store.memory import available_memory
 from pipeline.store.reader import WINDOW_BYTES, HostReader, Mode, Reader
 from pipeline.store.shards import REMEDY, resolved_codec
+from pipeline.store.windows import VerifiedShards
 from pipeline.verified import VerifiedFiles, default_cache
 
 DEVICE_BYTES = 2 << 30
@@ -22,41 +24,46 @@ def choose(
 ) -> Reader:  # fmt: skip
     """The reader for a head, as `FeatureStore.reader` describes it; `digest` and `markers` are the head's."""
     size = layout.rows * layout.heads[name].row_bytes
-    obstacle = None
-    if store.folder is None:
-        obstacle = "not on this machine"
-    elif resolved_codec(store, layout, name) != "raw":
-        obstacle = "compressed"
-    if mode in ("mapped", "window") and obstacle:
+    raw = resolved_codec(store, layout, name) == "raw"
+    obstacle = "not on this machine" if store.folder is None else None if raw else "compressed"
+    if mode == "mapped" and obstacle:
         raise UserError(f"{store.name}: head `{name}` is {obstacle} and cannot be mapped; use auto, resident or cache")
+    if mode == "window" and not raw:
+        raise UserError(f"{store.name}: head `{name}` is compressed, so its rows have no places; use auto")
     if mode == "device" and device is None:
         raise UserError(f"{store.name}: the mode `device` needs a device; pass device='cuda'")
     why = f"asked for, {_bytes(size)}"
     place = default_cache() if cache is None else cache
     if mode == "auto":
         mode, why = _automatic(size, obstacle, memory, device, device_memory)
-        if mode == "resident" and store.folder is None and whole_files(place / digest) is not None:
-            mode, why = "cache", f"{obstacle}, {_bytes(size)}"
+        if mode in ("resident", "cache") and store.folder is None:
+            copied = whole_files(place / digest) is not None
+            if copied:
+                mode, why = "cache", f"{obstacle}, {_bytes(size)}"
+            elif mode == "cache" and raw and size > (free := _free(place)):
+                mode, why = "window", f"{why}, and the {_bytes(free)} free in {place}"
     if mode == "device":
         from pipeline.store.device import DeviceReader
 
         return DeviceReader(store, layout, name, why, str(device))
     if mode == "resident":
         return HostReader(store, layout, name, mode, why)
+    folder, lock, remedy = store.folder, None, REMEDY
     if mode == "cache":
         folder, lock, checksums = cached(store, layout, name, digest, place)
         why += f", raw copy in {folder}"
         remedy = f"delete {folder}; it is made again from the store"
-        files = VerifiedFiles(folder, checksums, remedy, place)
     else:
-        assert store.folder is not None
-        folder, lock = store.folder, None
         checksums = {
             f"{array}/{grid.key(shard)}": markers[shard].files[array]["checksum"]
             for array, grid in layout.grids(name, "raw").items()
             for shard in range(grid.shards)
         }
-        files = VerifiedFiles(folder, checksums, REMEDY, place)
+    files: VerifiedFiles | VerifiedShards
+    if folder is not None:
+        files = VerifiedFiles(folder, checksums, remedy, place)
+    else:
+        files = VerifiedShards(store, checksums, remedy)
     return HostReader(
         store, layout, name, mode, why, folder, WINDOW_BYTES if window is None else window,
         size <= available_memory(), files, lock,
@@ -83,6 +90,11 @@ def _automatic(
     if size <= limit:
         return "resident", f"{before}{obstacle}, {_bytes(size)} fit the {_bytes(limit)} granted in memory"
     return "cache", f"{before}{obstacle}, {_bytes(size)} exceed the {_bytes(limit)} granted in memory"
+
+
+def _free(place: Path) -> int:
+    """Bytes that are free where a folder is, or will be."""
+    return shutil.disk_usage(next(folder for folder in (place, *place.absolute().parents) if folder.is_dir())).free
 
 
 def _bytes(size: int | float) -> str:

@@ -20,7 +20,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import google_crc32c
 import numpy as np
@@ -37,7 +37,8 @@ CHUNK_BYTES = 4 << 20
 SHARDS_AT_LEAST = 8
 SHARD_BYTES = 256 << 20
 ATTRIBUTE = "feature_store"
-HEAD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_:@-]{0,99}")
+# `.scale` and `.index` end the names of a head's other arrays.
+HEAD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_@-]{0,99}(?::[A-Za-z0-9_:@.-]{0,99})?(?<!\.scale)(?<!\.index)")
 LOCKS, REPLACED = "locks", "replaced"
 MOVED = "moved"
 """Name of the file that marks a replaced store as complete in its folder."""
@@ -164,6 +165,14 @@ class Shard:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+class Span(NamedTuple):
+    """Rows start .. stop - 1 of a shard, numbered in it."""
+
+    shard: int
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True)
@@ -383,7 +392,9 @@ class Layout:
 def check_head_name(name: str) -> None:
     """Raises `UserError` if a head cannot have this name, which is that of its folder."""
     if not HEAD_NAME.fullmatch(name) or name in RESERVED:
-        raise UserError(f"{shortened(name)} cannot be a head's name: use letters, digits, _ : @ and -")
+        raise UserError(
+            f"{shortened(name)} cannot be a head's name: use letters, digits, _ @ -, and after a colon dots"
+        )
 
 
 @dataclass(frozen=True)

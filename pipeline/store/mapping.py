@@ -6,13 +6,14 @@ import mmap
 import os
 import sys
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.files import open_regular
-from pipeline.store.format import Grid
+from pipeline.store.format import Grid, Span
 from pipeline.store.shards import REMEDY
 
 # Linux and macOS share these values, except for the two flags of the reservation.
@@ -64,17 +65,18 @@ class Mapping:
         """Where rows are in `array`; int64 [n]."""
         return rows + rows // self._grid.shard_rows * self._skipped if self._skipped else rows
 
-    def read_ahead(self, shard: int, start: int, stop: int) -> None:
-        """Bring rows start .. stop - 1 of a shard into the page cache, in one sequential read.
+    def read_ahead(self, blocks: Sequence[Span]) -> None:
+        """Bring blocks into the page cache, each in one sequential read.
 
         A plain read, because the kernel only follows advice on a mapping for the first few hundred kilobytes.
         """
         scratch = bytearray(READ_AHEAD)
-        with (self._folder / self._grid.key(shard)).open("rb", buffering=0) as file:
-            file.seek(start * self._grid.row_bytes)
-            left = (stop - start) * self._grid.row_bytes
-            while left > 0 and (got := file.readinto(memoryview(scratch)[:left])):
-                left -= got
+        for shard, start, stop in blocks:
+            with (self._folder / self._grid.key(shard)).open("rb", buffering=0) as file:
+                file.seek(start * self._grid.row_bytes)
+                left = (stop - start) * self._grid.row_bytes
+                while left > 0 and (got := file.readinto(memoryview(scratch)[:left])):
+                    left -= got
 
 
 class _Region:

@@ -7,6 +7,11 @@ import numpy as np
 BLOCK_BYTES = 1 << 20
 
 
+def rows_of_block(row_bytes: int, shard_rows: int) -> int:
+    """How many consecutive rows a window has of one place."""
+    return max(1, min(BLOCK_BYTES // row_bytes, shard_rows))
+
+
 def shuffled(rows: np.ndarray, seed: int) -> Iterator[np.ndarray]:
     """One window with all rows, uniformly shuffled."""
     yield np.random.default_rng(seed).permutation(rows)
@@ -32,7 +37,7 @@ def windows(
     from concurrent.futures import ThreadPoolExecutor
 
     random = np.random.default_rng(seed)
-    block_rows = max(1, min(BLOCK_BYTES // row_bytes, shard_rows))
+    block_rows = rows_of_block(row_bytes, shard_rows)
     per_shard = -(-shard_rows // block_rows)  # blocks end where their shard ends
     block = rows // shard_rows * per_shard + rows % shard_rows // block_rows
     order = np.argsort(block, kind="stable")

@@ -12,12 +12,13 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.locks import Lock
 from pipeline.store.backends import Backend
-from pipeline.store.format import Layout
+from pipeline.store.format import Layout, Span
 from pipeline.store.mapping import Mapping
-from pipeline.store.order import batched, shuffled, windows
+from pipeline.store.order import batched, rows_of_block, shuffled, windows
 from pipeline.store.rows import as_rows
 from pipeline.store.shards import checked, resolved_codec, unpacked
 from pipeline.store.values import arriving_dtype, decode
+from pipeline.store.windows import VerifiedShards, Windows
 from pipeline.verified import VerifiedFiles, verifying
 
 Mode = Literal["auto", "mapped", "window", "resident", "cache", "device"]
@@ -45,7 +46,7 @@ class Reader(ABC):
     dim: int
     dtype: np.dtype
     rows_digest: str
-    _files: VerifiedFiles | None = None
+    _files: VerifiedFiles | VerifiedShards | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -105,9 +106,10 @@ class HostReader(Reader):
         store: where the head's files are.
         layout: of the store.
         name: the head.
-        mode: mapped, window or cache (`folder` has raw shards to map), or resident (`store` is read once).
+        mode: mapped, window or cache (`folder` has raw shards to map), window without one (rows are fetched from
+            `store`), or resident (`store` is read once).
         why: the reason for the mode.
-        folder: of the raw shards.
+        folder: of the raw shards; None: rows are in memory, or with `window` elsewhere.
         window: bytes of a window.
         fits: whether the page cache can hold all of the head's shards.
         files: those in `folder`, to be verified.
@@ -116,7 +118,7 @@ class HostReader(Reader):
 
     def __init__(
         self, store: Backend, layout: Layout, name: str, mode: Mode, why: str, folder: Path | None = None,
-        window: int = WINDOW_BYTES, fits: bool = False, files: VerifiedFiles | None = None,
+        window: int = WINDOW_BYTES, fits: bool = False, files: VerifiedFiles | VerifiedShards | None = None,
         lock: Lock | None = None,
     ):  # fmt: skip
         self.mode, self.why = mode, f"{mode}: {why}"
@@ -163,27 +165,34 @@ class HostReader(Reader):
         if self._lock is not None:
             self._lock.acquire(exclusive=False)
             weakref.finalize(self, self._lock.release)
-        self._arrays: dict[str, Mapping | np.ndarray]
-        if self._folder is not None:
-            grids = self._layout.grids(self._name, "raw")
+        self._arrays: dict[str, Mapping | Windows | np.ndarray]
+        grids = self._layout.grids(self._name, "raw")
+        if self._folder is None and self.mode == "window":
+            block = rows_of_block(self._head.row_bytes, self._layout.shard_rows)
+            self._arrays = {array: Windows(self._store, array, grid, block) for array, grid in grids.items()}
+        elif self._folder is not None:
             self._arrays = {array: Mapping(self._folder / array, grid, self._fits) for array, grid in grids.items()}
         else:
             self._arrays = dict(in_memory(self._store, self._layout, self._name))
 
     def _gather(self, array: str, rows: np.ndarray, out: np.ndarray | None) -> np.ndarray:
         source = self._arrays[array]
+        if isinstance(source, Windows):
+            return source.take(rows, out)
         if isinstance(source, Mapping):
             rows, source = source.places(rows), source.array
         # Rows are already checked; with `clip`, numpy writes into `out` without a buffer.
         return source.take(rows, axis=0, out=out, mode="clip")
 
     def _read_ahead(self, first_rows: np.ndarray, count: int) -> None:
+        blocks = []
         for first in first_rows.tolist():
             shard, start = divmod(first, self._layout.shard_rows)
             rows = min(first + count, self._layout.span(shard)[1]) - first
-            for source in self._arrays.values():
-                assert isinstance(source, Mapping)
-                source.read_ahead(shard, start, start + rows)
+            blocks.append(Span(shard, start, start + rows))
+        for source in self._arrays.values():
+            assert not isinstance(source, np.ndarray)
+            source.read_ahead(blocks)
 
 
 class Together:

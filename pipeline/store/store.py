@@ -175,6 +175,7 @@ class FeatureStore:
         - `device`: all rows on a GPU, as tensors. Chosen if a `device` is given and the rows fit `device_memory`.
         - `mapped`: directly from the files' pages. Chosen for local, uncompressed shards.
         - `window`: the same, with epochs that read the disk sequentially. Chosen if they exceed the free memory.
+          Rows of remote shards are fetched as they are needed; chosen if they exceed the free disk.
         - `resident`: all rows in memory. Chosen for compressed or remote shards that fit `memory`.
         - `cache`: mapped from a raw copy on the local disk, made in one pass. Chosen for larger ones, and for remote
           ones of which there is a copy already.

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.errors import UserError
 from pipeline.machine import Machine
 from pipeline.params import Params
+from pipeline.probing import ProbeSettings, probe_once
 from pipeline.project import Project
 from pipeline.records import Metric, SweepRecord
-from pipeline.runs import NAME, Candidate, Point, points, read_run, read_sweep, sweep_names
+from pipeline.runs import NAME, Candidate, Point, Run, points, read_run, read_sweep, sweep_names
 from pipeline.training import Plan, Session, Trial, trials_of
 
 
@@ -57,6 +58,7 @@ class Planner:
     def __init__(self, params: Params, project: Project):
         self.project, self.machine = project, params.read(Machine, "machine")
         self.session: Session | None = None
+        self._probed: set[tuple[str, int | float]] = set()
 
     def plan(self, point: Point) -> PlannedPoint:
         """The trials of a point.
@@ -65,12 +67,24 @@ class Planner:
             UserError: it cannot be trained; the line names it.
         """
         try:
-            plan = Plan(NAME, point.params, self.project, read_run(point.params, NAME), self.machine)
+            run = read_run(point.params, NAME)
+            plan = Plan(NAME, point.params, self._project_of(point, run), run, self.machine)
             self.session = Session(plan, like=self.session)
             trials = tuple(trials_of(self.session))
         except UserError as error:
             raise _named(error, point) from None
         return PlannedPoint(point, plan, trials, self.session.settings(trials[0].seed, Candidate(())).steps)
+
+    def _project_of(self, point: Point, run: Run) -> Project:
+        """The project of a point: with probes of its own, if its number of labels is not that of the dataset."""
+        if point.labelled is None:
+            return self.project
+        project = replace(self.project, labelled=point.labelled)
+        for teacher in dict.fromkeys(source.teacher for source in run.sources):
+            if (teacher, point.labelled) not in self._probed:
+                probe_once(teacher, point.params.read(ProbeSettings, "probe"), project)
+                self._probed.add((teacher, point.labelled))
+        return project
 
     def together(self, planned: Iterable[PlannedPoint]) -> SweepPlan:
         """Planned points as a whole.

@@ -14,7 +14,7 @@ from pipeline.locks import Lock
 from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.records import Metric, PointRecord, SweepRecord
-from pipeline.runs import Sweep, make_point, point_label, points, read_sweep
+from pipeline.runs import LABELLED, Sweep, make_point, point_label, points, read_sweep
 from pipeline.sweeping.board import Board
 from pipeline.sweeping.planning import PlannedPoint, Planner, plan_grids
 from pipeline.sweeping.search import Proposer
@@ -61,9 +61,15 @@ class Swept:
         lines += [f"failed: {line}" for line in self.failed]
         if ranked:
             run = yaml.safe_dump({"best": ranked[0].run}, sort_keys=False, default_flow_style=None, width=1000)
+            labelled = ranked[0].values.get(LABELLED)
+            how = (
+                "add it to `runs`; it is trained already:"
+                if labelled is None
+                else f"set {LABELLED}: {labelled} and add it to `runs`:"
+            )
             lines += [
                 f"The best of {count(len(record.points), 'point')} by validation {record.metric.label}, which is "
-                "optimistic about the one that it chose. To test and ship it, add it to `runs`; it is trained already:",
+                f"optimistic about the one that it chose. To test and ship it, {how}",
                 *(f"  {line}" for line in run.splitlines()),
             ]
         return "\n".join(lines)

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.augmentations import Augmented, Augmenter, check_kind
-from pipeline.data import Dataset, Split
+from pipeline.data import Dataset, Split, open_labelled
 from pipeline.errors import UserError
 from pipeline.methods import Context, Directions, Reads, TeacherOutput, TeacherProfile
 from pipeline.params import parse, plugin
@@ -69,7 +69,10 @@ class Session:
             for term in self.run.methods:
                 self.method(term, combination)
         self.device = plan.machine.torch_device()
-        self.data: Dataset = like.data if like else Dataset.open(plan.project.data)
+        same_rows = like and like.plan.project == plan.project
+        self.data: Dataset = (
+            like.data if like and same_rows else open_labelled(plan.project.data, plan.project.labelled)
+        )
         self.task = self.data.task
         self.metric = self.task.metric(plan.settings({}).val)
         same = like and (like.plan.run.reads, like.device) == (plan.run.reads, self.device)
@@ -174,7 +177,11 @@ class Session:
             return [f"{name} runs in every step" for name in dict.fromkeys(source.teacher for source in self.readers)]
         lines = []
         for source, (reader, *_) in self.readers.items():
-            slow = "; steps take rows in random order, so the disk sets the pace" if reader.mode == "window" else ""
+            slow = (
+                "; steps take rows in random order, so the disk or the network sets the pace"
+                if reader.mode == "window"
+                else ""
+            )
             lines.append(f"{source} {reader.why}{slow}")
         return lines
 

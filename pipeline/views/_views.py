@@ -18,12 +18,15 @@ from pipeline.params import Params, Settings, parse, read_plugin
 from pipeline.plugins import plugin, plugins
 from pipeline.views._images import Change, changed
 
+MOST = 1000
+"""Views of a row in a store, each of which is a head of its own there."""
+
 
 class ViewSettings(Settings):
     """Keys of views that all families share.
 
     Attributes:
-        count: views of each row, the clean row not counted.
+        count: views of each row, the clean row not counted; 1,000 at most.
         seed: of their random numbers.
     """
 
@@ -52,7 +55,8 @@ class Views:
         """Read a section `views`.
 
         Raises:
-            UserError: there is no such family, a key is wrong, or the family has fewer different views.
+            UserError: there is no such family, a key is wrong, the family has fewer different views, or it is more
+                views than a store keeps.
         """
         if not isinstance(values, Mapping):
             raise UserError(f"{where}: expected a mapping such as {{family: crops, count: 4}}, found {values!r}")
@@ -66,6 +70,11 @@ class Views:
             raise UserError(
                 f"{where}.count: {count(asked.count, 'view')}, and `{own['family']}` makes {module.MOST} that differ; "
                 f"write count: {module.MOST}"
+            )
+        if asked.count > MOST:
+            raise UserError(
+                f"{where}.count: {count(asked.count, 'view')}, and a store keeps {MOST:,} of a row at most; write "
+                "fewer, and `teacher: live` in runs that want views without end"
             )
         return cls(own["family"], settings, asked.count, asked.seed)
 

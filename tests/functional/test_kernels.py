@@ -34,7 +34,7 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> to
 
 
 @given(n=st.integers(1, 9), d=st.integers(1, 7), scale=st.sampled_from([1e-9, 1.0, 1e5]), seed=st.integers(0, 99))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_gram_form_is_the_definition_epsilon_included(n: int, d: int, scale: float, seed: int) -> None:
     rows = normal(n, d, seed=seed) * scale
     expected = torch.tensor(loops_kernel(rows.tolist()), dtype=torch.float64)
@@ -100,7 +100,7 @@ def loops_gap(student: list[list[float]], teacher: list[list[float]], gates: lis
 
 
 @given(n=st.integers(1, 9), d=st.integers(1, 7), e=st.integers(1, 7), seed=st.integers(0, 99))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_cosine_gap_is_its_definition(n: int, d: int, e: int, seed: int) -> None:
     student, teacher, gates = normal(n, d, seed=seed), normal(n, e, seed=seed + 1), normal(e, seed=seed + 2).sigmoid()
     gap = cosine_gap(centre(student), centre(teacher), gates)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.functional.statistics import gap_closed, holm, paired, standard_error
@@ -42,7 +42,6 @@ def test_the_p_value_is_that_of_the_t_distribution():
 
 
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=9))
-@settings(deadline=None)
 def test_the_interval_holds_zero_exactly_when_p_is_above_five_percent(differences):
     found = paired(differences)
     if abs(found.p - 0.05) > 1e-6:
@@ -50,7 +49,6 @@ def test_the_interval_holds_zero_exactly_when_p_is_above_five_percent(difference
 
 
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=9))
-@settings(deadline=None)
 def test_swapping_the_two_runs_mirrors_the_comparison(differences):
     one, other = paired(differences), paired([-x for x in differences])
     assert (one.mean, one.low, one.high) == pytest.approx((-other.mean, -other.high, -other.low), abs=1e-12)

@@ -130,6 +130,12 @@ def test_a_remote_store_reads_as_a_local_one(url: str, store: FeatureStore, tmp_
     np.testing.assert_array_equal(reader(range(50)), store.reader(head)(range(50)))
 
 
+def test_a_remote_store_is_read_by_windows(url: str, store: FeatureStore):
+    reader, rows = FeatureStore.open(url).reader("pooled", mode="window"), [3, 49, 0, 3]
+    np.testing.assert_array_equal(reader(rows), store.reader("pooled")(rows))
+    reader.verified()
+
+
 def test_what_a_remote_store_cannot_do_is_refused(url: str):
     remote = FeatureStore.open(url)
     with pytest.raises(UserError, match="not on this machine and cannot be mapped"):

@@ -15,6 +15,7 @@ from pipeline.errors import UserError
 from pipeline.store.format import (
     CHUNK_BYTES,
     CHUNK_ROWS,
+    STORE_FILE,
     STORED,
     Grid,
     Head,
@@ -128,7 +129,23 @@ def test_any_change_to_a_layout_by_hand_is_seen():
 
 @pytest.mark.parametrize(
     "name",
-    ["../outside", "/etc/passwd", "a/b", "..", ".", "", "rows", "locks", "replaced", "a.scale", "x" * 101, "c\0"],
+    [
+        "../outside",
+        "/etc/passwd",
+        "a/b",
+        "..",
+        ".",
+        "",
+        "rows",
+        "locks",
+        "replaced",
+        "a.scale",
+        "a:b.scale",
+        "a:b.index",
+        "a.b:c",
+        "x" * 101,
+        "c\0",
+    ],
 )
 def test_no_head_reaches_outside_the_store_even_if_it_is_signed(name: str):
     node = json.loads(layout().metadata())
@@ -139,6 +156,14 @@ def test_no_head_reaches_outside_the_store_even_if_it_is_signed(name: str):
         Layout.read(written(node), "here")
     with pytest.raises(UserError, match="cannot be a head's name"):
         layout(heads={name: Head((3,))})
+
+
+@pytest.mark.parametrize("name", ["pooled@crops:3", "layer:features.4", "layer:encoder.layers.encoder_layer_5@crops:3"])
+@pytest.mark.parametrize("array", ["", ".scale", ".index"])
+def test_a_head_may_be_named_after_a_module(name: str, array: str):
+    Layout.read(layout(heads={name: Head((3,))}).metadata(), "here")
+    assert STORE_FILE.fullmatch(f"{name}{array}/c.0.0")
+    assert STORE_FILE.fullmatch(f"locks/wider-{name}.json")
 
 
 @pytest.mark.parametrize(

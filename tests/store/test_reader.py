@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from pipeline.store import FeatureStore, Head, Reader, Together, choice
-from pipeline.store.format import Grid
+from pipeline.store.format import Grid, Span
 from pipeline.store.mapping import Mapping
 from pipeline.store.shards import pack
 
@@ -312,7 +312,7 @@ def test_reading_ahead_reads_just_the_rows_it_is_told(tmp_path: Path, monkeypatc
             return reads[-1][1]
 
     monkeypatch.setattr(Path, "open", lambda path, mode, buffering: Watched(path))
-    mapping.read_ahead(1, 8, 20)
+    mapping.read_ahead([Span(1, 8, 20)])
     assert reads == [(3200, 1000), (4200, 1000), (5200, 1000), (6200, 1000), (7200, 800)]
 
 

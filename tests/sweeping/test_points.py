@@ -93,7 +93,11 @@ def test_a_search_stands_for_the_ends_of_its_ranges():
         ({"student": "bag", "methods.aft": [1]}, "unknown key `methods.aft`"),
         ({"train.steps": [1, 2]}, r"no student; add `student: \[\.\.\.\]`"),
         ({"run": "atf"}, r"no section `runs.atf` \(did you mean `aft`\?\)"),
-        ({"student": "bag", "dataset.labelled": [10, 20]}, "dvc exp run --queue -S dataset.labelled=VALUE"),
+        ({"student": "bag", "dataset.limit": [10, 20]}, "dvc exp run --queue -S dataset.limit=VALUE"),
+        (
+            {"student": "bag", "dataset.labelled": [10, 0]},
+            "dataset.labelled: 0; write numbers of rows from 1",
+        ),
         ({"student": "bag", "teachers.wise.pooling": ["cls"]}, "dvc exp run --queue -S teachers.wise.pooling=VALUE"),
         ({"student": "bag", "machine.workers": [1, 2]}, "it changes no result; set it in `machine`"),
         ({"student": "bag", "train.seeds": [[0], [1]]}, r"write `seeds: \[\.\.\.\]` next to `over`"),

@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import shutil
 import signal
 import subprocess
@@ -15,9 +16,11 @@ import pytest
 import yaml
 
 from pipeline import training
+from pipeline.data import Dataset, PrepareSettings, open_labelled, prepare
 from pipeline.errors import UserError
 from pipeline.locks import Lock
 from pipeline.params import Params
+from pipeline.probing import ProbeSettings, labels, probe
 from pipeline.project import Project
 from pipeline.records import SweepRecord, SweepStatus
 from pipeline.sweeping import Swept, board, slots, sweep, trials_of_sweeps, worker
@@ -282,3 +285,62 @@ def test_every_process_has_a_slot_of_its_own_for_as_long_as_it_lives(tmp_path: P
     assert slots.slot.__wrapped__(tmp_path, 3) == 1
     while slots._KEPT:
         slots._KEPT.pop().release()
+
+
+def test_numbers_of_labels_are_what_the_dataset_would_be_prepared_with(
+    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    over = {"student": "bag", "teachers": "wise", "methods": ["none", "aft"], "dataset.labelled": [12, 24]}
+    mine = with_sweep(params, over | {"methods.aft.weight": 3.0})
+    first = run(project, mine, jobs=1)
+    assert (first.trained, first.found, first.failed) == (8, 0, [])
+    record, content = record_of(project), Project(project).sweep("mine").read_bytes()
+    assert [point.values["dataset.labelled"] for point in record.points] == [12, 24, 12, 24]
+    assert record.data == Dataset.open(project / "data").manifest.files_digest
+    assert trials_of_sweeps(mine, Project(project)) == trials(project)
+    # Probes are kept, and fitted again where something that they depend on has changed.
+    fitted: list[str] = []
+    monkeypatch.setattr(labels, "probe", lambda *given: fitted.append(given[0]) or probe(*given))  # type: ignore[func-returns-value]
+    assert (run(project, mine, jobs=1).found, fitted) == (8, [])
+    assert Project(project).sweep("mine").read_bytes() == content
+    shutil.rmtree(project / ".aft" / "labels")
+    assert (run(project, mine, jobs=1).found, fitted) == (8, ["wise", "wise"])
+    other = Params(mine.values | {"probe": {"strengths": [0.5]}})
+    assert (run(project, other, jobs=1).found, len(fitted)) == (4, 4)
+
+    # A project that was prepared with so many labels: the same rows, the same probes, the same scores.
+    prepared = Path(shutil.copytree(project, tmp_path / "prepared"))
+    monkeypatch.chdir(prepared)
+    dataset = params.read(PrepareSettings, "dataset").model_copy(update={"labelled": 12})
+    prepare(dataset, "data")
+    probe("wise", params.read(ProbeSettings, "probe"), Project())
+    data, same = Dataset.open("data"), open_labelled(project / "data", 12)
+    assert all(data.split_digest(split) == same.split_digest(split) for split in range(data.splits))
+    wanted = with_sweep(params, {key: value for key, value in over.items() if key != "dataset.labelled"})
+    wanted.values["sweep"]["mine"]["over"]["methods.aft.weight"] = 3.0
+    scores = [point.val_scores for point in record.points if point.values["dataset.labelled"] == 12]
+    swept = sweep("mine", wanted, Project(), jobs=1)
+    assert [point.val_scores for point in swept.record.points] == scores
+    assert swept.found == 2, "plain training of the same rows"
+
+
+@pytest.mark.parametrize("task", ["classification", "regression", "multilabel"])
+@pytest.mark.parametrize("labelled", [20, 0.25])
+def test_other_numbers_of_labels_are_those_of_prepare_for_every_task(tmp_path: Path, task: str, labelled: float):
+    label = {"classification": "c{0}", "regression": "{0}.5", "multilabel": "c{0};d{1}"}[task]
+    rows = [f"text {n},{label.format(n % 4, n % 3) if n % 5 else ''},g{n // 3}" for n in range(150)]
+    (tmp_path / "t.csv").write_text("\n".join(["text,label,group", *rows, ""]))
+    source = {"family": "text_table", "path": str(tmp_path / "t.csv"), "label_column": "label", "group_column": "group"}
+    if task == "multilabel":
+        source["label_separator"] = ";"
+    settings = PrepareSettings(source=source, task=task, splits=2, val=0.2, test=0.2, labelled=40, seed=3)
+    prepare(settings, tmp_path / "data")
+    prepare(settings.model_copy(update={"labelled": labelled}), tmp_path / "other")
+    found, wanted = open_labelled(tmp_path / "data", labelled), Dataset.open(tmp_path / "other")
+    for split in range(2):
+        np.testing.assert_array_equal(found.roles(split), wanted.roles(split))
+        assert found.split_digest(split) == wanted.split_digest(split)
+    copied = pickle.loads(pickle.dumps(found))
+    assert copied.split_digest(1) == wanted.split_digest(1)
+    with pytest.raises(UserError, match=r"dataset.labelled: 4000 of \d+ rows to choose from is 4,000"):
+        open_labelled(tmp_path / "data", 4000)

@@ -14,6 +14,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from pipeline.errors import UserError
 from pipeline.params import parse
+from pipeline.store.format import check_head_name
 from pipeline.teachers import torchvision as family
 from pipeline.teachers.torchvision import Classifier, Settings
 
@@ -70,6 +71,8 @@ def compare(name: str, tmp_path: Path) -> None:
     model.eval()
     save_file(model.state_dict(), tmp_path / "w.safetensors")
     teacher = load(name, tmp_path / "w.safetensors", heads=["pooled", layer, "logits"], arguments=inputs)
+    for head in teacher.heads:
+        check_head_name(head)
     outputs = features_of(teacher, PICTURES)  # type: ignore[arg-type]
     if name in ("googlenet", "inception_v3"):
         model.aux_logits, model.aux1, model.aux2, model.AuxLogits = False, None, None, None

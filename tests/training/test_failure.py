@@ -71,7 +71,7 @@ def test_the_step_is_named_and_kept_and_diverges_again(
         def save(self, state: Any, steps: int) -> None:
             states.append(state.tensors())
 
-    training = trial.run_trial(session, 0, candidate, Looking(project / "none", "", None))
+    training = trial.run_trial(session, 0, candidate, Looking(project / "none", {}, None))
     with session.threads():
         for _ in range(BAD + 1):  # the first one is before any step
             next(training)

@@ -138,7 +138,7 @@ def test_a_store_that_exceeds_the_memory_is_reported_as_slow(
     lines: list[str] = []
     training.train("aft", params, Project(project), say=lines.append)
     assert lines[0].startswith("train aft: wise window: ")
-    assert lines[0].endswith("; steps take rows in random order, so the disk sets the pace")
+    assert lines[0].endswith("; steps take rows in random order, so the disk or the network sets the pace")
 
 
 def test_methods_are_refused_batches_from_which_they_learn_nothing(

@@ -461,8 +461,8 @@ def test_a_training_on_views_continues_with_the_same_bits(seen: tuple[Params, Pr
             next(training)
         return dict(stop.value.value.student.state_dict())
 
-    whole = run(Checkpoint(tmp_path / "whole", "name", None), 4)
-    left = run_trial(session, 0, Candidate((10.0, 10.0)), Checkpoint(tmp_path / "left", "name", 0.0))
+    whole = run(Checkpoint(tmp_path / "whole", {"seed": 0}, None), 4)
+    left = run_trial(session, 0, Candidate((10.0, 10.0)), Checkpoint(tmp_path / "left", {"seed": 0}, 0.0))
     assert sum(next(left) for _ in range(3)) == 2
-    again = run(Checkpoint(tmp_path / "left", "name", 0.0), 4)
+    again = run(Checkpoint(tmp_path / "left", {"seed": 0}, 0.0), 4)
     assert all(torch.equal(whole[name], again[name]) for name in whole)

@@ -52,6 +52,10 @@ class Backend(ABC):
     def blocks(self, file: str) -> Iterator[bytes]:
         """A file's bytes from start to end, a block at a time. Raises `OSError` if it cannot be read."""
 
+    def part(self, file: str, start: int, stop: int) -> bytes:
+        """Bytes `start` to `stop - 1` of a file that exists, as far as it has them."""
+        return (self.read(file) or b"")[start:stop]
+
     @abstractmethod
     def files(self, below: str = "") -> list[str]:
         """The names of all files, or of those below one folder, in order."""

@@ -15,7 +15,7 @@ from uuid import uuid4
 from pipeline import objects
 from pipeline.checksum import checksum
 from pipeline.errors import UserError
-from pipeline.objects import AT_ONCE, check_bucket, explained
+from pipeline.objects import AT_ONCE, check_bucket, explained, fetch
 from pipeline.objects import SCHEMES as SCHEMES
 from pipeline.store.backends import JSON_BYTES, Backend, Bytes, WritableBackend
 from pipeline.store.format import LOCKS, REPLACED
@@ -67,15 +67,26 @@ class ObjectBackend(WritableBackend):
                 view = memoryview(part)
                 yield from (bytes(view[at : at + READ_BLOCK]) for at in range(0, len(view), READ_BLOCK))
 
+    def part(self, file: str, start: int, stop: int, version: str | None = None) -> bytes:
+        """Bytes of a file. Raises `UserError` if it has another version than one that a listing gave."""
+        if stop <= start:
+            return b""
+        options = {"range": (start, stop), **({"if_match": version} if version else {})}
+        return fetch(self._store, self._below + file, f"{self.name}/{file}", options)
+
     def files(self, below: str = "") -> list[str]:
         return sorted(self.sizes(below))
 
     def sizes(self, below: str = "") -> dict[str, int]:
         """The sizes of all files in bytes, or of those below one folder, by name."""
+        return {file: about["size"] for file, about in self.listing(below).items()}
+
+    def listing(self, below: str = "") -> dict[str, Mapping[str, Any]]:
+        """What the service says of all files, or of those below one folder, by name."""
         prefix = f"{self._below}{below}".rstrip("/")
         with explained(self.name):
             listed = self._store.list(prefix or None)
-            return {about["path"].removeprefix(self._below): about["size"] for part in listed for about in part}
+            return {about["path"].removeprefix(self._below): about for part in listed for about in part}
 
     def ages(self, below: str) -> dict[str, float]:
         """How many seconds ago each file in a folder was written."""
@@ -209,9 +220,11 @@ class Snapshot(Backend):
     def __init__(self, backend: ObjectBackend):
         self.name = backend.name
         self._backend = backend
+        listing = backend.listing()
         self._sizes = {
-            file: size for file, size in backend.sizes().items() if not file.startswith((f"{LOCKS}/", f"{REPLACED}/"))
+            file: about["size"] for file, about in listing.items() if not file.startswith((f"{LOCKS}/", f"{REPLACED}/"))
         }
+        self._versions = {file: listing[file]["e_tag"] for file in self._sizes}
         texts = [file for file, size in self._sizes.items() if file.endswith(".json") and size <= JSON_BYTES]
         with ThreadPoolExecutor(AT_ONCE) as pool:
             self._texts = dict(zip(texts, pool.map(backend.read, texts), strict=True))
@@ -226,6 +239,9 @@ class Snapshot(Backend):
 
     def blocks(self, file: str) -> Iterator[bytes]:
         return self._backend.blocks(file)
+
+    def part(self, file: str, start: int, stop: int) -> bytes:
+        return self._backend.part(file, start, stop, self._versions[file])
 
     def files(self, below: str = "") -> list[str]:
         return sorted(file for file in self._sizes if not below or file.startswith(f"{below}/"))

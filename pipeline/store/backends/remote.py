@@ -49,6 +49,10 @@ class RemoteBackend(Backend):
         with self._files.open(self._prefix + file, "rb") as opened:
             yield from iter(lambda: opened.read(BLOCK), b"")
 
+    def part(self, file: str, start: int, stop: int) -> bytes:
+        found: bytes = self._files.cat_file(self._prefix + file, start, stop)
+        return found
+
     def files(self, below: str = "") -> list[str]:
         return sorted(name for name in self._sizes if not below or name.startswith(f"{below}/"))
 

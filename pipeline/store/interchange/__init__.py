@@ -25,7 +25,7 @@ from typing import Any, get_args
 import numpy as np
 
 from pipeline.errors import UserError, count
-from pipeline.files import explained, is_utf8, open_regular, scratch_folder
+from pipeline.files import explained, is_utf8, open_regular, refuse_url, scratch_folder
 from pipeline.provenance import digest_files
 from pipeline.store.backends import Backend, backend_at
 from pipeline.store.format import SHARD_BYTES, Dtype, Head, Layout, check_head_name, shortened
@@ -130,6 +130,7 @@ def export(
         UserError: the format is unknown, there is no such head, the row index is damaged, or the disk is full.
     """
     target = Path(target)
+    refuse_url(target)
     module = _format(target)
     reader = store.reader(head)
     name = store.head_name(head)
@@ -264,6 +265,7 @@ def read_table(path: Path) -> Table:
         UserError: the file is missing, damaged or unsuitable.
     """
     module = _format(path)
+    refuse_url(path)
     try:
         os.close(open_regular(path))
         table: Table = module.read(path)

@@ -29,6 +29,11 @@ class BackendContract:
         blocks = list(backend.blocks("large"))
         assert len(blocks) > 1 and b"".join(blocks) == data
 
+    def test_a_part_of_a_file_is_read(self, backend: WritableBackend):
+        backend.put("a/b", [bytes(range(200))])
+        assert backend.part("a/b", 3, 7) == bytes(range(3, 7)) and backend.part("a/b", 0, 200) == bytes(range(200))
+        assert backend.part("a/b", 190, 300) == bytes(range(190, 200)) and backend.part("a/b", 5, 5) == b""
+
     def test_what_does_not_exist_is_none_or_an_error(self, backend: WritableBackend):
         backend.put("a/b", [b"x"])
         for name in ("b", "a", "a/c", "a/b/c"):

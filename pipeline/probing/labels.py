@@ -1,0 +1,61 @@
+"""Probes for other numbers of labels than the prepared dataset has, for sweeps: fitted once, and kept as a cache.
+
+.aft/labels/<labelled>/<teacher>/       as probes/<teacher>/
+.aft/labels/<labelled>/<teacher>.json   what they were fitted on, and how
+"""
+
+import json
+from math import inf
+from typing import Any
+
+from pipeline.code import Code
+from pipeline.data import Dataset, open_labelled
+from pipeline.files import file_exists, write_atomically
+from pipeline.locks import Lock
+from pipeline.probing.probes import ProbeSettings, probe
+from pipeline.probing.saved import fitted_on
+from pipeline.project import Project
+from pipeline.store import SourceFeatures
+
+
+def probe_once(teacher: str, settings: ProbeSettings, project: Project) -> bool:
+    """Fit the probes of a teacher for a project's number of labels, unless they are there; whether it had to.
+
+    Raises:
+        UserError: as `probe`; or there are not so many labels.
+    """
+    path = project.probes / f"{teacher}.json"
+    lock = Lock(project.lock("labels", str(project.labelled)))
+    lock.acquire(patience=inf)
+    try:
+        wanted = _inputs(open_labelled(project.data, project.labelled), teacher, settings, project)
+        if file_exists(path) and path.read_text(encoding="utf-8") == wanted:
+            return False
+        path.unlink(missing_ok=True)
+        probe(teacher, settings, project)
+        write_atomically(path, wanted.encode())
+        return True
+    finally:
+        lock.release()
+
+
+def _inputs(data: Dataset, teacher: str, settings: ProbeSettings, project: Project) -> str:
+    """All that the probes depend on, as JSON."""
+    sources = SourceFeatures.all_of(project, teacher)
+    found: dict[str, Any] = {
+        "settings": settings.model_dump(mode="json"),
+        "code": Code().digest("pipeline.probing.probes", f"pipeline.tasks.{data.task.name}"),
+        "data": data.manifest.files_digest,
+        "fitted_on": {
+            features.source.name: [fitted_on(data, split, features) for split in range(data.splits)]
+            for features in sources
+        },
+        "views": {
+            features.source.name: {
+                family: [features.store.head_digest(head) for head in heads]
+                for family, heads in features.kept_views().items()
+            }
+            for features in sources
+        },
+    }
+    return json.dumps(found, indent=1, sort_keys=True) + "\n"
