@@ -1011,7 +1011,7 @@ CASES = [
                 table("text,mood\na,b\n".encode("utf-16-le")),
                 "prepare",
                 "raw/reviews.csv: byte 2 is zero, as in UTF-16 without a byte order mark; set "
-                "dataset.source.encoding: utf-16-le, or save it as utf-8",
+                "`encoding: utf-16-le`, or save it as utf-8",
             ),
             (
                 "an encoding that does not exist",
@@ -1093,7 +1093,7 @@ CASES = [
                 "prepare",
                 "dataset.source: 1 of 21 rows cannot be read, the first is row 10b08566c680d67a (line "
                 "22): byte 0xe9 at character 4 is not utf-8; it looks like <encodings>: set "
-                "dataset.source.encoding to the one that reads right; correct them, or raise "
+                "`encoding` to the one that reads right; correct them, or raise "
                 "dataset.tolerance (all are listed in data.quarantine.csv)",
             ),
             (
@@ -1949,6 +1949,12 @@ CASES = [
                 "--output no/out.csv: no folder no; make it first",
             ),
             (
+                "a URL to predict",
+                exported,
+                "predict student s3://bucket/reviews.csv",
+                "s3://bucket/reviews.csv: a URL, and a path of this machine is needed there",
+            ),
+            (
                 "an output of no known format",
                 exported,
                 "predict student raw/reviews.csv --output out.xlsx",
@@ -2476,7 +2482,7 @@ CASES = [
                 table(b"text,mood\nx,caf\xe9\n"),
                 "prepare",
                 "raw/reviews.csv: line 2: column 'mood': byte 0xe9 at character 4 is not utf-8; it "
-                "looks like <encodings>: set dataset.source.encoding to the one that reads right",
+                "looks like <encodings>: set `encoding` to the one that reads right",
             ),
             (
                 "an empty label between separators",
@@ -2521,7 +2527,7 @@ CASES = [
                 table("text,mood\nx,ä\n".encode(), encoding="ascii"),
                 "prepare",
                 "raw/reviews.csv: line 2: column 'mood': byte 0xc3 at character 1 is not ascii, but "
-                "utf-8; leave dataset.source.encoding out",
+                "utf-8; leave `encoding` out",
             ),
             (
                 "a number of thousands of digits",

@@ -74,12 +74,12 @@ class Decoding:
         if is_utf8(self.name) and right > wrong:  # by chance a few short lines in other encodings are valid UTF-8
             return f"; most other lines are, such as line {first}: correct it"
         if sample and all(_decodes(line, "utf-8") for line in sample):
-            return ", but utf-8; leave dataset.source.encoding out"
+            return ", but utf-8; leave `encoding` out"
         found = readings(sample)
         if not found:
-            return "; set dataset.source.encoding to what the file is in, or save it as utf-8"
+            return "; set `encoding` to what the file is in, or save it as utf-8"
         shown = [f"{encoding} ({word!r})" for encoding, word in found.items()]
-        return f"; it looks like {listed(shown)}: set dataset.source.encoding to the one that reads right"
+        return f"; it looks like {listed(shown)}: set `encoding` to the one that reads right"
 
 
 def readings(lines: list[bytes]) -> dict[str, str]:
@@ -112,7 +112,7 @@ def encoding_of(path: Place, start: bytes) -> str:
         likely = "utf-16-le" if start[1:2] == b"\0" else "utf-16-be"
         raise UserError(
             f"{path}: byte {start.index(0) + 1} is zero, as in UTF-16 without a byte order mark; set "
-            f"dataset.source.encoding: {likely}, or save it as utf-8"
+            f"`encoding: {likely}`, or save it as utf-8"
         )
     return "utf-8"
 
@@ -130,7 +130,7 @@ def remarks_of(encoding: str, is_set: bool) -> Callable[[Mapping[str, Any]], Ite
         is_set: whether the settings say so, and not the file.
     """
     by_mark = f"read as {encoding}, by its byte order mark"
-    doubt = f"read as {encoding}, and would be valid utf-8; is dataset.source.encoding right?"
+    doubt = f"read as {encoding}, and would be valid utf-8; is `encoding` right?"
 
     def remarks(cells: Mapping[str, Any]) -> Iterator[str]:
         if is_utf8(encoding):

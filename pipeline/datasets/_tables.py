@@ -152,7 +152,7 @@ def _file(path: Place, settings: TableFiles, wanted: Wanted, size: int) -> Itera
             raise UserError(f"{path}: no encoding is called {encoding!r}; write one such as utf-8 or latin-1") from None
         except UnicodeError as error:  # in UTF-8 single rows are refused; other encodings cannot go on after an error
             raise UserError(
-                f"{path}: not {encoding} ({getattr(error, 'reason', error)}); set dataset.source.encoding to what it "
+                f"{path}: not {encoding} ({getattr(error, 'reason', error)}); set `encoding` to what it "
                 "is in, or save it as utf-8"
             ) from None
 

@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from pipeline.pretrained.transformers import quiet
 from pipeline.students import Blueprint, Scaled, Student
 
 
@@ -37,7 +38,8 @@ def head(student: Student) -> tuple[Tensor, Tensor]:
 
 def save_encoder(folder: Path, blueprint: Blueprint, student: Student) -> None:
     """config.json, model.safetensors, and the tokenizer's files."""
-    encoder(student).save_pretrained(folder)
+    with quiet():
+        encoder(student).save_pretrained(folder)
     fitted = blueprint.fitted
     library = Tokenizer.from_str(fitted["tokenizer"])
     pad = library.id_to_token(fitted["pad"]) if fitted["pad"] is not None else None

@@ -14,6 +14,7 @@ from torch import nn
 from pipeline.exports import Model
 from pipeline.exports._encoders import device_batch, head, refused, save_encoder
 from pipeline.files import scratch_folder
+from pipeline.pretrained.transformers import quiet
 from pipeline.students import STUDENT, Blueprint, Student
 
 PACKAGES = ("sentence_transformers",)
@@ -31,7 +32,7 @@ def write(folder: Path, blueprint: Blueprint, student: Student, rows: Sequence[A
     from sentence_transformers.models import Dense, Pooling, Transformer
 
     weight, bias = head(student)
-    with scratch_folder(folder) as scratch:
+    with scratch_folder(folder) as scratch, quiet():
         save_encoder(scratch, blueprint, student)
         encoder = Transformer(str(scratch), max_seq_length=blueprint.fitted["max_length"])
         mode = {"last": "lasttoken"}.get(blueprint.settings["pooling"], blueprint.settings["pooling"])
@@ -46,7 +47,8 @@ def load(folder: Path, blueprint: Blueprint, device: torch.device) -> Model:
     """The modules, loaded by sentence-transformers alone."""
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(str(folder), device=str(device), local_files_only=True)
+    with quiet():
+        model = SentenceTransformer(str(folder), device=str(device), local_files_only=True)
 
     def outputs(batch: Any) -> np.ndarray:
         with torch.inference_mode():

@@ -16,6 +16,7 @@ from transformers import AutoModel
 from pipeline.exports import Model
 from pipeline.exports._encoders import head, refused, save_encoder
 from pipeline.files import write_atomically
+from pipeline.pretrained.transformers import quiet
 from pipeline.students import STUDENT, Blueprint, Scaled, Student, place
 
 PACKAGES: tuple[str, ...] = ()
@@ -41,9 +42,10 @@ def load(folder: Path, blueprint: Blueprint, device: torch.device) -> Model:
     """The encoder, loaded by transformers, with the student's pooling and the last layer of the file."""
     student = blueprint.build(pretrained=False)
     inner: Any = student.student if isinstance(student, Scaled) else student
-    inner.body.model = AutoModel.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
-    )
+    with quiet():
+        inner.body.model = AutoModel.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
     inner.head.load_state_dict(load_file(folder / HEAD))
     inner.eval().to(device)
 

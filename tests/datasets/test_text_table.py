@@ -397,7 +397,7 @@ def test_a_byte_order_mark_says_the_encoding(tmp_path: Path, suffix: str, encodi
 @pytest.mark.parametrize(("encoding", "byte"), [("utf-16-le", 2), ("utf-16-be", 1)])
 def test_utf_16_without_a_mark_is_refused_with_its_name(tmp_path: Path, encoding: str, byte: int):
     path = written(tmp_path / "t.csv", "text\na\n".encode(encoding))
-    with pytest.raises(UserError, match=rf"t\.csv: byte {byte} is zero, .*; set dataset.source.encoding: {encoding}"):
+    with pytest.raises(UserError, match=rf"t\.csv: byte {byte} is zero, .*; set `encoding: {encoding}`"):
         read(path)
     assert [row.content for row in read(path, encoding=encoding)] == ["a"]
     with pytest.raises(UserError, match=r"t\.csv: not utf-16-le"):
@@ -445,13 +445,13 @@ def test_a_few_lines_in_another_encoding_are_not_taken_for_the_encoding_of_the_f
 def test_utf_8_that_the_settings_call_something_else_is_said(tmp_path: Path):
     path = written(tmp_path / "t.csv", "text\ncafé\nplain\n".encode() + "olé\n".encode("latin-1"))
     (doubt,), *others = [row.remarks for row in read(path, encoding="latin-1")]
-    assert doubt == "read as latin-1, and would be valid utf-8; is dataset.source.encoding right?"
+    assert doubt == "read as latin-1, and would be valid utf-8; is `encoding` right?"
     assert others == [(), ()]
     row = read(written(path, "text\nà la\n".encode()), encoding="cp1250")[0]
     assert row.remarks
     (row,) = read(written(path, "text\nÁ la\n".encode()), encoding="cp1252")
     assert row.problem
-    assert row.problem.endswith("is not cp1252, but utf-8; leave dataset.source.encoding out")
+    assert row.problem.endswith("is not cp1252, but utf-8; leave `encoding` out")
 
 
 def test_bytes_that_are_not_utf_8_cost_their_row_or_name_it(tmp_path: Path):

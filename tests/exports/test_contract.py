@@ -65,7 +65,9 @@ def available(format: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 @pytest.mark.parametrize(("format", "family"), CASES)
-def test_gives_the_outputs_of_the_student(format: str, family: str, sections, data: Dataset, tmp_path: Path):
+def test_gives_the_outputs_of_the_student(
+    format: str, family: str, sections, data: Dataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
     available(format)
     section = sections[family]
     blueprint, student = made_student(section, data)
@@ -82,6 +84,7 @@ def test_gives_the_outputs_of_the_student(format: str, family: str, sections, da
         found = Predictor(moved, device="cpu", batch_size=size, trust=True)(contents).outputs
         assert found.dtype == np.float32
         assert np.abs(found - expected).max() < 1e-5, size
+    assert capfd.readouterr() == ("", ""), "no library shows bars of its own"
 
 
 def test_files_that_may_run_code_are_loaded_only_if_trusted(made_project: Path, sections, tmp_path: Path, monkeypatch):
