@@ -46,6 +46,12 @@ def main(
         str | None,
         typer.Option("--encoding", help="Encoding of text files; by default UTF-8, or from their mark."),
     ] = None,
+    delimiter: Annotated[
+        str | None, typer.Option("--delimiter", help="Between the cells of a CSV; by default a comma, or a tab in TSV.")
+    ] = None,
+    quotes: Annotated[
+        str | None, typer.Option("--quotes", help="What quotes in CSV and TSV mean: doubled, backslash or none.")
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
     trust: Annotated[
         bool, typer.Option("--trust", help="Also load a format whose files may hold code, from somebody you trust.")
@@ -79,7 +85,7 @@ def main(
     if text_column:
         table.pop("template", None)
     table |= {key: column for key, column in named.items() if column}
-    table |= {"id_column": id_column, "encoding": encoding}
+    table |= {"id_column": id_column, "encoding": encoding, "delimiter": delimiter, "quotes": quotes}
     rows: TextInputs | ImageInputs = (
         ImageInputs(inputs, table) if "image" in predictor.kind else TextInputs(inputs, table, lines(sys.stdin))
     )

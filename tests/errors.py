@@ -1949,6 +1949,12 @@ CASES = [
                 "--output no/out.csv: no folder no; make it first",
             ),
             (
+                "a URL to predict",
+                exported,
+                "predict student s3://bucket/reviews.csv",
+                "s3://bucket/reviews.csv: a URL, and a path of this machine is needed there",
+            ),
+            (
                 "an output of no known format",
                 exported,
                 "predict student raw/reviews.csv --output out.xlsx",

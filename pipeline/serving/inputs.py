@@ -12,7 +12,7 @@ from pyarrow import ArrowException
 
 from pipeline.datasets import NewRows
 from pipeline.errors import UserError
-from pipeline.files import regular_size
+from pipeline.files import refuse_url, regular_size
 from pipeline.params import parse
 from pipeline.plugins import plugin
 
@@ -65,6 +65,7 @@ class TextInputs:
     def __init__(self, names: Sequence[str], table: Mapping[str, str | None], stdin: Iterable[str]):
         self.names, self.table, self.stdin = names, table, stdin
         for name in names:
+            refuse_url(Path(name))
             if name != STDIN and not Path(name).exists():
                 raise UserError(f"{name}: no such file")
             if name == STDIN and table.get("second_column"):
@@ -108,6 +109,7 @@ class ImageInputs:
         for name in names:
             if name == STDIN:
                 raise UserError(f"{STDIN}: this student reads images; give folders, files or tables of images")
+            refuse_url(Path(name))
             if not Path(name).exists():
                 raise UserError(f"{name}: no such file or folder")
             if table.get("second_column") and not self.is_table(Path(name)):

@@ -22,6 +22,7 @@ from pipeline.params import parse, read_plugin
 from pipeline.store import FeatureStore
 from pipeline.teachers import Teacher
 
+from ..made_up_gpu import MadeUpGpu
 from ..waiting import wait_until
 
 CPU = torch.device("cpu")
@@ -323,6 +324,22 @@ def test_a_log_gets_a_line_with_rate_and_time_left(
 def test_the_result_says_what_was_done(tmp_path: Path) -> None:
     done = Extraction(tmp_path / "s.zarr", 100, 60, 40, 0.5, 120.0, ())
     assert str(done).endswith("s.zarr: 100 rows; 60 extracted in 0 s (120 rows/s), 40 were there")
+
+
+def test_a_gpu_is_waited_for_once_a_shard(texts: Dataset, tiny_encoder: Path, tmp_path: Path) -> None:
+    section = {"family": "transformers", "model": str(tiny_encoder)}
+    family, spec = read_plugin("teachers", section, "teachers.tiny")
+    extract(texts, family.load(spec, "float32", CPU), tmp_path / "cpu.zarr", settings(dtype="float16", batch_size=64))
+    with MadeUpGpu() as gpu:
+        teacher = family.load(spec, "float32", torch.device("cuda"))
+        gpu.waits.clear()
+        extract(texts, teacher, tmp_path / "cuda.zarr", settings(dtype="float16", batch_size=64))
+    own = {place: number for place, number in gpu.waits.items() if "text_body" not in place}
+    assert sorted(own.values()) == [3, 3], "three shards: their features, and their largest values"
+    assert gpu.waits.total() <= 6 + 11, (
+        "transformers itself looks at the mask of each batch, to see whether it is needed"
+    )
+    assert np.array_equal(*(FeatureStore.open(tmp_path / f"{name}.zarr")[np.arange(700)] for name in ("cpu", "cuda")))
 
 
 @pytest.mark.gpu

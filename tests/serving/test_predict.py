@@ -1,5 +1,6 @@
 """Predictions of new rows are those of evaluation, whatever form the rows come in."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from pipeline.errors import UserError
 from pipeline.predict import EXPORT, Predictor
 from pipeline.records import ExportRecord, RunRecord
 from pipeline.students import load_student, predict
+from stages import command
+from stages.app import app
 
 from .made import CPU, made_export
 
@@ -135,3 +138,21 @@ def test_other_names_of_classes_than_the_students_are_refused(texts_of, tmp_path
     record.model_copy(update={"outputs": outputs}).write(folder / EXPORT)
     with pytest.raises(UserError, match=r"student\.json: a student of other outputs than .* says"):
         Predictor(folder)
+
+
+def test_a_table_is_read_as_the_options_say(
+    trained_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "new.csv").write_bytes('n;text\n1;a "fine caf\xe9\n2;bad, day"\n'.encode("latin-1"))
+    (tmp_path / "same.csv").write_text('text\n"a ""fine café"\n"bad, day"""\n', encoding="utf-8")
+    options = {"new": ["--delimiter", ";", "--quotes", "none", "--encoding", "latin-1"], "same": []}
+    monkeypatch.chdir(trained_project)
+    for name, given in options.items():
+        files = [str(tmp_path / f"{name}.csv"), "--output", str(tmp_path / f"{name}.out.csv")]
+        monkeypatch.setattr(sys, "argv", ["aft", "predict", "none", *files, *given, "--device", "cpu"])
+        with pytest.raises(SystemExit) as end:
+            command.run(app, "aft")
+        assert end.value.code == 0
+    found = (tmp_path / "new.out.csv").read_text()
+    assert len(found.splitlines()) == 3
+    assert found == (tmp_path / "same.out.csv").read_text()

@@ -20,6 +20,7 @@ from pipeline.store.reader import HostReader
 from pipeline.students import Blueprint, Inputs, _words, load_student, predict, save_student, student_blueprint
 
 from ..conftest import WORDS, write_encoder
+from ..made_up_gpu import MadeUpGpu
 from .conftest import write_pictures
 
 CPU = torch.device("cpu")
@@ -121,6 +122,24 @@ def test_gives_features_of_its_width_and_a_logit_per_class(case):
     assert logits.shape == (3, len(case.data.task.outputs))
     assert torch.isfinite(features).all()
     assert torch.isfinite(logits).all()
+
+
+def test_it_computes_on_a_gpu_what_it_computes_on_a_cpu(case):
+    _, student, inputs = made(case)
+    student.eval()
+    rows = np.array([5, 0, 3])
+    expected = student(inputs.batch(rows))
+    expected[1].square().sum().backward()
+    gradients = {name: weight.grad for name, weight in student.named_parameters()}
+    student.zero_grad()
+    with MadeUpGpu():
+        student.to("cuda")
+        found = student(inputs.batch(rows, device=torch.device("cuda")))
+        found[1].square().sum().backward()
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one.detach().cpu(), other.detach())
+        for name, weight in student.named_parameters():
+            torch.testing.assert_close(None if weight.grad is None else weight.grad.cpu(), gradients[name])
 
 
 def test_its_features_are_the_input_of_a_linear_head(case):

@@ -24,6 +24,7 @@ from pipeline.students._tokens import Texts, Tokenization, Tokens
 from pipeline.students._words import Vocabulary, Words
 
 from ..conftest import WORDS, write_encoder
+from ..made_up_gpu import MadeUpGpu
 
 ROWS = np.array([7, 0, 7, 23, 39])
 
@@ -90,15 +91,19 @@ def test_images_that_are_kept_on_the_device_are_the_same(pictures: Dataset):
     assert torch.equal(images.batch(ROWS), expected)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("device", ["cuda", "cuda:0"])
 def test_images_that_are_kept_on_a_gpu_are_taken_from_there(pictures: Dataset, device: str):
     images = Images(pictures, ImageTransform(16, 3, [0.5] * 3, [0.2] * 3))
-    copied = images.batch(ROWS, device=torch.device(device))
-    assert images.keep_on(torch.device(device), 10**9)
-    images.pixels.kept = None
-    assert torch.equal(images.batch(ROWS, device=torch.device(device)), copied)
+    expected = images.batch(ROWS)
+    with MadeUpGpu() as gpu:
+        there = torch.device(device)
+        assert torch.equal(images.batch(ROWS, device=there).cpu(), expected), "read, and copied"
+        assert images.keep_on(there, 10**9)
+        images.pixels.kept = None
+        gpu.waits.clear()
+        found = images.batch(ROWS, device=there)
+        assert not gpu.waits
+        assert torch.equal(found.cpu(), expected)
 
 
 def test_a_device_without_a_number_is_any_of_its_kind():

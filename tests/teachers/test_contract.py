@@ -18,12 +18,15 @@ from pipeline.plugins import plugin, plugins
 from pipeline.provenance import digest_of
 from pipeline.teachers import Teacher
 
+from ..made_up_gpu import MadeUpGpu
 from .test_onnx import OUTPUTS, write_images
 from .test_python import example
 
 CPU = torch.device("cpu")
 PRECISION_IS_THEIRS = ("features", "onnx", "python")
 """Families whose files or code decide in what precision they compute."""
+WAIT = ("features", "onnx", "transformers")
+"""Families that wait for a GPU: their values come from the host, or the library's classifiers look for padding."""
 TEXTS = ["good", "a film that is good and long and good", "bad", "plain words of a plain film", "not bad"]
 
 
@@ -114,6 +117,23 @@ def test_its_outputs_have_the_shapes_of_its_heads(teacher: Teacher, rows: list[A
         assert outputs[head].shape == (len(rows), *shape)
         assert outputs[head].is_floating_point() and outputs[head].isfinite().all()
         assert outputs[head].device == teacher.device == CPU
+
+
+def test_it_computes_on_a_gpu_what_it_computes_on_a_cpu(
+    section: dict[str, Any], teacher: Teacher, rows: list[Any]
+) -> None:
+    expected = features_of(teacher, rows)
+    family, settings = read_plugin("teachers", section, "teachers.tiny")
+    with MadeUpGpu() as gpu:
+        there = family.load(settings, "float32", torch.device("cuda"))
+        assert there.recipe == teacher.recipe
+        batch = there.collate([there.transform(row) for row in rows])
+        batch = {key: tensor.to(there.device, non_blocking=True) for key, tensor in batch.items()}
+        gpu.waits.clear()
+        found = there.forward(batch)
+        assert section["family"] in WAIT or not gpu.waits
+        for head, values in found.items():
+            torch.testing.assert_close(values.cpu(), expected[head])
 
 
 def test_a_row_alone_gives_what_it_gives_in_a_batch(teacher: Teacher, rows: list[Any]) -> None:
