@@ -2252,8 +2252,8 @@ CASES = [
         "more labels than there are",
         swept({"student": "bag", "dataset.labelled": [10, 5000]}),
         "sweep mine",
-        "params.yaml: sweep.mine: student=bag, dataset.labelled=5000: dataset.labelled: 5000 of 126 rows to choose from "
-        "is 5,000; for every class to be in train, val and test it must be from 3 to 126",
+        "params.yaml: sweep.mine: student=bag, dataset.labelled=5000: dataset.labelled: 5000 of 126 rows to "
+        "choose from is 5,000; for every class to be in train, val and test it must be from 3 to 126",
     ),
     Case(
         "Sweeps",
