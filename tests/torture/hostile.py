@@ -241,8 +241,8 @@ def _through(bench: Bench, project: Path, stages: list[str]) -> str:
 
 
 def remove_input(path: Path) -> None:
-    """Delete a file or folder of the input."""
-    if path.is_dir():
+    """Delete a file, a folder or a link of the input."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
