@@ -23,7 +23,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from pipeline.errors import UserError, behind, printable, system_error
-from pipeline.params import Params
+from pipeline.params import SECTIONS, Params
 from pipeline.project import Project
 from pipeline.verified import NO_VERIFY
 
@@ -32,9 +32,52 @@ PROJECT = Project()
 
 # Paths have `readable=False`: typer's own refusal is a usage message, and what opens the file says more.
 File = Annotated[Path, typer.Option("--params", readable=False, help="The settings.", show_default=True)]
+READS = {
+    "prepare": ("dataset",),
+    "extract": ("extract", "teachers"),
+    "probe": ("probe",),
+    "assess": ("assess", "probe", "students", "teachers", "runs"),
+    "join": ("runs", "students", "teachers", "sweep"),
+    "train": ("runs", "students", "train"),
+    "sweep": ("sweep", "runs", "students", "train", "probe"),
+    "evaluate": (),
+    "export": ("runs", "students", "teachers", "train"),
+    "cost": ("runs", "extract", "teachers"),
+    "replay": ("runs", "students", "train"),
+}
+"""The sections that a command reads besides `machine`, for commands that take the rest from files of earlier stages.
+
+Other commands may read all of params.yaml.
+"""
+
+
+def _read_here(context: typer.Context, overrides: list[str] | None) -> list[str] | None:
+    """Refuse overrides that the command would ignore. `aft run` passes all of them to all stages, past this.
+
+    Raises:
+        UserError: an override is of a section that only other stages read.
+    """
+    name = str(context.command.name)
+    for override in overrides or () if name in READS else ():
+        section = override.partition("=")[0].strip().partition(".")[0]
+        if section in SECTIONS and section not in (*READS[name], "machine"):
+            readers = " or ".join([f"`aft {stage}`" for stage, read in READS.items() if section in read][:3])
+            raise UserError(
+                f"-S {override}: `aft {name}` does not read `{section}`; pass it to {readers} and run the stages after "
+                "that, or to `aft run --direct`, which runs all"
+            )
+    return overrides
+
+
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", "-S", metavar="SECTION.KEY=VALUE", help="Override a setting for this call. Repeatable."),
+    typer.Option(
+        "--set",
+        "-S",
+        metavar="SECTION.KEY=VALUE",
+        help="Override a setting for this call. Repeatable.",
+        callback=_read_here,
+    ),
 ]
 
 
@@ -315,5 +358,5 @@ def refuse(error: UserError | OSError) -> None:
 def single(main: Any) -> None:
     """Run one stage as `python -m stages.NAME`."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
+    app.command(Path(sys.argv[0]).stem)(main)
     run(app)

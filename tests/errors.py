@@ -975,7 +975,7 @@ CASES = [
                 table('text,mood\n"a,b\nc,d\n'),
                 "prepare",
                 "raw/reviews.csv: line 2: <details>; write a quote twice inside a cell in quotes, or set "
-                'dataset.source.quotes: `none` if quotes belong to the texts, `backslash` if \\" stands '
+                '`quotes` to `none` if quotes belong to the texts, to `backslash` if \\" stands '
                 "for one",
             ),
             (
@@ -983,7 +983,7 @@ CASES = [
                 table('text,mood\n"a \\"b\\" c",x\nd,y\n'),
                 "prepare",
                 "raw/reviews.csv: line 2: <details>; write a quote twice inside a cell in quotes, or set "
-                'dataset.source.quotes: `none` if quotes belong to the texts, `backslash` if \\" stands '
+                '`quotes` to `none` if quotes belong to the texts, to `backslash` if \\" stands '
                 "for one",
             ),
             (
@@ -2320,6 +2320,13 @@ CASES = [
                 "mapping in the file",
             ),
             (
+                "an override of what only an earlier stage reads",
+                nothing,
+                "train aft -S dataset.labelled=30",
+                "-S dataset.labelled=30: `aft train` does not read `dataset`; pass it to `aft prepare` and run the "
+                "stages after that, or to `aft run --direct`, which runs all",
+            ),
+            (
                 "a teacher that is a number",
                 teacher_is(7),
                 "check",
@@ -2510,7 +2517,7 @@ CASES = [
                 table('text,mood\n"x,a\ny,b\nz",a\n' + many(20, "ab").partition("\n")[2]),
                 "prepare",
                 "raw/reviews.csv: line 2: a cell in quotes spans 3 lines, the first of which reads as a row, "
-                "with the label 'a'; set dataset.source.quotes: `doubled` if quotes stand around cells, `none` "
+                "with the label 'a'; set `quotes` to `doubled` if quotes stand around cells, `none` "
                 'if they belong to the texts, `backslash` if \\" stands for one',
             ),
             (

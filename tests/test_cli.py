@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,12 +11,15 @@ from typing import get_type_hints
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from pipeline import __version__
-from pipeline.params import NEEDED_BY_DVC
+from pipeline.errors import UserError
+from pipeline.params import NEEDED_BY_DVC, SECTIONS
 from pipeline.plugins import plugins
 from stages import features
 from stages.app import app
+from stages.command import READS
 
 Aft = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).parent.parent
@@ -163,6 +167,34 @@ def test_the_sections_that_dvc_needs_are_those_of_dvc_yaml() -> None:
     keys = [key for key in params if isinstance(key, str)]
     named = {stage["foreach"].strip("${}") for stage in stages.values() if "foreach" in stage}
     assert {*named, *(key.partition(".")[0] for key in keys)} - {"sweep"} == {*NEEDED_BY_DVC}
+
+
+def test_a_command_reads_every_section_that_its_stage_depends_on() -> None:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    for name in stages.keys() & READS:
+        params = stages[name].get("do", stages[name])["params"]
+        sections = {key.partition(".")[0] for key in params if isinstance(key, str)}
+        assert sections <= {*READS[name]}, name
+
+
+IGNORED = [(name, section) for name, read in READS.items() for section in SECTIONS if section not in (*read, "machine")]
+
+
+@pytest.mark.parametrize(("name", "section"), IGNORED)
+def test_an_override_that_the_command_would_ignore_is_refused(name: str, section: str) -> None:
+    wanted = ["--output", "out"] if name == "export" else []
+    needed = [] if name in ("prepare", "assess", "join") else ["any"]
+    refused = CliRunner().invoke(app, [name, *needed, *wanted, "-S", "machine.device=cpu", "-S", f"{section}.x=1"])
+    assert isinstance(refused.exception, UserError)
+    assert str(refused.exception).startswith(f"-S {section}.x=1: `aft {name}` does not read `{section}`; pass it to `")
+    readers = re.findall(r"`aft (\w+)`", str(refused.exception))[1:]
+    assert readers and all(section in READS[reader] for reader in readers)
+
+
+def test_a_stage_that_is_run_as_a_module_refuses_what_it_would_ignore(project: Path) -> None:
+    command = [sys.executable, "-m", "stages.train", "aft", "-S", "dataset.labelled=30"]
+    done = subprocess.run(command, cwd=project, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 2 and "`aft train` does not read `dataset`" in done.stderr
 
 
 def test_a_section_that_dvc_needs_is_named_where_it_is_left_out(aft: Aft, project: Path):

@@ -44,7 +44,7 @@ MOST_LABELS = 100_000
 SPANS = "a cell in quotes spans several lines"
 TAKEN_OFF = (
     "quotes around a cell were taken off, and the column has cells without; if they belong to the text, set "
-    "dataset.source.quotes: none"
+    "`quotes` to none"
 )
 
 _DIALECTS: dict[Quotes, dict[str, object]] = {
@@ -166,7 +166,7 @@ class _RowReader:
             except csv.Error as error:
                 raise UserError(
                     f"{self.path}: line {number}: {error}; write a quote twice inside a cell in quotes, or set "
-                    'dataset.source.quotes: `none` if quotes belong to the texts, `backslash` if \\" stands for one'
+                    '`quotes` to `none` if quotes belong to the texts, to `backslash` if \\" stands for one'
                 ) from None
         if cells is None:
             return None
@@ -354,6 +354,6 @@ class _Doubts:
 
     def _refuse(self, number: int, why: str) -> None:
         raise UserError(
-            f"{self.path}: line {number}: {why}; set dataset.source.quotes: `doubled` if quotes stand around cells, "
+            f"{self.path}: line {number}: {why}; set `quotes` to `doubled` if quotes stand around cells, "
             '`none` if they belong to the texts, `backslash` if \\" stands for one'
         )

@@ -302,8 +302,10 @@ def _line(record: ProbeRecord) -> str:
     score = mean_score((split.test or split.val for split in record.splits), record.primary.name)
     rows = "test" if record.splits[0].test else "validation"
     splits = count(len(record.splits), "split")
-    line = f"probe of {record.source}: {rows} {record.primary.label} {score:.4f}, {splits}"
+    line = f"probe of {record.source}: {rows} {record.primary.label} {record.primary.written(score)}, {splits}"
     own = mean_score((split.own_test or split.own_val for split in record.splits), record.primary.name)
     if own is not None:
-        line += f"\n{record.source} without a probe or labels: {rows} {record.primary.label} {own:.4f}"
+        line += (
+            f"\n{record.source} without a probe or labels: {rows} {record.primary.label} {record.primary.written(own)}"
+        )
     return line

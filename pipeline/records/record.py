@@ -145,3 +145,7 @@ class Metric(Record):
     label: str
     unit: str = ""
     higher_is_better: bool = True
+
+    def written(self, score: float) -> str:
+        """A score in a line of a command: `0.6538`, a share even where tables have percent; `1.2345 kWh`."""
+        return f"{score:.4f} {'' if self.unit == '%' else self.unit}".rstrip()

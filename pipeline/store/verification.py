@@ -126,13 +126,19 @@ class Agreement:
     @property
     def agrees(self) -> bool:
         """Whether cosine and difference are within the tolerance."""
-        return self.cosine >= 1 - self.tolerance and self.difference <= 10 * self.tolerance**0.5
+        return self.cosine >= 1 - self.tolerance and self.difference <= self.most
+
+    @property
+    def most(self) -> float:
+        """The largest difference that is within the tolerance."""
+        return 10 * self.tolerance**0.5
 
     def __str__(self) -> str:
         verdict = "agree" if self.agrees else "DIFFER"
         return (
-            f"{count(self.rows, 'row')} computed again {verdict}: least cosine {self.cosine:.6f} (row {self.worst}), "
-            f"largest difference {self.difference:.2e} of the largest value; tolerance {self.tolerance:.0e}"
+            f"{count(self.rows, 'row')} computed again {verdict}: least cosine {self.cosine:.6f} (row {self.worst}, "
+            f"{1 - self.tolerance:.10g} or more wanted), largest difference {self.difference:.2e} of the largest value "
+            f"({self.most:.2g} or less wanted)"
         )
 
 

@@ -15,6 +15,7 @@ from pipeline.records import (
     DiagnosticsRecord,
     GatesRecord,
     MethodRecord,
+    Metric,
     RunRecord,
     StudentRecord,
     TrialRecord,
@@ -51,7 +52,7 @@ class Training:
     chosen: Candidate
     val_scores: list[float]
     candidates: dict[str, float | None]
-    metric: str
+    metric: Metric
     trials: int
     trained: int
     found: int
@@ -62,12 +63,12 @@ class Training:
 
     def __str__(self) -> str:
         chosen = f"weight {self.chosen.label}" if self.chosen.weights else settings_label(dict(self.chosen.settings))
-        mean = f"{fmean(self.val_scores):.4f}"
+        mean = self.metric.written(fmean(self.val_scores))
         trials = f"{self.trained} of {count(self.trials, 'trial')} trained, {self.found} found"
         if self.dropped:
             saved = self.trials - self.trained - self.found
             trials += f", {saved} not needed: {count(self.dropped, 'candidate')} dropped"
-        lines = [f"{self.run}: validation {self.metric} {mean}{f' with {chosen}' if chosen else ''}; {trials}"]
+        lines = [f"{self.run}: validation {self.metric.label} {mean}{f' with {chosen}' if chosen else ''}; {trials}"]
         return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
 
 
@@ -145,7 +146,7 @@ def write_run(session: Session, race: Race, known: Mapping[Trial, TrialRecord], 
             each.label: mean_over_seeds(scores_of(results, each, session.metric), len(settings.seeds))
             for each in candidates
         },
-        metric=session.metric.label,
+        metric=session.metric,
         trials=len(race.trials),
         trained=len(results.keys() - found),
         found=len(results.keys() & found),

@@ -148,6 +148,7 @@ def test_a_comparison_is_what_it_says(stored: np.ndarray):
     differences = [abs(a - b) for row in rows for a, b in zip(stored[row], fresh[row], strict=True)]
     assert found.difference == pytest.approx(max(differences) / largest)
     assert not found.agrees and "DIFFER" in str(found)
+    assert ", 0.9999 or more wanted), " in str(found) and str(found).endswith("(0.1 or less wanted)")
 
 
 @pytest.mark.parametrize("what", ["one other row", "one wrong number", "zeros", "scaled"])
