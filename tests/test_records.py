@@ -32,6 +32,7 @@ def test_a_score_is_written_with_its_unit_in_the_lines_of_commands():
     assert ACCURACY.written(0.65384) == "0.6538"
     assert Metric(name="rmse", label="RMSE", unit="kWh").written(1.23456) == "1.2346 kWh"
     assert Metric(name="rmse", label="RMSE").written(1.23456) == "1.2346"
+    assert ACCURACY.written(None) == "unknown"
 
 
 def subset(values, tests=None, **changed):

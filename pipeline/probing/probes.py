@@ -302,7 +302,6 @@ def _line(record: ProbeRecord) -> str:
     score = mean_score((split.test or split.val for split in record.splits), record.primary.name)
     rows = "test" if record.splits[0].test else "validation"
     splits = count(len(record.splits), "split")
-    assert score is not None
     line = f"probe of {record.source}: {rows} {record.primary.label} {record.primary.written(score)}, {splits}"
     own = mean_score((split.own_test or split.own_val for split in record.splits), record.primary.name)
     if own is not None:

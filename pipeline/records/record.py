@@ -146,6 +146,6 @@ class Metric(Record):
     unit: str = ""
     higher_is_better: bool = True
 
-    def written(self, score: float) -> str:
-        """A score in a line of a command: `0.6538`, a share even where tables have percent; `1.2345 kWh`."""
-        return f"{score:.4f} {'' if self.unit == '%' else self.unit}".rstrip()
+    def written(self, score: float | None) -> str:
+        """A score in a line of a command: `0.6538`, a share even where tables have percent; `1.2345 kWh`; `unknown`."""
+        return "unknown" if score is None else f"{score:.4f} {'' if self.unit == '%' else self.unit}".rstrip()

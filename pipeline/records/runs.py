@@ -315,8 +315,7 @@ class EvaluationRecord(Record):
 
     def __str__(self) -> str:
         def mean(of: Iterable[SeedScores]) -> str:
-            score = mean_score((each.scores for each in of), self.primary.name)
-            return "unknown" if score is None else self.primary.written(score)
+            return self.primary.written(mean_score((each.scores for each in of), self.primary.name))
 
         seeds = count(len(self.results), "seed")
         reference = f", the probe of its teachers {mean(self.probe)}" if self.probe else ""
