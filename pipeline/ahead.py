@@ -49,9 +49,7 @@ def mapped(make: Callable[[Item], Made], items: Iterable[Item], at_once: int) ->
             pool.shutdown(cancel_futures=True)
 
 
-def _submitted(
-    pool: ThreadPoolExecutor, make: Callable[[Item], Made], items: Iterable[Item]
-) -> Iterator[Future[Made]]:
+def _submitted(pool: ThreadPoolExecutor, make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Future[Made]]:
     """A future for each item, the last one for an exception of `items`, so that it waits for its turn."""
     try:
         for item in items:

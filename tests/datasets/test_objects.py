@@ -362,5 +362,5 @@ def test_names_that_are_odd_are_found(service: Service):
 @pytest.mark.parametrize("mark", "?#%")
 def test_a_store_is_never_opened_at_a_part_of_its_url(mark: str):
     url = f"s3://bucket/features{mark}20/x"
-    with pytest.raises(UserError, match=f"^{re.escape(url)}: no store can be there, because of the {re.escape(mark)}; "):
+    with pytest.raises(UserError, match=f"^{re.escape(url)}: no store can be there, because of the {re.escape(mark)};"):
         objects.connect(url)
