@@ -87,9 +87,9 @@ SETS = ARRAYS.keys() | MODELS.keys()
 
 def write(name: str, folder: Path) -> None:
     """Write what a set needs, unless it is there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if (folder / "labels.npy").is_file() or (folder / "mpnet").is_dir():
+    if (folder / ("mpnet" if name in MODELS else "labels.npy")).exists():
         return
+    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as downloads:
         if name in MODELS:
             MODELS[name](Path(downloads)).rename(folder / "mpnet")

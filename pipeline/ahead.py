@@ -39,22 +39,25 @@ def mapped(make: Callable[[Item], Made], items: Iterable[Item], at_once: int) ->
     coming: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(at_once) as pool:
         try:
-            try:
-                for item in items:
-                    coming.append(pool.submit(make, item))
-                    if len(coming) == at_once:
-                        yield coming.popleft().result()
-            except Exception:
-                yield from _results(coming)
-                raise
-            yield from _results(coming)
+            for future in _submitted(pool, make, items):
+                coming.append(future)
+                if len(coming) == at_once:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _results(coming: "deque[Future[Made]]") -> Iterator[Made]:
-    while coming:
-        yield coming.popleft().result()
+def _submitted(pool: ThreadPoolExecutor, make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Future[Made]]:
+    """A future for each item, the last one for an exception of `items`, so that it waits for its turn."""
+    try:
+        for item in items:
+            yield pool.submit(make, item)
+    except Exception as error:
+        failed: Future[Made] = Future()
+        failed.set_exception(error)
+        yield failed
 
 
 _END = object()

@@ -253,12 +253,17 @@ def _emptied_alone(partial: Path) -> int:
         os.close(handle)
 
 
+def without_secrets(url: str) -> str:
+    """A URL for a message, which may end up in a log: without user, password and what signs it."""
+    return re.sub(r"(://)[^/]*@", r"\1", url).partition("?")[0]
+
+
 def refuse_url(path: Path) -> None:
     """Raise `UserError` if a path is what is left of a URL, such as `s3:/bucket/file`."""
     scheme = next((number for number, part in enumerate(path.parts[:-1]) if SCHEME.fullmatch(part)), None)
     if scheme is not None:
         url = f"{path.parts[scheme]}//{'/'.join(path.parts[scheme + 1 :])}"
-        raise UserError(f"{url}: a URL, and a path of this machine is needed there")
+        raise UserError(f"{without_secrets(url)}: a URL, and a path of this machine is needed there")
 
 
 def _check_regular(path: Path, mode: int) -> None:

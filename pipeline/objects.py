@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.errors import UserError
-from pipeline.files import regular_size
+from pipeline.files import regular_size, without_secrets
 
 SCHEMES = ("s3", "gs", "az")
 
@@ -69,7 +69,8 @@ def place(name: str) -> "Place":
         return ObjectPath(name.rstrip("/"))
     if is_url(name):
         raise UserError(
-            f"{name}: a URL, and a path is needed there, or a URL with s3://, gs:// or az://; download it first"
+            f"{without_secrets(name)}: a URL, and a path is needed there, or a URL with s3://, gs:// or az://; "
+            "download it first"
         )
     return Path(name)
 
@@ -110,7 +111,7 @@ class ObjectPath:
         return self._url < other._url
 
     def __truediv__(self, name: str) -> "ObjectPath":
-        return self._sibling(posixpath.normpath(f"{self.key}/{name}"))
+        return self._sibling(posixpath.normpath(f"{self.key}/{name}").lstrip("/"))
 
     @property
     def name(self) -> str:
@@ -314,6 +315,8 @@ def connect(url: str) -> Any:
             f"{url}: the package obstore is not installed; run pip install 'aft-pipeline[object]'"
         ) from None
     scheme = check(url)
+    if odd := next((mark for mark in "?#%" if mark in url), None):  # a parser of URLs would open another place
+        raise UserError(f"{url}: no store can be there, because of the {odd}; use another name")
     retry: Any = {"retry_timeout": timedelta(seconds=PATIENCE)}
     client: Any = {"connect_timeout": "5s", "timeout": "120s", "allow_http": _endpoint().startswith("http://")}
     try:
@@ -327,7 +330,7 @@ def connect(url: str) -> Any:
 def check(url: str) -> str:
     """The scheme of a URL. Raises `UserError` if it has credentials in it, or no bucket."""
     parts = urlsplit(url)
-    if parts.username or parts.password or parts.query:
+    if parts.username or parts.password or "=" in parts.query:  # without it, ? is a pattern's or a name's
         raise UserError(
             f"{parts.scheme}://{parts.hostname}: a URL with credentials would end up in logs; "
             f"{CREDENTIALS[parts.scheme]}"
@@ -378,7 +381,8 @@ def _matches(parts: list[str], pattern: tuple[str, ...]) -> bool:
         return not parts and all(part == "**" for part in pattern)
     first, *rest = pattern
     if first == "**":
-        return any(_matches(parts[skipped:], tuple(rest)) for skipped in range(len(parts) + 1))
+        visible = next((at for at, part in enumerate(parts) if part.startswith(".")), len(parts))
+        return any(_matches(parts[skipped:], tuple(rest)) for skipped in range(visible + 1))
     hidden = parts[0].startswith(".") and not first.startswith(".")
     return not hidden and fnmatchcase(parts[0], first) and _matches(parts[1:], tuple(rest))
 

@@ -68,7 +68,8 @@ def test_an_exception_comes_after_what_was_made_before_it(at_once: int):
     assert [next(found), next(found)] == [2, 3]
     with pytest.raises(ValueError, match="no third"):
         next(found)
-    found = mapped(lambda number: 6 // number, [3, 0, 1], at_once)
+    # Also where more items follow than are made at once.
+    found = mapped(lambda number: 6 // number, [3, 0, *range(1, 7)], at_once)
     assert next(found) == 2
     with pytest.raises(ZeroDivisionError):
         next(found)

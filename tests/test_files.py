@@ -137,5 +137,7 @@ def test_what_is_left_of_a_url_is_neither_read_nor_made(name: str, tmp_path: Pat
         for action in (lambda path=path: read_regular(path), lambda path=path: write_atomically(path, b"")):
             with pytest.raises(UserError, match=f"^{name}: a URL, and a path of this machine is needed there$"):
                 action()
+    with pytest.raises(UserError, match=r"^https://host/b: a URL"):
+        read_regular(Path("https://key:secret@host/b?signature=secret"))
     assert not list(tmp_path.iterdir())
     write_atomically(tmp_path / "layer:4" / "c:", b"a name with a colon is none")

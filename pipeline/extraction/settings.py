@@ -6,6 +6,7 @@ import torch
 from pydantic import Field
 
 from pipeline.errors import UserError
+from pipeline.files import without_secrets
 from pipeline.objects import is_remote
 from pipeline.params import PLACE, Params, Settings
 from pipeline.teachers import Precision
@@ -46,7 +47,8 @@ def place_of_features(params: Params) -> str | None:
         return None
     where = f"{params.source}: {PLACE}"
     if not is_remote(place):
-        raise UserError(f"{where}: write s3://BUCKET/PREFIX, or a URL with gs:// or az://, not {place!r}")
+        shown = without_secrets(place) if isinstance(place, str) else place
+        raise UserError(f"{where}: write s3://BUCKET/PREFIX, or a URL with gs:// or az://, not {shown!r}")
     if "@" in place.partition("://")[2].partition("/")[0] or "?" in place:
         raise UserError(f"{where}: a URL with credentials would end up in logs; set them in the environment")
     return str(place).rstrip("/")

@@ -22,7 +22,7 @@ from pipeline.datasets import Row
 from pipeline.errors import UserError
 from pipeline.extraction import ExtractSettings, extract
 from pipeline.machine import Machine
-from pipeline.objects import ObjectPath
+from pipeline.objects import ObjectPath, place
 from pipeline.params import parse, read_plugin
 from pipeline.store import FeatureStore
 from tests.datasets.test_locations import ROWS, Means, encoded, folder, jpeg, shards, table
@@ -265,6 +265,7 @@ def test_an_object_that_is_replaced_while_it_is_read_ends_the_reading(
             "https://host/t.csv",
             "https://host/t.csv: a URL, and a path is needed there, or a URL with s3://, gs:// or az",
         ),
+        ("https://key:secret@host/t.csv?signature=secret", "https://host/t.csv: a URL, and a path is needed there, or"),
     ],
 )
 def test_a_place_where_nothing_is_gets_one_line(tmp_path: Path, service: Service, path: str, line: str):
@@ -343,12 +344,23 @@ def test_images_next_to_a_table_that_is_there_and_at_other_places(
 
 
 def test_names_that_are_odd_are_found(service: Service):
-    for key in ("odd/50%.txt", "odd/x?y#z.txt", "odd/é[1].txt", "odd/sub/.hidden", "odd/sub/t.txt", "odd/folder/"):
+    names = ("50%.txt", "x?y#z.txt", "é[1].txt", "sub/.hidden", "sub/t.txt", ".cache/t.txt", "folder/")
+    for key in (f"odd/{name}" for name in names):
         service.put(key, b"0123456789" if key[-1] != "/" else b"")
     there = ObjectPath(f"s3://{BUCKET}/odd")
     assert [path.name for path, is_folder in there.children() if not is_folder] == ["50%.txt", "x?y#z.txt", "é[1].txt"]
     assert {path.read(2, 3) for path, is_folder in there.children() if not is_folder} == {b"234"}
-    assert [path.name for path, is_folder in there.children() if is_folder] == ["folder", "sub"]
+    assert [path.name for path, is_folder in there.children() if is_folder] == [".cache", "folder", "sub"]
     assert (there / "folder").children() == [] and (there / "folder").is_dir() and not (there / "fold").is_dir()
     assert [path.name for path in (there / "**/*.txt").matching()] == ["50%.txt", "t.txt", "x?y#z.txt", "é[1].txt"]
     assert [path.name for path in ObjectPath(f"s3://{BUCKET}/od*/*/*").matching()] == ["t.txt"]
+    assert ObjectPath(f"s3://{BUCKET}") / "x.txt" == ObjectPath(f"s3://{BUCKET}/x.txt")
+    pattern = place(f"s3://{BUCKET}/odd/??%.txt")
+    assert isinstance(pattern, ObjectPath) and [path.name for path in pattern.matching()] == ["50%.txt"]
+
+
+@pytest.mark.parametrize("mark", "?#%")
+def test_a_store_is_never_opened_at_a_part_of_its_url(mark: str):
+    url = f"s3://bucket/features{mark}20/x"
+    with pytest.raises(UserError, match=f"^{re.escape(url)}: no store can be there, because of the {re.escape(mark)};"):
+        objects.connect(url)
