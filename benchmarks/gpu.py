@@ -57,7 +57,7 @@ MODELS = {"vit_small_patch16_224": False, "resnet50": True}
 DRY = {"test_vit": False, "test_resnet": True}
 """Models for a look at whether it works."""
 OTHERS: dict[str, tuple[list[str], list[str]]] = {
-    "extract": (["--texts", "20000", "--images", "4000"], ["--texts", "64", "--images", "120", "--rounds", "1"]),
+    "extract": (["--texts", "8000", "--images", "1500"], ["--texts", "64", "--images", "120", "--rounds", "1"]),
     "store": (["--quick"], ["--quick"]),
 }
 """Benchmarks in a process of their own, with their arguments, and those for a look at whether they work."""
