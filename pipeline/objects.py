@@ -58,6 +58,10 @@ def is_remote(place: object) -> bool:
     return isinstance(place, str) and place.partition("://")[0] in SCHEMES and "://" in place
 
 
+class ServiceError(UserError):
+    """The service did not answer, or refused: this says nothing about the object that was asked for."""
+
+
 def place(name: str) -> "Place":
     """A path of this machine, or an object.
 
@@ -353,15 +357,15 @@ def explained(name: str) -> Iterator[None]:
     except (FileNotFoundError, PreconditionError):
         raise
     except (PermissionDeniedError, UnauthenticatedError) as error:
-        raise UserError(
+        raise ServiceError(
             f"{name}: access is denied ({_reason(error)}); check the credentials and what they allow"
         ) from None
     except (BaseError, OSError, ValueError) as error:
         text = str(error)
         check_bucket(name, error)
         if any(sign in text for sign in NO_CREDENTIALS):
-            raise UserError(f"{name}: no credentials; {CREDENTIALS[urlsplit(name).scheme]}") from None
-        raise UserError(f"{name}: {_reason(error)}; check the URL and the network, and run it again") from None
+            raise ServiceError(f"{name}: no credentials; {CREDENTIALS[urlsplit(name).scheme]}") from None
+        raise ServiceError(f"{name}: {_reason(error)}; check the URL and the network, and run it again") from None
 
 
 def check_bucket(name: str, error: Exception) -> None:

@@ -12,7 +12,7 @@ from pipeline.datasets._columns import Content, digest, name
 from pipeline.datasets._rows import TableRow
 from pipeline.errors import UserError
 from pipeline.files import read_regular
-from pipeline.objects import ObjectPath, Place, is_remote, is_url, place
+from pipeline.objects import ObjectPath, Place, ServiceError, is_remote, is_url, place
 
 UNREAD = (
     *(".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".heic", ".heif", ".hif", ".ico", ".jxl", ".nef", ".orf", ".psd"),
@@ -108,6 +108,8 @@ def image_content(column: str, root: Place | None, fetched: Fetched | None = Non
             return found, path, problem
         try:
             found, problem = read_image(place(path) if is_url(path) else _beside(row, root) / path)
+        except ServiceError:  # no fault of the row
+            raise
         except UserError as error:
             found, problem = b"", str(error)
         return found, path, problem

@@ -307,6 +307,24 @@ def test_a_service_that_stays_away_is_said_in_one_line_and_the_data_are_as_they_
     assert prepare(settings(there), tmp_path / "data").digest == Dataset.open(tmp_path / "data").digest
 
 
+@pytest.mark.parametrize("fault", ["503", "cut"])
+def test_no_row_is_dropped_because_the_service_stays_away(
+    tmp_path: Path, service: Service, send: Callable[..., Source], fault: str, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "here").mkdir()
+    there = send(tmp_path / "here", table(tmp_path / "here"))
+    monkeypatch.setattr(objects, "PATIENCE", 0.3)
+    objects._bucket.cache_clear()
+
+    def away(request: dict[str, Any]) -> str | None:
+        return fault if request["REQUEST_METHOD"] == "GET" and request["PATH_INFO"].endswith("a/00.jpg") else None
+
+    tolerant = settings(there).model_copy(update={"tolerance": 0.5})
+    with service.with_rule(away), pytest.raises(UserError, match=r"^s3://.*/a/00\.jpg: "):
+        prepare(tolerant, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
 def test_without_credentials_it_is_said_which(tmp_path: Path, service: Service, monkeypatch: pytest.MonkeyPatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
