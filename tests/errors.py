@@ -1126,7 +1126,8 @@ CASES = [
                 "a text as the label of a regression",
                 table(many(20, [1, "two"]), dataset={"task": "regression"}),
                 "prepare",
-                "row bcda0a8474f20b86 (line 3): label 'two' is not a number",
+                "row bcda0a8474f20b86 (line 3): label 'two' is not a number; correct it, leave it empty, or set "
+                "dataset.task: classification",
             ),
             (
                 "the same amount everywhere",

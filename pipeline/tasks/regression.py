@@ -56,7 +56,9 @@ def _number(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise tasks.LabelError(text, f"label {text!r} is not a number") from None
+        raise tasks.LabelError(
+            text, f"label {text!r} is not a number; correct it, leave it empty, or set dataset.task: classification"
+        ) from None
     if not isfinite(value) or abs(value) > LARGEST:
         raise tasks.LabelError(text, f"label {text!r} is not a finite number; correct it, or leave it empty")
     return value
