@@ -92,13 +92,16 @@ def test_images_that_are_kept_on_the_device_are_the_same(pictures: Dataset):
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0"])
-def test_images_that_are_kept_on_a_gpu_are_taken_from_there(pictures: Dataset, device: str):
+def test_images_that_are_kept_on_a_gpu_are_taken_from_there(
+    pictures: Dataset, device: str, monkeypatch: pytest.MonkeyPatch
+):
     images = Images(pictures, ImageTransform(16, 3, [0.5] * 3, [0.2] * 3))
     expected = images.batch(ROWS)
     with MadeUpGpu() as gpu:
         there = torch.device(device)
         assert torch.equal(images.batch(ROWS, device=there).cpu(), expected), "read, and copied"
         assert images.keep_on(there, 10**9)
+        monkeypatch.delattr(Pixels, "__getitem__")  # nothing is read any more
         images.pixels.kept = None
         gpu.waits.clear()
         found = images.batch(ROWS, device=there)
