@@ -1,0 +1,74 @@
+"""Object storage at gs://, as obstore's client for it writes and reads; see `gcs.py` for the service."""
+
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("obstore")
+pytest.importorskip("moto")
+
+from pipeline import objects
+from pipeline.errors import UserError
+from pipeline.objects import ObjectPath
+from pipeline.store import FeatureStore
+from pipeline.store.backends import object
+from pipeline.store.backends.object import ObjectBackend
+from tests.store.backends.contract import BackendContract
+from tests.store.backends.gcs import BUCKET, GoogleService
+from tests.store.backends.test_object import (  # noqa: F401  leases take seconds and are the same on every service
+    test_a_copy_has_the_same_files_wherever_it_is,
+    test_a_marker_without_its_shard_and_a_shard_without_its_marker_are_written_again,
+    test_a_store_is_continued_changed_and_reused_like_a_local_one,
+    test_a_store_is_written_read_and_verified_like_a_local_one,
+    test_damage_is_found,
+    test_large_shards_are_sent_in_parts,
+)
+
+NUMBERS = count()
+
+
+@pytest.fixture(scope="module")
+def google() -> Iterator[GoogleService]:
+    service = GoogleService()
+    yield service
+    service.stop()
+
+
+@pytest.fixture
+def url(google: GoogleService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A new place for a store."""
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(google.key_file(tmp_path)))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", google.url)  # http is allowed where this is http
+    objects._bucket.cache_clear()
+    google.requests.clear()
+    return f"gs://{BUCKET}/project {next(NUMBERS)}/store.zarr"
+
+
+class TestGoogle(BackendContract):
+    @pytest.fixture
+    def backend(self, url: str) -> ObjectBackend:
+        backend = object.open(url)
+        backend.prepare()
+        return backend
+
+
+def test_what_a_version_is_there_is_said_in_each_write_that_rests_on_it(google: GoogleService, url: str):
+    backend = object.open(url)
+    first = backend.put_if("claim", b"1", None)
+    assert first and first["version"] and backend.put_if("claim", b"2", None) is None
+    second = backend.put_if("claim", b"1", first)  # the same bytes, so the same ETag, and another generation
+    assert second and second["e_tag"] == first["e_tag"] and second["version"] != first["version"]
+    assert backend.put_if("claim", b"3", first) is None and backend.read("claim") == b"1"
+    assert backend.put_if("claim", b"3", second) and backend.read("claim") == b"3"
+
+
+def test_a_bucket_that_is_not_there_is_said(url: str):
+    for action in (
+        lambda: FeatureStore.open("gs://nowhere/store.zarr"),
+        lambda: object.open("gs://nowhere/store.zarr").prepare(),
+        lambda: ObjectPath("gs://nowhere/x.csv").size(),
+    ):
+        with pytest.raises(UserError, match="there is no bucket nowhere; create it, or correct the URL"):
+            action()
