@@ -14,6 +14,7 @@ import yaml
 
 from pipeline import tasks
 from pipeline.augmentations import check_kind, read_augmentations
+from pipeline.changed import changed
 from pipeline.data import Dataset, PrepareSettings, Sources, read_sources
 from pipeline.datasets import SIDES, parts_of, rows_called
 from pipeline.errors import UserError, count, listed
@@ -189,6 +190,7 @@ def check(params: Params, project: Project = Project()) -> Check:
                 problems.append(str(error))
 
     attempt(lambda: _data(params, project))
+    attempt(lambda: changed(params, project, params.section("teachers")))
     for name in params.section("teachers"):
         attempt(lambda name=name: _features(params, project, name))  # type: ignore[misc]
     for name in params.section("runs"):
@@ -271,7 +273,7 @@ def _lacking(store: FeatureStore, data: Dataset, views: Views | None) -> int:
 def _trials(params: Params, project: Project, name: str) -> Iterator[str]:
     """How many trials of a run are found, how many there are to train, and how long that took before."""
     run = read_run(params, name)
-    probed = all(project.store(source.teacher).exists() for source in run.sources) and project.probes.exists()
+    probed = all(project.store(source.teacher).exists() and project.probe(source).exists() for source in run.sources)
     if not project.data.exists() or not probed:
         seeds = len(train_settings(f"{params.source}: train", params.section("train"), run.train).seeds)
         if any(term.weight == "auto" for term in run.methods):

@@ -16,8 +16,10 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
     """
     from pipeline.probing import assess
 
+    loaded = command.settings(params, overrides)
+    command.note_changes(loaded, command.teachers_of(loaded))
     with command.alone("assess"), command.log("assess"):
-        found = assess(command.settings(params, overrides))
+        found = assess(loaded)
     if sys.stdout.isatty() and not as_json:
         _print_table(found)
         if found.views:

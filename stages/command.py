@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
@@ -170,6 +170,22 @@ def say(line: str) -> None:
     print(printable(line), file=sys.stderr, flush=True)
 
 
+def note_changes(params: Params, teachers: Iterable[str], before: str = "") -> None:
+    """Say which results of earlier stages were made with other settings; see `pipeline.changed.changed`."""
+    from pipeline.changed import changed
+
+    for line in changed(params, PROJECT, teachers, before):
+        say(f"note: {line}")
+
+
+def teachers_of(params: Params, run: str | None = None) -> list[str]:
+    """The teachers that a run reads, or all runs."""
+    from pipeline.runs import read_run
+
+    runs = [run] if run else params.section("runs")
+    return list(dict.fromkeys(source.teacher for each in runs for source in read_run(params, each).reads))
+
+
 class StageLog:
     """Where, when and how long a stage ran; see `LogRecord`. The stage sets the attributes while it runs.
 
@@ -178,6 +194,7 @@ class StageLog:
         trainings: trainings done by this call.
         device: where the work was done.
         continued: whether this call continues earlier ones; their seconds and rows are then added.
+        settings: what the result depends on in params.yaml.
     """
 
     def __init__(self, path: Path, project: Project):
@@ -188,6 +205,7 @@ class StageLog:
         self.trainings: int | None = None
         self.device = ""
         self.continued = False
+        self.settings: dict[str, Any] = {}
         self._path, self._started, self._written = path, perf_counter(), 0.0
         self._provenance = commit(project.root) | {"versions": versions("aft-pipeline", "numpy", "torch")}
         self._earlier: LogRecord | None = None
@@ -208,7 +226,7 @@ class StageLog:
         if self.continued and self._earlier:
             if not rows:
                 # Everything existed already: the time of this call is not that of the result.
-                self._earlier.write(self._path)
+                self._earlier.model_copy(update={"settings": self.settings}).write(self._path)
                 return
             seconds += self._earlier.seconds
             rows += self._earlier.rows or 0
@@ -218,6 +236,7 @@ class StageLog:
             trainings=self.trainings,
             device=self.device,
             provenance=self._provenance,
+            settings=self.settings,
         ).write(self._path)
 
 

@@ -38,6 +38,7 @@ def main(
     """
     from functools import partial
 
+    from pipeline.changed import settings_of
     from pipeline.data import Dataset
     from pipeline.extraction import ExtractSettings, extract, load_teacher, place_of_features, reload_teacher
     from pipeline.machine import Machine
@@ -59,10 +60,12 @@ def main(
         machine = machine.of_rank(int(next(filter(None, map(os.environ.get, LOCAL_RANK)), rank)))
         loaded.values["machine"] = loaded.section("machine") | {"device": machine.device}
     views = teacher_views(loaded, teacher)
+    command.note_changes(loaded, [teacher], "extract")
     data = Dataset.open(project.data)
     with command.log("extract", f"{teacher}-rank-{rank}" if rank else teacher) as log:
         # On a cluster, devices are those of its machines.
         log.device = machine.device_name() if machine.engine == "local" else machine.engine
+        log.settings = settings_of("extract", teacher, loaded)
 
         def done(written: int, reused: int) -> None:
             log.rows, log.continued = written, reused > 0

@@ -11,6 +11,7 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
     from pipeline.runs import join
 
     loaded = command.settings(params, overrides)
+    command.note_changes(loaded, command.teachers_of(loaded))
     with command.alone("join"):
         joined = join(loaded, command.PROJECT)
     command.show(joined, as_json)

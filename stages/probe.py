@@ -13,12 +13,15 @@ def main(
 
     One for each head with a vector per row and each split. They are fitted on labelled training rows only.
     """
+    from pipeline.changed import settings_of
     from pipeline.probing import ProbeSettings, probe
 
     loaded, project = command.settings(params, overrides), command.PROJECT
     settings = loaded.read(ProbeSettings, "probe")
     loaded.section(f"teachers.{teacher}")
-    with command.alone("probe", teacher), command.log("probe", teacher):
+    command.note_changes(loaded, [teacher], "probe")
+    with command.alone("probe", teacher), command.log("probe", teacher) as log:
+        log.settings = settings_of("probe", teacher, loaded)
         result = probe(teacher, settings, project)
     command.show(result, as_json)
 

@@ -41,6 +41,7 @@ def main(
         return
     from pipeline.sweeping import sweep
 
+    command.note_changes(loaded, command.teachers_of(loaded))
     failed = False
     for each in names:
         with command.log("sweep", each) as log:

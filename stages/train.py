@@ -22,6 +22,7 @@ def main(
         if group.rank:
             follow(run, loaded, group, project)
             return
+        command.note_changes(loaded, command.teachers_of(loaded, run))
         with command.log("train", run) as log, group.led():
             trained = train(run, loaded, project, command.say)
             log.trainings, log.device = trained.trained, trained.device

@@ -1,5 +1,6 @@
 """A small project that is there in a second: texts of three classes, and the features of two made-up teachers."""
 
+import contextlib
 import csv
 import shutil
 import signal
@@ -107,9 +108,8 @@ def made_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root: Path = tmp_path_factory.mktemp("project")
     write_table(root / "raw" / "reviews.csv")
     (root / "params.yaml").write_text(yaml.safe_dump(PARAMS, sort_keys=False))
-    settings = Params(PARAMS).read(PrepareSettings, "dataset")
-    source = settings.source | {"path": str(root / "raw" / "reviews.csv")}
-    prepare(settings.model_copy(update={"source": source}), root / "data")
+    with contextlib.chdir(root):
+        prepare(Params(PARAMS).read(PrepareSettings, "dataset"), root / "data")
     data = Dataset.open(root / "data")
     for name, width, seed in (("wise", 24, 1), ("loud", 8, 2)):
         write_store(data, root / "features" / f"{name}.zarr", width, seed)

@@ -62,6 +62,7 @@ ROOMS = [
     "exports",
     "predict",
     "serving",
+    "changed",
     "checks",
     "estimate",
     "plan",

@@ -132,6 +132,14 @@ def test_check_names_teachers_without_features_and_loads_none(project: Path, mon
     assert "run both:" in str(found)
 
 
+def test_probes_that_are_not_fitted_yet_are_no_problem(project: Path, params: Params, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(project)
+    (project / "probes" / "loud" / "pooled").rename(project / "away")  # its own folder stays, as `aft init` makes one
+    found = check(params, Project(project))
+    assert found.problems == []
+    assert "run both: 3 trials" in found.found and "run aft: 6 trials, 0 found, 6 to train" in found.found
+
+
 def test_before_the_data_is_prepared_trials_are_counted(project: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(project)
     params = Params.load(project / "params.yaml")

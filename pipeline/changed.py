@@ -1,0 +1,88 @@
+"""Results that were made with other settings than params.yaml has now.
+
+DVC runs the stages whose settings changed. A stage that is called by itself takes what earlier ones left, which may be
+of the settings of yesterday: that is allowed, and said.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from pipeline.data import Dataset, PrepareSettings
+from pipeline.errors import UserError
+from pipeline.extraction import ExtractSettings
+from pipeline.params import Params
+from pipeline.probing import ProbeSettings
+from pipeline.project import Project
+from pipeline.records import LogRecord
+
+SHOWN = 3
+"""Settings that a line names."""
+
+
+def settings_of(stage: str, name: str, params: Params) -> dict[str, Any]:
+    """The settings that the result of a stage depends on.
+
+    Args:
+        stage: `prepare`, `extract` or `probe`.
+        name: of the teacher, for the last two.
+        params: all settings.
+    """
+    if stage == "prepare":
+        return params.read(PrepareSettings, "dataset").model_dump(mode="json")
+    if stage == "extract":
+        shared = params.read(ExtractSettings, "extract")
+        return params.section(f"teachers.{name}") | {"precision": shared.precision, "dtype": shared.dtype}
+    return params.read(ProbeSettings, "probe").model_dump(mode="json")
+
+
+def changed(params: Params, project: Project, teachers: Iterable[str], before: str = "") -> Iterator[str]:
+    """A line for each result of an earlier stage that was made with other settings than those of `params`.
+
+    Args:
+        params: all settings.
+        project: with results of earlier stages.
+        teachers: whose features and probes are used.
+        before: the stage that asks, `extract` or `probe`; any later one if empty.
+    """
+    with suppress(UserError):  # what is missing or damaged is said by what reads it
+        made = Dataset.open(project.data).manifest.settings
+        yield from _line("data/ was prepared", "aft prepare", made, settings_of("prepare", "", params))
+    later = () if before == "extract" else ("extract",) if before == "probe" else ("extract", "probe")
+    for teacher in teachers:
+        for stage in later:
+            with suppress(UserError):
+                made = LogRecord.read(project.log(stage, teacher)).settings
+                what = (
+                    f"features of {teacher} were extracted"
+                    if stage == "extract"
+                    else f"probes of {teacher} were fitted"
+                )
+                yield from _line(what, f"aft {stage} {teacher}", made, settings_of(stage, teacher, params))
+
+
+def _line(what: str, command: str, made: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Nothing if there is no difference, or if it is not known what the result was made with."""
+    before, after = dict(_flat(made)), dict(_flat(now))
+    differences = [
+        f"`{key}` {_shown(before.get(key))}, now {_shown(after.get(key))}"
+        for key in dict.fromkeys([*after, *before])
+        if before and before.get(key) != after.get(key)
+    ]
+    if differences:
+        more = f" and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
+        yield f"{what} with other settings ({'; '.join(differences[:SHOWN])}{more}); run `{command}`"
+
+
+def _flat(settings: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings of settings, such as `source.path`, each by itself."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{under}{key}.")
+        else:
+            yield f"{under}{key}", value
+
+
+def _shown(value: Any) -> str:
+    text = "not set" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
