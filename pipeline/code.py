@@ -26,6 +26,8 @@ NO_RESULT_DEPENDS_ON = frozenset(
     {
         # Only the version.
         "pipeline/__init__.py",
+        # Messages, and settings for logs.
+        "pipeline/changed.py",
         # Refuses settings, but changes none.
         "pipeline/checks.py",
         # Measures, and keeps nothing.
