@@ -6,15 +6,17 @@ of the settings of yesterday: that is allowed, and said.
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import product
 from typing import Any
 
 from pipeline.data import Dataset, PrepareSettings
 from pipeline.errors import UserError
-from pipeline.extraction import ExtractSettings
 from pipeline.params import Params
-from pipeline.probing import ProbeSettings
 from pipeline.project import Project
 from pipeline.records import LogRecord
+
+PRECISION = "precision", "dtype"
+"""The settings in `extract` that change features; the others are of batches and files."""
 
 SHOWN = 3
 """Settings that a line names."""
@@ -30,10 +32,10 @@ def settings_of(stage: str, name: str, params: Params) -> dict[str, Any]:
     """
     if stage == "prepare":
         return params.read(PrepareSettings, "dataset").model_dump(mode="json")
-    if stage == "extract":
-        shared = params.read(ExtractSettings, "extract")
-        return params.section(f"teachers.{name}") | {"precision": shared.precision, "dtype": shared.dtype}
-    return params.read(ProbeSettings, "probe").model_dump(mode="json")
+    if stage == "extract":  # as written, because no later stage imports what reads it
+        shared = params.section("extract")
+        return params.section(f"teachers.{name}") | {key: shared[key] for key in PRECISION if key in shared}
+    return params.section("probe")
 
 
 def changed(params: Params, project: Project, teachers: Iterable[str], before: str = "") -> Iterator[str]:
@@ -46,28 +48,25 @@ def changed(params: Params, project: Project, teachers: Iterable[str], before: s
         before: the stage that asks, `extract` or `probe`; any later one if empty.
     """
     with suppress(UserError):  # what is missing or damaged is said by what reads it
-        made = Dataset.open(project.data).manifest.settings
-        yield from _line("data/ was prepared", "aft prepare", made, settings_of("prepare", "", params))
-    later = () if before == "extract" else ("extract",) if before == "probe" else ("extract", "probe")
-    for teacher in teachers:
-        for stage in later:
-            with suppress(UserError):
-                made = LogRecord.read(project.log(stage, teacher)).settings
-                what = (
-                    f"features of {teacher} were extracted"
-                    if stage == "extract"
-                    else f"probes of {teacher} were fitted"
-                )
-                yield from _line(what, f"aft {stage} {teacher}", made, settings_of(stage, teacher, params))
+        prepared = Dataset.open(project.data).manifest.settings
+        yield from _line("data/ was prepared", "aft prepare", prepared, settings_of("prepare", "", params))
+    words = {"extract": "features of {} were extracted", "probe": "probes of {} were fitted"}
+    earlier = () if before == "extract" else ("extract",) if before == "probe" else ("extract", "probe")
+    for teacher, stage in product(teachers, earlier):
+        with suppress(UserError):
+            made, now = LogRecord.read(project.log(stage, teacher)).settings, settings_of(stage, teacher, params)
+            yield from _line(words[stage].format(teacher), f"aft {stage} {teacher}", made, now)
 
 
-def _line(what: str, command: str, made: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+def _line(what: str, command: str, made: Mapping[str, Any] | None, now: Mapping[str, Any]) -> Iterator[str]:
     """Nothing if there is no difference, or if it is not known what the result was made with."""
+    if made is None:
+        return
     before, after = dict(_flat(made)), dict(_flat(now))
     differences = [
         f"`{key}` {_shown(before.get(key))}, now {_shown(after.get(key))}"
         for key in dict.fromkeys([*after, *before])
-        if before and before.get(key) != after.get(key)
+        if before.get(key) != after.get(key)
     ]
     if differences:
         more = f" and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""

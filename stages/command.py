@@ -205,7 +205,7 @@ class StageLog:
         self.trainings: int | None = None
         self.device = ""
         self.continued = False
-        self.settings: dict[str, Any] = {}
+        self.settings: dict[str, Any] | None = None
         self._path, self._started, self._written = path, perf_counter(), 0.0
         self._provenance = commit(project.root) | {"versions": versions("aft-pipeline", "numpy", "torch")}
         self._earlier: LogRecord | None = None

@@ -94,6 +94,12 @@ def test_many_changes_are_counted(logged: Path):
     assert line.count("now") == 3 and "and 2 more)" in line
 
 
+def test_a_section_that_was_empty_is_known_too(logged: Path):
+    LogRecord(seconds=1.0, settings={}).write(Project(logged).log("probe", "wise"))
+    (line,) = lines(Params.load(logged / "params.yaml"), logged)
+    assert "`strengths` not set, now [0.01, 1.0]" in line
+
+
 def test_results_that_do_not_say_their_settings_are_taken_as_they_are(project: Path):
     assert lines(edit(project, "teachers.wise", pooling="cls"), project) == []
 

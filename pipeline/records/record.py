@@ -122,7 +122,7 @@ class LogRecord(Record):
         trainings: trainings done by this call; the others were already finished.
         device: such as `cpu` or `NVIDIA H100`.
         provenance: the commit, whether files differed from it, and the versions of libraries.
-        settings: what the result depends on in params.yaml; empty if the stage does not say it.
+        settings: what the result depends on in params.yaml; None if the stage does not say it.
     """
 
     seconds: float
@@ -130,7 +130,7 @@ class LogRecord(Record):
     trainings: int | None = None
     device: str = ""
     provenance: dict[str, Any] = Field(default_factory=dict)
-    settings: dict[str, Any] = Field(default_factory=dict)
+    settings: dict[str, Any] | None = None
 
 
 class Metric(Record):
