@@ -30,8 +30,6 @@ NO_RESULT_DEPENDS_ON = frozenset(
         "pipeline/changed.py",
         # Refuses settings, but changes none.
         "pipeline/checks.py",
-        # Notes what other settings would change.
-        "pipeline/changed.py",
         # Measures, and keeps nothing.
         "pipeline/estimate.py",
         "pipeline/plan.py",
