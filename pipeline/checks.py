@@ -16,7 +16,7 @@ from pipeline import tasks
 from pipeline.augmentations import check_kind, read_augmentations
 from pipeline.changed import changed
 from pipeline.data import Dataset, PrepareSettings, Sources, read_sources
-from pipeline.datasets import SIDES, parts_of, rows_called
+from pipeline.datasets import SIDES, Passed, parts_of, rows_called
 from pipeline.errors import UserError, count, listed
 from pipeline.extraction import ExtractSettings, place_of_features
 from pipeline.machine import Machine
@@ -214,8 +214,8 @@ def _prepared(project: Project) -> Dataset | None:
 
 def _data(params: Params, project: Project) -> Iterator[str]:
     sources = _sources(params)
-    for number, source in enumerate((sources.own, *sources.further)):
-        if next(source(), None) is None:
+    for number, read in enumerate(sources.each):
+        if next(read(Passed()), None) is None:
             raise UserError(f"{params.source}: dataset.{'unlabelled' if number else 'source'}: it has no rows")
     data = _prepared(project)
     if data is None:

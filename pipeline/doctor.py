@@ -105,12 +105,14 @@ class _Seen:
         rows: how many there were.
         texts: a random sample of them.
         sizes: width and height of every image.
+        random: chooses the sample.
         task: what the labels are, once it is known.
     """
 
     rows: int = 0
     texts: list[str] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
+    random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
     task: Task | None = None
 
 
@@ -226,7 +228,7 @@ def _file_system(folder: Path) -> str | None:
 
 def _data(params: Params, seen: _Seen) -> Iterator[Finding]:
     settings = params.read(PrepareSettings, "dataset")
-    sources, table = scan_sources(settings, lambda rows: _watched(rows, seen))
+    sources, table = scan_sources(settings, lambda row: _look(row, seen))
     seen.task = table.task
     rows, labelled = len(table.codes) - len(table.skipped), int((table.codes >= 0).sum())
     yield Finding("data", "ok", f"{rows:,} {rows_called(sources.kind)}, {labelled:,} with a label ({table.task.name})")
@@ -241,20 +243,17 @@ def _data(params: Params, seen: _Seen) -> Iterator[Finding]:
     yield from _sizes(seen)
 
 
-def _watched(rows: Iterator[Row], seen: _Seen) -> Iterator[Row]:
-    """The same rows; `seen` gets a sample of texts, and the sizes of images."""
-    random = np.random.default_rng(0)
-    for row in rows:
-        seen.rows += 1
-        for part in row.content if isinstance(row.content, tuple) else (row.content,):
-            if isinstance(part, bytes):
-                if row.problem is None and (pixels := images.pixels(part)):
-                    seen.sizes.append(pixels)
-            elif len(seen.texts) < SAMPLE:
-                seen.texts.append(part)
-            elif (place := int(random.integers(seen.rows))) < SAMPLE:  # each row is in the sample with equal chance
-                seen.texts[place] = part
-        yield row
+def _look(row: Row, seen: _Seen) -> None:
+    """`seen` gets a sample of texts, and the sizes of images."""
+    seen.rows += 1
+    for part in row.content if isinstance(row.content, tuple) else (row.content,):
+        if isinstance(part, bytes):
+            if row.problem is None and (pixels := images.pixels(part)):
+                seen.sizes.append(pixels)
+        elif len(seen.texts) < SAMPLE:
+            seen.texts.append(part)
+        elif (place := int(seen.random.integers(seen.rows))) < SAMPLE:  # each row is in the sample with equal chance
+            seen.texts[place] = part
 
 
 def _unreadable(table: Scan, rows: int, tolerance: float) -> Iterator[Finding]:

@@ -79,6 +79,17 @@ def place(name: str) -> "Place":
     return Path(name)
 
 
+def version_of(file: "Place") -> str:
+    """What changes when a file is replaced or written to; empty if there is none."""
+    if isinstance(file, ObjectPath):
+        return file.version()
+    try:
+        found = file.stat()
+    except OSError:
+        return ""
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
 def size_of(file: "Place") -> int | None:
     """The size of a file in bytes, None if there is none. Raises `UserError` if it is no regular file."""
     return file.size() if isinstance(file, ObjectPath) else regular_size(file)
@@ -91,10 +102,11 @@ class ObjectPath:
 
     Args:
         url: such as s3://bucket/folder/file.
+        about: what a listing said of it.
     """
 
-    def __init__(self, url: str):
-        self._url = url
+    def __init__(self, url: str, about: Mapping[str, Any] | None = None):
+        self._url, self._about = url, about
         self.scheme, _, rest = url.partition("://")
         self.bucket, _, self.key = rest.partition("/")
         self._path = PurePosixPath(self.key)
@@ -140,6 +152,11 @@ class ObjectPath:
         """Its bytes, None if there is no such object."""
         found = self._head()
         return None if found is None else int(found["size"])
+
+    def version(self) -> str:
+        """What the service calls its content, or its size and time; when it was listed, if it was. Empty: no object."""
+        found = self._about or self._head()
+        return "" if found is None else found["e_tag"] or f"{found['size']} {found['last_modified']}"
 
     def exists(self) -> bool:
         return self._head() is not None
@@ -196,7 +213,9 @@ class ObjectPath:
                 return []
         children = [(self._sibling(folder), True) for folder in found["common_prefixes"]]
         # Some programs write an empty object with the name of a folder.
-        children += [(self._sibling(about["path"]), False) for about in found["objects"] if about["path"] != self.key]
+        children += [
+            (self._sibling(about["path"], about), False) for about in found["objects"] if about["path"] != self.key
+        ]
         return sorted(children, key=lambda child: child[0].name)
 
     def matching(self) -> list["ObjectPath"]:
@@ -206,12 +225,12 @@ class ObjectPath:
         prefix = "/".join(parts[:fixed])
         with explained(self._url):
             listed = self._bucket().list(prefix or None)
-            keys = [about["path"] for some in listed for about in some if _matches(about["path"].split("/"), parts)]
-        return [self._sibling(key) for key in sorted(keys)]
+            found = [about for some in listed for about in some if _matches(about["path"].split("/"), parts)]
+        return [self._sibling(about["path"], about) for about in sorted(found, key=lambda about: str(about["path"]))]
 
-    def _sibling(self, key: str) -> "ObjectPath":
+    def _sibling(self, key: str, about: Mapping[str, Any] | None = None) -> "ObjectPath":
         """Another object of the bucket."""
-        return ObjectPath(f"{self.scheme}://{self.bucket}/{key}")
+        return ObjectPath(f"{self.scheme}://{self.bucket}/{key}", about)
 
     def _bucket(self) -> Any:
         return _bucket(f"{self.scheme}://{self.bucket}")

@@ -1,57 +1,55 @@
 """Prepare: one canonical local copy of a dataset, without duplicates, with the roles of all rows in every split.
 
 Two passes over the source. The first, `pipeline.data.scan`, keeps some numbers per row, and all decisions are made on
-them; the second copies what is kept. So memory does not grow with the content, and nothing is written before all
-checks have passed.
+them; the second, `pipeline.data.copying`, copies what is kept. So memory does not grow with the content, and `out` is
+not touched before all checks have passed. What took longer than some seconds until a run was interrupted is left in
+`.data.partial`, and not done again; see `pipeline.data.journal`.
 """
 
 import csv
 import os
 import shutil
+import sys
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from jaxtyping import Bool, Int8, Int64, UInt8
+from jaxtyping import Bool, Int8, Int64
 from pydantic import BeforeValidator, Field
 
-from pipeline import images
+from pipeline import __version__, images
+from pipeline.checksum import file_checksum
+from pipeline.data.copying import copy_rows
 from pipeline.data.dataset import (
     CONTENT,
-    CONTENTS,
     FORMAT,
-    LOCATION,
     MANIFEST,
     QUARANTINE,
     ROWS,
     Role,
     content_digest,
-    role_column,
 )
 from pipeline.data.duplicates import CONFLICT, DUPLICATE, KEPT, merged, near_key, repeats, resolve, words_digest
-from pipeline.data.scan import Scan, row_hash, scan, tidied
-from pipeline.data.sources import Sources, read_sources
+from pipeline.data.journal import Journal
+from pipeline.data.scan import Scan, scan
+from pipeline.data.sources import Known, Sources, read_sources
 from pipeline.data.splits import Amount, apportion, assign, choose, sort_keys
-from pipeline.datasets import Kind, Row, parts_of, rows_called
+from pipeline.datasets import Kind, Row, SourceChanged, rows_called
 from pipeline.errors import UserError, count
 from pipeline.files import cell, explained
 from pipeline.params import Settings
-from pipeline.progress import progress
+from pipeline.provenance import digest_of
 from pipeline.records import ManifestRecord
-from pipeline.verified import checksums
-
-BATCH_ROWS, BATCH_BYTES = 1 << 16, 1 << 26
-"""A batch of `content.arrow` ends at either."""
 
 KEYS = {"token_set": words_digest, "near": near_key}
 """By `dataset.deduplicate`, what makes the key that duplicates share; content_digest for the others."""
+
+FOUND_BY = ("source", "unlabelled", "task", "classes", "no_label", "unit", "deduplicate", "content")
+"""The settings of which a scan depends."""
 
 UNREADABLE, SKIPPED, SEPARATED, LIMIT = 3, 4, 5, 6
 REASONS = {
@@ -167,9 +165,37 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
         UserError: the source cannot be read; a row has a label or split that is not allowed; ids repeat; too many rows
             are unreadable; the sizes of the splits do not fit. What was in `out` before is then as it was.
     """
-    start = time.perf_counter()
     out = Path(out)
-    sources, table = scan_sources(settings)
+    partial = out.with_name(f".{out.name}.partial")
+    journal = _journal(partial, settings)
+    try:
+        return _prepare(settings, out, partial, journal)
+    except SourceChanged:
+        print("the source has changed since the run that was interrupted; all of it is read again", file=sys.stderr)
+        shutil.rmtree(partial, ignore_errors=True)
+        journal = _journal(partial, settings)
+        return _prepare(settings, out, partial, journal)
+    finally:
+        if not journal.begun:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _journal(partial: Path, settings: PrepareSettings) -> Journal:
+    """What an interrupted run has found with settings that find the same."""
+    found_by = settings.model_dump(mode="json", include=set(FOUND_BY))
+    digest = digest_of({"version": __version__, "format": FORMAT, "settings": found_by})
+    journal = Journal(partial / "scan", digest, settings.deduplicate not in KEYS)
+    if journal.begun:
+        rows = count(len(journal.found), "row")
+        print(f"{partial}: the first {rows} were looked at by a run that was interrupted", file=sys.stderr)
+    else:
+        shutil.rmtree(partial, ignore_errors=True)
+    return journal
+
+
+def _prepare(settings: PrepareSettings, out: Path, partial: Path, journal: Journal) -> Preparation:
+    start = time.perf_counter()
+    sources, table = scan_sources(settings, journal=journal)
     fate, partner = _fates(table, settings)
     if len(table.problems) > settings.tolerance * (len(fate) - len(table.skipped)):
         _refuse_unreadable(table, fate, out)
@@ -190,13 +216,11 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
     dropped = {reason: int((fate == code).sum()) for code, reason in REASONS.items()}
     notes = _notes(table, int(table.further[kept].sum()))
 
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
+        partial.mkdir(parents=True, exist_ok=True)
         roles = np.stack(splits, axis=1)
         referring = out.parent if settings.content == "reference" else None
-        digest = _write_rows(partial, sources.kind, sources.rows(), table, fate == KEPT, roles, referring)
+        digest = copy_rows(partial, sources, table, fate == KEPT, roles, referring, journal)
         _write_quarantine(partial / QUARANTINE, table, fate, partner)
         manifest = ManifestRecord(
             format=FORMAT,
@@ -219,7 +243,7 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
             dropped=dropped,
             notes=notes,
             settings=settings.model_dump(mode="json"),
-            files=checksums(partial),
+            files={name: file_checksum(partial / name) for name in (CONTENT, QUARANTINE, ROWS)},
         )
         manifest.write(partial / MANIFEST)
         out.mkdir(parents=True, exist_ok=True)
@@ -229,8 +253,7 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
         _listed(out).unlink(missing_ok=True)
     except OSError as error:
         raise explained(error, out) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)
     return Preparation(
         path=str(out),
         kind=sources.kind,
@@ -245,13 +268,14 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
 
 
 def scan_sources(
-    settings: PrepareSettings, watched: Callable[[Iterator[Row]], Iterator[Row]] = lambda rows: rows
+    settings: PrepareSettings, watch: Callable[[Row], None] | None = None, journal: Journal | None = None
 ) -> tuple[Sources, Scan]:
     """The sources that `settings` describe, and what a pass over their rows finds.
 
     Args:
         settings: of the dataset.
-        watched: gets the rows of the pass, and yields the same.
+        watch: is called with each row of the pass, if it is not None.
+        journal: of an earlier pass, and to go on with.
 
     Raises:
         UserError: as `prepare`, before anything is decided.
@@ -267,21 +291,18 @@ def scan_sources(
             f"dataset.content: reference is for images, and the source holds {rows_called(sources.kind)}; write copy"
         )
     given, key = settings.task or sources.task, KEYS.get(settings.deduplicate, content_digest)
-    rows = watched(sources.rows())
-    if settings.content == "reference":
-        rows = _referable(rows)
-    return sources, scan(rows, given, settings.classes, settings.no_label, settings.unit, key)
+    reading = sources.rows(journal.known() if journal else Known())
+    watches = [_refuse_without_place] if settings.content == "reference" else []
+    watches += [watch] if watch else []
+    return sources, scan(reading, watches, given, settings.classes, settings.no_label, settings.unit, key, journal)
 
 
-def _referable(rows: Iterable[Row]) -> Iterator[Row]:
-    """The same rows, of which every one that can be read must have a place of its own."""
-    for row in rows:
-        if row.problem is None and row.location is None:
-            raise UserError(
-                f"dataset.content: reference needs images in files, in tar files without compression, or at URLs, and "
-                f"{row.place} is in none; write copy"
-            )
-        yield row
+def _refuse_without_place(row: Row) -> None:
+    if row.problem is None and row.location is None:
+        raise UserError(
+            f"dataset.content: reference needs images in files, in tar files without compression, or at URLs, and "
+            f"{row.place} is in none; write copy"
+        )
 
 
 def _rows_of(chosen: Bool[np.ndarray, " n"]) -> slice | Int64[np.ndarray, " m"]:
@@ -370,81 +391,6 @@ def _notes(table: Scan, kept: int) -> list[str]:
 def _look(name: str) -> str:
     """What is left of a name without case, spaces and characters that do not show."""
     return "".join(letter for letter in unicodedata.normalize("NFKC", name).casefold() if letter.isprintable()).strip()
-
-
-def _write_rows(
-    folder: Path,
-    kind: Kind,
-    source: Iterable[Row],
-    table: Scan,
-    keep: Bool[np.ndarray, " n"],
-    roles: UInt8[np.ndarray, "m splits"],
-    referring: Path | None = None,
-) -> str:
-    """The second pass: write `content.arrow` and `rows.parquet`; returns the digest of ids and content.
-
-    Args:
-        folder: for the files.
-        kind, source, table, keep, roles: what is written.
-        referring: the folder that references are relative to, if contents are not copied.
-    """
-    parts = parts_of(kind)
-    types = {"text": pa.large_string(), "image": pa.large_binary()}
-    of_contents = LOCATION if referring else {name: types[part] for name, part in zip(CONTENTS, parts, strict=False)}
-    content_schema = pa.schema({"id": pa.string(), "digest": pa.binary(16), **of_contents})
-    columns = {role_column(split): pa.uint8() for split in range(roles.shape[1])}
-    label = pa.from_numpy_dtype(table.labels.dtype) if table.labels.ndim == 1 else pa.binary(table.labels[0].nbytes)
-    rows_schema = pa.schema({"id": pa.string(), "label": label, "group": pa.string(), **columns})
-    hasher = sha256()
-    written = 0
-    with (
-        pa.ipc.new_file(folder / CONTENT, content_schema) as content_file,
-        pq.ParquetWriter(folder / ROWS, rows_schema, compression="zstd") as rows_file,
-        progress("copy the data", len(roles), "rows") as advance,
-    ):
-        for numbers, batch in _batches(source, table, keep):
-            ids = [row.id for row in batch]
-            digests = [digest.tobytes() for digest in table.digests[numbers]]
-            contents, groups = [row.content for row in batch], [row.group for row in batch]
-            sides = [contents] if len(parts) == 1 else [list(side) for side in zip(*contents, strict=True)]
-            if referring:
-                places = [row.location.within(referring) for row in batch if row.location]
-                sides = [list(values) for values in zip(*places, strict=True)]
-            labels = table.labels[numbers]
-            column = labels if labels.ndim == 1 else [row.tobytes() for row in labels]
-            assigned = roles[written : written + len(batch)].T
-            content_file.write_batch(pa.record_batch([ids, digests, *sides], schema=content_schema))
-            rows_file.write_batch(pa.record_batch([ids, column, groups, *assigned], schema=rows_schema))
-            for id, digest in zip(ids, digests, strict=True):
-                hasher.update(f"{len(id.encode())}:{id}".encode() + digest)
-            written += len(batch)
-            advance(len(batch))
-    return hasher.hexdigest()[:32]
-
-
-def _batches(source: Iterable[Row], table: Scan, keep: Bool[np.ndarray, " n"]) -> Iterator[tuple[list[int], list[Row]]]:
-    """The rows that are kept, with their numbers in the source, which must be as it was when scanned."""
-    numbers: list[int] = []
-    batch: list[Row] = []
-    size, expected = 0, iter(range(len(keep)))
-    for row in tidied(source):
-        number = next(expected, -1)
-        if number < 0 or row_hash(row.id) != table.rows[number].tobytes():
-            raise UserError(f"dataset.source: {row.place} is new, the data changed meanwhile; run `aft prepare` again")
-        if not keep[number]:
-            continue
-        if content_digest(row.content) != table.digests[number].tobytes():
-            raise UserError(f"dataset.source: {row.place} has changed meanwhile; run `aft prepare` again")
-        numbers.append(number)
-        batch.append(row)
-        size += sum(map(len, row.content)) if isinstance(row.content, tuple) else len(row.content)
-        if len(batch) == BATCH_ROWS or size >= BATCH_BYTES:
-            yield numbers, batch
-            numbers, batch, size = [], [], 0
-    if (number := next(expected, -1)) >= 0:
-        raise UserError(f"dataset.source: {table.place(number)} has gone meanwhile; run `aft prepare` again")
-    if batch:
-        yield numbers, batch
 
 
 def _write_quarantine(path: Path, table: Scan, fate: Int8[np.ndarray, " n"], partner: Int64[np.ndarray, " n"]) -> None:

@@ -4,13 +4,11 @@ Some 60 bytes per row stay in memory, and each distinct label, but no content.
 """
 
 import unicodedata
-from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
-from itertools import islice
 from math import isfinite
 from typing import Any
 
@@ -20,6 +18,8 @@ from jaxtyping import Bool, Int8, Int32, Int64, UInt8, UInt64
 
 from pipeline import images, tasks
 from pipeline.data.dataset import Role, content_digest
+from pipeline.data.journal import Found, Journal
+from pipeline.data.sources import Reading
 from pipeline.data.splits import FREE
 from pipeline.datasets import Row, RowContent, place, split_of
 from pipeline.errors import UserError
@@ -104,112 +104,122 @@ class Scan:
 
 
 def scan(
-    source: Iterable[Row],
+    reading: Reading,
+    watches: Sequence[Callable[[Row], None]],
     task: str | None,
     names: tuple[str, ...] | None,
     no_label: Sequence[str | int | float] | None,
     unit: str,
     key: Callable[[RowContent], bytes],
+    journal: Journal | None = None,
 ) -> Scan:
     """Look at every row.
 
     Args:
-        source: the rows.
+        reading: gives the rows, without those that the journal knows.
+        watches: are called with each of them.
         task: its name; None: the labels show it.
         names: of the task's outputs, as the user wants them; see `pipeline.tasks.encode`.
         no_label: labels that mean that there is none; None: the user has not said.
         unit: of the labels; empty if they have none.
         key: makes the 16 bytes that duplicates share of a row's content.
+        journal: knows what was found before, and keeps the rest; None: nothing is known or kept.
 
     Raises:
         UserError: there are no rows; a label or split that is not allowed; an id twice; a divided group.
     """
-    known: dict[tasks.Label, int] = {}
     names = names and tuple(map(tidy, names))
     if task is not None:  # what is wrong with it, the names or the unit shows before anything is read
         tasks.build(task, tasks.encode(task, [], names)[1], unit)
     nothing = {_normal(label) for label in no_label or ()}
-    ids, moved = [], 0
-    files: dict[str, int] = {}
-    doubt: str | None = None
-    problems: dict[int, str] = {}
-    skipped: dict[int, str] = {}
-    remarks: dict[str, tuple[int, int]] = {}
-    # Where no row has a group, units are rows; where only equal content makes duplicates, keys are digests.
-    rows, digests = bytearray(), bytearray()
-    units = rows
-    keys = digests if key is content_digest else bytearray()
-    codes, splits, lines, further = array("i"), array("b"), array("q"), bytearray()
+    found = journal.found if journal else Found(key is content_digest)
+    look = partial(_look, key=key)
     with ThreadPoolExecutor() as pool, progress("look at the data", None, "rows") as advance:
-        for chunk in _chunks(tidied(source)):
-            ids.append(pa.array([row.id for row in chunk], pa.string()))
-            look = partial(_look, key=key)
+        advance(len(found))
+        for chunk in _chunks(reading, journal):
+            for watch in watches:
+                for row in chunk:
+                    watch(row)
+            found.ids.append(pa.array([row.id for row in chunk], pa.string()))
             looked_at = map(look, chunk) if isinstance(chunk[0].content, str) else pool.map(look, chunk)
-            for row, (problem, remarked, key_of_row) in zip(chunk, looked_at, strict=True):
+            looked = zip(chunk, looked_at, strict=True)
+            for number, (row, (problem, remarked, key_of_row)) in enumerate(looked, len(found)):
                 if problem:
-                    (skipped if row.skipped else problems)[len(codes)] = problem
+                    (found.skipped if row.skipped else found.problems)[number] = problem
                 if row.file is not None:
-                    files.setdefault(row.file, len(codes))
+                    found.files.setdefault(row.file, number)
                 for remark in (*remarked, *row.remarks):
-                    before, first = remarks.get(remark, (0, len(codes)))
-                    remarks[remark] = (before + 1, first)
+                    before, first = found.remarks.get(remark, (0, number))
+                    found.remarks[remark] = (before + 1, first)
                 label = None if nothing and _normal(row.label) in nothing else row.label
-                if label is not None and label not in known:
-                    if no_label is None and doubt is None:
-                        doubt = _doubt(row, names)
+                if label is not None and label not in found.labels:
+                    if no_label is None and found.doubt is None:
+                        found.doubt = _doubt(row, names)
                     if task is not None:
-                        _check_label(row, task, names, doubt)
+                        _check_label(row, task, names, found.doubt)
                 split = _split(row)
                 if label is None and split > Role.LABELLED:
-                    split, moved = Role.LABELLED, moved + 1
+                    split, found.moved = Role.LABELLED, found.moved + 1
                 exact = key is content_digest or problem is not None
                 digest = key_of_row if exact else content_digest(row.content)
                 hashed = row_hash(row.id)
-                if row.group is not None and units is rows:
-                    units = rows.copy()
-                rows += hashed
-                if units is not rows:
-                    units += hashed if row.group is None else _hash(b"group", row.group)
-                digests += digest
-                if keys is not digests:
-                    keys += key_of_row
-                codes.append(-1 if label is None else known.setdefault(label, len(known)))
-                splits.append(split)
-                lines.append(row.line or 0)
-                further.append(row.further)
+                if row.group is not None and not found.grouped:
+                    found.units = found.rows.copy()
+                found.rows += hashed
+                if found.units is not found.rows:
+                    found.units += hashed if row.group is None else _hash(b"group", row.group)
+                found.digests += digest
+                if found.keys is not found.digests:
+                    found.keys += key_of_row
+                found.codes.append(-1 if label is None else found.labels.setdefault(label, len(found.labels)))
+                found.splits.append(split)
+                found.lines.append(row.line or 0)
+                found.further.append(row.further)
+            groups = [row.group for row in chunk]
+            found.groups.append(pa.array(groups, pa.string()) if any(groups) else pa.nulls(len(groups)))
+            if journal and reading.divides and journal.due():
+                journal.write(reading.positions)
             advance(len(chunk))
-    if len(codes) == len(skipped):
+    if journal and reading.divides and (journal.begun or journal.due()):
+        journal.write(reading.positions)
+    return _scanned(found, task, names, unit)
+
+
+def _scanned(found: Found, task: str | None, names: tuple[str, ...] | None, unit: str) -> Scan:
+    """What the rows together show."""
+    if len(found) == len(found.skipped):
         raise UserError("dataset.source: it has no rows with these settings")
-    task = task or tasks.find(list(known))
-    if doubt and task == "classification":
-        raise UserError(doubt)
+    task = task or tasks.find(list(found.labels))
+    if found.doubt and task == "classification":
+        raise UserError(found.doubt)
+    ids = pa.chunked_array(found.ids)
     try:
-        values, outputs = tasks.encode(task, list(known), names)
+        values, outputs = tasks.encode(task, list(found.labels), names)
     except LabelError as error:
-        first = codes.index(known[error.label])
-        at = place(pa.chunked_array(ids)[first].as_py(), lines[first], _file(files, first))
+        first = found.codes.index(found.labels[error.label])
+        at = place(ids[first].as_py(), found.lines[first], _file(found.files, first))
         raise UserError(f"{at}: {error}") from None
     built = tasks.build(task, outputs, unit)
-    labels, equal = _labels(np.frombuffer(codes, np.int32), values, built)
-    fixed = np.frombuffer(splits, np.int8)
-    by_hash = np.frombuffer(rows, "<u8")
+    labels, equal = _labels(np.frombuffer(found.codes, np.int32), values, built)
+    fixed = np.frombuffer(found.splits, np.int8)
+    by_hash = np.frombuffer(found.rows, "<u8")
     table = Scan(
-        ids=pa.chunked_array(ids),
-        lines=np.frombuffer(lines, np.int64),
-        files=files,
+        ids=ids,
+        lines=np.frombuffer(found.lines, np.int64),
+        files=found.files,
         rows=by_hash,
-        units=by_hash if units is rows else np.frombuffer(units, "<u8"),
-        digests=np.frombuffer(digests, np.uint8).reshape(-1, 16),
-        keys=np.frombuffer(keys, np.uint8).reshape(-1, 16),
+        units=np.frombuffer(found.units, "<u8") if found.grouped else by_hash,
+        digests=np.frombuffer(found.digests, np.uint8).reshape(-1, 16),
+        keys=np.frombuffer(found.keys, np.uint8).reshape(-1, 16),
         labels=labels,
         codes=equal,
-        further=np.frombuffer(further, np.bool_),
+        further=np.frombuffer(found.further, np.bool_),
         splits=np.maximum(fixed, np.int8(Role.LABELLED)) if fixed.max() > Role.LABELLED else fixed,
-        problems=problems,
-        skipped=skipped,
-        remarks=remarks,
+        problems=found.problems,
+        skipped=found.skipped,
+        remarks=found.remarks,
         task=built,
-        moved=moved,
+        moved=found.moved,
     )
     _refuse_repeated_ids(table)
     _refuse_divided_groups(table)
@@ -261,24 +271,23 @@ def _labels(codes: np.ndarray, values: np.ndarray, task: Task) -> tuple[np.ndarr
     return np.concatenate([values.astype(task.dtype), none])[codes], np.append(same, -1).astype(np.int32)[codes]
 
 
-def tidied(rows: Iterable[Row]) -> Iterator[Row]:
-    """Rows with their labels and groups as `tidy` has them.
+def tidied(row: Row) -> Row:
+    """A row with its label and group as `tidy` has them.
 
     Raises:
-        UserError: an id, label or group cannot be written in UTF-8.
+        UserError: its id, label or group cannot be written in UTF-8.
     """
-    for row in rows:
-        labels = (row.label,) if isinstance(row.label, str) else row.label or ()
-        names = (("id", row.id), ("group", row.group or ""), *(("label", name) for name in labels))
-        for what, name in names:
-            if not name.isascii() and not is_utf8(name):
-                raise UserError(
-                    f"{place(ascii(row.id), row.line, row.file)}: its {what} {name!a} holds half a character, as left "
-                    "by programs that cut texts; correct it"
-                )
-        label = tidy(row.label) or None if isinstance(row.label, str) else row.label and tuple(map(tidy, row.label))
-        group = tidy(row.group) or None if row.group else None
-        yield row if (label, group) == (row.label, row.group) else replace(row, label=label, group=group)
+    labels = (row.label,) if isinstance(row.label, str) else row.label or ()
+    names = (("id", row.id), ("group", row.group or ""), *(("label", name) for name in labels))
+    for what, name in names:
+        if not name.isascii() and not is_utf8(name):
+            raise UserError(
+                f"{place(ascii(row.id), row.line, row.file)}: its {what} {name!a} holds half a character, as left "
+                "by programs that cut texts; correct it"
+            )
+    label = tidy(row.label) or None if isinstance(row.label, str) else row.label and tuple(map(tidy, row.label))
+    group = tidy(row.group) or None if row.group else None
+    return row if (label, group) == (row.label, row.group) else replace(row, label=label, group=group)
 
 
 def tidy(name: str) -> str:
@@ -295,9 +304,15 @@ def _hash(kind: bytes, name: str) -> bytes:
     return blake2b(name.encode(), digest_size=8, person=kind).digest()
 
 
-def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    rows = iter(rows)
-    while chunk := list(islice(rows, CHUNK)):
+def _chunks(reading: Reading, journal: Journal | None) -> Iterator[list[Row]]:
+    """The rows in pieces of at most `CHUNK`; when it is time to write, one ends with a file of the source."""
+    chunk: list[Row] = []
+    for row in map(tidied, reading):
+        if chunk and (len(chunk) == CHUNK or (journal and reading.divides and journal.due())):
+            yield chunk
+            chunk = []
+        chunk.append(row)
+    if chunk:
         yield chunk
 
 

@@ -1,15 +1,45 @@
-"""What a dataset is made of: its source, and further ones whose rows have no label."""
+"""What a dataset is made of: its source, and further ones whose rows have no label; and how far they were read."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from inspect import signature
+from typing import Any, NamedTuple
 
-from pipeline.datasets import Kind, Row, kind_of
+from pipeline.datasets import Kind, Passed, Row, kind_of
 from pipeline.errors import UserError
 from pipeline.params import read_plugin
 
 PREFIX = "unlabelled"
 """What the ids of rows of further sources begin with, so that none is an id of the source's own."""
+
+
+class Position(NamedTuple):
+    """How far a source was read: up to the beginning of a file.
+
+    Attributes:
+        rows: how many rows come before.
+        files: how many files.
+        digest: of these; see `Passed`.
+    """
+
+    rows: int = 0
+    files: int = 0
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of rows that are not read again.
+
+    Attributes:
+        positions: up to where, of each source that was begun.
+        ids: gives the ids of the rows from one on, up to another.
+        labels: the names of their labels.
+    """
+
+    positions: Sequence[Position] = ()
+    ids: Callable[[int, int], Iterator[str]] = lambda start, stop: iter(())
+    labels: Collection[Any] = ()
 
 
 @dataclass(frozen=True)
@@ -19,23 +49,58 @@ class Sources:
     Attributes:
         kind: what its rows hold.
         task: the task of its labels, where they can be of one only.
-        own: yields the rows of its source.
-        further: yields those of each further source.
+        each: read its source, and each further one.
     """
 
     kind: Kind
     task: str | None
-    own: Callable[[], Iterator[Row]]
-    further: Sequence[Callable[[], Iterator[Row]]] = ()
+    each: Sequence[Callable[[Passed], Iterator[Row]]]
 
-    def rows(self) -> Iterator[Row]:
-        """Every row, the source's own first. Others have neither label nor split."""
-        yield from self.own()
-        for number, rows in enumerate(self.further, start=1):
-            prefix = PREFIX if number == 1 else f"{PREFIX}-{number}"
-            for row in rows():
-                file = row.file or prefix
-                yield replace(row, id=f"{prefix}:{row.id}", label=None, split=None, file=file, further=True)
+    def rows(self, known: Known = Known()) -> "Reading":
+        """Every row that is not known, the source's own first. Others have neither label nor split."""
+        return Reading(self.each, known)
+
+
+class Reading:
+    """The rows of sources, as they are read.
+
+    Attributes:
+        begun: how many rows come before the first one that is read.
+        positions: up to the row that was given last, or of all at the end.
+        divides: whether that is where a file begins, and all rows before it can be left out another time.
+    """
+
+    def __init__(self, each: Sequence[Callable[[Passed], Iterator[Row]]], known: Known):
+        self._each, self._known = each, known
+        self.begun = sum(position.rows for position in known.positions)
+        self.positions: list[Position] = []
+        self.divides = True
+
+    def __iter__(self) -> Iterator[Row]:
+        """Raises `SourceChanged` if what is not read again is not as it was."""
+        first, in_files = 0, True
+        for source, read in enumerate(self._each):
+            prefix = {0: "", 1: f"{PREFIX}:"}.get(source, f"{PREFIX}-{source}:")
+            begin = self._known.positions[source] if source < len(self._known.positions) else Position()
+            ids = (id.removeprefix(prefix) for id in self._known.ids(first, first + begin.rows))
+            passed = Passed(begin.files, begin.digest, ids, None if source else self._known.labels)
+            self.positions.append(begin)
+            rows, origin = begin.rows, ""
+            for row in read(passed):
+                self.divides = in_files and row.origin != origin
+                if self.divides:
+                    before = passed.before(row.origin)
+                    self.divides = in_files = before is not None
+                    origin, self.positions[-1] = row.origin or "", Position(rows, *before or ())
+                rows += 1
+                if source:
+                    file = row.file or prefix[:-1]
+                    row = replace(row, id=prefix + row.id, label=None, split=None, file=file, further=True)
+                yield row
+            passed.check()
+            in_files = self.divides = in_files and passed.asked[0] > 0
+            self.positions[-1] = Position(rows, *passed.asked)
+            first += rows
 
 
 def read_sources(
@@ -52,7 +117,7 @@ def read_sources(
     """
     family, settings = read_plugin("datasets", source, f"{where}.source")
     kind = kind_of(family, settings)
-    further = []
+    each = [_reader(family, settings)]
     for values in [unlabelled] if isinstance(unlabelled, Mapping) else unlabelled:
         other, its = read_plugin("datasets", values, f"{where}.unlabelled")
         if kind_of(other, its) != kind:
@@ -60,10 +125,12 @@ def read_sources(
                 f"{where}.unlabelled: {values['family']} holds {kind_of(other, its)} rows, and the source {kind}; "
                 "choose another, or remove it"
             )
-        further.append((other, its))
-    return Sources(
-        kind,
-        getattr(family, "TASK", None),
-        lambda: family.rows(settings),
-        [lambda other=other, its=its: other.rows(its) for other, its in further],  # type: ignore[misc]
-    )
+        each.append(_reader(other, its))
+    return Sources(kind, getattr(family, "TASK", None), each)
+
+
+def _reader(family: Any, settings: Any) -> Callable[[Passed], Iterator[Row]]:
+    """Reads a source; of a family that takes no `passed`, all of it."""
+    if "passed" in signature(family.rows).parameters:
+        return lambda passed: family.rows(settings, passed)
+    return lambda passed: family.rows(settings)

@@ -6,6 +6,8 @@ A family offers
 - `Settings`: its keys in the `dataset` section of params.yaml;
 - `rows(settings)`: yields every `Row`, in an order that does not change between calls. Rows that cannot be read, and
   files that are not examples, are yielded as well and marked, so that nothing disappears without being counted;
+- `rows(settings, passed)` instead, if it reads files one after another: it asks `passed.skips(file)` for each, yields
+  nothing of those that it skips, and gives each row its `origin`;
 - `TASK`: the task in `pipeline/tasks/` if its labels are always of one task; left out if the labels decide.
 
 A family only reads. `pipeline.data` makes splits, removes duplicates and leaves out rows.
@@ -16,6 +18,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.datasets._locations import Location
+from pipeline.datasets._passed import Passed as Passed
+from pipeline.datasets._passed import SourceChanged as SourceChanged
 from pipeline.tasks import Label
 
 Kind = Literal["text", "image", "text+text", "image+text"]
@@ -74,6 +78,7 @@ class Row:
         file: the file of the line, if there are several, for messages.
         remarks: notes for the user on how the row was read; the rows with each remark are counted.
         location: where its content lies, for datasets that do not copy it; None if it has no place of its own.
+        origin: the file that all of it was read from, as `Passed` was asked for it; None if there is no such file.
         further: whether it is from a further source of rows without labels; set by `pipeline.data`.
     """
 
@@ -88,6 +93,7 @@ class Row:
     file: str | None = None
     remarks: tuple[str, ...] = ()
     location: Location | None = None
+    origin: str | None = None
     further: bool = False
 
     @property

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pipeline.ahead import mapped
-from pipeline.datasets import Kind, Location, NewRows, Row, RowContent
+from pipeline.datasets import Kind, Location, NewRows, Passed, Row, RowContent
 from pipeline.datasets._rows import TableBlock, TableRow, Wanted
 from pipeline.errors import UserError
 from pipeline.ids import Repeats
@@ -67,6 +67,10 @@ class SecondColumn(Section):
         return "text+text" if kind == "text" else "image+text"
 
 
+REPEAT = re.compile(r"-\d{1,15}$")
+"""What follows the digest, of 16 digits, in the id of a row whose content has come before."""
+
+
 def digest(content: str | bytes) -> str:
     """An id made from content."""
     encoded = content.encode(errors="surrogatepass") if isinstance(content, str) else content
@@ -81,6 +85,7 @@ def examples(
     several_files: bool = False,
     location: Callable[[TableRow], Location | None] = lambda record: None,
     at_once: int = 1,
+    passed: Passed | None = None,
 ) -> Iterator[Row]:
     """The rows of a table.
 
@@ -96,6 +101,7 @@ def examples(
         several_files: whether messages must name the file of a row.
         location: where the content of a record lies, if it is in a file of its own.
         at_once: how many contents are read at a time.
+        passed: what `records` leaves out.
 
     Raises:
         UserError: a cell has no meaning in its column; the message names the row and the column.
@@ -109,8 +115,11 @@ def examples(
     optional = (*labels, settings.id_column, settings.split_column, settings.group_column)
     columns = list(dict.fromkeys([*content_columns, *(name for name in optional if name)]))
     always = [*content_columns, *([settings.id_column] if settings.id_column else [])]
-    unused = set(labels) if len(labels) > 1 else set()
+    passed = passed or Passed()
+    unused = set(labels).difference(passed.labels) if len(labels) > 1 and passed.labels is not None else set()
     file = "the table"
+    for id in passed.ids if settings.id_column is None else ():
+        seen.count(REPEAT.sub("", id))
 
     def read(record: TableRow) -> tuple[TableRow, tuple[RowContent, str, str | None]]:
         return record, content(record)
@@ -122,6 +131,7 @@ def examples(
             id = key if times == 1 else f"{key}-{times}"
         elif not (id := name(record, settings.id_column) or ""):
             raise UserError(f"{record.place} has nothing in column {settings.id_column!r}; every row needs an id")
+        at = location(record)
         label = _marked(record, labels) if len(labels) > 1 else _label(record, labels[0], settings) if labels else None
         unused -= set(label or ())
         yield Row(
@@ -134,7 +144,8 @@ def examples(
             problem,
             file=record.file if several_files else None,
             remarks=record.remarks,
-            location=location(record),
+            location=at,
+            origin=record.file if at is None else None,
         )
     if unused:
         raise UserError(f"{file}: column {min(unused)!r} of dataset.source.label_column has no 1 in any row; remove it")

@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import Field
 
-from pipeline.datasets import _csv
+from pipeline.datasets import Passed, _csv
 from pipeline.datasets._arrow import ARROW, arrow_blocks, unreadable
 from pipeline.datasets._encodings import START, Decoding, encoding_of, is_utf8, remarks_of
 from pipeline.datasets._rows import TableBlock, TableRow, Wanted, blocks_of, check
@@ -84,19 +84,21 @@ def _matching(pattern: Place) -> Sequence[Place]:
     return list(map(Path, sorted(glob.glob(str(pattern), recursive=True))))
 
 
-def records(settings: TableFiles, wanted: Wanted) -> Iterator[TableRow]:
-    """The rows of all files, in order.
+def records(settings: TableFiles, wanted: Wanted, passed: Passed | None = None) -> Iterator[TableRow]:
+    """The rows of all files, in order, but for those that have passed.
 
     Raises:
         UserError: a file is missing, damaged, or not a table; a column is missing; or a row cannot be read.
     """
-    for block in blocks(settings, wanted, BLOCK):
+    for block in blocks(settings, wanted, BLOCK, passed):
         yield from block.rows()
 
 
-def blocks(settings: TableFiles, wanted: Wanted, size: int) -> Iterator[TableBlock]:
+def blocks(settings: TableFiles, wanted: Wanted, size: int, passed: Passed | None = None) -> Iterator[TableBlock]:
     """The rows of all files in blocks of at most `size`; see `records`."""
     for path in files(settings.path):
+        if passed and passed.skips(path):
+            continue
         with _reading(path):
             yield from _file(path, settings, wanted, size)
 

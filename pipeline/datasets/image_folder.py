@@ -22,7 +22,7 @@ from pydantic import Field
 
 from pipeline import images
 from pipeline.ahead import mapped
-from pipeline.datasets import SPLITS, Location, Row, split_of
+from pipeline.datasets import SPLITS, Location, Passed, Row, split_of
 from pipeline.datasets._images import UNREAD, begins_as_image, read_image
 from pipeline.errors import UserError, listed
 from pipeline.files import is_utf8
@@ -64,8 +64,9 @@ class Settings(Section):
     exclude: tuple[str, ...] = Field(default=(), strict=False)
 
 
-def rows(settings: Settings) -> Iterator[Row]:
+def rows(settings: Settings, passed: Passed | None = None) -> Iterator[Row]:
     """The images of each folder, sorted by split, class and path, and what is skipped on the way."""
+    passed = passed or Passed()
     roots = [place(path) for path in ([settings.path] if isinstance(settings.path, str) else settings.path)]
     names = [root.name for root in roots]
     if not roots or len(set(names)) < len(names):
@@ -79,12 +80,13 @@ def rows(settings: Settings) -> Iterator[Row]:
     split_roots = _split_roots(roots) if len(roots) > 1 and settings.labels else {}
     seen: set[str] = set()
     for root in roots:
-        for row in _rows(root, settings, seen):
+        for row in _rows(root, settings, seen, passed):
             named = row
             if len(roots) > 1:
                 named = replace(row, id=f"{root.name}/{row.id}", split=row.split or split_roots.get(root.name))
             if not row.skipped and any(fnmatchcase(row.id, pattern) for pattern in settings.exclude):
-                named = Row(named.id, b"", problem="excluded by dataset.source.exclude", skipped=True)
+                why = "excluded by dataset.source.exclude"
+                named = Row(named.id, b"", problem=why, skipped=True, origin=row.origin)
             yield named
     if settings.unlabelled and settings.unlabelled not in seen:
         raise UserError(f"{where}: no folder {settings.unlabelled!r} there; check dataset.source.unlabelled")
@@ -106,29 +108,30 @@ def _split_roots(roots: list[Place]) -> dict[str, str]:
     return found
 
 
-def _rows(root: Place, settings: Settings, seen: set[str]) -> Iterator[Row]:
+def _rows(root: Place, settings: Settings, seen: set[str], passed: Passed) -> Iterator[Row]:
     """The rows of one folder; the names of its classes are added to `seen`."""
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; check dataset.source.path")
     if not settings.labels:
         if settings.unlabelled or settings.splits is not None:
             raise UserError("dataset.source: labels: false takes neither `unlabelled` nor `splits`; remove them")
-        yield from _files(root, root, None, None)
+        yield from filter(None, _files(root, root, None, None, passed))
         return
-    inside = yield from _folders(root, root)
+    inside = yield from _folders(root, root, passed)
     splits = _splits(root, [folder.name for folder in inside], settings)
     for folder in inside:
         split = splits.get(folder.name)
-        classes = (yield from _folders(folder, root)) if split else [folder]
+        classes = (yield from _folders(folder, root, passed)) if split else [folder]
         for inner in classes:
             if settings.splits is None:
                 _refuse_splits_inside(inner)
             seen.add(inner.name)
             label = None if inner.name == settings.unlabelled else inner.name
             empty = True
-            for row in _files(inner, root, label, split):
-                empty &= row.skipped
-                yield row
+            for row in _files(inner, root, label, split, passed):
+                empty &= row is not None and row.skipped
+                if row is not None:
+                    yield row
             if empty:
                 raise UserError(
                     f"{inner}: no images there; remove the folder, or add some ({', '.join(images.FORMATS)})"
@@ -230,12 +233,14 @@ def _children(folder: Place) -> Sequence[tuple[Place, bool]]:
         raise UserError(f"{folder}: cannot be read: {error.strerror}; check its permissions") from None
 
 
-def _folders(parent: Place, root: Place) -> Generator[Row, None, list[Place]]:
+def _folders(parent: Place, root: Place, passed: Passed) -> Generator[Row, None, list[Place]]:
     """The folders of classes or splits in a folder, which must hold no image of its own; yields what is skipped."""
     folders = []
     for path, kind in _entries(parent):
         if kind == "folder":
             folders.append(path)
+        elif passed.skips(path):
+            continue
         elif kind == "system":
             yield _skipped(path, root, "hidden, or of the system")
         elif _is_image(path):
@@ -250,20 +255,32 @@ def _folders(parent: Place, root: Place) -> Generator[Row, None, list[Place]]:
     return folders
 
 
-def _files(folder: Place, root: Place, label: str | None, split: str | None) -> Iterator[Row]:
-    """Everything in a folder, sorted within each folder."""
+def _files(folder: Place, root: Place, label: str | None, split: str | None, passed: Passed) -> Iterator[Row | None]:
+    """Everything in a folder, sorted within each folder; None for an image that has passed."""
 
-    def row(entry: Entry) -> Row:
+    def row(entry: Entry | None) -> Row | None:
+        if entry is None:
+            return None
         path = entry.path
         if entry.kind == "system":
             return _skipped(path, root, "hidden, or of the system")
         if not _is_image(path):
             return _skipped(path, root, "not an image")
         content, problem = read_image(path)
-        return Row(_id(path, root), content, label, split, problem=problem, location=Location(str(path)))
+        at = str(path)
+        return Row(_id(path, root), content, label, split, problem=problem, location=Location(at), origin=at)
 
     # One object after another would wait for the network most of the time.
-    yield from mapped(row, _files_below(folder, root), AT_ONCE if isinstance(root, ObjectPath) else 1)
+    yield from mapped(row, _entries_below(folder, root, passed), AT_ONCE if isinstance(root, ObjectPath) else 1)
+
+
+def _entries_below(folder: Place, root: Place, passed: Passed) -> Iterator[Entry | None]:
+    """All entries that are no folders; None for an image that has passed."""
+    for entry in _files_below(folder, root):
+        if not passed.skips(entry.path):
+            yield entry
+        elif entry.kind == "file" and _is_image(entry.path):
+            yield None
 
 
 def _files_below(folder: Place, root: Place) -> Iterator[Entry]:
@@ -286,7 +303,7 @@ def _is_image(path: Place) -> bool:
 
 
 def _skipped(path: Place, root: Place, what: str) -> Row:
-    return Row(_id(path, root), b"", problem=what, skipped=True)
+    return Row(_id(path, root), b"", problem=what, skipped=True, origin=str(path))
 
 
 def _id(path: Place, root: Place) -> str:

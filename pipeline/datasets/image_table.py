@@ -13,7 +13,7 @@ from functools import partial
 
 from pydantic import PrivateAttr
 
-from pipeline.datasets import Kind, NewRows, Row
+from pipeline.datasets import Kind, NewRows, Passed, Row
 from pipeline.datasets._columns import Columns, Content, SecondColumn, examples, new_rows
 from pipeline.datasets._downloads import Downloads
 from pipeline.datasets._images import image_content, image_location, image_path
@@ -46,12 +46,14 @@ class Settings(Columns, SecondColumn, TableFiles):
         return self.paired("image")
 
 
-def rows(settings: Settings) -> Iterator[Row]:
+def rows(settings: Settings, passed: Passed | None = None) -> Iterator[Row]:
     """The rows of the table, in its order."""
+    passed = passed or Passed()
     columns, content = _content(settings)
     several = len(files(settings.path)) > 1
     location = image_location(settings.image_column, _root(settings))
-    yield from examples(settings, partial(_records, settings), columns, content, several, location, AT_ONCE)
+    records = partial(_records, settings, passed=passed)
+    yield from examples(settings, records, columns, content, several, location, AT_ONCE, passed)
 
 
 def contents(settings: Settings, size: int) -> Iterator[NewRows]:
@@ -73,10 +75,10 @@ def _root(settings: Settings) -> Place | None:
     return place(settings.root) if settings.root else None
 
 
-def _records(settings: Settings, wanted: Wanted) -> Iterator[TableRow]:
+def _records(settings: Settings, wanted: Wanted, passed: Passed | None = None) -> Iterator[TableRow]:
     """The records of the table; when the first has a URL, the images at all URLs are fetched before."""
     fetched = False
-    for record in records(settings, wanted):
+    for record in records(settings, wanted, passed):
         if not fetched and _url(record, settings.image_column):
             settings._downloads.fetch(lambda: _urls(settings))
             fetched = True

@@ -6,7 +6,7 @@ Ids and labels are read as the text they are: "007" stays "007".
 from collections.abc import Iterator
 from functools import partial
 
-from pipeline.datasets import Kind, NewRows, Row
+from pipeline.datasets import Kind, NewRows, Passed, Row
 from pipeline.datasets._columns import Columns, SecondColumn, examples, new_rows
 from pipeline.datasets._tables import TableFiles, blocks, files, records
 from pipeline.datasets._texts import paired, text_content
@@ -32,10 +32,12 @@ class Settings(Columns, SecondColumn, TableFiles):
         return self.paired("text")
 
 
-def rows(settings: Settings) -> Iterator[Row]:
+def rows(settings: Settings, passed: Passed | None = None) -> Iterator[Row]:
     """The rows of the table, in its order."""
+    passed = passed or Passed()
     columns, content = paired(text_content(settings.text_column, settings.template), settings.second_column)
-    yield from examples(settings, partial(records, settings), columns, content, len(files(settings.path)) > 1)
+    several = len(files(settings.path)) > 1
+    yield from examples(settings, partial(records, settings, passed=passed), columns, content, several, passed=passed)
 
 
 def contents(settings: Settings, size: int) -> Iterator[NewRows]:

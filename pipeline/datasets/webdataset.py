@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import Field
 
-from pipeline.datasets import Kind, Location, Row
+from pipeline.datasets import Kind, Location, Passed, Row
 from pipeline.datasets._images import IMAGE_BYTES
 from pipeline.datasets._tables import decompressed, files
 from pipeline.errors import UserError, listed
@@ -48,38 +48,43 @@ class Settings(Section):
         return "text" if self.texts else "image"
 
 
-def rows(settings: Settings) -> Iterator[Row]:
+def rows(settings: Settings, passed: Passed | None = None) -> Iterator[Row]:
     """The samples, in the order of the shards."""
+    passed = passed or Passed()
     shards = files(settings.path)
     wanted = (settings.texts,) if settings.texts else settings.images
     ending, _, key = (settings.labels or "").partition(":")
     for shard in shards:
-        where = str(shard) if len(shards) > 1 else None
+        if passed.skips(shard):
+            continue
+        name = str(shard)
+        where = name if len(shards) > 1 else None
         try:
             compression = _compression(shard)
             with _opened(shard, compression) as archive:
-                for id, members in groupby(_members(archive, str(shard)), key=lambda member: member[0]):
+                for id, members in groupby(_members(archive, name), key=lambda member: member[0]):
                     parts: dict[str, bytes] = {}
                     places: dict[str, Location] = {}
-                    for _, name, member in members:
-                        if name in parts:
+                    for _, end, member in members:
+                        if end in parts:
                             raise UserError(
-                                f"{shard}: the sample {id} has {name!r} twice; give each sample its own name"
+                                f"{shard}: the sample {id} has {end!r} twice; give each sample its own name"
                             )
-                        if name in (*wanted, ending):
-                            parts[name] = _read(archive, member)
-                            places[name] = Location(str(shard), member.offset_data, member.size)
-                    found = [name for name in wanted if name in parts]
+                        if end in (*wanted, ending):
+                            parts[end] = _read(archive, member)
+                            places[end] = Location(name, member.offset_data, member.size)
+                    found = [end for end in wanted if end in parts]
                     label = _label(parts.get(ending), key, f"{shard}: sample {id}") if ending else None
                     if not found:
                         content = "" if settings.texts else b""
-                        yield Row(id, content, label, problem=f"no {listed(wanted)} in the sample", file=where)
+                        problem = f"no {listed(wanted)} in the sample"
+                        yield Row(id, content, label, problem=problem, file=where, origin=name)
                     elif settings.texts:
-                        yield _text(id, parts[found[0]], label, where)
+                        yield _text(id, parts[found[0]], label, where, name)
                     else:
                         # In a compressed archive nothing has a place from which it could be read.
                         at = None if compression else places[found[0]]
-                        yield Row(id, parts[found[0]], label, file=where, location=at)
+                        yield Row(id, parts[found[0]], label, file=where, location=at, origin=name)
         except (UserError, MemoryError):
             raise
         except FileNotFoundError:
@@ -153,12 +158,12 @@ def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return file.read()
 
 
-def _text(id: str, content: bytes, label: Label | None, file: str | None) -> Row:
+def _text(id: str, content: bytes, label: Label | None, file: str | None, origin: str) -> Row:
     try:
-        return Row(id, content.decode(), label, file=file)
+        return Row(id, content.decode(), label, file=file, origin=origin)
     except UnicodeDecodeError as error:
         problem = f"byte 0x{content[error.start]:02x} at byte {error.start + 1} is not utf-8"
-        return Row(id, "", label, problem=problem, file=file)
+        return Row(id, "", label, problem=problem, file=file, origin=origin)
 
 
 def _label(content: bytes | None, key: str, place: str) -> Label | None:

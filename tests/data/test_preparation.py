@@ -641,8 +641,8 @@ def test_a_run_that_dies_while_moving_its_files_leaves_an_unfinished_folder(tmp_
 
 
 def test_large_content_is_written_in_several_batches(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("pipeline.data.preparation.BATCH_BYTES", 100)
-    monkeypatch.setattr("pipeline.data.preparation.BATCH_ROWS", 7)
+    monkeypatch.setattr("pipeline.data.copying.BATCH_BYTES", 100)
+    monkeypatch.setattr("pipeline.data.copying.BATCH_ROWS", 7)
     noise = random.Random(0)
     rows = texts(text=[f"{n} " + "x" * noise.randrange(60) for n in range(90)])
     done = run(tmp_path / "data", write(tmp_path / "t.jsonl", rows))
