@@ -285,7 +285,16 @@ class _Reader(io.RawIOBase):
 
 
 def fetch(store: Any, key: str, name: str, options: Mapping[str, Any], most: int | None = None) -> bytes:
-    """Bytes of an object; an answer that breaks off is asked for again, which obstore does for one that does not begin.
+    """Bytes of an object; see `fetched`."""
+    return fetched(store, key, name, options, most)[0]
+
+
+def fetched(
+    store: Any, key: str, name: str, options: Mapping[str, Any], most: int | None = None
+) -> tuple[bytes, Mapping[str, Any]]:
+    """Bytes of an object, and what the service says of it.
+
+    An answer that breaks off is asked for again, which obstore does for one that does not begin.
 
     Args:
         store: of obstore.
@@ -312,12 +321,12 @@ def fetch(store: Any, key: str, name: str, options: Mapping[str, Any], most: int
                 raise UserError(f"{name}: was replaced or deleted while it was read; run it again") from None
             except BaseError as error:
                 if BEHIND_THE_END in str(error):
-                    return b""
+                    return b"", {}
                 raise
             if most is not None and (size := found.meta["size"]) > most:
                 raise UserError(f"{name}: has {size:,} bytes, and no such file has more than {most:,}")
             try:
-                return bytes(found.bytes())
+                return bytes(found.bytes()), found.meta
             except BaseError:
                 if time.monotonic() > deadline:
                     raise

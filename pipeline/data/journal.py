@@ -29,14 +29,14 @@ EVERY = 10.0
 """Seconds between two parts."""
 
 WIDTHS = {"rows": 8, "units": 8, "digests": 16, "keys": 16, "codes": 4, "splits": 1, "lines": 8, "further": 1}
-"""What `Found` has of each row, in bytes."""
+"""What `ScanState` has of each row, in bytes."""
 
 BY_ROW = ("files", "problems", "skipped")
 
 SCHEMA = pa.schema({"id": pa.string(), "group": pa.string(), **{name: pa.binary(n) for name, n in WIDTHS.items()}})
 
 
-class Found:
+class ScanState:
     """What is known of the rows that were looked at. It only grows, so what came after some row is a slice.
 
     Args:
@@ -138,7 +138,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, settings: str, exact: bool):
-        self.found = Found(exact)
+        self.found = ScanState(exact)
         self._folder, self._settings = folder, settings
         self._ends: list[tuple[int, list[Position]]] = []
         self._last = monotonic()

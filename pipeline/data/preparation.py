@@ -292,7 +292,7 @@ def scan_sources(
         )
     given, key = settings.task or sources.task, KEYS.get(settings.deduplicate, content_digest)
     reading = sources.rows(journal.known() if journal else Known())
-    watches = [_refuse_without_place] if settings.content == "reference" else []
+    watches: list[Callable[[Row], None]] = [_refuse_without_place] if settings.content == "reference" else []
     watches += [watch] if watch else []
     return sources, scan(reading, watches, given, settings.classes, settings.no_label, settings.unit, key, journal)
 

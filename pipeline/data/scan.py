@@ -18,7 +18,7 @@ from jaxtyping import Bool, Int8, Int32, Int64, UInt8, UInt64
 
 from pipeline import images, tasks
 from pipeline.data.dataset import Role, content_digest
-from pipeline.data.journal import Found, Journal
+from pipeline.data.journal import Journal, ScanState
 from pipeline.data.sources import Reading
 from pipeline.data.splits import FREE
 from pipeline.datasets import Row, RowContent, place, split_of
@@ -132,7 +132,7 @@ def scan(
     if task is not None:  # what is wrong with it, the names or the unit shows before anything is read
         tasks.build(task, tasks.encode(task, [], names)[1], unit)
     nothing = {_normal(label) for label in no_label or ()}
-    found = journal.found if journal else Found(key is content_digest)
+    found = journal.found if journal else ScanState(key is content_digest)
     look = partial(_look, key=key)
     with ThreadPoolExecutor() as pool, progress("look at the data", None, "rows") as advance:
         advance(len(found))
@@ -185,7 +185,7 @@ def scan(
     return _scanned(found, task, names, unit)
 
 
-def _scanned(found: Found, task: str | None, names: tuple[str, ...] | None, unit: str) -> Scan:
+def _scanned(found: ScanState, task: str | None, names: tuple[str, ...] | None, unit: str) -> Scan:
     """What the rows together show."""
     if len(found) == len(found.skipped):
         raise UserError("dataset.source: it has no rows with these settings")

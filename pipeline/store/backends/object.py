@@ -13,16 +13,17 @@ from typing import Any
 from uuid import uuid4
 
 from pipeline import objects
+from pipeline.ahead import mapped
 from pipeline.checksum import checksum
 from pipeline.errors import UserError
-from pipeline.objects import AT_ONCE, check_bucket, explained, fetch
+from pipeline.objects import AT_ONCE, check_bucket, explained, fetch, fetched
 from pipeline.objects import SCHEMES as SCHEMES
 from pipeline.store.backends import JSON_BYTES, Backend, Bytes, WritableBackend
 from pipeline.store.format import LOCKS, REPLACED
 from pipeline.store.leases import Found, Lease, Version
 
 BLOCK = 8 << 20
-"""Bytes of a part of a large object."""
+"""Bytes of a part of a large object, as it is sent or asked for."""
 
 READ_BLOCK = 1 << 20
 
@@ -42,17 +43,13 @@ class ObjectBackend(WritableBackend):
         self._store, self._below = store, below
         self._clock = clock or Clock()
 
-    def read(self, file: str) -> bytes | None:
-        with explained(self.name):
-            try:
-                found = self._store.get(self._below + file)
-            except FileNotFoundError as error:
-                check_bucket(self.name, error)
-                return None
-            size = found.meta["size"]
-            if file.endswith(".json") and size > JSON_BYTES:
-                raise UserError(f"{self.name}/{file}: has {size:,} bytes, which is too large for such a file")
-            return bytes(found.bytes())
+    def read(self, file: str, version: str | None = None) -> bytes | None:
+        """A file's bytes; see `Backend`. Raises `UserError` if it has another version than a listing gave."""
+        most = JSON_BYTES if file.endswith(".json") else None
+        try:
+            return fetch(self._store, self._below + file, f"{self.name}/{file}", _if(version), most)
+        except FileNotFoundError:
+            return None
 
     def size(self, file: str) -> int | None:
         with explained(self.name):
@@ -61,17 +58,21 @@ class ObjectBackend(WritableBackend):
             except FileNotFoundError:
                 return None
 
-    def blocks(self, file: str) -> Iterator[bytes]:
+    def blocks(self, file: str, version: str | None = None) -> Iterator[bytes]:
+        """A file's bytes in parts; see `Backend`. All are of one version: of one that a listing gave, or of now."""
         with explained(self.name):
-            for part in self._store.get(self._below + file).stream(min_chunk_size=READ_BLOCK):
-                view = memoryview(part)
-                yield from (bytes(view[at : at + READ_BLOCK]) for at in range(0, len(view), READ_BLOCK))
+            about = self._store.head(self._below + file)
+        asked, version = BLOCK, version or about["e_tag"]
+        starts = range(0, about["size"], asked)
+        # The next one is on its way while one is used.
+        for part in mapped(lambda start: self.part(file, start, start + asked, version), starts, 2):
+            yield from (part[at : at + READ_BLOCK] for at in range(0, len(part), READ_BLOCK))
 
     def part(self, file: str, start: int, stop: int, version: str | None = None) -> bytes:
         """Bytes of a file. Raises `UserError` if it has another version than one that a listing gave."""
         if stop <= start:
             return b""
-        options = {"range": (start, stop), **({"if_match": version} if version else {})}
+        options = {"range": (start, stop), **_if(version)}
         return fetch(self._store, self._below + file, f"{self.name}/{file}", options)
 
     def files(self, below: str = "") -> list[str]:
@@ -96,12 +97,12 @@ class ObjectBackend(WritableBackend):
 
     def find(self, file: str) -> Found | None:
         """A file with its version and its age, None if it does not exist."""
+        try:
+            content, about = fetched(self._store, self._below + file, f"{self.name}/{file}", {})
+        except FileNotFoundError:
+            return None
         with explained(self.name):
-            try:
-                found = self._store.get(self._below + file)
-            except FileNotFoundError:
-                return None
-            return Found(bytes(found.bytes()), dict(found.meta), self._age(found.meta["last_modified"]))
+            return Found(content, dict(about), self._age(about["last_modified"]))
 
     def snapshot(self) -> "Snapshot":
         return Snapshot(self)
@@ -232,19 +233,24 @@ class Snapshot(Backend):
     def read(self, file: str) -> bytes | None:
         if file not in self._sizes:
             return None
-        return self._texts[file] if file in self._texts else self._backend.read(file)
+        return self._texts[file] if file in self._texts else self._backend.read(file, self._versions[file])
 
     def size(self, file: str) -> int | None:
         return self._sizes.get(file)
 
     def blocks(self, file: str) -> Iterator[bytes]:
-        return self._backend.blocks(file)
+        return self._backend.blocks(file, self._versions.get(file))
 
     def part(self, file: str, start: int, stop: int) -> bytes:
         return self._backend.part(file, start, stop, self._versions[file])
 
     def files(self, below: str = "") -> list[str]:
         return sorted(file for file in self._sizes if not below or file.startswith(f"{below}/"))
+
+
+def _if(version: str | None) -> dict[str, str]:
+    """The condition that an object still has a version."""
+    return {"if_match": version} if version else {}
 
 
 def open(url: str) -> ObjectBackend:

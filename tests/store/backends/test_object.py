@@ -7,8 +7,8 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Callable
-from itertools import count
+from collections.abc import Callable, Iterator
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,65 @@ def test_a_service_that_fails_now_and_then_does_no_harm(
     assert contents(url) == tree(make(ids) and make.path)
 
 
+READS: dict[str, Callable[[ObjectBackend], Any]] = {
+    "read": lambda backend: backend.read("a"),
+    "part": lambda backend: backend.part("a", 0, 1000),
+    "blocks": lambda backend: b"".join(backend.blocks("a")),
+    "find": lambda backend: backend.find("a"),
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=list(READS))
+def test_an_answer_that_breaks_off_is_asked_for_again(
+    service: Service, url: str, read: Callable[[ObjectBackend], Any], monkeypatch: pytest.MonkeyPatch
+):
+    backend = object.open(url)
+    backend.put("a", [bytes(range(256)) * 4])
+    whole = read(backend)
+    broken: Iterator[str] = iter(["half", "half"])
+
+    def once(request: dict[str, Any]) -> str | None:
+        return next(broken, None) if request["REQUEST_METHOD"] == "GET" else None
+
+    with service.with_rule(once):
+        found = read(backend)
+    assert next(broken, "all were") == "all were"
+    assert getattr(found, "content", found) == getattr(whole, "content", whole)
+    monkeypatch.setattr(objects, "PATIENCE", 0.1)
+    broken = repeat("half")
+    with service.with_rule(once), pytest.raises(UserError, match=r"store\.zarr/a: .*run it again") as error:
+        read(backend)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["read", "part", "blocks"])
+@pytest.mark.parametrize("change", ["replaced", "deleted"])
+def test_an_object_that_is_replaced_after_it_was_listed_is_refused(url: str, name: str, change: str):
+    backend = object.open(url)
+    backend.put("a", [b"1" * 1000])
+    snapshot = backend.snapshot()
+    assert READS[name](snapshot) == b"1" * 1000
+    backend.put("a", [b"2" * 1000]) if change == "replaced" else backend.delete("a")
+    with pytest.raises(
+        (UserError, FileNotFoundError), match=r"was replaced or deleted while it was read|a not found|No"
+    ):
+        READS[name](snapshot)
+    if change == "replaced":
+        assert READS[name](backend.snapshot()) == b"2" * 1000
+
+
+def test_an_object_that_is_replaced_between_two_blocks_is_refused(url: str, monkeypatch: pytest.MonkeyPatch):
+    backend = object.open(url)
+    backend.put("a", [b"1" * 1000])
+    monkeypatch.setattr(object, "BLOCK", 100)
+    blocks = backend.blocks("a")
+    assert next(blocks) == b"1" * 100
+    monkeypatch.undo()
+    backend.put("a", [b"2" * 1000])
+    with pytest.raises(UserError, match="was replaced or deleted while it was read; run it again"):
+        list(blocks)
+
+
 def test_a_service_that_ignores_conditions_is_refused(make: Maker, service: Service, url: str, ids: list[str]):
     def ignore(request: dict[str, Any]) -> None:
         request.pop("HTTP_IF_NONE_MATCH", None)
@@ -245,14 +304,14 @@ def test_a_marker_without_its_shard_and_a_shard_without_its_marker_are_written_a
 
 
 def test_damage_is_found(make: Maker, url: str, ids: list[str]):
-    store = make(ids, path=url)
+    make(ids, path=url)
     backend = object.open(url)
     data = bytearray(backend.read("pooled/c.1.0") or b"")
     data[5] ^= 1
     backend.put("pooled/c.1.0", [bytes(data)])
     assert [fault.shard for fault in verify(url).faults] == [1]
     with pytest.raises(UserError, match=r"c\.1\.0 \(rows 8-15\): damaged"):
-        store.reader()
+        FeatureStore.open(url).reader()
 
 
 @pytest.fixture
