@@ -14,7 +14,7 @@ A family only reads. `pipeline.data` makes splits, removes duplicates and leaves
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipeline.datasets._locations import Location
@@ -93,7 +93,7 @@ class Row:
     file: str | None = None
     remarks: tuple[str, ...] = ()
     location: Location | None = None
-    origin: str | None = None
+    origin: str | None = field(default=None, compare=False)
     further: bool = False
 
     @property
