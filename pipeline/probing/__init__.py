@@ -1,6 +1,6 @@
 """How useful sources are for the task: probes on their features, and which sources to use."""
 
-from pipeline.probing.labels import probe_once
+from pipeline.probing.labels import probe_once, probed
 from pipeline.probing.probe import Probe, ProbeKind
 from pipeline.probing.probes import ProbeResult, ProbeSettings, probe
 from pipeline.probing.saved import OutputKind, SavedProbe
@@ -17,4 +17,5 @@ __all__ = [
     "assess",
     "probe",
     "probe_once",
+    "probed",
 ]

@@ -6,10 +6,11 @@
 
 import json
 from math import inf
+from pathlib import Path
 from typing import Any
 
 from pipeline.code import Code
-from pipeline.data import Dataset, open_labelled
+from pipeline.data import open_labelled
 from pipeline.files import file_exists, write_atomically
 from pipeline.locks import Lock
 from pipeline.probing.probes import ProbeSettings, probe
@@ -24,12 +25,12 @@ def probe_once(teacher: str, settings: ProbeSettings, project: Project) -> bool:
     Raises:
         UserError: as `probe`; or there are not so many labels.
     """
-    path = project.probes / f"{teacher}.json"
+    path = _path(teacher, project)
     lock = Lock(project.lock("labels", str(project.labelled)))
     lock.acquire(patience=inf)
     try:
-        wanted = _inputs(open_labelled(project.data, project.labelled), teacher, settings, project)
-        if file_exists(path) and path.read_text(encoding="utf-8") == wanted:
+        wanted = _inputs(teacher, settings, project)
+        if _holds(path, wanted):
             return False
         path.unlink(missing_ok=True)
         probe(teacher, settings, project)
@@ -39,8 +40,26 @@ def probe_once(teacher: str, settings: ProbeSettings, project: Project) -> bool:
         lock.release()
 
 
-def _inputs(data: Dataset, teacher: str, settings: ProbeSettings, project: Project) -> str:
+def probed(teacher: str, settings: ProbeSettings, project: Project) -> bool:
+    """Whether `probe_once` would find the probes of a teacher. Writes nothing.
+
+    Raises:
+        UserError: there are not so many labels.
+    """
+    return _holds(_path(teacher, project), _inputs(teacher, settings, project))
+
+
+def _path(teacher: str, project: Project) -> Path:
+    return project.probes / f"{teacher}.json"
+
+
+def _holds(path: Path, content: str) -> bool:
+    return file_exists(path) and path.read_text(encoding="utf-8") == content
+
+
+def _inputs(teacher: str, settings: ProbeSettings, project: Project) -> str:
     """All that the probes depend on, as JSON."""
+    data = open_labelled(project.data, project.labelled)
     sources = SourceFeatures.all_of(project, teacher)
     found: dict[str, Any] = {
         "settings": settings.model_dump(mode="json"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pipeline.errors import UserError
 from pipeline.machine import Machine
 from pipeline.params import Params
-from pipeline.probing import ProbeSettings, probe_once
+from pipeline.probing import ProbeSettings, probe_once, probed
 from pipeline.project import Project
 from pipeline.records import Metric, SweepRecord
 from pipeline.runs import NAME, Candidate, Point, Run, points, read_run, read_sweep, sweep_names
@@ -53,9 +53,11 @@ class Planner:
     Args:
         params: all settings.
         project: where data, features and probes are.
+        fit: fit the probes that points of other numbers of labels lack; False refuses such points, and writes nothing.
     """
 
-    def __init__(self, params: Params, project: Project):
+    def __init__(self, params: Params, project: Project, fit: bool = True):
+        self.fit = fit
         self.project, self.machine = project, params.read(Machine, "machine")
         self.session: Session | None = None
         self._probed: set[tuple[str, int | float]] = set()
@@ -82,7 +84,14 @@ class Planner:
         project = replace(self.project, labelled=point.labelled)
         for teacher in dict.fromkeys(source.teacher for source in run.sources):
             if (teacher, point.labelled) not in self._probed:
-                probe_once(teacher, point.params.read(ProbeSettings, "probe"), project)
+                settings = point.params.read(ProbeSettings, "probe")
+                if self.fit:
+                    probe_once(teacher, settings, project)
+                elif not probed(teacher, settings, project):
+                    raise UserError(
+                        f"{project.probes / teacher}: no probes of {point.labelled} labels with these settings and "
+                        "features, so the sweep's trainings are not known; run the sweep, or remove it from the file"
+                    )
                 self._probed.add((teacher, point.labelled))
         return project
 
@@ -137,10 +146,10 @@ def plan_grids(params: Params, name: str, planner: Planner) -> list[PlannedPoint
 
 
 def trials_of_sweeps(params: Params, project: Project) -> set[str]:
-    """The names of all trials that the sweeps of params.yaml use; of a search, those of its record.
+    """The names of all trials that the sweeps of params.yaml use; of a search, those of its record. Writes nothing.
 
     Raises:
-        UserError: a sweep cannot be read, so what it uses is not known.
+        UserError: a sweep cannot be read, or lacks probes, so what it uses is not known.
     """
     used: set[str] = set()
     for name in sweep_names(params):
@@ -148,7 +157,6 @@ def trials_of_sweeps(params: Params, project: Project) -> set[str]:
             with suppress(UserError):
                 used |= {digest for p in SweepRecord.read(project.sweep(name), name).points for digest in p.trials}
         else:
-            used |= {
-                digest for planned in plan_grids(params, name, Planner(params, project)) for digest in planned.digests
-            }
+            planner = Planner(params, project, fit=False)
+            used |= {digest for planned in plan_grids(params, name, planner) for digest in planned.digests}
     return used

@@ -304,6 +304,10 @@ def test_numbers_of_labels_are_what_the_dataset_would_be_prepared_with(
     assert (run(project, mine, jobs=1).found, fitted) == (8, [])
     assert Project(project).sweep("mine").read_bytes() == content
     shutil.rmtree(project / ".aft" / "labels")
+    there = set(project.rglob("*"))
+    with pytest.raises(UserError, match=r"no probes of 12 labels .*; run the sweep, or remove it from the file"):
+        trials_of_sweeps(mine, Project(project))
+    assert set(project.rglob("*")) == there
     assert (run(project, mine, jobs=1).found, fitted) == (8, ["wise", "wise"])
     other = Params(mine.values | {"probe": {"strengths": [0.5]}})
     assert (run(project, other, jobs=1).found, len(fitted)) == (4, 4)
