@@ -51,7 +51,7 @@ STAGES = (
     export, predict, cost, plan, trials, replay, runs, compare, show,
 )  # fmt: skip
 for stage in STAGES:
-    app.command(stage.__name__.rpartition(".")[2])(stage.main)
+    app.command(stage.__name__.rpartition(".")[2], cls=command.Command)(stage.main)
 app.add_typer(features.app, name="features")
 
 

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
@@ -21,9 +21,10 @@ from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
-from pipeline.errors import UserError, behind, printable, system_error
-from pipeline.params import SECTIONS, Params
+from pipeline.errors import UserError, behind, listed, printable, system_error
+from pipeline.params import NAMED, SECTIONS, Params
 from pipeline.project import Project
 from pipeline.verified import NO_VERIFY
 
@@ -51,22 +52,66 @@ Other commands may read all of params.yaml.
 """
 
 
-def _read_here(context: typer.Context, overrides: list[str] | None) -> list[str] | None:
-    """Refuse overrides that the command would ignore. `aft run` passes all of them to all stages, past this.
+class Command(TyperCommand):
+    """A command that refuses overrides which it would ignore. `aft run` passes all to all stages, past this."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command.
+
+        Raises:
+            UserError: an override is of a section that only other stages read, or of another run, teacher, student or
+                sweep than the one that was named.
+        """
+        overrides = ctx.params.get("overrides") or ()
+        name = str(self.name)
+        for override in overrides if name in READS else ():
+            section, _ = _place(override)
+            if section in SECTIONS and section not in (*READS[name], "machine"):
+                readers = " or ".join([f"`aft {stage}`" for stage, read in READS.items() if section in read][:3])
+                raise UserError(
+                    f"-S {override}: `aft {name}` does not read `{section}`; pass it to {readers} and run the stages "
+                    "after that, or to `aft run --direct`, which runs all"
+                )
+        if any(section in NAMED for section, _ in map(_place, overrides)):
+            read = _names_read(name, ctx.params, settings(ctx.params["params"], overrides))
+            for override in overrides:
+                section, key = _place(override)
+                if section in read and key not in read[section]:
+                    names = listed([f"`{section}.{each}`" for each in sorted(read[section])])
+                    raise UserError(
+                        f"-S {override}: `aft {name}` reads {names} here, and not `{section}.{key}`; drop it, or "
+                        "correct the name"
+                    )
+        return super().invoke(ctx)
+
+
+def _place(override: str) -> tuple[str, str]:
+    """The section that an override is of, and the key in it."""
+    section, _, rest = override.partition("=")[0].strip().partition(".")
+    return section, rest.partition(".")[0]
+
+
+def _names_read(command: str, given: Mapping[str, Any], params: Params) -> dict[str, set[str]]:
+    """By section, the names in it that a command reads; sections that it may read all of are left out.
 
     Raises:
-        UserError: an override is of a section that only other stages read.
+        UserError: what was named is not there, or is wrong.
     """
-    name = str(context.command.name)
-    for override in overrides or () if name in READS else ():
-        section = override.partition("=")[0].strip().partition(".")[0]
-        if section in SECTIONS and section not in (*READS[name], "machine"):
-            readers = " or ".join([f"`aft {stage}`" for stage, read in READS.items() if section in read][:3])
-            raise UserError(
-                f"-S {override}: `aft {name}` does not read `{section}`; pass it to {readers} and run the stages after "
-                "that, or to `aft run --direct`, which runs all"
-            )
-    return overrides
+    from pipeline.runs import every_point, read_run
+
+    if command in ("extract", "plan"):
+        return {"teachers": {given["teacher"]}}
+    if command == "compare":
+        return {"runs": {given["one"], given["other"]}}
+    if command == "sweep" and given["name"]:
+        points = list(every_point(params, given["name"]))
+        runs = {point.values["run"] for point in points if "run" in point.values}
+        return {"sweep": {given["name"]}, "runs": runs, "students": {point.section["student"] for point in points}}
+    if not (run := given.get("run")) or command not in READS or "/" in run:
+        return {}
+    named = read_run(params, run)
+    teachers = {source.teacher for source in named.reads}
+    return {"runs": {run}, "students": {named.student}, "teachers": teachers}
 
 
 Set = Annotated[
@@ -76,7 +121,6 @@ Set = Annotated[
         "-S",
         metavar="SECTION.KEY=VALUE",
         help="Override a setting for this call. Repeatable.",
-        callback=_read_here,
     ),
 ]
 
@@ -111,10 +155,20 @@ KEPT = {
 DATA, FEATURES, PARAMS = PROJECT.data, PROJECT.features, PROJECT.params
 
 
-def settings(path: Path, overrides: list[str] | None) -> Params:
+def settings(path: Path, overrides: Sequence[str] | None) -> Params:
     """All settings: the file, then the overrides. Raises `UserError` if a section is misspelt."""
     params = Params.load(path, overrides or ())
     params.check_sections()
+    return params
+
+
+def checked(path: Path, overrides: list[str] | None) -> Params:
+    """All settings, for a command that reads only some of them: what was overridden is checked as by `aft check`."""
+    params = settings(path, overrides)
+    if overrides:
+        from pipeline.checks import check_params
+
+        check_params(params)
     return params
 
 
@@ -377,5 +431,5 @@ def refuse(error: UserError | OSError) -> None:
 def single(main: Any) -> None:
     """Run one stage as `python -m stages.NAME`."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(Path(sys.argv[0]).stem)(main)
+    app.command(Path(sys.argv[0]).stem, cls=Command)(main)
     run(app)

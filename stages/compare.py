@@ -22,4 +22,4 @@ def main(
     """
     from pipeline.reporting import pair_runs
 
-    command.show(pair_runs(one, other, command.settings(params, overrides), command.PROJECT), as_json)
+    command.show(pair_runs(one, other, command.checked(params, overrides), command.PROJECT), as_json)

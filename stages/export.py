@@ -32,5 +32,6 @@ def main(
     from pipeline.serving import export
 
     loaded = command.settings(params, overrides)
-    command.note_changes(loaded, command.teachers_of(loaded, run))
+    if "/" not in run:
+        command.note_changes(loaded, command.teachers_of(loaded, run))
     command.show(export(run, loaded, command.PROJECT, output, format, seed, again), as_json)

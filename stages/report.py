@@ -15,7 +15,7 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
     from pipeline.sources import Source
     from pipeline.store import FeatureStore
 
-    loaded = command.settings(params, overrides)
+    loaded = command.checked(params, overrides)
     command.note_changes(loaded, command.teachers_of(loaded))
     stores = []
     for name in loaded.values.get("teachers") or {}:

@@ -22,13 +22,16 @@ def main(
 
     Or the points of a sweep, or the finished trials of the ledger.
     """
+    from pipeline.errors import UserError
     from pipeline.reporting import list_points, list_runs, list_trials
 
+    if trials and sweep is not None:
+        raise UserError("--sweep and --trials are two tables; write one of them")
     project = command.PROJECT
     if trials:
         found = list_trials(project, where, sort)
     elif sweep is not None:
         found = list_points(sweep, project, where, sort)
     else:
-        found = list_runs(command.settings(params, overrides), project, where, sort)
+        found = list_runs(command.checked(params, overrides), project, where, sort)
     command.show(found, as_json)

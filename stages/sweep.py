@@ -37,6 +37,7 @@ def main(
     names = [name] if name else list(loaded.section("sweep"))
     if watch:
         for each in names:
+            loaded.section(f"sweep.{each}")
             _watch(each)
         return
     from pipeline.sweeping import sweep

@@ -1879,6 +1879,32 @@ CASES = [
         )
     ),
     *(
+        Case("Sweeps", wrong, swept(over), command, answer)
+        for wrong, over, command, answer in (
+            (
+                "a point of a sweep to export",
+                {"student": "bag"},
+                "export mine/0 --output out",
+                "mine/0: a point of a sweep; add it to `runs`, under a name of its own, run `aft train NAME`, which "
+                "finds its trainings, and export that",
+            ),
+            (
+                "a sweep to watch that params.yaml does not have",
+                {"student": "bag"},
+                "sweep mini --watch",
+                "params.yaml: no section `sweep.mini` (did you mean `mine`?); `sweep` has mine",
+            ),
+            (
+                "unused trials beside a sweep over numbers of labels that was not run",
+                {"student": "bag", "methods": "kd", "teachers": "wise", "weight": 1.0, "dataset.labelled": 12},
+                "trials",
+                "params.yaml: sweep.mine: student=bag, methods=kd, teachers=wise, weight=1, dataset.labelled=12: "
+                ".aft/labels/12/wise: no probes of 12 labels with these settings and features, so the sweep's "
+                "trainings are not known; run the sweep, or remove it from the file",
+            ),
+        )
+    ),
+    *(
         Case("Predictions", wrong, change, command, answer)
         for wrong, change, command, answer in (
             (
@@ -2326,6 +2352,58 @@ CASES = [
                 "train aft -S dataset.labelled=30",
                 "-S dataset.labelled=30: `aft train` does not read `dataset`; pass it to `aft prepare` and run the "
                 "stages after that, or to `aft run --direct`, which runs all",
+            ),
+            (
+                "an override of another run than the one to train",
+                nothing,
+                "train aft -S runs.none.student=bag",
+                "-S runs.none.student=bag: `aft train` reads `runs.aft` here, and not `runs.none`; drop it, or correct "
+                "the name",
+            ),
+            (
+                "an override of a student that the run does not have",
+                params(lambda values: values["students"].update(other={"family": "bag_of_words"})),
+                "export aft --output out -S students.other.width=4",
+                "-S students.other.width=4: `aft export` reads `students.bag` here, and not `students.other`; drop it, "
+                "or correct the name",
+            ),
+            (
+                "an override of another teacher than the one to extract",
+                nothing,
+                "extract wise -S teachers.loud.model=m",
+                "-S teachers.loud.model=m: `aft extract` reads `teachers.wise` here, and not `teachers.loud`; drop it, "
+                "or correct the name",
+            ),
+            (
+                "an override of a run that a sweep does not start from",
+                swept({"student": "bag"}),
+                "sweep mine -S runs.none.student=bag",
+                "-S runs.none.student=bag: `aft sweep` reads none here, and not `runs.none`; drop it, or correct "
+                "the name",
+            ),
+            (
+                "an override of a key that a run does not have, for the report",
+                nothing,
+                "report -S runs.aft.weight=3",
+                "params.yaml: runs.aft: unknown key `weight`; allowed are <names>",
+            ),
+            (
+                "a run compared with itself",
+                nothing,
+                "compare aft aft",
+                "aft: given twice; name another run to compare it with",
+            ),
+            (
+                "a run compared that params.yaml has no more",
+                trained,
+                "compare none gone",
+                "params.yaml: no section `runs.gone` (did you mean `none`?); `runs` has aft, both, none",
+            ),
+            (
+                "two tables at once",
+                swept({"student": "bag"}),
+                "runs --sweep mine --trials",
+                "--sweep and --trials are two tables; write one of them",
             ),
             (
                 "a teacher that is a number",

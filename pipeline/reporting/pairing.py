@@ -47,7 +47,9 @@ class Pairing:
             f"{self.names[0]} - {self.names[1]}: {change(found.mean, metric)} {change_unit(metric)}{more}, better on "
             f"{found.wins} of {found.n}"
         )
-        if reach and found.inside_noise:
+        if self.scores[0] == self.scores[1]:
+            lines.append("All scores are equal, as those of one and the same training are.")
+        elif reach and found.inside_noise:
             lines.append("The interval contains 0: these seeds do not tell the two apart.")
         if self.rows == "validation":
             lines.append("Validation rows have chosen settings, so these scores are optimistic; `aft evaluate` tests.")
@@ -58,8 +60,14 @@ def pair_runs(one: str, other: str, params: Params, project: Project = Project()
     """Compare two runs, or points of sweeps such as `sizes/3`: on test rows if both are evaluated, else on validation.
 
     Raises:
-        UserError: one is not trained, or they cannot be paired, because seeds, splits or data differ.
+        UserError: one is not trained or not in params.yaml, both are one, or they cannot be paired, because seeds,
+            splits or data differ.
     """
+    if one == other:
+        raise UserError(f"{one}: given twice; name another run to compare it with")
+    for name in (one, other):
+        if "/" not in name:
+            params.section(f"runs.{name}")
     reader = Records(project)
     outcomes = [None if "/" in name else read_outcome(name, params, reader) for name in (one, other)]
     first, second = outcomes

@@ -90,6 +90,12 @@ def export(
         UserError: the run was not trained, or on other data; the format cannot hold the student; `output` holds
             something else; or the exported student gives other outputs.
     """
+    sweep, slash, _ = name.partition("/")
+    if slash and sweep in params.section("sweep"):
+        raise UserError(
+            f"{name}: a point of a sweep; add it to `runs`, under a name of its own, run `aft train NAME`, which finds "
+            "its trainings, and export that"
+        )
     params.section(f"runs.{name}")
     chosen = export_format(format)
     _check_output(output)

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.errors import UserError
 from pipeline.methods import Reads, Signals
 from pipeline.records import DiagnosticsRecord
 from pipeline.runs import Candidate
@@ -31,6 +32,9 @@ from pipeline.training.optimisation import Optimisation, freeze
 from pipeline.training.parallel import Group
 from pipeline.training.prefetch import Ready, get_ready, prefetched
 from pipeline.training.session import Session, TrialData
+
+ONE_ROW = "more than 1 value per channel"
+"""What torch says where BatchNorm is to train on one value."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,16 @@ def run_trial(
             progress = step / settings.steps
             optimisation.begin(step)
             for each in islice(ready, settings.accumulate):
-                task_loss, unweighted, features, signals = losses(data, spread, penalties, each, progress, forward)
+                try:
+                    task_loss, unweighted, features, signals = losses(data, spread, penalties, each, progress, forward)
+                except ValueError as error:
+                    if ONE_ROW not in str(error):
+                        raise
+                    raise UserError(
+                        f"{session.plan.params.source}: train (for {session.plan.name}).batch_size: "
+                        f"{settings.batch_size}: the student normalises over a batch (BatchNorm), which needs two "
+                        "rows; raise it, or lower accumulate"
+                    ) from error
                 weighted = {name: penalties[name].at(progress) * loss for name, loss in unweighted.items()}
                 loss = each.part.loss(task_loss, weighted.values())  # []
                 log.watch(loss)

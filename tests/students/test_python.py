@@ -42,6 +42,15 @@ class Wrong(Mean):
     def forward(self, batch):
         return super().forward(batch)[1]
 
+class Normed(Mean):
+    def __init__(self, classes, inputs):
+        super().__init__(classes, inputs)
+        self.norm = nn.BatchNorm1d(self.width)
+
+    def forward(self, batch):
+        features, outputs = super().forward(batch)
+        return self.norm(features), outputs
+
 def number(classes, inputs):
     return 7
 
@@ -89,6 +98,13 @@ def test_it_is_trained_taught_exported_and_used_only_if_trusted(
     assert len(Predictor(project / "home", trust=True)(["good1 good2"])) == 1
     refused = aft("predict", "home", "-", "--output", "-")
     assert refused.returncode == 2 and "pass --trust" in refused.stderr
+
+
+def test_batch_norm_is_not_trained_on_one_row(project: Path, params: Params, encoder: Path):
+    params.values["students"]["mine"] = section(encoder, "Normed")
+    params.values["runs"]["mine"] = {"student": "mine", "train": {"batch_size": 1, "steps": 2, "seeds": [0]}}
+    with pytest.raises(UserError, match=r"train \(for mine\).batch_size: 1: .*\(BatchNorm\), which needs two rows"):
+        train("mine", params, Project(project))
 
 
 def test_an_edit_of_its_file_is_another_student(project: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch):
