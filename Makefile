@@ -21,6 +21,9 @@ demo-images: .venv/installed .dvc/tmp
 evidence: .venv/installed
 	$(BIN)/python -m experiments.evidence $(if $(SETS),--sets $(SETS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(TABLES),--tables)
 
+# Two workers with a thread each: with as many threads as cores each, they wait for one another, at twice the processor time.
+test test-slow torture matrix: export OMP_NUM_THREADS := 1
+
 test: .venv/installed lint
 	$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist worksteal
 

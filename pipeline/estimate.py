@@ -79,7 +79,7 @@ class Estimate:
         reading: rows per second of reading and preprocessing alone.
         writing: rows per second that the disk takes; None if it cannot be written.
         share: of the bare rate.
-        bottleneck: `the model`, `reading rows` or `the disk`.
+        bottleneck: what takes the time; see `_Rates.bottleneck`.
         seconds: for all rows.
         bytes: of the store, for the rows to compute, uncompressed.
         row_bytes: by head.
@@ -149,10 +149,6 @@ def estimate(name: str, params: Params, project: Project = Project()) -> Estimat
     disk = _disk(place, min(WRITTEN, max(rows * sum(row_bytes.values()), 1 << 20)))
     writing = None if disk is None else disk / sum(row_bytes.values())
     overall = min(rate.whole, writing or math.inf)
-    if overall < rate.whole:
-        bottleneck = "the disk"
-    else:
-        bottleneck = "the model" if rate.whole >= MODEL_BOUND * rate.bare else "reading rows"
     run, online = _training(name, params, data)
     work = Work(rows, overall, row_bytes)
     return Estimate(
@@ -166,7 +162,7 @@ def estimate(name: str, params: Params, project: Project = Project()) -> Estimat
         reading=rate.reading,
         writing=writing,
         share=overall / rate.bare,
-        bottleneck=bottleneck,
+        bottleneck=rate.bottleneck(writing),
         seconds=work.seconds,
         bytes=work.bytes,
         row_bytes=row_bytes,
@@ -185,6 +181,15 @@ class _Rates:
     reading: float
     bare: float
     whole: float
+
+    def bottleneck(self, writing: float | None) -> str:
+        """What takes the time, where the disk takes `writing` rows per second."""
+        if writing is not None and writing < self.whole:
+            return "the disk"
+        if self.whole >= MODEL_BOUND * self.bare:
+            return "the model"
+        # Where each alone is faster than the model, they are slow together: they share the processors.
+        return "reading rows" if self.reading < self.bare else "reading rows and the model on the same processors"
 
 
 def _measure(data: Dataset, teacher: Teacher, settings: ExtractSettings, machine: Machine) -> _Rates:

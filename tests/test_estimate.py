@@ -45,6 +45,21 @@ def test_it_says_so_in_five_lines(third: Path, aft: Callable[..., Any]):
     assert "pays from " in lines[4]
 
 
+@pytest.mark.parametrize(
+    ("reading", "bare", "whole", "writing", "named"),
+    [
+        (900, 1000, 950, None, "the model"),
+        (5000, 1000, 950, 900, "the disk"),
+        (500, 1000, 480, 9000, "reading rows"),
+        (8000, 2300, 1780, 9000, "reading rows and the model on the same processors"),
+    ],
+)
+def test_the_bottleneck_is_what_is_slowest(
+    reading: float, bare: float, whole: float, writing: float | None, named: str
+):
+    assert module._Rates(32, reading, bare, whole).bottleneck(writing) == named
+
+
 def test_a_batch_that_does_not_fit_is_measured_in_halves(
     third: Path, aft: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ):
