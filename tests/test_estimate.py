@@ -48,10 +48,10 @@ def test_it_says_so_in_five_lines(third: Path, aft: Callable[..., Any]):
 @pytest.mark.parametrize(
     ("reading", "bare", "whole", "writing", "named"),
     [
-        (900, 1000, 950, None, "the model"),
-        (5000, 1000, 950, 900, "the disk"),
-        (500, 1000, 480, 9000, "reading rows"),
-        (8000, 2300, 1780, 9000, "reading rows and the model on the same processors"),
+        (900.0, 1000.0, 950.0, None, "the model"),
+        (5000.0, 1000.0, 950.0, 900.0, "the disk"),
+        (500.0, 1000.0, 480.0, 9000.0, "reading rows"),
+        (8000.0, 2300.0, 1780.0, 9000.0, "reading rows and the model on the same processors"),
     ],
 )
 def test_the_bottleneck_is_what_is_slowest(
