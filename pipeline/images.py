@@ -124,7 +124,7 @@ def pixels(content: bytes) -> tuple[int, int] | None:
         return None
 
 
-def is_image(path: Path | BinaryIO) -> bool:
+def is_image(path: Path | BinaryIO | io.BytesIO) -> bool:
     """Whether a file begins like an image of `FORMATS`; its name does not matter."""
     try:
         with Image.open(path, formats=FORMATS):

@@ -226,7 +226,9 @@ class ObjectPath:
         with explained(self._url):
             listed = self._bucket().list(prefix or None)
             found = [about for some in listed for about in some if _matches(about["path"].split("/"), parts)]
-        return [self._sibling(about["path"], about) for about in sorted(found, key=lambda about: str(about["path"]))]
+        # An empty object that stands for a folder is listed without the slash at its end.
+        paths = (self._sibling(about["path"], about) for about in found)
+        return sorted(path for path, about in zip(paths, found, strict=True) if about["size"] or path.exists())
 
     def _sibling(self, key: str, about: Mapping[str, Any] | None = None) -> "ObjectPath":
         """Another object of the bucket."""

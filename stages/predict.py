@@ -22,7 +22,10 @@ def main(
     student: Annotated[str, typer.Argument(metavar="RUN_OR_FOLDER", help="A run of this project, or an export.")],
     inputs: Annotated[
         list[str],
-        typer.Argument(help="Tables, or - for texts on stdin, one per line; or folders and files of images."),
+        typer.Argument(
+            help="Tables, or - for texts on stdin, one per line; or folders, tar files and files of images. Also at "
+            "s3://, gs:// or az://."
+        ),
     ],
     output: Annotated[str, typer.Option("--output", "-o", help="A .csv or .parquet file; - for CSV on stdout.")] = "-",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows per batch.")] = 512,

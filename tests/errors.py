@@ -1978,8 +1978,15 @@ CASES = [
             (
                 "a URL to predict",
                 exported,
-                "predict student s3://bucket/reviews.csv",
-                "s3://bucket/reviews.csv: a URL, and a path of this machine is needed there",
+                "predict student https://example.org/reviews.csv",
+                "https://example.org/reviews.csv: a URL, and a path is needed there, or a URL with s3://, gs:// or "
+                "az://; download it first",
+            ),
+            (
+                "predictions to a URL",
+                exported,
+                "predict student raw/reviews.csv --output s3://bucket/out.csv",
+                "s3://bucket/out.csv: a URL, and a path of this machine is needed there",
             ),
             (
                 "an output of no known format",

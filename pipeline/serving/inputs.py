@@ -1,5 +1,9 @@
-"""New rows to predict: texts from tables or lines, images from folders or files; read as they are needed."""
+"""New rows to predict: texts from tables or lines, images from folders, tar files or files; read as they are needed.
 
+On object storage they are read as `aft prepare` reads sources there.
+"""
+
+import glob
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -10,9 +14,10 @@ from typing import Any
 import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
-from pipeline.datasets import NewRows
+from pipeline.datasets import NewRows, Row
 from pipeline.errors import UserError
 from pipeline.files import refuse_url, regular_size
+from pipeline.objects import ObjectPath, Place, is_url, place
 from pipeline.params import parse
 from pipeline.plugins import plugin
 
@@ -23,6 +28,9 @@ LINE = 1 << 26
 """More than a line of standard input has, in characters: it may never end."""
 
 BLOCK = 1 << 22
+
+TAR = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")
+"""Endings of tar files of images, as of `webdataset`."""
 
 LINES = {".csv": 1, ".tsv": 1, ".jsonl": 0, ".ndjson": 0, ".txt": 0}
 """Formats with one row per line, and the lines of their header."""
@@ -52,7 +60,7 @@ class TextInputs:
     """Texts of tables, and of standard input.
 
     Args:
-        names: names of files, or `-`.
+        names: names of files, URLs of object storage, also as patterns, or `-`.
         table: settings of `text_table`, such as `text_column`; if `id_column` is None, the row number is the id.
         stdin: the lines that `-` reads.
 
@@ -63,10 +71,10 @@ class TextInputs:
     skipped = 0
 
     def __init__(self, names: Sequence[str], table: Mapping[str, str | None], stdin: Iterable[str]):
-        self.names, self.table, self.stdin = names, table, stdin
-        for name in names:
-            refuse_url(Path(name))
-            if name != STDIN and not Path(name).exists():
+        self.table, self.stdin = table, stdin
+        self.names = _matching(names)
+        for name in self.names:
+            if name != STDIN and not (_place(name).exists() or _place(name).is_dir()):
                 raise UserError(f"{name}: no such file")
             if name == STDIN and table.get("second_column"):
                 raise UserError(f"{STDIN}: this student reads pairs; give a table with both columns")
@@ -95,7 +103,7 @@ class ImageInputs:
     skipped and counted. Pairs of an image and a text come from tables alone.
 
     Args:
-        names: names of folders and files.
+        names: names of folders and files, or URLs of object storage, also as patterns.
         table: settings of `image_table`; with a `second_column`, rows are pairs. If `id_column` is None, the row number
             is the id.
 
@@ -104,13 +112,12 @@ class ImageInputs:
     """
 
     def __init__(self, names: Sequence[str], table: Mapping[str, str | None] = MappingProxyType({})):
-        self.names, self.table, self.skipped = names, table, 0
+        self.names, self.table, self.skipped = _matching(names), table, 0
         self.is_table = plugin("datasets", "image_table").is_table
-        for name in names:
+        for name in self.names:
             if name == STDIN:
                 raise UserError(f"{STDIN}: this student reads images; give folders, files or tables of images")
-            refuse_url(Path(name))
-            if not Path(name).exists():
+            if not (_place(name).exists() or _place(name).is_dir()):
                 raise UserError(f"{name}: no such file or folder")
             if table.get("second_column") and not self.is_table(Path(name)):
                 raise UserError(
@@ -121,8 +128,8 @@ class ImageInputs:
         """The number of images; None if it is not known in advance."""
         found: list[int | None] = []
         for name in self.names:
-            if self.is_table(Path(name)):
-                found.append(_rows_of(name))
+            if self.is_table(Path(name)) or _is_source(name):
+                found.append(None if _is_source(name) else _rows_of(name))
                 continue
             found.append(sum(1 for _ in self._of(name)))
             if not found[-1]:
@@ -135,8 +142,29 @@ class ImageInputs:
         for name in self.names:
             if self.is_table(Path(name)):
                 yield from _in_table("image_table", self.table, name, f"{name}:" if len(self.names) > 1 else "", size)
+            elif _is_source(name):
+                yield from self._of_source(name, size)
             else:
                 yield from _blocks_of(((self._id(name, path), path) for path in self._of(name)), size)
+
+    def _of_source(self, name: str, size: int) -> Iterator[NewRows]:
+        """The images of a tar file, or of a folder or an object of object storage."""
+        file, start = _place(name), name.rstrip("/") if len(self.names) > 1 else ""
+        rows: Iterator[Row]
+        if name.lower().endswith(TAR):
+            family, start = plugin("datasets", "webdataset"), f"{start}:" if start else ""
+            rows = family.rows(family.Settings(path=name))
+        elif file.is_dir():
+            family, start = plugin("datasets", "image_folder"), f"{start}/" if start else ""
+            rows = family.rows(family.Settings(path=name, labels=False))
+        else:
+            content, problem = plugin("datasets", "image_folder").read_image(file)
+            rows, start = iter([Row(name, content, problem=problem)]), ""
+        while block := list(islice(rows, size)):
+            found = [row for row in block if not row.skipped]
+            self.skipped += len(block) - len(found)
+            ids, contents = [start + row.id for row in found], [row.content for row in found]
+            yield NewRows(ids, contents, [row.problem or "" for row in found])
 
     def _id(self, name: str, path: Path) -> str:
         return str(path.relative_to(name) if len(self.names) == 1 and path != Path(name) else path)
@@ -150,6 +178,32 @@ class ImageInputs:
                 yield path
             else:
                 self.skipped += 1
+
+
+def _place(name: str) -> Place:
+    """A path of this machine, or an object. Raises `UserError` if it is a URL of another kind."""
+    if not is_url(name):
+        refuse_url(Path(name))
+    return place(name)
+
+
+def _matching(names: Sequence[str]) -> list[str]:
+    """The names, with the objects that patterns match instead of these; those of this machine are the shell's."""
+    found: list[str] = []
+    for name in names:
+        at = _place(name) if is_url(name) else None
+        if isinstance(at, ObjectPath) and glob.has_magic(name) and not at.exists():
+            if not (fitting := at.matching()):
+                raise UserError(f"{name}: no object matches this pattern; check the URL")
+            found += map(str, fitting)
+        else:
+            found.append(name)
+    return found
+
+
+def _is_source(name: str) -> bool:
+    """Whether images come from a tar file or from object storage, and not from files of this machine."""
+    return is_url(name) or name.lower().endswith(TAR)
 
 
 def _in_table(family: str, table: Mapping[str, str | None], name: str, start: str, size: int) -> Iterator[NewRows]:
@@ -169,6 +223,8 @@ def _blocks_of(rows: Iterator[tuple[str, Any]], size: int) -> Iterator[NewRows]:
 def _rows_of(name: str) -> int | None:
     """The number of rows of a table, from its lines if it has any; None if that needs reading all of it."""
     path, suffix = Path(name), Path(name).suffix.lower()
+    if is_url(name):
+        return None
     if path.is_dir():
         raise UserError(f"{path}: is a folder, and this student reads texts; give a table, or - for standard input")
     regular_size(path)  # a pipe would hang

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pipeline.ahead import ahead
 from pipeline.datasets import NewRows
 from pipeline.errors import UserError, count
-from pipeline.files import FORMULA, cell, replacing
+from pipeline.files import FORMULA, cell, refuse_url, replacing
 from pipeline.predict import THREADS, Predictions, Predictor
 from pipeline.progress import progress
 from pipeline.serving.inputs import ImageInputs, TextInputs, exactly
@@ -113,6 +113,7 @@ def _check_output(output: str, inputs: TextInputs | ImageInputs) -> None:
     if output == STDOUT:
         return
     path = Path(output)
+    refuse_url(path)
     if path.suffix.lower() not in (".csv", ".parquet"):
         raise UserError(f"--output {output}: write a name that ends in .csv or .parquet, or - for standard output")
     if not path.parent.is_dir():

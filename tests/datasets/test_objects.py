@@ -382,3 +382,15 @@ def test_a_store_is_never_opened_at_a_part_of_its_url(mark: str):
     url = f"s3://bucket/features{mark}20/x"
     with pytest.raises(UserError, match=f"^{re.escape(url)}: no store can be there, because of the {re.escape(mark)};"):
         objects.connect(url)
+
+
+@pytest.mark.parametrize("pattern", ["*", "**", "**/*", "*.csv"])
+def test_an_empty_object_that_stands_for_a_folder_is_no_file(service: Service, pattern: str):
+    root = f"empty {next(NUMBERS)}"
+    service.put(f"{root}/", b"")
+    service.put(f"{root}/deep/", b"")
+    folder = ObjectPath(f"s3://{BUCKET}/{root}")
+    assert (folder / pattern).matching() == []
+    service.put(f"{root}/a.csv", b"text")
+    assert [path.name for path in (folder / pattern).matching()] == ["a.csv"]
+    assert [path.name for path, _ in folder.children()] == ["a.csv", "deep"]

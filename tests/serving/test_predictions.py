@@ -3,10 +3,13 @@
 import csv
 import io
 import json
+import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
@@ -17,6 +20,7 @@ from pipeline.errors import UserError
 from pipeline.predict import Predictor
 from pipeline.serving import ImageInputs, TextInputs, predict_to, predictions
 from pipeline.serving.inputs import exactly
+from tests.store.backends.s3 import BUCKET
 
 from .made import made_export
 
@@ -153,6 +157,64 @@ def test_images_come_from_folders_and_files(cnn: Path, tmp_path: Path):
     one = str(folder / "a.png")
     predict_to(predictor, ImageInputs([one, str(folder / "deep")]), str(tmp_path / "two.csv"))
     assert [line["id"] for line in read(tmp_path / "two.csv")] == [one, str(folder / "deep" / "c.jpg")]
+
+
+@pytest.mark.parametrize("name", ["new.csv", "new.parquet", "ne*.csv"])
+def test_texts_on_object_storage_are_predicted_like_those_here(bags, tmp_path: Path, service: Any, name: str):
+    here = tmp_path / name.replace("*", "w")
+    table(tmp_path / "new.csv", "word1", "word2", "", "word3")
+    if here.suffix == ".parquet":
+        pq.write_table(pacsv.read_csv(tmp_path / "new.csv"), here)
+    service.put(f"texts/{here.name}", here.read_bytes())
+    predictor = Predictor(bags["classification"], device="cpu", batch_size=2)
+    one = predict_to(predictor, inputs(str(here)), str(tmp_path / "here.csv"))
+    other = predict_to(predictor, inputs(f"s3://{BUCKET}/texts/{name}"), str(tmp_path / "there.csv"))
+    assert (one.rows, one.unreadable) == (other.rows, other.unreadable) == (3, 1)
+    assert read(tmp_path / "here.csv") == read(tmp_path / "there.csv")
+
+
+def test_images_come_from_object_storage_and_tar_files(cnn: Path, tmp_path: Path, service: Any):
+    folder = tmp_path / "new"
+    (folder / "deep").mkdir(parents=True)
+    for name, level in (("b.png", 10), ("a.png", 200), ("deep/c.jpg", 90)):
+        Image.new("RGB", (12, 9), (level, 50, 90)).save(folder / name)
+    (folder / "broken.png").write_bytes(b"no image")
+    (folder / "notes.md").write_text("no image")
+    with tarfile.open(tmp_path / "new.tar", "w") as archive:
+        for name in ("a.png", "b.png", "broken.png", "deep/c.jpg"):
+            archive.add(folder / name, name)
+    service.put("new.tar", (tmp_path / "new.tar").read_bytes())
+    for path in folder.rglob("*.*"):
+        service.put(f"new/{path.relative_to(folder)}", path.read_bytes())
+    predictor = Predictor(cnn, device="cpu", batch_size=2)
+
+    def predicted(*names: str) -> tuple[tuple[int, int, int], list[dict[str, str]]]:
+        done = predict_to(predictor, ImageInputs(names), str(tmp_path / "out.csv"))
+        return (done.rows, done.unreadable, done.skipped), read(tmp_path / "out.csv")
+
+    counts, lines = predicted(str(folder))
+    assert predicted(f"s3://{BUCKET}/new") == (counts, lines) and counts == (3, 1, 1)
+    for tar in (str(tmp_path / "new.tar"), f"s3://{BUCKET}/new.tar", f"s3://{BUCKET}/n*.tar"):
+        found = predicted(tar)
+        assert found[0] == (3, 1, 0)
+        assert [line["id"] for line in found[1]] == ["a", "b", "deep/c"]
+        assert [line["prediction"] for line in found[1]] == [line["prediction"] for line in lines]
+    one, deep = f"s3://{BUCKET}/new/a.png", f"s3://{BUCKET}/new/deep"
+    assert [line["id"] for line in predicted(one, deep)[1]] == [one, f"{deep}/c.jpg"]
+
+
+def test_what_is_not_on_object_storage_gets_one_line(tmp_path: Path, service: Any):
+    for name, line in (
+        (f"s3://{BUCKET}/no.csv", "no.csv: no such file"),
+        (f"s3://{BUCKET}/no-*.csv", r"no-\*.csv: no object matches this pattern; check the URL"),
+        ("s3://nowhere/new.csv", "there is no bucket nowhere; create it, or correct the URL"),
+        ("http://host/new.csv", "a URL, and a path is needed there, or a URL with s3://, gs:// or az://; download it"),
+        ("s3:/bucket/new.csv", "a URL, and a path of this machine is needed there"),
+    ):
+        for take in (inputs, lambda name: ImageInputs([name])):
+            with pytest.raises(UserError, match=line) as found:
+                take(name)
+            assert "\n" not in str(found.value)
 
 
 ODD = [["k0", "word1"], ["k1", None], [None, "word2"], ["k3", "wörd3 \u2028"], ["k4", " "], ["k5", "word5"]]
