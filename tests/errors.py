@@ -2477,6 +2477,20 @@ CASES = [
                 "text; take word_dropout",
             ),
             (
+                "CUDA graphs for a student of texts",
+                trains(compile="cuda_graphs"),
+                "check",
+                "params.yaml: train (for none): compile: cuda_graphs: is for batches of one shape, and texts differ in "
+                "length; set it to true",
+            ),
+            (
+                "CUDA graphs for a step in parts",
+                trains(compile="cuda_graphs", accumulate=2),
+                "check",
+                "params.yaml: train: compile: cuda_graphs and accumulate: 2: each part would overwrite the "
+                "gradients of the one before; set `compile: true`, or `accumulate: 1`",
+            ),
+            (
                 "a student of images on texts",
                 student_is({"family": "compact_cnn"}),
                 "check",

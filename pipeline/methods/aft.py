@@ -202,9 +202,8 @@ class Queue(nn.Module):
         queued = [self.features, *(self.get_buffer(f"block{number}") for number in range(self.count))]
         joined = [torch.cat([new, old]) for new, old in zip([features, *blocks], queued, strict=True)]
         if self.training:
-            self.features = joined[0][:size].detach().clone()
-            for number, rows in enumerate(joined[1:]):
-                setattr(self, f"block{number}", rows[:size].detach().clone())
+            for old, rows in zip(queued, joined, strict=True):
+                old.copy_(rows[:size].detach())  # in place: a CUDA graph knows only this memory
         return joined[0], tuple(joined[1:])
 
 

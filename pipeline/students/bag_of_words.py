@@ -85,9 +85,10 @@ class BagOfWords(students.Student):
         if self.training and self.dropout:
             kept = kept_at_random(numbers.shape, self.dropout, numbers.device)
             weights = weights * kept / (1 - self.dropout)
-            if numbers.device.type == "cpu":
+            if numbers.device.type == "cpu" and not torch.compiler.is_compiling():
                 # Leave dropped words out: the backward pass takes time for each word. On other devices they get weight
-                # 0 instead, because counting the remaining words would wait for the device.
+                # 0 instead, because counting the remaining words would wait for the device; and in compiled code,
+                # because a number that depends on values would break it in two.
                 offsets = nn.functional.pad(kept.cumsum(0), (1, 0))[offsets]
                 numbers, weights = numbers[kept], weights[kept]
         return self._of_sums(self.words(numbers, offsets, per_sample_weights=weights), lengths)

@@ -90,6 +90,7 @@ class Classification(tasks.Task):
         super().__init__(outputs)
         self.classes = self.outputs
         self.weights: np.ndarray | None = None
+        self._numbers: list[float] = []  # the same, for torch.compile, which cannot read them from an array
         self.smoothing = 0.0
         self._tensors: dict[Any, Tensor] = {}
 
@@ -105,10 +106,11 @@ class Classification(tasks.Task):
             return fitted
         if isinstance(weights, str):
             fitted.weights = len(labels) / (len(self.classes) * np.maximum(self.class_rows(labels), 1))
-            return fitted
-        if unknown := sorted(set(weights) - set(self.classes)):
-            raise UserError(f"train.class_weights: no class {unknown[0]!r}; there are {', '.join(self.classes)}")
-        fitted.weights = np.array([weights.get(name, 1.0) for name in self.classes])
+        else:
+            if unknown := sorted(set(weights) - set(self.classes)):
+                raise UserError(f"train.class_weights: no class {unknown[0]!r}; there are {', '.join(self.classes)}")
+            fitted.weights = np.array([weights.get(name, 1.0) for name in self.classes])
+        fitted._numbers = fitted.weights.tolist()
         return fitted
 
     def class_rows(self, labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " c"]:
@@ -184,7 +186,7 @@ class Classification(tasks.Task):
             return None
         key = outputs.device, outputs.dtype
         if key not in self._tensors:
-            self._tensors[key] = outputs.new_tensor(self.weights.tolist())
+            self._tensors[key] = outputs.new_tensor(self._numbers)
         return self._tensors[key]
 
     def divergence(

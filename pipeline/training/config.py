@@ -71,7 +71,9 @@ class TrainSettings(Settings):
             seeds or more, is not trained on the rest of the seeds. The choice is among those trained on all.
         precision: float32, or autocast to bfloat16, or to float16 with a scaled loss; penalties are computed in float32
             in any case.
-        compile: compile the student and its loss with torch.compile: it takes about a minute, and draws other dropout.
+        compile: compile a step from the student's input to the loss, methods included, with torch.compile: it takes
+            about a minute, and draws other dropout. `cuda_graphs` also starts all of its kernels at once, on an NVIDIA
+            GPU, for students that do not read texts.
         channels_last: keep images and filters with the channels last in memory; faster for convolutions.
     """
 
@@ -101,7 +103,7 @@ class TrainSettings(Settings):
     seeds: list[int] = Field(default=[0, 1, 2, 3, 4], min_length=1)
     race: bool = True
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    compile: bool = False
+    compile: bool | Literal["cuda_graphs"] = False
     channels_last: bool = False
 
     @field_validator("class_weights")
@@ -124,6 +126,11 @@ class TrainSettings(Settings):
             raise ValueError("give `steps` or `epochs`, not both")
         if self.accumulate > self.batch_size:
             raise ValueError(f"accumulate: {count(self.accumulate, 'part')} of a batch of {self.batch_size}; set fewer")
+        if self.compile == "cuda_graphs" and self.accumulate > 1:
+            raise ValueError(
+                f"compile: cuda_graphs and accumulate: {self.accumulate}: each part would overwrite the gradients of "
+                "the one before; set `compile: true`, or `accumulate: 1`"
+            )
         if self.sampling == self.class_weights == "balanced":
             raise ValueError("class_weights and sampling are both `balanced`, which would balance twice; drop one")
         if self.decayed == "matrices" and not self.weight_decay:
@@ -157,6 +164,23 @@ class TrainSettings(Settings):
             raise UserError(f"{where}: channels_last: is for students that read images; remove it")
         if self.compile and which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")) is None:
             raise UserError(f"{where}: compile: torch.compile needs a C++ compiler; install g++, set CXX, or remove it")
+        if self.compile == "cuda_graphs" and reads in ("text", "pair"):
+            raise UserError(
+                f"{where}: compile: cuda_graphs: is for batches of one shape, and texts differ in length; set it to "
+                "true"
+            )
+
+    def check_device(self, where: str, device: str) -> None:
+        """Make sure that a device of this type can train so.
+
+        Raises:
+            UserError: it cannot.
+        """
+        if self.compile == "cuda_graphs" and device != "cuda":
+            raise UserError(
+                f"{where}: compile: cuda_graphs: needs an NVIDIA GPU, and this training runs on {device}; set it to "
+                "true"
+            )
 
     def check_views(self, where: str, made: Views | None) -> None:
         """Make sure that the teachers of a run have the views that are asked for; without any, none are.

@@ -75,12 +75,12 @@ class Group:
         """Inputs whose batches are the rows of this process alone, for a student that `spread` returned."""
         return inputs if self.size == 1 else SharedInputs(inputs, self)
 
-    def spread(self, student: Student, compiled: bool = False) -> Student:
+    def spread(self, student: Student, compiled: bool | str = False) -> Student:
         """A student that takes such batches, and gives features and outputs of the rows of all processes, in order.
 
         Args:
             student: of one process.
-            compiled: whether its forward pass is compiled.
+            compiled: `train.compile`.
 
         Raises:
             UserError: it has BatchNorm, whose statistics would be those of a part of the batch, or is compiled.
@@ -88,7 +88,8 @@ class Group:
         if self.size == 1:
             return student
         if compiled:
-            raise UserError(f"train.compile: true, and {self.size} processes train together; set it to false")
+            setting = "true" if compiled is True else compiled
+            raise UserError(f"train.compile: {setting}, and {self.size} processes train together; set it to false")
         if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules()):
             raise UserError(
                 f"{self.size} processes: the student has BatchNorm, whose statistics would be those of a part of the "

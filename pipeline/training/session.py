@@ -280,9 +280,11 @@ class Session:
     def _trial_data(self, seed: int, student: str, train: str) -> "TrialData":
         blueprint = self._blueprint(seed % self.data.splits, student)
         settings, where = self._settings(seed, json.loads(train)), f"{self.plan.params.source}: train"
-        settings.check(f"{where} (for {self.plan.name})", blueprint.reads, blueprint.settings, bool(self.run.methods))
-        settings.check_task(f"{where} (for {self.plan.name})", self.task)
-        settings.check_views(f"{where} (for {self.plan.name})", None if self.live else self.views)
+        where = f"{where} (for {self.plan.name})"
+        settings.check(where, blueprint.reads, blueprint.settings, bool(self.run.methods))
+        settings.check_device(where, self.device.type)
+        settings.check_task(where, self.task)
+        settings.check_views(where, None if self.live else self.views)
         return TrialData(self, seed, blueprint, settings)
 
     def _with_auto_settings(self) -> Run:

@@ -22,7 +22,7 @@ from pipeline.errors import UserError
 from pipeline.methods import Reads, Signals
 from pipeline.records import DiagnosticsRecord
 from pipeline.runs import Candidate
-from pipeline.students import Blueprint, Student
+from pipeline.students import Blueprint, Student, place
 from pipeline.tasks import Task
 from pipeline.training.batches import batches, parts
 from pipeline.training.checkpoint import Checkpoint, State
@@ -35,6 +35,8 @@ from pipeline.training.session import Session, TrialData
 
 ONE_ROW = "more than 1 value per channel"
 """What torch says where BatchNorm is to train on one value."""
+VARIANTS = 64
+"""The most trials of one process that differ in what is compiled."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def run_trial(
     data, settings, penalties = trial.data, trial.data.settings, trial.penalties
     optimisation, kept, log = trial.optimisation, trial.kept, trial.log
     log.tell = tell
-    forward = torch.compile(supervised) if settings.compile else supervised
+    compiled = Compiled(data, penalties) if settings.compile else None
     done = checkpoint.load(trial.state) if checkpoint else 0
     processes = Group.current()
     spread, shared = processes.spread(trial.student, settings.compile), data.shared(processes)
@@ -96,11 +98,16 @@ def run_trial(
     steps = islice(enumerate(batches(data.split, seed, settings, bool(penalties), data.strata)), done, end)
     with prefetched(ready_parts(shared, steps, penalties), session.device) as ready:
         for step in range(done, end or settings.steps):
-            progress = step / settings.steps
+            progress, due = step / settings.steps, log.due(step)
             optimisation.begin(step)
             for each in islice(ready, settings.accumulate):
+                if compiled and not due:
+                    loss = compiled(spread, each, progress)  # []
+                    log.watch(loss)
+                    optimisation.backward(loss)
+                    continue
                 try:
-                    task_loss, unweighted, features, signals = losses(data, spread, penalties, each, progress, forward)
+                    task_loss, unweighted, features, signals = losses(data, spread, penalties, each, progress)
                 except ValueError as error:
                     if ONE_ROW not in str(error):
                         raise
@@ -112,10 +119,10 @@ def run_trial(
                 weighted = {name: penalties[name].at(progress) * loss for name, loss in unweighted.items()}
                 loss = each.part.loss(task_loss, weighted.values())  # []
                 log.watch(loss)
-                if each.part.first and log.due(step):
+                if each.part.first and due:
                     log.line(step, task_loss, unweighted, weighted, features, signals)  # waits for the device
                 optimisation.backward(loss)
-            if log.due(step) and kept.over(log.history):
+            if due and kept.over(log.history):
                 break
             processes.reduce(optimisation.trained)
             optimisation.end()
@@ -182,8 +189,6 @@ def supervised(
 ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"], Float[Tensor, ""]]:
     """Features and outputs of all rows of a forward pass, in float32, and the task's loss of the labelled ones.
 
-    It is what `train.compile` compiles.
-
     Args:
         student: in training mode.
         task: of the labels.
@@ -242,7 +247,6 @@ def losses(
     penalties: dict[str, WeightedPenalty],
     ready: Ready,
     progress: float,
-    forward: Callable[..., Any] = supervised,
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]], Float[Tensor, "n d"], Signals | None]:
     """The losses of one part of a step: of the task, and of each method, unweighted.
 
@@ -254,7 +258,6 @@ def losses(
         penalties: the methods; none for plain training.
         ready: the part.
         progress: how far training is, from 0 to 1.
-        forward: `supervised`, or its compiled form.
 
     Returns:
         The task's loss, the penalties by method, the student's features of all rows, and the methods' input (None
@@ -262,7 +265,7 @@ def losses(
     """
     start, labels, labelled = ready.start, ready.labels, ready.part.labelled
     # Labelled and unlabelled rows in one forward pass: two would cost more, and BatchNorm would see two kinds of batch.
-    features, outputs, task_loss = forward(
+    features, outputs, task_loss = supervised(
         student, data.task, ready.inputs, labels[:labelled], data.settings.precision, ready.mixed
     )
     if not penalties:
@@ -271,6 +274,56 @@ def losses(
         features[start:], outputs[start:], labels[start:], ready.teachers, ready.teacher_outputs, progress
     )
     return task_loss, {name: penalty.transfer(signals) for name, penalty in penalties.items()}, features, signals
+
+
+class Compiled:
+    """The loss of one part of a step, compiled with torch.compile from the student's input to the weighted sum.
+
+    It has no graph break for any of our students and methods. Steps with a line of the log are not compiled: the line
+    needs gradients at the features, which are no result here. So a training compiles at its first step without a line.
+
+    With CUDA graphs the gradients are in memory that the next step writes to, as is the loss: `Optimisation.begin`
+    drops them before that.
+
+    Args:
+        data: of the trial.
+        penalties: the methods; none for plain training.
+    """
+
+    def __init__(self, data: TrialData, penalties: dict[str, WeightedPenalty]):
+        self.data, self.penalties = data, penalties
+        # All trials of a process count as one function. Those that differ in the student's shape or in an option of a
+        # step are compiled apart; beyond the limit they would not be compiled at all.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
+        self._graphs = data.settings.compile == "cuda_graphs"
+        self._run = torch.compile(weighted_loss, mode="reduce-overhead" if self._graphs else None)
+        self._weights: tuple[list[float], Tensor] | None = None
+
+    def __call__(self, student: Student, ready: Ready, progress: float) -> Float[Tensor, ""]:
+        """The part's contribution to the loss of the step; see `losses` for the arguments."""
+        part = ready.part
+        of_methods = [part.penalty_share * penalty.at(progress) for penalty in self.penalties.values()]
+        weights = [part.task_share, *of_methods]
+        # Numbers would be part of what is compiled, and other numbers would compile it again.
+        if self._weights is None or self._weights[0] != weights:
+            self._weights = weights, place(torch.tensor(weights), self.data.session.device)
+        if self._graphs:
+            torch.compiler.cudagraph_mark_step_begin()
+        loss: Tensor = self._run(self.data, student, self.penalties, ready, progress, self._weights[1])
+        return loss
+
+
+def weighted_loss(
+    data: TrialData,
+    student: Student,
+    penalties: dict[str, WeightedPenalty],
+    ready: Ready,
+    progress: float,
+    weights: Float[Tensor, " losses"],
+) -> Float[Tensor, ""]:
+    """The weighted sum of `losses`: that of the task first, then the methods in their order."""
+    task_loss, unweighted, _, _ = losses(data, student, penalties, ready, progress)
+    return torch.stack([task_loss, *unweighted.values()]) @ weights
 
 
 def build_penalties(
