@@ -9,8 +9,9 @@ writes to FOLDER, `gpu-check` by default:
                     time of a step with AFT over that without, at most 1.03; the time of one with pictures and teachers'
                     features read from the disk over one with both on the GPU; the share of the time in which the GPU
                     computes, and its kernels in a step
+    graphs.json     the first three of these figures, but for the disk, with `compile: cuda_graphs`; or why it failed
     profile-*.txt   what the steps with AFT of these models spend their time on, on the GPU and on the CPU
-    small.json      steps a second of a small CNN of 32 pixels, plain and with AFT, as it is and compiled
+    small.json      steps a second of a small CNN of 32 pixels, plain and with AFT: as it is, compiled, with CUDA graphs
     rows.json       rows of features a second that arrive on the GPU: kept there, and read from the store and copied,
                     beside copies of the same bytes that are there already, which is the limit
     extract.json    `benchmarks.extract`: extraction of texts, images and photographs over the bare forward loop
@@ -101,55 +102,82 @@ def profiled(session: Session, weight: float, warm: int, output: Path) -> dict[s
     return {"gpu_busy": busy / took, "kernels_a_step": len(kernels) / 10, "profiled_step_ms": 100 * took}
 
 
-def measure(
-    model: str, convolutions: bool, root: Path, params: Params, dry: bool, output: Path
-) -> dict[str, float | str]:
-    """Figures of one model."""
-    torch.compiler.reset()  # or shapes of the model before would have this one compiled for any shape
-    batch, warm, steps = (8, 1, 2) if dry else (128, 10, 100)
+def session_of(
+    model: str, convolutions: bool, root: Path, params: Params, dry: bool, compiled: bool | str, memory: float = 2.0
+) -> Session:
+    """Plain training and AFT of one model, with so many GiB of pictures and features on the GPU."""
     values = dict(params.values)
     values["students"] = {"large": {"family": "timm", "model": model, "pretrained": False, "size": 64 if dry else 224}}
     values["train"] = {
         "seeds": [0],
         "steps": 20_000,  # a line of the log every 1,000
-        "batch_size": batch,
+        "batch_size": 8 if dry else 128,
         "precision": "bfloat16",
-        "compile": not dry,
+        "compile": not dry and compiled,
         "channels_last": convolutions,
     }
     methods = {"aft": {"weight": [0.0, 3.0]}}
     values["runs"] = {"large": {"student": "large", "teachers": ["made_up"], "methods": methods}}
+    values["machine"] = {"device": "cpu" if dry else "cuda", "device_memory": memory, "checkpoint_minutes": None}
+    return Session(Plan.read("large", Params(values), Project(root / "pictures")))
 
-    def session(memory: float) -> Session:
-        values["machine"] = {"device": "cpu" if dry else "cuda", "device_memory": memory, "checkpoint_minutes": None}
-        return Session(Plan.read("large", Params(values), Project(root / "pictures")))
 
-    resident, read = session(2.0), session(0.0)
+def measure(
+    model: str, convolutions: bool, root: Path, params: Params, dry: bool, output: Path
+) -> dict[str, float | str]:
+    """Figures of one model, compiled."""
+    torch.compiler.reset()  # or shapes of the model before would have this one compiled for any shape
+    warm, steps = (1, 2) if dry else (10, 100)
+    resident, read = (session_of(model, convolutions, root, params, dry, True, memory) for memory in (2.0, 0.0))
     plain = seconds_a_step(resident, 0.0, warm, steps)
     aft = seconds_a_step(resident, 3.0, warm, steps)
     from_disk = seconds_a_step(read, 3.0, warm, steps)
     return {
         "model": model,
-        "pictures_a_second": batch / plain,
+        "pictures_a_second": (8 if dry else 128) / plain,
         "step_with_aft_over_step_without": aft / plain,
         "from_disk_over_on_the_gpu": from_disk / aft,
         **profiled(resident, 3.0, warm, output / f"profile-{model}.txt"),
     }
 
 
-def small(root: Path, params: Params, dry: bool) -> dict[str, float]:
+def with_cuda_graphs(
+    model: str, convolutions: bool, root: Path, params: Params, dry: bool, output: Path
+) -> dict[str, float | str]:
+    """The same with CUDA graphs, or why it failed: what comes after it is measured in any case."""
+    torch.compiler.reset()
+    warm, steps = (1, 2) if dry else (10, 100)
+    try:
+        session = session_of(model, convolutions, root, params, dry, "cuda_graphs")
+        plain = seconds_a_step(session, 0.0, warm, steps)
+        aft = seconds_a_step(session, 3.0, warm, steps)
+        return {
+            "model": model,
+            "pictures_a_second": (8 if dry else 128) / plain,
+            "step_with_aft_over_step_without": aft / plain,
+            **profiled(session, 3.0, warm, output / f"profile-graphs-{model}.txt"),
+        }
+    except Exception as error:
+        return {"model": model, "failed": _line(error)}
+
+
+def small(root: Path, params: Params, dry: bool) -> dict[str, float | str]:
     """Steps a second of a student that is too small to fill a GPU: the time that starting its kernels takes."""
     values, steps = dict(params.values), 2 if dry else 300
     values["runs"] = {"cnn": {**params.values["runs"]["cnn_aft"], "methods": {"aft": {"weight": [0.0, 3.0]}}}}
     values["machine"] = {"device": "cpu" if dry else "cuda", "checkpoint_minutes": None}
-    found = {}
-    for compiled in (False, True)[: 1 if dry else 2]:
+    found: dict[str, float | str] = {}
+    ways: dict[str, bool | str] = {"": False, ", compiled": True, ", CUDA graphs": "cuda_graphs"}
+    for how, compiled in list(ways.items())[: 1 if dry else None]:
         torch.compiler.reset()
         train = {"seeds": [0], "steps": 20_000, "batch_size": 128, "compile": compiled}
         values["runs"]["cnn"]["train"] = {}
-        session = Session(Plan.read("cnn", Params(values | {"train": train}), Project(root / "pictures")))
-        for name, weight in (("plain", 0.0), ("aft", 3.0)):
-            found[name + (", compiled" if compiled else "")] = 1 / seconds_a_step(session, weight, 10, steps)
+        try:
+            session = Session(Plan.read("cnn", Params(values | {"train": train}), Project(root / "pictures")))
+            for name, weight in (("plain", 0.0), ("aft", 3.0)):
+                found[name + how] = 1 / seconds_a_step(session, weight, 10, steps)
+        except Exception as error:
+            found[f"failed{how}"] = _line(error)
     return found
 
 
@@ -217,6 +245,15 @@ def main() -> None:
             found.append(measure(model, convolutions, Path(folder), images, arguments.dry, out))
             _write(out / "training.json", found)
             print(f"gpu-check: {json.dumps(found[-1])}")
+        graphs: list[dict[str, Any]] = []
+        for model, convolutions in (DRY if arguments.dry else MODELS).items():
+            if time.monotonic() - began > 60 * MINUTES - 150:
+                print(f"gpu-check: no time left for {model} with CUDA graphs")
+                break
+            graphs.append(with_cuda_graphs(model, convolutions, Path(folder), images, arguments.dry, out))
+            _write(out / "graphs.json", graphs)
+            print(f"gpu-check: CUDA graphs: {json.dumps(graphs[-1])}")
+        figures: Any
         for file, figures in (
             ("small", small(Path(folder), images, arguments.dry)),
             ("rows", rows_to_the_device(Path(folder), arguments.dry)),
@@ -242,6 +279,10 @@ def _tests(output: Path, dry: bool, seconds: float) -> int:
             return subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, timeout=max(1.0, seconds)).returncode
         except subprocess.TimeoutExpired:
             return 124
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
 
 
 def _wait(device: torch.device) -> None:
