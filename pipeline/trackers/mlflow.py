@@ -2,8 +2,11 @@
 
 import os
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
+
+from pipeline.locks import Lock
 
 PACKAGE = "mlflow"
 
@@ -20,9 +23,15 @@ class MLflow:
         if uri is None:
             folder.mkdir(parents=True, exist_ok=True)
             uri = f"sqlite:///{folder.resolve() / 'mlflow.db'}"
-        self._client: Any = MlflowClient(tracking_uri=uri)
-        known = self._client.get_experiment_by_name(EXPERIMENT)
-        experiment = known.experiment_id if known else self._client.create_experiment(EXPERIMENT)
+        # Trainings begin together, and a database or an experiment that two of them make at once fails one.
+        lock = Lock(folder / "begin.lock")
+        lock.acquire(patience=inf)
+        try:
+            self._client: Any = MlflowClient(tracking_uri=uri)
+            known = self._client.get_experiment_by_name(EXPERIMENT)
+            experiment = known.experiment_id if known else self._client.create_experiment(EXPERIMENT)
+        finally:
+            lock.release()
         self._run = self._client.create_run(experiment, run_name=name).info.run_id
         for key, value in settings.items():
             self._client.log_param(self._run, key, value)

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline import training
 from pipeline.errors import UserError
+from pipeline.locks import Lock
 from pipeline.params import Params
 from pipeline.plugins import plugin, plugins
 from pipeline.project import Project
@@ -74,6 +75,21 @@ def test_a_tracker_is_told_settings_losses_and_scores(
     last = max(position for position, (_, given, named) in enumerate(kept) if "val_accuracy" in repr((given, named)))
     ends = [called.rpartition(".")[2] for called, *_ in kept[last:]]
     assert len({"close", "end", "finish", "set_terminated"} & set(ends)) == 1
+
+
+def test_trainings_that_begin_together_make_the_database_of_mlflow_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    fake("mlflow", monkeypatch)
+    lock = Lock(tmp_path / "begin.lock")
+    free: list[bool] = []
+    monkeypatch.setattr(
+        sys.modules["mlflow"], "MlflowClient", lambda **_: free.append(lock.acquire()) or Calls([]), raising=False
+    )
+    plugin("trackers", "mlflow").start(tmp_path, "none-seed0", {})
+    assert free == [False]
+    assert lock.acquire(), "released when it has begun"
+    lock.release()
 
 
 @pytest.mark.parametrize("name", NAMES)
