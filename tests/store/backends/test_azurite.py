@@ -27,22 +27,7 @@ from pipeline.store.backends import object
 from pipeline.store.backends.object import ObjectBackend
 from tests.datasets.test_locations import ROWS, jpeg, settings, shards
 from tests.store.backends.contract import BackendContract
-from tests.store.backends.test_object import (  # noqa: F401  the tests that ask for nothing that only moto has
-    short_leases,
-    test_a_copy_has_the_same_files_wherever_it_is,
-    test_a_copy_that_was_interrupted_continues,
-    test_a_damaged_lease_lasts_no_longer_than_another,
-    test_a_lease_is_renewed_while_it_is_held,
-    test_a_lease_that_another_took_is_not_released_by_the_first,
-    test_a_marker_without_its_shard_and_a_shard_without_its_marker_are_written_again,
-    test_a_store_is_continued_changed_and_reused_like_a_local_one,
-    test_a_store_is_written_read_and_verified_like_a_local_one,
-    test_a_writer_that_lost_its_claim_writes_nothing_more,
-    test_damage_is_found,
-    test_large_shards_are_sent_in_parts,
-    test_the_shard_of_a_writer_that_died_is_taken_over,
-    test_writers_at_once_share_the_work,
-)
+from tests.store.backends.stores import LeaseContract, StoreContract
 
 PROGRAM = "azurite-blob"
 
@@ -107,7 +92,7 @@ def url(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"az://{CONTAINER}/project {next(NUMBERS)}/store.zarr"
 
 
-class TestAzurite(BackendContract):
+class TestAzurite(BackendContract, StoreContract, LeaseContract):
     @pytest.fixture
     def backend(self, url: str) -> ObjectBackend:
         backend = object.open(url)

@@ -17,14 +17,7 @@ from pipeline.store.backends import object
 from pipeline.store.backends.object import ObjectBackend
 from tests.store.backends.contract import BackendContract
 from tests.store.backends.gcs import BUCKET, GoogleService
-from tests.store.backends.test_object import (  # noqa: F401  leases take seconds and are the same on every service
-    test_a_copy_has_the_same_files_wherever_it_is,
-    test_a_marker_without_its_shard_and_a_shard_without_its_marker_are_written_again,
-    test_a_store_is_continued_changed_and_reused_like_a_local_one,
-    test_a_store_is_written_read_and_verified_like_a_local_one,
-    test_damage_is_found,
-    test_large_shards_are_sent_in_parts,
-)
+from tests.store.backends.stores import StoreContract
 
 NUMBERS = count()
 
@@ -46,7 +39,7 @@ def url(google: GoogleService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return f"gs://{BUCKET}/project {next(NUMBERS)}/store.zarr"
 
 
-class TestGoogle(BackendContract):
+class TestGoogle(BackendContract, StoreContract):
     @pytest.fixture
     def backend(self, url: str) -> ObjectBackend:
         backend = object.open(url)
