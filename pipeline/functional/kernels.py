@@ -65,13 +65,13 @@ def rms_gap(student: Float[Tensor, "n n"], teacher: Float[Tensor, "n n"]) -> Flo
 def cosine_gap(
     student: Float[Tensor, "n d"], teacher: Float[Tensor, "n e"], gates: Float[Tensor, " e"]
 ) -> Float[Tensor, ""]:
-    """`rms_gap(cosine(gram(student)), cosine(gram(teacher * gates)))`, with its gradient in closed form.
+    """`rms_gap(cosine(gram(centre(student))), cosine(gram(centre(teacher) * gates)))`, its gradient in closed form.
 
     It passes over each matrix far fewer times than autograd does. The gradient cannot be differentiated again, and
     `teacher` gets no gradient.
 
     Args:
-        student, teacher: centred rows.
+        student, teacher: rows.
         gates: of the teacher's features, not negative.
     """
     gap: Tensor = _CosineGap.apply(student, teacher, gates)
@@ -82,41 +82,38 @@ class _CosineGap(torch.autograd.Function):
     """R = sqrt(mean(E^2) + EPSILON), E = S S^T - T T^T. Rows are s_i = x_i / N_i with N_i = |x_i| + EPSILON, and t_i.
 
     E is symmetric, so dR/dS = c E S and dR/dT = -c E T with c = 2 / (n^2 R). The part along a row only changes the
-    row's norm: dR/dx_i = (dR/ds_i - (dR/ds_i . s_i) x_i / |x_i|) / N_i. For the teacher, x_id = y_id g_d, and
-    dR/dg_d = sum_i y_id dR/dx_id = sum_i x_id dR/dx_id / g_d.
+    row's norm: dR/dx_i = (dR/ds_i - (dR/ds_i . s_i) x_i / |x_i|) / N_i; centring the rows centres this. For the
+    teacher, x_id = y_id g_d, and dR/dg_d = sum_i y_id dR/dx_id = sum_i x_id dR/dx_id / g_d.
     """
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, gates: Tensor) -> Tensor:
-        gated = teacher * gates
+        student, gated = centre(student), centre(teacher).mul_(gates)
         norms, gated_norms = (torch.linalg.vector_norm(rows, dim=1, keepdim=True) for rows in (student, gated))
-        unit, gated_unit = student / (norms + EPSILON), gated.div_(gated_norms + EPSILON)  # [n, d], [n, e]
+        lengths, gated_lengths = norms + EPSILON, gated_norms + EPSILON  # N_i
+        unit, gated_unit = student.div_(lengths), gated.div_(gated_lengths)  # [n, d], [n, e]
         difference = (unit @ unit.T).addmm_(gated_unit, gated_unit.T, alpha=-1)  # [n, n]
         gap = (torch.linalg.vector_norm(difference).square() / difference.numel() + EPSILON).sqrt()
-        ctx.save_for_backward(unit, norms, gated_unit, gated_norms, gates, difference, gap)
+        ctx.save_for_backward(unit, norms, lengths, gated_unit, gated_norms, gated_lengths, gates, difference, gap)
         return gap
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
-        unit, norms, gated_unit, gated_norms, gates, difference, gap = ctx.saved_tensors
+        unit, norms, lengths, gated_unit, gated_norms, gated_lengths, gates, difference, gap = ctx.saved_tensors
         factor = 2 * slope / (gap * difference.numel())
         of_student = of_gates = None
         if ctx.needs_input_grad[0]:
             pull = difference @ unit  # [n, d]
-            along = (pull * unit).sum(1, keepdim=True) * _over(norms)
-            of_student = pull.addcmul_(unit, along, value=-1).mul_(factor / (norms + EPSILON))
+            along = (pull * unit).sum(1, keepdim=True) * (lengths / norms.clamp_min(TINY))
+            of_student = pull.addcmul_(unit, along, value=-1).mul_(factor / lengths)
+            of_student.sub_(of_student.mean(0))
         if ctx.needs_input_grad[2]:
             products = (difference @ gated_unit).mul_(gated_unit)  # [n, e]
-            along = products.sum(1) * _over(gated_norms).squeeze(1)
+            along = products.sum(1) * (gated_lengths / gated_norms.clamp_min(TINY)).squeeze(1)
             # Where a gate is 0, all of this is 0.
             of_gates = (along @ gated_unit.square() - products.sum(0)) * (factor / gates.clamp_min(TINY))
         return of_student, None, of_gates
-
-
-def _over(norms: Float[Tensor, "n 1"]) -> Float[Tensor, "n 1"]:
-    """(|x| + EPSILON) / |x|, finite where x is 0."""
-    return (norms + EPSILON) / norms.clamp_min(TINY)
 
 
 def alignment(a: Float[Tensor, "n n"], b: Float[Tensor, "n n"]) -> Float[Tensor, ""]:

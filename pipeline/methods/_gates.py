@@ -14,6 +14,11 @@ Activation = Literal["sigmoid", "log"]
 Combination = Literal["side_by_side", "outer_product"]
 
 
+def side_by_side(blocks: Sequence[Float[Tensor, "*n _"]]) -> Float[Tensor, "*n width"]:
+    """The blocks, concatenated; a single one is not copied."""
+    return blocks[0] if len(blocks) == 1 else torch.cat(list(blocks), dim=-1)
+
+
 class Gates(nn.Module):
     """A gate for each target feature, or for each block of them, and the centred Gram matrix of gated features.
 
@@ -51,12 +56,12 @@ class Gates(nn.Module):
 
     def each_feature(self) -> Float[Tensor, " width"]:
         """The gate of every feature, of all blocks."""
-        return torch.cat([gates.expand(width) for gates, width in zip(self.values(), self.widths, strict=True)])
+        return side_by_side([gates.expand(width) for gates, width in zip(self.values(), self.widths, strict=True)])
 
     def forward(self, blocks: Sequence[Float[Tensor, "n _"]]) -> Float[Tensor, "n n"]:
         """The Gram matrix of the centred, gated features; outer products are never formed."""
         if self.combine == "side_by_side":
-            return gram(centre(torch.cat(list(blocks), dim=1)), self.each_feature().square())
+            return gram(centre(side_by_side(blocks)), self.each_feature().square())
         gated = zip(blocks, (gates.square() for gates in self.values()), self.owners, strict=True)
         factors: dict[int, SplitGram] = {}
         for block, weight, owner in gated:
@@ -89,7 +94,7 @@ class DenseGates(nn.Module):
 
     def forward(self, blocks: Sequence[Float[Tensor, "n _"]]) -> Float[Tensor, "n n"]:
         """The Gram matrix of the centred, mapped features."""
-        return gram(centre(torch.cat(list(blocks), dim=1)) @ self.matrix)
+        return gram(centre(side_by_side(blocks)) @ self.matrix)
 
     def report(self) -> dict[str, Tensor]:
         """Empty: a matrix that mixes features has no weight per feature."""

@@ -21,7 +21,7 @@ from pipeline.functional.kernels import (
     rms_gap,
 )
 from pipeline.methods import Context, Signals, Transfer, full_precision
-from pipeline.methods._gates import Activation, Combination, DenseGates, Gates
+from pipeline.methods._gates import Activation, Combination, DenseGates, Gates, side_by_side
 from pipeline.methods._targets import Targets, TargetSettings
 
 WARM_UP_ROWS = 128
@@ -140,10 +140,10 @@ class AdaptiveFeatureTransfer(Transfer):
         features, blocks = signals.features, self.targets(signals)
         if self.queue is not None:
             features, blocks = self.queue(features, blocks)
-        rows = centre(self.student_map(features))
+        rows = self.student_map(features)
         if isinstance(self.teacher_gram, Gates) and self.settings.as_published:
-            return cosine_gap(rows, centre(torch.cat(blocks, dim=1)), self.teacher_gram.each_feature())
-        student, teacher = cosine(gram(rows)), cosine(self.teacher_gram(blocks))
+            return cosine_gap(rows, side_by_side(blocks), self.teacher_gram.each_feature())
+        student, teacher = cosine(gram(centre(rows))), cosine(self.teacher_gram(blocks))
         if self.settings.kernel == "rbf":
             student, teacher = radial(student), radial(teacher)
         if self.settings.objective == "rmse":

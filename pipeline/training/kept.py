@@ -27,6 +27,9 @@ class Kept:
         self._sign = 1 if higher_is_better else -1
         self.student = _copy(trained) if settings.average else trained
         self._best = _copy(trained) if self._patience else None
+        pairs = list(zip(_state(self.student), _state(trained), strict=True)) if settings.average else []
+        self._floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._counts = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -41,16 +44,10 @@ class Kept:
         initial weights are soon forgotten. BatchNorm's statistics are averaged, too.
         """
         if self._decay:
-            averages, values = _state(self.student), _state(self._trained)
-            floats = [x.is_floating_point() for x in values]
-            get_ema_multi_avg_fn(min(self._decay, (1 + step) / (10 + step)))(
-                [x for x, ok in zip(averages, floats, strict=True) if ok],
-                [x for x, ok in zip(values, floats, strict=True) if ok],
-                torch.empty(0),
-            )
-            for average, value, ok in zip(averages, values, floats, strict=True):
-                if not ok:
-                    average.copy_(value)
+            averages, values = map(list, zip(*self._floats, strict=True))
+            get_ema_multi_avg_fn(min(self._decay, (1 + step) / (10 + step)))(averages, values, torch.empty(0))
+            for average, value in self._counts:
+                average.copy_(value)
 
     def over(self, scores: list[float]) -> bool:
         """Whether to stop after a validation; the student of the best one is kept in memory.
