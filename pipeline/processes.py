@@ -6,8 +6,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from types import FrameType
 
 PAUSE = 0.5
 """Seconds between two checks that the parent process is still there."""
@@ -46,23 +48,33 @@ def end_with(parent: int, started_by_main: bool) -> None:
 
 
 @contextmanager
-def starting_children() -> Iterator[None]:
-    """Processes that are started inside ignore Ctrl-C, which a terminal sends to them too; this process ends them.
+def starting_children(*helpers: Callable[[], object]) -> Iterator[None]:
+    """Processes that are started inside never see Ctrl-C, which a terminal sends to them too; this process ends them.
 
     A child that is still starting would print a traceback. A Ctrl-C that comes inside reaches this process at the end.
     After a kill, Python's own helpers remove what is left in shared memory, and do not warn that they had to.
+
+    Args:
+        helpers: start other helpers, such as loky's, if they do not run yet.
     """
     if QUIET not in sys.warnoptions:
         sys.warnoptions.append(QUIET)
     before = signal.getsignal(signal.SIGINT)
-    if before is None or threading.current_thread() is not threading.main_thread():
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
         yield
         return
-    # Blocked, it is kept for later. Ignored, it stays ignored in a new program, which a handler of Python does not.
+    # They protect themselves, but some unblock the signal in this process once they run.
+    for start in (resource_tracker.ensure_running, *helpers):
+        start()
+    seen: list[tuple[int, FrameType | None]] = []
+    # The children inherit what is blocked. It must not be ignored here as well: other threads do not block it, and one
+    # of them would take a signal to this process and drop it.
+    signal.signal(signal.SIGINT, lambda number, frame: seen.append((number, frame)))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # one that waits is seen here
         signal.signal(signal.SIGINT, before)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if seen:
+            before(*seen[0])

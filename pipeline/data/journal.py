@@ -3,7 +3,7 @@
 A scan that lasts longer than `EVERY` writes what it has found since the last time, whenever a file of the source ends:
 
     .data.partial/scan/000000.arrow     a line for each row
-    .data.partial/scan/000000.json      its checksum, what else was found, and how far the sources were read
+    .data.partial/scan/000000.json      checksums of both, what else was found, and how far the sources were read
 
 A part counts once its second file is there. One that is damaged, or of other settings, and all after it are left out.
 A short scan writes none.
@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import tasks
-from pipeline.checksum import file_checksum
+from pipeline.checksum import checksum, file_checksum
 from pipeline.data.sources import Known, Position
 from pipeline.files import replacing, write_atomically
 
@@ -168,7 +168,8 @@ class Journal:
             for batch in self.found.rows_since():
                 stream.write_batch(batch)
         marker = {"settings": self._settings, "positions": list(positions), "checksum": file_checksum(data)}
-        write_atomically(self._path(number, ".json"), json.dumps(marker | {"rest": self.found.rest_since()}))
+        text = json.dumps(marker | {"rest": self.found.rest_since()})
+        write_atomically(self._path(number, ".json"), f"{checksum([text.encode()])}\n{text}")
         self.found.mark()
         self._ends.append((len(self.found), list(positions)))
         self._last = monotonic()
@@ -192,8 +193,9 @@ class Journal:
     def _marker(self, number: int) -> dict[str, Any] | None:
         """What is said of a part; None if there is none, or it is damaged."""
         try:
-            found: dict[str, Any] = json.loads(self._path(number, ".json").read_text())
-            return found if file_checksum(self._path(number, ".arrow")) == found["checksum"] else None
+            own, _, text = self._path(number, ".json").read_text(encoding="utf-8").partition("\n")
+            found: dict[str, Any] | None = json.loads(text) if checksum([text.encode()]) == own else None
+            return found if found and file_checksum(self._path(number, ".arrow")) == found["checksum"] else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

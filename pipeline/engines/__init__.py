@@ -2,9 +2,10 @@
 
 An engine offers one function,
 
-    map(make_worker, items, workers, machine=Machine(), say=...) -> Iterator[result]
+    map(make_worker, items, workers, machine=Machine(), say=...) -> Generator of results
 
-which hands out all items, each to one worker, and yields what the workers yield, in any order.
+which hands out all items, each to one worker, and yields what the workers yield, in any order. Closed before its end,
+as by `contextlib.closing` after Ctrl-C, it ends the workers.
 
 - `make_worker()` makes a worker, once for each process. It is called in that process and must be picklable, so it
   carries paths and settings, not open files.
@@ -20,7 +21,7 @@ which hands out all items, each to one worker, and yields what the workers yield
 Extraction (items are shards) and training (items are trials) both run through an engine.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, TypeVar
 
 from pipeline.params import plugin
@@ -31,7 +32,7 @@ Result = TypeVar("Result")
 Worker = Callable[[Iterable[Item]], Iterator[Result]]
 
 
-Map = Callable[..., Iterator[Any]]
+Map = Callable[..., Generator[Any]]
 """The function of an engine; see the module."""
 
 

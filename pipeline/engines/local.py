@@ -1,12 +1,14 @@
 """This machine: worker processes, or the calling process where there is one worker."""
 
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from typing import Any, TypeVar
 from uuid import uuid4
 
 from joblib import Parallel, delayed, parallel_config
+from joblib.externals.loky.backend import resource_tracker as loky_tracker
 
 from pipeline.engines import Worker
 from pipeline.errors import UserError
@@ -23,7 +25,7 @@ def map(
     workers: int = 1,
     machine: Machine = Machine(),
     say: Callable[[str], None] = lambda line: None,
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Run all items; see `pipeline.engines`. The worker processes share the cores, and end when this process ends.
 
     Raises:
@@ -39,11 +41,17 @@ def map(
         pool = Parallel(n_jobs=workers, return_as="generator_unordered")
         # Pickled once: unpickling may open files, which a worker process should do for its first item only.
         call, maker = uuid4().hex, pickle.dumps(make_worker)
+        done = None
         try:
-            with starting_children():
+            with starting_children(loky_tracker.ensure_running):
                 done = pool(delayed(_work)(call, maker, item) for item in items)
             for results in done:
                 yield from results
+        except (KeyboardInterrupt, GeneratorExit):
+            if done is not None:  # told so, it ends the workers; it only raises if it has ended
+                with suppress(KeyboardInterrupt):
+                    done.throw(KeyboardInterrupt())
+            raise
         except BrokenProcessPool:
             raise UserError(
                 f"one of {workers} worker processes was killed, likely because memory ran out; what was finished is "

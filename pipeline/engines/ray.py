@@ -13,7 +13,7 @@ import re
 import socket
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, TypeVar
@@ -55,7 +55,7 @@ def map(
     workers: int | None = None,
     machine: Machine = Machine(),
     say: Callable[[str], None] = lambda line: None,
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Run all items; see `pipeline.engines`. The results of an item come when it is done.
 
     Workers may join and leave while it runs: without `workers` there are as many as the cluster has room for now.

@@ -1,6 +1,7 @@
 """Stage one: run a frozen teacher over a dataset once, and keep its outputs in a feature store."""
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -122,14 +123,15 @@ def extract(
                 f"{worker.size()}"
             )
         written, there, speed = 0, everything - missing, Speed()
-        with progress(name, everything, rows_called(data.kind), there) as advance:
-            shards = worker.writer.layout.shards
-            first = rank * shards // world
-            worker.writer.rest()
-            # As many threads as here, because another number may round differently.
-            spread = machine.model_copy(update={"threads": torch.get_num_threads()})
-            order, make = [*range(first, shards), *range(first)], partial(_same, worker)
-            for step in engine(machine.engine)(make, order, workers, spread, lambda line: say(f"{name}: {line}")):
+        shards = worker.writer.layout.shards
+        first = rank * shards // world
+        worker.writer.rest()
+        # As many threads as here, because another number may round differently.
+        spread = machine.model_copy(update={"threads": torch.get_num_threads()})
+        order, make = [*range(first, shards), *range(first)], partial(_same, worker)
+        steps = engine(machine.engine)(make, order, workers, spread, lambda line: say(f"{name}: {line}"))
+        with progress(name, everything, rows_called(data.kind), there) as advance, closing(steps):
+            for step in steps:
                 for note in step.notes:
                     say(f"{name}: {note}")
                 before = there + written

@@ -1,6 +1,7 @@
 """A sweep: points -> trials -> the ledger -> a record of all points and their validation scores."""
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -214,18 +215,20 @@ class _Sweep:
             together = f"{self.jobs} at a time" if self.jobs else "as many at a time as there is room for"
             self.say(f"sweep {self.name}: {count(len(jobs), 'trial')} to train, {together}")
             folder = self.project.lock("sweep").parent
-            for event in train_jobs(new, list(jobs.values()), folder, self.jobs, self._tell):
-                self.board.steps += event.steps
-                if event.failed and event.trial not in self.ledger:
-                    self.failed[event.trial] = event.failed
-                    self.board.failures[event.trial] = event.failed
-                elif event.ended and event.trial not in self.ledger:
-                    self.board.dropped.add(event.trial)
-                elif event.ended and (record := self.ledger.read(event.trial)):
-                    self.trained.add(event.trial)
-                    self.board.finish(event.trial, record.diverged)
-                    self._score(new[jobs[event.trial][0]])
-                self.board.show()
+            events = train_jobs(new, list(jobs.values()), folder, self.jobs, self._tell)
+            with closing(events):
+                for event in events:
+                    self.board.steps += event.steps
+                    if event.failed and event.trial not in self.ledger:
+                        self.failed[event.trial] = event.failed
+                        self.board.failures[event.trial] = event.failed
+                    elif event.ended and event.trial not in self.ledger:
+                        self.board.dropped.add(event.trial)
+                    elif event.ended and (record := self.ledger.read(event.trial)):
+                        self.trained.add(event.trial)
+                        self.board.finish(event.trial, record.diverged)
+                        self._score(new[jobs[event.trial][0]])
+                    self.board.show()
             needed = {trial.digest for planned in new for trial in self._race(planned).needed()}
             for digest in jobs.keys() & needed:
                 if digest not in self.ledger:

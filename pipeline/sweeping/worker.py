@@ -1,6 +1,6 @@
 """The missing trials of many points, trained in one process or several. One that fails does not stop the others."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -84,7 +84,7 @@ def train_jobs(
     folder: Path,
     workers: int | None,
     say: Callable[[str], None] = lambda line: None,
-) -> Iterator[Event]:
+) -> Generator[Event]:
     """Train jobs, of `points`, in as many processes; where `workers` is None, the engine chooses.
 
     Raises:

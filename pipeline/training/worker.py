@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 
 import numpy as np
@@ -55,8 +55,9 @@ def train_missing(
     threads = torch.get_num_threads()
     make = partial(TrialWorker, session, trials)
     try:
-        with progress(f"train {plan.name}", steps, "step") as advance:
-            for done in engine(plan.machine.engine)(make, jobs, workers, plan.machine, say):
+        trained = engine(plan.machine.engine)(make, jobs, workers, plan.machine, say)
+        with progress(f"train {plan.name}", steps, "step") as advance, closing(trained):
+            for done in trained:
                 advance(done)
     finally:
         torch.set_num_threads(threads)  # a worker in this process has changed it

@@ -208,11 +208,11 @@ def test_other_settings_begin_anew_where_they_change_what_is_found(
 
 
 @pytest.mark.parametrize("file", ["scan/000001.arrow", "scan/000001.json", "content.arrow"])
-@pytest.mark.parametrize("damage", ["cut", "flipped"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "a message"])
 def test_damage_to_what_was_kept_is_no_harm(tmp_path: Path, interrupted: Path, file: str, damage: str):
     path = interrupted / ".data.partial" / file
     content = bytearray(path.read_bytes())
-    half = len(content) // 2
+    half = content.find(b"image") if damage == "a message" else len(content) // 2  # of an image that cannot be read
     content[half:] = b"" if damage == "cut" else bytes([content[half] ^ 1]) + content[half + 1 :]
     path.write_bytes(content)
     wanted = settings({"family": "webdataset", "path": f"{tmp_path}/raw/*.tar", "labels": "cls"})

@@ -4,8 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -61,6 +62,22 @@ def test_a_killed_worker_is_one_line_and_the_next_call_works(tmp_path: Path):
     with pytest.raises(UserError, match=r"was killed, .*; what was finished is kept; .*-S machine.workers=1\) and run"):
         list(engine("local")(partial(Killed, tmp_path), [1, 13], 2))
     assert sorted(engine("local")(partial(Killed, tmp_path), range(12), 2)) == list(range(12))
+
+
+class Napping(Squares):
+    """A worker that sleeps for a day at 13."""
+
+    def __call__(self, items: Iterable[int]) -> Iterator[int]:
+        for item in items:
+            if item == 13:
+                time.sleep(86_400)
+            yield item
+
+
+def test_closed_before_its_end_it_ends_the_workers(tmp_path: Path):
+    with closing(engine("local")(partial(Napping, tmp_path), [1, 13], 2)) as results:
+        assert next(results) == 1
+    wait_until(lambda: not any(Path("/proc", path.name).exists() for path in tmp_path.iterdir()))
 
 
 def test_a_second_call_has_workers_of_its_own(tmp_path: Path):
