@@ -3,6 +3,7 @@
 Nothing here changes a result.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import inf
@@ -67,10 +68,17 @@ def check_params(params: Params) -> None:
                 f"{params.source}: students.{name}: this family reads {reads}, and the dataset holds "
                 f"{kind}; choose another family"
             )
+    seen: dict[str, str] = {}
     for settings, name in _every_run(params):
         run = read_run(settings, name)
         _check_heads(settings, name, run, teachers)
-        _check_candidates(settings, name, run)
+        tried = _check_candidates(settings, name, run)
+        # A point of a sweep may be one of `runs`, and is then trained once.
+        if name != NAME and (same := seen.setdefault(tried, name)) != name:
+            raise UserError(
+                f"{params.source}: runs.{same} and runs.{name} are the same run, under two names; drop one, or change "
+                "what should differ"
+            )
     if task := dataset.task or sources.task:
         _, outputs = tasks.encode(task, [], dataset.classes)
         tasks.build(task, outputs, dataset.unit)
@@ -129,10 +137,15 @@ def _check_heads(params: Params, name: str, run: Run, teachers: dict[str, Any]) 
             )
 
 
-def _check_candidates(params: Params, name: str, run: Run) -> None:
-    """Read the settings of every combination that a run tries."""
+def _check_candidates(params: Params, name: str, run: Run) -> str:
+    """Read the settings of every combination that a run tries.
+
+    Returns:
+        All that decides what is trained; equal for runs that differ in their names, or in how they are written.
+    """
     section = params.section(f"students.{run.student}")
     check_student(run, section["family"], f"{params.source}: runs.{name}")
+    tried: list[Any] = []
     for candidate in run.combinations():
         place = f" (with runs.{name}.search)" if candidate.settings else ""
         family, student = read_plugin(
@@ -145,10 +158,14 @@ def _check_candidates(params: Params, name: str, run: Run) -> None:
         settings.check_views(where, run_views(params, name, run))
         where = f"{params.source}: train.augment (for {name})"
         check_kind(read_augmentations(settings.augment, where), reads, where)
+        read: list[Any] = [section["family"], student.model_dump(mode="json"), settings.model_dump(mode="json")]
         for term in run.methods:
             where = f"{params.source}: runs.{name}.methods.{term.name}"
             options = term.options | candidate.of(f"methods.{term.name}")
-            parse(plugin("methods", term.name).Settings, options, where)
+            own = parse(plugin("methods", term.name).Settings, options, where)
+            read.append([term.name, term.weight, term.schedule, own.model_dump(mode="json")])
+        tried.append(read)
+    return json.dumps([run.teachers, run.teacher, run.shuffle_teachers, tried], sort_keys=True)
 
 
 @dataclass(frozen=True)

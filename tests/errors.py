@@ -2522,6 +2522,13 @@ CASES = [
                 "params.yaml: runs.none: teacher: live, and no methods that listen to it; drop it, or add `methods`",
             ),
             (
+                "a run under two names",
+                params(lambda values: values["runs"].update(again={"student": "bag", "search": {}})),
+                "check",
+                "params.yaml: runs.none and runs.again are the same run, under two names; drop one, or change what "
+                "should differ",
+            ),
+            (
                 "a teacher that is listed twice",
                 run(teachers=["wise", "wise"]),
                 "check",

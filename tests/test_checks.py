@@ -103,6 +103,31 @@ def test_a_mistake_anywhere_is_one_line(name: str, value: Any, message: str):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "same",
+    [
+        {"student": "bag"},
+        {"student": "twin"},
+        {"student": "bag", "train": {"steps": 30}},
+        {"student": "bag", "search": {"student.dropout": [0.1]}},
+    ],
+)
+def test_two_runs_that_are_the_same_are_refused_however_they_are_written(same: dict[str, Any]):
+    params = changed("students/twin", PARAMS["students"]["bag"] | {"width": 16})  # type: ignore[index]
+    params.values["runs"]["again"] = same
+    with pytest.raises(UserError, match=r"runs\.none and runs\.again are the same run, .*; drop one"):
+        check_params(params)
+    same["train"] = {"seeds": [5]}
+    check_params(params)
+
+
+def test_a_point_of_a_sweep_may_be_a_run():
+    params = changed("sweep", {"sizes": {"over": {"run": ["none"], "student.dropout": [0.1, 0.3]}}})
+    check_params(params)
+    params.values["sweep"]["more"] = params.values["sweep"]["sizes"]
+    check_params(params)
+
+
 def test_a_run_may_use_a_head_that_its_teacher_keeps():
     params = changed("teachers/wise/heads", ["pooled", "cls"])
     params.values["runs"]["aft"]["teachers"] = ["wise/cls", "wise"]
