@@ -383,7 +383,7 @@ def test_trials_share_an_accelerator_by_turns(
 
     def engine(make_worker: Any, items: Any, workers: int, *settings: Any) -> Iterator[int]:
         used.append(workers)
-        return iter(())
+        yield from ()
 
     monkeypatch.setattr(worker, "engine", lambda name: engine)
     monkeypatch.setattr(worker, "cores", lambda: 3)
