@@ -235,24 +235,17 @@ def main() -> None:
     device = "cpu" if arguments.dry else torch.cuda.get_device_name()
     versions = {"python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__}
     _write(out / "machine.json", {"device": device, "date": time.strftime("%Y-%m-%d", time.gmtime()), **versions})
-    found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         images, _ = make_project(Path(folder), 80 if arguments.dry else 600, 100, 256, short=True)
-        for model, convolutions in (DRY if arguments.dry else MODELS).items():
-            if time.monotonic() - began > 60 * MINUTES - 150:
-                print(f"gpu-check: no time left for {model}")
-                break
-            found.append(measure(model, convolutions, Path(folder), images, arguments.dry, out))
-            _write(out / "training.json", found)
-            print(f"gpu-check: {json.dumps(found[-1])}")
-        graphs: list[dict[str, Any]] = []
-        for model, convolutions in (DRY if arguments.dry else MODELS).items():
-            if time.monotonic() - began > 60 * MINUTES - 150:
-                print(f"gpu-check: no time left for {model} with CUDA graphs")
-                break
-            graphs.append(with_cuda_graphs(model, convolutions, Path(folder), images, arguments.dry, out))
-            _write(out / "graphs.json", graphs)
-            print(f"gpu-check: CUDA graphs: {json.dumps(graphs[-1])}")
+        for file, one in (("training", measure), ("graphs", with_cuda_graphs)):
+            found: list[dict[str, Any]] = []
+            for model, convolutions in (DRY if arguments.dry else MODELS).items():
+                if time.monotonic() - began > 60 * MINUTES - 150:
+                    print(f"gpu-check: no time left for {file} of {model}")
+                    break
+                found.append(one(model, convolutions, Path(folder), images, arguments.dry, out))
+                _write(out / f"{file}.json", found)
+                print(f"gpu-check: {file}: {json.dumps(found[-1])}")
         figures: Any
         for file, figures in (
             ("small", small(Path(folder), images, arguments.dry)),

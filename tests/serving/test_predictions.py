@@ -128,13 +128,18 @@ def test_cells_that_a_spreadsheet_would_run_are_quoted(bags, tmp_path: Path):
     assert read(tmp_path / "out.csv.unreadable.csv")[0]["id"] == "'+x"
 
 
-def test_images_come_from_folders_and_files(cnn: Path, tmp_path: Path):
-    folder = tmp_path / "new"
+def pictures(folder: Path) -> Path:
+    """A folder of three images, one file that is a broken image, and one that is none."""
     (folder / "deep").mkdir(parents=True)
     for name, level in (("b.png", 10), ("a.png", 200), ("deep/c.jpg", 90)):
         Image.new("RGB", (12, 9), (level, 50, 90)).save(folder / name)
     (folder / "broken.png").write_bytes(b"no image")
     (folder / "notes.md").write_text("no image")
+    return folder
+
+
+def test_images_come_from_folders_and_files(cnn: Path, tmp_path: Path):
+    folder = pictures(tmp_path / "new")
     (folder / ".hidden.png").write_bytes(b"x")
     predictor = Predictor(cnn, device="cpu", batch_size=2)
     done = predict_to(predictor, ImageInputs([str(folder)]), str(tmp_path / "out.csv"))
@@ -174,12 +179,7 @@ def test_texts_on_object_storage_are_predicted_like_those_here(bags, tmp_path: P
 
 
 def test_images_come_from_object_storage_and_tar_files(cnn: Path, tmp_path: Path, service: Any):
-    folder = tmp_path / "new"
-    (folder / "deep").mkdir(parents=True)
-    for name, level in (("b.png", 10), ("a.png", 200), ("deep/c.jpg", 90)):
-        Image.new("RGB", (12, 9), (level, 50, 90)).save(folder / name)
-    (folder / "broken.png").write_bytes(b"no image")
-    (folder / "notes.md").write_text("no image")
+    folder = pictures(tmp_path / "new")
     with tarfile.open(tmp_path / "new.tar", "w") as archive:
         for name in ("a.png", "b.png", "broken.png", "deep/c.jpg"):
             archive.add(folder / name, name)
