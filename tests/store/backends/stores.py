@@ -12,6 +12,7 @@ pytest.importorskip("obstore")
 pytest.importorskip("moto")
 
 from pipeline.errors import UserError
+from pipeline.objects import ObjectPath
 from pipeline.store import FeatureStore, Head, StoreWriter, leases
 from pipeline.store.backends import object
 from pipeline.store.backends.object import ObjectBackend
@@ -29,6 +30,16 @@ def contents(url: str) -> dict[str, bytes | None]:
 
 class StoreContract:
     """A store on a service is that of the same rows here."""
+
+    def test_a_bucket_that_is_not_there_is_said(self, url: str):
+        there = f"{url.partition('://')[0]}://nowhere"
+        for action in (
+            lambda: FeatureStore.open(f"{there}/store.zarr"),
+            lambda: object.open(f"{there}/store.zarr").prepare(),
+            lambda: ObjectPath(f"{there}/x.csv").size(),
+        ):
+            with pytest.raises(UserError, match="there is no bucket nowhere; create it, or correct the URL"):
+                action()
 
     def test_a_copy_has_the_same_files_wherever_it_is(self, make: Maker, url: str, ids: list[str], tmp_path: Path):
         make(ids, heads={"a": Head((6,), "int8"), "b": Head((3,), "float16", "zstd")})

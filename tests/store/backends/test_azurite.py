@@ -21,8 +21,6 @@ pytest.importorskip("moto")  # for the tests of `test_object.py`
 from pipeline import objects
 from pipeline.data import Dataset, prepare
 from pipeline.errors import UserError
-from pipeline.objects import ObjectPath
-from pipeline.store import FeatureStore
 from pipeline.store.backends import object
 from pipeline.store.backends.object import ObjectBackend
 from tests.datasets.test_locations import ROWS, jpeg, settings, shards
@@ -98,16 +96,6 @@ class TestAzurite(BackendContract, StoreContract, LeaseContract):
         backend = object.open(url)
         backend.prepare()
         return backend
-
-
-def test_a_container_that_is_not_there_is_said(url: str):
-    for action in (
-        lambda: FeatureStore.open("az://nowhere/store.zarr"),
-        lambda: object.open("az://nowhere/store.zarr").prepare(),
-        lambda: ObjectPath("az://nowhere/x.csv").size(),
-    ):
-        with pytest.raises(UserError, match="there is no bucket nowhere; create it, or correct the URL"):
-            action()
 
 
 def test_a_source_is_read_and_referred_to(url: str, tmp_path: Path):

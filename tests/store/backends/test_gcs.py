@@ -10,9 +10,6 @@ pytest.importorskip("obstore")
 pytest.importorskip("moto")
 
 from pipeline import objects
-from pipeline.errors import UserError
-from pipeline.objects import ObjectPath
-from pipeline.store import FeatureStore
 from pipeline.store.backends import object
 from pipeline.store.backends.object import ObjectBackend
 from tests.store.backends.contract import BackendContract
@@ -55,13 +52,3 @@ def test_what_a_version_is_there_is_said_in_each_write_that_rests_on_it(google: 
     assert second and second["e_tag"] == first["e_tag"] and second["version"] != first["version"]
     assert backend.put_if("claim", b"3", first) is None and backend.read("claim") == b"1"
     assert backend.put_if("claim", b"3", second) and backend.read("claim") == b"3"
-
-
-def test_a_bucket_that_is_not_there_is_said(url: str):
-    for action in (
-        lambda: FeatureStore.open("gs://nowhere/store.zarr"),
-        lambda: object.open("gs://nowhere/store.zarr").prepare(),
-        lambda: ObjectPath("gs://nowhere/x.csv").size(),
-    ):
-        with pytest.raises(UserError, match="there is no bucket nowhere; create it, or correct the URL"):
-            action()
