@@ -21,8 +21,9 @@ import numpy as np
 from jaxtyping import Bool, Int8, Int64
 from pydantic import BeforeValidator, Field
 
-from pipeline import __version__, images
+from pipeline import images
 from pipeline.checksum import file_checksum
+from pipeline.code import Code
 from pipeline.data.copying import copy_rows
 from pipeline.data.dataset import (
     CONTENT,
@@ -42,6 +43,7 @@ from pipeline.datasets import Kind, Row, SourceChanged, rows_called
 from pipeline.errors import UserError, count
 from pipeline.files import cell, explained
 from pipeline.params import Settings
+from pipeline.plugins import plugins
 from pipeline.provenance import digest_of
 from pipeline.records import ManifestRecord
 
@@ -49,7 +51,7 @@ KEYS = {"token_set": words_digest, "near": near_key}
 """By `dataset.deduplicate`, what makes the key that duplicates share; content_digest for the others."""
 
 FOUND_BY = ("source", "unlabelled", "task", "classes", "no_label", "unit", "deduplicate", "content")
-"""The settings of which a scan depends."""
+"""The settings that decide what a scan finds."""
 
 UNREADABLE, SKIPPED, SEPARATED, LIMIT = 3, 4, 5, 6
 REASONS = {
@@ -181,9 +183,12 @@ def prepare(settings: PrepareSettings, out: str | Path) -> Preparation:
 
 
 def _journal(partial: Path, settings: PrepareSettings) -> Journal:
-    """What an interrupted run has found with settings that find the same."""
+    """What an interrupted run has found with settings and code that find the same."""
     found_by = settings.model_dump(mode="json", include=set(FOUND_BY))
-    digest = digest_of({"version": __version__, "format": FORMAT, "settings": found_by})
+    further = [settings.unlabelled] if isinstance(settings.unlabelled, dict) else settings.unlabelled
+    families = sorted({str(source.get("family")) for source in (settings.source, *further)} & set(plugins("datasets")))
+    code = Code().digest(__name__, *(f"pipeline.datasets.{family}" for family in families))
+    digest = digest_of({"format": FORMAT, "settings": found_by, "code": code})
     journal = Journal(partial / "scan", digest, settings.deduplicate not in KEYS)
     if journal.begun:
         rows = count(len(journal.found), "row")

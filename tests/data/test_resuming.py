@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.data import copying, journal, prepare, scan
+from pipeline.data import copying, journal, preparation, prepare, scan
 from pipeline.data.preparation import PrepareSettings
 from pipeline.datasets import Passed, Row
 from pipeline.datasets._passed import Passed as AskedFiles
@@ -205,6 +205,15 @@ def test_other_settings_begin_anew_where_they_change_what_is_found(
     assert len(read) == looked_at + (FILES if looked_at else 4)
     prepare(wanted, tmp_path / "whole")
     assert contents(interrupted / "data") == contents(tmp_path / "whole")
+
+
+def test_changed_code_begins_anew(tmp_path: Path, interrupted: Path, read: list[str], monkeypatch: pytest.MonkeyPatch):
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(preparation.Code, "digest", lambda self, *modules: asked.append(modules) or "other")
+    wanted = settings({"family": "webdataset", "path": f"{tmp_path}/raw/*.tar", "labels": "cls"})
+    prepare(wanted, interrupted / "data")
+    assert len(read) == 2 * FILES
+    assert set(asked) == {("pipeline.data.preparation", "pipeline.datasets.webdataset")}
 
 
 @pytest.mark.parametrize("file", ["scan/000001.arrow", "scan/000001.json", "content.arrow"])
