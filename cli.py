@@ -7,7 +7,7 @@ import sys
 def main() -> None:
     """The entry point of `aft`.
 
-    Until `command.run` takes over, and once it has ended, Ctrl-C ends this process as it ends any program: Python would
+    Until `entry.run` takes over, and once it has ended, Ctrl-C ends this process as it ends any program: Python would
     print a traceback of what it is importing. Where it is ignored, as under `nohup`, it stays so.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -16,10 +16,10 @@ def main() -> None:
 
     if (code := host.ask()) is not None:
         sys.exit(code)
-    from stages import command
+    from stages import entry
     from stages.app import app
 
-    command.run(app, "aft")
+    entry.run(app, "aft")
 
 
 if __name__ == "__main__":

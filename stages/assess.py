@@ -3,7 +3,7 @@
 import sys
 from typing import TYPE_CHECKING
 
-from stages import command
+from stages import command, entry
 
 if TYPE_CHECKING:
     from pipeline.records import AssessmentRecord, Metric, SubsetRecord
@@ -73,4 +73,4 @@ def _score(score: float, metric: "Metric") -> str:
 
 
 if __name__ == "__main__":
-    command.single(main)
+    entry.single(main)

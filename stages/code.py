@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.files import TEXT_BYTES, read_regular
-from stages import command
+from stages import command, entry
 
 
 def main(params: command.File = command.PARAMS, overrides: command.Set = None) -> None:
@@ -47,4 +47,4 @@ def _read(path: Path) -> str | None:
 
 
 if __name__ == "__main__":
-    command.single(main)
+    entry.single(main)

@@ -1,6 +1,6 @@
 """Stage `evaluate`: runs/<run>/ -> evaluations/<run>.json, its test scores."""
 
-from stages import command
+from stages import command, entry
 
 
 def main(
@@ -25,4 +25,4 @@ def main(
 
 
 if __name__ == "__main__":
-    command.single(main)
+    entry.single(main)

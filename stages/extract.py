@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.errors import UserError
-from stages import command
+from stages import command, entry
 
 RANK, WORLD = ["RANK", "SLURM_PROCID"], ["WORLD_SIZE", "SLURM_NTASKS"]
 LOCAL_RANK = "LOCAL_RANK", "SLURM_LOCALID"
@@ -86,4 +86,4 @@ def main(
 
 
 if __name__ == "__main__":
-    command.single(main)
+    entry.single(main)

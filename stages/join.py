@@ -1,6 +1,6 @@
 """Stage `join`: stores and probes -> bundles/<run>.json, what the result of each run depends on."""
 
-from stages import command
+from stages import command, entry
 
 
 def main(params: command.File = command.PARAMS, overrides: command.Set = None, as_json: command.Json = False) -> None:
@@ -18,4 +18,4 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
 
 
 if __name__ == "__main__":
-    command.single(main)
+    entry.single(main)

@@ -1,6 +1,6 @@
 """Stage `prepare`: a source of data -> data/, the prepared copy with its row ids, digest and splits."""
 
-from stages import command
+from stages import command, entry
 
 
 def main(params: command.File = command.PARAMS, overrides: command.Set = None, as_json: command.Json = False) -> None:
@@ -27,4 +27,4 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
 
 
 if __name__ == "__main__":
-    command.single(main)
+    entry.single(main)

@@ -1,6 +1,6 @@
 """Stage `probe`: one teacher's features and the labels -> probes/<teacher>/, the probes and their outputs."""
 
-from stages import command
+from stages import command, entry
 
 
 def main(
@@ -27,4 +27,4 @@ def main(
 
 
 if __name__ == "__main__":
-    command.single(main)
+    entry.single(main)

@@ -2,7 +2,7 @@
 
 import math
 
-from stages import command
+from stages import command, entry
 
 
 def main(params: command.File = command.PARAMS, overrides: command.Set = None, as_json: command.Json = False) -> None:
@@ -33,4 +33,4 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
 
 
 if __name__ == "__main__":
-    command.single(main)
+    entry.single(main)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.errors import UserError
-from stages import assess, command, evaluate, extract, host, join, prepare, probe, report, sweep, train
+from stages import assess, command, entry, evaluate, extract, host, join, prepare, probe, report, sweep, train
 
 
 def main(
@@ -53,7 +53,7 @@ def _dvc(commands: Callable[..., Any]) -> bool:
     code = host.repro(
         [sys.executable, "-m", "stages.host", str(os.getpid()), "repro", "--keep-going", "dvc.yaml"],
         os.environ | {"PATH": path},
-        partial(command.run, commands, "aft"),
+        partial(entry.run, commands, "aft"),
     )
     if code:
         command.say("not everything could be run; this is a report of what exists:")

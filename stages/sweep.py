@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.errors import UserError
-from stages import command
+from stages import command, entry
 
 
 def main(
@@ -74,4 +74,4 @@ def _watch(name: str) -> None:
 
 
 if __name__ == "__main__":
-    command.single(main)
+    entry.single(main)

@@ -1,6 +1,6 @@
 """Stage `train`: one run's bundle -> runs/<run>/, its students, curves and record."""
 
-from stages import command
+from stages import command, entry
 
 
 def main(
@@ -32,4 +32,4 @@ def main(
 
 
 if __name__ == "__main__":
-    command.single(main)
+    entry.single(main)

@@ -8,7 +8,7 @@ from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages import command
+from stages import entry
 from stages.app import app
 
 
@@ -37,7 +37,7 @@ def aft(line: str, folder: Path) -> Ended:
     with chdir(folder), redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as errors:
         sys.argv = ["aft", *shlex.split(line)]
         try:
-            command.run(app, "aft")
+            entry.run(app, "aft")
         except SystemExit as end:
             code = end.code
         finally:

@@ -21,7 +21,7 @@ from pipeline.params import Params
 from pipeline.probing import ProbeSettings, probe
 from pipeline.project import Project
 from pipeline.store import FeatureStore, Head, RowIndex, StoreWriter
-from stages import command
+from stages import entry
 from stages.app import app
 
 # A parent that ignores Ctrl-C, as a shell does for what it starts in the background, hands that down to all tests.
@@ -153,7 +153,7 @@ def aft(project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFix
             kept.chdir(project)
             kept.setattr(sys, "argv", ["aft", *arguments])
             kept.setattr(sys, "stdout", sys.stdout)
-            command.run(app, "aft")
+            entry.run(app, "aft")
         assert isinstance(end.value.code, int)
         return subprocess.CompletedProcess(arguments, end.value.code, *capfd.readouterr())
 

@@ -19,7 +19,7 @@ from pipeline.params import NEEDED_BY_DVC, SECTIONS
 from pipeline.plugins import plugins
 from stages import features
 from stages.app import app
-from stages.command import READS
+from stages.overrides import READS
 
 Aft = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).parent.parent

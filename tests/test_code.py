@@ -191,13 +191,13 @@ def test_files_that_no_result_depends_on_are_there():
 
 def test_no_other_module_imports_by_a_name_that_is_only_known_when_it_runs():
     """Such imports cannot be followed: plug-ins and live teachers are added from params.yaml, formats of files belong
-    to no stage, and what users wrote is in the digests of rows and trials. The `exec` in stages/command.py is of an
+    to no stage, and what users wrote is in the digests of rows and trials. The `exec` in stages/entry.py is of an
     empty string."""
     known = {
         "pipeline/plugins.py",
         "pipeline/store/interchange/__init__.py",
         "pipeline/training/session.py",
-        "stages/command.py",
+        "stages/entry.py",
         *IMPORTS_ALL,
     }
     found = set()

@@ -12,7 +12,7 @@ from pipeline.errors import UserError
 from pipeline.predict import EXPORT, Predictor
 from pipeline.records import ExportRecord, RunRecord
 from pipeline.students import load_student, predict
-from stages import command
+from stages import entry
 from stages.app import app
 
 from .made import CPU, made_export
@@ -151,7 +151,7 @@ def test_a_table_is_read_as_the_options_say(
         files = [str(tmp_path / f"{name}.csv"), "--output", str(tmp_path / f"{name}.out.csv")]
         monkeypatch.setattr(sys, "argv", ["aft", "predict", "none", *files, *given, "--device", "cpu"])
         with pytest.raises(SystemExit) as end:
-            command.run(app, "aft")
+            entry.run(app, "aft")
         assert end.value.code == 0
     found = (tmp_path / "new.out.csv").read_text()
     assert len(found.splitlines()) == 3

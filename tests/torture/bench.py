@@ -20,7 +20,7 @@ import typer
 import yaml
 
 from pipeline.provenance import digest_files
-from stages import command
+from stages import command, entry
 from stages.app import app
 from tests.conftest import PARAMS, WORDS, write_encoder, write_table
 
@@ -163,7 +163,7 @@ def aft_in(folder: Path, line: str, errors: Path, out: Path, limits: dict[int, i
         os.setresuid(user, user, user)
     os.chdir(folder)
     sys.argv = ["aft", *shlex.split(line)]
-    command.run(AFT, "aft")
+    entry.run(AFT, "aft")
 
 
 def _session(leader: int) -> list[int]:

@@ -34,7 +34,7 @@ from pipeline.training.session import Session
 from pipeline.training.batches import Part, batches
 from pipeline.training.prefetch import get_ready
 from pipeline.training.trial import build_penalties, losses, reads_of
-from stages import command
+from stages import entry
 from stages.app import app
 
 torch.set_num_threads(1)
@@ -89,7 +89,7 @@ def typed(folder, dies=None, call=0):
         trial.losses = counting
         sys.argv = ["aft", "train", "aft"]
         try:
-            command.run(app, "aft")
+            entry.run(app, "aft")
         except SystemExit as end:
             return end.code
     return work

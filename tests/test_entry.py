@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages import command
+from stages import entry
 
 SHOW = """
 import os, sys, typer
-from stages import command
+from stages import entry
 app = typer.Typer()
 
 @app.command()
 def main() -> None:
     print(os.environ.get("GOMP_SPINCOUNT"), "torch" in sys.modules)
 
-command.run(app)
+entry.run(app)
 """
 
 
@@ -37,7 +37,7 @@ def test_threads_are_set_to_spin_briefly_before_torch_is_imported(given: dict[st
 
 INTERRUPTED = """
 import os, signal, typer
-from stages import command
+from stages import entry
 app = typer.Typer()
 
 @app.command()
@@ -52,7 +52,7 @@ def main(how: str) -> None:
         if how == "raise":
             raise
 
-command.run(app, "aft")
+entry.run(app, "aft")
 """
 
 
@@ -90,7 +90,7 @@ def test_after_an_interrupt_a_command_says_what_is_kept_and_how_to_go_on(
     monkeypatch.setattr(sys, "argv", ["aft", *shlex.split(line)])
     monkeypatch.setenv("AFT_NO_VERIFY", "")
     with pytest.raises(SystemExit) as end:
-        command.run(interrupted, "aft")
+        entry.run(interrupted, "aft")
     assert end.value.code == 130
     assert f"interrupted; {message}" in capsys.readouterr().err
 
@@ -121,7 +121,7 @@ cli.main()
 """
 
 
-@pytest.mark.parametrize("imported", ["pipeline", "stages.command", "typer", "pydantic", "stages.trials", "at the end"])
+@pytest.mark.parametrize("imported", ["pipeline", "stages.entry", "typer", "pydantic", "stages.trials", "at the end"])
 def test_an_interrupt_before_and_after_the_work_ends_a_command_without_a_word(imported: str) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     command = [sys.executable, "-c", EARLY_OR_LATE, imported]
@@ -132,14 +132,14 @@ def test_an_interrupt_before_and_after_the_work_ends_a_command_without_a_word(im
 
 OUT_OF_MEMORY = """
 import sys, typer
-from stages import command
+from stages import entry
 app = typer.Typer(pretty_exceptions_enable=False)
 
 @app.command()
 def main() -> None:
     bytes(1 << 60)
 
-command.run(app, "aft")
+entry.run(app, "aft")
 """
 
 
@@ -157,6 +157,6 @@ def test_a_full_memory_is_one_line(debug: bool) -> None:
 
 def test_a_full_memory_of_a_gpu_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        command._end(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), debug=False)
+        entry._end(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), debug=False)
     assert end.value.code == 2
     assert capsys.readouterr().err.startswith("error: not enough memory; ")
