@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
@@ -82,8 +82,8 @@ class Vocabulary:
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """The word numbers of each text."""
-        number = self.number
-        return [[n for w in _words(text, self.pairs) if (n := number.get(w))] or [0] for text in texts]
+        number = self.number.get
+        return [list(filter(None, map(number, _words(text, self.pairs)))) or [0] for text in texts]
 
     def __call__(self, rows: Sequence[str]) -> tuple[Tensor, Tensor]:
         """A batch of texts; see `offsets`."""
@@ -165,8 +165,6 @@ def kept_at_random(shape: torch.Size, dropout: float, device: torch.device) -> B
     return torch.rand(shape, dtype=torch.float64, device=device) < 1 - dropout
 
 
-def _words(text: str, pairs: bool) -> Iterator[str]:
-    words = WORD.findall(text.lower())
-    yield from words
-    if pairs:
-        yield from (f"{first} {second}" for first, second in pairwise(words))
+def _words(text: str, pairs: bool) -> list[str]:
+    words: list[str] = WORD.findall(text.lower())
+    return [*words, *(f"{first} {second}" for first, second in pairwise(words))] if pairs else words
