@@ -8,7 +8,7 @@ trial without methods is exactly plain training, and shares its result with ever
 """
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -26,6 +26,7 @@ from pipeline.students import Blueprint, Student, place
 from pipeline.tasks import Task
 from pipeline.training.batches import batches, parts
 from pipeline.training.checkpoint import Checkpoint, State
+from pipeline.training.config import TrainSettings
 from pipeline.training.kept import Kept
 from pipeline.training.log import Line, TrialLog, WeightedPenalty
 from pipeline.training.optimisation import Optimisation, freeze
@@ -35,6 +36,7 @@ from pipeline.training.session import Session, TrialData
 
 ONE_ROW = "more than 1 value per channel"
 """What torch says where BatchNorm is to train on one value."""
+
 VARIANTS = 64
 """The most trials of one process that differ in what is compiled."""
 
@@ -84,59 +86,82 @@ def run_trial(
     """
     if (known := session.trial_data(seed, candidate)).blueprint.solved:
         yield known.settings.steps
-        return solve(known)
+        return solve(known)  # the family has a closed form or a solver of its own
     trial = start(session, seed, candidate)
     data, settings, penalties = trial.data, trial.data.settings, trial.penalties
     optimisation, kept, log = trial.optimisation, trial.kept, trial.log
     log.tell = tell
     compiled = Compiled(data, penalties) if settings.compile else None
     done = checkpoint.load(trial.state) if checkpoint else 0
+    # Under torchrun each process takes its share of the rows; without it, the student and the data are as they were.
     processes = Group.current()
     spread, shared = processes.spread(trial.student, settings.compile), data.shared(processes)
     yield done
     # The rows of the steps that are done are drawn once more, so that those of the next are what they would have been.
     steps = islice(enumerate(batches(data.split, seed, settings, bool(penalties), data.strata)), done, end)
+    # A thread reads the next parts, and copies them to the device, while the step runs.
     with prefetched(ready_parts(shared, steps, penalties), session.device) as ready:
         for step in range(done, end or settings.steps):
+            # How far training is, for schedules of weights; and whether this step has a line in the log.
             progress, due = step / settings.steps, log.due(step)
+            # The learning rate of this step; the gradients of the last one are dropped.
             optimisation.begin(step)
+            # One forward and backward pass for each part of a batch; gradients add up.
             for each in islice(ready, settings.accumulate):
                 if compiled and not due:
+                    # The same loss in one piece, from the input to the weighted sum.
                     loss = compiled(spread, each, progress)  # []
                     log.watch(loss)
-                    optimisation.backward(loss)
-                    continue
-                try:
-                    task_loss, unweighted, features, signals = losses(data, spread, penalties, each, progress)
-                except ValueError as error:
-                    if ONE_ROW not in str(error):
-                        raise
-                    raise UserError(
-                        f"{session.plan.params.source}: train (for {session.plan.name}).batch_size: "
-                        f"{settings.batch_size}: the student normalises over a batch (BatchNorm), which needs two "
-                        "rows; raise it, or lower accumulate"
-                    ) from error
-                weighted = {name: penalties[name].at(progress) * loss for name, loss in unweighted.items()}
-                loss = each.part.loss(task_loss, weighted.values())  # []
-                log.watch(loss)
-                if each.part.first and due:
-                    log.line(step, task_loss, unweighted, weighted, features, signals)  # waits for the device
+                else:
+                    # What the labels say, and what each method says of the same features and outputs.
+                    with one_row_refused(session, settings):
+                        task_loss, unweighted, features, signals = losses(data, spread, penalties, each, progress)
+                    # Each method by its weight, which may follow a schedule.
+                    weighted = {name: penalties[name].at(progress) * loss for name, loss in unweighted.items()}
+                    # The part's contribution to the loss of the step.
+                    loss = each.part.loss(task_loss, weighted.values())  # []
+                    # Remembers a NaN or infinity on the device, without waiting for it.
+                    log.watch(loss)
+                    if each.part.first and due:
+                        # Before the backward pass, which frees what the gradients at the features need.
+                        log.line(step, task_loss, unweighted, weighted, features, signals)  # waits for the device
                 optimisation.backward(loss)
+            # Early stopping: no better validation score for too long.
             if due and kept.over(log.history):
                 break
+            # Sum the student's gradients over all processes; methods see all rows, so theirs are equal everywhere.
             processes.reduce(optimisation.trained)
+            # Clip the gradients, and update the weights.
             optimisation.end()
+            # The new weights go into the moving average, if one is kept.
             kept.update(step)
+            # Weights, optimiser, random states and step, as often as `train.checkpoint_minutes` says.
             if checkpoint:
                 checkpoint.save(trial.state, step + 1)
             yield 1
         else:
+            # Not stopped early: the last line is of the finished student.
             log.last(end or settings.steps)
             kept.over(log.history)
+    # With early stopping, the student goes back to the weights of the best validation.
     kept.settle()
     diagnostics = log.finish(kept.best(log.history))  # waits for the device
     gates = learned_gates(penalties)
     return TrialResult(data.blueprint, kept.student, log.scores, log.row_scores, log.lines, diagnostics, gates)
+
+
+@contextmanager
+def one_row_refused(session: Session, settings: TrainSettings) -> Iterator[None]:
+    """Says what to change where BatchNorm is to train on a batch of one row."""
+    try:
+        yield
+    except ValueError as error:
+        if ONE_ROW not in str(error):
+            raise
+        raise UserError(
+            f"{session.plan.params.source}: train (for {session.plan.name}).batch_size: {settings.batch_size}: the "
+            "student normalises over a batch (BatchNorm), which needs two rows; raise it, or lower accumulate"
+        ) from error
 
 
 @dataclass(frozen=True)
