@@ -1166,6 +1166,41 @@ CASES = [
                 "row 0dff437947acd09e (line 4): label 'c' is not in dataset.classes: a, b",
             ),
             (
+                "labels in one cell that are listed as classes",
+                table(many(20, ["a", "b", "a;b"]), dataset={"task": "multilabel", "classes": ["a", "b"]}),
+                "prepare",
+                "row 0dff437947acd09e (line 4): label 'a;b' is not in dataset.classes: a, b; if it is several, set "
+                "dataset.source.label_separator: ';'",
+            ),
+            (
+                "several labels in a cell, and no separator",
+                table(many(20, ["a", "b", '"a, b"']), dataset={"task": "multilabel"}),
+                "prepare",
+                "row 0dff437947acd09e (line 4): label 'a, b' looks like several: set dataset.source.label_separator: "
+                "',', or list all labels in dataset.classes if it is one",
+            ),
+            (
+                "labels separated in another way",
+                table(many(20, ["a", "b", "a;b"]), dataset={"task": "multilabel"}, label_separator="|"),
+                "prepare",
+                "row 0dff437947acd09e (line 4): label 'a;b' looks like several: set dataset.source.label_separator: "
+                "';', or list all labels in dataset.classes if it is one",
+            ),
+            (
+                "several labels in a cell, and no task",
+                table(many(20, ["a", "b", "a|b"])),
+                "prepare",
+                "row 0dff437947acd09e (line 4): label 'a|b' looks like several: set dataset.source.label_separator: "
+                "'|', or dataset.task: classification if it is one class",
+            ),
+            (
+                "amounts as classes",
+                table(many(40, [n / 4 for n in range(20)]), dataset={"task": "classification"}),
+                "prepare",
+                "dataset.test: class '0' has 2 rows to choose from and needs 3 to be in train, val and test; add rows, "
+                "or leave these out; or set dataset.task: regression, if the 20 different numbers are amounts",
+            ),
+            (
                 "a class named twice",
                 table(many(20, "ab"), dataset={"classes": ["a", "a"]}),
                 "prepare",

@@ -211,13 +211,16 @@ def _prepare(settings: PrepareSettings, out: Path, partial: Path, journal: Journ
     if known.any() or not labels.nbytes:  # labels of which there is no name at all
         task.check(labels)
     strata = task.strata(labels)
-    splits = [
-        assign(
-            strata, table.splits[kept], rows, units, task.stratum,
-            settings.val, settings.test, settings.labelled, settings.seed, split,
-        )
-        for split in range(settings.splits)
-    ]  # fmt: skip
+    try:
+        splits = [
+            assign(
+                strata, table.splits[kept], rows, units, task.stratum,
+                settings.val, settings.test, settings.labelled, settings.seed, split,
+            )
+            for split in range(settings.splits)
+        ]  # fmt: skip
+    except UserError as error:
+        raise UserError(f"{error}{task.hint(labels)}") from None
     dropped = {reason: int((fate == code).sum()) for code, reason in REASONS.items()}
     notes = _notes(table, int(table.further[kept].sum()))
 

@@ -189,11 +189,11 @@ def _scanned(found: ScanState, task: str | None, names: tuple[str, ...] | None, 
     """What the rows together show."""
     if len(found) == len(found.skipped):
         raise UserError("dataset.source: it has no rows with these settings")
-    task = task or tasks.find(list(found.labels))
-    if found.doubt and task == "classification":
-        raise UserError(found.doubt)
     ids = pa.chunked_array(found.ids)
     try:
+        task = task or tasks.find(list(found.labels), names)
+        if found.doubt and task == "classification":
+            raise UserError(found.doubt)
         values, outputs = tasks.encode(task, list(found.labels), names)
     except LabelError as error:
         first = found.codes.index(found.labels[error.label])

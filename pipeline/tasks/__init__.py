@@ -10,6 +10,7 @@ offers
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -137,6 +138,10 @@ class Task(ABC):
     def check(self, labels: np.ndarray) -> None:
         """Make sure that the labels of a whole dataset can be learned. Raises `UserError` if not."""
 
+    def hint(self, labels: np.ndarray) -> str:
+        """What else to try where the labels do not allow the splits asked for: text to add to a line, or none."""
+        return ""
+
     @abstractmethod
     def check_training(self, labels: np.ndarray, where: str) -> None:
         """Make sure that a probe can be fitted to the labels of the labelled training rows.
@@ -255,14 +260,30 @@ class Task(ABC):
         return None
 
 
-def find(labels: Sequence[Label]) -> str:
+SEPARATORS = (";", "|")
+"""What stands between labels, and hardly ever in the name of one."""
+
+
+def find(labels: Sequence[Label], names: Sequence[str] | None = None) -> str:
     """The task that fits the labels: `multilabel` for sets of names, `classification` for texts.
 
+    Args:
+        labels: the distinct labels of a source.
+        names: those that the user lists, none of which stands for several.
+
     Raises:
+        LabelError: a text looks like several labels, which may be one class.
         UserError: they are numbers, which may be classes or quantities.
     """
     if any(isinstance(label, tuple) for label in labels):
         return "multilabel"
+    if names is None and (found := joined(labels, SEPARATORS)):
+        label, separator = found
+        raise LabelError(
+            label,
+            f"label {label!r} looks like several: set dataset.source.label_separator: {separator!r}, or dataset.task: "
+            "classification if it is one class",
+        )
     if labels and all(map(is_number, labels)):
         some = ", ".join(str(label) for label in labels[:3])
         raise UserError(
@@ -279,6 +300,28 @@ def is_number(label: Label) -> bool:
     except (TypeError, ValueError):
         return False
     return True
+
+
+def joined(labels: Sequence[Label], separators: Sequence[str]) -> tuple[Label, str] | None:
+    """A label that looks like several in one text, and what separates them; None if there is none, or a row has
+    several.
+
+    With `a`, `b` and `a;b` it is `a;b`: of what is between separators, more than half is in other labels, too. In
+    `R&B; Soul`, alone among other labels, it is not.
+    """
+    known = [label for label in labels if label]
+    texts = [
+        label if isinstance(label, str) else label[0] for label in known if isinstance(label, str) or len(label) == 1
+    ]
+    if len(texts) < len(known):
+        return None
+    for separator in separators:
+        split = [[part.strip() for part in text.split(separator)] for text in texts]
+        places = Counter(part for parts in split for part in set(parts))
+        parts = {part for parts in split if len(parts) > 1 and all(parts) for part in parts}
+        if parts and 2 * sum(places[part] > 1 for part in parts) > len(parts):
+            return known[next(place for place, several in enumerate(split) if len(several) > 1)], separator
+    return None
 
 
 def single(label: Label) -> str:
@@ -302,7 +345,9 @@ def numbering(names: Sequence[str]) -> Callable[[str, Label], int]:
 
     def number(name: str, label: Label) -> int:
         if name not in numbers:
-            raise LabelError(label, f"label {name!r} is not in dataset.classes: {', '.join(names)}")
+            several = (each for each in SEPARATORS if all(part.strip() in numbers for part in name.split(each)))
+            hint = "".join(f"; if it is several, set dataset.source.label_separator: {each!r}" for each in several)
+            raise LabelError(label, f"label {name!r} is not in dataset.classes: {', '.join(names)}{hint}")
         return numbers[name]
 
     return number
@@ -339,4 +384,4 @@ def build(name: str, outputs: Sequence[str], unit: str = "") -> Task:
     return task
 
 
-__all__ = ["ClassWeights", "Label", "LabelError", "Task", "build", "encode", "find", "is_number", "single"]
+__all__ = ["ClassWeights", "Label", "LabelError", "Task", "build", "encode", "find", "is_number", "joined", "single"]

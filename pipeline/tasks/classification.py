@@ -136,6 +136,12 @@ class Classification(tasks.Task):
         if len(self.classes) == 1:
             raise UserError(f"dataset: all rows have the label {self.classes[0]!r}; there is nothing to tell apart")
 
+    def hint(self, labels: Int[np.ndarray, " n"]) -> str:
+        """Regression, if the classes are numbers, most of which are on one row or two."""
+        if not all(map(tasks.is_number, self.classes)) or np.median(self.class_rows(labels)) > 2:
+            return ""
+        return f"; or set dataset.task: regression, if the {len(self.classes):,} different numbers are amounts"
+
     def check_training(self, labels: Int[np.ndarray, " n"], where: str) -> None:
         if len(absent := np.setdiff1d(np.arange(len(self.classes)), labels)):
             raise UserError(f"{where}: no labelled training row of {self.stratum(int(absent[0]))}; label more rows")

@@ -23,6 +23,9 @@ else:
 FEWEST = 3
 """The least number of rows of a stratum: one each for train, val and test."""
 
+SEPARATORS = (*tasks.SEPARATORS, ",", "/", "+", " ")
+"""What may stand between labels, the likeliest first."""
+
 COLLAPSED = 0.01
 """Logits that differ by less than this count as one prediction."""
 
@@ -33,9 +36,15 @@ def encode(
     """A row of 0 and 1 for each set of labels, and the labels: `names`, or all that occur, sorted.
 
     Raises:
-        LabelError: a label is not among the names.
+        LabelError: a label is not among the names; or no row has several, and one looks like several in one text.
         UserError: a name occurs twice.
     """
+    if names is None and (several := tasks.joined(labels, SEPARATORS)):
+        raise tasks.LabelError(
+            several[0],
+            f"label {''.join(several[0])!r} looks like several: set dataset.source.label_separator: {several[1]!r}, or "
+            "list all labels in dataset.classes if it is one",
+        )
     sets = [(label,) if isinstance(label, str) else label for label in labels]
     outputs = tuple(sorted({name for each in sets for name in each}) if names is None else names)
     number = tasks.numbering(outputs)

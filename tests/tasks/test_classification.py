@@ -118,6 +118,10 @@ def test_whole_numbers_are_one_class_in_both_notations():
 def test_the_task_is_found_from_labels_that_are_plain_and_asked_for_where_they_are_numbers():
     assert tasks.find(["good", "1"]) == tasks.find(["True", "False"]) == tasks.find([]) == "classification"
     assert tasks.find([("sun", "sea"), ()]) == "multilabel"
+    assert tasks.find(["R&B; Soul", "Jazz", "Pop"]) == tasks.find(["toys, games", "toys", "games"]) == "classification"
+    assert tasks.find(["b", "s", "b;s"], ["b", "s", "b;s"]) == "classification"
+    with pytest.raises(tasks.LabelError, match=r"'b;s' looks like several: .*';', or dataset.task: classification"):
+        tasks.find(["b", "s", "b;s"])
     for labels in (["1", "2"], ["0.5", "nan"], ["-1", "1e3"]):
         with pytest.raises(UserError, match=r"dataset.task: the labels are numbers.*`task: regression`.*`task: class"):
             tasks.find(labels)

@@ -1,6 +1,7 @@
 """Multi-label: labels, losses and scores against their definitions and scikit-learn."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -43,6 +44,30 @@ def test_what_cannot_be_encoded_is_refused():
     for name in ("classification", "regression"):
         with pytest.raises(tasks.LabelError, match=r"labels sun, sea: a list of labels needs dataset.task: multilabel"):
             tasks.encode(name, [("sun", "sea")])
+
+
+@pytest.mark.parametrize(
+    ("labels", "separator"),
+    (
+        (["b", "s", "b;s"], ";"),
+        ([("b",), ("s",), (), ("b | s",)], "|"),
+        (["sea, sun", "sun, wind", "wind, sea, snow"], ","),  # snow occurs once
+        (["haze primary", "haze water", "primary water"], " "),
+        (["b", "s", ("b", "s"), "b;s"], None),  # rows do have several
+        (["R&B; Soul", "Jazz", "Pop"], None),
+        (["a;", "a", ";"], None),
+        (["b"], None),
+        ([], None),
+    ),
+)
+def test_texts_of_several_labels_are_found(labels: list[tasks.Label], separator: str | None):
+    if separator is None:
+        tasks.encode("multilabel", labels)
+        return
+    with pytest.raises(tasks.LabelError, match=f"looks like several.*label_separator: {re.escape(repr(separator))}"):
+        tasks.encode("multilabel", labels)
+    names = sorted({label if isinstance(label, str) else "".join(label) for label in labels})
+    assert len(tasks.encode("multilabel", labels, names)[1]) == len(names)
 
 
 def test_labels_that_cannot_be_learned_are_refused(task: tasks.Task, labels: np.ndarray):
