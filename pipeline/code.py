@@ -38,6 +38,7 @@ NO_RESULT_DEPENDS_ON = frozenset(
         # Messages.
         "pipeline/errors.py",
         "pipeline/progress.py",
+        "pipeline/terminal.py",
         # Options of the command line, messages, logs, and how a process ends.
         "stages/command.py",
         "stages/entry.py",

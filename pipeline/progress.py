@@ -12,11 +12,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column
 from rich.text import Text
 
+from pipeline.terminal import draws
+
 EVERY = 10.0
 """Seconds between two lines in a log. Shorter work prints none."""
 
 WIDE = 140
 """The columns of a terminal that have room for a bar and a note."""
+
+NARROW = 72
+"""With fewer, there is room for what is done and the time that is left."""
 
 
 @runtime_checkable
@@ -55,18 +60,19 @@ def progress(what: str, total: int | None, unit: str, start: int = 0) -> Iterato
     Writes to stderr: a bar with rate and remaining time on a terminal; otherwise, as for a pipe or a file, a line with
     the same every ten seconds.
     """
-    if not sys.stderr.isatty():
+    if not draws(sys.stderr):
         yield _lines(what, total, unit, start)
         return
-    console, whole = Console(stderr=True), Column(no_wrap=True)  # on a narrow terminal only the note wraps
-    bar = Progress(
-        TextColumn("{task.description}", table_column=whole),
-        _Bar(console.width < WIDE), _Done(whole), _Rate(whole),
-        TextColumn("{task.fields[note]}", table_column=Column()),
-        TimeElapsedColumn(whole), TextColumn("left", table_column=whole), TimeRemainingColumn(table_column=whole),
-        console=console,
-    )  # fmt: skip
-    with bar:
+    console, whole = Console(stderr=True), Column(no_wrap=True)  # words wrap where there is no room, numbers never do
+    note = TextColumn("{task.fields[note]}", table_column=Column(overflow="fold"))
+    left = TextColumn("left", table_column=whole), TimeRemainingColumn(table_column=whole)
+    columns: list[ProgressColumn] = [
+        TextColumn("{task.description}", table_column=whole), _Bar(console.width < WIDE), _Done(whole), _Rate(whole),
+        note, TimeElapsedColumn(whole), *left,
+    ]  # fmt: skip
+    if console.width < NARROW:
+        columns = [TextColumn("{task.description}", table_column=Column(overflow="fold")), _Done(whole), note, *left]
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task(what, total=total, completed=start, unit=unit, note="")
 
         def advance(done: int, note: str = "") -> None:

@@ -28,39 +28,34 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
 
 
 def _print_table(found: "AssessmentRecord") -> None:
-    """The subsets as a table, the recommended one in bold."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+    """The subsets as a table."""
+    from pipeline.terminal import table
 
     metric = found.primary
-    caption = f"probe, kNN: {metric.label} on validation rows; test: of the probe, only shown"
-    table = Table("sources", box=box.SIMPLE, caption=caption)
-    for column in ("probe", "kNN", "LogME", "width", "B/row", "test"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for subset in found.subsets:
-        cells = [_cell(subset, "val", metric), _cell(subset, "knn_val", metric), f"{subset.logme:.3f}"]
-        cells += [f"{subset.width:,}", f"{subset.bytes_per_row:,.0f}", _cell(subset, "test", metric)]
-        table.add_row(subset.name, *cells, style="bold" if subset.sources == found.recommended else None)
-    Console().print(table)
+    rows = [
+        (
+            subset.name, _cell(subset, "val", metric), _cell(subset, "knn_val", metric), f"{subset.logme:.3f}",
+            f"{subset.width:,}", f"{subset.bytes_per_row:,.0f}", _cell(subset, "test", metric),
+        )
+        for subset in found.subsets
+    ]  # fmt: skip
+    print(table(("sources", "probe", "kNN", "LogME", "width", "B/row", "test"), rows, [False] + 6 * [True]))
+    print(f"(probe, kNN: {metric.label} on validation rows; test: of the probe, only shown)\n")
 
 
 def _print_views(found: "AssessmentRecord") -> None:
     """The views of each source, the smallest spread first."""
     from statistics import fmean
 
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+    from pipeline.terminal import table
 
     metric = found.primary
-    caption = f"spread of the probe's mean prediction, smaller is better; {metric.label} on views of validation rows"
-    table = Table("views", box=box.SIMPLE, caption=caption)
-    for column in ("count", "spread", metric.label):
-        table.add_column(column, justify="right", no_wrap=True)
-    for views in found.views:
-        table.add_row(views.name, str(views.count), f"{views.mean_spread:.4g}", _score(fmean(views.val), metric))
-    Console().print(table)
+    rows = [
+        (views.name, str(views.count), f"{views.mean_spread:.4g}", _score(fmean(views.val), metric))
+        for views in found.views
+    ]
+    print(table(("views", "count", "spread", metric.label), rows, [False] + 3 * [True]))
+    print(f"(spread of the probe's mean prediction, smaller is better; {metric.label} on views of validation rows)\n")
 
 
 def _cell(subset: "SubsetRecord", what: str, metric: "Metric") -> str:

@@ -63,8 +63,9 @@ def _watch(name: str) -> None:
     from rich.live import Live
 
     from pipeline.sweeping import line_of, rendered, watch
+    from pipeline.terminal import draws
 
-    if not sys.stdout.isatty():
+    if not draws(sys.stdout):
         for status in watch(name, command.PROJECT):
             print(line_of(status), flush=True)
         return

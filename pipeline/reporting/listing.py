@@ -17,6 +17,7 @@ from pipeline.records import EvaluationRecord, RunRecord, SweepRecord, TrialReco
 from pipeline.reporting.chart import chart
 from pipeline.reporting.inputs import read_curve
 from pipeline.runs import label, value_label
+from pipeline.terminal import table
 from pipeline.verified import VerifiedFiles
 
 Row = dict[str, Any]
@@ -32,16 +33,8 @@ class Overview:
         if not self.rows:
             return "nothing to list"
         columns = list(self.rows[0])
-        cells = [columns, *([_cell(row[column]) for column in columns] for row in self.rows)]
-        widths = [max(len(line[position]) for line in cells) for position in range(len(columns))]
         numbers = [all(isinstance(row[column], int | float | None) for row in self.rows) for column in columns]
-        return "\n".join(
-            "  ".join(
-                cell.rjust(width) if right else cell.ljust(width)
-                for cell, width, right in zip(line, widths, numbers, strict=True)
-            ).rstrip()
-            for line in cells
-        )
+        return table(columns, [[_cell(row[column]) for column in columns] for row in self.rows], numbers)
 
 
 def _cell(value: Any) -> str:

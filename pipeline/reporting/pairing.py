@@ -11,6 +11,7 @@ from pipeline.records import Metric, RunRecord, SweepRecord
 from pipeline.reporting.comparison import direction, mismatch_of, pair
 from pipeline.reporting.inputs import Records, read_outcome
 from pipeline.reporting.text import change, change_unit, heading, interval, p_value, score
+from pipeline.terminal import table
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,11 @@ class Pairing:
 
     def __str__(self) -> str:
         metric, found = self.metric, self.difference
-        width = max(len(name) for name in (*self.names, "difference"))
-        names = "  ".join(f"{name:>{width}}" for name in (*self.names, "difference"))
-        lines = [f"{self.rows} {heading(metric)}", f"seed  {names}"]
-        for seed, one, other in zip(self.seeds, *self.scores, strict=True):
-            cells = (score(one, metric), score(other, metric), change(one - other, metric))
-            lines.append(f"{seed:>4}  " + "  ".join(f"{cell:>{width}}" for cell in cells))
+        rows = [
+            (str(seed), score(one, metric), score(other, metric), change(one - other, metric))
+            for seed, one, other in zip(self.seeds, *self.scores, strict=True)
+        ]
+        lines = [f"{self.rows} {heading(metric)}", table(("seed", *self.names, "difference"), rows, [True] * 4)]
         reach = interval(found.low, found.high, lambda value: change(value, metric))
         more = f" (95 % interval {reach}, p {p_value(found.p)})" if reach else " (one seed: no interval)"
         lines.append(

@@ -10,7 +10,7 @@ from typing import Any
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from pipeline.errors import UserError, count, printable
@@ -19,6 +19,7 @@ from pipeline.progress import EVERY, duration
 from pipeline.project import Project
 from pipeline.records import Metric, SweepStatus
 from pipeline.sweeping.planning import PlannedPoint
+from pipeline.terminal import draws
 
 SHOWN = 5
 """The best points and the latest failures that are shown."""
@@ -59,7 +60,7 @@ class Board:
     _live: Live | None = None
 
     def __enter__(self) -> "Board":
-        if sys.stderr.isatty():
+        if draws(sys.stderr):
             self._live = Live(console=Console(stderr=True), auto_refresh=False)
             self._live.start()
         return self
@@ -128,7 +129,7 @@ def line_of(status: SweepStatus) -> str:
 
 def rendered(status: SweepStatus) -> Group:
     """How far a sweep is, as a table for a terminal."""
-    table = Table("best so far", box=box.SIMPLE, title=None)
+    table = Table(Column("best so far", overflow="fold"), box=box.SIMPLE)
     table.add_column(f"validation {status.metric.label}", justify="right", no_wrap=True)
     for label, mean in status.best:
         table.add_row(Text(printable(label)), f"{mean:.4f}")
