@@ -54,15 +54,17 @@ def opened(path: Place, memory_map: bool = False) -> pq.ParquetFile:
     )
 
 
-def batches(path: Place, file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The rows of some columns, in order, in batches.
+def batches(
+    path: Place, file: pq.ParquetFile, columns: Sequence[str], first_group: int = 0
+) -> Iterator[pa.RecordBatch]:
+    """The rows of some columns, in order, in batches; from a row group on.
 
     Raises:
         UserError: their texts take more bytes than the file can plausibly hold.
         pa.ArrowException, OSError: it is damaged.
     """
     total, size = 0, size_of(path)
-    for number in range(file.num_row_groups):
+    for number in range(first_group, file.num_row_groups):
         rows = _batch_rows(file.metadata.row_group(number), columns)
         for batch in file.iter_batches(rows, row_groups=[number], columns=list(columns)):
             total += sum(map(_text_bytes, batch.columns))

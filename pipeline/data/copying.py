@@ -1,7 +1,7 @@
 """The second pass over a source: write the rows that are kept, and what was decided about them.
 
 `content.arrow` is written batch by batch, so after an interruption those that are whole are kept: they are compared
-with what the scan knows, and the source is read from a file before the first row that is missing.
+with what the scan knows, and the source is read from the last part of the scan before the first row that is missing.
 """
 
 import os

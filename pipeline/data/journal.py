@@ -1,6 +1,6 @@
 """What a scan has found, and its copy on the disk, from which an interrupted `aft prepare` goes on.
 
-A scan that lasts longer than `EVERY` writes what it has found since the last time, whenever a file of the source ends:
+A scan that lasts longer than `EVERY` writes what it has found since the last time:
 
     .data.partial/scan/000000.arrow     a line for each row
     .data.partial/scan/000000.json      checksums of both, what else was found, and how far the sources were read
@@ -159,7 +159,7 @@ class Journal:
         return monotonic() - self._last >= EVERY
 
     def write(self, positions: Sequence[Position]) -> None:
-        """Write what was found since the last part, all of it in files before these positions."""
+        """Write what was found since the last part, all of it before these positions."""
         if self._ends and positions == self._ends[-1][1]:
             return
         number = len(self._ends)

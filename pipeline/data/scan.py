@@ -136,7 +136,7 @@ def scan(
     look = partial(_look, key=key)
     with ThreadPoolExecutor() as pool, progress("look at the data", None, "rows") as advance:
         advance(len(found))
-        for chunk in _chunks(reading, journal):
+        for chunk in _chunks(reading):
             for watch in watches:
                 for row in chunk:
                     watch(row)
@@ -304,11 +304,11 @@ def _hash(kind: bytes, name: str) -> bytes:
     return blake2b(name.encode(), digest_size=8, person=kind).digest()
 
 
-def _chunks(reading: Reading, journal: Journal | None) -> Iterator[list[Row]]:
-    """The rows in pieces of at most `CHUNK`; when it is time to write, one ends with a file of the source."""
+def _chunks(reading: Reading) -> Iterator[list[Row]]:
+    """The rows in pieces of at most `CHUNK`."""
     chunk: list[Row] = []
     for row in map(tidied, reading):
-        if chunk and (len(chunk) == CHUNK or (journal and reading.divides and journal.due())):
+        if len(chunk) == CHUNK:
             yield chunk
             chunk = []
         chunk.append(row)

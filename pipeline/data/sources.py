@@ -14,17 +14,19 @@ PREFIX = "unlabelled"
 
 
 class Position(NamedTuple):
-    """How far a source was read: up to the beginning of a file.
+    """How far a source was read.
 
     Attributes:
         rows: how many rows come before.
-        files: how many files.
+        files: how many files were begun.
         digest: of these; see `Passed`.
+        inside: how many rows of the last of them come before; None: all.
     """
 
     rows: int = 0
     files: int = 0
     digest: str = ""
+    inside: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,40 +68,47 @@ class Reading:
 
     Attributes:
         begun: how many rows come before the first one that is read.
-        positions: up to the row that was given last, or of all at the end.
-        divides: whether that is where a file begins, and all rows before it can be left out another time.
+        divides: whether all rows before the one that was given last can be left out another time.
     """
 
     def __init__(self, each: Sequence[Callable[[Passed], Iterator[Row]]], known: Known):
         self._each, self._known = each, known
         self.begun = sum(position.rows for position in known.positions)
-        self.positions: list[Position] = []
         self.divides = True
+        self._ended: list[Position] = []
+        self._rows, self._file, self._file_begins = 0, (0, ""), 0
+
+    @property
+    def positions(self) -> list[Position]:
+        """Up to the row that was given last, or of all at the end; if it `divides`."""
+        if len(self._ended) == len(self._each):
+            return self._ended
+        return [*self._ended, Position(self._rows, *self._file, self._rows - self._file_begins)]
 
     def __iter__(self) -> Iterator[Row]:
         """Raises `SourceChanged` if what is not read again is not as it was."""
-        first, in_files = 0, True
+        first = 0
         for source, read in enumerate(self._each):
             prefix = {0: "", 1: f"{PREFIX}:"}.get(source, f"{PREFIX}-{source}:")
             begin = self._known.positions[source] if source < len(self._known.positions) else Position()
             ids = (id.removeprefix(prefix) for id in self._known.ids(first, first + begin.rows))
-            passed = Passed(begin.files, begin.digest, ids, None if source else self._known.labels)
-            self.positions.append(begin)
+            passed = Passed(*begin[1:], ids, None if source else self._known.labels)
             rows, origin = begin.rows, ""
             for row in read(passed):
-                self.divides = in_files and row.origin != origin
-                if self.divides:
-                    before = passed.before(row.origin)
-                    self.divides = in_files = before is not None
-                    origin, self.positions[-1] = row.origin or "", Position(rows, *before or ())
+                if self.divides and row.origin != origin:
+                    file = passed.up_to(row.origin)
+                    self.divides = file is not None
+                    if file:
+                        origin, self._file, self._file_begins = row.origin or "", file[0], rows - file[1]
+                self._rows = rows
                 rows += 1
                 if source:
-                    file = row.file or prefix[:-1]
-                    row = replace(row, id=prefix + row.id, label=None, split=None, file=file, further=True)
+                    where = row.file or prefix[:-1]
+                    row = replace(row, id=prefix + row.id, label=None, split=None, file=where, further=True)
                 yield row
             passed.check()
-            in_files = self.divides = in_files and passed.asked[0] > 0
-            self.positions[-1] = Position(rows, *passed.asked)
+            self.divides = self.divides and passed.asked[0] > 0
+            self._ended.append(Position(rows, *passed.asked))
             first += rows
 
 

@@ -6,8 +6,8 @@ A family offers
 - `Settings`: its keys in the `dataset` section of params.yaml;
 - `rows(settings)`: yields every `Row`, in an order that does not change between calls. Rows that cannot be read, and
   files that are not examples, are yielded as well and marked, so that nothing disappears without being counted;
-- `rows(settings, passed)` instead, if it reads files one after another: it asks `passed.skips(file)` for each, yields
-  nothing of those that it skips, and gives each row its `origin`;
+- `rows(settings, passed)` instead, if it reads files one after another: it asks `passed.first_row(file)` for each,
+  leaves out the rows before that one, and gives each row its `origin`;
 - `TASK`: the task in `pipeline/tasks/` if its labels are always of one task; left out if the labels decide.
 
 A family only reads. `pipeline.data` makes splits, removes duplicates and leaves out rows.

@@ -12,17 +12,23 @@ from pipeline.datasets._rows import TableBlock, TableRow, Wanted, check
 from pipeline.errors import UserError
 from pipeline.objects import ObjectPath, Place, size_of
 
+Table = tuple[pa.Schema, Iterable[pa.RecordBatch]]
 
-def _parquet(path: Place, wanted: Wanted) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+
+def _parquet(path: Place, wanted: Wanted, first: int) -> tuple[Table, int]:
+    """The table from a row on, or from some before it, and the number of its first row; the same for Arrow."""
     file = parquet.opened(path)
     check(str(path), wanted.columns, file.schema_arrow.names)
-    return file.schema_arrow, parquet.batches(path, file, wanted.columns)
+    group = number = 0
+    while group < file.num_row_groups and number + (rows := file.metadata.row_group(group).num_rows) <= first:
+        group, number = group + 1, number + rows
+    return (file.schema_arrow, parquet.batches(path, file, wanted.columns, group)), number
 
 
-def _arrow(path: Place, wanted: Wanted) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+def _arrow(path: Place, wanted: Wanted, first: int) -> tuple[Table, int]:
     schema, batches = arrow(path)
     check(str(path), wanted.columns, schema.names)
-    return schema, (batch.select(list(wanted.columns)) for batch in batches)
+    return (schema, (batch.select(list(wanted.columns)) for batch in batches)), 0
 
 
 def arrow(path: Place) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
@@ -84,32 +90,37 @@ def unreadable(path: Place, error: Exception) -> UserError:
 ARROW = {".parquet": _parquet, ".arrow": _arrow, ".feather": _arrow}
 
 
-Table = tuple[pa.Schema, Iterable[pa.RecordBatch]]
-
-
 def arrow_rows(table: Table, file: str, wanted: Wanted) -> Iterator[TableRow]:
     """The rows of Arrow batches; see `arrow_blocks`."""
     for block in arrow_blocks(table, file, wanted):
         yield from block.rows()
 
 
-def arrow_blocks(table: Table, file: str, wanted: Wanted, size: int = parquet.BATCH_ROWS) -> Iterator[TableBlock]:
+def arrow_blocks(
+    table: Table, file: str, wanted: Wanted, size: int = parquet.BATCH_ROWS, number: int = 0, first: int = 0
+) -> Iterator[TableBlock]:
     """The rows of Arrow batches, in blocks of at most `size`.
 
     Class numbers become names if `datasets` has put the names into the schema.
+
+    Args:
+        number: of the first row of the table in the file, from 0.
+        first: the number of the first row to give.
 
     Raises:
         UserError: a cell has a type that Python does not have.
     """
     schema, batches = table
     classes = _class_names(schema)
-    number = 0
     for batch in batches:
+        if number + len(batch) <= first:
+            number += len(batch)
+            continue
         columns = {}
         for name in wanted.columns:
             cells = _cells(batch.column(name))
             columns[name] = [_named(cell, classes[name]) for cell in cells] if name in classes else cells
-        for start in range(0, len(batch), size):
+        for start in range(max(0, first - number), len(batch), size):
             block = {name: cells[start : start + size] for name, cells in columns.items()}
             yield TableBlock(block, partial(_rows, block, file, number + start + 1))
         number += len(batch)

@@ -118,14 +118,15 @@ def examples(
     passed = passed or Passed()
     unused = set(labels).difference(passed.labels) if len(labels) > 1 and passed.labels is not None else set()
     file = "the table"
-    for id in passed.ids if settings.id_column is None else ():
-        seen.count(REPEAT.sub("", id))
+    earlier = iter(passed.ids if settings.id_column is None else ())
 
     def read(record: TableRow) -> tuple[TableRow, tuple[RowContent, str, str | None]]:
         return record, content(record)
 
     for record, (found, key, problem) in mapped(read, records(Wanted(columns, always, labels)), at_once):
         file = record.file
+        for earlier_id in earlier:  # before the first row, and not if there is none: it takes a while
+            seen.count(REPEAT.sub("", earlier_id))
         if settings.id_column is None:
             times = seen.count(key)
             id = key if times == 1 else f"{key}-{times}"

@@ -1,6 +1,7 @@
 """What readers of tables give: rows with named columns, of which some were asked for."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -43,6 +44,20 @@ class TableBlock(NamedTuple):
 
     cells: Mapping[str, list[Any]]
     rows: Callable[[], Iterable[TableRow]]
+
+
+def behind(blocks: Iterable[TableBlock], first: int) -> Iterator[TableBlock]:
+    """Blocks without their first rows, which are read, and nothing is made of them."""
+    for block in blocks:
+        count = len(next(iter(block.cells.values())))
+        if first < count:
+            cells = {name: cells[first:] for name, cells in block.cells.items()} if first else block.cells
+            yield TableBlock(cells, partial(_rows_from, block, first))
+        first = max(0, first - count)
+
+
+def _rows_from(block: TableBlock, first: int) -> Iterator[TableRow]:
+    return islice(block.rows(), first, None)
 
 
 def blocks_of(rows: Iterator[TableRow], columns: Sequence[str], size: int) -> Iterator[TableBlock]:

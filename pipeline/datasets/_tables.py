@@ -24,7 +24,7 @@ from pydantic import Field
 from pipeline.datasets import Passed, _csv
 from pipeline.datasets._arrow import ARROW, arrow_blocks, unreadable
 from pipeline.datasets._encodings import START, Decoding, encoding_of, is_utf8, remarks_of
-from pipeline.datasets._rows import TableBlock, TableRow, Wanted, blocks_of, check
+from pipeline.datasets._rows import TableBlock, TableRow, Wanted, behind, blocks_of, check
 from pipeline.errors import UserError, listed
 from pipeline.files import refuse_bomb
 from pipeline.objects import ObjectPath, Place, place, size_of
@@ -87,6 +87,9 @@ def _matching(pattern: Place) -> Sequence[Place]:
 def records(settings: TableFiles, wanted: Wanted, passed: Passed | None = None) -> Iterator[TableRow]:
     """The rows of all files, in order, but for those that have passed.
 
+    What comes before the first row of a file of text is read again, because it decides what the rest means: by quotes
+    in CSV, by keys in JSON. That takes a small part of the time of looking at it, and holds for compressed files too.
+
     Raises:
         UserError: a file is missing, damaged, or not a table; a column is missing; or a row cannot be read.
     """
@@ -97,10 +100,10 @@ def records(settings: TableFiles, wanted: Wanted, passed: Passed | None = None) 
 def blocks(settings: TableFiles, wanted: Wanted, size: int, passed: Passed | None = None) -> Iterator[TableBlock]:
     """The rows of all files in blocks of at most `size`; see `records`."""
     for path in files(settings.path):
-        if passed and passed.skips(path):
-            continue
-        with _reading(path):
-            yield from _file(path, settings, wanted, size)
+        first = passed.first_row(path) if passed else 0
+        if first is not None:
+            with _reading(path):
+                yield from _file(path, settings, wanted, size, first)
 
 
 @contextmanager
@@ -126,7 +129,8 @@ def _form(path: Place) -> tuple[str, str | None]:
     return suffixes[-1] if suffixes else "", compression
 
 
-def _file(path: Place, settings: TableFiles, wanted: Wanted, size: int) -> Iterator[TableBlock]:
+def _file(path: Place, settings: TableFiles, wanted: Wanted, size: int, first: int) -> Iterator[TableBlock]:
+    """The rows of a file from one on, counted from 0."""
     form, compression = _form(path)
     if form in ARROW and compression:
         raise UserError(f"{path}: {form} is compressed by itself; decompress it first")
@@ -138,7 +142,8 @@ def _file(path: Place, settings: TableFiles, wanted: Wanted, size: int) -> Itera
         )
     size_of(path)  # a pipe would hang
     if form in ARROW:
-        yield from arrow_blocks(ARROW[form](path, wanted), str(path), wanted, size)
+        table, number = ARROW[form](path, wanted, first)
+        yield from arrow_blocks(table, str(path), wanted, size, number, first)
         return
     with _opened(path, compression) as file:
         encoding = settings.encoding or encoding_of(path, file.peek(START)[:START])
@@ -148,7 +153,7 @@ def _file(path: Place, settings: TableFiles, wanted: Wanted, size: int) -> Itera
             )
             decoding = Decoding(encoding, partial(_opened, path, compression))
             remarks = remarks_of(encoding, settings.encoding is not None)
-            for block in TEXTS[form](path, text, settings, wanted, size):
+            for block in behind(TEXTS[form](path, text, settings, wanted, size), first):
                 yield TableBlock(block.cells, partial(_decoded, block, decoding, remarks))
         except LookupError:
             raise UserError(f"{path}: no encoding is called {encoding!r}; write one such as utf-8 or latin-1") from None

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from pipeline import hdf5
-from pipeline.datasets import Row
+from pipeline.datasets import Passed, Row
 from pipeline.datasets._images import IMAGE_BYTES, netpbm
 from pipeline.errors import UserError, count
 from pipeline.files import TEXT_BYTES, folder_size, open_regular, refuse_bomb
@@ -46,11 +46,19 @@ class Settings(Section):
     channels_first: bool | None = None
 
 
-def rows(settings: Settings) -> Iterator[Row]:
+def rows(settings: Settings, passed: Passed | None = None) -> Iterator[Row]:
     """The images, in order."""
+    passed = passed or Passed()
     path = Path(settings.path)
     if path.suffix not in OPENERS:
         raise UserError(f"{path}: not an array of pixels; its name must end in {', '.join(OPENERS)}")
+    begin: int | None = 0
+    if not path.is_dir():  # of a folder, nothing says whether it has changed
+        if path.suffix == ".npy" and settings.labels is not None:
+            passed.first_row(Path(settings.labels))
+        begin = passed.first_row(path)
+    if begin is None:
+        return
     try:
         images, labels = OPENERS[path.suffix](path, settings)
         first, number = _channels_first(path, images, settings.channels_first), images.shape[0]
@@ -58,19 +66,19 @@ def rows(settings: Settings) -> Iterator[Row]:
             raise UserError(
                 f"{path}: {count(number, 'image')} and labels of shape {list(labels.shape)}; give each one label"
             )
-        names: Any = repeat(None, number) if labels is None else map(_label, labels[:])
+        names: Any = repeat(None, number) if labels is None else map(_label, labels[begin:])
         size = math.prod(images.shape[1:]) * images.dtype.itemsize
         if size > IMAGE_BYTES:
             raise UserError(f"{path}: an image of {size:,} bytes, and none has more than {IMAGE_BYTES:,}")
         step = max(1, min(BLOCK, BLOCK_BYTES // max(1, size)))
-        for start in range(0, number, step):
+        for start in range(begin, number, step):
             block = np.asarray(images[start : start + step])
             if first:
                 block = np.moveaxis(block, 1, -1)
             if block.ndim == 4 and block.shape[-1] == 1:
                 block = block[..., 0]
             for at, pixels in enumerate(block, start):
-                yield Row(str(at), netpbm(pixels), next(names))
+                yield Row(str(at), netpbm(pixels), next(names), origin=str(path))
     except (UserError, MemoryError):
         raise
     except FileNotFoundError as error:

@@ -239,7 +239,7 @@ def _folders(parent: Place, root: Place, passed: Passed) -> Generator[Row, None,
     for path, kind in _entries(parent):
         if kind == "folder":
             folders.append(path)
-        elif passed.skips(path):
+        elif passed.first_row(path) is None:
             continue
         elif kind == "system":
             yield _skipped(path, root, "hidden, or of the system")
@@ -277,7 +277,7 @@ def _files(folder: Place, root: Place, label: str | None, split: str | None, pas
 def _entries_below(folder: Place, root: Place, passed: Passed) -> Iterator[Entry | None]:
     """All entries that are no folders; None for an image that has passed."""
     for entry in _files_below(folder, root):
-        if not passed.skips(entry.path):
+        if passed.first_row(entry.path) is not None:
             yield entry
         elif entry.kind == "file" and _is_image(entry.path):
             yield None

@@ -8,7 +8,7 @@ import json
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
 from pydantic import Field
@@ -55,14 +55,15 @@ def rows(settings: Settings, passed: Passed | None = None) -> Iterator[Row]:
     wanted = (settings.texts,) if settings.texts else settings.images
     ending, _, key = (settings.labels or "").partition(":")
     for shard in shards:
-        if passed.skips(shard):
+        if (first := passed.first_row(shard)) is None:
             continue
         name = str(shard)
         where = name if len(shards) > 1 else None
         try:
             compression = _compression(shard)
             with _opened(shard, compression) as archive:
-                for id, members in groupby(_members(archive, name), key=lambda member: member[0]):
+                samples = groupby(_members(archive, name), key=lambda member: member[0])
+                for id, members in islice(samples, first, None):
                     parts: dict[str, bytes] = {}
                     places: dict[str, Location] = {}
                     for _, end, member in members:

@@ -1,25 +1,30 @@
 """What every source of data promises. A new family is tested by existing, once it has an example here."""
 
+import gzip
 import io
 import json
+import lzma
 import subprocess
 import sys
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipeline.data.sources import Known, read_sources
 from pipeline.datasets import Row, kind_of, split_of
 from pipeline.errors import UserError
 from pipeline.params import read_plugin
-from pipeline.plugins import plugins
+from pipeline.plugins import plugin, plugins
 
 FAMILIES = plugins("datasets")
 
@@ -134,6 +139,57 @@ def test_labels_splits_and_groups_are_names_or_nothing(source: tuple[ModuleType,
     for row in rows:
         assert all(name is None or (isinstance(name, str) and name) for name in (row.label, row.split, row.group))
         assert row.split is None or split_of(row.split)
+
+
+def left_out(settings: dict[str, Any]) -> int:
+    """Read a source from each of its rows on, as far as the rows before can be left out, and return how many can."""
+    sources, ids = read_sources(settings), list[str]()
+    reading = sources.rows()
+    whole = list(sources.rows())
+    for number, row in enumerate(reading):
+        assert row == whole[number]
+        if reading.divides:
+            known = Known(reading.positions, lambda start, stop: iter(ids[start:stop]))
+            behind = sources.rows(known)
+            assert list(behind) == whole[number:] and behind.begun == number
+        ids.append(row.id)
+    return len(ids) if reading.divides else 0
+
+
+IN_FILES = [name for name in FAMILIES if "passed" in signature(plugin("datasets", name).rows).parameters]
+
+
+@pytest.mark.parametrize("family", IN_FILES)
+def test_rows_that_are_left_out_change_no_other(family: str, tmp_path: Path):
+    number = left_out({"family": family, **example(family, tmp_path)})
+    assert (number > 0) == (family != "image_table")  # whose images are in files of their own
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv.gz", "jsonl", "json.xz", "txt.zst", "parquet", "arrow", "feather"])
+def test_rows_of_any_table_are_left_out(form: str, tmp_path: Path):
+    path = tmp_path / f"table.{form}"
+    texts = [f"text {n % 7}" + ("\n, a second line" if n % 5 == 1 else "") for n in range(24)]
+    table = pa.table({"text": texts, "label": [f"{n % 3}" for n in range(24)]})
+    match form.split(".")[0]:
+        case "parquet":
+            pq.write_table(table, path, row_group_size=7)
+        case "arrow" | "feather":
+            with (pa.ipc.new_file if form == "arrow" else pa.ipc.new_stream)(path, table.schema) as file:
+                file.write_table(table, max_chunksize=7)
+        case ending:
+            rows = [{"text": text, "label": f"{n % 3}"} for n, text in enumerate(texts)]
+            apart = {"csv": ",", "tsv": "\t"}.get(ending, "")
+            content = {
+                "jsonl": "\n\n".join(map(json.dumps, rows)),
+                "json": json.dumps(rows),
+                "txt": "\n\n".join(text.partition("\n")[0] for text in texts),
+            }.get(ending) or "\n".join(
+                [f"text{apart}label", *(f'"{row["text"]}"{apart}{row["label"]}' for row in rows)]
+            )
+            compress = {"gz": gzip.compress, "xz": lzma.compress, "zst": lambda data: pa.compress(data, "zstd", True)}
+            path.write_bytes(compress.get(path.suffix[1:], bytes)(content.encode()))
+    label = {} if form.startswith("txt") else {"label_column": "label"}
+    assert left_out({"family": "text_table", "path": str(path), **label}) == 24
 
 
 @pytest.mark.parametrize("family", FAMILIES)

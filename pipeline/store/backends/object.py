@@ -16,7 +16,7 @@ from pipeline import objects
 from pipeline.ahead import mapped
 from pipeline.checksum import checksum
 from pipeline.errors import UserError
-from pipeline.objects import AT_ONCE, check_bucket, explained, fetch, fetched
+from pipeline.objects import AT_ONCE, explained, fetch, fetched
 from pipeline.objects import SCHEMES as SCHEMES
 from pipeline.store.backends import JSON_BYTES, Backend, Bytes, WritableBackend
 from pipeline.store.format import LOCKS, REPLACED
@@ -110,16 +110,13 @@ class ObjectBackend(WritableBackend):
     def prepare(self) -> None:
         """Check that objects can be written, and that conditions are heeded, without which no claim is safe."""
         probe = f".probe-{uuid4().hex}"
+        self.listing(probe)  # raises if there is no bucket; SeaweedFS would create it with the first write
         with explained(self.name):
-            try:
-                first = self._store.put(self._below + probe, b"1", mode="create")
-                self._clock.set(self._store.head(self._below + probe)["last_modified"])
-                self._store.put(self._below + probe, b"2")
-                heeded = self.put_if(probe, b"3", None) is None and self.put_if(probe, b"4", first) is None
-                self._store.delete(self._below + probe)
-            except FileNotFoundError as error:
-                check_bucket(self.name, error)
-                raise
+            first = self._store.put(self._below + probe, b"1", mode="create")
+            self._clock.set(self._store.head(self._below + probe)["last_modified"])
+            self._store.put(self._below + probe, b"2")
+            heeded = self.put_if(probe, b"3", None) is None and self.put_if(probe, b"4", first) is None
+            self._store.delete(self._below + probe)
         if not heeded:
             raise UserError(
                 f"{self.name}: this service ignores the conditions of a write (If-None-Match, If-Match), so processes "
