@@ -14,6 +14,7 @@ from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.records import LogRecord
+from pipeline.runs import read_run
 
 PRECISION = "precision", "dtype"
 """The settings in `extract` that change features; the others are of batches and files."""
@@ -26,8 +27,8 @@ def settings_of(stage: str, name: str, params: Params) -> dict[str, Any]:
     """The settings that the result of a stage depends on.
 
     Args:
-        stage: `prepare`, `extract` or `probe`.
-        name: of the teacher, for the last two.
+        stage: `prepare`, `extract`, `probe` or `train`.
+        name: of the teacher, or of the run to train.
         params: all settings.
     """
     if stage == "prepare":
@@ -35,6 +36,11 @@ def settings_of(stage: str, name: str, params: Params) -> dict[str, Any]:
     if stage == "extract":  # as written, because no later stage imports what reads it
         shared = params.section("extract")
         return params.section(f"teachers.{name}") | {key: shared[key] for key in PRECISION if key in shared}
+    if stage == "train":
+        run = read_run(params, name)
+        shared = {key: value for key, value in params.section("train").items() if key not in run.train}
+        student = params.section(f"students.{run.student}")
+        return {"train": shared, f"students.{run.student}": student, f"runs.{name}": run.model_dump(mode="json")}
     return params.section("probe")
 
 
@@ -56,6 +62,14 @@ def changed(params: Params, project: Project, teachers: Iterable[str], before: s
         with suppress(UserError):
             made, now = LogRecord.read(project.log(stage, teacher)).settings, settings_of(stage, teacher, params)
             yield from _line(words[stage].format(teacher), f"aft {stage} {teacher}", made, now)
+
+
+def changed_run(params: Params, project: Project, name: str) -> str:
+    """The same for a run that was trained with other settings; empty if it was not."""
+    with suppress(UserError):
+        made, now = LogRecord.read(project.log("train", name)).settings, settings_of("train", name, params)
+        return next(_line(f"run {name} was trained", f"aft train {name}", made, now), "")
+    return ""
 
 
 def _line(what: str, command: str, made: Mapping[str, Any] | None, now: Mapping[str, Any]) -> Iterator[str]:

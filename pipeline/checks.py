@@ -15,7 +15,7 @@ import yaml
 
 from pipeline import tasks
 from pipeline.augmentations import check_kind, read_augmentations
-from pipeline.changed import changed
+from pipeline.changed import changed, changed_run
 from pipeline.data import Dataset, PrepareSettings, Sources, read_sources
 from pipeline.datasets import SIDES, Passed, parts_of, rows_called
 from pipeline.errors import UserError, count, listed
@@ -208,6 +208,7 @@ def check(params: Params, project: Project = Project()) -> Check:
 
     attempt(lambda: _data(params, project))
     attempt(lambda: changed(params, project, params.section("teachers")))
+    attempt(lambda: filter(None, (changed_run(params, project, name) for name in params.section("runs"))))
     for name in params.section("teachers"):
         attempt(lambda name=name: _features(params, project, name))  # type: ignore[misc]
     for name in params.section("runs"):

@@ -127,11 +127,13 @@ def refuse(error: UserError | OSError) -> None:
     say(f"error: {' '.join(str(known).split())}")
 
 
-def note_changes(params: Params, teachers: Iterable[str], before: str = "") -> None:
-    """Say which results of earlier stages were made with other settings; see `pipeline.changed.changed`."""
-    from pipeline.changed import changed
+def note_changes(params: Params, teachers: Iterable[str], before: str = "", runs: Iterable[str] = ()) -> None:
+    """Say which results of earlier stages were made with other settings; see `pipeline.changed`."""
+    from pipeline.changed import changed, changed_run
 
     for line in changed(params, PROJECT, teachers, before):
+        say(f"note: {line}")
+    for line in filter(None, (changed_run(params, PROJECT, run) for run in runs)):
         say(f"note: {line}")
 
 

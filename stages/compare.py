@@ -22,4 +22,7 @@ def main(
     """
     from pipeline.reporting import pair_runs
 
-    command.show(pair_runs(one, other, command.checked(params, overrides), command.PROJECT), as_json)
+    loaded = command.settings(params, overrides)
+    paired = pair_runs(one, other, loaded, command.PROJECT)
+    command.note_changes(loaded, (), runs=[name for name in (one, other) if "/" not in name])
+    command.show(paired, as_json)

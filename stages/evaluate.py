@@ -17,7 +17,7 @@ def main(
     from pipeline.training import evaluate
 
     loaded = command.settings(params, overrides)
-    command.note_changes(loaded, command.teachers_of(loaded, run))
+    command.note_changes(loaded, command.teachers_of(loaded, run), runs=[run])
     with command.alone("evaluate", run), command.log("evaluate", run) as log:
         log.device = loaded.read(Machine, "machine").device_name()
         evaluation = evaluate(run, loaded)

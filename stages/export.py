@@ -29,9 +29,13 @@ def main(
     Writes a folder with weights, preprocessing and a model card, after a new process has loaded it and computed the
     same outputs on validation and test rows.
     """
+    from pipeline.changed import changed_run
+    from pipeline.errors import UserError
     from pipeline.serving import export
 
     loaded = command.settings(params, overrides)
     if "/" not in run:
-        command.note_changes(loaded, command.teachers_of(loaded, run))
+        if again and (line := changed_run(loaded, command.PROJECT, run)):
+            raise UserError(f"--refit: {line}")
+        command.note_changes(loaded, command.teachers_of(loaded, run), runs=[run])
     command.show(export(run, loaded, command.PROJECT, output, format, seed, again), as_json)

@@ -18,8 +18,9 @@ READS = {
     "train": ("runs", "students", "train"),
     "sweep": ("sweep", "runs", "students", "train", "probe"),
     "evaluate": (),
-    "export": ("runs", "students", "teachers", "train"),
-    "cost": ("runs", "extract", "teachers"),
+    "export": (),
+    "compare": (),
+    "cost": ("extract", "teachers"),
     "replay": ("runs", "students", "train"),
 }
 """The sections that a command reads besides `machine`, for commands that take the rest from files of earlier stages.
@@ -77,8 +78,6 @@ def _names_read(command: str, given: Mapping[str, Any], params: Params) -> dict[
 
     if command in ("extract", "plan"):
         return {"teachers": {given["teacher"]}}
-    if command == "compare":
-        return {"runs": {given["one"], given["other"]}}
     if command == "sweep" and given["name"]:
         points = list(every_point(params, given["name"]))
         runs = {point.values["run"] for point in points if "run" in point.values}

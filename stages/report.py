@@ -16,7 +16,7 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
     from pipeline.store import FeatureStore
 
     loaded = command.checked(params, overrides)
-    command.note_changes(loaded, command.teachers_of(loaded))
+    command.note_changes(loaded, command.teachers_of(loaded), runs=loaded.section("runs"))
     stores = []
     for name in loaded.values.get("teachers") or {}:
         try:

@@ -14,6 +14,7 @@ def main(
     Trains every seed and every candidate weight; the weight is chosen on validation rows. Under torchrun or accelerate
     launch, several processes train each student together.
     """
+    from pipeline.changed import settings_of
     from pipeline.provenance import digest_files
     from pipeline.training import follow, joined, train
 
@@ -26,6 +27,7 @@ def main(
         with command.log("train", run) as log, group.led():
             trained = train(run, loaded, project, command.say)
             log.trainings, log.device = trained.trained, trained.device
+            log.settings = settings_of("train", run, loaded)
     command.write_digest(project.run_digest(run), digest_files(project.run(run)))
     command.show(trained, as_json)
     command.say(f"to take its best student home: aft export {run} --output FOLDER")

@@ -255,6 +255,19 @@ def trained(project: Path) -> None:
     train("none", Params(values | {"train": values["train"] | {"steps": 2, "seeds": [0, 1]}}), Project(project))
 
 
+def trained_by_command(project: Path) -> None:
+    """The log of `aft train none`, which says what the run was trained with."""
+    from pipeline.changed import settings_of
+    from pipeline.params import Params
+    from pipeline.project import Project
+    from pipeline.records import LogRecord
+
+    settings = settings_of("train", "none", Params.load(project / "params.yaml"))
+    path = Project(project).log("train", "none")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    LogRecord(seconds=1.0, settings=settings).write(path)
+
+
 def exported(project: Path) -> None:
     """Put a student of texts into the folder `student`, in the layout of `aft export`."""
     from pipeline.data import Dataset
@@ -2405,9 +2418,30 @@ CASES = [
             (
                 "an override of a student that the run does not have",
                 params(lambda values: values["students"].update(other={"family": "bag_of_words"})),
-                "export aft --output out -S students.other.width=4",
-                "-S students.other.width=4: `aft export` reads `students.bag` here, and not `students.other`; drop it, "
+                "train aft -S students.other.width=4",
+                "-S students.other.width=4: `aft train` reads `students.bag` here, and not `students.other`; drop it, "
                 "or correct the name",
+            ),
+            (
+                "an override of what an export was trained with",
+                nothing,
+                "export aft --output out -S 'train.seeds=[5]'",
+                "-S train.seeds=[5]: `aft export` does not read `train`; pass it to `aft train` or `aft sweep` or `aft "
+                "replay` and run the stages after that, or to `aft run --direct`, which runs all",
+            ),
+            (
+                "an override of what two runs were trained with",
+                nothing,
+                "compare none aft -S runs.aft.student=bag",
+                "-S runs.aft.student=bag: `aft compare` does not read `runs`; pass it to `aft assess` or `aft join` or "
+                "`aft train` and run the stages after that, or to `aft run --direct`, which runs all",
+            ),
+            (
+                "a refit with other settings than the run was trained with",
+                both(trained_by_command, params(lambda values: values["train"].update(learning_rate=0.5))),
+                "export none --output out --refit",
+                "--refit: run none was trained with other settings (`train.learning_rate` 0.01, now 0.5); run `aft "
+                "train none`",
             ),
             (
                 "an override of another teacher than the one to extract",
@@ -3067,6 +3101,25 @@ CASES = [
                 "-: this student reads images; give folders, files or tables of images",
             ),
             ("a file of rows that is not there", exported, "predict student nowhere.csv", "nowhere.csv: no such file"),
+            (
+                "texts in a pipe",
+                both(exported, pipe("texts.csv")),
+                "predict student texts.csv",
+                "texts.csv: a pipe, socket or device; copy what it gives to a file, or give - for texts on standard "
+                "input",
+            ),
+            (
+                "images from a device",
+                exported_for_images,
+                "predict student /dev/null",
+                "/dev/null: a pipe, socket or device; copy what it gives to a file",
+            ),
+            (
+                "a link to an image that is gone",
+                both(exported_for_images, link("pictures/a/gone.png", "nowhere.png")),
+                "predict student pictures",
+                "no row could be read; the first is a/gone.png: cannot be read: No such file or directory",
+            ),
             (
                 "a folder for the predictions",
                 both(exported, write("in.txt", "good\n"), folder("out.csv")),

@@ -1,5 +1,6 @@
 """A stage that is called by itself says which earlier results are of other settings."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.changed import changed, settings_of
+from pipeline.changed import changed, changed_run, settings_of
 from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.records import LogRecord
@@ -128,3 +129,50 @@ def test_the_stages_keep_what_they_were_called_with(aft: Callable[..., Any], pro
     edit(project, "teachers.third", pooling="mean")
     assert aft("extract", "third").returncode == 0  # complete: nothing is extracted, and the settings are those again
     assert "features" not in aft("join").stderr
+
+
+@pytest.mark.parametrize(
+    ("section", "settings", "found"),
+    [
+        ("train", {"steps": 7}, "`train.steps` 30, now 7"),
+        ("students.bag", {"width": 8}, "`students.bag.width` 16, now 8"),
+        ("runs.aft", {"methods": {"aft": {"weight": 4.0}}}, "`runs.aft.methods` [{'name': 'aft', 'weight': [0.0, 3.0]"),
+        ("runs.aft", {"methods": {"aft": {"weight": [0.0, 3.0]}}}, ""),  # the same, written in another way
+        ("runs.none", {"train": {"steps": 7}}, ""),
+        ("machine", {"workers": 2}, ""),
+        ("probe", {"strengths": [1.0]}, ""),
+    ],
+)
+def test_a_run_is_of_the_settings_that_it_was_trained_with(
+    project: Path, params: Params, section: str, settings: dict[str, Any], found: str
+):
+    path = Project(project).log("train", "aft")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    LogRecord(seconds=1.0, settings=settings_of("train", "aft", params)).write(path)
+    line = changed_run(edit(project, section, **settings), Project(project), "aft")
+    if not found:
+        assert line == ""
+        return
+    assert line.startswith(f"run aft was trained with other settings ({found}")
+    assert line.endswith("; run `aft train aft`")
+
+
+def test_a_run_says_what_it_is_of_wherever_it_is_used(aft: Callable[..., Any], project: Path):
+    edit(project, "train", steps=2, seeds=[0])
+    for typed in (["train", "none"], ["evaluate", "none"]):
+        assert aft(*typed).returncode == 0
+
+    def states() -> dict[str, str]:
+        return {row["run"]: row["state"] for row in json.loads(aft("runs", "--json").stdout)["rows"]}
+
+    assert (states()["none"], states()["aft"]) == ("evaluated", "not trained")
+    edit(project, "train", steps=3)
+    assert states()["none"] == "evaluated, other settings"
+    line = "run none was trained with other settings (`train.steps` 2, now 3); run `aft train none`\n"
+    for typed in (["evaluate", "none"], ["report"]):
+        done = aft(*typed)
+        assert done.returncode == 0 and done.stderr.count(f"note: {line}") == 1, (typed, done.stderr)
+    assert line in aft("check").stdout
+    assert aft("train", "none").returncode == 0 and states()["none"] == "trained"
+    edit(project, "dataset", seed=5)
+    assert aft("prepare").returncode == 0 and states()["none"] == "trained, other data"

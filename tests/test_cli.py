@@ -183,7 +183,7 @@ IGNORED = [(name, section) for name, read in READS.items() for section in SECTIO
 @pytest.mark.parametrize(("name", "section"), IGNORED)
 def test_an_override_that_the_command_would_ignore_is_refused(name: str, section: str) -> None:
     wanted = ["--output", "out"] if name == "export" else []
-    needed = [] if name in ("prepare", "assess", "join") else ["any"]
+    needed = {"prepare": [], "assess": [], "join": [], "compare": ["one", "other"]}.get(name, ["any"])
     refused = CliRunner().invoke(app, [name, *needed, *wanted, "-S", "machine.device=cpu", "-S", f"{section}.x=1"])
     assert isinstance(refused.exception, UserError)
     assert str(refused.exception).startswith(f"-S {section}.x=1: `aft {name}` does not read `{section}`; pass it to `")

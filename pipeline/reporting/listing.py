@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import tasks
+from pipeline.changed import changed_run
 from pipeline.conditions import conditions, selected
 from pipeline.errors import UserError, count, listed, suggestion
 from pipeline.files import file_exists
 from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.provenance import digest_of
-from pipeline.records import EvaluationRecord, RunRecord, SweepRecord, TrialRecord, mean_score
+from pipeline.records import EvaluationRecord, ManifestRecord, RunRecord, SweepRecord, TrialRecord, mean_score
 from pipeline.reporting.chart import chart
 from pipeline.reporting.inputs import read_curve
 from pipeline.runs import label, value_label
@@ -46,6 +47,8 @@ def _cell(value: Any) -> str:
 def list_runs(params: Params, project: Project = Project(), where: str = "", sort: str = "") -> Overview:
     """The runs of params.yaml: what they are, and their mean scores on validation and test rows.
 
+    The state says if a run was trained with other settings than those of `params`, or on other data than there is now.
+
     Args:
         params: all settings.
         project: where the records are.
@@ -55,10 +58,10 @@ def list_runs(params: Params, project: Project = Project(), where: str = "", sor
     Raises:
         UserError: a condition or column is wrong.
     """
-    return _listing([_run(name, project) for name in params.section("runs")], where, sort)
+    return _listing([_run(name, params, project) for name in params.section("runs")], where, sort)
 
 
-def _run(name: str, project: Project) -> Row:
+def _run(name: str, params: Params, project: Project) -> Row:
     row: Row = dict.fromkeys(
         ("run", "student", "teachers", "methods", "chosen", "validation", "test", "seeds", "trials", "state")
     )
@@ -86,7 +89,18 @@ def _run(name: str, project: Project) -> Row:
         if tested.students == run.students_digest:
             results = (result.scores for result in tested.results)
             row |= {"test": mean_score(results, tested.primary.name), "state": "evaluated"}
+    if changed_run(params, project, name):
+        row["state"] += ", other settings"
+    elif run.data != _data(project):
+        row["state"] += ", other data"
     return row
+
+
+def _data(project: Project) -> str | None:
+    """The digest of the dataset that there is now; None if it cannot be read."""
+    with suppress(UserError):
+        return ManifestRecord.read(project.data / "manifest.json").files_digest
+    return None
 
 
 def list_points(sweep: str, project: Project = Project(), where: str = "", sort: str = "") -> Overview:

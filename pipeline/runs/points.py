@@ -130,7 +130,11 @@ def point_label(values: Mapping[str, Any]) -> str:
 
 
 def value_label(value: Any) -> str:
-    """A value of a point as text: `bag`, `minilm+e5`, `0.01`."""
+    """A value of a point as text, as params.yaml has it: `bag`, `minilm+e5`, `0.01`, `true`; `none` for nothing."""
+    if value is None or value in ([], {}, ""):
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, list):
         return "+".join(map(value_label, value))
     return f"{value:g}" if isinstance(value, float) else json.dumps(value) if isinstance(value, dict) else str(value)

@@ -74,8 +74,8 @@ class TextInputs:
         self.table, self.stdin = table, stdin
         self.names = _matching(names)
         for name in self.names:
-            if name != STDIN and not (_place(name).exists() or _place(name).is_dir()):
-                raise UserError(f"{name}: no such file")
+            if name != STDIN:
+                _check_there(name, "file", f", or give {STDIN} for texts on standard input")
             if name == STDIN and table.get("second_column"):
                 raise UserError(f"{STDIN}: this student reads pairs; give a table with both columns")
 
@@ -117,8 +117,7 @@ class ImageInputs:
         for name in self.names:
             if name == STDIN:
                 raise UserError(f"{STDIN}: this student reads images; give folders, files or tables of images")
-            if not (_place(name).exists() or _place(name).is_dir()):
-                raise UserError(f"{name}: no such file or folder")
+            _check_there(name, "file or folder")
             if table.get("second_column") and not self.is_table(Path(name)):
                 raise UserError(
                     f"{name}: this student reads pairs of an image and a text; give a table with both columns"
@@ -185,6 +184,19 @@ def _place(name: str) -> Place:
     if not is_url(name):
         refuse_url(Path(name))
     return place(name)
+
+
+def _check_there(name: str, kinds: str, instead: str = "") -> None:
+    """Make sure that an input exists, and is not something that is read once, or never ends.
+
+    Raises:
+        UserError: it does not, or it is a pipe, a socket or a device.
+    """
+    found = _place(name)
+    if not (found.exists() or found.is_dir()):
+        raise UserError(f"{name}: no such {kinds}")
+    if isinstance(found, Path) and not (found.is_file() or found.is_dir()):
+        raise UserError(f"{name}: a pipe, socket or device; copy what it gives to a file{instead}")
 
 
 def _matching(names: Sequence[str]) -> list[str]:

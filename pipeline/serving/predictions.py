@@ -130,11 +130,18 @@ def _batches(predictor: Predictor, blocks: Iterator[NewRows]) -> Iterator[Encode
             contents, unread = predictor.read_all(block.contents, pool)
             unread |= {row: problem for row, problem in enumerate(block.problems) if problem}
             ids = block.ids
-            problems = [(ids[row], unread[row]) for row in sorted(unread)]
+            problems = [(ids[row], _without_path(ids[row], unread[row])) for row in sorted(unread)]
             if unread:
                 sound = [row for row in range(len(block)) if row not in unread]
                 ids, contents = [ids[row] for row in sound], [contents[row] for row in sound]
             yield _encoded(predictor, ids, contents, problems)
+
+
+def _without_path(id: str, problem: str) -> str:
+    """What is wrong with a row, without the path of its image, which its id is, or the end of it."""
+    path, _, rest = problem.partition(": ")
+    own = Path(id).parts
+    return rest if rest and own and Path(path).parts[-len(own) :] == own else problem
 
 
 def _encoded(

@@ -7,7 +7,7 @@ import pytest
 from pipeline.conditions import conditions, selected
 from pipeline.errors import UserError
 from pipeline.params import Params
-from pipeline.runs import every_point, points, read_run, read_sweep
+from pipeline.runs import every_point, point_label, points, read_run, read_sweep
 
 VALUES = {
     "train": {"steps": 10},
@@ -124,6 +124,25 @@ def test_what_cannot_be_tried_is_refused_in_a_line(over: Any, line: str):
 def test_a_range_that_is_none_is_refused(found: Any, line: str):
     with pytest.raises(UserError, match=line):
         points(swept({"student": "bag", "train.steps": found}, search={"points": 3}), "mine")
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    (
+        ([], "none"),
+        (None, "none"),
+        ({}, "none"),
+        ("none", "none"),
+        (True, "true"),
+        (0, "0"),
+        (0.0, "0"),
+        (False, "false"),
+        (["a", ["b", 1.5]], "a+b+1.5"),
+        ({"aft": {"weight": 1.0}}, '{"aft": {"weight": 1.0}}'),
+    ),
+)
+def test_values_have_names(value: Any, label: str):
+    assert point_label({"methods": value}) == f"methods={label}"
 
 
 def test_a_search_goes_over_one_mapping():
