@@ -6,7 +6,8 @@ Parameters of the module (gates, projections) get their own optimiser group, at 
 with the student.
 
 A method may name settings that are worth a search: `AUTO`, lists of values by key, which `weight: auto` searches along
-with the weight unless the run sets them. A method for certain tasks only lists them in `TASKS`.
+with the weight unless the run sets them; a list of one value is set. A method for certain tasks only lists them in
+`TASKS`.
 """
 
 from abc import ABC, abstractmethod
@@ -148,9 +149,12 @@ class Transfer(nn.Module, ABC):
     Attributes:
         learning_rate: of its own parameters, if it has any.
         reads: what it reads from each source; nothing else is loaded for it.
+        mix: whether the student's last layer is mixed, after training, with one that is fitted to the labels alone; see
+            `pipeline.training.mixing`.
     """
 
     learning_rate: float = 1e-2
+    mix: bool = False
     reads: frozenset[Reads] = frozenset({"features"})
 
     @abstractmethod

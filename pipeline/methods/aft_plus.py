@@ -5,8 +5,8 @@ neither is enough. The kernel is dominated by what varies most in the teacher's 
 task, so the outputs of a probe are added to it. The last layer, which the kernel does not reach, follows the same
 outputs.
 
-If the labels are enough for the last layer, it does better without the probe's mistakes. Validation rows decide:
-`weight: auto` tries both.
+If the labels are enough for the last layer, it does better without the probe's mistakes. With `mix`, as `weight: auto`
+has it, another last layer is fitted to the labels after training, and validation rows decide how much counts of each.
 """
 
 from jaxtyping import Float
@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline import params
 from pipeline.methods import Context, Signals, Transfer, aft, logit_kd
 
-AUTO = {"head": [1.0, 0.0]}
+AUTO = {"mix": [True]}
 """See `pipeline.methods`."""
 
 
@@ -28,12 +28,15 @@ class Settings(params.Settings):
         kernel: weight of the gap between kernels.
         temperature: of the outputs; at 1 the student follows the probe's probabilities as they are.
         learning_rate: of the gates.
+        mix: after training, mix the student's last layer with one that is fitted to the labels alone, if it is linear
+            in the student's features.
     """
 
     head: float = Field(1.0, ge=0)
     kernel: float = Field(3.0, ge=0)
     temperature: float = Field(1.0, gt=0)
     learning_rate: float = Field(1e-2, gt=0)
+    mix: bool = False
 
     @model_validator(mode="after")
     def _something_counts(self) -> "Settings":
@@ -45,18 +48,18 @@ class Settings(params.Settings):
         """Both parts; see `aft` and `logit_kd`."""
         kernel = aft.Settings(task_directions=True, probe="best", learning_rate=self.learning_rate)
         head = logit_kd.Settings(probe="best", cross_fit=True, temperature=self.temperature)
-        return AdaptiveTransferPlus(head.build(context), kernel.build(context), self.head, self.kernel)
+        return AdaptiveTransferPlus(head.build(context), kernel.build(context), self)
 
 
 class AdaptiveTransferPlus(Transfer):
     """head * KL + kernel * R: the divergence of the outputs as in `logit_kd`, the gap of the kernels as in `aft`."""
 
-    def __init__(self, head: Transfer, kernel: Transfer, head_share: float, kernel_share: float):
+    def __init__(self, head: Transfer, kernel: Transfer, settings: Settings):
         super().__init__()
         self.head, self.kernel = head, kernel
-        self.head_share, self.kernel_share = head_share, kernel_share
+        self.head_share, self.kernel_share, self.mix = settings.head, settings.kernel, settings.mix
         self.learning_rate = kernel.learning_rate
-        self.reads = kernel.reads | head.reads if head_share else kernel.reads
+        self.reads = kernel.reads | head.reads if self.head_share else kernel.reads
 
     def forward(self, signals: Signals) -> Float[Tensor, ""]:
         kernel = self.kernel_share * self.kernel(signals)

@@ -77,6 +77,18 @@ class PenaltyRecord(Record):
     chance: float
 
 
+class MixtureRecord(Record):
+    """How a student's last layer was mixed after training: `trained` of its own outputs, and `fitted` of another's.
+
+    Attributes:
+        strength: the inverse of the penalty of the other layer, which was fitted to the labels alone.
+    """
+
+    trained: float
+    fitted: float
+    strength: float
+
+
 class DiagnosticsRecord(Record):
     """How one seed's training behaved: whether the student collapsed, and how strong the penalties were.
 
@@ -85,6 +97,7 @@ class DiagnosticsRecord(Record):
         collapsed: the student predicts the same for every validation row.
         largest_share: the share of validation rows with the most frequent prediction; None where predictions are
             not classes.
+        mixture: of the last layer, where a method asks for it.
     """
 
     seed: int
@@ -96,6 +109,7 @@ class DiagnosticsRecord(Record):
     feature_spread_start: float | None = None
     feature_spread_end: float | None = None
     penalties: dict[str, PenaltyRecord] = Field(default_factory=dict)
+    mixture: MixtureRecord | None = None
 
 
 class TrialRecord(Record):

@@ -15,6 +15,7 @@ from pipeline.methods import Signals, Transfer
 from pipeline.records import DiagnosticsRecord
 from pipeline.students import Student, predict
 from pipeline.training.auto_weight import gradient_norm
+from pipeline.training.mixing import Mixed
 from pipeline.training.session import TrialData
 
 LINES = 20
@@ -184,6 +185,19 @@ class TrialLog:
             self._diverged(f"{when}: a weight is not finite")
         return DiagnosticsRecord(**self._diagnostics)
 
+    def mixed(self, mixed: Mixed) -> DiagnosticsRecord:
+        """Take the scores of the student whose last layer was mixed after training, in place of those of the last line.
+
+        Raises:
+            Diverged: an output is not finite.
+        """
+        when = "after the last layer was mixed"
+        if not np.isfinite(mixed.outputs).all():
+            self._diverged(f"{when}: the outputs on validation rows are not finite")
+        self._score(mixed.outputs)
+        self._diagnostics["mixture"] = mixed.record
+        return DiagnosticsRecord(**self._diagnostics)
+
     def kept(self) -> dict[str, Any]:
         """The state for `restore`, as JSON-like data."""
         return {"lines": self.lines, "diagnostics": self._diagnostics}
@@ -212,13 +226,18 @@ class TrialLog:
         raise Diverged(message, int(self.lines[-1]["step"]) if self.lines else 0)
 
     def _validate(self, when: str) -> dict[str, float]:
-        data, task = self.data, self.data.task
+        data = self.data
         outputs = predict(self.student, data.inputs, data.split.val, data.session.device)  # [val, c]
         if not np.isfinite(outputs).all():
             self._diverged(f"{when}: the outputs on validation rows are not finite")
+        return self._score(outputs)
+
+    def _score(self, outputs: Float[np.ndarray, "val c"]) -> dict[str, float]:
+        """Take the scores of outputs on validation rows; those that are shown in a line."""
+        task = self.data.task
         self._outputs = outputs
         self._diagnostics |= {"collapsed": task.collapsed(outputs), "largest_share": task.largest_share(outputs)}
-        chosen = data.session.metric.name
+        chosen = self.data.session.metric.name
         self.scores = task.scores(outputs, self._labels)
         if chosen not in self.scores:
             self.scores[chosen] = task.more_score(chosen, outputs, self._labels)

@@ -30,9 +30,10 @@ def refit(name: str, params: Params, project: Project, record: RunRecord, seed: 
     session.verify_in_background()
     steps = session.settings(seed, candidate).steps
     # Where early stopping went back to an earlier student, as far as that on the same course.
-    kept = next((of.kept for of in record.diagnostics if of.seed == seed), None)
+    known = next((of for of in record.diagnostics if of.seed == seed), None)
+    kept, mixture = (known.kept, known.mixture) if known else (None, None)
     end = max(1, round(steps * kept / record.steps)) if kept is not None else steps
-    training = run_trial(session, seed, candidate, end=end)
+    training = run_trial(session, seed, candidate, end=end, mixture=mixture)
     with session.threads(), progress(f"refit {name}", end, "step") as advance:
         while True:
             try:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.methods import Reads, Signals
-from pipeline.records import DiagnosticsRecord
+from pipeline.records import DiagnosticsRecord, MixtureRecord
 from pipeline.runs import Candidate
 from pipeline.students import Blueprint, Student, place
 from pipeline.tasks import Task
@@ -29,6 +29,7 @@ from pipeline.training.checkpoint import Checkpoint, State
 from pipeline.training.config import TrainSettings
 from pipeline.training.kept import Kept
 from pipeline.training.log import Line, TrialLog, WeightedPenalty
+from pipeline.training.mixing import mix_last_layer
 from pipeline.training.optimisation import Optimisation, freeze
 from pipeline.training.parallel import Group
 from pipeline.training.prefetch import Ready, get_ready, prefetched
@@ -70,6 +71,7 @@ def run_trial(
     checkpoint: Checkpoint | None = None,
     end: int | None = None,
     tell: Callable[[Line], None] = lambda line: None,
+    mixture: MixtureRecord | None = None,
 ) -> Generator[int, None, TrialResult]:
     """Train one student; yields the number of steps done, 1 after every step, and returns the result.
 
@@ -79,6 +81,7 @@ def run_trial(
         checkpoint: where an earlier call may have left a part of the work, and this one leaves what it does.
         end: steps to do, where they are fewer than those that the learning rate follows.
         tell: takes each line of the log.
+        mixture: how to mix the last layer, where validation rows cannot choose; see `mixing`.
 
     Raises:
         Diverged: a loss, gradient, weight or output is NaN or infinite.
@@ -146,6 +149,9 @@ def run_trial(
     # With early stopping, the student goes back to the weights of the best validation.
     kept.settle()
     diagnostics = log.finish(kept.best(log.history))  # waits for the device
+    if any(penalty.transfer.mix for penalty in penalties.values()):
+        mixed = mix_last_layer(data, kept.student, mixture)
+        diagnostics = log.mixed(mixed) if mixed else diagnostics
     gates = learned_gates(penalties)
     return TrialResult(data.blueprint, kept.student, log.scores, log.row_scores, log.lines, diagnostics, gates)
 

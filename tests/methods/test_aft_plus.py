@@ -109,6 +109,11 @@ def test_head_and_features_both_learn(case: Case) -> None:
     assert all(gradient.abs().max() > 0 for gradient in gradients)
 
 
+def test_it_asks_for_a_mixture_of_the_last_layer_if_that_is_set(case: Case) -> None:
+    assert [aft_plus.Settings(mix=mix).build(case.context).mix for mix in (True, False)] == [True, False]
+    assert not logit_kd.Settings().build(case.context).mix
+
+
 def test_its_keys_are_checked() -> None:
     with pytest.raises(UserError, match="unknown key `task_directions`"):
         parse(aft_plus.Settings, {"task_directions": True}, "params.yaml: runs.a.methods.aft_plus")

@@ -629,18 +629,22 @@ def test_a_searched_setting_of_a_method_that_is_wrong_is_refused_before_training
 
 
 def test_an_automatic_weight_tries_the_settings_that_its_method_lists(project: Path, params: Params):
-    """Each at weights of its own, because another penalty pulls otherwise."""
-    with_run(params, teachers=["wise"], methods=[{"name": "aft_plus", "weight": "auto"}], train={"steps": 3})
+    """Unless the run sets or searches them; each at weights of its own, because another penalty pulls otherwise."""
+    methods = [{"name": "aft_plus", "weight": "auto"}]
+    with_run(params, teachers=["wise"], methods=methods, train={"steps": 3})
     tried = [label.partition(", ") for label in train("trial", params, project).candidates]
-    assert tried[0] == ("0", "", "")
+    assert tried[0] == ("0", "", "") and {label for _, _, label in tried[1:]} == {"aft_plus.mix True"}
+    weights = [float(weight) for weight, _, _ in tried]
+    assert len(weights) == len(auto_weight.RATIOS)
+    search = {"methods.aft_plus.head": [1.0, 0.0], "methods.aft_plus.mix": [False]}
+    with_run(params, teachers=["wise"], methods=methods, search=search, train={"steps": 3})
+    tried = [label.partition(", ") for label in train("trial", params, project).candidates]
     by_head = {head: [float(weight) for weight, _, label in tried if label == head] for _, _, head in tried[1:]}
-    assert list(by_head) == ["aft_plus.head 1.0", "aft_plus.head 0.0"]
+    assert list(by_head) == ["aft_plus.head 1.0, aft_plus.mix False", "aft_plus.head 0.0, aft_plus.mix False"]
     with_head, without = by_head.values()
-    assert len(with_head) == len(without) == len(auto_weight.RATIOS) - 1
-    assert with_head[0] != without[0]
-    with_run(
-        params, teachers=["wise"], methods=[{"name": "aft_plus", "weight": "auto", "head": 0.0}], train={"steps": 3}
-    )
+    assert [0.0, *with_head] == weights and len(without) == len(with_head) and with_head[0] != without[0]
+    set_here = {"head": 0.0, "mix": False}
+    with_run(params, teachers=["wise"], methods=[methods[0] | set_here], train={"steps": 3})
     assert [float(label) for label in train("trial", params, project).candidates] == [0.0, *without]
     with_run(params, teachers=["wise"], methods=[{"name": "aft_plus", "weight": 3.0}], train={"steps": 3})
     assert list(train("trial", params, project).candidates) == ["3"]
