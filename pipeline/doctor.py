@@ -22,13 +22,13 @@ from pipeline.checks import check_params, missing_views, size
 from pipeline.data import Dataset, PrepareSettings, Scan, scan_sources
 from pipeline.datasets import Row, parts_of, rows_called
 from pipeline.errors import UserError, count, listed
-from pipeline.extraction import ExtractSettings, stored_heads, teacher_alone
+from pipeline.extraction import ExtractSettings, place_of_features, stored_heads, teacher_alone
 from pipeline.machine import Machine, cores
 from pipeline.params import Params
 from pipeline.progress import duration
 from pipeline.project import Project
 from pipeline.provenance import OF_FEATURES, versions
-from pipeline.store import available_memory
+from pipeline.store import available_memory, writable
 from pipeline.students import kind_of, student_blueprint
 from pipeline.tasks import Task
 from pipeline.teachers import Teacher
@@ -393,7 +393,16 @@ def _disk(params: Params, project: Project, teachers: dict[str, Teacher], seen: 
         if more:
             parts.append(f"{name} {size(more)}")
     free = shutil.disk_usage(project.root).free
-    found = f"{size(free)} free; features to extract: {listed(parts)}"
+    features = f"features to extract: {listed(parts)}"
+    if place := place_of_features(params):
+        try:
+            writable(place)
+            yield Finding("object storage", "ok", f"{place} can be written; {features}")
+        except UserError as error:
+            yield Finding("object storage", "problem", str(error))
+        wanted, found = 0, f"{size(free)} free"
+    else:
+        found = f"{size(free)} free; {features}"
     if wanted > free:
         advice = "free some space, keep fewer heads or views, or set extract.dtype to float16 or int8"
         yield Finding("disk", "problem", found, advice)

@@ -17,7 +17,15 @@ import torch
 from pipeline.checks import missing_views, size
 from pipeline.data import Dataset
 from pipeline.errors import UserError, count
-from pipeline.extraction import MODEL_BOUND, Batch, ExtractSettings, Loader, load_teacher, stored_heads
+from pipeline.extraction import (
+    MODEL_BOUND,
+    Batch,
+    ExtractSettings,
+    Loader,
+    load_teacher,
+    place_of_features,
+    stored_heads,
+)
 from pipeline.machine import Machine, is_out_of_memory
 from pipeline.params import Params
 from pipeline.progress import duration
@@ -77,13 +85,14 @@ class Estimate:
         rows_per_second: from reading to writing.
         bare: rows per second of the model alone, on batches that are in memory.
         reading: rows per second of reading and preprocessing alone.
-        writing: rows per second that the disk takes; None if it cannot be written.
+        writing: rows per second that the disk takes; None if it cannot be written, or the store is not on it.
         share: of the bare rate.
         bottleneck: what takes the time; see `_Rates.bottleneck`.
         seconds: for all rows.
         bytes: of the store, for the rows to compute, uncompressed.
         row_bytes: by head.
-        free: bytes on the disk of the store.
+        url: where stores go on object storage; None if the store is on a disk.
+        free: bytes on that disk.
         run: a run that reads the teacher, if there is one.
         rows_of_training: rows that the teacher would compute for one training of that run, if it ran alongside.
         students: from how many trainings on the store costs less time than running the teacher in each.
@@ -103,7 +112,8 @@ class Estimate:
     seconds: float
     bytes: int
     row_bytes: dict[str, int]
-    free: int
+    url: str | None
+    free: int | None
     run: str | None
     rows_of_training: int
     students: int
@@ -111,6 +121,9 @@ class Estimate:
     def __str__(self) -> str:
         heads = ", ".join(f"{head} {number:,} B a row" for head, number in self.row_bytes.items())
         disk = "the disk cannot be written" if self.writing is None else f"the disk takes {self.writing:,.0f} rows/s"
+        if self.url:
+            disk = "writing to object storage is not measured"
+        place = f"the store goes to {self.url}" if self.free is None else f"{size(self.free)} are free"
         train = f"a training of run {self.run}" if self.run else "a training with the section train"
         online = duration(self.rows_of_training / self.bare)
         lines = [
@@ -119,11 +132,11 @@ class Estimate:
             f"speed: {self.rows_per_second:,.0f} rows/s, {self.share:.0%} of the bare model ({self.bare:,.0f} rows/s); "
             f"held up by {self.bottleneck} (reading alone gives {self.reading:,.0f} rows/s, {disk})",
             f"time: {duration(self.seconds)}",
-            f"size: {size(self.bytes)} ({heads}); {size(self.free)} are free",
+            f"size: {size(self.bytes)} ({heads}); {place}",
             f"students: {train} would have the teacher compute {count(self.rows_of_training, 'row')}, {online} each "
             f"time; the store pays from {'the first' if self.students == 1 else f'{self.students:,}'} on",
         ]
-        if self.bytes > self.free:
+        if self.free is not None and self.bytes > self.free:
             lines.append("warning: the store does not fit on the disk; free some space, or keep fewer heads or views")
         return "\n".join(lines)
 
@@ -145,8 +158,9 @@ def estimate(name: str, params: Params, project: Project = Project()) -> Estimat
     rate = _measure(data, teacher, settings, machine)
     row_bytes = {head: kept.row_bytes for head, kept in stored_heads(teacher, settings).items()}
     rows = len(data) * missing_views(project, name, data, views)
+    url = place_of_features(params)
     place = next(folder for folder in (project.features, *project.features.absolute().parents) if folder.is_dir())
-    disk = _disk(place, min(WRITTEN, max(rows * sum(row_bytes.values()), 1 << 20)))
+    disk = None if url else _disk(place, min(WRITTEN, max(rows * sum(row_bytes.values()), 1 << 20)))
     writing = None if disk is None else disk / sum(row_bytes.values())
     overall = min(rate.whole, writing or math.inf)
     run, online = _training(name, params, data)
@@ -166,7 +180,8 @@ def estimate(name: str, params: Params, project: Project = Project()) -> Estimat
         seconds=work.seconds,
         bytes=work.bytes,
         row_bytes=row_bytes,
-        free=shutil.disk_usage(place).free,
+        url=url,
+        free=None if url else shutil.disk_usage(place).free,
         run=run,
         rows_of_training=online,
         students=max(1, math.ceil(work.seconds / (online / rate.bare))),

@@ -18,7 +18,7 @@ from pipeline import images
 from pipeline.datasets import Kind, parts_of, rows_called
 from pipeline.errors import UserError
 from pipeline.exports import Model, export_format
-from pipeline.files import read_regular
+from pipeline.files import read_regular, refuse_url
 from pipeline.machine import Machine
 from pipeline.project import Project
 from pipeline.records import ExportRecord, ManifestRecord, RunRecord
@@ -186,6 +186,7 @@ def _open(path: Path, seed: int | None) -> tuple[Path, str, Kind, Task, dict[str
         VerifiedFiles(path, export.files, "export the run again").finish()
         return path, export.format, export.kind, build(export.task, export.outputs, export.unit), export.table
     if not (path / "run.json").exists():
+        refuse_url(path)
         raise UserError(
             f"{path}: neither an export nor a run that was trained; run `aft train RUN`, or `aft export RUN --output "
             f"{path}`"

@@ -47,7 +47,7 @@ def main(
 
     loaded, project = command.settings(params, overrides), command.PROJECT
     if rank >= world:
-        raise UserError(f"--rank {rank}: ranks are numbered from 0, so of {world} the last one is {world - 1}")
+        raise UserError(f"--rank {rank}: ranks are numbered from 0, so of --world {world} the last is {world - 1}")
     command.on_engine(loaded, engine, address, workers)
     if dry_run:
         from pipeline.estimate import estimate

@@ -1342,6 +1342,18 @@ CASES = [
                 "raw/x.npy: 12 images and labels of shape [3]; give each one label",
             ),
             (
+                "a folder of `save_to_disk` at a URL",
+                source("hugging_face", path="s3://bucket/saved", image_column="image"),
+                "prepare",
+                "s3://bucket/saved: a URL, and a path of this machine is needed there",
+            ),
+            (
+                "a Zarr at a URL",
+                source("arrays", path="s3://bucket/x.zarr"),
+                "prepare",
+                "s3://bucket/x.zarr: a URL, and a path of this machine is needed there",
+            ),
+            (
                 "an array in a format that is not known",
                 source("arrays", path="raw/x.mat"),
                 "prepare",
@@ -1889,6 +1901,12 @@ CASES = [
                 "no/out: no folder no; make it first",
             ),
             (
+                "an export to a URL",
+                nothing,
+                "export none --output s3://bucket/out",
+                "s3://bucket/out: a URL, and a path of this machine is needed there",
+            ),
+            (
                 "an output that is something else",
                 nothing,
                 "export none --output raw",
@@ -1922,7 +1940,7 @@ CASES = [
             (
                 "a rank that there is not",
                 "extract wise --rank 2 --world 2",
-                "--rank 2: ranks are numbered from 0, so of 2 the last one is 1",
+                "--rank 2: ranks are numbered from 0, so of --world 2 the last is 1",
             ),
         )
     ),
@@ -2035,6 +2053,12 @@ CASES = [
                 exported,
                 "predict student raw/reviews.csv --output s3://bucket/out.csv",
                 "s3://bucket/out.csv: a URL, and a path of this machine is needed there",
+            ),
+            (
+                "an export at a URL",
+                exported,
+                "predict s3://bucket/student raw/reviews.csv",
+                "s3://bucket/student: a URL, and a path of this machine is needed there",
             ),
             (
                 "an output of no known format",

@@ -17,7 +17,7 @@ from pipeline import hdf5
 from pipeline.datasets import Passed, Row
 from pipeline.datasets._images import IMAGE_BYTES, netpbm
 from pipeline.errors import UserError, count
-from pipeline.files import TEXT_BYTES, folder_size, open_regular, refuse_bomb
+from pipeline.files import TEXT_BYTES, folder_size, open_regular, refuse_bomb, refuse_url
 from pipeline.params import Settings as Section
 
 KIND = "image"
@@ -127,6 +127,8 @@ def _hdf5(path: Path, settings: Settings) -> tuple[Any, Any]:
 def _zarr(path: Path, settings: Settings) -> tuple[Any, Any]:
     import zarr
 
+    if not path.exists():
+        refuse_url(path)
     size = folder_size(path)  # and no pipe is in it
     for name in METADATA:
         _refuse_larger(path, name, TEXT_BYTES)

@@ -16,7 +16,7 @@ from pipeline.datasets._images import image_content
 from pipeline.datasets._rows import TableRow, Wanted, check
 from pipeline.datasets._texts import paired, text_content
 from pipeline.errors import UserError, listed
-from pipeline.files import file_exists, read_regular
+from pipeline.files import file_exists, read_regular, refuse_url
 from pipeline.params import Settings as Section
 
 KIND = None
@@ -117,6 +117,7 @@ def _splits(there: list[str], settings: Settings) -> dict[str, str | None]:
 def _saved(folder: Path) -> dict[str, Table]:
     """The splits of a folder that `save_to_disk` wrote; a dataset without splits is one split, `all`."""
     if not folder.is_dir():
+        refuse_url(folder)
         raise UserError(f"{folder}: no such folder; check dataset.source.path")
     index = folder / "dataset_dict.json"
     if not file_exists(index):

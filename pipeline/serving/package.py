@@ -22,7 +22,7 @@ import torch
 from pipeline.data import Dataset
 from pipeline.errors import UserError, count
 from pipeline.exports import export_format
-from pipeline.files import explained, replace_folder, scratch_folder, write_atomically
+from pipeline.files import explained, refuse_url, replace_folder, scratch_folder, write_atomically
 from pipeline.params import Params
 from pipeline.predict import EXPORT, VERSION, Predictor, seed_of, table_of
 from pipeline.processes import as_parent, end_with, starting_children
@@ -157,8 +157,9 @@ def _check_output(output: Path) -> None:
     """Make sure that a folder may be written.
 
     Raises:
-        UserError: its parent folder does not exist, or it holds something other than an export.
+        UserError: it is a URL, its parent folder does not exist, or it holds something other than an export.
     """
+    refuse_url(output)
     if not output.parent.is_dir():
         raise UserError(f"{output}: no folder {output.parent}; make it first")
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / EXPORT).is_file()):

@@ -22,7 +22,7 @@ from pipeline.store.rows import RowIndex
 from pipeline.store.source import SourceFeatures
 from pipeline.store.store import FeatureStore
 from pipeline.store.values import NotFinite, as_stored
-from pipeline.store.writer import StoreWriter, Widened, is_shared
+from pipeline.store.writer import StoreWriter, Widened, is_shared, writable
 
 __all__ = [
     "Dtype",
@@ -48,4 +48,5 @@ __all__ = [
     "is_shared",
     "stand_for",
     "verification",
+    "writable",
 ]

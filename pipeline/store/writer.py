@@ -53,6 +53,19 @@ class Widened(Exception):
     """A head is to be stored in a wider dtype: its writers close the store and open it again."""
 
 
+def writable(place: str | Path | Backend) -> WritableBackend:
+    """A place that was tried and can be written; on object storage by an object that is gone again.
+
+    Raises:
+        UserError: it cannot.
+    """
+    store = backend_at(place)
+    if not isinstance(store, WritableBackend):
+        raise UserError(f"{store.name}: stores can only be read there; write to a local folder, then copy it")
+    store.prepare()
+    return store
+
+
 class StoreWriter:
     """Writes features of rows into a store, shard by shard, and resumes where any earlier writer stopped.
 
@@ -134,15 +147,12 @@ class StoreWriter:
             UserError: the folder cannot be written or holds other files, its metadata is damaged, or another process is
                 writing it with other settings.
         """
-        store = backend_at(place)
-        path = store.name
-        if not isinstance(store, WritableBackend):
-            raise UserError(f"{path}: stores can only be read there; write to a local folder, then copy it")
+        path = backend_at(place).name
         if not heads:
             raise UserError(f"{path}: a store needs at least one head")
         if shard_rows is not None and shard_rows < 1:
             raise UserError(f"{path}: shard_rows must be at least 1, found {shard_rows}")
-        store.prepare()
+        store = writable(place)
         refuse_other_files(store)
         wanted = Layout(
             rows=len(rows),

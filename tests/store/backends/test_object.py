@@ -30,6 +30,7 @@ from pipeline.store.format import Marker
 from pipeline.store.inspection import leftovers, list_stores
 from pipeline.store.remote import Pointer, stand_for
 from pipeline.store.verification import verify
+from tests.conftest import WORDS, write_encoder
 from tests.engines.lengths import Lengths
 from tests.store.backends.contract import BackendContract
 from tests.store.backends.s3 import BUCKET, Service
@@ -353,6 +354,31 @@ def test_a_project_keeps_its_features_there(
     assert aft("extract", "known").returncode == 0
     assert (project / "features" / "known.zarr" / "zarr.json").is_file()
     assert not (project / "features" / "known.zarr" / "remote.json").exists()
+
+
+def test_doctor_and_a_dry_run_look_at_the_place_of_the_features(
+    aft: Callable[..., Any], project: Path, service: Service, url: str, tmp_path: Path
+):
+    place, params = url.rpartition("/")[0], yaml.safe_load((project / "params.yaml").read_text())
+    wise = params["teachers"]["wise"] | {"model": str(write_encoder(tmp_path / "m", WORDS))}
+    params["teachers"] = {"wise": wise}
+    params["runs"].pop("both")
+
+    def write(features: str) -> None:
+        (project / "params.yaml").write_text(yaml.safe_dump(params | {"features": features}))
+
+    write(place)
+    found = json.loads(aft("extract", "wise", "--dry-run", "--json").stdout)
+    assert (found["url"], found["free"], found["writing"]) == (place, None, None)
+    lines = aft("extract", "wise", "--dry-run").stdout
+    assert "writing to object storage is not measured" in lines and f"the store goes to {place}" in lines
+    lines = aft("doctor").stdout
+    assert f"ok      object storage: {place} can be written; features to extract: none\n" in lines
+    assert object.open(place).files() == []
+    write("s3://nowhere/features")
+    done = aft("doctor")
+    assert done.returncode == 1
+    assert "problem object storage: s3://nowhere/features: there is no bucket nowhere; create it" in done.stdout
 
 
 def test_a_worker_on_a_machine_with_its_own_copy_of_the_project_writes_there(
