@@ -4,7 +4,7 @@ Nothing here changes a result.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
 from types import ModuleType
@@ -68,11 +68,16 @@ def check_params(params: Params) -> None:
                 f"{params.source}: students.{name}: this family reads {reads}, and the dataset holds "
                 f"{kind}; choose another family"
             )
+    # What each teacher is, whatever its name.
+    equal = {
+        name: json.dumps([params.section(f"teachers.{name}"), own.model_dump(mode="json")], sort_keys=True, default=str)
+        for name, own in teachers.items()
+    }
     seen: dict[str, str] = {}
     for settings, name in _every_run(params):
         run = read_run(settings, name)
         _check_heads(settings, name, run, teachers)
-        tried = _check_candidates(settings, name, run)
+        tried = _check_candidates(settings, name, run, equal)
         # A point of a sweep may be one of `runs`, and is then trained once.
         if name != NAME and (same := seen.setdefault(tried, name)) != name:
             raise UserError(
@@ -137,15 +142,19 @@ def _check_heads(params: Params, name: str, run: Run, teachers: dict[str, Any]) 
             )
 
 
-def _check_candidates(params: Params, name: str, run: Run) -> str:
+def _check_candidates(params: Params, name: str, run: Run, equal: Mapping[str, str]) -> str:
     """Read the settings of every combination that a run tries.
+
+    Args:
+        params, name, run: the run.
+        equal: by name of a teacher, what is the same for another one with equal settings.
 
     Returns:
         All that decides what is trained; equal for runs that differ in their names, or in how they are written.
     """
     section = params.section(f"students.{run.student}")
     check_student(run, section["family"], f"{params.source}: runs.{name}")
-    tried: list[Any] = []
+    tried: set[str] = set()
     for candidate in run.combinations():
         place = f" (with runs.{name}.search)" if candidate.settings else ""
         family, student = read_plugin(
@@ -158,14 +167,17 @@ def _check_candidates(params: Params, name: str, run: Run) -> str:
         settings.check_views(where, run_views(params, name, run))
         where = f"{params.source}: train.augment (for {name})"
         check_kind(read_augmentations(settings.augment, where), reads, where)
-        read: list[Any] = [section["family"], student.model_dump(mode="json"), settings.model_dump(mode="json")]
-        for term in run.methods:
+        train = settings.model_dump(mode="json") | {"seeds": sorted(settings.seeds)}
+        read: list[Any] = [section["family"], student.model_dump(mode="json"), train]
+        for term in sorted(run.methods, key=lambda term: term.name):
             where = f"{params.source}: runs.{name}.methods.{term.name}"
             options = term.options | candidate.of(f"methods.{term.name}")
             own = parse(plugin("methods", term.name).Settings, options, where)
-            read.append([term.name, term.weight, term.schedule, own.model_dump(mode="json")])
-        tried.append(read)
-    return json.dumps([run.teachers, run.teacher, run.shuffle_teachers, tried], sort_keys=True)
+            weights = term.weight if term.weight == "auto" else sorted(set(term.weight))
+            read.append([term.name, weights, term.schedule, own.model_dump(mode="json")])
+        tried.add(json.dumps(read, sort_keys=True))
+    sources = [[equal[source.teacher], source.head, source.view] for source in run.sources]
+    return json.dumps([sources, run.teacher, run.shuffle_teachers, sorted(tried)])
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ there.
 import copy
 import re
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -240,6 +241,7 @@ def _explain(cls: type[Settings], problem: Any) -> str:
         case "missing":
             return f": missing key `{place.lstrip('.')}`"
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    message = re.sub(r"^(?:List|String|Dictionary) should (.*?)(?: after validation, not \d+)?$", r"should \1", message)
     message = message.replace("a valid dictionary", "a mapping")
     if isinstance(found, str) and (spelling := _spelling(found)):
         return f"{place}: {found!r} is text to YAML; write {spelling}"
@@ -262,6 +264,6 @@ def _spelling(text: str) -> str | None:
         whole, fraction, sign, exponent = parts.groups()
         return f"{whole}{fraction or '.0'}e{sign or '+'}{exponent}"
     try:
-        return repr(float(text))
+        return repr(float(text)) if isfinite(float(text)) else None
     except ValueError:
         return None

@@ -20,6 +20,7 @@ from pipeline.errors import UserError
 from pipeline.exports import Model, export_format
 from pipeline.files import read_regular, refuse_url
 from pipeline.machine import Machine
+from pipeline.params import parse
 from pipeline.project import Project
 from pipeline.records import ExportRecord, ManifestRecord, RunRecord
 from pipeline.students import STUDENT, Blueprint
@@ -96,7 +97,7 @@ class Predictor:
         trust: bool = False,
     ):
         self.path, self.batch_size = Path(path), batch_size
-        self.device = Machine(device=device).torch_device()
+        self.device = parse(Machine, {"device": device}, "aft predict").torch_device()
         folder, format, self.kind, self.task, self.table = _open(self.path, seed)
         blueprint = Blueprint.read(folder / STUDENT)
         if blueprint.classes != self.task.outputs:

@@ -3107,6 +3107,19 @@ CASES = [
                 "list values",
             ),
             (
+                "a point without a student",
+                {},
+                {"student": [None]},
+                "params.yaml: sweep.mine.over: no student; add `student: [...]`, or start from runs with `run: [...]`",
+            ),
+            (
+                "a weight that is no number",
+                {},
+                {"student": "bag", "teachers": "wise", "methods": "aft", "weight": ["nan"]},
+                "params.yaml: sweep.mine: student=bag, teachers=wise, methods=aft, weight=nan: runs.point.methods[0]."
+                "weight[0]: should be a valid number, found 'nan' (and 1 more)",
+            ),
+            (
                 "a range that is empty",
                 {"search": {"points": 4}},
                 {"student": "bag", "train.learning_rate": {"low": 1.0, "high": 0.1}},
@@ -3125,6 +3138,12 @@ CASES = [
                 "-: this student reads images; give folders, files or tables of images",
             ),
             ("a file of rows that is not there", exported, "predict student nowhere.csv", "nowhere.csv: no such file"),
+            (
+                "a device that does not exist, for predictions",
+                exported,
+                "predict student raw/reviews.csv --device gpu",
+                "aft predict.device: should be auto, cpu, cuda, cuda:N (a number from 0) or mps, found 'gpu'",
+            ),
             (
                 "texts in a pipe",
                 both(exported, pipe("texts.csv")),

@@ -121,6 +121,38 @@ def test_two_runs_that_are_the_same_are_refused_however_they_are_written(same: d
     check_params(params)
 
 
+AFT = {"student": "bag", "teachers": ["wise"], "methods": {"aft": {"weight": [0.0, 3.0]}}}
+SEARCHED = AFT | {"search": {"student.dropout": [0.1, 0.3], "methods.aft.warm_up": [0, 2]}}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (AFT, AFT | {"methods": {"aft": {"weight": [3.0, 0.0, 3.0]}}}, True),
+        (AFT, AFT | {"teachers": ["clever"]}, True),
+        (AFT, AFT | {"train": {"seeds": [2, 0, 1]}}, True),
+        (SEARCHED, SEARCHED | {"search": {"methods.aft.warm_up": [2, 0], "student.dropout": [0.3, 0.1]}}, True),
+        (AFT, AFT | {"teachers": ["loud"]}, False),
+        (AFT, AFT | {"teachers": ["wise/cls"]}, False),
+        (AFT, AFT | {"methods": {"aft": {"weight": [0.0, 3.0, 10.0]}}}, False),
+        (SEARCHED, SEARCHED | {"search": {"student.dropout": [0.1, 0.3], "methods.aft.warm_up": [0]}}, False),
+    ],
+)
+def test_the_order_of_a_grid_and_the_name_of_a_teacher_make_no_other_run(
+    one: dict[str, Any], other: dict[str, Any], same: bool
+):
+    params = changed("teachers/clever", dict(reversed(PARAMS["teachers"]["wise"].items())))  # type: ignore[index]
+    params.values["runs"] = {"one": one, "other": other}
+    for name in ("wise", "clever", "loud"):
+        params.values["teachers"][name]["heads"] = ["pooled", "cls"]
+    params.values["teachers"]["loud"]["pooling"] = "cls"
+    if not same:
+        check_params(params)
+        return
+    with pytest.raises(UserError, match=r"runs\.one and runs\.other are the same run"):
+        check_params(params)
+
+
 def test_a_point_of_a_sweep_may_be_a_run():
     params = changed("sweep", {"sizes": {"over": {"run": ["none"], "student.dropout": [0.1, 0.3]}}})
     check_params(params)

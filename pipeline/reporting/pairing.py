@@ -99,6 +99,8 @@ def _validated(name: str, project: Project) -> tuple[str, Metric, Sequence[int],
     if not slash:
         run = RunRecord.read(project.run(name) / "run.json", name)
         return run.data, run.metric, run.seeds, run.chosen_scores
+    if not sweep:
+        raise UserError(f"{name}: neither a run nor a point of a sweep, which is written sizes/3")
     record = SweepRecord.read(project.sweep(sweep), sweep)
     if not number.isdecimal() or int(number) >= len(record.points):
         raise UserError(

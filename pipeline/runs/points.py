@@ -256,7 +256,7 @@ def make_point(params: Params, name: str, sweep: Sweep, values: Mapping[str, Any
                 del used[key]
     if sweep.seeds is not None:
         train["seeds"] = sweep.seeds
-    if "student" not in section:
+    if section.get("student") is None:
         raise UserError(f"{where}.over: no student; add `student: [...]`, or start from runs with `run: [...]`")
     section |= {"methods": methods, "train": train, "search": search}
     section = {key: value for key, value in section.items() if value not in ({}, [], None)}

@@ -91,6 +91,7 @@ def test_points_are_compared_on_validation_rows(trained: Path):
         (("aft", "both"), "runs/both/run.json: no such file; run `aft train both`"),
         (("rates/9", "none"), "rates/9: no such point; `aft runs --sweep rates` lists 3, from rates/0"),
         (("rates/2", "none"), "rates/2: diverged, so it lacks scores of some seeds"),
+        (("/0", "none"), "/0: neither a run nor a point of a sweep, which is written sizes/3"),
         (("sizes/0", "none"), "sweeps/sizes.json: no such file; run `aft sweep sizes`"),
     ],
 )
