@@ -38,6 +38,9 @@ PAUSE = 0.2
 NO_CREDENTIALS = ("169.254.169.254", "metadata.google.internal", "MissingAccount", "Account must be specified")
 """Where a client asks for the role of the machine when it has found no credentials, and what others say."""
 
+DENIED = re.compile("status code: 40[13]")
+"""The answers to who may not do something, or is not known."""
+
 BEHIND_THE_END = "status code: 416"
 """The answer where a range begins behind the end of an object."""
 
@@ -386,13 +389,14 @@ def explained(name: str) -> Iterator[None]:
         yield
     except (FileNotFoundError, PreconditionError):
         raise
-    except (PermissionDeniedError, UnauthenticatedError) as error:
-        raise ServiceError(
-            f"{name}: access is denied ({_reason(error)}); check the credentials and what they allow"
-        ) from None
     except (BaseError, OSError, ValueError) as error:
         text = str(error)
         check_bucket(name, error)
+        # Of a listing, obstore says no more than the status.
+        if isinstance(error, PermissionDeniedError | UnauthenticatedError) or DENIED.search(text):
+            raise ServiceError(
+                f"{name}: access is denied ({_reason(error)}); check the credentials and what they allow"
+            ) from None
         if any(sign in text for sign in NO_CREDENTIALS):
             raise ServiceError(f"{name}: no credentials; {CREDENTIALS[urlsplit(name).scheme]}") from None
         raise ServiceError(f"{name}: {_reason(error)}; check the URL and the network, and run it again") from None

@@ -208,9 +208,12 @@ def test_a_place_that_cannot_be_is_refused(service: Service, place: str, line: s
 
 
 @pytest.mark.parametrize("status", ["401", "403"])
-def test_access_that_is_denied_is_said(make: Maker, service: Service, url: str, ids: list[str], status: str):
-    line = rf"access is denied \(the service answers {status}.* to a PUT"
-    denying = service.with_rule(lambda request: status if request["REQUEST_METHOD"] == "PUT" else None)
+@pytest.mark.parametrize("method", ["PUT", "GET"])
+def test_access_that_is_denied_is_said(
+    make: Maker, service: Service, url: str, ids: list[str], method: str, status: str
+):
+    line = rf"access is denied \(the service answers {status}.* to a {method}"
+    denying = service.with_rule(lambda request: status if request["REQUEST_METHOD"] == method else None)
     with denying, pytest.raises(UserError, match=line) as found:
         make(ids, path=url)
     assert "\n" not in str(found.value)
