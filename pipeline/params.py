@@ -229,8 +229,10 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 
 def _explain(cls: type[Settings], problem: Any) -> str:
-    # If a value may have several types, pydantic adds the type to the place: `weight.list[float][0]`.
+    # If a value may have several types, pydantic adds the type to the place: `weight.list[float][0]`, `path.str`.
     loc = [part for part in problem["loc"] if not (isinstance(part, str) and "[" in part)]
+    if len(loc) > 1 and loc[-1] in ("str", "int", "float", "bool"):
+        loc.pop()
     place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in loc)
     found = problem["input"]
     match problem["type"]:
@@ -241,8 +243,10 @@ def _explain(cls: type[Settings], problem: Any) -> str:
         case "missing":
             return f": missing key `{place.lstrip('.')}`"
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
-    message = re.sub(r"^(?:List|String|Dictionary) should (.*?)(?: after validation, not \d+)?$", r"should \1", message)
-    message = message.replace("a valid dictionary", "a mapping")
+    message = re.sub(
+        r"^(?:List|Tuple|String|Dictionary) should (.*?)(?: after validation, not \d+)?$", r"should \1", message
+    )
+    message = message.replace("a valid dictionary", "a mapping").replace("a valid tuple", "a valid list")
     if isinstance(found, str) and (spelling := _spelling(found)):
         return f"{place}: {found!r} is text to YAML; write {spelling}"
     return f"{place}: {message}, found {found!r}" if place else f": {message}"

@@ -114,7 +114,9 @@ def _end(error: BaseException, debug: bool) -> None:
         sys.exit(1)
     if debug:
         return
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported
+    # torch's, which is not imported: on a GPU an error of its own, on a CPU one that names the allocator.
+    torchs = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+    if isinstance(error, MemoryError) or torchs:
         error = UserError("not enough memory; close other programs, or lower machine.workers and the batch size")
     error = behind(error) or error
     # An OSError without a number is not from the operating system: a download that failed, say.

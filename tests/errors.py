@@ -1179,6 +1179,18 @@ CASES = [
                 "row 0dff437947acd09e (line 4): label 'c' is not in dataset.classes: a, b",
             ),
             (
+                "an empty list of classes",
+                table(many(20, "ab"), dataset={"classes": []}),
+                "prepare",
+                "row a6bde4390c5e21eb (line 2): label 'a' is not in dataset.classes: none",
+            ),
+            (
+                "one class instead of a list",
+                table(many(20, "ab"), dataset={"classes": "a"}),
+                "prepare",
+                "params.yaml: dataset.classes: should be a valid list, found 'a'",
+            ),
+            (
                 "labels in one cell that are listed as classes",
                 table(many(20, ["a", "b", "a;b"]), dataset={"task": "multilabel", "classes": ["a", "b"]}),
                 "prepare",
@@ -3111,6 +3123,12 @@ CASES = [
                 {},
                 {"student": [None]},
                 "params.yaml: sweep.mine.over: no student; add `student: [...]`, or start from runs with `run: [...]`",
+            ),
+            (
+                "a list of students as one value",
+                {},
+                {"student": [["bag"]]},
+                "params.yaml: sweep.mine.over: student: ['bag']; write keys of `students`",
             ),
             (
                 "a weight that is no number",

@@ -3,6 +3,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -155,8 +156,20 @@ def test_a_full_memory_is_one_line(debug: bool) -> None:
     assert "Traceback" in said.stderr if debug else said.stderr == line
 
 
-def test_a_full_memory_of_a_gpu_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def too_large() -> Exception:
+    """What torch raises on a CPU, for a petabyte."""
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(1 << 50)
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    "error", [lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), too_large]
+)
+def test_a_memory_that_is_full_for_torch_is_one_line(
+    capsys: pytest.CaptureFixture[str], error: Callable[[], Exception]
+) -> None:
     with pytest.raises(SystemExit) as end:
-        entry._end(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), debug=False)
+        entry._end(error(), debug=False)
     assert end.value.code == 2
     assert capsys.readouterr().err.startswith("error: not enough memory; ")

@@ -19,9 +19,11 @@ class Inner(Settings):
 class Example(Settings):
     steps: int = Field(ge=1)
     rate: float = 0.5
-    names: list[str] = Field(default_factory=list)
+    names: list[str] = Field(default_factory=list, max_length=3)
     mode: Literal["mean", "cls"] = "mean"
     inner: Inner = Inner()
+    path: str | list[str] = ""
+    pair: tuple[str, ...] = ()
 
 
 def refusal(values: dict) -> str:
@@ -42,7 +44,7 @@ def test_an_unknown_key_is_named_with_the_allowed_ones_and_the_nearest():
     message = refusal({"steps": 3, "ratee": 1.0})
     assert "`ratee`" in message
     assert "did you mean `rate`" in message
-    assert "inner, mode, names, rate, steps" in message
+    assert "inner, mode, names, pair, path, rate, steps" in message
 
 
 def test_an_unknown_nested_key_lists_the_keys_of_its_own_section():
@@ -76,6 +78,9 @@ def test_a_number_that_yaml_reads_as_text_gets_the_spelling_that_works(tmp_path:
         ({"steps": 3, "names": "one"}, ".names"),
         ({"steps": 3, "mode": "max"}, "'mean' or 'cls'"),
         ({"steps": 3, "names": ["a", 1]}, ".names[1]"),
+        ({"steps": 3, "path": 5}, "example.path: should be a valid string"),
+        ({"steps": 3, "pair": "a"}, ".pair: should be a valid list"),
+        ({"steps": 3, "names": ["a", "b", "c", "d"]}, ".names: should have at most 3 items, found"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_named_with_what_was_found(values: dict, named: str):

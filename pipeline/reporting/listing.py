@@ -91,7 +91,7 @@ def _run(name: str, params: Params, project: Project) -> Row:
             row |= {"test": mean_score(results, tested.primary.name), "state": "evaluated"}
     if changed_run(params, project, name):
         row["state"] += ", other settings"
-    elif run.data != _data(project):
+    elif _data(project) not in (None, run.data):
         row["state"] += ", other data"
     return row
 

@@ -258,6 +258,8 @@ def make_point(params: Params, name: str, sweep: Sweep, values: Mapping[str, Any
         train["seeds"] = sweep.seeds
     if section.get("student") is None:
         raise UserError(f"{where}.over: no student; add `student: [...]`, or start from runs with `run: [...]`")
+    if not isinstance(section["student"], str):
+        raise UserError(f"{where}.over: student: {section['student']!r}; write keys of `students`")
     section |= {"methods": methods, "train": train, "search": search}
     section = {key: value for key, value in section.items() if value not in ({}, [], None)}
     source = f"{where}: {point_label(used)}"

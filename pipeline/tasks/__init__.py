@@ -347,7 +347,7 @@ def numbering(names: Sequence[str]) -> Callable[[str, Label], int]:
         if name not in numbers:
             several = (each for each in SEPARATORS if all(part.strip() in numbers for part in name.split(each)))
             hint = "".join(f"; if it is several, set dataset.source.label_separator: {each!r}" for each in several)
-            raise LabelError(label, f"label {name!r} is not in dataset.classes: {', '.join(names)}{hint}")
+            raise LabelError(label, f"label {name!r} is not in dataset.classes: {listed(names)}{hint}")
         return numbers[name]
 
     return number
