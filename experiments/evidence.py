@@ -5,9 +5,11 @@
 
 A set is a file next to this one, `digits.yaml`. Its project is `evidence/digits/`, where `aft run --direct` does what
 is missing. Then every run is paired, seed by seed, with plain training, with plain training of augmented rows, and with
-transfer of clean rows. Runs that are called ARM_STEPS, `v8_1000`, are a table of their own: arms by steps, each paired
-with `v0`. What other programs reach on the same rows is read from a set's `peers/` (experiments/setfit_rival.py), rows
-per second where `aft cost` was run in its folder. Tables of what there is so far: `make evidence TABLES=1`.
+transfer of clean rows, and the share of the gap from plain training to the teacher's probes that it closes is shown:
+to the linear probe, and to the kernel probe. Runs that are called ARM_STEPS, `v8_1000`, are a table of their own: arms
+by steps, each paired with `v0`. What other programs reach on the same rows is read from a set's `peers/`
+(experiments/setfit_rival.py), rows per second where `aft cost` was run in its folder. Tables of what there is so far:
+`make evidence TABLES=1`.
 """
 
 import argparse
@@ -24,13 +26,16 @@ from pipeline.errors import UserError
 from pipeline.functional.statistics import Paired, paired, standard_error
 from pipeline.params import Params
 from pipeline.project import Project
-from pipeline.records import CostRecord, EvaluationRecord, RunRecord
+from pipeline.records import CostRecord, EvaluationRecord, ProbeRecord, RunRecord
 from pipeline.reporting import pair_runs
 from pipeline.sources import Source
 
 HERE = Path(__file__).parent
-REFERENCES = ("none", "none_augmented", "clean", "aft_plus")
+REFERENCES = ("none", "none_augmented", "clean", "logit_kd", "aft_plus", "logit_kd_views")
 """Runs that every other one is paired with."""
+
+PLAIN = "none"
+"""The run from which a gap is counted."""
 
 CELL = re.compile(r"(\w+)_(\d+)")
 """A run of a grid: its arm and its steps."""
@@ -61,36 +66,60 @@ def tables(name: str, folder: Path) -> str:
         parts.append(_table(alone, params, project, folder / "peers"))
     if cells:
         parts.append(_grid(cells, params, project))
-    records = [EvaluationRecord.read(project.evaluation(each), each) for each in done]
-    probes = {
-        " + ".join(Source.parse(source).clean.name for source in record.sources): [
-            100 * value for of in record.probe if (value := of.scores[record.primary.name]) is not None
-        ]
-        for record in records
-        if record.probe
-    }
-    parts += [f"The linear probe of {sources}: {fmean(scores):.1f}." for sources, scores in probes.items()]
+    probes = dict(found for each in done if (found := _probes(each, project)))
+    for sources, scores in probes.items():
+        parts.append(
+            f"The linear probe of {sources}: {scores[0]:.1f}."
+            + "".join(f" The kernel probe: {each:.1f}." for each in scores[1:])
+        )
     return "\n\n".join(parts) + "\n"
+
+
+def _probes(run: str, project: Project) -> tuple[str, list[float]] | None:
+    """A run's sources, and the mean test scores of their linear probe and, of a single source, of its kernel probe."""
+    record = EvaluationRecord.read(project.evaluation(run), run)
+    if not record.probe:
+        return None
+    name, sources = record.primary.name, [Source.parse(source).clean for source in record.sources]
+    scores = [[value for of in record.probe if (value := of.scores[name]) is not None]]
+    if len(sources) == 1:
+        splits = ProbeRecord.read(project.probe(sources[0]) / "probe.json", sources[0].name).splits
+        of = [splits[each.split].kernel_test[name] for each in record.probe]
+        scores.append([value for value in of if value is not None])
+    return " + ".join(each.name for each in sources), [100 * fmean(each) for each in scores]
 
 
 def _table(runs: list[str], params: Params, project: Project, peers: Path) -> str:
     """Runs, and other programs on the same rows; what they serve by `aft cost` and by these, where it was measured."""
     references = [each for each in REFERENCES if each in runs]
     lines = [
-        "| run | steps | test, % | " + " | ".join(f"against `{each}`" for each in references) + " | rows/s |",
-        "|---" * (4 + len(references)) + "|",
+        "| run | steps | test, % | "
+        + " | ".join(f"against `{each}`" for each in references)
+        + " | gap closed | rows/s |",
+        "|---" * (5 + len(references)) + "|",
     ]
     for each in runs:
         cells = [_score(each, project), *(_against(each, reference, params, project) for reference in references)]
         steps = RunRecord.read(project.run(each) / "run.json", each).steps
+        cells.append(_closed(each, project) if PLAIN in runs else "")
         lines.append(f"| {each} | {steps} | " + " | ".join(cells) + f" | {_speed(each, project)} |")
     for path in sorted(peers.glob("*.json")):
         peer = json.loads(path.read_text())
         scores = dict(zip(peer["seeds"], peer["test"], strict=True))
         cells = [_mean([100 * score for score in peer["test"]])]
         cells += [_against_peer(scores, reference, project) for reference in references]
-        lines.append(f"| {path.stem} |  | " + " | ".join(cells) + f" | {peer['rows_per_second']:,.0f} |")
+        lines.append(f"| {path.stem} |  | " + " | ".join(cells) + f" |  | {peer['rows_per_second']:,.0f} |")
     return "\n".join(lines)
+
+
+def _closed(run: str, project: Project) -> str:
+    """The share of the gap from plain training to the linear and to the kernel probe; nothing where there is no gap."""
+    found, plain, score = _probes(run, project), *(_scores(each, project) for each in (PLAIN, run))
+    if found is None or plain.keys() != score.keys():
+        return ""
+    low = fmean(plain.values())
+    shares = [(fmean(score.values()) - low) / (probe - low) for probe in found[1] if probe > low]
+    return ", ".join(f"{share:.0%}".replace("%", " %") for share in shares)
 
 
 def _speed(run: str, project: Project) -> str:
@@ -129,9 +158,13 @@ def _grid(cells: dict[str, tuple[str, int]], params: Params, project: Project) -
 
 def _score(run: str, project: Project) -> str:
     """The mean test score, and its standard error."""
+    return _mean(list(_scores(run, project).values()))
+
+
+def _scores(run: str, project: Project) -> dict[int, float]:
+    """The test score of each seed, %."""
     record = EvaluationRecord.read(project.evaluation(run), run)
-    scores = [100 * value for of in record.results if (value := of.scores[record.primary.name]) is not None]
-    return _mean(scores)
+    return {of.seed: 100 * value for of in record.results if (value := of.scores[record.primary.name]) is not None}
 
 
 def _mean(scores: list[float]) -> str:

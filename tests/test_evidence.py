@@ -37,11 +37,12 @@ def test_a_table_is_what_the_records_say(tmp_path: Path):
     made.run("views", [0.70, 0.70], seeds=[0, 1])
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"runs": {**made.runs, "later": {}}}, sort_keys=False))
     rows = [line.split(" | ") for line in tables("made", tmp_path).splitlines() if line.startswith("| ")]
-    assert rows[0] == ["| run", "steps", "test, %", "against `none`", "against `clean`", "rows/s |"]
+    assert rows[0] == ["| run", "steps", "test, %", "against `none`", "against `clean`", "gap closed", "rows/s |"]
     # Differences 6, 5 and 7: mean 6, standard error 1 / sqrt(3), and Student's t of two degrees of freedom 4.303.
-    assert rows[1] == ["| none", "1000", "61.0 ± 0.6", "", "-6.0 [-8.5, -3.5]", " |"]
-    assert rows[2] == ["| clean", "1000", "67.0 ± 0.6", "+6.0 [3.5, 8.5]", "", " |"]
-    assert rows[3] == ["| views", "1000", "70.0 ± 0.0", "other seeds", "other seeds", " |"]
+    assert rows[1] == ["| none", "1000", "61.0 ± 0.6", "", "-6.0 [-8.5, -3.5]", "", " |"]
+    # 6 of the 8.8 points to the linear probe at 69.8, and of the 10 to the kernel probe at 71.
+    assert rows[2] == ["| clean", "1000", "67.0 ± 0.6", "+6.0 [3.5, 8.5]", "", "68 %, 60 %", " |"]
+    assert rows[3] == ["| views", "1000", "70.0 ± 0.0", "other seeds", "other seeds", "", " |"]
     assert len(rows) == 4
 
 
@@ -57,11 +58,11 @@ def test_another_program_is_paired_with_the_runs_and_speeds_are_shown(tmp_path: 
     rows = [line.split(" | ") for line in tables("made", tmp_path).splitlines() if line.startswith("| ")]
     # By seed, whatever their order: 6, 8 and 8.
     assert rows[1:] == [
-        ["| none", "1000", "61.0 ± 0.6", "", "1,234 |"],
-        ["| other", "", "68.3 ± 1.2", "+7.3 [4.5, 10.2]", "100 |"],
+        ["| none", "1000", "61.0 ± 0.6", "", "", "1,234 |"],
+        ["| other", "", "68.3 ± 1.2", "+7.3 [4.5, 10.2]", "", "100 |"],
     ]
     write(Peer("any", [0, 1], [0.66, 0.70], rows_per_second=99.6), tmp_path / "peers" / "other.json")
-    assert "| other |  | 68.0 ± 2.0 | other seeds | 100 |" in tables("made", tmp_path)
+    assert "| other |  | 68.0 ± 2.0 | other seeds |  | 100 |" in tables("made", tmp_path)
 
 
 def test_runs_named_by_arm_and_steps_are_a_grid(tmp_path: Path):
@@ -82,4 +83,4 @@ def test_runs_named_by_arm_and_steps_are_a_grid(tmp_path: Path):
         ["| plain against v0", "-6.0 [-8.5, -3.5]", " |"],
         ["| v8 against v0", "+2.0 [-0.5, 4.5]", " |"],
     ]
-    assert "The linear probe of minilm: 69.8." in found
+    assert "The linear probe of minilm: 69.8. The kernel probe: 71.0." in found
