@@ -66,7 +66,7 @@ def tables(name: str, folder: Path) -> str:
         parts.append(_table(alone, params, project, folder / "peers"))
     if cells:
         parts.append(_grid(cells, params, project))
-    probes = dict(found for each in done if (found := _probes(each, project)))
+    probes = dict(scored for each in done if (scored := _probes(each, project)))
     for sources, scores in probes.items():
         parts.append(
             f"The linear probe of {sources}: {scores[0]:.1f}."
