@@ -1223,7 +1223,7 @@ CASES = [
                 table(many(40, [n / 4 for n in range(20)]), dataset={"task": "classification"}),
                 "prepare",
                 "dataset.test: class '0' has 2 rows to choose from and needs 3 to be in train, val and test; add rows, "
-                "or leave these out; or set dataset.task: regression, if the 20 different numbers are amounts",
+                "or leave these out; or set dataset.task: regression, if these 20 numbers are amounts",
             ),
             (
                 "a class named twice",

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import special
 
 from pipeline import tasks
-from pipeline.errors import UserError
+from pipeline.errors import UserError, count
 from pipeline.functional import logistic, metrics
 from pipeline.functional.linear import LinearModel
 from pipeline.records import Metric
@@ -140,7 +140,7 @@ class Classification(tasks.Task):
         """Regression, if the classes are numbers, most of which are on one row or two."""
         if not all(map(tasks.is_number, self.classes)) or np.median(self.class_rows(labels)) > 2:
             return ""
-        return f"; or set dataset.task: regression, if the {len(self.classes):,} different numbers are amounts"
+        return f"; or set dataset.task: regression, if these {count(len(self.classes), 'number')} are amounts"
 
     def check_training(self, labels: Int[np.ndarray, " n"], where: str) -> None:
         if len(absent := np.setdiff1d(np.arange(len(self.classes)), labels)):
