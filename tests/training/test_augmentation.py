@@ -24,6 +24,7 @@ from pipeline.training.ledger import inputs_of
 from pipeline.training.prefetch import get_ready
 from pipeline.training.session import Session
 from pipeline.training.trial import TrialResult, build_penalties, losses, reads_of, run_trial
+from tests.training.trials import result_of
 
 from ..conftest import PARAMS
 from .pictures import of_pictures, write_project
@@ -42,13 +43,7 @@ def session_of(root: Path, params: Params, run: str) -> Session:
 
 
 def trained(session: Session, candidate: Candidate, checkpoint: Checkpoint | None = None, steps: int = 99) -> Any:
-    training, done = run_trial(session, 0, candidate, checkpoint), 0
-    while done < steps:
-        try:
-            done += next(training)
-        except StopIteration as stop:
-            return stop.value
-    return None
+    return result_of(run_trial(session, 0, candidate, checkpoint), steps)
 
 
 def same(one: TrialResult, other: TrialResult) -> bool:

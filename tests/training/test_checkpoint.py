@@ -26,6 +26,7 @@ from pipeline.training.checkpoint import CHECKSUM, NOTES, STATE, Checkpoint, _by
 from pipeline.training.config import Plan
 from pipeline.training.session import Session
 from pipeline.training.trial import TrialResult
+from tests.training.trials import result_of
 
 ROOT = Path(__file__).parent.parent.parent
 STEPS = 12
@@ -112,14 +113,7 @@ def test_killed_with_all_options_too(project: Path, params: Params):
 def run(project: Path, params: Params, checkpoint: Checkpoint | None = None, steps: int | None = None) -> Any:
     """The result of the trial, or None where it is left after so many steps."""
     session = Session(Plan.read("aft", params, Project(project)))
-    training = trial.run_trial(session, 0, AFT, checkpoint)
-    done = 0
-    while steps is None or done < steps:
-        try:
-            done += next(training)
-        except StopIteration as stop:
-            return stop.value
-    return None
+    return result_of(trial.run_trial(session, 0, AFT, checkpoint), steps)
 
 
 def same(one: TrialResult, other: TrialResult) -> bool:

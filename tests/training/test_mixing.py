@@ -25,6 +25,7 @@ from pipeline.training.mixing import PULL, Mixed, last_layer, mix_last_layer, sh
 from pipeline.training.refit import refit
 from pipeline.training.session import Session, TrialData
 from pipeline.training.trial import run_trial
+from tests.training.trials import result_of
 
 PLUS = {"name": "aft_plus", "weight": 3.0, "mix": True}
 
@@ -278,13 +279,7 @@ def test_a_run_keeps_the_mixture_and_scores_rows_that_did_not_choose_it(
 def outcome(params: Params, project: Path, checkpoint: Checkpoint | None = None, steps: int | None = None) -> Any:
     """The result of the trial; None where it is left after so many steps."""
     session = Session(Plan.read("plus", params, Project(project)))
-    done, count = run_trial(session, 0, Candidate((3.0,)), checkpoint), 0
-    while steps is None or count < steps:
-        try:
-            count += next(done)
-        except StopIteration as stop:
-            return stop.value
-    return None
+    return result_of(run_trial(session, 0, Candidate((3.0,)), checkpoint), steps)
 
 
 def test_a_training_that_was_interrupted_ends_with_the_same_bits(project: Path, params: Params, tmp_path: Path):

@@ -32,6 +32,7 @@ from pipeline.training.live import LiveTeachers
 from pipeline.training.session import Session, TrialData
 from pipeline.training.trial import run_trial
 from pipeline.views import Views, teacher_views
+from tests.training.trials import result_of
 
 from ..conftest import PARAMS, WORDS, write_encoder, write_table
 
@@ -171,12 +172,8 @@ def test_cross_fitted_outputs_of_a_view_come_from_the_fit_without_its_row(seen: 
 
 def finished(params: Params, project: Project, run: str = "views") -> tuple[dict[str, torch.Tensor], list[Any]]:
     """The weights and the curve of one trial."""
-    training = run_trial(Session(Plan.read(run, params, project)), 0, Candidate((10.0, 10.0)))
-    while True:
-        try:
-            next(training)
-        except StopIteration as stop:
-            return stop.value.student.state_dict(), stop.value.curve
+    found = result_of(run_trial(Session(Plan.read(run, params, project)), 0, Candidate((10.0, 10.0))))
+    return found.student.state_dict(), found.curve
 
 
 def with_live(params: Params, run: str = "views", **train: Any) -> Params:
