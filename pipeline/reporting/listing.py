@@ -58,10 +58,12 @@ def list_runs(params: Params, project: Project = Project(), where: str = "", sor
     Raises:
         UserError: a condition or column is wrong.
     """
-    return _listing([_run(name, params, project) for name in params.section("runs")], where, sort)
+    data = _data(project)
+    return _listing([_run(name, params, project, data) for name in params.section("runs")], where, sort)
 
 
-def _run(name: str, params: Params, project: Project) -> Row:
+def _run(name: str, params: Params, project: Project, data: str | None) -> Row:
+    """What there is of a run; `data` is the digest of the dataset, if it can be read."""
     row: Row = dict.fromkeys(
         ("run", "student", "teachers", "methods", "chosen", "validation", "test", "seeds", "trials", "state")
     )
@@ -91,7 +93,7 @@ def _run(name: str, params: Params, project: Project) -> Row:
             row |= {"test": mean_score(results, tested.primary.name), "state": "evaluated"}
     if changed_run(params, project, name):
         row["state"] += ", other settings"
-    elif _data(project) not in (None, run.data):
+    elif data not in (None, run.data):
         row["state"] += ", other data"
     return row
 
