@@ -1,5 +1,6 @@
 """Learning curves: the validation score of every run along training, with that of plain training."""
 
+from statistics import fmean
 from typing import Any
 
 from pipeline.records import Metric
@@ -34,8 +35,20 @@ def _panels(comparison: Comparison, name: str) -> list[dict[str, str]]:
         metric = outcome.run.metric
         label = f"Validation {metric.label} of {outcome.name} along training"
         svg = figures.curve(_band(outcome), other, shared, f"{name}c{number}", label, f"validation {heading(metric)}")
-        panels.append({"title": outcome.name, "svg": svg, "note": ""})
+        panels.append({"title": outcome.name, "svg": svg, "note": _mixed(outcome)})
     return panels
+
+
+def _mixed(outcome: Outcome) -> str:
+    """What the curve does not show: how the last layer was mixed after training; empty where it was not."""
+    mixtures = [of.mixture for of in outcome.run.diagnostics if of.mixture]
+    if not mixtures:
+        return ""
+    trained, fitted = (fmean(getattr(of, share) for of in mixtures) for share in ("trained", "fitted"))
+    return (
+        f"The curve is of the student before its last layer was mixed: {trained:.2f} times that layer and {fitted:.2f} "
+        "times one that was fitted to the labels, means over seeds."
+    )
 
 
 def limits(comparison: Comparison) -> tuple[float, float]:
