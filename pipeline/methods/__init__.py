@@ -149,8 +149,7 @@ class Transfer(nn.Module, ABC):
     Attributes:
         learning_rate: of its own parameters, if it has any.
         reads: what it reads from each source; nothing else is loaded for it.
-        mix: whether the student's last layer is mixed, after training, with one that is fitted to the labels alone; see
-            `pipeline.training.mixing`.
+        mix: whether it asks for `train.mix`, where the run does not.
     """
 
     learning_rate: float = 1e-2

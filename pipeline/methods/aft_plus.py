@@ -28,8 +28,7 @@ class Settings(params.Settings):
         kernel: weight of the gap between kernels.
         temperature: of the outputs; at 1 the student follows the probe's probabilities as they are.
         learning_rate: of the gates.
-        mix: after training, mix the student's last layer with one that is fitted to the labels alone, if it is linear
-            in the student's features.
+        mix: set `train.mix` for the candidates whose weight is not 0.
     """
 
     head: float = Field(1.0, ge=0)

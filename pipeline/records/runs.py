@@ -97,7 +97,7 @@ class DiagnosticsRecord(Record):
         collapsed: the student predicts the same for every validation row.
         largest_share: the share of validation rows with the most frequent prediction; None where predictions are
             not classes.
-        mixture: of the last layer, where a method asks for it.
+        mixture: of the last layer, where the run or a method asks for it.
     """
 
     seed: int

@@ -64,6 +64,8 @@ class TrainSettings(Settings):
         warmup: share of the steps on which the learning rate rises.
         val: the score on validation rows that chooses candidates and stops trainings, such as `macro_f1`; the task's
             first one if null. Candidates always race by the first one.
+        mix: whether the student's last layer, if its outputs are linear in its features, is mixed after training with
+            one that is fitted to the labels alone; with any methods, or none.
         early_stopping: end a training after this many consecutive validations, of about 20, that were no better than
             the best one, and keep the student of the best; null trains to the end and keeps the last.
         seeds: one training each; seed k uses split k modulo `dataset.splits`.
@@ -99,6 +101,7 @@ class TrainSettings(Settings):
     class_weights: Literal["balanced"] | dict[str, float] | None = None
     warmup: float = Field(default=0.05, ge=0, lt=1)
     val: str | None = None
+    mix: bool = False
     early_stopping: int | None = Field(default=None, ge=1)
     seeds: list[int] = Field(default=[0, 1, 2, 3, 4], min_length=1)
     race: bool = True

@@ -149,7 +149,7 @@ def run_trial(
     # With early stopping, the student goes back to the weights of the best validation.
     kept.settle()
     diagnostics = log.finish(kept.best(log.history))  # waits for the device
-    if any(penalty.transfer.mix for penalty in penalties.values()):
+    if settings.mix or any(penalty.transfer.mix for penalty in penalties.values()):
         mixed = mix_last_layer(data, kept.student, mixture)
         diagnostics = log.mixed(mixed) if mixed else diagnostics
     gates = learned_gates(penalties)

@@ -310,3 +310,34 @@ def test_a_refit_mixes_as_validation_rows_chose_before_they_were_learned_from(pr
     fitted = data.task.linear.fit(scaled, labels[rows], scaled, labels[rows], [0.1])
     _, outputs = seen(data, students[0], rows)
     np.testing.assert_allclose(outputs, 0.25 * before + 0.5 * fitted.outputs(scaled), atol=1e-5)
+
+
+RIVAL = {"name": "logit_kd", "weight": [0.0, 3.0]}
+
+
+@pytest.mark.parametrize("weight", [0.0, 3.0])
+def test_with_any_method_or_none_the_run_may_ask_for_it(project: Path, params: Params, weight: float):
+    """Only the last layer is another; plain training is mixed, too, so that candidates are compared on equal terms."""
+    params.values["runs"]["plus"]["methods"] = [RIVAL]
+    plain, mixed = (trained(params, project, weight, {"mix": mix} if mix is not None else {}) for mix in (None, True))
+    assert plain.diagnostics.mixture is None and mixed.diagnostics.mixture is not None
+    same = {
+        name
+        for name, value in plain.student.state_dict().items()
+        if torch.equal(value, mixed.student.state_dict()[name])
+    }
+    assert set(plain.student.state_dict()) - same == {"head.weight", "head.bias"}
+
+
+def test_a_student_that_cannot_be_mixed_stays_as_it_is(project: Path, params: Params, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(mixing, "last_layer", lambda *arguments: None)
+    one, other = (trained(params, project, 0.0, {"mix": mix}) for mix in (False, True))
+    assert one.scores == other.scores and other.diagnostics.mixture is None
+    assert all(torch.equal(x, y) for x, y in zip(one.student.parameters(), other.student.parameters(), strict=True))
+
+
+def trained(params: Params, project: Path, weight: float, train: dict[str, Any]) -> Any:
+    """The result of a trial with these settings of `train`."""
+    params.values["runs"]["plus"]["train"] = train
+    session = Session(Plan.read("plus", params, Project(project)))
+    return result_of(run_trial(session, 0, Candidate((weight,))))
