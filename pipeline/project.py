@@ -82,7 +82,7 @@ class Project:
 
     def bundle(self, run: str) -> Path:
         """What the result of one run depends on, written by `aft join`."""
-        return self.root / "bundles" / f"{run}.json"
+        return self.root / "bundles" / "run" / f"{run}.json"
 
     @property
     def trials(self) -> Path:
@@ -143,7 +143,7 @@ class Project:
 
     def log(self, stage: str, name: str = "") -> Path:
         """When, where and how long a stage ran; not part of results, so that the same inputs give the same results."""
-        return self.root / "logs" / stage / f"{name or stage}.json"
+        return self.root / "logs" / f"{'.'.join(filter(None, (name, stage)))}.json"
 
     def lock(self, stage: str, name: str = "") -> Path:
         """The lock of a stage that writes."""

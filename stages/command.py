@@ -201,7 +201,7 @@ class StageLog:
 
 @contextmanager
 def log(stage: str, name: str = "", project: Project = PROJECT) -> Iterator[StageLog]:
-    """Time a stage, and write logs/<stage>/<name>.json when it succeeds.
+    """Time a stage, and write logs/<name>.<stage>.json when it succeeds.
 
     Times and machines are in logs only, so that the same inputs give the same bytes of results.
     """

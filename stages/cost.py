@@ -1,4 +1,4 @@
-"""`aft cost`: rows per second and latency of a run's student and its teachers -> logs/cost/<run>.json."""
+"""`aft cost`: rows per second and latency of a run's student and its teachers -> logs/<run>.cost.json."""
 
 from typing import Annotated
 

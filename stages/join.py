@@ -1,4 +1,4 @@
-"""Stage `join`: stores and probes -> bundles/<run>.json, what the result of each run depends on."""
+"""Stage `join`: stores and probes -> bundles/run/<run>.json, what the result of each run depends on."""
 
 from stages import command, entry
 

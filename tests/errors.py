@@ -699,9 +699,9 @@ CASES = [
     Case(
         "Files and folders",
         "a folder where a bundle should be",
-        folder("bundles/aft.json"),
+        folder("bundles/run/aft.json"),
         "join",
-        "bundles/aft.json: is a folder, and a file is needed there; move it away",
+        "bundles/run/aft.json: is a folder, and a file is needed there; move it away",
     ),
     *(
         Case(

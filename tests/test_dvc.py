@@ -368,7 +368,7 @@ def test_a_kill_in_the_middle_of_extract_loses_no_finished_shard_and_no_seconds(
         ["dvc", "repro", "extract@wise"], cwd=folder, env=ENVIRONMENT, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    log = folder / "logs" / "extract" / "wise.json"
+    log = folder / "logs" / "wise.extract.json"
     wait_until(lambda: len(finished_shards(store)) >= 3 and log.exists(), process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -437,7 +437,7 @@ def test_a_sweep_is_a_stage_where_there_is_a_section_and_only_there(project: Pat
     change(project, lambda values: values.update(sweep={"mine": {"over": over}}))
     ran = repro(project)
     assert ran == ["join", "sweep@mine", "report"]
-    assert LogRecord.read(project / "logs" / "sweep" / "mine.json").trainings == 2, "the rest was in the ledger"
+    assert LogRecord.read(project / "logs" / "mine.sweep.json").trainings == 2, "the rest was in the ledger"
     assert repro(project) == []
     run("dvc", "repro", "--force", "--single-item", "sweep@mine", cwd=project)
     assert repro(project) == ["report"], "which shows it"
@@ -480,7 +480,7 @@ def test_a_stage_that_is_run_by_itself_runs_no_name(tmp_path: Path, name: str):
 @pytest.mark.slow
 @pytest.mark.parametrize("section", ["teachers", "students", "runs", "sweep"])
 def test_no_name_runs_or_deletes_anything(tmp_path: Path, section: str):
-    """DVC refuses some of these itself, when it reads dvc.yaml; the first stage refuses the others."""
+    """The first stage refuses them, in one line: paths in dvc.yaml are such that DVC gets to it."""
     (tmp_path / "outer").mkdir()
     project = start(tmp_path / "outer" / "project", sweep={"mine": {"over": {"student": "bag"}}})
     sound = (project / "params.yaml").read_text()
@@ -492,7 +492,7 @@ def test_no_name_runs_or_deletes_anything(tmp_path: Path, section: str):
         (project / "params.yaml").write_text(sound)
         change(project, lambda values, name=name: values[section].update({name: next(iter(values[section].values()))}))
         done = call("dvc", "repro", cwd=project)
-        assert done.returncode and re.findall(r"Running stage '(\S+)'", done.stdout) in ([], ["code"]), name
-        if "code" in done.stdout:
-            assert f"error: params.yaml: {section}: {name!a} is not a valid name" in done.stderr
+        assert done.returncode and re.findall(r"Running stage '(\S+)'", done.stdout) == ["code"], name
+        (line,) = re.findall("error: .*", done.stderr)
+        assert line.startswith(f"error: params.yaml: {section}: {name!a} is not a valid name"), line
         assert all((folder / "kept").exists() for folder in above) and not list(tmp_path.rglob("*pwned*"))

@@ -12,7 +12,7 @@ from pipeline.store import FeatureStore
 
 
 def test_a_plan_counts_on_from_the_speed_of_the_store_that_is_there(project: Path, aft: Callable[..., Any]):
-    LogRecord(seconds=10.0, rows=5000, device="NVIDIA H100").write(project / "logs" / "extract" / "wise.json")
+    LogRecord(seconds=10.0, rows=5000, device="NVIDIA H100").write(project / "logs" / "wise.extract.json")
     row_bytes = {head: kept.row_bytes for head, kept in FeatureStore.open(project / "features/wise.zarr").heads.items()}
     done = aft("plan", "--teacher", "wise", "--rows", "1e9", "--gpus", "64", "--price", "2.5", "--json")
     assert done.returncode == 0, done.stderr
@@ -31,7 +31,7 @@ def test_a_plan_counts_on_from_the_speed_of_the_store_that_is_there(project: Pat
 
 
 def test_the_last_part_of_a_plan_may_have_fewer_rows(project: Path, aft: Callable[..., Any]):
-    LogRecord(seconds=10.0, rows=5000, device="cpu").write(project / "logs" / "extract" / "wise.json")
+    LogRecord(seconds=10.0, rows=5000, device="cpu").write(project / "logs" / "wise.extract.json")
     arguments = ("plan", "--teacher", "wise", "--rows", "100000001", "-S", "extract.shard_rows=25000000", "--json")
     found = json.loads(aft(*arguments).stdout)
     # Two parts of 50,000,001 and 50,000,000 rows.
@@ -42,7 +42,7 @@ def test_the_speed_of_a_cluster_is_not_that_of_one_gpu(third: Path, aft: Callabl
     assert aft("extract", "third").returncode == 0
     arguments = ("plan", "--teacher", "third", "--rows", "1000")
     assert "240 rows on cpu" in aft(*arguments).stdout
-    log = third / "logs" / "extract" / "third.json"
+    log = third / "logs" / "third.extract.json"
     LogRecord.read(log).model_copy(update={"device": "ray"}).write(log)
     assert "measured now on cpu" in aft(*arguments).stdout
 

@@ -25,7 +25,7 @@ class ModelCost(Record):
 
 
 class CostRecord(Record):
-    """logs/cost/<run>.json: the cost of serving a run's student, and its teachers, measured in one run on one device.
+    """logs/<run>.cost.json: the cost of serving a run's student, and its teachers, measured in one run on one device.
 
     Attributes:
         students: digest of the run's students.

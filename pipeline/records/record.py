@@ -114,7 +114,7 @@ def mean_score(scores: Iterable[Scores], metric: str) -> float | None:
 
 
 class LogRecord(Record):
-    """logs/<stage>/<name>.json: how long a stage took, and where it ran.
+    """logs/<name>.<stage>.json: how long a stage took, and where it ran.
 
     Attributes:
         seconds: wall time of the work that the result needed, over all calls that did a part of it.

@@ -11,7 +11,7 @@ from pipeline.records.record import Metric, Record, Scores, mean_score
 
 
 class BundleRecord(Record):
-    """bundles/<run>.json: digests of everything that the result of one run depends on."""
+    """bundles/run/<run>.json: digests of everything that the result of one run depends on."""
 
     command: ClassVar[str] = "aft join"
 

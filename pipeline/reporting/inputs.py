@@ -157,7 +157,7 @@ def read_inputs(params: Params, project: Project, stores: Sequence[Stored]) -> R
     if assessment is not None:
         named = (Source.parse(source.name).teacher for source in assessment.sources)
         teachers = list(dict.fromkeys([*teachers, *named]))
-    logs = reader.logs("extract", teachers) | reader.logs("probe", teachers) | reader.logs("assess", ["assess"])
+    logs = reader.logs("extract", teachers) | reader.logs("probe", teachers) | reader.logs("assess", [""])
     logs |= {("train", outcome.name): outcome.log for outcome in outcomes if outcome.log is not None}
     logs |= reader.logs("evaluate", [outcome.name for outcome in outcomes])
     sweeps = _sweeps(params, now, reader)

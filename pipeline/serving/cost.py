@@ -44,7 +44,7 @@ class Served:
 
 
 def measure_cost(name: str, params: Params, project: Project = Project()) -> CostRecord:
-    """Measure the student of the run `name` and its teachers; write logs/cost/<name>.json.
+    """Measure the student of the run `name` and its teachers; write logs/<name>.cost.json.
 
     Raises:
         UserError: the run was not trained, or the weights of a teacher cannot be loaded.

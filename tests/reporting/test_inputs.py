@@ -225,7 +225,7 @@ def test_logs_may_be_missing_and_a_damaged_one_is_listed(project):
     assert [outcome.log is None for outcome in inputs.outcomes] == [False, True, False]
     project.project.log("train", "aft").write_text("{}")
     (line,) = read(project).missing
-    assert "logs/train/aft.json: damaged" in line
+    assert "logs/aft.train.json: damaged" in line
 
 
 def test_logs_are_those_of_the_stages(project):

@@ -20,7 +20,7 @@ from ..conftest import class_logits, write_store
 
 
 def bundles(root: Path) -> dict[str, bytes]:
-    return {path.stem: path.read_bytes() for path in (root / "bundles").iterdir()}
+    return {path.stem: path.read_bytes() for path in (root / "bundles" / "run").iterdir()}
 
 
 def test_every_run_gets_a_bundle_of_its_own_teachers(project: Path, params: Params):

@@ -217,7 +217,7 @@ def test_a_run_of_it_is_a_run_like_any_other(project: Path, params: Params):
     """From bundle to report, with the same seeds, splits and validation rows."""
     with_run(params, "wise", "loud", student=PRODUCT, train={"steps": 60})
     join(params, Project(project))
-    bundle = json.loads((project / "bundles" / "trial.json").read_text())
+    bundle = json.loads((project / "bundles" / "run" / "trial.json").read_text())
     trained = train("trial", params, Project(project))
     assert len(trained.val_scores) == 3
     record = json.loads((project / "runs" / "trial" / "run.json").read_text())

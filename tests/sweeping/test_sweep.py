@@ -141,7 +141,7 @@ def test_the_command_ends_with_2_where_a_trial_failed(
     assert done.returncode == 0 and len(json.loads(done.stdout)["record"]["points"]) == 3
     shown = aft("sweep", "--watch")
     assert shown.returncode == 0 and "sweep mine: 6/6 trials done, 0 failed, 0 left; best so far 0." in shown.stdout
-    assert (project / "logs" / "sweep" / "mine.json").exists()
+    assert (project / "logs" / "mine.sweep.json").exists()
 
 
 @pytest.mark.parametrize(

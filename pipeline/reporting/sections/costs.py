@@ -73,7 +73,7 @@ def _stages(inputs: ReportInputs) -> list[dict[str, Any]]:
             add("probe", teacher, f"{sources}{counted(numbers[0], 'split')}")
     if (found := inputs.assessment) is not None:
         work = f"{counted(len(found.subsets), 'subset')}, {counted(found.splits, 'split')}"
-        add("assess", "assess", work, of=", ".join(source.name for source in found.sources))
+        add("assess", "", work, of=", ".join(source.name for source in found.sources))
     for outcome in inputs.outcomes:
         run, log = outcome.run, outcome.log
         work = counted(run.trainings, "training") + (f" of {counted(run.steps, 'step')}" if run.steps else "")

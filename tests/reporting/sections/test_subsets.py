@@ -129,7 +129,7 @@ def test_the_table_holds_the_statistics_of_the_record(project):
 
 
 def test_pairs_and_cost_are_on_the_page(project):
-    project.log("assess", "assess", seconds=12.0)
+    project.log("assess", "", seconds=12.0)
     page = show(project, assessment())
     assert page.rows["alike wide + fast"] == ["wide + fast", "0.506", "± 0.004", "20.00", "40.00"]
     assert page.rows["start wide bag"][1] == "0.102"
