@@ -15,7 +15,7 @@ import yaml
 
 from pipeline import tasks
 from pipeline.augmentations import check_kind, read_augmentations
-from pipeline.changed import changed, changed_run
+from pipeline.changed import changed, changed_run, changed_sweep
 from pipeline.data import Dataset, PrepareSettings, Sources, read_sources
 from pipeline.datasets import SIDES, Passed, parts_of, rows_called
 from pipeline.errors import UserError, count, listed
@@ -74,6 +74,7 @@ def check_params(params: Params) -> None:
         for name, own in teachers.items()
     }
     seen: dict[str, str] = {}
+    points: dict[str, tuple[Params, list[str]]] = {}
     for settings, name in _every_run(params):
         run = read_run(settings, name)
         _check_heads(settings, name, run, teachers)
@@ -84,6 +85,14 @@ def check_params(params: Params) -> None:
                 f"{params.source}: runs.{same} and runs.{name} are the same run, under two names; drop one, or change "
                 "what should differ"
             )
+        if name == NAME:
+            # Only sources of the same names share trainings: what is learned of each is recorded by its name.
+            other, teachers_there = points.setdefault(tried, (settings, run.teachers))
+            if teachers_there != run.teachers:
+                raise UserError(
+                    f"{settings.source}: the same trainings as {other.source}, with a teacher that has two names; drop "
+                    "one of the points"
+                )
     if task := dataset.task or sources.task:
         _, outputs = tasks.encode(task, [], dataset.classes)
         tasks.build(task, outputs, dataset.unit)
@@ -221,6 +230,7 @@ def check(params: Params, project: Project = Project()) -> Check:
     attempt(lambda: _data(params, project))
     attempt(lambda: changed(params, project, params.section("teachers")))
     attempt(lambda: filter(None, (changed_run(params, project, name) for name in params.section("runs"))))
+    attempt(lambda: filter(None, (changed_sweep(params, project, name) for name in sweep_names(params))))
     for name in params.section("teachers"):
         attempt(lambda name=name: _features(params, project, name))  # type: ignore[misc]
     for name in params.section("runs"):

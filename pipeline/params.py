@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import to_jsonable_python
 
 from pipeline import specs, strict_yaml
 from pipeline.errors import UserError, listed, suggestion
@@ -189,6 +190,12 @@ def parse(cls: type[S], values: Mapping[str, Any], where: str) -> S:
         first = problems[0]
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise UserError(f"{where}{_explain(cls, first)}{more}") from None
+
+
+def defaults(cls: type[Settings]) -> dict[str, Any]:
+    """The keys of a section that need not be written, with the values that they then have, JSON-like."""
+    optional = {key: field for key, field in cls.model_fields.items() if not field.is_required()}
+    return {key: to_jsonable_python(field.get_default(call_default_factory=True)) for key, field in optional.items()}
 
 
 def read_plugin(kind: str, values: Mapping[str, Any], where: str, key: str = "family") -> tuple[ModuleType, Any]:

@@ -153,7 +153,8 @@ class StageLog:
         trainings: trainings done by this call.
         device: where the work was done.
         continued: whether this call continues earlier ones; their seconds and rows are then added.
-        settings: what the result depends on in params.yaml.
+        settings: what the result depends on in params.yaml, as written.
+        defaults: of those of its keys that need not be written.
     """
 
     def __init__(self, path: Path, project: Project):
@@ -165,6 +166,7 @@ class StageLog:
         self.device = ""
         self.continued = False
         self.settings: dict[str, Any] | None = None
+        self.defaults: dict[str, Any] = {}
         self._path, self._started, self._written = path, perf_counter(), 0.0
         self._provenance = commit(project.root) | {"versions": versions("aft-pipeline", "numpy", "torch")}
         self._earlier: LogRecord | None = None
@@ -185,7 +187,8 @@ class StageLog:
         if self.continued and self._earlier:
             if not rows:
                 # Everything existed already: the time of this call is not that of the result.
-                self._earlier.model_copy(update={"settings": self.settings}).write(self._path)
+                now = {"settings": self.settings, "defaults": self.defaults}
+                self._earlier.model_copy(update=now).write(self._path)
                 return
             seconds += self._earlier.seconds
             rows += self._earlier.rows or 0
@@ -196,6 +199,7 @@ class StageLog:
             device=self.device,
             provenance=self._provenance,
             settings=self.settings,
+            defaults=self.defaults,
         ).write(self._path)
 
 

@@ -33,6 +33,9 @@ KEPT = {
 }
 """What a command keeps when it is interrupted; the others keep nothing, and change nothing."""
 
+USAGE: type[Any] = typer.BadParameter.__mro__[1]
+"""`UsageError`, which typer does not name: a command line that cannot be parsed."""
+
 
 def run(app: Callable[..., Any], name: str | None = None) -> None:
     """Run a command line. An error that the user can fix becomes one line and exit code 2.
@@ -59,11 +62,12 @@ def run(app: Callable[..., Any], name: str | None = None) -> None:
     with _interrupts() as interrupts:
         try:
             try:
-                app(prog_name=name)
+                code = app(prog_name=name, standalone_mode=False)
             finally:
                 sys.stdout.flush()  # a full disk behind it shows here, and not while Python ends
+            sys.exit(code or 0)
         except BaseException as error:
-            # typer turns a `KeyboardInterrupt` into a `SystemExit`. Others catch it, as imports do, and raise errors.
+            # typer turns a `KeyboardInterrupt` into an exit code. Others catch it, as imports do, and raise errors.
             code = error.code if isinstance(error, SystemExit) else 1
             if isinstance(error, KeyboardInterrupt) or code == INTERRUPTED or (interrupts and code):
                 _end_interrupted(typed, debug)
@@ -112,6 +116,12 @@ def _end(error: BaseException, debug: bool) -> None:
     if isinstance(error, BrokenPipeError):  # the reader has closed the pipe, as with `| head`
         _close_stdout()
         sys.exit(1)
+    if isinstance(error, USAGE):
+        if type(error).__name__ == "NoArgsIsHelpError":
+            say(error.format_message())
+        else:
+            refuse(UserError(_usage(error)))
+        sys.exit(2)
     if debug:
         return
     # torch's, which is not imported: on a GPU an error of its own, on a CPU one that names the allocator.
@@ -124,6 +134,13 @@ def _end(error: BaseException, debug: bool) -> None:
         _close_stdout()
         refuse(error)
         sys.exit(2)
+
+
+def _usage(error: Any) -> str:
+    """What is wrong with a command line, in the words of typer: `aft train: missing argument 'RUN'; see ...`."""
+    command = error.ctx.command_path if error.ctx else "aft"
+    message = error.format_message().replace("Value error, ", "").rstrip(".")
+    return f"{command}: {message[:1].lower()}{message[1:]}; see `{command} --help`"
 
 
 def _close_stdout() -> None:

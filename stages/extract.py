@@ -38,10 +38,11 @@ def main(
     """
     from functools import partial
 
-    from pipeline.changed import settings_of
+    from pipeline.changed import defaults_of_teacher, settings_of
     from pipeline.data import Dataset
     from pipeline.extraction import ExtractSettings, extract, load_teacher, place_of_features, reload_teacher
     from pipeline.machine import Machine
+    from pipeline.params import BESIDES
     from pipeline.store import FeatureStore, Pointer, stand_for
     from pipeline.views import teacher_views
 
@@ -66,6 +67,8 @@ def main(
         # On a cluster, devices are those of its machines.
         log.device = machine.device_name() if machine.engine == "local" else machine.engine
         log.settings = settings_of("extract", teacher, loaded)
+        family, _ = loaded.plugin("teachers", f"teachers.{teacher}", also=BESIDES)
+        log.defaults = defaults_of_teacher(loaded, teacher, family.Settings, ExtractSettings)
 
         def done(written: int, reused: int) -> None:
             log.rows, log.continued = written, reused > 0

@@ -14,6 +14,7 @@ def main(
     One for each head with a vector per row and each split. They are fitted on labelled training rows only.
     """
     from pipeline.changed import settings_of
+    from pipeline.params import defaults
     from pipeline.probing import ProbeSettings, probe
 
     loaded, project = command.settings(params, overrides), command.PROJECT
@@ -21,7 +22,7 @@ def main(
     loaded.section(f"teachers.{teacher}")
     command.note_changes(loaded, [teacher], "probe")
     with command.alone("probe", teacher), command.log("probe", teacher) as log:
-        log.settings = settings_of("probe", teacher, loaded)
+        log.settings, log.defaults = settings_of("probe", teacher, loaded), defaults(ProbeSettings)
         result = probe(teacher, settings, project)
     command.show(result, as_json)
 

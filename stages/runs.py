@@ -22,6 +22,7 @@ def main(
 
     Or the points of a sweep, or the finished trials of the ledger.
     """
+    from pipeline.changed import changed_sweep
     from pipeline.errors import UserError
     from pipeline.reporting import list_points, list_runs, list_trials
 
@@ -32,6 +33,8 @@ def main(
         found = list_trials(project, where, sort)
     elif sweep is not None:
         found = list_points(sweep, project, where, sort)
+        if changed := changed_sweep(command.checked(params, overrides), project, sweep):
+            command.say(f"note: {changed}")
     else:
         found = list_runs(command.checked(params, overrides), project, where, sort)
     command.show(found, as_json)

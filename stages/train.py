@@ -14,9 +14,9 @@ def main(
     Trains every seed and every candidate weight; the weight is chosen on validation rows. Under torchrun or accelerate
     launch, several processes train each student together.
     """
-    from pipeline.changed import settings_of
+    from pipeline.changed import defaults_of_run, settings_of
     from pipeline.provenance import digest_files
-    from pipeline.training import follow, joined, train
+    from pipeline.training import TrainSettings, follow, joined, train
 
     loaded, project = command.settings(params, overrides), command.PROJECT
     with joined() as group:
@@ -28,6 +28,7 @@ def main(
             trained = train(run, loaded, project, command.say)
             log.trainings, log.device = trained.trained, trained.device
             log.settings = settings_of("train", run, loaded)
+            log.defaults = defaults_of_run(loaded, run, TrainSettings)
     command.write_digest(project.run_digest(run), digest_files(project.run(run)))
     command.show(trained, as_json)
     command.say(f"to take its best student home: aft export {run} --output FOLDER")

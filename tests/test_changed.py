@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.changed import changed, changed_run, settings_of
+from pipeline.changed import changed, changed_run, defaults_of_run, settings_of
 from pipeline.params import Params
 from pipeline.project import Project
 from pipeline.records import LogRecord
+from pipeline.training import TrainSettings
 
 
 def edit(project: Path, section: str, **settings: Any) -> Params:
@@ -129,6 +130,12 @@ def test_the_stages_keep_what_they_were_called_with(aft: Callable[..., Any], pro
     edit(project, "teachers.third", pooling="mean")
     assert aft("extract", "third").returncode == 0  # complete: nothing is extracted, and the settings are those again
     assert "features" not in aft("join").stderr
+    # Defaults that are written are no other settings.
+    edit(project, "probe", strengths=[0.01, 1.0], landmarks=1024)
+    edit(project, "dataset.source", template=None)
+    edit(project, "extract", dtype="float16")
+    edit(project, "teachers.third", max_length=None)
+    assert aft("join").stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -136,7 +143,11 @@ def test_the_stages_keep_what_they_were_called_with(aft: Callable[..., Any], pro
     [
         ("train", {"steps": 7}, "`train.steps` 30, now 7"),
         ("students.bag", {"width": 8}, "`students.bag.width` 16, now 8"),
-        ("runs.aft", {"methods": {"aft": {"weight": 4.0}}}, "`runs.aft.methods` [{'name': 'aft', 'weight': [0.0, 3.0]"),
+        ("runs.aft", {"methods": {"aft": {"weight": 4.0}}}, "`runs.aft.methods.aft.weight` [0.0, 3.0], now [4.0]"),
+        ("students.bag", {"min_count": 3}, "`students.bag.min_count` 2, now 3"),  # another one than the default
+        ("students.bag", {"min_count": 2}, ""),  # the default, written
+        ("train", {"warmup": 0.05}, ""),
+        ("runs.aft", {"methods": {"aft": {"weight": [0.0, 3.0], "task_directions": False}}}, ""),
         ("runs.aft", {"methods": {"aft": {"weight": [0.0, 3.0]}}}, ""),  # the same, written in another way
         ("runs.none", {"train": {"steps": 7}}, ""),
         ("machine", {"workers": 2}, ""),
@@ -148,7 +159,8 @@ def test_a_run_is_of_the_settings_that_it_was_trained_with(
 ):
     path = Project(project).log("train", "aft")
     path.parent.mkdir(parents=True, exist_ok=True)
-    LogRecord(seconds=1.0, settings=settings_of("train", "aft", params)).write(path)
+    made, unwritten = settings_of("train", "aft", params), defaults_of_run(params, "aft", TrainSettings)
+    LogRecord(seconds=1.0, settings=made, defaults=unwritten).write(path)
     line = changed_run(edit(project, section, **settings), Project(project), "aft")
     if not found:
         assert line == ""

@@ -121,6 +121,17 @@ def test_two_runs_that_are_the_same_are_refused_however_they_are_written(same: d
     check_params(params)
 
 
+def test_two_points_of_a_sweep_whose_teachers_are_the_same_are_refused():
+    params = changed("teachers/clever", PARAMS["teachers"]["wise"])  # type: ignore[index]
+    over = {"student": ["bag"], "methods": {"aft": {"weight": 1.0}}, "teachers": ["wise", "clever"]}
+    params.values["sweep"] = {"big": {"over": over}}
+    message = r"sweep\.big: .*teachers=clever: the same trainings as .*teachers=wise, .* two names; drop one"
+    with pytest.raises(UserError, match=message):
+        check_params(params)
+    params.values["teachers"]["clever"] = params.values["teachers"]["clever"] | {"pooling": "cls"}
+    check_params(params)
+
+
 AFT = {"student": "bag", "teachers": ["wise"], "methods": {"aft": {"weight": [0.0, 3.0]}}}
 SEARCHED = AFT | {"search": {"student.dropout": [0.1, 0.3], "methods.aft.warm_up": [0, 2]}}
 

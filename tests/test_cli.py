@@ -112,6 +112,12 @@ def test_assess_draws_a_table_on_a_terminal(project: Path):
         (("prepare", "-S", "dataset.source.text_column=review"), "review"),
         (("prepare", "-S", "dataset.classes=[good, bad]"), "plain"),
         (("report",), "none"),
+        (("train",), "aft train: missing argument 'run'; see `aft train --help`"),
+        (("trian",), "aft: no such command 'trian'. Did you mean"),
+        (("train", "aft", "--sed"), "aft train: no such option: --sed"),
+        (("train", "aft", "none"), "extra argument(s) (none); see `aft train --help`"),
+        (("list", "method"), "aft list: invalid value for 'kind': 'method' is not one of 'tasks', "),
+        (("features", "verify"), "see `aft features verify --help`"),
     ],
 )
 def test_what_the_user_can_fix_is_one_line_and_exit_code_2(

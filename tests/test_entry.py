@@ -85,7 +85,7 @@ def test_an_interrupt_that_became_another_error_is_an_interrupt(how: str) -> Non
 def test_after_an_interrupt_a_command_says_what_is_kept_and_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str, message: str
 ) -> None:
-    def interrupted(prog_name: str) -> None:
+    def interrupted(prog_name: str, standalone_mode: bool) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sys, "argv", ["aft", *shlex.split(line)])

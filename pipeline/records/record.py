@@ -122,7 +122,8 @@ class LogRecord(Record):
         trainings: trainings done by this call; the others were already finished.
         device: such as `cpu` or `NVIDIA H100`.
         provenance: the commit, whether files differed from it, and the versions of libraries.
-        settings: what the result depends on in params.yaml; None if the stage does not say it.
+        settings: what the result depends on in params.yaml, as written; None if the stage does not say it.
+        defaults: of those of its keys that need not be written.
     """
 
     seconds: float
@@ -131,6 +132,7 @@ class LogRecord(Record):
     device: str = ""
     provenance: dict[str, Any] = Field(default_factory=dict)
     settings: dict[str, Any] | None = None
+    defaults: dict[str, Any] = Field(default_factory=dict)
 
 
 class Metric(Record):

@@ -42,6 +42,7 @@ class SweepRecord(Record):
         metric: of the scores, on validation rows.
         seeds: of every point.
         points: all of them.
+        settings, defaults: that it was trained with; see `LogRecord`.
     """
 
     command: ClassVar[str] = "aft sweep {name}"
@@ -52,6 +53,8 @@ class SweepRecord(Record):
     metric: Metric
     seeds: tuple[int, ...] = Field(min_length=1)
     points: tuple[PointRecord, ...] = Field(min_length=1)
+    settings: dict[str, Any] | None = None
+    defaults: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def ranked(self) -> list[PointRecord]:

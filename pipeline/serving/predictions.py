@@ -255,8 +255,14 @@ def _writer(output: str, table: PredictionTable) -> Iterator[Lines]:
 
 
 def _csv(file: Any, table: PredictionTable) -> Lines:
-    file.write(",".join(csv_cells(table.schema.names)) + "\n")
-    return lambda ids, found: file.write(table.lines(ids, found))
+    header = ",".join(csv_cells(table.schema.names)) + "\n"
+
+    def lines(ids: Sequence[str], found: Predictions) -> None:
+        nonlocal header
+        file.write(header + table.lines(ids, found))
+        header = ""  # written once, and not at all where no row can be read
+
+    return lines
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.changed import defaults_of_sweep, settings_of
 from pipeline.conditions import Condition, conditions, selected
 from pipeline.errors import UserError, count
 from pipeline.functional.statistics import paired
@@ -22,7 +23,7 @@ from pipeline.sweeping.search import Proposer
 from pipeline.sweeping.slots import default_jobs
 from pipeline.sweeping.worker import train_jobs
 from pipeline.trackers import tracker
-from pipeline.training import FEWEST_SEEDS, Group, Ledger, Race, choose, clearly_worse, scores_of
+from pipeline.training import FEWEST_SEEDS, Group, Ledger, Race, TrainSettings, choose, clearly_worse, scores_of
 
 LISTED = 10
 """The best points that are printed."""
@@ -319,8 +320,10 @@ class _Sweep:
             )
         plan = self.plan
         record = SweepRecord(
-            sweep=self.name, data=plan.data, metric=plan.metric, seeds=plan.seeds, points=tuple(results)
-        )
+            sweep=self.name, data=plan.data, metric=plan.metric, seeds=plan.seeds, points=tuple(results),
+            settings=settings_of("sweep", self.name, self.params),
+            defaults=defaults_of_sweep(self.params, self.name, TrainSettings),
+        )  # fmt: skip
         path = None if partial or lines else self.project.sweep(self.name)
         if path:
             record.write(path)

@@ -64,6 +64,27 @@ def test_runs_points_and_trials_are_listed(trained: Path):
     assert refused.code == 2 and "--sort scoer: no `scoer`; there are run, student" in refused.errors
 
 
+def test_a_sweep_of_other_settings_or_data_is_noted_with_its_points(own: Path):
+    def noted(**settings: Any) -> str:
+        values = yaml.safe_load((own / "params.yaml").read_text())
+        for section, changes in settings.items():
+            values[section] |= changes
+        (own / "params.yaml").write_text(yaml.safe_dump(values))
+        ended = aft("runs --sweep rates", own)
+        assert ended.code == 0 and len(ended.out.splitlines()) == 4
+        return ended.errors
+
+    bag = PARAMS["students"]["bag"]  # type: ignore[index]
+    assert noted() == noted(train={"warmup": 0.05}, students={"bag": bag | {"min_count": 2}}) == ""
+    start, end = "note: sweep rates was trained ", "; run `aft sweep rates`\n"
+    assert noted(train={"steps": 5}) == f"{start}with other settings (`train.steps` 4, now 5){end}"
+    path = Project(own).sweep("rates")
+    path.write_text(to_json(from_json(path.read_bytes()) | {"data": "0" * 32}))
+    assert noted(train={"steps": 4}) == f"{start}on other data{end}"
+    over = {"student": "bag", "train.learning_rate": [0.01, 0.1]}
+    assert "(`sweep.rates.over` " in noted(sweep={"rates": {"over": over}})
+
+
 def test_two_runs_are_compared_on_test_rows_once_both_are_tested(own: Path):
     before = aft("compare aft none", own)
     assert before.code == 0 and before.out.startswith("validation accuracy, %")

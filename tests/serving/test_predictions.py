@@ -296,7 +296,9 @@ def test_rows_are_read_as_they_are_needed(bags, tmp_path: Path, monkeypatch: pyt
     assert max(ahead) <= 12
 
 
-def test_what_cannot_be_predicted_is_one_line_and_leaves_nothing(bags, cnn: Path, tmp_path: Path):
+def test_what_cannot_be_predicted_is_one_line_and_leaves_nothing(
+    bags, cnn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     given, text, image = table(tmp_path / "t.csv", "word1"), Predictor(bags["classification"]), Predictor(cnn)
     regression = Predictor(bags["regression"])
     (tmp_path / "notes.md").write_text("no image")
@@ -337,3 +339,7 @@ def test_what_cannot_be_predicted_is_one_line_and_leaves_nothing(bags, cnn: Path
         assert "\n" not in str(caught.value)
         left = {path.name for path in tmp_path.iterdir()} - set(before)
         assert left <= {"out.csv.unreadable.csv"}, message
+        if output == out and top is None:
+            with pytest.raises(UserError, match=message):
+                predict_to(predictor, make(), "-")
+            assert capsys.readouterr().out == "", message

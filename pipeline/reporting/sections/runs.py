@@ -6,7 +6,10 @@ from pipeline.errors import count
 from pipeline.records import CandidateRecord
 from pipeline.reporting.comparison import Comparison, Outcome
 from pipeline.reporting.inputs import ReportInputs
-from pipeline.runs import label, settings_label
+from pipeline.runs import label, settings_label, value_label
+
+SWITCHES = {"mix": "mixed last layer"}
+"""What settings of methods turn on, where their name does not say it."""
 
 
 def context(inputs: ReportInputs) -> dict[str, Any]:
@@ -26,7 +29,7 @@ def _block(comparison: Comparison, several: bool) -> dict[str, Any]:
 def _row(outcome: Outcome) -> dict[str, str]:
     methods = []
     for method in outcome.run.methods:
-        settings = ", ".join(f"{key} {value}" for key, value in method.settings.items())
+        settings = ", ".join(_setting(key, value) for key, value in method.settings.items())
         methods.append(f"{method.name} ({settings})" if settings else method.name)
     return {
         "run": outcome.name,
@@ -34,6 +37,14 @@ def _row(outcome: Outcome) -> dict[str, str]:
         "teachers": ", ".join(outcome.run.sources) + (", rows shuffled" if outcome.control else ""),
         "tried": tried(outcome) if len(outcome.run.candidates) > 1 else "",
     }
+
+
+def _setting(key: str, value: Any) -> str:
+    """A setting of a method: `scaling whitened`; of one that is on or off, `task directions`, `no task directions`."""
+    if not isinstance(value, bool):
+        return f"{key} {value}"
+    name = SWITCHES.get(key, key.replace("_", " "))
+    return name if value else f"no {name}"
 
 
 def tried(outcome: Outcome) -> str:
@@ -44,8 +55,8 @@ def tried(outcome: Outcome) -> str:
     for candidate in candidates:
         for key, value in candidate.settings.items():
             values = settings.setdefault(key.partition(".")[2], [])
-            if str(value) not in values:
-                values.append(str(value))
+            if value_label(value) not in values:
+                values.append(value_label(value))
     parts = [", ".join(weights), *(f"{key} {', '.join(values)}" for key, values in settings.items())]
     if lost := diverged(outcome):
         parts.append(f"diverged: {lost}")

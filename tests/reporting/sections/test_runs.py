@@ -10,10 +10,12 @@ from ..records import AFT, Workspace
 def test_methods_teachers_and_candidates_are_shown(tmp_path):
     project = Workspace(tmp_path)
     project.run("both", AFT, weights=(0.0, 3.0), methods=["aft", "kd"], shuffled=True)
-    settings = [{"name": "aft", "settings": {"task_directions": True, "scaling": "whitened"}}, {"name": "kd"}]
+    settings = [{"name": "aft", "settings": {"task_directions": True, "scaling": "whitened"}}]
+    settings.append({"name": "kd", "settings": {"mix": True, "cross_fit": False}})
     project.change("runs/both/run.json", methods=settings)
     told = project.section(runs).told
-    for words in ("aft (task_directions True, scaling whitened); kd", "minilm, rows shuffled", "0+0, 3+3"):
+    methods = "aft (task directions, scaling whitened); kd (mixed last layer, no cross fit)"
+    for words in (methods, "minilm, rows shuffled", "0+0, 3+3"):
         assert words in told
     assert "bag, of the family bag_of_words, has 612,345 parameters and features of width 64" in told
 
