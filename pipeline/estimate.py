@@ -22,6 +22,7 @@ from pipeline.extraction import (
     Batch,
     ExtractSettings,
     Loader,
+    Replicas,
     load_teacher,
     place_of_features,
     stored_heads,
@@ -208,13 +209,13 @@ class _Rates:
 
 
 def _measure(data: Dataset, teacher: Teacher, settings: ExtractSettings, machine: Machine) -> _Rates:
-    batch_size, forward = min(settings.batch_rows(teacher.device), len(data)), _forward(teacher)
+    batch_size = min(settings.batch_rows(teacher.device), len(data))
     while True:
         with Loader(data, teacher, batch_size, machine.workers) as loader:
             (batch,) = _batches(loader, _spread(data, batch_size))
             try:
-                forward(batch)  # the first one allocates, and chooses kernels
-                seconds = _timed(partial(forward, batch))
+                _forward(teacher, batch)  # the first one allocates, and chooses kernels
+                seconds = _timed(partial(_forward, teacher, batch))
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -235,13 +236,15 @@ def _measure(data: Dataset, teacher: Teacher, settings: ExtractSettings, machine
             for _ in _batches(loader, rows):
                 pass
 
+        replicas = Replicas(teacher)
+
         def bare() -> None:
-            for batch in batches:
-                forward(batch)
+            for _ in replicas.map(_forward, batches):
+                pass
 
         def whole() -> None:
-            for batch in _batches(loader, rows):
-                forward(batch)
+            for _ in replicas.map(_forward, _batches(loader, rows)):
+                pass
 
         actions: tuple[Callable[[], None], ...] = (read, bare, whole)
         rounds = [[_timed(action) for action in actions] for _ in range(2)]
@@ -256,12 +259,9 @@ def _batches(loader: Loader, rows: np.ndarray) -> Iterator[Batch]:
         yield from batches
 
 
-def _forward(teacher: Teacher) -> Callable[[Batch], None]:
-    def forward(batch: Batch) -> None:
-        for values in teacher.forward({key: tensor.to(teacher.device) for key, tensor in batch[1].items()}).values():
-            values.cpu()
-
-    return forward
+def _forward(teacher: Teacher, batch: Batch) -> None:
+    for values in teacher.forward({key: tensor.to(teacher.device) for key, tensor in batch[1].items()}).values():
+        values.cpu()
 
 
 def _timed(action: Callable[[], None]) -> float:

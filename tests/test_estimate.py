@@ -65,13 +65,10 @@ def test_a_batch_that_does_not_fit_is_measured_in_halves(
 ):
     plain = module._forward
 
-    def small(teacher: Any) -> Callable[[Any], None]:
-        def forward(batch: Any) -> None:
-            if len(batch[0]) > 5:
-                raise MemoryError
-            plain(teacher)(batch)
-
-        return forward
+    def small(teacher: Any, batch: Any) -> None:
+        if len(batch[0]) > 5:
+            raise MemoryError
+        plain(teacher, batch)
 
     monkeypatch.setattr(module, "_forward", small)
     assert json.loads(aft("extract", "third", "--dry-run", "--json").stdout)["batch_size"] == 4
@@ -80,11 +77,8 @@ def test_a_batch_that_does_not_fit_is_measured_in_halves(
 def test_a_row_that_does_not_fit_alone_is_refused(
     third: Path, aft: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ):
-    def full(teacher: Any) -> Callable[[Any], None]:
-        def forward(batch: Any) -> None:
-            raise torch.OutOfMemoryError
-
-        return forward
+    def full(teacher: Any, batch: Any) -> None:
+        raise torch.OutOfMemoryError
 
     monkeypatch.setattr(module, "_forward", full)
     done = aft("extract", "third", "--dry-run")

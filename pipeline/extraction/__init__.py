@@ -2,6 +2,7 @@
 
 from pipeline.extraction.extractor import Extraction, extract
 from pipeline.extraction.loader import Batch, Loader, slices
+from pipeline.extraction.replicas import Replicas
 from pipeline.extraction.settings import ExtractSettings, place_of_features
 from pipeline.extraction.speed import MODEL_BOUND
 from pipeline.extraction.teacher import load_teacher, reload_teacher, teacher_alone
@@ -13,6 +14,7 @@ __all__ = [
     "ExtractSettings",
     "Extraction",
     "Loader",
+    "Replicas",
     "extract",
     "load_teacher",
     "place_of_features",

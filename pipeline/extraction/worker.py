@@ -1,7 +1,9 @@
 """Running a teacher over shards of a store, and writing them."""
 
 import json
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ from torch import Tensor
 from pipeline.data import Dataset
 from pipeline.errors import UserError, count
 from pipeline.extraction.loader import Batch, Loader, slices
+from pipeline.extraction.replicas import Replicas
 from pipeline.extraction.settings import ExtractSettings
 from pipeline.extraction.variety import Variety
 from pipeline.machine import is_out_of_memory
@@ -121,6 +124,7 @@ class ShardWorker:
             )
         self._open()
         self.loader = Loader(data, teacher, settings.batch_rows(teacher.device), threads, views)
+        self.replicas = Replicas(teacher)
         self._too_large: set[tuple[int, int]] = set()
 
     def _open(self) -> None:
@@ -269,13 +273,14 @@ class ShardWorker:
                 if name in highest:
                     highest[name].index_copy_(0, at, values.reshape(len(values), -1).abs().amax(1).float())
 
-        clock, batches, began = _Clock(device), iter(batches), perf_counter()
-        while (found := next(batches, None)) is not None:
-            reading = perf_counter() - began
-            with clock:
-                notes = self._forward(shard, *found, put)
-            began = perf_counter()
-            yield Done(len(found[0]), self._lap(), reading, clock.seconds(), notes=notes)
+        clock, waiting = _Clock(device, self.replicas.at_once), _Waiting(batches)
+
+        def run(teacher: Teacher, batch: Batch) -> tuple[int, tuple[str, ...]]:
+            with clock.running():
+                return len(batch[0]), self._forward(teacher, shard, *batch, put)
+
+        for done, notes in self.replicas.map(run, waiting):
+            yield Done(done, self._lap(), waiting.seconds(), clock.seconds(), notes=notes)
         arrays = {name: _array(values.cpu()) for name, values in features.items()}
         if wider := self._too_narrow({name: values.cpu().numpy() for name, values in highest.items()}):
             yield Done(notes=tuple(note for _, note in wider.values()))
@@ -285,6 +290,7 @@ class ShardWorker:
 
     def _forward(
         self,
+        teacher: Teacher,
         shard: Shard,
         places: np.ndarray,
         batch: Mapping[str, Tensor],
@@ -301,14 +307,14 @@ class ShardWorker:
         rows, numbers = len(places), max(tensor.numel() for tensor in batch.values()) // len(places)
         if not any(rows >= more and numbers >= longer for more, longer in self._too_large):
             try:
-                put(places, self.teacher.forward({key: _to(self.teacher.device, part) for key, part in batch.items()}))
+                put(places, teacher.forward({key: _to(teacher.device, part) for key, part in batch.items()}))
                 return ()
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
             # Not in the handler: its traceback holds on to what the model had computed.
             self._too_large.add((rows, numbers))
-            if self.teacher.device.type == "cuda":
+            if teacher.device.type == "cuda":
                 torch.cuda.empty_cache()
             notes: tuple[str, ...] = ()
             if rows > 1:
@@ -325,7 +331,7 @@ class ShardWorker:
         part = 1 << ((rows - 1).bit_length() - 1)
         for at in slices(np.arange(rows), part):
             some = {key: tensor[at[0] : at[-1] + 1] for key, tensor in batch.items()}
-            notes += self._forward(shard, places[at], some, put)
+            notes += self._forward(teacher, shard, places[at], some, put)
         return notes
 
     def _too_narrow(self, highest: Mapping[str, np.ndarray]) -> dict[str, tuple[Any, str]]:
@@ -377,34 +383,64 @@ def _copy(
     return ShardWorker(data, load(), out, settings, threads, views, load, asks)
 
 
-class _Clock:
-    """Seconds that a model computes, by the clock of its device: on a GPU nothing waits for it."""
+class _Waiting:
+    """Batches, and the seconds for which one was waited for."""
 
-    def __init__(self, device: torch.device):
-        self.on_gpu = device.type == "cuda"
-        self._began = self._seconds = 0.0
+    def __init__(self, batches: Iterator[Batch]):
+        self._batches = batches
+        self._seconds = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        began = perf_counter()
+        try:
+            return next(self._batches)
+        finally:
+            self._seconds += perf_counter() - began
+
+    def seconds(self) -> float:
+        """Since the last time."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+
+class _Clock:
+    """Seconds that a model computes, by the clock of its device: on a GPU nothing waits for it.
+
+    Args:
+        device: of the model.
+        at_once: how many batches it computes at once; of each second, that many are one.
+    """
+
+    def __init__(self, device: torch.device, at_once: int):
+        self.on_gpu, self.at_once = device.type == "cuda", at_once
+        self._taken: deque[float] = deque()
         self._events: list[Any] = []
 
-    def __enter__(self) -> None:
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """While this is entered, the model computes; several threads may be in it."""
+        began = perf_counter()
         if self.on_gpu:
             self._mark()
-        else:
-            self._began = perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        if self.on_gpu:
-            self._mark()
-        else:
-            self._seconds += perf_counter() - self._began
+        try:
+            yield
+        finally:
+            if self.on_gpu:
+                self._mark()
+            else:
+                self._taken.append(perf_counter() - began)
 
     def seconds(self, wait: bool = False) -> float:
         """Since the last time; those of a GPU once it is waited for."""
         if self._events and wait:
             self._events[-1].synchronize()
             pairs = zip(self._events[::2], self._events[1::2], strict=True)
-            self._seconds, self._events = sum(one.elapsed_time(two) for one, two in pairs) / 1000, []
-        seconds, self._seconds = self._seconds, 0.0
-        return seconds
+            self._taken.extend(one.elapsed_time(two) / 1000 for one, two in pairs)
+            self._events = []
+        return sum(self._taken.popleft() for _ in range(len(self._taken))) / self.at_once
 
     def _mark(self) -> None:
         self._events.append(torch.cuda.Event(enable_timing=True))

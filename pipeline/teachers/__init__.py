@@ -36,6 +36,8 @@ class Teacher(ABC):
         notes: what a user should know about the model before it runs, one line each.
         uniform: whether all rows cost the same, as images of one size do, so that they need not be sorted into batches.
         longest: the greatest `cost` of a row, to which longer ones are cut; None if none is cut.
+        replicable: whether deep copies that share its parameters and buffers may run beside each other in threads: what
+            a pass changes is in modules, or in the teacher itself.
     """
 
     kind: Kind | Literal["id"]
@@ -47,6 +49,7 @@ class Teacher(ABC):
     notes: tuple[str, ...] = ()
     uniform: bool
     longest: int | None = None
+    replicable: bool = False
 
     def name_classes(self, task: Task) -> None:  # noqa: B027  (most teachers have no use for it)
         """Take the names of the dataset's classes; a head with a column for each of them is there from then on.

@@ -224,6 +224,7 @@ class TextSide(Teacher):
 
     kind: Literal["text"] = "text"
     uniform = False
+    replicable = True
 
     def __init__(
         self, model: Any, texts: TextInput, recipe: Mapping[str, Any], settings: Settings, device: torch.device
@@ -257,6 +258,8 @@ class TextSide(Teacher):
 
 class ImageSide(ImageTeacher):
     """The tower of images. A transformed image is what the model's processor makes of it, arrays by name."""
+
+    replicable = True
 
     def __init__(
         self,

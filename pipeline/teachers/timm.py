@@ -92,6 +92,8 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Ima
 class ImageModel(ImageTeacher):
     """A timm model. A transformed image is its pixels [h, w, c], uint8; they are normalised on the model's device."""
 
+    replicable = True
+
     def __init__(
         self,
         model: Any,

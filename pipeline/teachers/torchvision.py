@@ -113,6 +113,8 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Cla
 class Classifier(ImageTeacher):
     """A model of torchvision. A transformed image is its pixels [3, h, w], uint8, normalised on the device."""
 
+    replicable = True
+
     def __init__(
         self, model: nn.Module, preset: Any, recipe: Mapping[str, Any], settings: Settings, device: torch.device
     ):

@@ -158,6 +158,7 @@ class TextEncoder(Teacher):
 
     kind: Literal["text"] = "text"
     uniform = False
+    replicable = True
     recipe: dict[str, Any]
 
     def __init__(

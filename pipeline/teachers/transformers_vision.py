@@ -118,6 +118,8 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Ima
 class ImageTower(ImageTeacher):
     """An image model of transformers. A transformed image is the output of its processor, [3, h, w], float32."""
 
+    replicable = True
+
     def __init__(
         self,
         model: Any,

@@ -3,7 +3,8 @@
 import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from pipeline.errors import UserError
+from pipeline.extraction import Replicas
 from pipeline.params import Settings, read_plugin
 from pipeline.plugins import plugin, plugins
 from pipeline.provenance import digest_of
@@ -25,6 +27,8 @@ from .test_python import example
 CPU = torch.device("cpu")
 PRECISION_IS_THEIRS = ("features", "onnx", "python")
 """Families whose files or code decide in what precision they compute."""
+ALONE = ("features", "onnx", "python")
+"""Families of which one batch is computed at a time: their code is not ours, or has threads of its own."""
 WAIT = ("features", "onnx", "transformers")
 """Families that wait for a GPU: their values come from the host, or the library's classifiers look for padding."""
 TEXTS = ["good", "a film that is good and long and good", "bad", "plain words of a plain film", "not bad"]
@@ -95,6 +99,14 @@ def load(section: dict[str, Any]) -> Load:
 
 
 @pytest.fixture
+def of_one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def teacher(load: Load) -> Teacher:
     return load()
 
@@ -141,6 +153,22 @@ def test_a_row_alone_gives_what_it_gives_in_a_batch(teacher: Teacher, rows: list
     for number, row in enumerate(rows):
         for head, values in features_of(teacher, [row]).items():
             torch.testing.assert_close(values[0], together[head][number], rtol=1e-4, atol=1e-5)
+
+
+def test_batches_beside_each_other_give_what_each_gives_alone(
+    section: dict[str, Any], teacher: Teacher, rows: list[Any], of_one_thread: None
+) -> None:
+    """Bit by bit: a model that keeps what it sees in a pass, or has hooks for it, would mix batches."""
+    examples = [teacher.transform(row) for row in rows]
+    batches = [teacher.collate([examples[at] for at in order]) for order in permutations(range(len(rows)), 2)] * 3
+    alone = [teacher.forward(batch) for batch in batches]
+    torch.set_num_threads(4)
+    replicas = Replicas(teacher)
+    assert replicas.at_once == (1 if section["family"] in ALONE else 4)
+    for _ in range(5):
+        for outputs, expected in zip(replicas.map(lambda copy, each: copy.forward(each), batches), alone, strict=True):
+            for head, values in expected.items():
+                assert torch.equal(outputs[head], values)
 
 
 def test_different_rows_give_different_features(teacher: Teacher, rows: list[Any]) -> None:

@@ -1,0 +1,81 @@
+"""Several batches through one teacher at once, where it runs on a CPU.
+
+Threads that share an operation wait for the slowest of them at its end, and small operations are not shared at all.
+Threads that have a batch each wait for nobody; what that gives is in docs/results/extract.md.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
+from functools import cached_property
+from itertools import chain
+from queue import SimpleQueue
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from pipeline.ahead import mapped
+from pipeline.teachers import Teacher
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+MOST = 4
+"""The most batches at once: each of them takes memory. With more cores than that, a batch has several."""
+
+
+class Replicas:
+    """Copies of a teacher that share its weights, each for one batch at a time.
+
+    A copy has modules of its own, because some keep what they see in a pass, or have hooks for it.
+
+    Args:
+        teacher: on its device. On a GPU, and where it allows no copies, it is used alone.
+
+    Attributes:
+        at_once: how many batches are computed at once.
+    """
+
+    def __init__(self, teacher: Teacher):
+        self._before = torch.get_num_threads()
+        alone = teacher.device.type != "cpu" or not teacher.replicable
+        self.at_once = 1 if alone else min(self._before, MOST)
+        self._threads = max(1, round(self._before / self.at_once))
+        self._teacher = teacher
+
+    @cached_property
+    def _free(self) -> "SimpleQueue[Teacher]":
+        """Those that compute nothing now; made when they are first needed."""
+        free: SimpleQueue[Teacher] = SimpleQueue()
+        for copy in (self._teacher, *(replica(self._teacher) for _ in range(self.at_once - 1))):
+            free.put(copy)
+        return free
+
+    def map(self, compute: Callable[[Teacher, Item], Made], items: Iterable[Item]) -> Iterator[Made]:
+        """What is computed of each item by one of the copies, in the order of the items.
+
+        Alone, the teacher computes in the caller's thread, with all threads of torch.
+        """
+        free = self._free
+
+        def run(item: Item) -> Made:
+            if self.at_once > 1:
+                torch.set_num_threads(self._threads)  # holds for operations that this thread starts
+            teacher = free.get()
+            try:
+                return compute(teacher, item)
+            finally:
+                free.put(teacher)
+
+        try:
+            yield from mapped(run, items, self.at_once)
+        finally:
+            if self.at_once > 1:
+                torch.set_num_threads(self._before)
+
+
+def replica(teacher: Teacher) -> Teacher:
+    """A copy of a teacher with its parameters and buffers."""
+    modules = [value for value in vars(teacher).values() if isinstance(value, nn.Module)]
+    tensors = chain.from_iterable(chain(module.parameters(), module.buffers()) for module in modules)
+    return deepcopy(teacher, {id(tensor): tensor for tensor in tensors})
