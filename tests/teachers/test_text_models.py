@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.errors import UserError
+from pipeline.extraction import Replicas
 from pipeline.params import parse
 from pipeline.provenance import digest_of
 from pipeline.teachers import transformers
@@ -84,7 +85,8 @@ QUICK = ("bert", "fnet", "llama", "gpt2", "bart", "t5")
 )
 def test_equals_the_plain_recipe_in_any_batch(kind: str, tmp_path: Path) -> None:
     write_model(tmp_path, kind)
-    found = features_of(load(tmp_path, heads=["pooled", "tokens"]))
+    teacher = load(tmp_path, heads=["pooled", "tokens"])
+    found = features_of(teacher)
     # Funnel with three blocks, as published, fails for fewer than five tokens.
     taken = slice(1, 5) if kind == "funnel" else slice(None)
     states = plain_states(tmp_path, TEXTS[taken])
@@ -92,6 +94,18 @@ def test_equals_the_plain_recipe_in_any_batch(kind: str, tmp_path: Path) -> None
     for tokens, state in zip(found["tokens"][taken], states, strict=True):
         torch.testing.assert_close(tokens[: len(state)], state, rtol=1e-3, atol=2e-3)
         assert tokens[: len(state)].any(1).all() and not tokens[len(state) :].any(), "zeros are padding, and only they"
+    # Nor on a batch that is computed at the same time.
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        texts = [TEXTS[taken], TEXTS[taken][::-1]] * 4
+        at_once = list(Replicas(teacher).map(lambda copy, each: features_of(copy, each)["pooled"], texts))
+    finally:
+        torch.set_num_threads(before)
+    for number, pooled in enumerate(at_once):
+        torch.testing.assert_close(
+            pooled.flip(0) if number % 2 else pooled, found["pooled"][taken], rtol=1e-3, atol=2e-3
+        )
 
 
 @pytest.mark.parametrize(
