@@ -200,6 +200,11 @@ def show_run(name: str, project: Project = Project()) -> Curves:
     Raises:
         UserError: the run is not trained, or its files are damaged.
     """
+    if "/" in name:
+        raise UserError(
+            f"{name}: a point of a sweep, and curves are kept of runs; add it to `runs`, under a name of its own, and "
+            "run `aft train NAME`, which finds its trainings"
+        )
     folder: Path = project.run(name)
     run = RunRecord.read(folder / "run.json", name)
     VerifiedFiles(folder, {"curves.csv": run.files["curves.csv"]}, f"run `aft train {name}` again").finish()

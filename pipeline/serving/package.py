@@ -12,6 +12,7 @@ the run's student.
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,11 @@ def _difference(folder: Path, contents: Sequence[Any], expected: np.ndarray, for
             with starting_children():
                 outputs = process.submit(outputs_of, folder, contents)
             together, alone = outputs.result()
+        except BrokenProcessPool:
+            raise UserError(
+                f"--format {format}: the process that loads the export to check it was killed, perhaps for its memory; "
+                "close other programs, and run it again"
+            ) from None
         except KeyboardInterrupt:
             for child in multiprocessing.active_children():
                 child.kill()

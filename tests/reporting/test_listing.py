@@ -126,6 +126,7 @@ def test_curves_are_drawn(own: Path):
     assert shown.code == 0, shown.errors
     assert "validation accuracy" in shown.out and "loss on labels" in shown.out and "*" in shown.out
     assert "run `aft train both`" in aft("show both", own).errors
+    assert "rates/0: a point of a sweep, and curves are kept of runs" in aft("show rates/0", own).errors
     path = Project(own).run("aft") / "curves.csv"
     path.write_text(path.read_text().replace("0.", "1.", 1))
     assert aft("show aft", own).code == 2

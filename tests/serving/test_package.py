@@ -1,6 +1,7 @@
 """Exports: checked in a fresh process, whole or not there, and enough by themselves."""
 
 import shutil
+from concurrent.futures.process import BrokenProcessPool
 from importlib import import_module
 from pathlib import Path
 
@@ -81,6 +82,16 @@ def test_outputs_that_are_not_numbers_are_refused(trained_project, tmp_path: Pat
     monkeypatch.setattr(native, "load", lambda *arguments: lambda batch: load(*arguments)(batch) * np.nan)
     with pytest.raises(UserError, match="differs from the student by nan"):
         export("none", Params(PARAMS), Project(trained_project), tmp_path / "out")
+
+
+def test_a_check_that_is_killed_is_one_line_and_leaves_nothing(trained_project, tmp_path, monkeypatch, in_process):
+    def killed(folder: Path, contents: object) -> None:
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(package, "outputs_of", killed)
+    with pytest.raises(UserError, match=r"--format native: the process that loads the export to check it was killed"):
+        export("none", Params(PARAMS), Project(trained_project), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_export_is_replaced_and_nothing_else(trained_project: Path, tmp_path: Path, in_process):
