@@ -37,6 +37,7 @@ from pipeline.students._checkpoints import (
     student_outputs,
 )
 from pipeline.students._contract import CPU, Graph, Inputs, Kind, Preprocessing, Scaled, Student, place
+from pipeline.students._words import Vocabulary
 
 __all__ = [
     "CPU",
@@ -48,6 +49,7 @@ __all__ = [
     "Preprocessing",
     "Scaled",
     "Student",
+    "Vocabulary",
     "is_solved",
     "kind_of",
     "load_student",
