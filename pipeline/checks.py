@@ -321,11 +321,11 @@ def _trials(params: Params, project: Project, name: str) -> Iterator[str]:
         else:
             yield f"run {name}: {count(len(run.candidates()) * seeds, 'trial')}"
         return
-    there, missing = count_trials(name, params, project)
+    there, missing, steps = count_trials(name, params, project)
     time = ""
     if missing and (log := _log(project, name)) and log.trainings:
         time = f", about {duration(missing * log.seconds / log.trainings)} at the rate of the last time"
-    yield f"run {name}: {count(there + missing, 'trial')}, {there:,} found, {missing:,} to train{time}"
+    yield f"run {name}: {count(there + missing, 'trial')}, {there:,} found, {missing:,} to train{steps}{time}"
 
 
 def _log(project: Project, run: str) -> LogRecord | None:

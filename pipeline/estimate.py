@@ -31,7 +31,7 @@ from pipeline.machine import Machine, is_out_of_memory
 from pipeline.params import Params
 from pipeline.progress import duration
 from pipeline.project import Project
-from pipeline.runs import read_run
+from pipeline.runs import read_run, run_views
 from pipeline.store import Shard
 from pipeline.teachers import Teacher
 from pipeline.training import TrainSettings, train_settings
@@ -300,13 +300,14 @@ def _training(name: str, params: Params, data: Dataset) -> tuple[str | None, int
         run = read_run(params, key)
         if any(source.teacher == name for source in run.reads):
             settings = train_settings(f"{params.source}: train (for {key})", section, run.train)
-            found.append((_rows(settings, data), key))
+            found.append((_rows(settings, data, bool(run_views(params, key, run))), key))
     if not found:
-        return None, _rows(params.read(TrainSettings, "train"), data)
+        return None, _rows(params.read(TrainSettings, "train"), data, False)
     rows, of = min(found, key=lambda pair: pair[0])
     return of, rows
 
 
-def _rows(settings: TrainSettings, data: Dataset) -> int:
-    transfer = settings.unlabelled and len(data.split(0).unlabelled) > 0
-    return settings.steps * (settings.transfer_batch_size if transfer else settings.batch_size)
+def _rows(settings: TrainSettings, data: Dataset, views: bool) -> int:
+    split = data.split(0)
+    transfer = settings.unlabelled and len(split.unlabelled) > 0
+    return settings.of_trial(split, views).steps * (settings.transfer_batch_size if transfer else settings.batch_size)

@@ -188,6 +188,21 @@ def test_check_says_what_is_there_and_what_there_is_to_do(project: Path, monkeyp
     assert "run aft: 6 trials, 0 found, 6 to train" in text
 
 
+def test_check_says_how_long_a_training_is_where_that_follows_from_rows(
+    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(project)
+    del params.values["train"]["steps"]
+    params.values["runs"]["none"]["train"] = {"epochs": 7.0}
+    params.values["students"]["solved"] = {"family": "tfidf"}
+    params.values["runs"] |= {"solved": {"student": "solved"}, "short": {"student": "bag", "train": {"steps": 9}}}
+    found = check(params, Project(project)).found
+    assert "run none: 3 trials, 0 found, 3 to train, of 7 steps" in found
+    assert "run aft: 6 trials, 0 found, 6 to train, of 200 steps" in found
+    assert "run solved: 3 trials, 0 found, 3 to train" in found
+    assert "run short: 3 trials, 0 found, 3 to train" in found
+
+
 def test_check_names_teachers_without_features_and_loads_none(project: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(project)
     params = Params.load(project / "params.yaml")

@@ -11,6 +11,8 @@ import torch
 import yaml
 
 from pipeline import estimate as module
+from pipeline.data import Dataset
+from pipeline.params import Params
 from pipeline.teachers import transformers
 
 
@@ -117,3 +119,20 @@ def test_the_model_alone_is_not_said_to_be_slower_than_with_reading(
     monkeypatch.setattr(module, "_timed", lambda action: 2.0 if getattr(action, "__name__", "") == "bare" else 1.0)
     found = json.loads(aft("extract", "third", "--dry-run", "--json").stdout)
     assert found["bare"] == found["rows_per_second"] and found["share"] == 1
+
+
+@pytest.mark.parametrize(
+    ("train", "rows"),
+    [
+        ({"epochs": 4.0}, 4 * 32),  # 30 labelled rows are one batch
+        ({}, 200 * 32),  # the fewest of `steps: auto`
+        ({"steps": 7}, 7 * 32),
+        ({"steps": 7, "unlabelled": False}, 7 * 16),
+    ],
+)
+def test_a_training_is_as_long_as_its_settings_say(project: Path, params: Params, train: dict[str, Any], rows: int):
+    del params.values["train"]["steps"]
+    params.values["runs"] = {"aft": params.values["runs"]["aft"] | {"train": train}}
+    assert module._training("wise", params, Dataset.open(project / "data")) == ("aft", rows)
+    params.values["runs"], params.values["train"] = {}, params.values["train"] | train
+    assert module._training("wise", params, Dataset.open(project / "data")) == (None, rows)

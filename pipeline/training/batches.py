@@ -9,11 +9,11 @@ from torch import Tensor
 
 from pipeline.data import Split
 from pipeline.tasks import Task
-from pipeline.training.config import TrainSettings
+from pipeline.training.config import TrialSettings
 
 
 def batches(
-    split: Split, seed: int, settings: TrainSettings, transfer: bool, strata: np.ndarray | None = None
+    split: Split, seed: int, settings: TrialSettings, transfer: bool, strata: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, int]]:
     """The rows of every step, and how many of them, at the start, are the labelled batch.
 

@@ -4,13 +4,14 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf
+from math import ceil, inf
 from shutil import which
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.augmentations import Augmentation, read_augmentations
+from pipeline.data import Split
 from pipeline.errors import UserError, count
 from pipeline.machine import Machine
 from pipeline.params import Params, Settings, parse
@@ -24,12 +25,20 @@ from pipeline.views import Views
 FEWEST_ROWS = 3
 """The least number of rows that methods must see at a time: any two rows, once centred, are opposite."""
 
+PASSES, CHANGING_PASSES = 20, 40
+"""Of `steps: auto` over the training rows; and where views or augmentation show them differently each time."""
+
+FEWEST_STEPS, MOST_STEPS = 200, 10_000
+"""Of `steps: auto`."""
+
 
 class TrainSettings(Settings):
     """The `train` section.
 
     Attributes:
-        steps: number of steps of the optimiser, AdamW.
+        steps: number of steps of the optimiser, AdamW. `auto`: 20 passes over the training rows in batches of
+            `transfer_batch_size` (of `batch_size` over the labelled ones, if no row without a label is used); 40 where
+            views, or augmentation of these rows, show them differently each time; at least 200, at most 10,000.
         epochs: the length of the training in passes over the labelled rows, instead of `steps`; such as 0.5 or 30.
         batch_size: labelled rows per step; at least 3 if the methods see these.
         transfer_batch_size: rows per step that the methods see, sampled from labelled and unlabelled training rows
@@ -79,7 +88,7 @@ class TrainSettings(Settings):
         channels_last: keep images and filters with the channels last in memory; faster for convolutions.
     """
 
-    steps: int = Field(default=1000, ge=1)
+    steps: int | Literal["auto"] = "auto"
     epochs: float | None = Field(default=None, gt=0)
     batch_size: int = Field(default=128, ge=1)
     transfer_batch_size: int = Field(default=256, ge=FEWEST_ROWS)
@@ -108,6 +117,13 @@ class TrainSettings(Settings):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     compile: bool | Literal["cuda_graphs"] = False
     channels_last: bool = False
+
+    @field_validator("steps", mode="before")
+    @classmethod
+    def _there_are_steps(cls, steps: Any) -> Any:
+        if steps != "auto" and (type(steps) is not int or steps < 1):
+            raise ValueError("should be a whole number >= 1, or auto")
+        return steps
 
     @field_validator("class_weights")
     @classmethod
@@ -213,16 +229,40 @@ class TrainSettings(Settings):
                 raise UserError(f"{where}: {key}: {task.name} has no classes to {what}; remove it")
         task.metric(self.val)
 
-    def with_length(self, labelled: int) -> "TrainSettings":
-        """The same settings with `steps` instead of `epochs`.
+    @property
+    def long_as_rows(self) -> bool:
+        """Whether the number of steps follows from that of rows."""
+        return self.epochs is not None or self.steps == "auto"
+
+    def of_trial(self, split: Split, views: bool) -> "TrialSettings":
+        """The same settings with the length in steps.
 
         Args:
-            labelled: rows of an epoch; one that is no multiple of a batch leaves some out, as every epoch does.
+            split: whose training rows they are. An epoch that is no multiple of a batch leaves some out, as every
+                epoch does.
+            views: whether the run's teachers have any.
         """
-        if self.epochs is None:
-            return self
-        steps = max(1, round(self.epochs * max(1, labelled // self.batch_size)))
-        return self.model_copy(update={"steps": steps, "epochs": None})
+        if self.epochs is not None:
+            steps = max(1, round(self.epochs * max(1, len(split.labelled) // self.batch_size)))
+        elif self.steps == "auto":
+            steps = self._auto_steps(split, views)
+        else:
+            steps = self.steps
+        return TrialSettings(**dict(self) | {"steps": steps, "epochs": None})
+
+    def _auto_steps(self, split: Split, views: bool) -> int:
+        """The steps of so many passes over the rows that methods see; as many without methods, for runs to compare."""
+        apart = self.unlabelled and len(split.unlabelled) > 0
+        rows, batch = (split.train, self.transfer_batch_size) if apart else (split.labelled, self.batch_size)
+        changing = (views and self.views != 0) or (bool(self.augment) and (self.augment_transfer or not apart))
+        passes = CHANGING_PASSES if changing else PASSES
+        return min(max(ceil(passes * len(rows) / batch), FEWEST_STEPS), MOST_STEPS)
+
+
+class TrialSettings(TrainSettings):
+    """Settings whose length is known: `epochs` is null."""
+
+    steps: int
 
 
 def train_settings(where: str, *layers: Mapping[str, Any]) -> TrainSettings:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pipeline.students import Student
-from pipeline.training.config import TrainSettings
+from pipeline.training.config import TrialSettings
 
 
 class Kept:
@@ -22,7 +22,7 @@ class Kept:
         student: what is validated: the trained student itself, or the moving average of its weights.
     """
 
-    def __init__(self, trained: Student, settings: TrainSettings, higher_is_better: bool):
+    def __init__(self, trained: Student, settings: TrialSettings, higher_is_better: bool):
         self._trained, self._decay, self._patience = trained, settings.average, settings.early_stopping
         self._sign = 1 if higher_is_better else -1
         self.student = _copy(trained) if settings.average else trained

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.students import Student
-from pipeline.training.config import TrainSettings
+from pipeline.training.config import TrialSettings
 
 
 class Optimisation:
@@ -35,7 +35,7 @@ class Optimisation:
         self,
         student: Student,
         methods: Iterable[tuple[nn.Module, float]],
-        settings: TrainSettings,
+        settings: TrialSettings,
         device: torch.device,
     ):
         self.settings = settings
@@ -101,7 +101,7 @@ class Optimisation:
             self.scaler.load_state_dict(self.scaler.state_dict() | {"scale": scale, "_growth_tracker": int(growth)})
 
 
-def parameter_groups(student: Student, settings: TrainSettings) -> list[dict[str, Any]]:
+def parameter_groups(student: Student, settings: TrialSettings) -> list[dict[str, Any]]:
     """The student's trained parameters, in groups of one learning rate and one weight decay, as torch takes them.
 
     The rate of a layer is `learning_rate * layer_decay ** (layers above it)`, as in ELECTRA and BEiT. Biases and norms
@@ -138,7 +138,7 @@ def freeze(student: Student, trained_layers: int | None) -> None:
             module.eval()
 
 
-def rate(step: int, settings: TrainSettings) -> float:
+def rate(step: int, settings: TrialSettings) -> float:
     """The learning rate at a step, as a share of its peak: a linear rise, then a cosine to 0."""
     rise = max(1, round(settings.warmup * settings.steps))
     if step < rise:

@@ -5,17 +5,19 @@ Validation rows choose the candidate, and its students become the run's. A candi
 recorded and cannot be chosen; nor can one that was clearly worse on the first seeds and dropped, see `race.py`.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
 
 from pipeline.errors import UserError, count
 from pipeline.locks import Lock
 from pipeline.params import Params
 from pipeline.project import Project
+from pipeline.students import is_solved
 from pipeline.trackers import tracker
 from pipeline.training.candidates import trials_of
 from pipeline.training.config import Plan
 from pipeline.training.failure import Replay, replay
-from pipeline.training.ledger import Ledger, Unused
+from pipeline.training.ledger import Ledger, Trial, Unused
 from pipeline.training.race import Race
 from pipeline.training.result import Training, write_run
 from pipeline.training.session import Session
@@ -54,7 +56,8 @@ def train(
         with ledger.in_use():
             results = {trial: record for trial in trials if (record := ledger.read(trial.digest))}
             found, missing = set(results), [trial for trial in race.needed() if trial not in results]
-            say(f"train {name}: {count(len(trials), 'trial')}, {len(found)} found, {len(missing)} to train")
+            steps = _steps(session, trials)
+            say(f"train {name}: {count(len(trials), 'trial')}, {len(found)} found, {len(missing)} to train{steps}")
             if missing:
                 session.verify_in_background()
             # Usually once: trials of candidates that are dropped on the way are skipped.
@@ -95,17 +98,40 @@ def replay_trial(name: str, params: Params, project: Project = Project(), trial:
     )
 
 
-def count_trials(name: str, params: Params, project: Project = Project()) -> tuple[int, int]:
-    """How many trials of a run are in the ledger, and how many are missing, unless their candidates are dropped.
+class Counted(NamedTuple):
+    """Trials of a run that are in the ledger, and that are missing, unless their candidates are dropped.
+
+    Attributes:
+        steps: of a training, as the end of a sentence; empty where params.yaml has their number.
+    """
+
+    found: int
+    missing: int
+    steps: str
+
+
+def count_trials(name: str, params: Params, project: Project = Project()) -> Counted:
+    """How many trials of a run there are, and are to train.
 
     Raises:
         UserError: as `train` does.
     """
     session = Session(Plan.read(name, params, project))
     ledger = Ledger(project)
-    needed = Race(session.plan, trials_of(session), ledger, session.task.primary).needed()
+    needed = Race(session.plan, trials := trials_of(session), ledger, session.task.primary).needed()
     found = sum(trial.digest in ledger for trial in needed)
-    return found, len(needed) - found
+    return Counted(found, len(needed) - found, _steps(session, trials))
+
+
+def _steps(session: Session, trials: Sequence[Trial]) -> str:
+    """`, of 440 steps`, or `, of 220 to 440 steps`, where that follows from the number of rows."""
+    changes = [trial.candidate.of("train") for trial in trials]
+    if is_solved(session.plan.params.section(f"students.{session.plan.run.student}")["family"]) or not any(
+        session.plan.settings(each).long_as_rows for each in changes
+    ):
+        return ""
+    each = {session.settings(trial.seed, trial.candidate).steps for trial in trials}
+    return f", of {min(each):,}{f' to {max(each):,}' if len(each) > 1 else ''} steps"
 
 
 def unused_trials(

@@ -26,7 +26,7 @@ from pipeline.runs import Candidate, Run, Term, open_features, probe_digest, run
 from pipeline.sources import Source
 from pipeline.store import FeatureStore, Reader, SourceFeatures
 from pipeline.students import Blueprint, Inputs, Student, place, student_blueprint, student_outputs
-from pipeline.training.config import FEWEST_ROWS, Plan, TrainSettings, check_student
+from pipeline.training.config import FEWEST_ROWS, Plan, TrialSettings, check_student
 from pipeline.training.parallel import Group
 
 if TYPE_CHECKING:
@@ -135,13 +135,13 @@ class Session:
             return split
         return replace(split, labelled=np.sort(np.concatenate([split.labelled, split.val])))
 
-    def settings(self, seed: int, candidate: Candidate) -> TrainSettings:
-        """The `train` section of one trial, its length in steps."""
+    def settings(self, seed: int, candidate: Candidate) -> TrialSettings:
+        """The `train` section of one trial."""
         return self._settings(seed, candidate.of("train"))
 
-    def _settings(self, seed: int, changes: dict[str, Any]) -> TrainSettings:
-        labelled = self.split(seed % self.data.splits).labelled
-        settings = self.plan.settings(changes).with_length(len(labelled))
+    def _settings(self, seed: int, changes: dict[str, Any]) -> TrialSettings:
+        split = self.split(seed % self.data.splits)
+        settings = self.plan.settings(changes).of_trial(split, bool(self.views))
         # A refit has no rows left to stop by.
         return settings.model_copy(update={"early_stopping": None}) if self.refit else settings
 
@@ -321,7 +321,7 @@ class TrialData:
             teachers are shuffled.
     """
 
-    def __init__(self, session: Session, seed: int, blueprint: Blueprint, settings: TrainSettings):
+    def __init__(self, session: Session, seed: int, blueprint: Blueprint, settings: TrialSettings):
         data, plan = session.data, session.plan
         number = seed % data.splits
         self.session, self.seed, self.blueprint, self.settings = session, seed, blueprint, settings

@@ -26,7 +26,7 @@ from pipeline.students import Blueprint, Student, place
 from pipeline.tasks import Task
 from pipeline.training.batches import batches, parts
 from pipeline.training.checkpoint import Checkpoint, State
-from pipeline.training.config import TrainSettings
+from pipeline.training.config import TrialSettings
 from pipeline.training.kept import Kept
 from pipeline.training.log import Line, TrialLog, WeightedPenalty
 from pipeline.training.mixing import mix_last_layer
@@ -157,7 +157,7 @@ def run_trial(
 
 
 @contextmanager
-def one_row_refused(session: Session, settings: TrainSettings) -> Iterator[None]:
+def one_row_refused(session: Session, settings: TrialSettings) -> Iterator[None]:
     """Says what to change where BatchNorm is to train on a batch of one row."""
     try:
         yield

@@ -24,6 +24,7 @@ from pipeline.probing import ProbeSettings, labels, probe
 from pipeline.project import Project
 from pipeline.records import SweepRecord, SweepStatus
 from pipeline.sweeping import Swept, board, slots, sweep, trials_of_sweeps, worker
+from pipeline.sweeping.planning import Planner, plan_grids
 
 OVER = {"student": "bag", "teachers": "wise", "methods": ["none", "aft"], "weight": [1.0, 10.0]}
 
@@ -348,3 +349,11 @@ def test_other_numbers_of_labels_are_those_of_prepare_for_every_task(tmp_path: P
     assert copied.split_digest(1) == wanted.split_digest(1)
     with pytest.raises(UserError, match=r"dataset.labelled: 4000 of \d+ rows to choose from is 4,000"):
         open_labelled(tmp_path / "data", 4000)
+
+
+def test_points_of_automatic_length_are_planned_with_their_steps(project: Path, params: Params):
+    over = {"student": "bag", "train.steps": ["auto", 9], "train.transfer_batch_size": [8, 16]}
+    mine = with_sweep(params, over, steps=1)
+    planner = Planner(mine, Project(project))
+    # 150 training rows; with 9 steps, plain training is the same for any transfer batch.
+    assert [planned.steps for planned in plan_grids(mine, "mine", planner)] == [375, 200, 9]

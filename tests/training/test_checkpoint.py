@@ -333,6 +333,6 @@ def test_what_a_killed_training_left_is_listed_and_deleted_with_unused_trials(pr
 def test_how_often_changes_no_name_of_a_trial(project: Path, params: Params):
     training.train("aft", params, Project(project))
     params.values["machine"]["checkpoint_minutes"] = None
-    assert training.count_trials("aft", params, Project(project)) == (1, 0)
+    assert training.count_trials("aft", params, Project(project))[:2] == (1, 0)
     (record,) = Project(project).trials.glob("*/trial.json")
     assert "checkpoint" not in json.dumps(json.loads(record.read_text())["inputs"])

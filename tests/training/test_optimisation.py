@@ -3,13 +3,16 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.data import Split
 from pipeline.errors import UserError
+from pipeline.params import parse
 from pipeline.students import Student
-from pipeline.training.config import TrainSettings
+from pipeline.training.config import TrainSettings, TrialSettings
 from pipeline.training.kept import Kept
 from pipeline.training.optimisation import Optimisation, freeze, parameter_groups, rate
 
@@ -35,8 +38,8 @@ class Deep(Student):
         return inputs, self.head(inputs)
 
 
-def train_settings(**values: Any) -> TrainSettings:
-    return TrainSettings(**({"learning_rate": 0.01, "steps": 10} | values))
+def train_settings(**values: Any) -> TrialSettings:
+    return TrialSettings(**({"learning_rate": 0.01, "steps": 10} | values))
 
 
 def test_the_rate_of_a_layer_is_that_of_the_layer_above_times_the_decay():
@@ -221,13 +224,60 @@ def test_its_state_is_restored_in_the_layout_of_the_parameters():
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-def test_epochs_are_passes_over_the_labelled_rows():
-    def steps(epochs: float, labelled: int, batch_size: int) -> int:
-        return TrainSettings(epochs=epochs, batch_size=batch_size).with_length(labelled).steps
+def steps(labelled: int, more: int = 0, views: bool = False, **settings: Any) -> int:
+    rows = np.arange(labelled + more)
+    split = Split(labelled=rows[:labelled], unlabelled=rows[labelled:], val=rows[:0], test=rows[:0])
+    return TrainSettings(**settings).of_trial(split, views).steps
 
-    assert steps(3, 100, 10) == 30
-    assert steps(3, 109, 10) == 30  # an epoch leaves nine rows out
-    assert steps(0.5, 100, 10) == 5
-    assert steps(2, 7, 10) == 2  # a batch of all rows
-    assert steps(0.01, 100, 10) == 1
-    assert TrainSettings(steps=7).with_length(100).steps == 7
+
+def test_epochs_are_passes_over_the_labelled_rows():
+    assert steps(100, epochs=3.0, batch_size=10) == 30
+    assert steps(109, epochs=3.0, batch_size=10) == 30  # an epoch leaves nine rows out
+    assert steps(100, 500, epochs=0.5, batch_size=10) == 5
+    assert steps(7, epochs=2.0, batch_size=10) == 2  # a batch of all rows
+    assert steps(100, epochs=0.01, batch_size=10) == 1
+    assert steps(100, steps=7) == 7
+
+
+def test_steps_follow_from_rows():
+    assert steps(400, 5_200) == steps(400, 5_200, steps="auto") == 438  # 20 passes over 5,600 rows in batches of 256
+    assert steps(400, 5_200, transfer_batch_size=128, batch_size=64) == 875
+    # Where no row without a label is used, passes over the others.
+    assert steps(4_000) == steps(4_000, 5_000, unlabelled=False) == 625
+    # Twice as many where the rows are shown differently each time.
+    assert steps(400, 5_200, views=True) == 875
+    # Within bounds.
+    assert steps(50) == steps(400, 1_000) == 200
+    assert steps(400, 10_000_000) == 10_000
+
+
+@pytest.mark.parametrize(
+    ("settings", "more", "twice"),
+    [
+        ({}, 4_720, False),
+        ({"augment": {"word_dropout": {}}}, 4_720, False),  # of labelled rows alone
+        ({"augment": {"word_dropout": {}}, "augment_transfer": True}, 4_720, True),
+        ({"augment_transfer": True}, 4_720, False),  # nothing to augment with
+        ({"augment": {"word_dropout": {}}}, 0, True),  # methods see the labelled rows
+    ],
+)
+def test_augmented_rows_are_seen_twice_as_often(settings: dict[str, Any], more: int, twice: bool):
+    assert steps(5_120 - more, more, batch_size=256, **settings) == 400 * (2 if twice else 1)
+
+
+def test_views_that_are_not_used_do_not_count():
+    split = Split(labelled=np.arange(5_120), unlabelled=np.arange(0), val=np.arange(0), test=np.arange(0))
+    lengths = [TrainSettings(views=used).of_trial(split, True).steps for used in (0, 2, None)]
+    assert lengths == [800, 1_600, 1_600]
+
+
+@pytest.mark.parametrize("wrong", [0, 2.5, True, "many", None])
+def test_steps_are_a_number_or_auto(wrong: Any):
+    with pytest.raises(UserError) as caught:
+        parse(TrainSettings, {"steps": wrong}, "train")
+    assert str(caught.value) == f"train.steps: should be a whole number >= 1, or auto, found {wrong!r}"
+
+
+def test_a_number_with_an_exponent_is_spelled_out():
+    with pytest.raises(UserError, match=r"train.steps: '1e3' is text to YAML; write 1.0e\+3"):
+        parse(TrainSettings, {"steps": "1e3"}, "train")

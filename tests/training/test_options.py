@@ -17,7 +17,7 @@ from pipeline.project import Project
 from pipeline.records import RunRecord, TrialRecord
 from pipeline.runs import Candidate
 from pipeline.students import Student, load_student
-from pipeline.training import train, trial
+from pipeline.training import config, count_trials, train, trial
 from pipeline.training.config import Plan
 from pipeline.training.session import Session
 
@@ -43,6 +43,24 @@ def test_epochs_are_the_trial_of_as_many_steps(project: Path, params: Params):
     assert trials(project) == 1
     trained(project, params, "none", steps=3)
     assert trials(project) == 1
+
+
+def test_automatic_steps_are_the_trial_of_as_many(project: Path, params: Params, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(config, "FEWEST_STEPS", 2)
+    monkeypatch.setattr(config, "PASSES", 1)
+    record = trained(project, params, "none", steps="auto")
+    # 30 labelled rows and 120 without a label, in batches of 32; plainly trained, too.
+    assert (record.steps, record.settings["steps"]) == (5, "auto")
+    assert trained(project, params, "none", steps=5).settings["steps"] == 5
+    assert trials(project) == 1
+    del params.values["train"]["steps"]
+    params.values["runs"]["none"]["train"] = {"seeds": [0]}
+    lines: list[str] = []
+    train("none", params, Project(project), lines.append)
+    assert lines[-1] == "train none: 1 trial, 1 found, 0 to train, of 5 steps"
+    assert count_trials("none", params, Project(project)) == (1, 0, ", of 5 steps")
+    params.values["runs"]["none"]["search"] = {"train.transfer_batch_size": [32, 64]}
+    assert count_trials("none", params, Project(project)) == (1, 1, ", of 3 to 5 steps")
 
 
 def test_another_score_chooses_among_the_same_trials(project: Path, params: Params):

@@ -114,7 +114,7 @@ def test_a_sweep_does_not_train_what_is_clearly_worse(project: Path, race: Param
     assert "10 of 12 trials trained, 0 found, 2 not needed: 1 candidate dropped" in str(result)
     assert result.candidates["none, learning_rate 1e-09"] is None
     assert len(list(Project(project).trials.iterdir())) == 10
-    assert training.count_trials("none", race, Project(project)) == (10, 0)
+    assert training.count_trials("none", race, Project(project))[:2] == (10, 0)
     again = train(project, race)
     assert (again.trained, again.found) == (0, 10)
 

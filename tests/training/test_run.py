@@ -39,7 +39,7 @@ from pipeline.students.bag_of_words import BagOfWords
 from pipeline.training import Training, auto_weight, candidates, trial, worker
 from pipeline.training.batches import batches, shuffled
 from pipeline.training.choice import choose
-from pipeline.training.config import Plan, TrainSettings
+from pipeline.training.config import Plan, TrialSettings
 from pipeline.training.ledger import Trial
 from pipeline.training.optimisation import rate
 from pipeline.training.prefetch import Ready
@@ -308,7 +308,7 @@ def test_a_run_changes_train_settings_for_itself(project: Path, params: Params):
 def test_labels_on_all_rows_need_no_second_batch():
     rows = np.arange(60)
     split = Split(labelled=rows[:40], unlabelled=rows[:0], val=rows[40:50], test=rows[50:])
-    settings = TrainSettings(steps=4, batch_size=8, transfer_batch_size=16)
+    settings = TrialSettings(steps=4, batch_size=8, transfer_batch_size=16)
     sizes = [(len(rows), count) for rows, count in batches(split, 0, settings, True)]
     assert sizes == [(8, 8)] * 4
 
@@ -316,7 +316,7 @@ def test_labels_on_all_rows_need_no_second_batch():
 def test_methods_can_be_kept_from_unlabelled_rows():
     rows = np.arange(60)
     split = Split(labelled=rows[:12], unlabelled=rows[12:40], val=rows[40:50], test=rows[50:])
-    settings = TrainSettings(steps=6, batch_size=8, transfer_batch_size=16, unlabelled=False)
+    settings = TrialSettings(steps=6, batch_size=8, transfer_batch_size=16, unlabelled=False)
     for seen, count in batches(split, 0, settings, True):
         assert len(seen) == count == 8
         assert set(seen) <= set(split.labelled)
@@ -333,7 +333,7 @@ def test_batches_are_shuffled_anew_and_whole():
 def test_the_labelled_batches_do_not_depend_on_the_method():
     rows = np.arange(60)
     split = Split(labelled=rows[:12], unlabelled=rows[12:40], val=rows[40:50], test=rows[50:])
-    settings = TrainSettings(steps=6, batch_size=8, transfer_batch_size=16)
+    settings = TrialSettings(steps=6, batch_size=8, transfer_batch_size=16)
     plain = [rows[:count] for rows, count in batches(split, 3, settings, False)]
     aided = list(batches(split, 3, settings, True))
     assert all(np.array_equal(a, rows[:count]) for a, (rows, count) in zip(plain, aided, strict=True))
@@ -341,7 +341,7 @@ def test_the_labelled_batches_do_not_depend_on_the_method():
 
 
 def test_the_learning_rate_rises_then_falls_to_nothing():
-    settings = TrainSettings(steps=100, warmup=0.1)
+    settings = TrialSettings(steps=100, warmup=0.1)
     rates = [rate(step, settings) for step in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == pytest.approx(1.0)
