@@ -9,7 +9,7 @@ import os
 import posixpath
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from fnmatch import fnmatchcase
@@ -43,6 +43,9 @@ DENIED = re.compile("status code: 40[13]")
 
 BEHIND_THE_END = "status code: 416"
 """The answer where a range begins behind the end of an object."""
+
+BROKEN_OFF = "response body"
+"""What obstore says of an answer that ended too early."""
 
 CREDENTIALS = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (which needs the package boto3)",
@@ -169,7 +172,7 @@ class ObjectPath:
     def is_dir(self) -> bool:
         """Whether objects lie below it."""
         with explained(self._url):
-            return next(iter(self._bucket().list(self.key or None, chunk_size=1)), None) is not None
+            return asked(lambda: next(iter(self._bucket().list(self.key or None, chunk_size=1)), None)) is not None
 
     def open(self, mode: str = "rb", ahead: int | None = None) -> io.BufferedReader:
         """A file of its bytes; one that is replaced meanwhile is refused.
@@ -210,7 +213,7 @@ class ObjectPath:
         """What lies in it, sorted by name, and whether that is a folder."""
         with explained(self._url):
             try:
-                found = self._bucket().list_with_delimiter(self.key or None)
+                found = asked(lambda: self._bucket().list_with_delimiter(self.key or None))
             except FileNotFoundError as error:
                 check_bucket(self._url, error)
                 return []
@@ -227,8 +230,14 @@ class ObjectPath:
         fixed = next((at for at, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
         prefix = "/".join(parts[:fixed])
         with explained(self._url):
-            listed = self._bucket().list(prefix or None)
-            found = [about for some in listed for about in some if _matches(about["path"].split("/"), parts)]
+            found = asked(
+                lambda: [
+                    about
+                    for some in self._bucket().list(prefix or None)
+                    for about in some
+                    if _matches(about["path"].split("/"), parts)
+                ]
+            )
         # An empty object that stands for a folder is listed without the slash at its end.
         paths = (self._sibling(about["path"], about) for about in found)
         return sorted(path for path, about in zip(paths, found, strict=True) if about["size"] or path.exists())
@@ -287,6 +296,20 @@ class _Reader(io.RawIOBase):
         buffer[: len(found)] = found
         self._at += len(found)
         return len(found)
+
+
+def asked(listing: Callable[[], Any]) -> Any:
+    """A listing, to its end. One that breaks off is asked for again, which obstore does for one that does not begin."""
+    from obstore.exceptions import BaseError
+
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return listing()
+        except BaseError as error:
+            if BROKEN_OFF not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(PAUSE)
 
 
 def fetch(store: Any, key: str, name: str, options: Mapping[str, Any], most: int | None = None) -> bytes:

@@ -135,6 +135,22 @@ def test_a_dataset_has_the_bytes_of_one_whose_source_is_here(
         assert b"never-in-a-file" not in path.read_bytes()
 
 
+@pytest.mark.parametrize("make", [parquet, folder])
+def test_a_listing_that_breaks_off_is_asked_for_again(
+    tmp_path: Path, service: Service, send: Callable[..., Source], make: Callable[[Path], Source]
+):
+    (tmp_path / "here").mkdir()
+    there = send(tmp_path / "here", make(tmp_path / "here"))
+    listings = count()
+
+    def every_other(request: dict[str, Any]) -> str | None:
+        return "half" if "list-type" in request["QUERY_STRING"] and next(listings) % 2 == 0 else None
+
+    with service.with_rule(every_other):
+        found = prepare(settings(there), tmp_path / "found")
+    assert next(listings) > 1 and found.digest == prepare(settings(there), tmp_path / "again").digest
+
+
 def test_rows_without_labels_come_from_there_too(tmp_path: Path, send: Callable[..., Source]):
     (tmp_path / "here").mkdir()
     here = parquet(tmp_path / "here")

@@ -16,7 +16,7 @@ from pipeline import objects
 from pipeline.ahead import mapped
 from pipeline.checksum import checksum
 from pipeline.errors import UserError
-from pipeline.objects import AT_ONCE, explained, fetch, fetched
+from pipeline.objects import AT_ONCE, asked, explained, fetch, fetched
 from pipeline.objects import SCHEMES as SCHEMES
 from pipeline.store.backends import JSON_BYTES, Backend, Bytes, WritableBackend
 from pipeline.store.format import LOCKS, REPLACED
@@ -86,13 +86,13 @@ class ObjectBackend(WritableBackend):
         """What the service says of all files, or of those below one folder, by name."""
         prefix = f"{self._below}{below}".rstrip("/")
         with explained(self.name):
-            listed = self._store.list(prefix or None)
-            return {about["path"].removeprefix(self._below): about for part in listed for about in part}
+            listed = asked(lambda: [about for part in self._store.list(prefix or None) for about in part])
+            return {about["path"].removeprefix(self._below): about for about in listed}
 
     def ages(self, below: str) -> dict[str, float]:
         """How many seconds ago each file in a folder was written."""
         with explained(self.name):
-            listed = [about for part in self._store.list(f"{self._below}{below}") for about in part]
+            listed = asked(lambda: [about for part in self._store.list(f"{self._below}{below}") for about in part])
             return {about["path"].removeprefix(self._below): self._age(about["last_modified"]) for about in listed}
 
     def find(self, file: str) -> Found | None:
