@@ -5,6 +5,8 @@
 - Grey of more than 8 bits (modes I;16, I and F) has no defined white, and most cameras and scanners use a part of the
   range. So it is scaled per image: the darkest pixel becomes 0 and the brightest 255. Pillow reads the upper 8 bits of
   16-bit colour.
+- What Pillow would show otherwise than other programs is refused: such grey whose 0 is white, as in some scans, and a
+  transparent colour of 16 bits a channel.
 
 Ordinary 8-bit images are decoded exactly as by Pillow alone.
 """
@@ -50,6 +52,7 @@ REMARKS = {
 """Remarks for the user on images that can be read."""
 
 _ORIENTATION = 0x0112
+_PHOTOMETRIC, _WHITE_IS_ZERO = 0x0106, 0
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -146,6 +149,7 @@ def _open(content: bytes) -> Image.Image:
 
 
 def _plain(image: Image.Image) -> Image.Image:
+    _refuse_misread(image)
     image.load()
     orientation = _orientation(image)
     if _deep(image):
@@ -155,6 +159,14 @@ def _plain(image: Image.Image) -> Image.Image:
     elif image.mode not in ("L", "RGB"):
         image = image.convert("L" if image.mode == "1" else "RGB")
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _refuse_misread(image: Image.Image) -> None:
+    if image.format == "TIFF" and _deep(image) and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        raise ValueError("grey of more than 8 bits, with 0 as white; convert it to PNG")
+    transparent = image.info.get("transparency")
+    if image.mode == "RGB" and isinstance(transparent, tuple) and max(transparent) > 255:
+        raise ValueError("a transparent colour of 16 bits a channel; save it with an alpha channel")
 
 
 def _orientation(image: Image.Image) -> Any:

@@ -1136,6 +1136,13 @@ CASES = [
                 "['-1'] if such rows have no label, or [] if it is a class",
             ),
             (
+                "one of several labels that looks like none",
+                table(many(20, ["a;b", "a", "?"]), label_separator=";", dataset={"task": "multilabel"}),
+                "prepare",
+                "row 0dff437947acd09e (line 4): the label '?' looks like none; write dataset.no_label: ['?'] if such "
+                "rows have no label, or [] if it is a class",
+            ),
+            (
                 "a text as the label of a regression",
                 table(many(20, [1, "two"]), dataset={"task": "regression"}),
                 "prepare",
@@ -3027,6 +3034,13 @@ CASES = [
                 both(source("webdataset", path="raw/x.tar"), tar(("a.png", b"x"), ("a.PNG", b"y"))),
                 "prepare",
                 "raw/x.tar: the sample a has 'png' twice; give each sample its own name",
+            ),
+            (
+                "a sample of a shard with two images",
+                both(source("webdataset", path="raw/x.tar"), tar(("a.png", b"x"), ("a.jpg", b"y"))),
+                "prepare",
+                "raw/x.tar: the sample a has jpg, png; write the ending that is the image, as in "
+                "dataset.source.images: [jpg]",
             ),
             (
                 "a label of a shard that is not JSON",

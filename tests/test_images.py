@@ -239,6 +239,30 @@ def test_of_sixteen_bit_colour_the_upper_bits_are_read():
     assert pixels(content).tolist() == [[[0x12, 0xFF, 0], [0xAB, 0, 1]]]
     assert remarks(content) == {"deep colour"}
 
+    # A transparent colour has 16 bits, too, and Pillow would compare it with the upper 8 of each pixel.
+    transparent = chunk(b"tRNS", struct.pack(">3H", 0x1234, 0xFFFF, 0))
+    for read in (decode, remarks):
+        with pytest.raises(ValueError, match="not an image: a transparent colour of 16 bits a channel; save it with"):
+            read(content.replace(content[33:][: content[33:].index(b"IEND") - 4], transparent + content[33:-12]))
+
+
+@pytest.mark.parametrize("stored", [np.uint16, np.float32])
+def test_deep_grey_whose_0_is_white_is_refused_and_flat_grey_is_turned(stored: type):
+    # Pillow gives 8 bits as people see them, and more bits as they are stored. 262 says what 0 is.
+    assert (
+        pixels(encode(GREY, "TIFF", tiffinfo={262: 1}).replace(*_white_is_zero(1, 0))).tolist() == (255 - GREY).tolist()
+    )
+    content = encode(GREY.astype(stored), "TIFF")
+    decode(content)
+    for read in (decode, remarks):
+        with pytest.raises(ValueError, match="not an image: grey of more than 8 bits, with 0 as white; convert it"):
+            read(content.replace(*_white_is_zero(1, 0)))
+
+
+def _white_is_zero(before: int, after: int) -> tuple[bytes, bytes]:
+    """The entry of a TIFF that says whether 0 is black, 1, or white, and another one to take its place."""
+    return struct.pack("<HHIHH", 262, 3, 1, before, 0), struct.pack("<HHIHH", 262, 3, 1, after, 0)
+
 
 # What the scan says
 

@@ -46,6 +46,7 @@ from pipeline.params import Settings
 from pipeline.plugins import plugins
 from pipeline.provenance import digest_of
 from pipeline.records import ManifestRecord
+from pipeline.tasks import is_number
 
 KEYS = {"token_set": words_digest, "near": near_key}
 """By `dataset.deduplicate`, what makes the key that duplicates share; content_digest for the others."""
@@ -382,7 +383,7 @@ def _notes(table: Scan, kept: int) -> list[str]:
         notes.append(f"{count(table.moved, 'row')} of val or test without a label: for training, as rows without one")
     if (table.codes < 0).all():
         notes.append("no row has a label; features can be extracted, but nothing can be trained")
-    alike: dict[str, str] = {}
+    alike: dict[str | float, str] = {}
     for name in table.task.classes:
         other = alike.setdefault(_look(name), name)
         if other != name:
@@ -396,8 +397,10 @@ def _notes(table: Scan, kept: int) -> list[str]:
     return notes
 
 
-def _look(name: str) -> str:
-    """What is left of a name without case, spaces and characters that do not show."""
+def _look(name: str) -> str | float:
+    """What is left of a name without case, spaces and characters that do not show; of a number, its value."""
+    if is_number(name):
+        return float(name)
     return "".join(letter for letter in unicodedata.normalize("NFKC", name).casefold() if letter.isprintable()).strip()
 
 

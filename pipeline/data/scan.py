@@ -45,6 +45,8 @@ LIKE_NONE = {
     "unlabelled",
 }
 """What programs write, in lower case, where a row has no label."""
+WITH_NAMES = ("classification", "multilabel")
+"""Tasks whose labels are names, which such texts may also be."""
 ROLES = {"train": Role.LABELLED, "val": Role.VAL, "test": Role.TEST}
 
 
@@ -151,7 +153,7 @@ def scan(
                 for remark in (*remarked, *row.remarks):
                     before, first = found.remarks.get(remark, (0, number))
                     found.remarks[remark] = (before + 1, first)
-                label = None if nothing and _normal(row.label) in nothing else row.label
+                label = _known(row, nothing) if nothing else row.label
                 if label is not None and label not in found.labels:
                     if no_label is None and found.doubt is None:
                         found.doubt = _doubt(row, names)
@@ -192,7 +194,7 @@ def _scanned(found: ScanState, task: str | None, names: tuple[str, ...] | None, 
     ids = pa.chunked_array(found.ids)
     try:
         task = task or tasks.find(list(found.labels), names)
-        if found.doubt and task == "classification":
+        if found.doubt and task in WITH_NAMES:
             raise UserError(found.doubt)
         values, outputs = tasks.encode(task, list(found.labels), names)
     except LabelError as error:
@@ -231,30 +233,55 @@ def _file(files: Mapping[str, int], row: int) -> str | None:
     return max(((first, name) for name, first in files.items() if first <= row), default=(0, None))[1]
 
 
+def _known(row: Row, nothing: set[str | float | None]) -> tasks.Label | None:
+    """A row's label; None if it is one of `nothing`, which `_normal` gave.
+
+    Raises:
+        UserError: it is several, one of which means that there is none.
+    """
+    if not isinstance(row.label, tuple) or len(row.label) == 1:
+        return None if _normal(row.label) in nothing else row.label
+    if mixed := [name for name in row.label if _normal(name) in nothing]:
+        raise UserError(
+            f"{row.place}: the label {mixed[0]!r}, which dataset.no_label says is none, is there with others; "
+            "correct it"
+        )
+    return row.label
+
+
 def _doubt(row: Row, names: tuple[str, ...] | None) -> str | None:
     """What to ask about a label that looks like none; None if it does not, or is the name of a class."""
-    if not isinstance(row.label, str) or row.label in (names or ()) or row.label.lower() not in LIKE_NONE:
+    label = _sole(row.label)
+    if label is None or label in (names or ()) or label.lower() not in LIKE_NONE:
         return None
     return (
-        f"{row.place}: the label {row.label!r} looks like none; write dataset.no_label: [{row.label!r}] if such rows "
+        f"{row.place}: the label {label!r} looks like none; write dataset.no_label: [{label!r}] if such rows "
         "have no label, or [] if it is a class"
     )
 
 
-def _normal(label: str | int | float | tuple[str, ...] | None) -> str | float | None:
+def _sole(label: tasks.Label | None) -> str | None:
+    """The text of a label, or of the only one that a row has."""
+    if isinstance(label, tuple):
+        return label[0] if len(label) == 1 else None
+    return label
+
+
+def _normal(label: tasks.Label | int | float | None) -> str | float | None:
     """A label as `dataset.no_label` is compared with it: numbers by their value, whatever their notation."""
-    if label is None or isinstance(label, tuple):
+    one = _sole(label) if isinstance(label, tuple) else label
+    if one is None:
         return None
     try:
-        return number if isfinite(number := float(label)) else str(label).lower()
+        return number if isfinite(number := float(one)) else str(one).lower()
     except ValueError:
-        return label
+        return str(one)
 
 
 def _check_label(row: Row, task: str, names: tuple[str, ...] | None, doubt: str | None) -> None:
     """Make sure that the task can read a row's label, before a long pass ends with it."""
     assert row.label is not None
-    if doubt and task == "classification":
+    if doubt and task in WITH_NAMES:
         raise UserError(doubt)
     try:
         tasks.encode(task, [row.label], names)

@@ -150,12 +150,24 @@ def _plain_cells(column: pa.Array) -> list[Any]:
 def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
     """The names of classes by column, as the package `datasets` writes them into a schema."""
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        named = {name: found["names"] for name, found in features.items() if found.get("_type") == "ClassLabel"}
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"].items()
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return {}
-    return {name: list(map(str, found)) for name, found in named.items() if isinstance(found, list)}
+    return {name: names for name, feature in features if (names := _names_of(feature)) is not None}
+
+
+def _names_of(feature: Any) -> list[str] | None:
+    """The names of the classes of a column, or in its lists, which older versions describe by a list."""
+    if isinstance(feature, list):
+        feature = feature[0] if feature else None
+    elif isinstance(feature, dict) and feature.get("_type") in ("List", "LargeList", "Sequence"):
+        feature = feature.get("feature")
+    if not isinstance(feature, dict) or feature.get("_type") != "ClassLabel":
+        return None
+    return list(map(str, feature["names"])) if isinstance(feature.get("names"), list) else None
 
 
 def _named(cell: Any, names: list[str]) -> Any:
+    if isinstance(cell, list):
+        return [_named(one, names) for one in cell]
     return names[cell] if isinstance(cell, int) and 0 <= cell < len(names) else cell

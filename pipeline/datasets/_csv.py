@@ -11,7 +11,8 @@ the first way, and refused if the second is as plausible:
 - cells span lines in a file that also has quotes inside cells without quotes around them;
 - a cell in quotes would end earlier if quotes inside cells had a backslash before them, as MySQL and Spark write them.
 
-A remark counts cells that span lines, and another one quotes that were removed although they were not needed.
+Remarks count cells that span lines, quotes that were removed although they were not needed, and quotes that were kept
+because of a space before them.
 """
 
 import csv
@@ -45,6 +46,9 @@ SPANS = "a cell in quotes spans several lines"
 TAKEN_OFF = (
     "quotes around a cell were taken off, and the column has cells without; if they belong to the text, set "
     "`quotes` to none"
+)
+SPACED = (
+    "a cell has a space before its quotes, which are then part of it; remove the space in the file if they enclose it"
 )
 
 _DIALECTS: dict[Quotes, dict[str, object]] = {
@@ -336,6 +340,8 @@ class _Doubts:
             if quoted is None:
                 if '"' in found[0]:
                     self.inside = self.inside or number
+                    if SPACED not in remarks and re.fullmatch(' +".*" *', found[0]):
+                        remarks.append(SPACED)
                 if found[0]:
                     self.bare.add(column)
             else:

@@ -119,6 +119,7 @@ def _rows(root: Place, settings: Settings, seen: set[str], passed: Passed) -> It
         return
     inside = yield from _folders(root, root, passed)
     splits = _splits(root, [folder.name for folder in inside], settings)
+    remarks = _remarks_on_folders(inside) if settings.splits is None and not splits else ()
     for folder in inside:
         split = splits.get(folder.name)
         classes = (yield from _folders(folder, root, passed)) if split else [folder]
@@ -131,7 +132,7 @@ def _rows(root: Place, settings: Settings, seen: set[str], passed: Passed) -> It
             for row in _files(inner, root, label, split, passed):
                 empty &= row is not None and row.skipped
                 if row is not None:
-                    yield row
+                    yield row if row.skipped else replace(row, remarks=remarks)
             if empty:
                 raise UserError(
                     f"{inner}: no images there; remove the folder, or add some ({', '.join(images.FORMATS)})"
@@ -197,6 +198,23 @@ def _refuse_splits_inside(folder: Place) -> None:
             f"{folder}: holds the splits {listed(names)}; a split comes before the class, as in "
             f"{folder.parent / names[0] / folder.name}; or write `splits: {{}}` in dataset.source to ignore them"
         )
+
+
+def _remarks_on_folders(classes: list[Place]) -> tuple[str, ...]:
+    """What to ask where several classes hold two or more folders of the same names: those may be the classes."""
+    common: set[str] = set()
+    for number, folder in enumerate(classes if len(classes) > 1 else ()):
+        names = {entry.path.name for entry in _entries(folder) if entry.kind == "folder"}
+        common = common & names if number else names
+        if len(common) < 2:
+            return ()
+    if not common:
+        return ()
+    some = listed([*map(repr, sorted(common)[:3])])
+    return (
+        f"in folders that all classes have, {some}; if those are the classes, write the folders that hold them into "
+        "dataset.source.splits",
+    )
 
 
 def _holds_folders_only(folder: Place) -> bool:

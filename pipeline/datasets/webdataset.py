@@ -31,7 +31,7 @@ class Settings(Section):
     Attributes:
         path: the tar file; or several, as a list or a pattern such as `raw/train-*.tar`. Also on object storage, as
             s3://bucket/train-*.tar.
-        images: endings of images; a sample has one of them.
+        images: endings of images; a sample with two of them is refused.
         texts: the ending of texts, such as `txt`, to read texts instead of images.
         labels: the ending of labels, such as `cls`; or that of JSON files and a key in them, such as `json:label`.
             None: no sample has a label.
@@ -75,6 +75,11 @@ def rows(settings: Settings, passed: Passed | None = None) -> Iterator[Row]:
                             parts[end] = _read(archive, member)
                             places[end] = Location(name, member.offset_data, member.size)
                     found = [end for end in wanted if end in parts]
+                    if len(found) > 1:
+                        raise UserError(
+                            f"{shard}: the sample {id} has {listed(found)}; write the ending that is the image, as in "
+                            f"dataset.source.images: [{found[0]}]"
+                        )
                     label = _label(parts.get(ending), key, f"{shard}: sample {id}") if ending else None
                     if not found:
                         content = "" if settings.texts else b""
@@ -145,6 +150,8 @@ def _members(archive: tarfile.TarFile, shard: str) -> Iterator[tuple[str, str, t
             raise UserError(f"{shard}: {member.name!a} is a sparse file, or damaged; write it whole")
         folder, slash, name = member.name.rpartition("/")
         id, dot, ending = name.partition(".")
+        if id and dot and (member.issym() or member.islnk()):
+            raise UserError(f"{shard}: {member.name!a} is a link; write the file that it stands for")
         if member.isfile() and id and dot:
             if not is_utf8(member.name):
                 raise UserError(f"{shard}: the name {member.name!a} is not in UTF-8; rename it")

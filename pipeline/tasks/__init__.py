@@ -9,6 +9,7 @@ offers
 `aft prepare` needs no torch, so a file imports torch only inside the functions that compute with tensors.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -302,6 +303,16 @@ def is_number(label: Label) -> bool:
     return True
 
 
+def whole(names: Sequence[str]) -> list[str]:
+    """Names as they are; or, if all are numbers, without a point that only zeros follow, so that 1.0 is 1.
+
+    Many tools write a column of whole numbers with a point if one cell is empty.
+    """
+    if not all(map(is_number, names)):
+        return list(names)
+    return [re.sub(r"\.0+$", "", name) for name in names]
+
+
 def joined(labels: Sequence[Label], separators: Sequence[str]) -> tuple[Label, str] | None:
     """A label that looks like several in one text, and what separates them; None if there is none, or a row has
     several.
@@ -384,4 +395,6 @@ def build(name: str, outputs: Sequence[str], unit: str = "") -> Task:
     return task
 
 
-__all__ = ["ClassWeights", "Label", "LabelError", "Task", "build", "encode", "find", "is_number", "joined", "single"]
+__all__ = [
+    "ClassWeights", "Label", "LabelError", "Task", "build", "encode", "find", "is_number", "joined", "single", "whole",
+]  # fmt: skip

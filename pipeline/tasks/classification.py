@@ -1,6 +1,5 @@
 """Single-label classification: a label is one of C classes, and a model's outputs are logits."""
 
-import re
 from collections.abc import Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -28,8 +27,7 @@ def encode(
 ) -> tuple[Int[np.ndarray, " n"], tuple[str, ...]]:
     """Class numbers, and the classes: `names`, or all labels, sorted (as numbers, if all are).
 
-    If all labels are numbers, 1 and 1.0 are the same class: many tools write a column of whole numbers with a point if
-    one cell is empty.
+    If all labels are numbers, 1 and 1.0 are the same class.
 
     Raises:
         LabelError: a label is not among the names, a row has several, or one among numbers is NaN or infinite.
@@ -40,20 +38,12 @@ def encode(
         for text in texts:
             if not isfinite(float(text)) and (names is None or text not in names):
                 raise tasks.LabelError(text, f"label {text!r} is not a finite number; correct it, or leave it empty")
-        texts = [_whole(text) for text in texts]
-        if names is None:
-            names = sorted(set(texts), key=lambda text: (float(text), text))
-        elif all(map(tasks.is_number, names)):
-            names = [_whole(name) for name in names]
+        texts = tasks.whole(texts)
+        names = sorted(set(texts), key=lambda text: (float(text), text)) if names is None else tasks.whole(names)
     elif names is None:
         names = sorted(set(texts))
     number = tasks.numbering(names)
     return np.array([number(text, text) for text in texts], np.int64), tuple(names)
-
-
-def _whole(number: str) -> str:
-    """Drop a point that only zeros follow: 1.0 is 1."""
-    return re.sub(r"\.0+$", "", number)
 
 
 def build(outputs: Sequence[str], unit: str = "") -> "Classification":

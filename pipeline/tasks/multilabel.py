@@ -35,6 +35,8 @@ def encode(
 ) -> tuple[Int[np.ndarray, "n c"], tuple[str, ...]]:
     """A row of 0 and 1 for each set of labels, and the labels: `names`, or all that occur, sorted.
 
+    If all labels are numbers, 1 and 1.0 are the same.
+
     Raises:
         LabelError: a label is not among the names; or no row has several, and one looks like several in one text.
         UserError: a name occurs twice.
@@ -46,12 +48,15 @@ def encode(
             "list all labels in dataset.classes if it is one",
         )
     sets = [(label,) if isinstance(label, str) else label for label in labels]
-    outputs = tuple(sorted({name for each in sets for name in each}) if names is None else names)
+    occur = sorted({name for each in sets for name in each})
+    known = [*occur, *(names or ())]
+    called = dict(zip(known, tasks.whole(known), strict=True))
+    outputs = tuple(sorted({called[name] for name in occur}) if names is None else [called[name] for name in names])
     number = tasks.numbering(outputs)
     found = np.zeros((len(sets), len(outputs)), np.int8)
     for row, (label, each) in enumerate(zip(labels, sets, strict=True)):
         for name in each:
-            found[row, number(name, label)] = 1
+            found[row, number(called[name], label)] = 1
     return found, outputs
 
 

@@ -4,6 +4,7 @@ A row of the dataset gets the features with the same id. That they were computed
 have the formats of `aft features import`, and are read fastest if they are in the order of the dataset.
 """
 
+import io
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -108,8 +109,10 @@ class Features(Teacher):
 
 
 def _lines(path: Path) -> list[str]:
+    """The lines of a file. `splitlines` would also end one at other marks, which an id may have."""
     try:
-        return read_regular(path).decode("utf-8").splitlines()
+        text = read_regular(path).decode("utf-8-sig")
+        return [line.rstrip("\n") for line in io.StringIO(text, newline=None)]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check `ids`") from None
     except UnicodeDecodeError as error:

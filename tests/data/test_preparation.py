@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from hashlib import sha256
@@ -418,6 +419,23 @@ def test_a_class_that_may_stand_for_no_label_is_refused(tmp_path: Path, label: s
         assert set(run(tmp_path / "data", source, **classes).classes) == {"a", "b", label}
 
 
+@pytest.mark.parametrize(("label", "cell"), [("?", "?"), ("N/A", ["N/A"]), ("-1", [-1])])
+def test_one_of_several_labels_that_may_stand_for_none_is_refused(tmp_path: Path, label: str, cell: object):
+    rows = texts(label=[cell if n % 9 == 4 else (["a", "b"], ["a"], ["b"])[n % 3] for n in range(90)])
+    source = write(tmp_path / "t.jsonl", rows)
+    for task in ({}, {"task": "multilabel"}):
+        with pytest.raises(UserError, match=rf"row r004 \(line 5\): the label '{re.escape(label)}' looks like none"):
+            run(tmp_path / "data", source, **task)
+    assert run(tmp_path / "data", source, no_label=[]).classes == tuple(sorted(["a", "b", label]))
+    assert run(tmp_path / "data", source, no_label=[label]).classes == ("a", "b")
+    assert np.flatnonzero(Dataset.open(tmp_path / "data").labels[:, 0] < 0).tolist() == list(range(4, 90, 9))
+    source = write(tmp_path / "t.jsonl", [*rows, {"id": "x", "text": "t", "label": [label, "a"]}])
+    with pytest.raises(
+        UserError, match=r"row x \(line 91\): the label .*, which .*no_label says is none, is there with"
+    ):
+        run(tmp_path / "data", source, no_label=[label])
+
+
 def test_numbers_that_mean_no_label_are_compared_by_value(tmp_path: Path):
     labels = [-1 if n % 3 else float(n % 2) for n in range(90)]
     source = write(tmp_path / "t.jsonl", texts(label=labels))
@@ -457,6 +475,11 @@ def test_classes_that_look_alike_are_noted(tmp_path: Path):
     assert run(tmp_path / "data", write(tmp_path / "t.jsonl", rows)).notes == (
         "classes 'Neg' and 'neg' look alike; if they are one, correct the labels",
         "classes 'pos' and 'pos\\u200b' look alike; if they are one, correct the labels",
+    )
+    rows = texts(label=[("01", "1", "2", "1e0")[n % 4] for n in range(90)])
+    assert run(tmp_path / "data", write(tmp_path / "t.jsonl", rows), task="classification").notes == (
+        "classes '01' and '1' look alike; if they are one, correct the labels",
+        "classes '01' and '1e0' look alike; if they are one, correct the labels",
     )
 
 

@@ -49,6 +49,20 @@ def test_what_is_not_an_image_is_skipped_and_listed(tmp_path: Path):
     assert [(one.id, one.label) for one in read(tmp_path)] == [("cat/b.png", "cat"), ("dog/1.png", "dog")]
 
 
+def test_folders_that_all_classes_have_are_remarked(tmp_path: Path):
+    make(tmp_path, *(f"{top}/{inner}/1.png" for top in ("trn", "tst") for inner in ("ice", "sea")), "trn/more/2.png")
+    (remark,) = {remark for one in read(tmp_path) for remark in one.remarks}
+    assert remark.startswith(
+        "in folders that all classes have, 'ice', 'sea'; if those are the classes, write the folders"
+    )
+    assert all(one.remarks for one in read(tmp_path))
+    found = read(tmp_path, splits={"trn": "train", "tst": "test"})
+    assert [(one.label, one.split, one.remarks) for one in found[:2]] == [("ice", "train", ()), ("more", "train", ())]
+    make(tmp_path, "one/sea/1.png")  # one that they share may be anything
+    assert not any(one.remarks for one in read(tmp_path, splits={}))
+    assert not any(one.remarks for one in read(tmp_path))
+
+
 def of_several(folders: list[Path], **settings) -> list[tuple[str, object, str | None]]:
     found = image_folder.rows(image_folder.Settings(path=[str(folder) for folder in folders], **settings))
     return [(row.id, row.label, row.split) for row in found if not row.skipped]

@@ -295,6 +295,23 @@ def test_samples_of_shards_are_read_in_order(tmp_path: Path):
     assert [(row.content, row.problem) for row in texts] == [("one", None), ("", "byte 0xff at byte 1 is not utf-8")]
 
 
+def test_links_in_shards_and_samples_of_two_images_are_refused(tmp_path: Path):
+    path = shard(tmp_path / "a.tar", {"1.jpg": png(0), "1.cls": b"a", "2.png": png(1), "2.jpg": png(2)})
+    with pytest.raises(
+        UserError, match=r"a.tar: the sample 2 has jpg, png; write .*, as in dataset.source.images: \[jpg\]"
+    ):
+        read("webdataset", path=path, labels="cls")
+    assert len(read("webdataset", path=path, labels="cls", images=["jpg"])) == 2
+    for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
+        link = tarfile.TarInfo("2.cls")
+        link.type, link.linkname = kind, "1.cls"
+        path = shard(tmp_path / "a.tar", {"1.jpg": png(0), "1.cls": b"a", "2.png": png(1)})
+        with tarfile.open(path, "a") as archive:
+            archive.addfile(link)
+        with pytest.raises(UserError, match=r"a.tar: '2.cls' is a link; write the file that it stands for"):
+            read("webdataset", path=path, labels="cls")
+
+
 def test_shards_that_cannot_be_read_are_one_line(tmp_path: Path):
     good = shard(tmp_path / "a.tar", {"1.jpg": b"one" * 500, "1.cls": b"a"})
     (tmp_path / "cut.tar").write_bytes(Path(good).read_bytes()[:900])

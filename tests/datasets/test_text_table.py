@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.datasets import Row, _csv, text_table
-from pipeline.datasets._csv import SPANS, TAKEN_OFF
+from pipeline.datasets._csv import SPACED, SPANS, TAKEN_OFF
 from pipeline.datasets._rows import Wanted
 from pipeline.errors import UserError
 from pipeline.tasks import Label
@@ -366,6 +366,15 @@ def test_quotes_with_a_backslash_are_read_if_quotes_is_set(tmp_path: Path):
         read(path, label_column="label")
 
 
+def test_quotes_behind_a_space_are_remarked(tmp_path: Path):
+    path = written(tmp_path / "t.csv", 'label,text\na, fine\na, "I love it"\nb, so "so"\n')
+    assert [(row.content, row.remarks) for row in read(path)] == [
+        (" fine", ()),
+        (' "I love it"', (SPACED,)),
+        (' so "so"', ()),
+    ]
+
+
 def test_quotes_that_are_taken_off_without_need_are_remarked(tmp_path: Path):
     path = written(tmp_path / "t.csv", 'text,label\nfine,a\n"I love it",a\n"so, so",b\n')
     assert [(row.content, row.remarks) for row in read(path)] == [
@@ -512,6 +521,27 @@ def test_classes_have_the_names_that_the_package_datasets_wrote(tmp_path: Path):
     table = pa.table({"text": ["a", "b", "c"], "label": [1, 0, -1]}).replace_schema_metadata(metadata)
     pq.write_table(table, tmp_path / "t.parquet")
     assert [row.label for row in read(tmp_path / "t.parquet", label_column="label")] == ["pos", "neg", "-1"]
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        lambda inner: {"feature": inner, "_type": "List"},
+        lambda inner: {"feature": inner, "length": -1, "_type": "Sequence"},
+        lambda inner: [inner],
+    ],
+)
+def test_classes_in_lists_have_their_names_too(tmp_path: Path, described):
+    inner = {"names": ["zebra", "ant"], "_type": "ClassLabel"}
+    features = {"label": described(inner), "odd": [], "text": {"dtype": "string", "_type": "Value"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    table = pa.table({"text": ["a", "b", "c"], "label": [[1, 0], [], [0]]}).replace_schema_metadata(metadata)
+    pq.write_table(table, tmp_path / "t.parquet")
+    assert [row.label for row in read(tmp_path / "t.parquet", label_column="label")] == [
+        ("ant", "zebra"),
+        (),
+        ("zebra",),
+    ]
 
 
 COMPRESSORS = {

@@ -33,6 +33,13 @@ def test_labels_are_sets_in_any_order():
     assert (labels.tolist(), outputs) == ([[0, 1]], ("wind", "sun"))
 
 
+@pytest.mark.parametrize("names", [None, ("1", "2"), ("1.0", "2.0")])
+def test_whole_numbers_with_and_without_a_point_are_one_label(names: tuple[str, ...] | None):
+    labels, outputs = tasks.encode("multilabel", [("1", "2"), ("1.0",), "2.0"], names)
+    assert (labels.tolist(), outputs) == ([[1, 1], [1, 0], [0, 1]], ("1", "2"))
+    assert tasks.encode("multilabel", [("1", "1.0"), ("sea",)])[1] == ("1", "1.0", "sea")
+
+
 def test_what_cannot_be_encoded_is_refused():
     with pytest.raises(tasks.LabelError, match=r"label 'moon' is not in dataset.classes: sea, sun") as caught:
         tasks.encode("multilabel", [("sea",), ("sun", "moon")], ["sea", "sun"])

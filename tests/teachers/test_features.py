@@ -66,6 +66,14 @@ def test_a_number_a_row_is_a_feature(tmp_path: Path, data: Dataset):
     assert found.tolist() == VALUES[:30, 0].astype(np.float16).tolist()
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_ids_of_windows_and_with_marks_of_unicode_are_read(tmp_path: Path, end: str):
+    ids = ["r0", "a\u2028b", "c\x85d"]
+    np.save(tmp_path / "own.npy", VALUES[:3])
+    (tmp_path / "ids.txt").write_bytes("".join(["\ufeff", *(id + end for id in ids)]).encode())
+    assert list(load(path=str(tmp_path / "own.npy"), ids=str(tmp_path / "ids.txt")).ids) == ids
+
+
 def test_ids_without_features_are_named_before_the_first_shard(tmp_path: Path, data: Dataset):
     teacher = load(**parquet(tmp_path, [f"r{n}" if n % 4 else f"other {n}" for n in ORDER]))
     with pytest.raises(
