@@ -9,12 +9,13 @@ If the labels are enough for the last layer, it does better without the probe's 
 has it, another last layer is fitted to the labels after training, and validation rows decide how much counts of each.
 """
 
+import torch
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from pipeline import params
-from pipeline.methods import Context, Signals, Transfer, aft, logit_kd
+from pipeline.methods import Context, Reads, Signals, Transfer, aft, logit_kd
 
 AUTO = {"mix": [True]}
 """See `pipeline.methods`."""
@@ -25,7 +26,7 @@ class Settings(params.Settings):
 
     Attributes:
         head: weight of the divergence of outputs; with 0, the last layer learns from labels only.
-        kernel: weight of the gap between kernels.
+        kernel: weight of the gap between kernels; with 0, the teachers' features are not read.
         temperature: of the outputs; at 1 the student follows the probe's probabilities as they are.
         learning_rate: of the gates.
         mix: set `train.mix` for the candidates whose weight is not 0.
@@ -44,29 +45,33 @@ class Settings(params.Settings):
         return self
 
     def build(self, context: Context) -> Transfer:
-        """Both parts; see `aft` and `logit_kd`."""
+        """Both parts, or the one that counts; see `aft` and `logit_kd`."""
         kernel = aft.Settings(task_directions=True, probe="best", learning_rate=self.learning_rate)
         head = logit_kd.Settings(probe="best", cross_fit=True, temperature=self.temperature)
-        return AdaptiveTransferPlus(head.build(context), kernel.build(context), self)
+        return AdaptiveTransferPlus(
+            head.build(context) if self.head else None, kernel.build(context) if self.kernel else None, self
+        )
 
 
 class AdaptiveTransferPlus(Transfer):
-    """head * KL + kernel * R: the divergence of the outputs as in `logit_kd`, the gap of the kernels as in `aft`."""
+    """head * KL + kernel * R: the divergence of the outputs as in `logit_kd`, the gap of the kernels as in `aft`.
 
-    def __init__(self, head: Transfer, kernel: Transfer, settings: Settings):
+    A part that does not count is None.
+    """
+
+    def __init__(self, head: Transfer | None, kernel: Transfer | None, settings: Settings):
         super().__init__()
-        self.head, self.kernel = head, kernel
-        self.head_share, self.kernel_share, self.mix = settings.head, settings.kernel, settings.mix
-        self.learning_rate = kernel.learning_rate
-        self.reads = kernel.reads | head.reads if self.head_share else kernel.reads
+        self.head, self.kernel, self.mix = head, kernel, settings.mix
+        self.head_share, self.kernel_share, self.learning_rate = settings.head, settings.kernel, settings.learning_rate
+        self.reads = frozenset[Reads]().union(*(part.reads for part in (head, kernel) if part))
 
     def forward(self, signals: Signals) -> Float[Tensor, ""]:
-        kernel = self.kernel_share * self.kernel(signals)
-        return kernel + self.head_share * self.head(signals) if self.head_share else kernel
+        parts = ((self.kernel_share, self.kernel), (self.head_share, self.head))
+        return torch.stack([share * part(signals) for share, part in parts if part]).sum()
 
     def gates(self) -> dict[str, Float[Tensor, " teacher"]]:
-        return self.kernel.gates()
+        return self.kernel.gates() if self.kernel else {}
 
     def log(self) -> dict[str, float]:
         """As `aft` does."""
-        return self.kernel.log()
+        return self.kernel.log() if self.kernel else {}

@@ -92,6 +92,13 @@ def test_the_share_of_the_head_counts(case: Case) -> None:
     torch.testing.assert_close(4 * (small - none), large - none)
 
 
+def test_without_a_kernel_it_is_logit_kd_from_the_better_probe_and_reads_no_features(case: Case) -> None:
+    signals, alone = case.signals(), aft_plus.Settings(kernel=0.0).build(case.context).double()
+    rival = logit_kd.Settings(probe="best", cross_fit=True, temperature=1.0).build(case.context).double()
+    assert torch.equal(alone(signals), rival(signals)) and alone.reads == rival.reads
+    assert (alone.gates(), alone.log(), list(alone.parameters())) == ({}, {}, [])
+
+
 def test_its_gates_train_at_their_own_rate_and_are_reported_by_block(case: Case) -> None:
     method = aft_plus.Settings(learning_rate=0.5).build(case.context).double()
     assert method.learning_rate == 0.5
