@@ -23,7 +23,7 @@ from pipeline.machine import Machine
 from pipeline.params import parse
 from pipeline.project import Project
 from pipeline.records import ExportRecord, ManifestRecord, RunRecord
-from pipeline.students import STUDENT, Blueprint, Vocabulary
+from pipeline.students import STUDENT, Blueprint
 from pipeline.tasks import Task, build
 from pipeline.verified import VerifiedFiles
 
@@ -82,7 +82,6 @@ class Predictor:
         kind: what its rows hold; see `pipeline.datasets.Kind`.
         task: what its outputs mean.
         table: which columns of a table hold what, as in training: settings of `text_table`, or of `image_table`.
-        finds_words: whether it reads words, which are found by Python alone, and take longer than the student does.
 
     Raises:
         UserError: there is no student, it is damaged or of another version, it reads features of teachers, or its
@@ -106,7 +105,6 @@ class Predictor:
                 f"{folder / STUDENT}: a student of other outputs than {path} says; export it again, or train it again"
             )
         self._preprocess = blueprint.preprocessing()
-        self.finds_words = isinstance(self._preprocess, Vocabulary)
         found = export_format(format)
         if found.RUNS_CODE and not trust:
             raise UserError(

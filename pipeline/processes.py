@@ -1,25 +1,15 @@
 """Child processes that end with their parent, however it ends."""
 
 import ctypes
-import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
-import warnings
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
 from types import FrameType
-from typing import Any, TypeVar
-
-from pipeline.errors import UserError
-
-Item = TypeVar("Item")
-Made = TypeVar("Made")
 
 PAUSE = 0.5
 """Seconds between two checks that the parent process is still there."""
@@ -88,80 +78,3 @@ def starting_children(*helpers: Callable[[], object]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
         if seen:
             before(*seen[0])
-
-
-def made_by_forks(make: Callable[[Item], Made], items: Iterable[Item], count: int) -> Generator[Made]:
-    """What is made of each item, in their order, by copies of this process.
-
-    A copy knows what this process knows, and starts at once. It has none of its threads, so `make` must not wait for
-    one: Python and numpy may be used, and torch for nothing that it computes. Each copy has one item at a time.
-
-    Args:
-        make: its results and exceptions are sent back.
-        items: are sent to the copies.
-        count: of copies.
-
-    Raises:
-        UserError: a copy was killed.
-    """
-    context = multiprocessing.get_context("fork")
-    copies: list[Any] = []
-    idle, busy = deque[Connection](), deque[Connection]()
-    try:
-        with starting_children(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which no copy waits for
-            for _ in range(count):
-                here, there = context.Pipe()
-                copies.append(context.Process(target=_serve, args=(make, there, *as_parent()), daemon=True))
-                copies[-1].start()
-                there.close()  # or the end of the copy would not be seen here
-                idle.append(here)
-        for item in items:
-            if idle:
-                copy, made = idle.popleft(), []
-            else:
-                copy = busy.popleft()
-                made = [_received(copy)]
-            _send(copy, item)
-            busy.append(copy)
-            yield from made
-        while busy:
-            yield _received(busy.popleft())
-    finally:
-        for process in copies:
-            process.kill()
-            process.join()
-
-
-def _serve(make: Callable[[Item], Made], parent: Connection, *identity: Any) -> None:
-    """Make what the parent asks for, until it ends."""
-    end_with(*identity)
-    while True:
-        item = parent.recv()
-        try:
-            found: tuple[Any, Exception | None] = make(item), None
-        except Exception as error:
-            found = None, error
-        parent.send(found)
-
-
-def _send(copy: Connection, item: Any) -> None:
-    try:
-        copy.send(item)
-    except OSError:
-        raise _killed() from None
-
-
-def _received(copy: Connection) -> Any:
-    """What a copy has made. Raises what it has raised."""
-    try:
-        made, error = copy.recv()
-    except (EOFError, OSError):
-        raise _killed() from None
-    if error is not None:
-        raise error
-    return made
-
-
-def _killed() -> UserError:
-    return UserError("a process that this one had started was killed, perhaps for its memory; run it again")

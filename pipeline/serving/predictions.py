@@ -2,45 +2,32 @@
 
 import csv
 import io
-import os
 import re
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
-from itertools import chain, islice
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from pipeline.ahead import ahead
 from pipeline.datasets import NewRows
 from pipeline.errors import UserError, count
 from pipeline.files import FORMULA, cell, refuse_url, replacing
-from pipeline.machine import cores
 from pipeline.predict import THREADS, Predictions, Predictor
-from pipeline.processes import made_by_forks
 from pipeline.progress import progress
-from pipeline.serving.inputs import STDIN, ImageInputs, TextInputs, exactly
+from pipeline.serving.inputs import ImageInputs, TextInputs, exactly
 
 STDOUT = "-"
 
 UNREADABLE = ".unreadable.csv"
 """The suffix, after the name of the output, of the file that lists the rows that could not be read."""
 
-ALONE = 1 << 14
-"""Rows after which other processes find the words. Starting these takes as long as some thousand rows do."""
-
-FINDERS = 3
-"""At most so many of them: together they are then as fast as this process, which reads, predicts and writes."""
-
-SMALL = 64
-"""Batches of fewer rows take longer to send than to make."""
 
 GROUP = 1 << 20
 """Bytes of predictions that are written to a Parquet file together."""
@@ -105,10 +92,10 @@ def predict_to(
         advance = stack.enter_context(progress("predict", inputs.count(), "row"))
         lines = stack.enter_context(_writer(output, table))
         refuse = stack.enter_context(_listing(output))
-        batches = _batches(predictor, inputs.blocks(predictor.batch_size), _finders(predictor, inputs))
+        batches = _batches(predictor, inputs.blocks(predictor.batch_size))
         # On a CPU a thread that reads texts and the student would only wait for each other.
         beside = "image" in predictor.kind or predictor.device.type != "cpu"
-        for encoded in stack.enter_context(ahead(batches) if beside else closing(batches)):
+        for encoded in stack.enter_context(ahead(batches) if beside else nullcontext(batches)):
             for id, problem in encoded.problems:
                 refuse(id, problem)
                 first = first or f"{id}: {problem}"
@@ -137,17 +124,9 @@ def _check_output(output: str, inputs: TextInputs | ImageInputs) -> None:
         raise UserError(f"--output {output}: is one of the inputs; choose another name")
 
 
-def _finders(predictor: Predictor, inputs: TextInputs | ImageInputs) -> int:
-    """How many processes find words: none where rows may come slowly, batches are small, or no two cores are free."""
-    there = sys.platform == "linux" and predictor.device.type == "cpu" and os.getloadavg()[0] <= cores() - 1
-    large = predictor.batch_size >= SMALL and STDIN not in inputs.names
-    return min(cores(), FINDERS) if there and large and predictor.finds_words and cores() > 1 else 0
-
-
-def _batches(predictor: Predictor, blocks: Iterator[NewRows], finders: int) -> Generator[EncodedBatch]:
+def _batches(predictor: Predictor, blocks: Iterator[NewRows]) -> Iterator[EncodedBatch]:
     with ThreadPoolExecutor(THREADS) as pool:
-
-        def encoded(block: NewRows) -> EncodedBatch:
+        for block in exactly(predictor.batch_size, blocks):
             contents, unread = predictor.read_all(block.contents, pool)
             unread |= {row: problem for row, problem in enumerate(block.problems) if problem}
             ids = block.ids
@@ -155,23 +134,7 @@ def _batches(predictor: Predictor, blocks: Iterator[NewRows], finders: int) -> G
             if unread:
                 sound = [row for row in range(len(block)) if row not in unread]
                 ids, contents = [ids[row] for row in sound], [contents[row] for row in sound]
-            return _encoded(predictor, ids, contents, problems)
-
-        rows = exactly(predictor.batch_size, blocks)
-        yield from map(encoded, islice(rows, ALONE // predictor.batch_size) if finders else rows)
-        if (block := next(rows, None)) is not None:
-            made = made_by_forks(lambda block: _as_arrays(encoded(block)), chain([block], rows), finders)
-            with closing(made):
-                yield from map(_as_tensors, made)
-
-
-def _as_arrays(found: EncodedBatch) -> EncodedBatch:
-    """A batch of words as it is sent to another process: tensors would go through files of shared memory."""
-    return replace(found, batch=found.batch and tuple(part.numpy() for part in found.batch))
-
-
-def _as_tensors(found: EncodedBatch) -> EncodedBatch:
-    return replace(found, batch=found.batch and tuple(map(torch.from_numpy, found.batch)))
+            yield _encoded(predictor, ids, contents, problems)
 
 
 def _without_path(id: str, problem: str) -> str:

@@ -37,7 +37,6 @@ from pipeline.students._checkpoints import (
     student_outputs,
 )
 from pipeline.students._contract import CPU, Graph, Inputs, Kind, Preprocessing, Scaled, Student, place
-from pipeline.students._words import Vocabulary
 
 __all__ = [
     "CPU",
@@ -49,7 +48,6 @@ __all__ = [
     "Preprocessing",
     "Scaled",
     "Student",
-    "Vocabulary",
     "is_solved",
     "kind_of",
     "load_student",

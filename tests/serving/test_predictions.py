@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import multiprocessing
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from PIL import Image
 from pipeline.datasets import NewRows
 from pipeline.errors import UserError
 from pipeline.predict import Predictor
-from pipeline.processes import made_by_forks
 from pipeline.serving import ImageInputs, TextInputs, predict_to, predictions
 from pipeline.serving.inputs import exactly
 from tests.store.backends.s3 import BUCKET
@@ -108,50 +106,6 @@ def test_the_columns_follow_the_task(bags, tmp_path: Path):
         assert row["prediction"] == row["class_1"]
         assert row["p_1"] == pytest.approx(probabilities.max())
     assert columns("classification", top=9)[0][-1] == "p_3"
-
-
-@pytest.mark.parametrize("family", ["bag_of_words", "tfidf"])
-@pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_processes_that_find_words_change_no_byte(
-    texts_of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, suffix: str
-):
-    made_export(tmp_path / "student", {"family": family}, texts_of("classification"))
-    predictor = Predictor(tmp_path / "student", batch_size=2)
-    rows = ["word1 word2", "  ", *(f"word{n} word3" for n in range(13)), "", "word5"]
-    given, started = table(tmp_path / "t.csv", *rows), list[int]()
-
-    def forks(make: Any, items: Any, count: int) -> Any:
-        started.append(count)
-        return made_by_forks(make, items, count)
-
-    monkeypatch.setattr(predictions, "made_by_forks", forks)
-    monkeypatch.setattr(predictions, "cores", lambda: 2)
-    monkeypatch.setattr("os.getloadavg", lambda: (0.5, 9.0, 9.0))
-    alone = predict_to(predictor, inputs(given), str(tmp_path / f"alone.{suffix}"))
-    assert not started, "batches are small"
-    monkeypatch.setattr(predictions, "SMALL", 1)
-    predict_to(predictor, inputs(given), str(tmp_path / f"few.{suffix}"))
-    assert not started, "there are only a few rows"
-    monkeypatch.setattr(predictions, "ALONE", 6)
-    together = predict_to(predictor, inputs(given), str(tmp_path / f"together.{suffix}"))
-    assert started == [2] and not multiprocessing.active_children()
-    assert (together.rows, together.unreadable) == (alone.rows, alone.unreadable) == (15, 2)
-    for name in ("few", "together"):
-        for end in (suffix, f"{suffix}.unreadable.csv"):
-            assert (tmp_path / f"{name}.{end}").read_bytes() == (tmp_path / f"alone.{end}").read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("name", "cores", "load", "finders"),
-    [("t.csv", 2, 0.9, 2), ("t.csv", 8, 5.0, 3), ("-", 2, 0.9, 0), ("t.csv", 2, 1.1, 0), ("t.csv", 1, 0.0, 0)],
-)
-def test_words_are_found_by_processes_where_cores_are_free_and_rows_do_not_come_slowly(
-    bags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, cores: int, load: float, finders: int
-):
-    predictor, given = Predictor(bags["classification"]), table(tmp_path / "t.csv", "word1")
-    monkeypatch.setattr(predictions, "cores", lambda: cores)
-    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
-    assert predictions._finders(predictor, inputs(given if name == "t.csv" else name)) == finders
 
 
 def test_texts_come_from_tables_and_lines(bags, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
