@@ -1,5 +1,6 @@
 """Learning from views: every stage after extraction, and that a row's view is the same for student and teacher."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from pipeline import estimate
 from pipeline.checks import check, check_params
 from pipeline.code import digests
 from pipeline.data import Dataset
@@ -309,6 +311,20 @@ def test_a_trial_depends_on_views_where_it_sees_them(seen: tuple[Params, Project
     assert "views" in digest("views", (0.0, 0.0), labelled_views=True)
     assert digest("views", (1.0, 1.0), views=2) == found != digest("views", (1.0, 1.0), views=1)
     assert digest("clean", (1.0, 1.0), views=1) == digest("clean", (1.0, 1.0))
+
+
+def test_rows_that_change_are_seen_more_often(seen: tuple[Params, Project]):
+    params, project = seen
+    short = changed(params, train=params.values["train"] | {"steps": "auto", "transfer_batch_size": 3})
+    rows = len(trial(short, project).split.train)
+    lengths = [
+        trial(short, project, run, **train).settings.steps
+        for run, train in (("none", {}), ("clean", {}), ("views", {"views": 0}), ("views", {}))
+    ]
+    live = trial(with_live(short), project).settings.steps
+    assert [*lengths, live] == [math.ceil(passes * rows / 3) for passes in (20, 20, 20, 40, 40)]
+    alone = changed(short, runs={"views": params.values["runs"]["views"]})
+    assert estimate._training("wise", alone, Dataset.open(project.data)) == ("views", 3 * lengths[-1])
 
 
 def test_a_training_may_use_fewer_of_the_views(seen: tuple[Params, Project]):
