@@ -11,8 +11,8 @@ the first way, and refused if the second is as plausible:
 - cells span lines in a file that also has quotes inside cells without quotes around them;
 - a cell in quotes would end earlier if quotes inside cells had a backslash before them, as MySQL and Spark write them.
 
-Remarks count cells that span lines, quotes that were removed although they were not needed, and quotes that were kept
-because of a space before them.
+Remarks count cells that span lines, quotes that were removed although they were not needed, quotes that were kept
+because of a space before them, and blank lines in a table of one column.
 """
 
 import csv
@@ -50,6 +50,7 @@ TAKEN_OFF = (
 SPACED = (
     "a cell has a space before its quotes, which are then part of it; remove the space in the file if they enclose it"
 )
+BLANK = "a blank line before it was skipped; in a table of one column it may be an empty text"
 
 _DIALECTS: dict[Quotes, dict[str, object]] = {
     "doubled": {"doublequote": True},
@@ -103,7 +104,7 @@ def read(
             continue
         read: list[_CsvRow] = []
         while rows.number < number + len(block) - 1 and (row := rows.row()):
-            read.append(row._replace(remarks=doubts.look(row, rows.taken)) if doubts else row)
+            read.append(row._replace(remarks=(*row.remarks, *doubts.look(row, rows.taken))) if doubts else row)
         if not read:
             continue
         columns = {name: [row.cells[place] for row in read] for name, place in at.items()}
@@ -162,7 +163,9 @@ class _RowReader:
     def row(self) -> _CsvRow | None:
         """The next row; None at the end. Raises `UserError` if it cannot be read, or does not fit the header."""
         cells: list[str] | None = []
+        blank = -1
         while cells == []:  # a blank line
+            blank += 1
             number = self.number + 1  # a row may take several lines; errors name the first
             self.taken.clear()
             try:
@@ -178,7 +181,7 @@ class _RowReader:
             raise UserError(
                 f"{self.path}: line {number} has {count(len(cells), 'cell')}, but the header has {len(self.header)}"
             )
-        return _CsvRow(number, cells)
+        return _CsvRow(number, cells, (BLANK,) if blank and len(self.header) == 1 else ())
 
 
 @dataclass(frozen=True)

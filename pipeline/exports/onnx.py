@@ -42,6 +42,8 @@ def write(folder: Path, blueprint: Blueprint, student: Student, rows: Sequence[A
                 graph.module, tensors, folder / MODEL, input_names=graph.names, output_names=[OUTPUTS],
                 dynamic_shapes=graph.dynamic_shapes, dynamo=True, external_data=False, verbose=False,
             )  # fmt: skip
+    except OSError:  # a full disk says nothing about the student
+        raise
     except Exception as error:  # the exporter fails in many ways
         line = " ".join(str(error).split())[:160]
         raise UserError(f"--format onnx: cannot export this student ({line}); use --format torch-export") from None

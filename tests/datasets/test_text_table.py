@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.datasets import Row, _csv, text_table
-from pipeline.datasets._csv import SPACED, SPANS, TAKEN_OFF
+from pipeline.datasets._csv import BLANK, SPACED, SPANS, TAKEN_OFF
 from pipeline.datasets._rows import Wanted
 from pipeline.errors import UserError
 from pipeline.tasks import Label
@@ -364,6 +364,15 @@ def test_quotes_with_a_backslash_are_read_if_quotes_is_set(tmp_path: Path):
     written(path, 'text,label\n"end \\"",b",a\n')
     with pytest.raises(UserError, match=r'line 2: a cell in quotes holds \\"", which may be the end of it'):
         read(path, label_column="label")
+
+
+@pytest.mark.parametrize("quotes", [None, "doubled"])
+def test_blank_lines_are_remarked_where_they_may_be_empty_texts(tmp_path: Path, quotes: str | None):
+    path = written(tmp_path / "t.csv", "text\n\na\nb\n\n\nc\n\n")
+    found = [(row.content, row.remarks) for row in read(path, quotes=quotes)]
+    assert found == [("a", (BLANK,)), ("b", ()), ("c", (BLANK,))]
+    path = written(tmp_path / "t.csv", "text,label\n\na,x\n")
+    assert [row.remarks for row in read(path, quotes=quotes)] == [()]
 
 
 def test_quotes_behind_a_space_are_remarked(tmp_path: Path):

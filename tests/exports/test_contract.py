@@ -141,3 +141,17 @@ def test_outputs_are_in_the_unit_of_the_labels(format: str, sections, made_proje
     export_format(format).write(tmp_path, blueprint, scaled, contents)
     model = export_format(format).load(tmp_path, blueprint, CPU)
     assert np.allclose(model(blueprint.preprocessing()(contents)), expected, rtol=1e-5)
+
+
+def test_a_full_disk_is_not_taken_for_a_student_that_cannot_be_exported(
+    sections, made_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    available("onnx")
+
+    def full(*arguments: object, **named: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("torch.onnx.export", full)
+    data = Dataset.open(made_project / "data")
+    with pytest.raises(OSError, match="No space left on device"):
+        made_export(tmp_path / "exported", sections["bag_of_words"], data, "onnx")
