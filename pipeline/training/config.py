@@ -229,11 +229,6 @@ class TrainSettings(Settings):
                 raise UserError(f"{where}: {key}: {task.name} has no classes to {what}; remove it")
         task.metric(self.val)
 
-    @property
-    def long_as_rows(self) -> bool:
-        """Whether the number of steps follows from that of rows."""
-        return self.epochs is not None or self.steps == "auto"
-
     def of_trial(self, split: Split, views: bool) -> "TrialSettings":
         """The same settings with the length in steps.
 

@@ -124,10 +124,10 @@ def count_trials(name: str, params: Params, project: Project = Project()) -> Cou
 
 
 def _steps(session: Session, trials: Sequence[Trial]) -> str:
-    """`, of 440 steps`, or `, of 220 to 440 steps`, where that follows from the number of rows."""
+    """`, of 440 steps`, or `, of 220 to 440 steps`, where that follows from the number of rows, also by epochs."""
     changes = [trial.candidate.of("train") for trial in trials]
     if is_solved(session.plan.params.section(f"students.{session.plan.run.student}")["family"]) or not any(
-        session.plan.settings(each).long_as_rows for each in changes
+        session.plan.settings(each).steps == "auto" for each in changes
     ):
         return ""
     each = {session.settings(trial.seed, trial.candidate).steps for trial in trials}
