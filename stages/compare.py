@@ -23,6 +23,6 @@ def main(
     from pipeline.reporting import pair_runs
 
     loaded = command.settings(params, overrides)
-    paired = pair_runs(one, other, loaded, command.PROJECT)
+    paired = pair_runs(one, other, loaded, command.PROJECT, lambda line: command.say(f"note: {line}"))
     command.note_changes(loaded, (), runs=[name for name in (one, other) if "/" not in name])
     command.show(paired, as_json)

@@ -86,8 +86,11 @@ def _run(name: str, params: Params, project: Project, data: str | None) -> Row:
         "trials": run.trainings,
         "state": "trained",
     }
-    with suppress(UserError):
-        tested = EvaluationRecord.read(project.evaluation(name), name)
+    if file_exists(project.evaluation(name)):
+        try:
+            tested = EvaluationRecord.read(project.evaluation(name), name)
+        except UserError as error:
+            return row | {"state": str(error)}
         if tested.students == run.students_digest:
             results = (result.scores for result in tested.results)
             row |= {"test": mean_score(results, tested.primary.name), "state": "evaluated"}
@@ -118,7 +121,7 @@ def list_points(sweep: str, project: Project = Project(), where: str = "", sort:
 
 
 def list_trials(project: Project = Project(), where: str = "", sort: str = "") -> Overview:
-    """All finished trials of the ledger. Arguments and errors as `list_runs`."""
+    """All finished trials of the ledger; of damaged ones, only the state. Arguments and errors as `list_runs`."""
     return _listing(list(_trials(project)), where, sort)
 
 
@@ -126,12 +129,15 @@ def _trials(project: Project) -> Iterator[Row]:
     for path in sorted(project.trials.glob("*/trial.json")) if project.trials.is_dir() else []:
         if path.parent.name.startswith("."):
             continue
-        try:
+        row: Row = dict.fromkeys(
+            ("trial", "student", "teachers", "methods", "weight", "seed", "steps", "validation", "seconds")
+        )
+        trial = None
+        with suppress(UserError):
             trial = TrialRecord.read(path)
-        except UserError:
+        if trial is None or digest_of(trial.inputs) != path.parent.name:
             # The ledger trains it again when a run needs it.
-            continue
-        if digest_of(trial.inputs) != path.parent.name:  # changed by hand
+            yield row | {"trial": path.parent.name, "state": "damaged"}
             continue
         found = trial.inputs
         methods = found.get("methods", [])

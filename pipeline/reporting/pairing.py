@@ -1,6 +1,6 @@
 """Two runs, or points of sweeps, compared seed by seed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.errors import UserError
@@ -56,8 +56,16 @@ class Pairing:
         return "\n".join(lines)
 
 
-def pair_runs(one: str, other: str, params: Params, project: Project = Project()) -> Pairing:
+def pair_runs(
+    one: str, other: str, params: Params, project: Project = Project(), say: Callable[[str], None] = lambda line: None
+) -> Pairing:
     """Compare two runs, or points of sweeps such as `sizes/3`: on test rows if both are evaluated, else on validation.
+
+    Args:
+        one, other: of both.
+        params: all settings.
+        project: where the records are.
+        say: takes a line about each record that is missing or damaged, if runs are compared on validation rows for it.
 
     Raises:
         UserError: one is not trained or not in params.yaml, both are one, or they cannot be paired, because seeds,
@@ -78,6 +86,8 @@ def pair_runs(one: str, other: str, params: Params, project: Project = Project()
         assert difference is not None
         scores = (tuple(first.scores), tuple(second.scores))
         return Pairing((one, other), "test", first.metric, first.run.seeds, scores, difference)
+    for line in reader.missing:
+        say(line)
     sides = [_validated(name, project) for name in (one, other)]
     data, metric, seeds, own = sides[0]
     of_other, its_metric, its_seeds, others = sides[1]

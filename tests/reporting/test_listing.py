@@ -147,14 +147,28 @@ def test_a_chart_puts_every_point_where_it_belongs():
     assert chart("flat", [(7, 2.5)], width=5, height=3).splitlines()[1:4] == ["    |", "2.5 |*", "    |"]
 
 
-def test_a_trial_that_somebody_has_changed_and_signed_is_not_listed(trained: Path, tmp_path: Path):
+def test_a_damaged_trial_or_one_that_somebody_has_changed_and_signed_is_listed_as_such(trained: Path, tmp_path: Path):
     project = Path(shutil.copytree(trained, tmp_path / "project"))
-    before = len(aft("runs --trials", project).out.splitlines())
-    path = min(project.glob("trials/*/trial.json"))
+    before = rows("runs --trials", project)
+    path, other = sorted(project.glob("trials/*/trial.json"))[:2]
     fields = from_json(path.read_bytes())
     path.write_text(to_json(fields | {"inputs": fields["inputs"] | {"student": "bag"}}))
-    ended = aft("runs --trials", project)
-    assert ended.code == 0 and len(ended.out.splitlines()) == before - 1
+    other.write_bytes(other.read_bytes()[:-40])
+    after = rows("runs --trials", project)
+    assert after[2:] == before[2:]
+    assert [row["state"] for row in after[:2]] == ["damaged"] * 2 and after[0]["validation"] is None
+    assert aft("runs --trials --sort=-seconds", project).code == 0
+
+
+def test_a_damaged_record_is_said_where_scores_are_listed_and_compared(own: Path):
+    assert aft("evaluate aft", own).code == aft("evaluate none", own).code == 0
+    path = Project(own).evaluation("none")
+    path.write_bytes(path.read_bytes()[:-40])
+    ended = aft("compare aft none", own)
+    assert ended.code == 0 and ended.out.startswith("validation accuracy")
+    assert "note: evaluations/none.json: damaged" in ended.errors
+    states = {row["run"]: row["state"] for row in rows("runs", own)}
+    assert "evaluations/none.json: damaged" in states["none"] and states["aft"] == "evaluated"
 
 
 @pytest.mark.parametrize(("key", "value"), [("seeds", [0]), ("seeds", []), ("val_scores", []), ("val_scores", [0.5])])
