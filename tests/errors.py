@@ -1568,7 +1568,7 @@ CASES = [
                 "a name of a class that is longer than the texts of the model",
                 dual(zero_shot={"template": "a photo of {}" + " to a fox" * 4}),
                 "extract wise",
-                "raw/m: zero_shot: <the text> is longer than the 16 tokens of the text tower",
+                "raw/m: zero_shot: <the text> is longer than the 16 tokens that the model reads of a text",
             ),
             (
                 "zero-shot outputs of other classes than the dataset's",

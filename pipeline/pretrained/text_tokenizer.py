@@ -112,6 +112,11 @@ class TextTokenizer:
         if own is None or "Lowercase" not in str(own):
             self.fast.normalizer = normalizers.Sequence([normalizers.Lowercase(), *([own] if own else [])])
 
+    def fits(self, text: str) -> bool:
+        """Whether nothing of a text is cut off at `length`."""
+        assert self.length is not None
+        return len(self.library(text, truncation=False, verbose=False)["input_ids"]) <= self.length
+
     def cut(self, length: int, side: Side | None = None) -> None:
         """From now on cut texts to `length` tokens, on this side or the one given by the tokenizer's files.
 

@@ -13,11 +13,11 @@ import torch
 import transformers
 from jaxtyping import Float, Int
 from PIL import Image
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pipeline import images, params, pretrained
-from pipeline.errors import UserError, count, suggestion
+from pipeline.errors import UserError, count
 from pipeline.pretrained.text_body import own_length
 from pipeline.pretrained.text_tokenizer import TextTokenizer
 from pipeline.pretrained.transformers import fetch, one_line, quiet, read_config
@@ -27,6 +27,7 @@ from pipeline.tasks import Task
 from pipeline.teachers import Precision, Teacher
 from pipeline.teachers._configuration import plain
 from pipeline.teachers._images import ImageTeacher
+from pipeline.teachers._zero_shot import ZeroShot, check_head, embed_prompts, name_the_classes
 
 VERSION = 1
 """Increased whenever this file gives other features for the same recipe."""
@@ -41,36 +42,8 @@ METHODS = {"image": "get_image_features", "text": "get_text_features"}
 PADDED = ("siglip", "siglip2")
 """Types of models that were trained with texts of full length, padding included, and without a mask."""
 
-PROMPTS = 64
-"""The number of prompts in a batch."""
-
 ROUNDING = 1e-4
 """In float32, features are equal if 1 - cosine is below this, and logits if they differ by less than this share."""
-
-
-class ZeroShot(params.Settings):
-    """How class names become texts.
-
-    Attributes:
-        template: one, or several, whose embeddings are averaged; each holds `{}` once, where the name goes.
-        names: by class, the words to use instead of its name in the dataset.
-    """
-
-    template: str | list[str] = "a photo of a {}"
-    names: dict[str, str] = Field(default_factory=dict)
-
-    @field_validator("template")
-    @classmethod
-    def _takes_a_name(cls, template: str | list[str]) -> str | list[str]:
-        every = [template] if isinstance(template, str) else template
-        if not every or any(text.count("{}") != 1 for text in every):
-            raise ValueError("should hold {} once, where the name of the class goes, as in 'a photo of a {}'")
-        return template
-
-    @property
-    def templates(self) -> list[str]:
-        """All templates."""
-        return [self.template] if isinstance(self.template, str) else self.template
 
 
 class Settings(params.Settings):
@@ -95,8 +68,7 @@ class Settings(params.Settings):
 
     @model_validator(mode="after")
     def _names_are_for_images(self) -> "Settings":
-        if self.zero_shot is not None and ZERO_SHOT not in self.heads:
-            raise ValueError("zero_shot does nothing unless `heads` has it: write heads: [pooled, zero_shot]")
+        check_head(self.zero_shot, self.heads)
         if ZERO_SHOT in self.heads and self.tower == "text":
             raise ValueError("heads: zero_shot compares images with the names of classes; set tower: image")
         return self
@@ -187,10 +159,6 @@ class TextInput:
         """Token numbers [l], int64, special tokens included."""
         numbers: np.ndarray = self.tokenizer(text)[0]
         return numbers
-
-    def fits(self, text: str) -> bool:
-        """Whether nothing of a text is cut off."""
-        return len(self.tokenizer.library(text, truncation=False, verbose=False)["input_ids"]) <= self.length
 
     def collate(self, examples: Sequence[np.ndarray]) -> dict[str, Tensor]:
         """Token numbers and, for a model that is given it, which are not padding [n, longest], int64."""
@@ -286,38 +254,19 @@ class ImageSide(ImageTeacher):
         """Run the names of the classes through the text tower, which is not needed after that."""
         if self.texts is None:
             return
-        spec, where = self.settings.zero_shot or ZeroShot(), f"{self.settings.model}: zero_shot"
-        if not task.classes:
-            raise UserError(f"{where}: the dataset has no classes to name (its task is {task.name}); remove the head")
-        if unknown := sorted(set(spec.names) - set(task.classes)):
-            raise UserError(
-                f"{where}.names: the dataset has no class {unknown[0]!r}{suggestion(unknown[0], task.classes)}"
-            )
-        # Names of folders have underscores where texts have spaces.
-        words = [spec.names.get(name, name.replace("_", " ")) for name in task.classes]
-        if len(set(words)) < len(words):
-            twice = next(word for word in words if words.count(word) > 1)
-            raise UserError(f"{where}.names: two classes are named {twice!r}; give them different names")
-        prompts = [template.replace("{}", word) for word in words for template in spec.templates]
-        if long := next((prompt for prompt in prompts if not self.texts.fits(prompt)), None):
-            raise UserError(f"{where}: {long!r} is longer than the {self.texts.length} tokens of the text tower")
-        self.names = self._embedded(prompts, len(spec.templates))
+        texts, spec = self.texts, self.settings.zero_shot or ZeroShot()
+        words, prompts = name_the_classes(spec, task, self.settings.model, texts.tokenizer.fits, texts.length)
+
+        def embed(some: Sequence[str]) -> Tensor:
+            batch = texts.collate([texts(text) for text in some])
+            return _features(self.model, "text", {key: value.to(self.device) for key, value in batch.items()})[1]
+
+        self.names = embed_prompts(embed, prompts, len(spec.templates))
         self.model.text_model = None
         self.heads = {head: self.heads.get(head, (len(words),)) for head in self.settings.heads}
         own = {"classes": list(task.classes), "words": words, "templates": spec.templates}
-        self.head_recipes = {ZERO_SHOT: own | self.texts.recipe}
+        self.head_recipes = {ZERO_SHOT: own | texts.recipe}
         self.texts = None
-
-    @torch.inference_mode()
-    def _embedded(self, prompts: Sequence[str], templates: int) -> Float[Tensor, "c d"]:
-        """A unit vector for each class: the mean over its templates of unit vectors, scaled to norm 1 again."""
-        assert self.texts is not None
-        parts = []
-        for start in range(0, len(prompts), PROMPTS):
-            batch = self.texts.collate([self.texts(prompt) for prompt in prompts[start : start + PROMPTS]])
-            batch = {key: value.to(self.device) for key, value in batch.items()}
-            parts.append(nn.functional.normalize(_features(self.model, "text", batch)[1], dim=1))
-        return nn.functional.normalize(torch.cat(parts).unflatten(0, (-1, templates)).mean(1), dim=1)
 
     def preprocess(self, image: Image.Image) -> dict[str, np.ndarray]:
         """What the model's own processor makes of it, by name: pixels [3, h, w], float32, and whatever else."""

@@ -17,16 +17,22 @@ from pipeline.pretrained.text_body import TextBody, load_body, own_length
 from pipeline.pretrained.text_tokenizer import Side, TextTokenizer
 from pipeline.pretrained.transformers import fetch, read_config, read_json
 from pipeline.provenance import digest_files, digest_of
+from pipeline.sources import ZERO_SHOT
+from pipeline.tasks import Task
 from pipeline.teachers import Precision, Teacher
 from pipeline.teachers._batches import ROUNDING
 from pipeline.teachers._logits import check_top, largest
 from pipeline.teachers._pooling import Pooling, pool
 from pipeline.teachers._sentence_transformers import Modules, choose_prompt, read_modules
+from pipeline.teachers._zero_shot import ZeroShot, check_head, embed_prompts, name_the_classes
 
 VERSION = 2
 """Increased whenever this file gives other features for the same recipe."""
 
-Head = Literal["pooled", "cls", "tokens", "logits"] | Annotated[str, StringConstraints(pattern="^layer:[1-9][0-9]*$")]
+Head = (
+    Literal["pooled", "cls", "tokens", "logits", "zero_shot"]
+    | Annotated[str, StringConstraints(pattern="^layer:[1-9][0-9]*$")]
+)
 
 LAYER = "layer:"
 
@@ -35,6 +41,19 @@ VOLATILE = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "ar
 
 TRIED = 768
 """Tokens of the longest text that a model is tested with on loading: BigBird changes its attention at 704."""
+
+
+class TextZeroShot(ZeroShot):
+    """How class names become texts, and cosines logits.
+
+    Attributes:
+        template, names: see `ZeroShot`.
+        scale: what cosines are multiplied by. Unlike a dual encoder, a text model has none of its own; 20 is that of
+            the training loss of sentence-transformers.
+    """
+
+    template: str | list[str] = "{}"
+    scale: float = Field(20.0, gt=0)
 
 
 class Settings(params.Settings):
@@ -54,7 +73,11 @@ class Settings(params.Settings):
         truncation: where they are cut; `left` keeps the end. What the tokenizer's files say if None.
         heads: which to keep; `tokens` is every token's state, followed by zeros; `layer:N` the states after layer N,
             counted from 1, pooled like those of the last one, without the layers of a sentence-transformers folder;
-            `logits` the outputs of a model that was trained for classification.
+            `logits` the outputs of a model that was trained for classification; `zero_shot` the cosines of `pooled`
+            with that of texts made of the names of the dataset's classes, times a scale.
+        zero_shot: for the head `zero_shot`: `template`, one text such as "A news report about {}.", or a list of them
+            whose features are averaged; the name alone if it is not set. `names`, by class, words to use instead of its
+            name; `scale`, by which cosines are multiplied, 20 if it is not set.
         top: of the head `logits`, keep this many of the largest with their classes, and the logsumexp of the others;
             all if None.
         trust_remote_code: run the model's own Python code from the hub or the folder.
@@ -68,13 +91,15 @@ class Settings(params.Settings):
     max_length: int | None = Field(default=None, ge=1)
     truncation: Side | None = None
     heads: tuple[Head, ...] = Field(default=("pooled",), min_length=1, strict=False)
+    zero_shot: TextZeroShot | None = None
     top: int | None = Field(default=None, ge=1)
     trust_remote_code: bool = False
     safetensors_only: bool = True
 
     @model_validator(mode="after")
-    def _only_logits_have_a_top(self) -> "Settings":
+    def _heads_have_what_is_set(self) -> "Settings":
         check_top(self.top, self.heads)
+        check_head(self.zero_shot, self.heads)
         return self
 
 
@@ -139,7 +164,8 @@ def load(settings: Settings, precision: Precision, device: torch.device) -> "Tex
     }
     _check_layers(settings, body)
     body = body.to(dtype=getattr(torch, precision), device=device)
-    teacher = TextEncoder(body, tokenizer, modules, prompt, recipe, settings.heads, device, notes)
+    zero_shot = settings.zero_shot or TextZeroShot()
+    teacher = TextEncoder(body, tokenizer, modules, prompt, recipe, settings.heads, device, notes, zero_shot)
     if classifier:
         teacher.head_recipes = {"logits": {"weights": pretrained.digest(classifier)}}
         teacher.largest, more = largest(settings.model, teacher.heads, settings.top)
@@ -171,6 +197,7 @@ class TextEncoder(Teacher):
         heads: Sequence[Head],
         device: torch.device,
         notes: Sequence[str] = (),
+        zero_shot: TextZeroShot | None = None,
     ):
         self.model = body.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -205,7 +232,29 @@ class TextEncoder(Teacher):
                 for number, layer in zip(self.numbers, layers, strict=True)
             },
         }
-        self.heads = {head: tuple(shapes[head]) for head in heads}
+        self.asked, self.zero_shot = tuple(heads), zero_shot or TextZeroShot()
+        self.names: Tensor | None = None
+        self.heads = {head: tuple(shapes[head]) for head in heads if head != ZERO_SHOT}
+
+    def name_classes(self, task: Task) -> None:
+        """Run the names of the classes through the model, as if they were rows."""
+        if ZERO_SHOT not in self.asked:
+            return
+        spec = self.zero_shot
+        words, prompts = name_the_classes(
+            spec, task, self.tokenizer.name, lambda text: self.tokenizer.fits(self.prompt + text), self.length
+        )
+
+        def embed(texts: Sequence[str]) -> Tensor:
+            batch = self.collate([self.transform(text) for text in texts])
+            batch = {key: value.to(self.device) for key, value in batch.items()}
+            (states, *_), _ = self._states(batch)
+            return self._features(states, batch["attention_mask"])
+
+        self.names = embed_prompts(embed, prompts, len(spec.templates))
+        self.heads = {head: self.heads.get(head, (len(words),)) for head in self.asked}
+        own = {"classes": list(task.classes), "words": words, "templates": spec.templates, "scale": spec.scale}
+        self.head_recipes = {**self.head_recipes, ZERO_SHOT: own}
 
     def transform(self, content: Any) -> np.ndarray:
         """Token numbers and types, special tokens and the prompt's included, cut to `max_length`."""
@@ -226,7 +275,10 @@ class TextEncoder(Teacher):
 
     @torch.inference_mode()
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """In float32: pooled [n, p], cls [n, d], tokens [n, max_length, d], pooled layers [n, d], and logits [n, c]."""
+        """In float32: pooled [n, p], cls [n, d], tokens [n, max_length, d], pooled layers [n, d], and logits [n, c].
+
+        Logits are those of the model's classes, or with `zero_shot` those of the dataset's.
+        """
         (states, *layers), logits = self._states(batch)
         of_layer, mask = dict(zip(self.numbers, layers, strict=True)), batch["attention_mask"]
         outputs = {}
@@ -240,9 +292,18 @@ class TextEncoder(Teacher):
                 outputs[head] = states[:, 0]
             elif head.startswith(LAYER):
                 outputs[head] = pool(of_layer[int(head.removeprefix(LAYER))], self._pooled(mask), self.pooling)
+            elif head == ZERO_SHOT:
+                assert self.names is not None
+                unit = nn.functional.normalize(self._features(states, mask), dim=1)
+                outputs[head] = self.zero_shot.scale * (unit @ self.names.T)
             else:
-                outputs[head] = self.layers(pool(states, self._pooled(mask), self.pooling))
+                outputs[head] = self._features(states, mask)
         return outputs
+
+    def _features(self, states: Float[Tensor, "n l d"], mask: Tensor) -> Float[Tensor, "n p"]:
+        """The head `pooled`."""
+        features: Tensor = self.layers(pool(states, self._pooled(mask), self.pooling))
+        return features
 
     def try_out(self, name: str) -> None:
         """Make sure that features depend on the text alone, and on all of it.

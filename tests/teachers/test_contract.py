@@ -208,7 +208,14 @@ NAMES = {
 """Settings that say where a model is, whose content is in the recipe; choose among its outputs; or only refuse."""
 
 OTHERS: dict[str, dict[str, Any]] = {
-    "transformers": {"pooling": "max", "prompt": "a film ", "max_length": 12, "truncation": "left", "top": 1},
+    "transformers": {
+        "pooling": "max",
+        "prompt": "a film ",
+        "max_length": 12,
+        "truncation": "left",
+        "top": 1,
+        "zero_shot": {"template": "a {}"},
+    },
     "timm": {"size": 96, "top": 2},
     "dual_encoder": {"tower": "text", "zero_shot": {"template": "a {}"}},
     "transformers_vision": {"pooling": "mean", "top": 1},

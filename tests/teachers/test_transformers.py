@@ -9,6 +9,7 @@ import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
 
+from pipeline import tasks
 from pipeline.errors import UserError
 from pipeline.params import parse
 from pipeline.pretrained import locate
@@ -80,6 +81,54 @@ def test_other_heads_have_the_same_bits_with_layers(tiny_encoder: Path) -> None:
 def test_a_layer_that_is_not_there_is_one_line(tiny_encoder: Path) -> None:
     with pytest.raises(UserError, match="it has layers 1 to 2, so it has no head `layer:3`"):
         load(tiny_encoder, heads=["layer:1", "layer:3"])
+
+
+CLASSES = tasks.build("classification", ("bad_film", "good"))
+
+
+def test_zero_shot_is_the_scaled_cosine_with_the_names(tiny_encoder: Path) -> None:
+    spec = {"template": ["a film that is {}", "{} words"], "names": {"good": "not bad"}, "scale": 7.0}
+    teacher = load(tiny_encoder, heads=["zero_shot", "pooled"], zero_shot=spec, prompt="plain ")
+    assert set(teacher.heads) == {"pooled"}, "no column before the classes are known"
+    teacher.name_classes(CLASSES)
+    assert teacher.heads == {"zero_shot": (2,), "pooled": (32,)}
+    plain = load(tiny_encoder, prompt="plain ")
+
+    def unit(text: str) -> np.ndarray:
+        row = features_of(plain, [text])["pooled"][0].double().numpy()
+        return row / np.sqrt((row**2).sum())
+
+    names = [
+        unit("a film that is bad film") + unit("bad film words"),
+        unit("a film that is not bad") + unit("not bad words"),
+    ]
+    expected = [[7.0 * unit(text) @ name / np.sqrt((name**2).sum()) for name in names] for text in TEXTS]
+    found = features_of(teacher, TEXTS)
+    np.testing.assert_allclose(found["zero_shot"].numpy(), expected, rtol=1e-4)
+    assert torch.equal(found["pooled"], features_of(plain, TEXTS)["pooled"])
+
+
+def test_what_zero_shot_depends_on_is_in_the_recipe_of_this_head_alone(tiny_encoder: Path) -> None:
+    def recipes(task: tasks.Task = CLASSES, **spec: Any) -> tuple[Any, Any]:
+        teacher = load(tiny_encoder, heads=["pooled", "zero_shot"], zero_shot=spec)
+        teacher.name_classes(task)
+        return teacher.recipe, json.loads(json.dumps(teacher.head_recipes))["zero_shot"]
+
+    first = recipes()
+    others = [recipes(template="a {}"), recipes(scale=3.0), recipes(names={"good": "long"})]
+    others.append(recipes(tasks.build("classification", ("good", "bad_film"))))
+    assert all(other[1] != first[1] and other[0] == first[0] for other in others)
+    assert load(tiny_encoder).recipe == first[0] and not load(tiny_encoder).head_recipes
+
+
+def test_names_that_are_cut_or_not_asked_for_are_refused(tiny_encoder: Path) -> None:
+    with pytest.raises(UserError, match="does nothing unless `heads` has it"):
+        load(tiny_encoder, zero_shot={"template": "a {}"})
+    # Three tokens, with two special ones, fit five; the prompt takes one more.
+    load(tiny_encoder, heads=["zero_shot"], max_length=5, zero_shot={"template": "a {}"}).name_classes(CLASSES)
+    teacher = load(tiny_encoder, heads=["zero_shot"], max_length=5, zero_shot={"template": "a {}"}, prompt="plain ")
+    with pytest.raises(UserError, match="'a bad film' is longer than the 5 tokens that the model reads of a text"):
+        teacher.name_classes(CLASSES)
 
 
 def test_long_texts_are_cut_to_max_length(tiny_encoder: Path) -> None:
