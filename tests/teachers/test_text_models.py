@@ -385,11 +385,13 @@ CHANGES: dict[str, Any] = {
     "max_length": 20,
     "truncation": "left",
     "heads": None,
+    "zero_shot": None,
     "top": None,
     "trust_remote_code": None,
     "safetensors_only": None,
 }
-"""A value for each setting that changes features; None where it names the same ones, or chooses among them."""
+"""A value for each setting that changes features; None where it names the same ones, chooses among them, or is in the
+recipe of a head."""
 
 
 @pytest.mark.parametrize("setting", Settings.model_fields)
