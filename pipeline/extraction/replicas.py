@@ -31,36 +31,39 @@ class Replicas:
 
     Args:
         teacher: on its device. On a GPU, and where it allows no copies, it is used alone.
-
-    Attributes:
-        at_once: how many batches are computed at once.
     """
 
     def __init__(self, teacher: Teacher):
         self._before = torch.get_num_threads()
-        alone = teacher.device.type != "cpu" or not teacher.replicable
-        self.at_once = 1 if alone else min(self._before, MOST)
-        self._threads = max(1, round(self._before / self.at_once))
         self._teacher = teacher
 
     @cached_property
-    def _free(self) -> "SimpleQueue[Teacher]":
-        """Those that compute nothing now; made when they are first needed."""
-        free: SimpleQueue[Teacher] = SimpleQueue()
-        for copy in (self._teacher, *(replica(self._teacher) for _ in range(self.at_once - 1))):
-            free.put(copy)
-        return free
+    def _copies(self) -> list[Teacher]:
+        """The teacher itself, and its copies; made when they are first needed."""
+        alone = self._teacher.device.type != "cpu" or not self._teacher.replicable
+        try:
+            return [self._teacher, *(replica(self._teacher) for _ in range(1, 1 if alone else min(self._before, MOST)))]
+        except Exception:  # a model may hold anything, such as a lock, of which there are no copies
+            return [self._teacher]
+
+    @property
+    def at_once(self) -> int:
+        """How many batches are computed at once."""
+        return len(self._copies)
 
     def map(self, compute: Callable[[Teacher, Item], Made], items: Iterable[Item]) -> Iterator[Made]:
         """What is computed of each item by one of the copies, in the order of the items.
 
         Alone, the teacher computes in the caller's thread, with all threads of torch.
         """
-        free = self._free
+        free: SimpleQueue[Teacher] = SimpleQueue()
+        for copy in self._copies:
+            free.put(copy)
+        threads = max(1, round(self._before / self.at_once))
 
         def run(item: Item) -> Made:
             if self.at_once > 1:
-                torch.set_num_threads(self._threads)  # holds for operations that this thread starts
+                torch.set_num_threads(threads)  # holds for operations that this thread starts
             teacher = free.get()
             try:
                 return compute(teacher, item)

@@ -1,6 +1,6 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from threading import Barrier, get_ident
+from threading import Barrier, Lock, get_ident
 from typing import Any
 
 import pytest
@@ -107,10 +107,14 @@ def test_the_threads_are_as_before_after_an_error_and_where_it_is_left_early():
     assert len(list(replicas.map(lambda *_: meet.wait(WAIT), range(3)))) == 3
 
 
-def test_a_teacher_that_allows_no_copies_computes_in_the_thread_of_the_caller():
+@pytest.mark.parametrize("why", ["it says so", "its model holds a lock"])
+def test_a_teacher_that_allows_no_copies_computes_in_the_thread_of_the_caller(why: str):
     torch.set_num_threads(4)
     teacher = Own()
-    teacher.replicable = False
+    if why == "it says so":
+        teacher.replicable = False
+    else:
+        teacher.model.lock = Lock()
     replicas = Replicas(teacher)
     assert replicas.at_once == 1
     found = list(replicas.map(lambda copy, _: (copy, get_ident(), torch.get_num_threads()), range(3)))
