@@ -1,9 +1,7 @@
 """Running a teacher over shards of a store, and writing them."""
 
 import json
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from pipeline.data import Dataset
 from pipeline.errors import UserError, count
+from pipeline.extraction.clock import ModelClock, Waiting
 from pipeline.extraction.loader import Batch, Loader, slices
 from pipeline.extraction.replicas import Replicas
 from pipeline.extraction.settings import ExtractSettings
@@ -273,7 +272,7 @@ class ShardWorker:
                 if name in highest:
                     highest[name].index_copy_(0, at, values.reshape(len(values), -1).abs().amax(1).float())
 
-        clock, waiting = _Clock(device, self.replicas.at_once), _Waiting(batches)
+        clock, waiting = ModelClock(device, self.replicas.at_once), Waiting(batches)
 
         def run(teacher: Teacher, batch: Batch) -> tuple[int, tuple[str, ...]]:
             with clock.running():
@@ -381,70 +380,6 @@ def _copy(
             "use a file system with locks that all machines share, or `features` in params.yaml on object storage"
         )
     return ShardWorker(data, load(), out, settings, threads, views, load, asks)
-
-
-class _Waiting:
-    """Batches, and the seconds for which one was waited for."""
-
-    def __init__(self, batches: Iterator[Batch]):
-        self._batches = batches
-        self._seconds = 0.0
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        began = perf_counter()
-        try:
-            return next(self._batches)
-        finally:
-            self._seconds += perf_counter() - began
-
-    def seconds(self) -> float:
-        """Since the last time."""
-        seconds, self._seconds = self._seconds, 0.0
-        return seconds
-
-
-class _Clock:
-    """Seconds that a model computes, by the clock of its device: on a GPU nothing waits for it.
-
-    Args:
-        device: of the model.
-        at_once: how many batches it computes at once; of each second, that many are one.
-    """
-
-    def __init__(self, device: torch.device, at_once: int):
-        self.on_gpu, self.at_once = device.type == "cuda", at_once
-        self._taken: deque[float] = deque()
-        self._events: list[Any] = []
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """While this is entered, the model computes; several threads may be in it."""
-        began = perf_counter()
-        if self.on_gpu:
-            self._mark()
-        try:
-            yield
-        finally:
-            if self.on_gpu:
-                self._mark()
-            else:
-                self._taken.append(perf_counter() - began)
-
-    def seconds(self, wait: bool = False) -> float:
-        """Since the last time; those of a GPU once it is waited for."""
-        if self._events and wait:
-            self._events[-1].synchronize()
-            pairs = zip(self._events[::2], self._events[1::2], strict=True)
-            self._taken.extend(one.elapsed_time(two) / 1000 for one, two in pairs)
-            self._events = []
-        return sum(self._taken.popleft() for _ in range(len(self._taken))) / self.at_once
-
-    def _mark(self) -> None:
-        self._events.append(torch.cuda.Event(enable_timing=True))
-        self._events[-1].record()
 
 
 def _plain(value: float) -> str:

@@ -84,6 +84,8 @@ def embed_prompts(
 ) -> Float[Tensor, "c d"]:
     """A unit vector for each class: the mean over its templates of unit vectors, scaled to norm 1 again.
 
+    As in CLIP (arXiv 2103.00020, section 3.1.4).
+
     Args:
         embed: the features of some texts.
         prompts: see `name_the_classes`.
