@@ -74,6 +74,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 def patient(path: Path) -> Iterator[io.FileIO]:
     """A file for libraries that crash when they cannot write, as HDF5 and torch do: they are told of it at the end.
 
+    Nothing can be read from it after an error: HDF5 takes what it could not read back for what it wrote.
+
     Raises:
         OSError: the first error.
     """
@@ -102,6 +104,11 @@ class _Patient(io.FileIO):
         except OSError as error:
             self.error = self.error or error
         return size
+
+    def readinto(self, buffer: Any) -> int:
+        if self.error is not None:
+            raise self.error
+        return super().readinto(buffer)
 
     def truncate(self, size: int | None = None) -> int:
         try:
