@@ -30,6 +30,8 @@ def ahead(items: Iterator[Item]) -> Iterator[Iterator[Item]]:
 def mapped(make: Callable[[Item], Made], items: Iterable[Item], at_once: int) -> Iterator[Made]:
     """What is made of each item, in the order of the items; as many as `at_once` are made ahead, by a thread each.
 
+    One more item waits for its turn, so that a thread that ends before another finds work.
+
     An exception, also of `items`, is raised where its result would be. With 1, everything is made when it is due, in
     the caller's thread.
     """
@@ -41,7 +43,7 @@ def mapped(make: Callable[[Item], Made], items: Iterable[Item], at_once: int) ->
         try:
             for future in _submitted(pool, make, items):
                 coming.append(future)
-                if len(coming) == at_once:
+                if len(coming) > at_once:
                     yield coming.popleft().result()
             while coming:
                 yield coming.popleft().result()

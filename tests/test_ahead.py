@@ -58,6 +58,17 @@ def test_what_is_made_of_items_comes_in_their_order_and_several_are_made_at_once
     assert list(mapped(abs, [-1, 2], at_once=1)) == [1, 2]
 
 
+def test_a_thread_that_ends_before_another_finds_work():
+    third = threading.Event()
+
+    def make(number: int) -> bool:
+        if number == 2:
+            third.set()
+        return third.wait(10) if number == 0 else True
+
+    assert list(mapped(make, range(3), at_once=2)) == [True] * 3
+
+
 @pytest.mark.parametrize("at_once", [1, 4])
 def test_an_exception_comes_after_what_was_made_before_it(at_once: int):
     def items() -> Iterator[int]:

@@ -4,27 +4,27 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 
-from pipeline.extraction.loader import Batch
+Item = TypeVar("Item")
 
 
-class Waiting:
-    """Batches, and the seconds for which one was waited for."""
+class Waiting(Generic[Item]):
+    """Items, and the seconds for which one was waited for."""
 
-    def __init__(self, batches: Iterator[Batch]):
-        self._batches = batches
+    def __init__(self, items: Iterator[Item]):
+        self._items = items
         self._seconds = 0.0
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Item]:
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> Item:
         began = perf_counter()
         try:
-            return next(self._batches)
+            return next(self._items)
         finally:
             self._seconds += perf_counter() - began
 

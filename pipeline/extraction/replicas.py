@@ -4,7 +4,7 @@ Threads that share an operation wait for the slowest of them at its end, and sma
 Threads that have a batch each wait for nobody; what that gives is in docs/results/extract.md.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from copy import deepcopy
 from functools import cached_property
 from itertools import chain
@@ -51,7 +51,7 @@ class Replicas:
         """How many batches are computed at once."""
         return len(self._copies)
 
-    def map(self, compute: Callable[[Teacher, Item], Made], items: Iterable[Item]) -> Iterator[Made]:
+    def map(self, compute: Callable[[Teacher, Item], Made], items: Iterable[Item]) -> Generator[Made]:
         """What is computed of each item by one of the copies, in the order of the items.
 
         Alone, the teacher computes in the caller's thread, with all threads of torch.

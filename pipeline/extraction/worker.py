@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -51,6 +52,44 @@ class Done:
     writing: float = 0.0
     missing: int | None = None
     notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Growing:
+    """The features of a shard while its batches are computed.
+
+    Nothing waits for the device until the shard is done: batches go there asynchronously, results are put in their
+    places there, and come back in one copy.
+
+    Attributes:
+        shard: whose rows they are of.
+        heads: of the store, by name.
+        names: by head of the store, the teacher's head.
+        features: by head of the store, the values so far, on the device, in row order.
+        highest: by head of the store with a narrow dtype, the largest size of a value, by row.
+        left: how many rows are still to come.
+    """
+
+    shard: Shard
+    heads: Mapping[str, Head]
+    names: Mapping[str, str]
+    features: dict[str, Tensor]
+    highest: dict[str, Tensor]
+    left: int
+
+    def put(self, places: np.ndarray, outputs: Mapping[str, Tensor]) -> None:
+        """Keep a teacher's outputs for the rows at some places of the shard; several threads may do so."""
+        at = _to(next(iter(self.features.values())).device, torch.from_numpy(places))
+        for name, head in self.heads.items():
+            values = outputs[self.names[name]]
+            kept = values if head.largest is None else _packed(values.float(), head.largest)
+            self.features[name].index_copy_(0, at, kept.to(self.features[name].dtype))
+            if name in self.highest:
+                self.highest[name].index_copy_(0, at, values.reshape(len(values), -1).abs().amax(1).float())
+
+
+Batched = tuple[Growing, int, tuple[str, ...]]
+"""After a batch: the features of its shard so far, how many rows it had, and what the user should know."""
 
 
 def recipe_of(teacher: Teacher, data: Dataset) -> dict[str, Any]:
@@ -213,38 +252,60 @@ class ShardWorker:
     def _pass(self, numbers: list[int]) -> Generator[Done, None, bool]:
         """Compute those of the shards that are missing; returns whether there were any.
 
-        One view after the other, the clean rows first: so that a worker holds one view of a shard at a time.
+        One view after the other, the clean rows first: so that a worker holds one view of a shard at a time. Where
+        several batches are computed at once, a shard is begun while the one before it is finished.
         """
         progressed = False
         for view, names in self.heads_of.items():
-            for shard, batches in self.loader.shards(self.writer.missing(numbers, self._heads(view)), view):
-                features = yield from self._compute(shard, batches, names)
-                began = perf_counter()
-                self.variety.check(self.loader.data.row_digests[shard.rows], features)
-                self.writer.write(shard, features)
-                progressed = True
-                yield Done(seconds=self._lap(), writing=perf_counter() - began)
+            clock = ModelClock(self.teacher.device, self.replicas.at_once)
+            waiting = Waiting(self._batches(self.writer.missing(numbers, self._heads(view)), view, names))
+            with closing(self.replicas.map(partial(self._run, clock), waiting)) as computed:
+                for growing, rows, notes in computed:
+                    yield Done(rows, self._lap(), waiting.seconds(), clock.seconds(), notes=notes)
+                    growing.left -= rows
+                    if not growing.left:
+                        yield from self._finish(growing, clock)
+                        progressed = True
         return progressed
+
+    def _batches(self, shards: Iterable[Shard], view: int, names: Mapping[str, str]) -> Iterator[tuple[Growing, Batch]]:
+        """Batches of shards, each with the features of its shard so far."""
+        for shard, batches in self.loader.shards(shards, view):
+            growing = self._growing(shard, names)
+            for batch in batches:
+                yield growing, batch
+
+    def _finish(self, growing: Growing, clock: ModelClock) -> Iterator[Done]:
+        """Write a shard whose rows are all there.
+
+        Raises:
+            Widened: values are too large for the dtype of a head.
+        """
+        features = {name: _array(values.cpu()) for name, values in growing.features.items()}
+        growing.features.clear()  # the next shard is to have their place on the device
+        if wider := self._too_narrow({name: values.cpu().numpy() for name, values in growing.highest.items()}):
+            yield Done(notes=tuple(note for _, note in wider.values()))
+            self.writer.widen({name: dtype for name, (dtype, _) in wider.items()})
+        yield Done(seconds=self._lap(), computing=clock.seconds(wait=True))
+        began = perf_counter()
+        self.variety.check(self.loader.data.row_digests[growing.shard.rows], features)
+        self.writer.write(growing.shard, features)
+        yield Done(seconds=self._lap(), writing=perf_counter() - began)
 
     def _lap(self) -> float:
         """Seconds since the last time."""
         before, self._lapped = self._lapped, perf_counter()
         return self._lapped - before
 
-    def _compute(
-        self, shard: Shard, batches: Iterator[Batch], names: Mapping[str, str]
-    ) -> Generator[Done, None, dict[str, np.ndarray]]:
-        """The features of one shard in row order, by head of the store.
-
-        Nothing waits for the device until the shard is done: batches go there asynchronously, results are put in their
-        places there, and come back in one copy.
+    def _growing(self, shard: Shard, names: Mapping[str, str]) -> Growing:
+        """Room for the features of a shard.
 
         Args:
-            shard, batches: from the loader.
+            shard: from the loader.
             names: by head of the store, the teacher's head.
 
         Raises:
-            Widened: values are too large for the dtype of a head.
+            UserError: they do not fit the memory.
         """
         device, rows = self.teacher.device, len(shard.rows)
         heads = {name: self.writer.layout.heads[name] for name in names}
@@ -261,41 +322,17 @@ class ShardWorker:
                     "extract.shard_rows to fewer"
                 ) from None
             raise
+        return Growing(shard, heads, names, features, highest, rows)
 
-        def put(places: np.ndarray, outputs: Mapping[str, Tensor]) -> None:
-            at = _to(device, torch.from_numpy(places))
-            for name in heads:
-                values = outputs[names[name]]
-                largest = heads[name].largest
-                kept = values if largest is None else _packed(values.float(), largest)
-                features[name].index_copy_(0, at, kept.to(features[name].dtype))
-                if name in highest:
-                    highest[name].index_copy_(0, at, values.reshape(len(values), -1).abs().amax(1).float())
-
-        clock, waiting = ModelClock(device, self.replicas.at_once), Waiting(batches)
-
-        def run(teacher: Teacher, batch: Batch) -> tuple[int, tuple[str, ...]]:
-            with clock.running():
-                return len(batch[0]), self._forward(teacher, shard, *batch, put)
-
-        for done, notes in self.replicas.map(run, waiting):
-            yield Done(done, self._lap(), waiting.seconds(), clock.seconds(), notes=notes)
-        arrays = {name: _array(values.cpu()) for name, values in features.items()}
-        if wider := self._too_narrow({name: values.cpu().numpy() for name, values in highest.items()}):
-            yield Done(notes=tuple(note for _, note in wider.values()))
-            self.writer.widen({name: dtype for name, (dtype, _) in wider.items()})
-        yield Done(seconds=self._lap(), computing=clock.seconds(wait=True))
-        return arrays
+    def _run(self, clock: ModelClock, teacher: Teacher, item: tuple[Growing, Batch]) -> Batched:
+        growing, (places, batch) = item
+        with clock.running():
+            return growing, len(places), self._forward(teacher, growing, places, batch)
 
     def _forward(
-        self,
-        teacher: Teacher,
-        shard: Shard,
-        places: np.ndarray,
-        batch: Mapping[str, Tensor],
-        put: Callable[[np.ndarray, Mapping[str, Tensor]], None],
+        self, teacher: Teacher, growing: Growing, places: np.ndarray, batch: Mapping[str, Tensor]
     ) -> tuple[str, ...]:
-        """Run the teacher on a batch and `put` its outputs into their places; in parts where it does not fit.
+        """Run the teacher on a batch and put its outputs into their places; in parts where it does not fit.
 
         Returns:
             What the user should know.
@@ -306,7 +343,7 @@ class ShardWorker:
         rows, numbers = len(places), max(tensor.numel() for tensor in batch.values()) // len(places)
         if not any(rows >= more and numbers >= longer for more, longer in self._too_large):
             try:
-                put(places, teacher.forward({key: _to(teacher.device, part) for key, part in batch.items()}))
+                growing.put(places, teacher.forward({key: _to(teacher.device, part) for key, part in batch.items()}))
                 return ()
             except Exception as error:
                 if not is_out_of_memory(error):
@@ -322,15 +359,16 @@ class ShardWorker:
         else:
             notes = ()
         if rows == 1:
+            row = self.loader.data.ids[growing.shard.rows[places[0]]]
             raise UserError(
-                f"{self.loader.data.path}: row {self.loader.data.ids[shard.rows[places[0]]]} does not fit the memory "
-                "even alone; give the teacher a smaller size or max_length, or use another machine.device"
+                f"{self.loader.data.path}: row {row} does not fit the memory even alone; give the teacher a smaller "
+                "size or max_length, or use another machine.device"
             )
         # Half a power of two, also of the last batch of a shard, so that parts are those of a smaller batch_size.
         part = 1 << ((rows - 1).bit_length() - 1)
         for at in slices(np.arange(rows), part):
             some = {key: tensor[at[0] : at[-1] + 1] for key, tensor in batch.items()}
-            notes += self._forward(teacher, shard, places[at], some, put)
+            notes += self._forward(teacher, growing, places[at], some)
         return notes
 
     def _too_narrow(self, highest: Mapping[str, np.ndarray]) -> dict[str, tuple[Any, str]]:

@@ -305,7 +305,8 @@ class StoreWriter:
         """Write a shard. Values are checked and copied before this returns; writing goes on in the background.
 
         One shard is written at a time: the next call waits for it. So memory stays bounded when the disk
-        is slower than the model, and a killed process loses at most that shard and the one it was computing.
+        is slower than the model, and a killed process loses at most that shard and those it was computing: on a
+        CPU, a shard is begun while the one before it is finished.
 
         Args:
             shard: from `missing`.

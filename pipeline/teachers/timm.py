@@ -1,6 +1,6 @@
 """Image models of timm: pooled features before the classifier, layers, whole feature maps, or logits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -9,12 +9,13 @@ from PIL import Image
 from pydantic import Field, StringConstraints, model_validator
 from timm.data import create_transform
 from torch import Tensor, nn
+from torchvision.transforms import CenterCrop, Resize
 
 from pipeline import images, params, pretrained
 from pipeline.errors import UserError
 from pipeline.pretrained.timm import TimmModel, arguments, data_configuration
 from pipeline.teachers import Precision
-from pipeline.teachers._images import ImageTeacher
+from pipeline.teachers._images import ImageTeacher, resized_centre, rgb
 from pipeline.teachers._logits import check_top, largest
 
 VERSION = 1
@@ -108,7 +109,7 @@ class ImageModel(ImageTeacher):
         self.device = device
         self.dtype = dtype
         self.notes = tuple(notes)
-        self.resize = create_transform(**config, is_training=False, use_prefetcher=True)
+        self.resize = _in_parts(create_transform(**config, is_training=False, use_prefetcher=True))
         self.channels, height, width = config["input_size"]
         # (pixels / 255 - mean) / std as one product and one sum over lines of pixels [w * c], which are long enough
         # for vector instructions where three channels are not: 4 times faster than by channel.
@@ -168,7 +169,7 @@ class ImageModel(ImageTeacher):
             return self.resize(image.convert("L")).permute(1, 2, 0).numpy()
         # A grey image is resized as one channel, for a third of the work, and copied to three: the same pixels.
         one = image.mode == "L" and self.recipe["transform"]["crop_mode"] != "border"
-        pixels = self.resize(image if one else image.convert("RGB"))
+        pixels = self.resize(image if one else rgb(image))
         return pixels.expand(3, -1, -1).permute(1, 2, 0).numpy()
 
     @torch.inference_mode()
@@ -204,6 +205,15 @@ class ImageModel(ImageTeacher):
         # Some models have channels last in their feature maps; `output_fmt` says so.
         last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
         return features.flatten(1, 2) if last else features.flatten(2).transpose(1, 2)
+
+
+def _in_parts(transform: Any) -> Callable[[Image.Image], Any]:
+    """timm's transform of images; where it resizes the shorter side and crops, as `resized_centre` does it."""
+    resize, crop, *rest = transform.transforms
+    if not (isinstance(resize, Resize) and isinstance(resize.size, int) and isinstance(crop, CenterCrop)):
+        return transform
+    shorter, size, how, (last,) = resize.size, crop.size, resize.interpolation, rest
+    return lambda image: last(resized_centre(image, shorter, size, how))
 
 
 def _float(features: Any) -> Any:

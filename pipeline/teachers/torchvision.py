@@ -14,13 +14,12 @@ from PIL import Image
 from pydantic import Field, StringConstraints, model_validator
 from torch import Tensor, nn
 from torchvision import models
-from torchvision.transforms import functional
 
 from pipeline import images, params, pretrained
 from pipeline.errors import UserError, count, listed
 from pipeline.provenance import digest_of
 from pipeline.teachers import Precision
-from pipeline.teachers._images import ImageTeacher
+from pipeline.teachers._images import ImageTeacher, resized_centre, rgb
 from pipeline.teachers._logits import check_top, largest
 
 VERSION = 1
@@ -160,8 +159,9 @@ class Classifier(ImageTeacher):
     def preprocess(self, image: Image.Image) -> np.ndarray:
         """Resize and crop as the weights' own transforms do: [3, h, w], uint8."""
         preset = self.preset
-        image = functional.resize(image.convert("RGB"), preset.resize_size, preset.interpolation)
-        return np.ascontiguousarray(np.asarray(functional.center_crop(image, preset.crop_size)).transpose(2, 0, 1))
+        (shorter,), (side,) = preset.resize_size, preset.crop_size
+        centre = resized_centre(rgb(image), shorter, (side, side), preset.interpolation)
+        return np.ascontiguousarray(np.asarray(centre).transpose(2, 0, 1))
 
     @torch.inference_mode()
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from pipeline.extraction import Replicas, extract
 from pipeline.extraction.replicas import replica
 from pipeline.teachers import Teacher
 
-from .test_extractor import CPU, Load, bits, encoder, settings, texts
+from .test_extractor import CPU, Load, Made, bits, encoder, settings, texts
 
 __all__ = ["encoder", "texts"]
 
@@ -21,7 +21,7 @@ WAIT = 30.0
 
 
 @pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
+def restored() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -100,7 +100,7 @@ def test_the_threads_are_as_before_after_an_error_and_where_it_is_left_early():
     assert torch.get_num_threads() == 3
     found = replicas.map(lambda _, number: number, range(50))
     assert next(found) == 0
-    found.close()  # type: ignore[attr-defined]
+    found.close()
     assert torch.get_num_threads() == 3
     # None of them is lost.
     meet = Barrier(3)
@@ -128,3 +128,23 @@ def test_a_store_has_the_same_bits_whether_batches_run_beside_each_other(texts: 
         extract(texts, encoder(), tmp_path / f"{threads}.zarr", settings(batch_size=16))
         found[threads] = bits(tmp_path / f"{threads}.zarr")
     assert found[1] == found[2] == found[4]
+
+
+class Meets(Made):
+    """Computes two batches at once or none."""
+
+    replicable = True
+    meet = Barrier(2)
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        self.meet.wait(WAIT)
+        return super().forward(batch)
+
+
+def test_a_shard_is_begun_while_the_one_before_it_is_finished(texts: Dataset, tmp_path: Path):
+    torch.set_num_threads(2)
+    done = extract(texts, Meets(), tmp_path / "s.zarr", settings(batch_size=350, shard_rows=350))
+    assert (done.written, done.reused) == (700, 0)
+    torch.set_num_threads(1)
+    extract(texts, Made(), tmp_path / "alone.zarr", settings(batch_size=350, shard_rows=350))
+    assert bits(tmp_path / "s.zarr") == bits(tmp_path / "alone.zarr")
