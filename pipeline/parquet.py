@@ -85,7 +85,11 @@ def cells(column: pa.Array, plain: Callable[[pa.Array], list[Any]] = pa.Array.to
     """
     if not pa.types.is_dictionary(column.type):
         return plain(column)
-    known, indices = plain(column.dictionary), column.indices
+    texts, indices = column.dictionary, column.indices
+    if len(texts) > len(indices):  # it has all texts of the batches before it, too
+        used = indices.dictionary_encode()
+        texts, indices = texts.take(used.dictionary), used.indices
+    known = plain(texts)
     if indices.null_count:
         return [None if index is None else known[index] for index in indices.to_pylist()]
     return list(map(known.__getitem__, indices.to_pylist()))

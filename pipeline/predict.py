@@ -82,6 +82,8 @@ class Predictor:
         kind: what its rows hold; see `pipeline.datasets.Kind`.
         task: what its outputs mean.
         table: which columns of a table hold what, as in training: settings of `text_table`, or of `image_table`.
+        in_python: whether most of its work is done by Python, on one thread, and the rest also works in a copy of
+            this process.
 
     Raises:
         UserError: there is no student, it is damaged or of another version, it reads features of teachers, or its
@@ -105,6 +107,7 @@ class Predictor:
                 f"{folder / STUDENT}: a student of other outputs than {path} says; export it again, or train it again"
             )
         self._preprocess = blueprint.preprocessing()
+        self.in_python = format == "native" and self.device.type == "cpu" and self._preprocess.in_python
         found = export_format(format)
         if found.RUNS_CODE and not trust:
             raise UserError(

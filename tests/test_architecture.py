@@ -16,6 +16,7 @@ BASE = [
     "progress",
     "ahead",
     "processes",
+    "forks",
     "files",
     "locks",
     "objects",

@@ -148,3 +148,20 @@ def test_hdf5_of_ids_that_repeat(tmp_path: Path):
         file.create_dataset("ids", data=np.array([b"x" * 100_000] * 300), chunks=(1,), compression="gzip")
     with pytest.raises(UserError, match=r"x\.h5: [0-9,]+ bytes that expand to "):
         import_features(tmp_path / "x.h5", tmp_path / "x.zarr")
+
+
+def test_texts_are_made_once_though_arrow_gives_those_of_earlier_batches_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    texts = [None if row == 5 else f"text {row // 2}" for row in range(12)]
+    path, made = write(tmp_path / "x.parquet", x=pa.array(texts)), list[int]()
+    monkeypatch.setattr(parquet, "BATCH_ROWS", 4)
+
+    def plain(column: pa.Array) -> list[str]:
+        made.append(len(column))
+        return column.to_pylist()
+
+    batches = list(parquet.batches(path, parquet.opened(path), ["x"]))
+    assert len(batches[-1].column("x").dictionary) == 6
+    assert [cell for batch in batches for cell in parquet.cells(batch.column("x"), plain)] == texts
+    assert made == [2, 2, 2]

@@ -6,22 +6,26 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from pipeline.ahead import ahead
 from pipeline.datasets import NewRows
 from pipeline.errors import UserError, count
 from pipeline.files import FORMULA, cell, refuse_url, replacing
+from pipeline.forks import can_fork, in_turns
+from pipeline.objects import is_url, version_of
 from pipeline.predict import THREADS, Predictions, Predictor
 from pipeline.progress import progress
-from pipeline.serving.inputs import ImageInputs, TextInputs, exactly
+from pipeline.serving.inputs import STDIN, ImageInputs, TextInputs, exactly
 
 STDOUT = "-"
 
@@ -29,8 +33,17 @@ UNREADABLE = ".unreadable.csv"
 """The suffix, after the name of the output, of the file that lists the rows that could not be read."""
 
 
+ALONE = 20_000
+"""Fewer rows are finished by one process before copies of it would have gained anything."""
+
+MOST = 8
+"""The most copies: each of them reads all rows, which takes a tenth of the time of finishing them."""
+
 GROUP = 1 << 20
 """Bytes of predictions that are written to a Parquet file together."""
+
+Form = Callable[[Sequence[str], Predictions], Any]
+"""What `PredictionTable` makes of the ids of rows and the predictions for them."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,21 @@ class Predicted:
         if self.skipped:
             parts.append(f"{count(self.skipped, 'file')} skipped, not images")
         return f"{'standard output' if self.output == STDOUT else self.output}: {'; '.join(parts)}"
+
+
+@dataclass(frozen=True)
+class FinishedBatch:
+    """A batch as it is written.
+
+    Attributes:
+        made: its part of the output: lines of CSV, or a batch of Arrow; None if it has no rows.
+        rows: how many it has.
+        problems: the rows that could not be read, with the reasons.
+    """
+
+    made: Any
+    rows: int
+    problems: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -88,22 +116,21 @@ def predict_to(
     _check_output(output, inputs)
     predicted = unreadable = 0
     first = ""
+    rows, form = inputs.count(), table.batch if output.lower().endswith(".parquet") else table.lines
     with ExitStack() as stack:
-        advance = stack.enter_context(progress("predict", inputs.count(), "row"))
-        lines = stack.enter_context(_writer(output, table))
+        batches = stack.enter_context(_finished(predictor, inputs, rows, form))
+        advance = stack.enter_context(progress("predict", rows, "row"))
+        write = stack.enter_context(_writer(output, table))
         refuse = stack.enter_context(_listing(output))
-        batches = _batches(predictor, inputs.blocks(predictor.batch_size))
-        # On a CPU a thread that reads texts and the student would only wait for each other.
-        beside = "image" in predictor.kind or predictor.device.type != "cpu"
-        for encoded in stack.enter_context(ahead(batches) if beside else nullcontext(batches)):
-            for id, problem in encoded.problems:
+        for batch in batches:
+            for id, problem in batch.problems:
                 refuse(id, problem)
                 first = first or f"{id}: {problem}"
-            if encoded.ids:
-                lines(encoded.ids, predictor.predictions(predictor.outputs(encoded.batch)))
-            predicted += len(encoded.ids)
-            unreadable += len(encoded.problems)
-            advance(len(encoded.ids) + len(encoded.problems))
+            if batch.rows:
+                write(batch.made)
+            predicted += batch.rows
+            unreadable += len(batch.problems)
+            advance(batch.rows + len(batch.problems))
         if not predicted:
             raise UserError(f"no row could be read; the first is {first}" if first else "there are no rows to predict")
     return Predicted(output, predicted, unreadable, inputs.skipped)
@@ -124,9 +151,79 @@ def _check_output(output: str, inputs: TextInputs | ImageInputs) -> None:
         raise UserError(f"--output {output}: is one of the inputs; choose another name")
 
 
+@contextmanager
+def _finished(
+    predictor: Predictor, inputs: TextInputs | ImageInputs, rows: int | None, form: Form
+) -> Iterator[Iterator[FinishedBatch]]:
+    """All batches, in order.
+
+    Where Python alone prepares the rows of a large input, copies of this process share it: each reads all of it, which
+    takes little, and finishes every so many batches.
+    """
+    size = predictor.batch_size
+
+    def finish(batch: EncodedBatch) -> FinishedBatch:
+        found = form(batch.ids, predictor.predictions(predictor.outputs(batch.batch))) if batch.ids else None
+        return FinishedBatch(found, len(batch.ids), batch.problems)
+
+    def share(number: int, of: int) -> Iterator[EncodedBatch]:
+        return _batches(predictor, islice(exactly(size, inputs.blocks(size)), number, None, of))
+
+    copies = _copies(predictor, inputs, rows)  # as many as torch has threads
+    with ExitStack() as stack:
+        if predictor.in_python:
+            stack.enter_context(_one_thread())
+        if copies > 1:
+            versions = _versions(inputs)
+            made = stack.enter_context(in_turns(lambda number: map(finish, share(number, copies)), copies))
+            yield _unchanged(made, inputs, versions)
+        elif "image" in predictor.kind or predictor.device.type != "cpu":
+            yield map(finish, stack.enter_context(ahead(share(0, 1))))
+        else:  # on a CPU a thread that reads texts and the student would only wait for each other
+            yield map(finish, share(0, 1))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Inside, torch has one thread: for small operations, others are waited for longer than they help.
+
+    Copies of this process have to have one: threads that have worked before are not there, and would be waited for.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _copies(predictor: Predictor, inputs: TextInputs | ImageInputs, rows: int | None) -> int:
+    """How many copies of this process share the rows; 1 if there are none."""
+    files = not any(name == STDIN or is_url(name) for name in inputs.names)
+    if not (predictor.in_python and files and can_fork()) or (rows is not None and rows < ALONE):
+        return 1
+    return min(torch.get_num_threads(), MOST)
+
+
+def _versions(inputs: TextInputs | ImageInputs) -> dict[str, str]:
+    """By file, what changes when it is replaced or written to."""
+    return {name: version_of(Path(name)) for name in inputs.names}
+
+
+def _unchanged(
+    batches: Iterator[FinishedBatch], inputs: TextInputs | ImageInputs, versions: dict[str, str]
+) -> Iterator[FinishedBatch]:
+    """Batches of files that several processes read. Raises `UserError` at the end if they may have read others."""
+    yield from batches
+    for name, version in _versions(inputs).items():
+        if version != versions[name]:
+            raise UserError(f"{name}: has changed while it was read; run it again")
+
+
 def _batches(predictor: Predictor, blocks: Iterator[NewRows]) -> Iterator[EncodedBatch]:
+    """Blocks, which have the rows of a batch each, as they are given to the student."""
     with ThreadPoolExecutor(THREADS) as pool:
-        for block in exactly(predictor.batch_size, blocks):
+        for block in blocks:
             contents, unread = predictor.read_all(block.contents, pool)
             unread |= {row: problem for row, problem in enumerate(block.problems) if problem}
             ids = block.ids
@@ -203,6 +300,11 @@ class PredictionTable:
             columns += [self.classes[place], np.take_along_axis(probabilities, place[:, None], 1)[:, 0]]
         return columns
 
+    def batch(self, ids: Sequence[str], found: Predictions) -> pa.RecordBatch:
+        """Rows of a Parquet file."""
+        columns = zip(self.columns(ids, found), self.schema, strict=True)
+        return pa.record_batch([pa.array(values, field.type) for values, field in columns], schema=self.schema)
+
     def lines(self, ids: Sequence[str], found: Predictions) -> str:
         """Lines of a CSV file, in which a spreadsheet will not run any cell as a formula."""
         columns = self.columns(ids, found)
@@ -235,38 +337,35 @@ _QUOTED = re.compile(r'[",\r\n]')
 _ODD = re.compile(rf'(?m)[",\r]|^(?:{FORMULA.pattern})')
 
 
-Lines = Callable[[Sequence[str], Predictions], None]
-
-
 @contextmanager
-def _writer(output: str, table: PredictionTable) -> Iterator[Lines]:
-    """Writes predictions; the file gets its name when it is complete."""
+def _writer(output: str, table: PredictionTable) -> Iterator[Callable[[Any], None]]:
+    """Writes what a table has made of batches; the file gets its name when it is complete."""
     if output == STDOUT:
         yield _csv(sys.stdout, table)
         return
     with replacing(Path(output)) as file:
         if output.lower().endswith(".parquet"):
-            with _parquet(file, table) as lines:
-                yield lines
+            with _parquet(file, table) as write:
+                yield write
         else:
             text = io.TextIOWrapper(file, "utf-8", newline="")
             yield _csv(text, table)
             text.detach()
 
 
-def _csv(file: Any, table: PredictionTable) -> Lines:
+def _csv(file: Any, table: PredictionTable) -> Callable[[str], None]:
     header = ",".join(csv_cells(table.schema.names)) + "\n"
 
-    def lines(ids: Sequence[str], found: Predictions) -> None:
+    def write(lines: str) -> None:
         nonlocal header
-        file.write(header + table.lines(ids, found))
+        file.write(header + lines)
         header = ""  # written once, and not at all where no row can be read
 
-    return lines
+    return write
 
 
 @contextmanager
-def _parquet(file: Any, table: PredictionTable) -> Iterator[Lines]:
+def _parquet(file: Any, table: PredictionTable) -> Iterator[Callable[[pa.RecordBatch], None]]:
     waiting: list[pa.RecordBatch] = []  # a row group for each batch would be slow to write and to read
     size = 0
 
@@ -275,17 +374,16 @@ def _parquet(file: Any, table: PredictionTable) -> Iterator[Lines]:
     paths = [f"{name}.list.element" if table.several and name == "prediction" else name for name in repeated]
     with pq.ParquetWriter(file, table.schema, use_dictionary=paths) as writer:
 
-        def lines(ids: Sequence[str], found: Predictions) -> None:
+        def write(batch: pa.RecordBatch) -> None:
             nonlocal size
-            arrays = [pa.array(v, field.type) for v, field in zip(table.columns(ids, found), table.schema, strict=True)]
-            waiting.append(pa.record_batch(arrays, schema=table.schema))
-            size += waiting[-1].nbytes
+            waiting.append(batch)
+            size += batch.nbytes
             if size >= GROUP:
                 writer.write_table(pa.Table.from_batches(waiting, table.schema))
                 waiting.clear()
                 size = 0
 
-        yield lines
+        yield write
         writer.write_table(pa.Table.from_batches(waiting, table.schema))
 
 

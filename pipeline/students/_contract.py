@@ -64,7 +64,14 @@ def place(inputs: Any, device: torch.device) -> Any:
 
 @runtime_checkable
 class Preprocessing(Protocol):
-    """How one student family turns rows of any dataset into its input. `Inputs` caches the result."""
+    """How one student family turns rows of any dataset into its input. `Inputs` caches the result.
+
+    Attributes:
+        in_python: whether Python does it, on one thread, and it takes longer than what the student then does.
+    """
+
+    @property
+    def in_python(self) -> bool: ...
 
     def __call__(self, rows: Sequence[Any]) -> Any:
         """The input of `Student.forward` for texts, or for images as `pipeline.images.decode` gives them.

@@ -37,6 +37,8 @@ class ImageTransform:
         mean, std: per channel, of pixels in 0..1; a batch is normalised with them.
     """
 
+    in_python = False
+
     def __init__(self, size: int, channels: int, mean: list[float], std: list[float]):
         self.size, self.channels = size, channels
         self.mean = torch.tensor(mean).view(1, -1, 1, 1)

@@ -137,6 +137,8 @@ class Tokenization:
         pad: the token that fills a batch; masked.
     """
 
+    in_python = False
+
     def __init__(self, tokenizer: str, pad: int):
         self.pad = pad
         self.library = Tokenizer.from_str(tokenizer)

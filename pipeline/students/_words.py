@@ -75,6 +75,8 @@ class Vocabulary:
     A text without a known word gets the number 0. A batch is (numbers, offsets).
     """
 
+    in_python = True
+
     def __init__(self, words: list[str], pairs: bool):
         self.number = {word: number for number, word in enumerate(words, start=1)}
         self.pairs = pairs

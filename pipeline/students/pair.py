@@ -121,6 +121,11 @@ class BothSides:
     def __init__(self, sides: Sequence[students.Preprocessing]):
         self.sides = sides
 
+    @property
+    def in_python(self) -> bool:
+        """Whether it is, for both sides."""
+        return all(side.in_python for side in self.sides)
+
     def __call__(self, rows: Sequence[tuple[Any, Any]]) -> tuple[Any, ...]:
         """The batch of each side."""
         return tuple(side(contents) for side, contents in zip(self.sides, zip(*rows, strict=True), strict=True))

@@ -219,6 +219,8 @@ class Pieces:
         pad: stands for a text without a token.
     """
 
+    in_python = False
+
     def __init__(self, tokenizer: str, pad: int):
         self.pad = pad
         self.library = Tokenizer.from_str(tokenizer)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import tarfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image
 
 from pipeline.datasets import NewRows
 from pipeline.errors import UserError
+from pipeline.forks import in_turns
 from pipeline.predict import Predictor
 from pipeline.serving import ImageInputs, TextInputs, predict_to, predictions
 from pipeline.serving.inputs import exactly
@@ -106,6 +108,61 @@ def test_the_columns_follow_the_task(bags, tmp_path: Path):
         assert row["prediction"] == row["class_1"]
         assert row["p_1"] == pytest.approx(probabilities.max())
     assert columns("classification", top=9)[0][-1] == "p_3"
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("given", ["t.csv", "t.parquet"])
+def test_copies_of_the_process_change_no_byte(
+    bags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, suffix: str
+):
+    predictor, started = Predictor(bags["classification"], batch_size=2), list[int]()
+    table(tmp_path / "t.csv", "word1 word2", "  ", *(f"word{n} word3" for n in range(13)), "", "word5")
+    pq.write_table(pacsv.read_csv(tmp_path / "t.csv"), tmp_path / "t.parquet")
+
+    def forks(make: Any, count: int) -> Any:
+        started.append(count)
+        return in_turns(make, count)
+
+    monkeypatch.setattr(predictions, "in_turns", forks)
+    monkeypatch.setattr(predictions, "can_fork", lambda: True)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 3)
+    alone = predict_to(predictor, inputs(str(tmp_path / given)), str(tmp_path / f"alone.{suffix}"))
+    assert not started, "there are only a few rows"
+    monkeypatch.setattr(predictions, "ALONE", 17)
+    together = predict_to(predictor, inputs(str(tmp_path / given)), str(tmp_path / f"together.{suffix}"))
+    assert started == [3]
+    assert (together.rows, together.unreadable) == (alone.rows, alone.unreadable) == (15, 2)
+    for end in (suffix, f"{suffix}.unreadable.csv"):
+        assert (tmp_path / f"together.{end}").read_bytes() == (tmp_path / f"alone.{end}").read_bytes()
+
+
+def test_where_copies_of_the_process_work(bags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    predictor, given = Predictor(bags["classification"]), table(tmp_path / "t.csv", "word1")
+    monkeypatch.setattr(predictions, "can_fork", lambda: True)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 5)
+    assert predictions._copies(predictor, inputs(given), 20_000) == 5
+    assert predictions._copies(predictor, inputs(given), None) == 5, "a file whose rows are not counted"
+    assert predictions._copies(predictor, inputs(given), 19_999) == 1
+    assert predictions._copies(predictor, inputs(given, "-"), None) == 1, "lines come once, and may come slowly"
+    monkeypatch.setattr("torch.get_num_threads", lambda: 64)
+    assert predictions._copies(predictor, inputs(given), 20_000) == 8
+    monkeypatch.setattr(predictor, "in_python", False)
+    assert predictions._copies(predictor, inputs(given), 20_000) == 1
+
+
+def test_a_file_that_changes_while_copies_read_it_is_refused(bags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    predictor, given = Predictor(bags["classification"]), table(tmp_path / "t.csv", "word1", "word2")
+
+    def written(make: Any, count: int) -> Any:
+        items = [item for number in range(count) for item in make(number)]
+        table(tmp_path / "t.csv", "word1")
+        return nullcontext(iter(items))
+
+    monkeypatch.setattr(predictions, "in_turns", written)
+    monkeypatch.setattr(predictions, "_copies", lambda *_: 2)
+    with pytest.raises(UserError, match=r"t\.csv: has changed while it was read; run it again"):
+        predict_to(predictor, inputs(given), str(tmp_path / "out.csv"))
+    assert not (tmp_path / "out.csv").exists()
 
 
 def test_texts_come_from_tables_and_lines(bags, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
