@@ -110,20 +110,27 @@ class NewRows:
         ids: of all.
         contents: texts, paths or bytes of images, or pairs.
         problems: why a row cannot be read; empty if no problem is known.
+        remarks: notes for the user on how each row was read, as in `Row`.
     """
 
     ids: list[str]
     contents: list[Any]
     problems: list[str]
+    remarks: list[tuple[str, ...]]
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, rows: slice) -> "NewRows":
-        return NewRows(self.ids[rows], self.contents[rows], self.problems[rows])
+        return NewRows(self.ids[rows], self.contents[rows], self.problems[rows], self.remarks[rows])
 
     def __add__(self, other: "NewRows") -> "NewRows":
-        return NewRows(self.ids + other.ids, self.contents + other.contents, self.problems + other.problems)
+        return NewRows(
+            self.ids + other.ids,
+            self.contents + other.contents,
+            self.problems + other.problems,
+            self.remarks + other.remarks,
+        )
 
 
 def place(id: str, line: int | None, file: str | None) -> str:

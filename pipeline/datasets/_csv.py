@@ -109,7 +109,7 @@ def read(
             continue
         columns = {name: [row.cells[place] for row in read] for name, place in at.items()}
         numbers, remarks = [row.number for row in read], [row.remarks for row in read]
-        yield TableBlock(columns, partial(_table_rows, columns, path, numbers, remarks))
+        yield TableBlock(columns, partial(_table_rows, columns, path, numbers, remarks), any(remarks))
     if doubts:
         doubts.resolve()
 

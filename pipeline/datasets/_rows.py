@@ -40,10 +40,12 @@ class TableBlock(NamedTuple):
     Attributes:
         cells: the wanted cells of all rows, by column; None where a row has none.
         rows: gives the same row by row.
+        remarked: whether some of them may have remarks.
     """
 
     cells: Mapping[str, list[Any]]
     rows: Callable[[], Iterable[TableRow]]
+    remarked: bool = False
 
 
 def behind(blocks: Iterable[TableBlock], first: int) -> Iterator[TableBlock]:
@@ -52,7 +54,7 @@ def behind(blocks: Iterable[TableBlock], first: int) -> Iterator[TableBlock]:
         count = len(next(iter(block.cells.values())))
         if first < count:
             cells = {name: cells[first:] for name, cells in block.cells.items()} if first else block.cells
-            yield TableBlock(cells, partial(_rows_from, block, first))
+            yield TableBlock(cells, partial(_rows_from, block, first), block.remarked)
         first = max(0, first - count)
 
 
@@ -63,7 +65,8 @@ def _rows_from(block: TableBlock, first: int) -> Iterator[TableRow]:
 def blocks_of(rows: Iterator[TableRow], columns: Sequence[str], size: int) -> Iterator[TableBlock]:
     """Rows in blocks of `size`."""
     while block := list(islice(rows, size)):
-        yield TableBlock({name: [row.cells.get(name) for row in block] for name in columns}, block.copy)
+        cells = {name: [row.cells.get(name) for row in block] for name in columns}
+        yield TableBlock(cells, block.copy, any(row.remarks for row in block))
 
 
 class Wanted(NamedTuple):

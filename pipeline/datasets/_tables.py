@@ -154,7 +154,8 @@ def _file(path: Place, settings: TableFiles, wanted: Wanted, size: int, first: i
             decoding = Decoding(encoding, partial(_opened, path, compression))
             remarks = remarks_of(encoding, settings.encoding is not None)
             for block in behind(TEXTS[form](path, text, settings, wanted, size), first):
-                yield TableBlock(block.cells, partial(_decoded, block, decoding, remarks))
+                remarked = block.remarked or not is_utf8(encoding)
+                yield TableBlock(block.cells, partial(_decoded, block, decoding, remarks), remarked)
         except LookupError:
             raise UserError(f"{path}: no encoding is called {encoding!r}; write one such as utf-8 or latin-1") from None
         except UnicodeError as error:  # in UTF-8 single rows are refused; other encodings cannot go on after an error

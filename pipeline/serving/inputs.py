@@ -38,7 +38,7 @@ LINES = {".csv": 1, ".tsv": 1, ".jsonl": 0, ".ndjson": 0, ".txt": 0}
 
 def exactly(size: int, blocks: Iterable[NewRows]) -> Iterator[NewRows]:
     """The rows of blocks that have at most `size`, in blocks of just that many; the last has the rest."""
-    rest = NewRows([], [], [])
+    rest = NewRows([], [], [], [])
     for block in blocks:
         rest = rest + block if rest else block
         if len(rest) >= size:
@@ -163,7 +163,7 @@ class ImageInputs:
             found = [row for row in block if not row.skipped]
             self.skipped += len(block) - len(found)
             ids, contents = [start + row.id for row in found], [row.content for row in found]
-            yield NewRows(ids, contents, [row.problem or "" for row in found])
+            yield NewRows(ids, contents, [row.problem or "" for row in found], [row.remarks for row in found])
 
     def _id(self, name: str, path: Path) -> str:
         return str(path.relative_to(name) if len(self.names) == 1 and path != Path(name) else path)
@@ -229,7 +229,7 @@ def _blocks_of(rows: Iterator[tuple[str, Any]], size: int) -> Iterator[NewRows]:
     """Ids and contents in blocks."""
     while block := list(islice(rows, size)):
         ids, contents = zip(*block, strict=True)
-        yield NewRows(list(ids), list(contents), [""] * len(block))
+        yield NewRows(list(ids), list(contents), [""] * len(block), [()] * len(block))
 
 
 def _rows_of(name: str) -> int | None:

@@ -55,12 +55,14 @@ class Predicted:
         rows: the number of predicted rows.
         unreadable: the number of rows that could not be read.
         skipped: the number of files in folders that are not images.
+        notes: what the user should know of how rows were read, as `aft prepare` remarks on it.
     """
 
     output: str
     rows: int
     unreadable: int
     skipped: int
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts = [count(self.rows, "row")]
@@ -69,7 +71,8 @@ class Predicted:
             parts.append(f"{self.unreadable:,} not read{where}")
         if self.skipped:
             parts.append(f"{count(self.skipped, 'file')} skipped, not images")
-        return f"{'standard output' if self.output == STDOUT else self.output}: {'; '.join(parts)}"
+        line = f"{'standard output' if self.output == STDOUT else self.output}: {'; '.join(parts)}"
+        return "\n".join([line, *(f"note: {note}" for note in self.notes)])
 
 
 @dataclass(frozen=True)
@@ -80,20 +83,23 @@ class FinishedBatch:
         made: its part of the output: lines of CSV, or a batch of Arrow; None if it has no rows.
         rows: how many it has.
         problems: the rows that could not be read, with the reasons.
+        remarks: the ids of rows with remarks on how they were read, and what these are.
     """
 
     made: Any
     rows: int
     problems: list[tuple[str, str]]
+    remarks: list[tuple[str, tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """A batch: the ids of its rows, the student's input, and the rows that could not be read, with the reasons."""
+    """A batch: the ids of its rows, the student's input, and the rest as in `FinishedBatch`."""
 
     ids: list[str]
     batch: Any
     problems: list[tuple[str, str]]
+    remarks: list[tuple[str, tuple[str, ...]]]
 
 
 def predict_to(
@@ -115,7 +121,7 @@ def predict_to(
     table = PredictionTable(predictor, top)
     _check_output(output, inputs)
     predicted = unreadable = 0
-    first = ""
+    first, remarked = "", dict[str, tuple[int, str]]()
     rows, form = inputs.count(), table.batch if output.lower().endswith(".parquet") else table.lines
     with ExitStack() as stack:
         batches = stack.enter_context(_finished(predictor, inputs, rows, form))
@@ -126,6 +132,10 @@ def predict_to(
             for id, problem in batch.problems:
                 refuse(id, problem)
                 first = first or f"{id}: {problem}"
+            for id, remarks in batch.remarks:
+                for remark in remarks:
+                    times, first_id = remarked.get(remark, (0, id))
+                    remarked[remark] = (times + 1, first_id)
             if batch.rows:
                 write(batch.made)
             predicted += batch.rows
@@ -133,7 +143,10 @@ def predict_to(
             advance(batch.rows + len(batch.problems))
         if not predicted:
             raise UserError(f"no row could be read; the first is {first}" if first else "there are no rows to predict")
-    return Predicted(output, predicted, unreadable, inputs.skipped)
+    notes = [
+        f"{count(times, 'row')}: {remark} (the first is row {id})" for remark, (times, id) in sorted(remarked.items())
+    ]
+    return Predicted(output, predicted, unreadable, inputs.skipped, tuple(notes))
 
 
 def _check_output(output: str, inputs: TextInputs | ImageInputs) -> None:
@@ -164,7 +177,7 @@ def _finished(
 
     def finish(batch: EncodedBatch) -> FinishedBatch:
         found = form(batch.ids, predictor.predictions(predictor.outputs(batch.batch))) if batch.ids else None
-        return FinishedBatch(found, len(batch.ids), batch.problems)
+        return FinishedBatch(found, len(batch.ids), batch.problems, batch.remarks)
 
     def share(number: int, of: int) -> Iterator[EncodedBatch]:
         return _batches(predictor, islice(exactly(size, inputs.blocks(size)), number, None, of))
@@ -226,12 +239,12 @@ def _batches(predictor: Predictor, blocks: Iterator[NewRows]) -> Iterator[Encode
         for block in blocks:
             contents, unread = predictor.read_all(block.contents, pool)
             unread |= {row: problem for row, problem in enumerate(block.problems) if problem}
-            ids = block.ids
+            ids, remarks = block.ids, [one for one in zip(block.ids, block.remarks, strict=True) if one[1]]
             problems = [(ids[row], _without_path(ids[row], unread[row])) for row in sorted(unread)]
             if unread:
                 sound = [row for row in range(len(block)) if row not in unread]
                 ids, contents = [ids[row] for row in sound], [contents[row] for row in sound]
-            yield _encoded(predictor, ids, contents, problems)
+            yield _encoded(predictor, ids, contents, problems, remarks)
 
 
 def _without_path(id: str, problem: str) -> str:
@@ -242,13 +255,17 @@ def _without_path(id: str, problem: str) -> str:
 
 
 def _encoded(
-    predictor: Predictor, ids: list[str], contents: Sequence[Any], problems: list[tuple[str, str]]
+    predictor: Predictor,
+    ids: list[str],
+    contents: Sequence[Any],
+    problems: list[tuple[str, str]],
+    remarks: list[tuple[str, tuple[str, ...]]],
 ) -> EncodedBatch:
     """A batch of rows; without those that cannot be encoded, if there are any."""
     if not ids:
-        return EncodedBatch([], None, problems)
+        return EncodedBatch([], None, problems, remarks)
     try:
-        return EncodedBatch(ids, predictor.encode(contents), problems)
+        return EncodedBatch(ids, predictor.encode(contents), problems, remarks)
     except ValueError:
         sound = []
         for id, content in zip(ids, contents, strict=True):
@@ -257,7 +274,7 @@ def _encoded(
                 sound.append((id, content))
             except ValueError as error:
                 problems = [*problems, (id, str(error))]
-        return _encoded(predictor, [id for id, _ in sound], [content for _, content in sound], problems)
+        return _encoded(predictor, [id for id, _ in sound], [content for _, content in sound], problems, remarks)
 
 
 class PredictionTable:

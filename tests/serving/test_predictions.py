@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import tarfile
+from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.datasets import NewRows
+from pipeline.datasets import NewRows, text_table
 from pipeline.errors import UserError
 from pipeline.forks import in_turns
 from pipeline.predict import Predictor
@@ -175,6 +176,35 @@ def test_texts_come_from_tables_and_lines(bags, tmp_path: Path, capsys: pytest.C
     predict_to(predictor, inputs(other, column="words", ids="key"), "-")
     printed = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert printed == [lines[2] | {"id": "k0"}]
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_rows_are_remarked_on_as_in_training(
+    bags, texts_of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copies: int
+):
+    monkeypatch.setattr(predictions, "_copies", lambda *_: copies)
+    predictor = Predictor(bags["classification"], batch_size=2)
+    given = {
+        "blank.csv": b"text\nword1\n\nword2\nword3\n\nword4\n",
+        "quotes.csv": b'text,mark\n"word1",a\nword2,b\nword3,c\n"two\nlines",d\n',
+        "space.csv": b'mark,text\na, "word1"\nb,word2\n',
+        "wide.csv": "text\nword1\nword2\n".encode("utf-16"),
+        "plain.csv": b"text\nword1\n",
+    }
+    for name, content in given.items():
+        (tmp_path / name).write_bytes(content)
+        rows = text_table.rows(text_table.Settings(path=str(tmp_path / name)))
+        expected = Counter(remark for row in rows for remark in row.remarks)
+        done = predict_to(predictor, inputs(str(tmp_path / name)), str(tmp_path / "out.csv"))
+        assert expected or name == "plain.csv"
+        assert [note.partition(" (the first")[0] for note in done.notes] == [
+            f"{times} row{'s' * (times > 1)}: {remark}" for remark, times in sorted(expected.items())
+        ]
+    one = predict_to(predictor, inputs(str(tmp_path / "blank.csv")), str(tmp_path / "out.csv"))
+    assert str(one).splitlines()[1] == (
+        "note: 2 rows: a blank line before it was skipped; in a table of one column it may be an empty text "
+        "(the first is row 2)"
+    )
 
 
 def test_cells_that_a_spreadsheet_would_run_are_quoted(bags, tmp_path: Path):
@@ -338,7 +368,7 @@ def test_rows_are_read_as_they_are_needed(bags, tmp_path: Path, monkeypatch: pyt
             nonlocal read
             for start in range(0, 400, size):
                 read += size
-                yield NewRows(list(map(str, range(start, start + size))), ["word1"] * size, [""] * size)
+                yield NewRows(list(map(str, range(start, start + size))), ["word1"] * size, [""] * size, [()] * size)
 
     outputs = predictor.outputs
 
