@@ -64,7 +64,10 @@ class TextTokenizer:
                 self.library = transformers.AutoTokenizer.from_pretrained(
                     folder, trust_remote_code=code, local_files_only=True
                 )
-        except Exception as error:  # damaged files fail in many ways, tokenizers with a bare Exception
+                self._plain(ENGLISH[0])
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # damaged files fail in many ways, and a panic of tokenizers is no `Exception`
             raise UserError(f"{name}: its tokenizer cannot be loaded: {one_line(error)}") from None
         self.fast = self.library.backend_tokenizer if getattr(self.library, "is_fast", False) else None
         if self.fast is not None:

@@ -198,13 +198,12 @@ def _layer(kind: str, path: Path, name: str, pickles: bool) -> tuple[nn.Module, 
             return nn.Identity(), kind
         case "Dense":
             dense = Dense(values, name)
-            dense.load_state_dict(_weights(path, name, pickles))
+            _fill(dense, _weights(path, name, pickles), f"{name}: {path.name}")
             return dense, f"Dense {values['out_features']} {type(dense.activation).__name__}"
         case "LayerNorm":
             norm = nn.LayerNorm(values["dimension"])
-            norm.load_state_dict(
-                {key.removeprefix("norm."): tensor for key, tensor in _weights(path, name, pickles).items()}
-            )
+            state = {key.removeprefix("norm."): tensor for key, tensor in _weights(path, name, pickles).items()}
+            _fill(norm, state, f"{name}: {path.name}")
             return norm, kind
     raise UserError(f"{name}: modules.json: its module {kind} is not supported; choose another model")
 
@@ -219,6 +218,13 @@ def _weights(path: Path, name: str, pickles: bool) -> dict[str, Tensor]:
     except Exception as error:  # damaged files fail in many ways
         raise UserError(f"{name}: {path.name}: its weights cannot be read: {one_line(error)}") from None
     raise UserError(f"{name}: {path.name} has no model.safetensors; `safetensors_only: false` also takes .bin files")
+
+
+def _fill(layer: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    try:
+        layer.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"{where}: its weights do not fit its config.json: {one_line(error)}") from None
 
 
 class Normalize(nn.Module):

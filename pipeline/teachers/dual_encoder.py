@@ -243,11 +243,11 @@ class ImageSide(ImageTeacher):
         self.names: Tensor | None = None
         if texts is None:
             model.text_model = None
-        blank = {key: value.to(device) for key, value in self.collate([self.transform(BLANK)]).items()}
         self.heads: Mapping[str, tuple[int, ...]] = dict.fromkeys((h for h in settings.heads if h != ZERO_SHOT), ())
         try:
+            blank = {key: value.to(device) for key, value in self.collate([self.transform(BLANK)]).items()}
             self.heads = {head: tuple(values.shape[1:]) for head, values in self.forward(blank).items()}
-        except Exception as error:  # each architecture checks its input in its own way
+        except Exception as error:  # each architecture checks its input in its own way, and processors do
             raise UserError(f"{settings.model}: it cannot take what its processor makes: {one_line(error)}") from None
 
     def name_classes(self, task: Task) -> None:
@@ -319,10 +319,10 @@ def _check_logits(model: Any, texts: TextInput, processor: Any, name: str) -> No
     Raises:
         UserError: they differ.
     """
-    pixels = processor(images=BLANK, return_tensors="pt")
     tokens = texts.collate([texts(text) for text in texts.tokenizer.samples[-2:]])
     with torch.inference_mode():
         try:
+            pixels = processor(images=BLANK, return_tensors="pt")
             expected = model(**pixels, **tokens).logits_per_image
         except Exception as error:  # each architecture checks its input in its own way
             raise UserError(f"{name}: it cannot take what its processor makes: {one_line(error)}") from None

@@ -15,7 +15,7 @@ from pipeline import params, pretrained
 from pipeline.errors import UserError, count
 from pipeline.pretrained.text_body import TextBody, load_body, own_length
 from pipeline.pretrained.text_tokenizer import Side, TextTokenizer
-from pipeline.pretrained.transformers import fetch, read_config, read_json
+from pipeline.pretrained.transformers import fetch, one_line, read_config, read_json
 from pipeline.provenance import digest_files, digest_of
 from pipeline.sources import ZERO_SHOT
 from pipeline.tasks import Task
@@ -221,7 +221,14 @@ class TextEncoder(Teacher):
                 {key: value.to(device) for key, value in self.collate([tokenizer(tokenizer.samples[-1])]).items()}
             )
             mask = torch.ones(states.shape[:2], dtype=torch.long, device=device)
-            pooled = self.layers(pool(states, mask, self.pooling))
+            pooled = pool(states, mask, self.pooling)
+            try:
+                pooled = self.layers(pooled)
+            except RuntimeError as error:
+                raise UserError(
+                    f"{tokenizer.name}: {modules} do not fit the model, whose pooling gives {pooled.shape[1]:,} "
+                    f"numbers a text: {one_line(error)}"
+                ) from None
         shapes: dict[str, tuple[int, ...]] = {
             "pooled": pooled.shape[1:],
             "cls": states.shape[2:],

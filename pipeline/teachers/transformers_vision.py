@@ -138,7 +138,10 @@ class ImageTower(ImageTeacher):
         self.dtype = next(model.parameters()).dtype
         self.patch = getattr(config, "patch_size", None)
         self.numbers = [int(head.removeprefix(LAYER)) for head in settings.heads if head.startswith(LAYER)]
-        blank = self.transform(Image.new("RGB", (64, 48)))
+        try:
+            blank = self.transform(Image.new("RGB", (64, 48)))
+        except Exception as error:  # settings that lack something or do not fit fail in many ways
+            raise UserError(f"{settings.model}: its image processor fails: {one_line(error)}") from None
         try:
             self._interpolates = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
             with torch.inference_mode():

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from pipeline.errors import UserError
 from pipeline.params import parse
@@ -182,6 +183,33 @@ def test_files_with_unknown_settings_are_refused(folder: Path, file: str, text: 
     with pytest.raises(UserError, match=line) as failure:
         load(folder)
     assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("dense", "weights", "line"),
+    [
+        ({"out_features": 5}, (4, 32), "2_Dense: its weights do not fit its config.json"),
+        ({"bias": False}, (4, 32), "2_Dense: its weights do not fit its config.json"),
+        ({"in_features": 31}, (4, 31), "mean, Dense 4 Tanh do not fit the model, whose pooling gives 32 numbers a"),
+    ],
+)  # fmt: skip
+def test_layers_that_do_not_fit_are_one_line(
+    folder: Path, dense: dict[str, Any], weights: tuple[int, int], line: str
+) -> None:
+    say(folder, {"kind": "Dense", "in_features": 32, "out_features": 4} | dense, pooling_mode_mean_tokens=True)
+    state = {"linear.weight": torch.zeros(weights), "linear.bias": torch.zeros(4)}
+    save_file(state, folder / "2_Dense" / "model.safetensors")
+    with pytest.raises(UserError, match=line) as failure:
+        load(folder)
+    assert "\n" not in str(failure.value)
+
+
+def test_a_tokenizer_that_panics_is_one_line(folder: Path) -> None:
+    values = json.loads((folder / "tokenizer.json").read_text())
+    values["post_processor"]["single"][0]["SpecialToken"]["id"] = "<other>"
+    (folder / "tokenizer.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match="its tokenizer cannot be loaded: no entry found for key"):
+        load(folder)
 
 
 @pytest.mark.parametrize("mode", [*POOLING, ("mean", "lasttoken", "max")])

@@ -218,6 +218,15 @@ def test_a_folder_that_lacks_a_file_is_one_line(tiny_tower: Path, tmp_path: Path
     assert "\n" not in str(caught.value)
 
 
+def test_a_processor_that_fails_is_one_line(tiny_tower: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_tower, tmp_path, dirs_exist_ok=True)
+    values = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(values | {"resample": 4}))
+    with pytest.raises(UserError, match="its image processor fails: ") as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_grey_and_transparent_images_are_read_as_people_see_them(tiny_tower: Path) -> None:
     grey = np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)
     one, other = io.BytesIO(), io.BytesIO()
