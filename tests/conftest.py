@@ -80,16 +80,18 @@ def write_table(path: Path, rows: int = 240, seed: int = 0) -> None:
             writer.writerow([f"r{row:04}", " ".join(random.permutation(words)), CLASSES[mood] if row % 10 else ""])
 
 
-def write_store(data: Dataset, path: Path, width: int, seed: int, logits: np.ndarray | None = None) -> FeatureStore:
-    """Features that know the class a row was made with, under noise; and a head `logits`, where there are any."""
+def write_store(
+    data: Dataset, path: Path, width: int, seed: int, logits: np.ndarray | None = None, head: str = "logits"
+) -> FeatureStore:
+    """Features that know the class a row was made with, under noise; and a head of logits, where there are any."""
     random = np.random.default_rng(seed)
     truth = np.array([int(name[1:]) % 3 for name in data.ids])
     features = random.normal(size=(3, width))[truth] + random.normal(size=(len(data), width))
     rows = RowIndex(ids=data.ids, digests=data.row_digests)
-    values_of = {"pooled": features} | ({} if logits is None else {"logits": logits})
+    values_of = {"pooled": features} | ({} if logits is None else {head: logits})
     heads = {"pooled": Head(shape=(width,), dtype="float16")}
     if logits is not None:
-        heads["logits"] = Head(shape=logits.shape[1:], dtype="float32")
+        heads[head] = Head(shape=logits.shape[1:], dtype="float32")
     recipe = {"teacher": path.stem, "seed": seed}
     with StoreWriter.open(path, rows=rows, dataset=data.digest, recipe=recipe, heads=heads) as writer:
         for shard in writer.missing():

@@ -15,7 +15,7 @@ from pipeline.tasks import Task
 
 Scaling = Literal["as_published", "standardised", "whitened"]
 WhichProbe = Literal["linear", "kernel", "best"]
-WhichLogits = Literal["probe", "head", "zero_shot"]
+WhichLogits = Literal["probe", "head", "zero_shot", "probe_and_zero_shot"]
 
 BLOCK = 8192
 """Rows in memory at a time while all training rows are read."""
@@ -108,7 +108,8 @@ class OutputSettings(Settings):
 
     Attributes:
         logits: outputs of a `probe` on each source; or of the teacher's own `head`: the `logits` in its store, for
-            teachers that were trained on the dataset's task; or `zero_shot`, its logits from the names of the classes.
+            teachers that were trained on the dataset's task; or `zero_shot`, its logits from the names of the classes;
+            or `probe_and_zero_shot`, the mean of the probe's and these, where a class has one to ten labelled rows.
         probe: each source's `linear` or `kernel` probe, or the `best` of both by loss on validation rows.
         cross_fit: for a labelled row, take the outputs of a probe that was fitted without it. For rows that a probe was
             fitted on, its outputs nearly repeat the labels.
@@ -120,7 +121,7 @@ class OutputSettings(Settings):
 
     @model_validator(mode="after")
     def _a_head_needs_no_probe(self) -> "OutputSettings":
-        if self.logits != "probe" and (self.probe != "linear" or self.cross_fit):
+        if self.logits in ("head", "zero_shot") and (self.probe != "linear" or self.cross_fit):
             raise ValueError(
                 f"probe and cross_fit do nothing with logits: {self.logits}; drop them, or set logits: probe"
             )
@@ -128,10 +129,14 @@ class OutputSettings(Settings):
 
     def teacher_outputs(self, context: Context) -> "TeacherOutputs":
         """The outputs that these settings ask for."""
-        if self.logits != "probe":
-            return TeacherOutputs(context.task, [self.logits] * len(context.teachers))
-        kinds = [kind_of(profile, self.probe) for profile in context.teachers]
-        return TeacherOutputs(context.task, [_crossfit(kind) if self.cross_fit else kind for kind in kinds])
+        return TeacherOutputs(context.task, [self._kinds(profile) for profile in context.teachers])
+
+    def _kinds(self, profile: TeacherProfile) -> list[TeacherOutput]:
+        if self.logits == "head" or self.logits == "zero_shot":
+            return [self.logits]
+        kind = kind_of(profile, self.probe)
+        probe = _crossfit(kind) if self.cross_fit else kind
+        return [probe, "zero_shot"] if self.logits == "probe_and_zero_shot" else [probe]
 
 
 class TeacherOutputs:
@@ -139,15 +144,16 @@ class TeacherOutputs:
 
     Args:
         task: combines them.
-        kinds: per source, the kind of its outputs.
+        kinds: per source, the kinds of its outputs; as many for each source, so that all sources count alike.
     """
 
-    def __init__(self, task: Task, kinds: Sequence[TeacherOutput]):
-        self.task, self.kinds = task, tuple(kinds)
-        self.reads: frozenset[Reads] = frozenset(kinds)
+    def __init__(self, task: Task, kinds: Sequence[Sequence[TeacherOutput]]):
+        self.task = task
+        self.followed = [(kind, number) for number, each in enumerate(kinds) for kind in each]
+        self.reads: frozenset[Reads] = frozenset(kind for kind, _ in self.followed)
 
     def __call__(self, signals: Signals) -> Float[Tensor, "n c"]:
-        return self.task.combine([signals.teacher_outputs[kind][number] for number, kind in enumerate(self.kinds)])
+        return self.task.combine([signals.teacher_outputs[kind][number] for kind, number in self.followed])
 
 
 class Affine(nn.Module):

@@ -26,7 +26,10 @@ FOR_ALL = ("train.seeds", "train.race", "train.val")
 """Settings that all candidates of a run share."""
 
 OWN_OUTPUTS = {"head": "logits", ZERO_SHOT: ZERO_SHOT}
-"""The teacher's own outputs for the task: by what `logits` of a method says, the head of its store that is followed."""
+"""The teacher's own outputs for the task: by kind, the head of its store that is followed."""
+
+FOLLOWED = {"head": "head", ZERO_SHOT: ZERO_SHOT, "probe_and_zero_shot": ZERO_SHOT}
+"""By what `logits` of a method says, the kind of these outputs that it follows."""
 
 
 class Term(Settings):
@@ -90,13 +93,11 @@ class Run(Settings):
 
     @property
     def own_outputs(self) -> dict[str, tuple[Source, ...]]:
-        """By what `logits` of its methods say, per source its teacher's own outputs, such as `TEACHER/logits`."""
+        """By kind, per source its teacher's own outputs, such as `TEACHER/logits`, where a method follows it."""
         asked = [term.options.get("logits") for term in self.methods]
         asked += [value for term in self.methods for value in self.search.get(f"methods.{term.name}.logits", [])]
-        followed = {logits: head for logits, head in OWN_OUTPUTS.items() if logits in asked}
-        return {
-            logits: tuple(replace(source, head=head) for source in self.sources) for logits, head in followed.items()
-        }
+        kinds = dict.fromkeys(kind for logits, kind in FOLLOWED.items() if logits in asked)
+        return {kind: tuple(replace(source, head=OWN_OUTPUTS[kind]) for source in self.sources) for kind in kinds}
 
     @property
     def reads(self) -> tuple[Source, ...]:
@@ -245,20 +246,19 @@ def open_features(run: Run, project: Project, data: Dataset) -> dict[Source, Sou
             task.
     """
     found = {}
-    for logits, sources in run.own_outputs.items():
-        for source in sources:
-            _check_own_outputs(project, source, logits, data.task.outputs)
+    for source in chain(*run.own_outputs.values()):
+        _check_own_outputs(project, source, data.task.outputs)
     for source in run.reads:
         found[source] = SourceFeatures.open(project, source)
         found[source].store.check(dataset=data.digest, ids=data.ids)
     return found
 
 
-def _check_own_outputs(project: Project, source: Source, logits: str, outputs: Sequence[str]) -> None:
+def _check_own_outputs(project: Project, source: Source, outputs: Sequence[str]) -> None:
     store = FeatureStore.open(project.store(source.teacher))
     if source.head not in store.heads and source.head not in store.incomplete:
         raise UserError(
-            f"{store.path}: no head `{source.head}` for `logits: {logits}` to follow; set "
+            f"{store.path}: no head `{source.head}`, which `logits` of a method asks for; set "
             f"`heads: [pooled, {source.head}]` at teachers.{source.teacher} in params.yaml and run "
             f"`aft extract {source.teacher}`, or set `logits: probe`"
         )

@@ -186,9 +186,10 @@ class Session:
         return lines
 
     def check_own_outputs(self) -> None:
-        """Compare the outputs of teachers' own heads with the labels of training rows, of every split of the run.
+        """Compare the outputs of teachers' own heads with the labels of training and validation rows, of every split.
 
-        Each row with its own label, even where the run shuffles teachers.
+        Each row with its own label, even where the run shuffles teachers. Validation rows count, too, since a few
+        training rows alone could speak against a good head.
 
         Raises:
             UserError: a head scores no better than constant outputs.
@@ -196,7 +197,8 @@ class Session:
         if not self.output_readers:
             return
         splits = {seed % self.data.splits for seed in self.plan.settings({}).seeds}
-        rows = np.unique(np.concatenate([self.data.split(number).labelled for number in splits]))
+        roles = [self.data.split(number) for number in splits]
+        rows = np.unique(np.concatenate([part for split in roles for part in (split.labelled, split.val)]))
         task, labels = self.task, self.data.labels
         constant = task.baseline(labels[rows])
         blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
@@ -219,8 +221,8 @@ class Session:
                 )
                 raise UserError(
                     f"{self.features[source].store.path}: head `{source.head}` has {task.primary.label} {score:.4f} on "
-                    f"{len(rows):,} labelled training rows, and the same prediction for every row {baseline:.4f}: "
-                    f"{why}, or set `logits: probe`"
+                    f"{len(rows):,} training and validation rows, and the same prediction for every row "
+                    f"{baseline:.4f}: {why}, or set `logits: probe`"
                 )
 
     def method(self, term: Term, candidate: Candidate) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline import tasks
 from pipeline.methods import Context, Directions, Signals, TeacherOutput, TeacherProfile
 
-KINDS: tuple[TeacherOutput, ...] = ("linear", "linear_crossfit", "kernel", "kernel_crossfit", "head")
+KINDS: tuple[TeacherOutput, ...] = ("linear", "linear_crossfit", "kernel", "kernel_crossfit", "head", "zero_shot")
 
 
 @dataclass(frozen=True)

@@ -34,13 +34,29 @@ def test_works_for_two_classes_and_extreme_logits(make: Callable[..., Case]) -> 
     assert Settings().build(case.context)(extreme).isfinite()
 
 
+@pytest.mark.parametrize("probe", ["best", "kernel"])
+@pytest.mark.parametrize("crossed", [False, True])
+def test_the_mean_of_probe_and_zero_shot_equals_its_definition(case: Case, probe: str, crossed: bool) -> None:
+    """Of two sources, whose better probes differ: the mean of four log-probabilities, with plain loops."""
+    signals = case.signals(5)
+    kinds = ["linear", "kernel"] if probe == "best" else ["kernel", "kernel"]
+    kinds = [f"{kind}_crossfit" for kind in kinds] if crossed else kinds
+    settings = {"logits": "probe_and_zero_shot", "probe": probe, "cross_fit": crossed, "temperature": 2.0}
+    transfer = parse(plugin("methods", "logit_kd").Settings, settings, "here").build(case.context)
+    assert transfer.reads == {*kinds, "zero_shot"}
+    four = [signals.teacher_outputs[kind][k] for k, own in enumerate(kinds) for kind in (own, "zero_shot")]
+    mean_of_four = replace(signals, teacher_outputs={"head": tuple(four)})
+    assert transfer(signals).item() == pytest.approx(loops_divergence(mean_of_four, "head", 2.0), rel=1e-9)
+
+
+@pytest.mark.parametrize("logits", ["head", "zero_shot"])
 @pytest.mark.parametrize("name", ["logit_kd", "logit_standardisation"])
 @pytest.mark.parametrize("useless", [{"probe": "best"}, {"probe": "kernel"}, {"cross_fit": True}])
-def test_settings_of_the_probe_are_refused_with_the_head(name: str, useless: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="probe and cross_fit do nothing with logits: head; drop them") as caught:
-        parse(plugin("methods", name).Settings, {"logits": "head"} | useless, "here")
+def test_settings_of_the_probe_are_refused_without_it(name: str, useless: dict[str, Any], logits: str) -> None:
+    with pytest.raises(UserError, match=f"probe and cross_fit do nothing with logits: {logits}; drop them") as caught:
+        parse(plugin("methods", name).Settings, {"logits": logits} | useless, "here")
     assert "\n" not in str(caught.value)
-    parse(plugin("methods", name).Settings, {"logits": "head", "probe": "linear", "cross_fit": False}, "here")
+    parse(plugin("methods", name).Settings, {"logits": logits, "probe": "linear", "cross_fit": False}, "here")
 
 
 @pytest.mark.parametrize(
@@ -51,6 +67,7 @@ def test_settings_of_the_probe_are_refused_with_the_head(name: str, useless: dic
         ({"probe": "best"}, ["linear", "kernel"]),
         ({"probe": "best", "cross_fit": True}, ["linear_crossfit", "kernel_crossfit"]),
         ({"logits": "head"}, ["head", "head"]),
+        ({"logits": "zero_shot"}, ["zero_shot", "zero_shot"]),
     ],
 )
 def test_the_outputs_that_are_asked_for_are_followed_and_nothing_else_is_read(

@@ -111,6 +111,14 @@ def test_a_head_that_is_only_searched_is_read():
     assert read_run(changed(methods=methods), "aft").own_outputs == {}
 
 
+def test_zero_shot_alone_and_with_the_probe_are_one_head():
+    methods = [{"name": "logit_kd", "weight": 1.0, "logits": "probe_and_zero_shot"}]
+    alone = read_run(changed(methods=methods), "aft").own_outputs
+    searched = {"methods.logit_kd.logits": ["probe_and_zero_shot", "zero_shot", "probe"]}
+    assert alone == read_run(changed(methods=methods[:1], search=searched), "aft").own_outputs
+    assert list(alone) == ["zero_shot"] and {source.head for source in alone["zero_shot"]} == {"zero_shot"}
+
+
 def test_a_weight_may_be_left_to_be_found():
     assert read_run(changed(methods=[{"name": "aft", "weight": "auto"}]), "aft").methods[0].weight == "auto"
 

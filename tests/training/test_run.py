@@ -696,19 +696,24 @@ def test_an_automatic_weight_does_not_depend_on_the_size_of_the_initial_head(
         assert tried(size)[1:] == pytest.approx(ordinary[1:], rel=0.7)
 
 
-def follow_heads(project: Path, params: Params, logits: np.ndarray | None = None, **run: Any) -> FeatureStore:
+def follow_heads(
+    project: Path, params: Params, logits: np.ndarray | None = None, follow: str = "head", **run: Any
+) -> FeatureStore:
     """A run of both teachers whose students follow their heads, and the store of the first, which has these logits."""
     data = Dataset.open(project / "data")
     logits = class_logits(data) if logits is None else logits
-    methods = [{"name": "logit_kd", "weight": 1.0, "logits": "head", "temperature": 1.0}]
+    head = "logits" if follow == "head" else "zero_shot"
+    methods = [{"name": "logit_kd", "weight": 1.0, "logits": follow, "temperature": 1.0}]
     with_run(params, teachers=["wise", "loud"], methods=methods, **run)
-    write_store(data, project / "features" / "loud.zarr", 8, 2, 0.5 * class_logits(data))
-    return write_store(data, project / "features" / "wise.zarr", 24, 1, logits)
+    write_store(data, project / "features" / "loud.zarr", 8, 2, 0.5 * class_logits(data), head)
+    return write_store(data, project / "features" / "wise.zarr", 24, 1, logits, head)
 
 
-@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize(
+    ("follow", "shuffle"), [("head", False), ("head", True), ("zero_shot", False), ("probe_and_zero_shot", True)]
+)
 def test_the_logits_of_a_head_are_those_of_the_rows_that_the_student_saw(
-    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch, shuffle: bool
+    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch, follow: str, shuffle: bool
 ):
     """Shuffled, the logits go with the teacher's row."""
     seen: list[Signals] = []
@@ -723,7 +728,8 @@ def test_the_logits_of_a_head_are_those_of_the_rows_that_the_student_saw(
         batches.append(data.stand_in[ready.part.rows[ready.part.labelled :]])
         return losses(data, student, penalties, ready, *others)
 
-    wise = follow_heads(project, params, train={"seeds": [1], "steps": 3}, shuffle_teachers=shuffle)
+    wise = follow_heads(project, params, None, follow, train={"seeds": [1], "steps": 3}, shuffle_teachers=shuffle)
+    kind, head = ("head", "logits") if follow == "head" else ("zero_shot", "zero_shot")
     loud = FeatureStore.open(project / "features" / "loud.zarr")
     monkeypatch.setattr(logit_kd.LogitDistillation, "forward", keep)
     monkeypatch.setattr("pipeline.training.trial.losses", keep_rows)
@@ -732,8 +738,9 @@ def test_the_logits_of_a_head_are_those_of_the_rows_that_the_student_saw(
     assert len(seen) == len(batches) == 3
     for signals, rows in zip(seen, batches, strict=True):
         assert signals.teachers == ()  # nothing else is read
-        for store, logits in zip((wise, loud), signals.teacher_outputs["head"], strict=True):
-            assert np.array_equal(logits.numpy(), store.reader("logits")(rows))
+        assert set(signals.teacher_outputs) == ({kind, "linear"} if follow == "probe_and_zero_shot" else {kind})
+        for store, logits in zip((wise, loud), signals.teacher_outputs[kind], strict=True):
+            assert np.array_equal(logits.numpy(), store.reader(head)(rows))
 
 
 def test_a_student_learns_from_the_heads_of_its_teachers(project: Path, params: Params):
@@ -787,12 +794,13 @@ def test_a_head_of_classes_in_another_order_is_refused_before_training(project: 
     data = Dataset.open(project / "data")
     follow_heads(project, params, class_logits(data)[:, [1, 2, 0]], shuffle_teachers=shuffle)
     said = refused(project, params)
-    assert "its outputs are likely in another order" in said and "labelled training rows" in said
-    labelled = np.unique(np.concatenate([data.split(draw).labelled for draw in (0, 1)]))  # of seeds 0, 1, 2
-    right = sum(class_logits(data)[row, [1, 2, 0]].argmax() == data.labels[row] for row in labelled)
-    most = max(sum(data.labels[row] == number for row in labelled) for number in range(3))
-    shares = [f"{count / len(labelled):.4f}" for count in (right, most)]
-    assert f"has accuracy {shares[0]} on {len(labelled)} labelled" in said and f"every row {shares[1]}: " in said
+    assert "its outputs are likely in another order" in said and "training and validation rows" in said
+    splits = [data.split(draw) for draw in (0, 1)]  # of seeds 0, 1, 2
+    rows = np.unique(np.concatenate([part for split in splits for part in (split.labelled, split.val)]))
+    right = sum(class_logits(data)[row, [1, 2, 0]].argmax() == data.labels[row] for row in rows)
+    most = max(sum(data.labels[row] == number for row in rows) for number in range(3))
+    shares = [f"{count / len(rows):.4f}" for count in (right, most)]
+    assert f"has accuracy {shares[0]} on {len(rows)} training and" in said and f"every row {shares[1]}: " in said
 
 
 @pytest.mark.parametrize(("more", "passes"), [(0, False), (1, True)])
@@ -800,10 +808,10 @@ def test_a_head_must_be_right_more_often_than_one_that_always_says_the_same(
     project: Path, params: Params, more: int, passes: bool
 ):
     data = Dataset.open(project / "data")
-    labelled = data.split(0).labelled
-    counts = np.bincount(data.labels[labelled])
+    rows = np.concatenate([data.split(0).val, data.split(0).labelled])
+    counts = np.bincount(data.labels[rows])
     logits = np.tile(np.eye(3)[counts.argmax()], (len(data), 1))
-    others = labelled[data.labels[labelled] != counts.argmax()][:more]
+    others = rows[data.labels[rows] != counts.argmax()][:more]
     logits[others] = np.eye(3)[data.labels[others]]
     follow_heads(project, params, logits, train={"seeds": [0], "steps": 2})
     if passes:
