@@ -23,6 +23,10 @@ UNREAD = (
 IMAGE_BYTES = 1 << 30
 """The largest file that is read as an image, in bytes."""
 
+LONGEST_NAME = 255
+"""Characters of a cell that is no path of a file, if there is no such file; file systems have no longer names."""
+
+AS_TEXT = "no path, but perhaps an image as text, such as base64; write its bytes to Parquet, or name files"
 
 BEGINNING = 1 << 16
 """Bytes at the start of an object that tell whether it is an image."""
@@ -112,6 +116,8 @@ def image_content(column: str, root: Place | None, fetched: Fetched | None = Non
             raise
         except UserError as error:
             found, problem = b"", str(error)
+        if problem and (path.startswith("data:") or len(path) > LONGEST_NAME):
+            return b"", digest(path.encode()), AS_TEXT
         return found, path, problem
 
     return [column], content

@@ -66,6 +66,8 @@ def files(path: str | Sequence[str]) -> list[Place]:
     for name in [path] if isinstance(path, str) else path:
         file = place(name)
         if not glob.has_magic(name) or file.exists():
+            if "{" in name and not file.exists():
+                raise UserError(f"{name}: no such file; braces are not expanded: write a pattern with *, or a list")
             found.append(file)
         elif fitting := _matching(file):
             found += fitting

@@ -52,6 +52,13 @@ def rows(settings: Settings) -> Iterator[Row]:
             raise UserError(
                 f"{settings.factory}: item {number} has the id {row.id!r}; every row needs a text as its id"
             )
+        label = (row.label,) if row.label is None or isinstance(row.label, str) else row.label
+        texts = [*label, row.split, row.group] if isinstance(label, tuple | list) else [label]
+        if wrong := [text for text in texts if not (text is None or isinstance(text, str))]:
+            raise UserError(
+                f"{settings.factory}: item {number} has {wrong[0]!r} as its label, split or group; these are texts, "
+                "such as str(label), a tuple of texts for several labels, or None"
+            )
         yield row
 
 

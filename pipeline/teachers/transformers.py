@@ -226,8 +226,8 @@ class TextEncoder(Teacher):
                 pooled = self.layers(pooled)
             except RuntimeError as error:
                 raise UserError(
-                    f"{tokenizer.name}: {modules} do not fit the model, whose pooling gives {pooled.shape[1]:,} "
-                    f"numbers a text: {one_line(error)}"
+                    f"{tokenizer.name}: {modules} do not fit the model, whose pooling gives "
+                    f"{count(pooled.shape[1], 'number')} a text: {one_line(error)}"
                 ) from None
         shapes: dict[str, tuple[int, ...]] = {
             "pooled": pooled.shape[1:],

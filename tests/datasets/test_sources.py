@@ -1,5 +1,6 @@
 """Sources besides tables of text and folders: what they read, and how they answer what is wrong."""
 
+import base64
 import io
 import json
 import sys
@@ -78,6 +79,14 @@ def test_images_of_a_list_that_cannot_be_read_are_quarantined(tmp_path: Path):
         strict=True,
     ):
         assert reason in line
+
+
+def test_images_as_text_are_named_as_such_and_not_printed(tmp_path: Path):
+    texts = [base64.b64encode(bytes(400)).decode(), f"data:image/png;base64,{base64.b64encode(png(0)).decode()}"]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"image": text}) + "\n" for text in texts))
+    for row in read("image_table", path=str(tmp_path / "t.jsonl")):
+        assert row.problem and row.problem.startswith("no path, but perhaps an image as text, such as base64")
+        assert len(row.id) < 40
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
@@ -322,6 +331,8 @@ def test_shards_that_cannot_be_read_are_one_line(tmp_path: Path):
         assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="sample 1: its label is not a JSON object"):
         read("webdataset", path=good, labels="cls:mood")
+    with pytest.raises(UserError, match=r"\{1\.\.2\}.tar: no such file; braces are not expanded"):
+        read("webdataset", path=str(tmp_path / "{1..2}.tar"))
     with pytest.raises(UserError, match="the sample 1 has 'jpg' twice"):
         read("webdataset", path=shard(tmp_path / "b.tar", {"1.jpg": b"one", "1.JPG": b"two"}))
 
@@ -351,6 +362,14 @@ def test_a_function_may_be_in_the_projects_folder(tmp_path: Path, monkeypatch: p
     assert read("python", **settings, kind="image") == [Row("1", b"bytes", "x")]
     with pytest.raises(UserError, match=r"not a pipeline\.datasets\.Row whose content is str, as kind: text says"):
         read("python", **settings, kind="text")
+
+
+@pytest.mark.parametrize("label", [1, np.int64(1), ("a", 1)])
+def test_a_label_that_is_no_text_is_refused(label: Any):
+    settings = {"factory": "tests.datasets.example:labelled", "kind": "text"}
+    assert [row.label for row in read("python", **settings, options={"label": ("a", "b")})] == [("a", "b")]
+    with pytest.raises(UserError, match=r"item 1 has .* as its label, split or group; these are texts"):
+        read("python", **settings, options={"label": label})
 
 
 # Folders of images
