@@ -6,8 +6,10 @@
 A set is a file next to this one, `digits.yaml`. Its project is `evidence/digits/`, where `aft run --direct` does what
 is missing. Then every run is paired, seed by seed, with plain training, with plain training of augmented rows, and with
 transfer of clean rows, and the share of the gap from plain training to the teacher's probes that it closes is shown:
-to the linear probe, and to the kernel probe. Runs that are called ARM_STEPS, `v8_1000`, are a table of their own: arms
-by steps, each paired with `v0`. What other programs reach on the same rows is read from a set's `peers/`
+to the linear probe, and to the kernel probe. Where plain training with a mixed last layer is among the runs, test
+errors are also divided by its error and by that of plain training, seed by seed; of several such sets, the mean over
+them is a table of its own. Runs that are called ARM_STEPS, `v8_1000`, are a table of their own: arms by steps, each
+paired with `v0`. What other programs reach on the same rows is read from a set's `peers/`
 (experiments/setfit_rival.py), rows per second where `aft cost` was run in its folder. Tables of what there is so far:
 `make evidence TABLES=1`.
 """
@@ -37,6 +39,9 @@ REFERENCES = ("none", "none_augmented", "clean", "logit_kd", "aft_plus", "logit_
 PLAIN = "none"
 """The run from which a gap is counted."""
 
+MIXED = "none_mixed"
+"""Plain training with a mixed last layer. Of a set that has it, errors are divided by its own and `PLAIN`'s."""
+
 CELL = re.compile(r"(\w+)_(\d+)")
 """A run of a grid: its arm and its steps."""
 
@@ -64,6 +69,8 @@ def tables(name: str, folder: Path) -> str:
     parts = [f"## {name}"]
     if alone := [each for each in done if each not in cells]:
         parts.append(_table(alone, params, project, folder / "peers"))
+    if ratios := errors(folder):
+        parts.append(_error_table(ratios))
     if cells:
         parts.append(_grid(cells, params, project))
     probes = dict(scored for each in done if (scored := _probes(each, project)))
@@ -73,6 +80,49 @@ def tables(name: str, folder: Path) -> str:
             + "".join(f" The kernel probe: {each:.1f}." for each in scores[1:])
         )
     return "\n\n".join(parts) + "\n"
+
+
+def errors(folder: Path) -> dict[str, list[Paired | None]]:
+    """Test errors of a set's runs over that of `PLAIN` and over that of `MIXED`; empty if the set lacks one of these.
+
+    Returns:
+        by run, for each of the two: the mean over seeds of the ratio of two errors; None if their seeds differ.
+    """
+    project, names = Project(folder), Params.load(folder / "params.yaml").section("runs")
+    scores = {each: _scores(each, project) for each in names if project.evaluation(each).is_file()}
+    if not {PLAIN, MIXED} <= scores.keys():
+        return {}
+
+    def ratio(of: dict[int, float], reference: dict[int, float]) -> Paired | None:
+        same = of.keys() == reference.keys()
+        return paired([(100 - of[seed]) / (100 - reference[seed]) for seed in of]) if same else None
+
+    return {each: [ratio(of, scores[reference]) for reference in (PLAIN, MIXED)] for each, of in scores.items()}
+
+
+def over_sets(folders: list[Path]) -> str:
+    """The mean over sets of `errors`, with an interval over sets, for runs that all of these sets have; or nothing."""
+    found = [each for each in map(errors, folders) if each]
+    if len(found) < 2:
+        return ""
+    means = {}
+    for each in [each for each in found[0] if all(each in of for of in found)]:
+        of_sets = [[ratio.mean for of in found if (ratio := of[each][reference])] for reference in (0, 1)]
+        means[each] = [paired(of) if len(of) == len(found) else None for of in of_sets]
+    return f"## {len(found)} sets\n\n{_error_table(means)}\n"
+
+
+def _error_table(found: dict[str, list[Paired | None]]) -> str:
+    """Runs, and their errors over those of plain training, not mixed and mixed."""
+    lines = [f"| run | error over that of `{PLAIN}` | over that of `{MIXED}` |", "|---|---|---|"]
+    return "\n".join([*lines, *(f"| {run} | " + " | ".join(map(_ratio, of)) + " |" for run, of in found.items())])
+
+
+def _ratio(found: Paired | None) -> str:
+    if found is None:
+        return "other seeds"
+    interval = "" if found.low is None or found.high is None else f" [{found.low:.2f}, {found.high:.2f}]"
+    return f"{found.mean:.2f}{interval}"
 
 
 def _probes(run: str, project: Project) -> tuple[str, list[float]] | None:
@@ -198,9 +248,9 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true", help="only write the tables of what is there")
     given = parser.parse_args()
     codes = [] if given.tables else [run(name, given.folder / name, given.seeds) for name in given.sets]
-    found = [
-        tables(name, given.folder / name) for name in given.sets if (given.folder / name / "params.yaml").is_file()
-    ]
+    folders = [path for name in given.sets if ((path := given.folder / name) / "params.yaml").is_file()]
+    found = [tables(path.name, path) for path in folders]
+    found += [each] if (each := over_sets(folders)) else []
     given.folder.mkdir(parents=True, exist_ok=True)
     (given.folder / "results.md").write_text("\n".join(found))
     print("\n".join(found))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.evidence import CELL, CENTRE, HERE, REFERENCES, tables
+from experiments.evidence import CELL, CENTRE, HERE, REFERENCES, over_sets, tables
 from experiments.setfit_rival import Peer, write
 from experiments.sets import SETS
 from pipeline.checks import check_params
@@ -44,6 +44,31 @@ def test_a_table_is_what_the_records_say(tmp_path: Path):
     assert rows[2] == ["| clean", "1000", "67.0 ± 0.6", "+6.0 [3.5, 8.5]", "", "68 %, 60 %", " |"]
     assert rows[3] == ["| views", "1000", "70.0 ± 0.0", "other seeds", "other seeds", "", " |"]
     assert len(rows) == 4
+
+
+def test_errors_are_divided_by_those_of_plain_training(tmp_path: Path):
+    for name, plus in (("one", [0.90, 0.80]), ("two", [0.85, 0.84])):
+        made = Workspace(tmp_path / name)
+        made.run("none", [0.80, 0.60], methods=[])
+        made.run("none_mixed", [0.84, 0.75], methods=[])
+        made.run("aft_plus", plus)
+        made.run("aft", [0.90], seeds=[0])
+        (tmp_path / name / "params.yaml").write_text(yaml.safe_dump({"runs": made.runs}, sort_keys=False))
+    found = tables("one", tmp_path / "one")
+    # Errors 20 and 40, 16 and 25, 10 and 20: ratios 0.8 and 0.625, 0.5 and 0.5, 0.625 and 0.8; Student's t is 12.706.
+    assert (
+        "| run | error over that of `none` | over that of `none_mixed` |\n|---|---|---|\n"
+        "| none | 1.00 [1.00, 1.00] | 1.43 [-0.80, 3.65] |\n"
+        "| none_mixed | 0.71 [-0.40, 1.82] | 1.00 [1.00, 1.00] |\n"
+        "| aft_plus | 0.50 [0.50, 0.50] | 0.71 [-0.40, 1.82] |\n"
+        "| aft | other seeds | other seeds |\n"
+    ) in found
+    # Of the other set: 0.75 and 0.4, 0.9375 and 0.64; the means of both sets are 0.5 and 0.575, 0.7125 and 0.7888.
+    whole = over_sets([tmp_path / "one", tmp_path / "two"])
+    assert whole.startswith("## 2 sets\n")
+    assert "| aft_plus | 0.54 [0.06, 1.01] | 0.75 [0.27, 1.24] |" in whole
+    assert "| aft | other seeds | other seeds |" in whole
+    assert not over_sets([tmp_path / "one"])
 
 
 def test_another_program_is_paired_with_the_runs_and_speeds_are_shown(tmp_path: Path):
