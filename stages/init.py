@@ -19,7 +19,8 @@ FILES = (".gitignore", ".dvcignore", "raw/README.md", "dvc.yaml")
 RESULTS = ("assessments", "evaluations", "features", "logs", "probes", "runs")
 """Folders that stages depend on: `dvc repro --dry` also reads them before anything was run."""
 
-PLOTS = ".dvc/plots/runs.json"
+OF_DVC = (".dvc/.gitignore", ".dvc/plots/runs.json")
+"""Files of the DVC repository. DVC writes the first only inside of git, and its cache would be committed later."""
 
 
 def main(
@@ -46,7 +47,8 @@ def main(
     for name in FILES:
         _copy(_shipped(name), folder / name)
     repository, in_git = _init_dvc(folder.resolve())
-    _copy(_shipped(PLOTS), repository / PLOTS)
+    for name in OF_DVC:
+        _copy(_shipped(name), repository / name)
     # The last one, so that a call that was cut short can be repeated.
     _copy(source, folder / "params.yaml")
     place = shlex.quote(str(folder))

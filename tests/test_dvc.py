@@ -354,6 +354,8 @@ def test_init_prints_commands_that_work_and_names_no_place_outside_of_the_projec
     else:
         run("git", "add", "--all", cwd=tmp_path)
         run("git", "commit", "--quiet", "--message", "Start", cwd=tmp_path)
+    kept = {Path(name).name for name in run("git", "ls-files", ".dvc", cwd=tmp_path / "my project").splitlines()}
+    assert kept == {".gitignore", "config", "runs.json"}
     run("dvc", "exp", "run", "--temp", "-S", "train.steps=7", "code", cwd=tmp_path / "my project")
 
 

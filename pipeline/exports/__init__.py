@@ -4,6 +4,7 @@ A format offers
 
 - `PACKAGES`: packages that it imports in addition to the project's own dependencies; the extra `export` installs them;
 - `RUNS_CODE`: whether loading its files may run code in them;
+- `USE`: Python that loads them from FOLDER as `model`, without this project, for the model card; empty if nothing does;
 - `refusal(blueprint)`: why the format cannot hold a student, in a few words; empty if it can;
 - `write(folder, blueprint, student, rows)`: writes student.json and the format's files; `rows` are example rows;
 - `load(folder, blueprint, device)`: a `Model` from these files alone, loaded as in a service.

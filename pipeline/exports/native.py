@@ -12,6 +12,7 @@ from pipeline.students import Blueprint, Student, load_student, place, save_stud
 
 PACKAGES: tuple[str, ...] = ()
 RUNS_CODE = False
+USE: tuple[str, ...] = ()
 
 
 def refusal(blueprint: Blueprint) -> str:

@@ -18,6 +18,7 @@ from pipeline.students import Blueprint, Student
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 RUNS_CODE = False
+USE = ("import onnxruntime", 'model = onnxruntime.InferenceSession("FOLDER/model.onnx")')
 
 MODEL, OUTPUTS = "model.onnx", "outputs"
 

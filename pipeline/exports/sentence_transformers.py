@@ -19,6 +19,10 @@ from pipeline.students import STUDENT, Blueprint, Student
 
 PACKAGES = ("sentence_transformers",)
 RUNS_CODE = True
+USE = (
+    "from sentence_transformers import SentenceTransformer",
+    'model = SentenceTransformer("FOLDER")  # model.encode(["a text"]) gives the outputs',
+)
 
 
 def refusal(blueprint: Blueprint) -> str:

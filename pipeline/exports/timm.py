@@ -15,6 +15,7 @@ from pipeline.students import STUDENT, Blueprint, Scaled, Student, place
 
 PACKAGES: tuple[str, ...] = ()
 RUNS_CODE = False
+USE = ("import timm", 'model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()')
 
 
 def refusal(blueprint: Blueprint) -> str:

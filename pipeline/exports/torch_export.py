@@ -15,6 +15,7 @@ from pipeline.students import Blueprint, Student, place
 
 PACKAGES: tuple[str, ...] = ()
 RUNS_CODE = True
+USE = ("import torch", 'model = torch.export.load("FOLDER/model.pt2").module()')
 
 MODEL = "model.pt2"
 

@@ -21,6 +21,12 @@ from pipeline.students import STUDENT, Blueprint, Scaled, Student, place
 
 PACKAGES: tuple[str, ...] = ()
 RUNS_CODE = False
+USE = (
+    "from transformers import AutoModel, AutoTokenizer",
+    'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+    'model = AutoModel.from_pretrained("FOLDER")',
+    "# then pool the last hidden state as student.json says, and apply head.safetensors: weight @ pooled + bias",
+)
 
 HEAD = "head.safetensors"
 

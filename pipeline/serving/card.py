@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.datasets import rows_called
 from pipeline.errors import UserError, count
+from pipeline.exports import export_format
 from pipeline.functional.statistics import paired
 from pipeline.params import Params
 from pipeline.project import Project
@@ -72,14 +73,19 @@ def _use(export: ExportRecord) -> list[str]:
         "text+text": '[("a text", "and its second")]',
         "image+text": '[("photo.jpg", "a text")]',
     }[export.kind]
-    return [
-        f"    aft predict FOLDER {example} --output predictions.csv",
+    format = export_format(export.format)
+    option, argument = (" --trust", ", trust=True") if format.RUNS_CODE else ("", "")
+    lines = [
+        f"    aft predict FOLDER {example} --output predictions.csv{option}",
         "",
         "or in Python:",
         "",
         "    from pipeline.predict import Predictor",
-        f'    print(Predictor("FOLDER")({rows}).predictions)',
+        f'    print(Predictor("FOLDER"{argument})({rows}).predictions)',
     ]
+    if not format.USE:
+        return lines
+    return [*lines, "", "or without this project:", "", *(f"    {line}" for line in format.USE)]
 
 
 def _outputs(export: ExportRecord) -> list[str]:

@@ -85,6 +85,9 @@ def test_gives_the_outputs_of_the_student(
         assert found.dtype == np.float32
         assert np.abs(found - expected).max() < 1e-5, size
     assert capfd.readouterr() == ("", ""), "no library shows bars of its own"
+    if lines := export_format(format).USE:
+        exec("\n".join(lines).replace("FOLDER", str(moved)), loaded := {})
+        assert loaded["model"]
 
 
 def test_files_that_may_run_code_are_loaded_only_if_trusted(made_project: Path, sections, tmp_path: Path, monkeypatch):
