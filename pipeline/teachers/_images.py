@@ -68,12 +68,11 @@ def resized_centre(
         interpolation: one that Pillow has.
     """
     (width, height), (rows, columns) = image.size, crop
-    across = int(shorter * width / height)
-    if width < height or interpolation == InterpolationMode.NEAREST or rows > shorter or columns > across:
+    across, how = int(shorter * width / height), getattr(Image.Resampling, interpolation.name, Image.Resampling.NEAREST)
+    if width < height or how == Image.Resampling.NEAREST or rows > shorter or columns > across:
         return functional.center_crop(functional.resize(image, [shorter], interpolation), list(crop))
     left, top = round((across - columns) / 2), round((shorter - rows) / 2)
     first_column, number, edges = _part(left, columns, width, across)
-    how = getattr(Image.Resampling, interpolation.name)
     image = image.resize((number, height), how, (edges[0], 0, edges[1], height))
     if number > columns:
         image = image.crop((left - first_column, 0, left - first_column + columns, height))

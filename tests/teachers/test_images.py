@@ -12,7 +12,7 @@ CROPS = [(256, (224, 224)), (64, (56, 60)), (235, (224, 224)), (96, (96, 96)), (
 """What the shorter side is resized to, and height and width of the centre; one is larger than some images then."""
 
 
-@pytest.mark.parametrize("way", ["BICUBIC", "BILINEAR", "LANCZOS", "NEAREST"])
+@pytest.mark.parametrize("way", ["BICUBIC", "BILINEAR", "LANCZOS", "NEAREST", "NEAREST_EXACT"])
 def test_the_centre_of_a_resized_image_has_the_pixels_of_torchvision(way: str):
     """Also a guard on Pillow, which promises no order of rows and columns."""
     how, rng = InterpolationMode[way], np.random.default_rng(0)
