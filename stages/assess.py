@@ -17,7 +17,7 @@ def main(params: command.File = command.PARAMS, overrides: command.Set = None, a
     from pipeline.probing import assess
 
     loaded = command.settings(params, overrides)
-    command.note_changes(loaded, command.teachers_of(loaded))
+    command.note_changes(loaded, loaded.section("teachers"))
     with command.alone("assess"), command.log("assess"):
         found = assess(loaded)
     if sys.stdout.isatty() and not as_json:

@@ -145,6 +145,17 @@ def teachers_of(params: Params, run: str | None = None) -> list[str]:
     return list(dict.fromkeys(source.teacher for each in runs for source in read_run(params, each).reads))
 
 
+def teachers_of_sweep(params: Params, name: str) -> list[str]:
+    """The teachers that the points of a sweep read."""
+    from pipeline.runs import NAME, every_point, read_run
+
+    found: dict[str, None] = {}
+    with suppress(UserError):  # what is wrong with a point is said by what trains it
+        for point in every_point(params, name):
+            found |= dict.fromkeys(source.teacher for source in read_run(point.params, NAME).reads)
+    return list(found)
+
+
 class StageLog:
     """Where, when and how long a stage ran; see `LogRecord`. The stage sets the attributes while it runs.
 

@@ -42,7 +42,8 @@ def main(
         return
     from pipeline.sweeping import sweep
 
-    command.note_changes(loaded, command.teachers_of(loaded))
+    teachers = [teacher for each in names for teacher in command.teachers_of_sweep(loaded, each)]
+    command.note_changes(loaded, dict.fromkeys(teachers))
     failed = False
     for each in names:
         with command.log("sweep", each) as log:

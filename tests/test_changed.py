@@ -117,6 +117,16 @@ def test_every_later_stage_says_it_once_and_goes_on(aft: Callable[..., Any], pro
     assert note.removeprefix("note: ") in aft("check").stdout
 
 
+@pytest.mark.parametrize("typed", [["sweep", "mine"], ["assess"]])
+def test_it_is_said_of_teachers_that_no_run_reads(aft: Callable[..., Any], logged: Path, typed: list[str]):
+    edit(logged, "teachers.wise", pooling="cls")
+    values = yaml.safe_load((logged / "params.yaml").read_text())
+    values["runs"] = {"none": values["runs"]["none"]}
+    values["sweep"] = {"mine": {"over": {"student": "bag", "teachers": ["wise"], "methods": ["aft"], "weight": [1.0]}}}
+    (logged / "params.yaml").write_text(yaml.safe_dump(values))
+    assert "note: features of wise were extracted with other settings (`pooling` not set" in aft(*typed).stderr
+
+
 @pytest.mark.usefixtures("third")
 def test_the_stages_keep_what_they_were_called_with(aft: Callable[..., Any], project: Path):
     edit(project, "teachers.third", pooling="mean")
