@@ -189,6 +189,7 @@ class TimmModel:
                 expected = self._create(**options | {"num_classes": classes}).state_dict()
             why = misfit(state, expected) or " ".join(str(error).split())[:200]
             raise UserError(f"{path}: not weights of {self.name}: {why}") from None
+        del model.pretrained_cfg["state_dict"]  # or all weights would be in memory twice
         lacking = model.state_dict().keys() - state.keys()
         if (
             lacking and type(model).__module__ == "timm.models.dla"

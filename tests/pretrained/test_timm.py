@@ -1,8 +1,12 @@
-"""The size of a timm model's input: what timm must be told, and sizes that do not fit."""
+"""Models of timm: their weights, the size of their input, and sizes that do not fit."""
+
+from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 
 from pipeline.errors import UserError
 from pipeline.pretrained.timm import TimmModel
@@ -44,3 +48,13 @@ def test_an_unknown_name_gets_its_neighbours():
     TimmModel.find("resnet18")
     with pytest.raises(UserError, match="timm has no model 'resnet18x'; the nearest names are resnet18"):
         TimmModel.find("resnet18x")
+
+
+def test_weights_of_a_file_are_in_memory_once(tmp_path: Path):
+    """timm kept them in the model's configuration, which took as much memory again, and time in every copy."""
+    save_file(timm.create_model("test_vit").state_dict(), tmp_path / "w.safetensors")
+    model, _ = TimmModel.find("test_vit", str(tmp_path / "w.safetensors")).load()
+    copies = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    own = len(copies)
+    deepcopy(model, copies)
+    assert sum(isinstance(copied, torch.Tensor) for copied in copies.values()) == own
