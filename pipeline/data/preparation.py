@@ -383,6 +383,14 @@ def _notes(table: Scan, kept: int) -> list[str]:
         notes.append(f"{count(table.moved, 'row')} of val or test without a label: for training, as rows without one")
     if (table.codes < 0).all():
         notes.append("no row has a label; features can be extracted, but nothing can be trained")
+    elif table.task.name == "multilabel":
+        unknown = (table.codes < 0) & ~table.further
+        unknown[[*table.problems, *table.skipped]] = False
+        if number := int(unknown.sum()):
+            notes.append(
+                f"{count(number, 'row')} with an empty label, used without labels; a row that has none of them is "
+                "`[]` in JSON or Parquet, or 0 in every column of labels"
+            )
     alike: dict[str | float, str] = {}
     for name in table.task.classes:
         other = alike.setdefault(_look(name), name)

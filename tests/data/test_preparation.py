@@ -436,6 +436,16 @@ def test_one_of_several_labels_that_may_stand_for_none_is_refused(tmp_path: Path
         run(tmp_path / "data", source, no_label=[label])
 
 
+def test_rows_with_an_empty_label_are_told_from_rows_with_none_of_several(tmp_path: Path):
+    cells: list[object] = [["a", "b"], ["a"], [], None]
+    source = write(tmp_path / "t.jsonl", texts(label=[cells[n % 4] for n in range(90)]))
+    said = str(run(tmp_path / "data", source, task="multilabel"))
+    assert "note: 22 rows with an empty label, used without labels; a row that has none of them is `[]`" in said
+    assert (Dataset.open(tmp_path / "data").labels == -1).all(1).sum() == 22
+    source = write(tmp_path / "t.jsonl", texts(label=[cells[n % 3] for n in range(90)]))
+    assert "empty label" not in str(run(tmp_path / "data", source, task="multilabel"))
+
+
 def test_numbers_that_mean_no_label_are_compared_by_value(tmp_path: Path):
     labels = [-1 if n % 3 else float(n % 2) for n in range(90)]
     source = write(tmp_path / "t.jsonl", texts(label=labels))
